@@ -1,1 +1,27 @@
-//! The seam.
+//! The seam between Dolmen and the world, and the parts of a core's loop.
+//!
+//! Everything above this crate sees sockets, drives, clocks and randomness only through one trait object,
+//! [`Driver`], called a few times per turn: io_uring in production (`uring`), a simulated world in tests (`sim`).
+//! Operations are values ([`Op`]) that own their buffers; each gets exactly one terminal [`Event`], which hands the
+//! buffers back. Events find their owner by [`Tag`].
+//!
+//! ```text
+//!   one turn of a core
+//!   ------------------
+//!   io.poll(wait)      reap completions, fire timers          -> events by owner
+//!   parse, step        target / volume / store state machines -> queue ops in Io, messages in mailboxes
+//!   io.flush()         everything queued goes to the driver in one submission
+//!   mailboxes          ring the bell of each core that got messages and sleeps
+//! ```
+//!
+//! A core is one thread; nothing here is shared between cores except mailboxes and the wakers of sleeping cores.
+
+mod buf;
+mod driver;
+mod op;
+mod stamps;
+
+pub use buf::{Buf, Pool, PoolConfig, Slice};
+pub use driver::{DriveHandle, DriveInfo, Driver, OpenDrive, Wait, Wake};
+pub use op::{Error, ErrorKind, Event, FileId, ListenerId, Op, Owner, Slices, SocketId, Tag};
+pub use stamps::{Stage, Stamps};
