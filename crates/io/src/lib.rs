@@ -21,7 +21,7 @@ mod driver;
 mod op;
 mod stamps;
 
-pub use buf::{Buf, Pool, PoolConfig, Slice};
+pub use buf::{ALIGN_BYTES, Buf, Pool, PoolConfig, Slice};
 pub use driver::{DriveHandle, DriveInfo, Driver, OpenDrive, Wait, Wake};
 pub use op::{Error, ErrorKind, Event, FileId, ListenerId, Op, Owner, Slices, SocketId, Tag};
 pub use stamps::{Stage, Stamps};
