@@ -116,7 +116,7 @@ async fn make(exec: &Handle, drives: &[Candidate], options: &PoolOptions) -> Res
     let entries: Vec<DriveEntry> =
         (0u64..).zip(drives).map(|(i, d)| entry(d, unit_bytes, derive(&options.seed, i + 1))).collect();
     let units: u64 = entries.iter().map(|e| u64::from(e.units)).sum();
-    let needed = 12 * u64::from(options.shards) + 4;
+    let needed = 16 * u64::from(options.shards) + 4;
     if units < needed || entries.iter().any(|e| e.units == 0) {
         return Err(StoreError::Refused(format!(
             "{total} bytes are too little for a pool of {} shards: it takes {needed} units of {unit_bytes} bytes and 1 MiB per drive",
