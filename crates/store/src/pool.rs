@@ -88,7 +88,7 @@ fn accept(drive: &Candidate, found: &Found) -> Result<(), StoreError> {
     let path = &drive.path;
     let refuse = |text: String| Err(StoreError::Refused(text));
     match found {
-        Found::Blank | Found::BeingMade | Found::Ours(_) => Ok(()),
+        Found::Blank | Found::BeingMade(_) | Found::Ours(_) => Ok(()),
         Found::Newer(version) => refuse(format!(
             "{path} belongs to a pool of format version {version}, which this program does not know; use a newer one"
         )),
@@ -155,7 +155,7 @@ async fn reopen(
     let mut order = vec![usize::MAX; block.drives.len()];
     let mut joining = Vec::new();
     for (i, (drive, found)) in drives.iter().zip(found).enumerate() {
-        let Some(own) = found.superblock() else {
+        let Some(own) = found.membership(block.pool) else {
             joining.push(i);
             continue;
         };

@@ -95,7 +95,9 @@ async fn clean(shard: &Shared, exec: &Handle, slot: Slot) -> Result<(), Damaged>
     let (mut offset, mut seen) = (SEGMENT_HEADER_BYTES, 0);
     let mut items = Vec::new();
     while seen < last {
-        let Some((commit, bytes)) = scan.commit(&id, slot, offset).await.map_err(|_| Damaged)? else { break };
+        let Some((commit, bytes)) = scan.commit(&id, Some(slot), offset).await.map_err(|_| Damaged)? else {
+            break;
+        };
         seen = commit.place.number;
         offset = u32::try_from(commit.end()).map_err(|_| Damaged)?;
         let mut seq = 0;

@@ -158,13 +158,12 @@ impl Shard {
     /// Blocks that the next commit of moves has room for.
     pub(super) fn move_room(&self) -> usize {
         let blocks = |room: usize| (room.saturating_sub(4096) / BLOCK_BYTES).min(MOVE_BLOCKS);
-        let here = blocks(self.room(Stream::Cold));
-        // The last few blocks of a segment are not worth a commit's header.
-        if here >= MOVE_BLOCKS / 8 {
-            here
-        } else {
-            blocks((self.geometry.unit_bytes - SEGMENT_HEADER_BYTES) as usize)
-        }
+        let (here, fresh) = (
+            blocks(self.room(Stream::Cold)),
+            blocks((self.geometry.unit_bytes - SEGMENT_HEADER_BYTES) as usize),
+        );
+        // In a large segment the last few blocks are not worth a commit's header.
+        if here >= (fresh / 8).max(1) { here } else { fresh }
     }
 
     /// How many queued batches fit one commit of at most `room` bytes: number, header bytes, payload bytes.
