@@ -1,12 +1,11 @@
 //! Crash enumeration: short workloads, cut at every moment, with every mixture of unflushed writes kept, dropped and torn
 //! (as far as the limits go); then a second cut right behind the recovery. What is found must be exactly the state after
 //! some batch, and not before the last acknowledged one.
-#![allow(clippy::cast_possible_truncation)]
+#![allow(clippy::cast_possible_truncation, clippy::unwrap_used)]
 
 mod common;
 use common::*;
 use dolmen_sim::{CrashLimits, World};
-use dolmen_store::*;
 use dolmen_types::PgId;
 
 const BLOCKS: u64 = 64;

@@ -1,5 +1,5 @@
 //! Drives that fail, rot and lie: nothing wrong is ever served, nothing acknowledged is lost silently.
-#![allow(clippy::cast_possible_truncation)]
+#![allow(clippy::cast_possible_truncation, clippy::unwrap_used)]
 
 mod common;
 use common::*;

@@ -1,7 +1,7 @@
 //! The store against the plainest model, with everything mixed: batches of writes, unmaps, objects, lines that come and
 //! go, checkpoints, restarts, kills and power cuts with commits under way. After each recovery the state must be exactly
 //! that of all batches up to some number, and that number must not lie below the last acknowledged one.
-#![allow(clippy::cast_possible_truncation)]
+#![allow(clippy::cast_possible_truncation, clippy::unwrap_used)]
 
 mod common;
 use common::*;
@@ -129,7 +129,7 @@ impl Run {
                 die if die < writes => {
                     let values = (0..n).map(|_| {
                         self.fresh += 1;
-                        if self.rng.next_u64() % 8 == 0 { 0 } else { self.fresh }
+                        if self.rng.next_u64().is_multiple_of(8) { 0 } else { self.fresh }
                     });
                     Change::Write(line, lba, values.collect())
                 }

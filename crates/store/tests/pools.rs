@@ -1,5 +1,5 @@
 //! Which drives are taken, which are refused, and with what words.
-#![allow(clippy::cast_possible_truncation)]
+#![allow(clippy::cast_possible_truncation, clippy::unwrap_used)]
 
 mod common;
 use common::*;

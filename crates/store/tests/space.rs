@@ -1,5 +1,5 @@
 //! Space: overwriting for ever, a full pool, and how space comes back.
-#![allow(clippy::cast_possible_truncation)]
+#![allow(clippy::cast_possible_truncation, clippy::unwrap_used)]
 
 mod common;
 use common::*;

@@ -42,22 +42,20 @@ pub(super) async fn serve(shard: Shared, exec: Handle) {
             continue;
         };
         let outcome = clean(&shard, &exec, slot).await;
-        let mut s = shard.borrow_mut();
-        s.moving.clear();
-        match (outcome, s.segments.at_mut(slot)) {
-            (Ok(()), Some(segment)) => {
-                segment.cleaned = true;
-                s.cleaned += 1;
-            }
-            (Err(Damaged), Some(segment)) => segment.quarantined = true,
-            (_, None) => {}
-        }
-        drop(s);
+        shard.borrow_mut().cleaned_up(slot, &outcome);
         exec.yield_now().await;
     }
 }
 
 impl super::Shard {
+    fn cleaned_up(&mut self, slot: Slot, outcome: &Result<(), Damaged>) {
+        self.moving.clear();
+        let Some(segment) = self.segments.at_mut(slot) else { return };
+        segment.cleaned = outcome.is_ok();
+        segment.quarantined = outcome.is_err();
+        self.cleaned += usize::from(outcome.is_ok());
+    }
+
     fn pick_victim(&self) -> Option<Slot> {
         // Enough is emptied: the checkpoint comes first.
         if !self.space.level.clean || self.cleaned >= 2 * self.freeable_goal() {

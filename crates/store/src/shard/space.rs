@@ -141,7 +141,9 @@ impl Shard {
     fn refuse_head(&mut self) {
         let Some(head) = self.queue.pop_front() else { return };
         self.space.blocked = None;
-        super::append::created(&head.batch).for_each(|line| drop(self.announced.remove(&line)));
+        for line in super::append::created(&head.batch) {
+            self.announced.remove(&line);
+        }
         self.refuse(head.ticket, StoreError::Full);
     }
 

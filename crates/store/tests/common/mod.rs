@@ -1,5 +1,5 @@
 //! A node with a store and nothing else, over simulated drives: turns the loop, routes messages, waits for completions.
-#![allow(dead_code, unreachable_pub, missing_docs, clippy::cast_possible_truncation)]
+#![allow(dead_code, unreachable_pub, missing_docs, clippy::cast_possible_truncation, clippy::unwrap_used)]
 
 use dolmen_io::exec::Exec;
 use dolmen_io::{DriveInfo, Io, OpenDrive, Owner, PoolConfig, Tag, Wait};
