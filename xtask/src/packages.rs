@@ -36,8 +36,11 @@ const VM_TOOLS: &[Tool] = &[
 
 /// Installs whatever of the virtual machine's tools is missing.
 pub(crate) fn ensure_vm_tools() -> Result<()> {
-    let missing: BTreeSet<&str> =
-        VM_TOOLS.iter().filter(|tool| find_program(tool.program).is_none()).map(|tool| tool.package).collect();
+    let missing: BTreeSet<&str> = VM_TOOLS
+        .iter()
+        .filter(|tool| find_program(tool.program).is_none())
+        .map(|tool| tool.package)
+        .collect();
     if missing.is_empty() {
         return Ok(());
     }
@@ -46,7 +49,9 @@ pub(crate) fn ensure_vm_tools() -> Result<()> {
         bail!("these Debian packages are needed and apt-get is not here to install them: {list}");
     }
     if !is_root()? {
-        bail!("these Debian packages are needed; install them as root and run this again:\n  apt-get install --no-install-recommends {list}");
+        bail!(
+            "these Debian packages are needed; install them as root and run this again:\n  apt-get install --no-install-recommends {list}"
+        );
     }
     eprintln!("installing Debian packages: {list}");
     apt_update()?;
@@ -105,11 +110,13 @@ pub(crate) fn unpack_kernel(series: &str, into: &Path) -> Result<PathBuf> {
 fn newest_kernel_package(series: &str) -> Result<Option<String>> {
     let names = run("apt-cache").args(["pkgnames", &format!("linux-image-{series}")]).text()?;
     let candidates = names.lines().filter(|name| {
-        name.strip_prefix("linux-image-").and_then(|rest| rest.strip_suffix("-amd64")).is_some_and(|version| {
-            // "6.12.117+deb12" or "6.1.0-56": more than the series alone (that is the metapackage), no flavour.
-            version.strip_prefix(series).is_some_and(|rest| rest.starts_with('.'))
-                && !["cloud", "rt", "unsigned", "dbg"].iter().any(|flavour| version.contains(flavour))
-        })
+        name.strip_prefix("linux-image-").and_then(|rest| rest.strip_suffix("-amd64")).is_some_and(
+            |version| {
+                // "6.12.117+deb12" or "6.1.0-56": more than the series alone (that is the metapackage), no flavour.
+                version.strip_prefix(series).is_some_and(|rest| rest.starts_with('.'))
+                    && !["cloud", "rt", "unsigned", "dbg"].iter().any(|flavour| version.contains(flavour))
+            },
+        )
     });
     Ok(candidates.max_by_key(|name| version_key(name)).map(str::to_owned))
 }
@@ -139,7 +146,9 @@ mod tests {
 
     #[test]
     fn versions_order_by_number() {
-        assert!(version_key("linux-image-6.12.117+deb12-amd64") > version_key("linux-image-6.12.9+deb12-amd64"));
+        assert!(
+            version_key("linux-image-6.12.117+deb12-amd64") > version_key("linux-image-6.12.9+deb12-amd64")
+        );
         assert!(version_key("linux-image-6.1.0-56-amd64") > version_key("linux-image-6.1.0-9-amd64"));
     }
 }

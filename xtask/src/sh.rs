@@ -79,11 +79,7 @@ impl Run {
 
     /// Runs quietly and tells whether the program exists and its exit code was zero.
     pub(crate) fn quiet_success(mut self) -> bool {
-        self.command
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .status()
-            .is_ok_and(|status| status.success())
+        self.command.stdout(Stdio::null()).stderr(Stdio::null()).status().is_ok_and(|status| status.success())
     }
 }
 

@@ -55,7 +55,8 @@ impl<W: Write> Archive<W> {
         let inode = self.next_inode;
         self.next_inode += 1;
         let size = u32::try_from(content.len()).map_err(|_| io::Error::other("file too large for newc"))?;
-        let name_size = u32::try_from(name.len() + 1).map_err(|_| io::Error::other("name too long for newc"))?;
+        let name_size =
+            u32::try_from(name.len() + 1).map_err(|_| io::Error::other("name too long for newc"))?;
         // ino mode uid gid nlink mtime filesize devmajor devminor rdevmajor rdevminor namesize check
         let fields = [inode, mode, 0, 0, 1, 0, size, 0, 0, 0, 0, name_size, 0];
         self.out.write_all(b"070701")?;

@@ -91,7 +91,7 @@ impl Guest {
             }
         });
         let finished = BTreeMap::new();
-        let mut guest = Self { emulator, agent, lines, finished, next_job: 0, share, console };
+        let guest = Self { emulator, agent, lines, finished, next_job: 0, share, console };
         let deadline = Instant::now() + BOOT_DEADLINE;
         while guest.next_line(deadline)?.context("the guest did not come up in time")? != "ready" {}
         Ok(guest)
@@ -100,6 +100,17 @@ impl Guest {
     /// The folder that the guest sees as `/share`.
     pub(crate) fn share(&self) -> &Path {
         self.share.path()
+    }
+
+    /// Copies the scripts of `tests/vm` into the shared folder.
+    pub(crate) fn bring_scripts(&self) -> Result<()> {
+        for entry in fs::read_dir(crate::root().join("tests/vm"))? {
+            let path = entry?.path();
+            if let Some(name) = path.file_name().filter(|_| path.extension().is_some_and(|ext| ext == "sh")) {
+                fs::copy(&path, self.share.path().join(name))?;
+            }
+        }
+        Ok(())
     }
 
     /// Starts a shell script in the guest and returns at once.
@@ -171,9 +182,10 @@ impl Guest {
     }
 
     fn say(&mut self, line: &str) -> Result<()> {
-        self.agent.write_all(format!("{line}\n").as_bytes()).and_then(|()| self.agent.flush()).with_context(
-            || format!("talking to the guest; its console is in {}", self.console.display()),
-        )
+        self.agent
+            .write_all(format!("{line}\n").as_bytes())
+            .and_then(|()| self.agent.flush())
+            .with_context(|| format!("talking to the guest; its console is in {}", self.console.display()))
     }
 
     /// The next line the agent says, or nothing by the deadline; a dead emulator is an error.

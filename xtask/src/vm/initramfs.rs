@@ -28,7 +28,9 @@ pub(crate) fn build(kernel: &Kernel, work: &Path) -> Result<PathBuf> {
     }
     let staging = tempfile::tempdir_in(work)?;
     let root = staging.path();
-    for dir in ["bin", "sbin", "usr/bin", "usr/sbin", "proc", "sys", "dev", "etc/nvme", "lib", "lib64", "usr/lib"] {
+    for dir in
+        ["bin", "sbin", "usr/bin", "usr/sbin", "proc", "sys", "dev", "etc/nvme", "lib", "lib64", "usr/lib"]
+    {
         fs::create_dir_all(root.join(dir))?;
     }
     install(&find_program("busybox").context("busybox is missing")?, &root.join("bin/busybox"))?;

@@ -51,7 +51,8 @@ impl Kernel {
         let name = image.file_name().unwrap_or_default().to_string_lossy();
         let release = name.trim_start_matches("vmlinuz-").to_owned();
         let lib = ["lib", "usr/lib"].map(|lib| root.join(lib).join("modules").join(&release));
-        let modules = lib.into_iter().find(|dir| dir.is_dir()).context("the kernel package holds no modules")?;
+        let modules =
+            lib.into_iter().find(|dir| dir.is_dir()).context("the kernel package holds no modules")?;
         let depmod = packages::find_program("depmod").context("depmod is missing")?;
         if !modules.join("modules.dep").is_file() {
             let base = modules.ancestors().nth(3).context("module folder without a root")?;
