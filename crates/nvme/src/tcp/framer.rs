@@ -156,7 +156,7 @@ mod tests {
     #[test]
     fn pads_digests_and_lengths() {
         let pdu = DataHeader::new(PduKind::C2H_DATA, 1, 0, 0, 8);
-        let mut out = [0xee; 64];
+        let mut out = [0xee; 63];
         let framer = Framer::new(Digests::BOTH, 15);
         assert_eq!(framer.header(&mut out, &pdu, 8), None);
         let mut out = [0xee; 76];
