@@ -1,4 +1,5 @@
 //! Both sides talk to each other in memory, the bytes cut at every position: what is understood must not depend on it.
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 mod support;
 

@@ -1,5 +1,6 @@
 //! Both ends of a connection in memory, and a target small enough to be obviously right.
 #![allow(dead_code, reason = "each test binary uses its own part of this module")]
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 use dolmen_nvme::spec::{Cqe, DataPlan, NvmOpcode, Sqe, Status};
 use dolmen_nvme::tcp::{
