@@ -2,9 +2,9 @@
 #![no_main]
 
 use dolmen_nvme::spec::{
-    AuthCommand, ConnectCommand, ConnectData, CopyCommand, CopyDescriptor, DataPlan, DatasetCommand, DsmRange,
-    GetLogCommand, IdentifyCommand, PropertyGet, PropertySet, QueueKind, ReportCommand, ReservationCommand, Sqe,
-    feature_select, number_of_queues, padded_ascii,
+    AuthCommand, ConnectCommand, ConnectData, CopyCommand, CopyDescriptor, DataPlan, DatasetCommand,
+    DsmRange, GetLogCommand, IdentifyCommand, PropertyGet, PropertySet, QueueKind, ReportCommand,
+    ReservationCommand, Sqe, feature_select, number_of_queues, padded_ascii,
 };
 use libfuzzer_sys::fuzz_target;
 use zerocopy::FromBytes;

@@ -1,12 +1,12 @@
 //! What a host can send to the controller's end of a connection.
 //!
-//! The first byte chooses digests and alignment, the second the size of the chunks, the third whether the handshake and
-//! some R2Ts lie behind us already.
+//! The last three bytes choose digests and alignment, the size of the chunks, and whether the handshake and some
+//! R2Ts lie behind us already; so a captured PDU is a good seed as it is.
 #![no_main]
 
 use dolmen_nvme::tcp::{
-    Controller, ControllerEvent, ControllerOptions, DataSource, Digests, IcReq, MAX_HEADER_BYTES, QueueSettings,
-    R2tRequest,
+    Controller, ControllerEvent, ControllerOptions, DataSource, Digests, IcReq, MAX_HEADER_BYTES,
+    QueueSettings, R2tRequest,
 };
 use libfuzzer_sys::fuzz_target;
 use zerocopy::IntoBytes;
@@ -14,7 +14,7 @@ use zerocopy::IntoBytes;
 const R2T_BYTES: u32 = 600;
 
 fuzz_target!(|input: &[u8]| {
-    let Some((&[choice, chunk_bytes, started], bytes)) = input.split_first_chunk::<3>() else { return };
+    let Some((bytes, &[choice, chunk_bytes, started])) = input.split_last_chunk::<3>() else { return };
     let digests = Digests::from_bits(choice);
     let mut controller =
         Controller::new(ControllerOptions { digests, alignment: choice >> 3, max_h2c_data: 4096 });

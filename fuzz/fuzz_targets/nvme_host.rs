@@ -1,7 +1,7 @@
 //! What a controller can send to the host's end of a connection.
 //!
-//! The first byte chooses digests and alignment, the second the size of the chunks, the third whether the handshake and
-//! some commands lie behind us already.
+//! The last three bytes choose digests and alignment, the size of the chunks, and whether the handshake and some
+//! commands lie behind us already; so a captured PDU is a good seed as it is.
 #![no_main]
 
 use dolmen_nvme::spec::Sqe;
@@ -12,7 +12,7 @@ use zerocopy::IntoBytes;
 const COMMAND_BYTES: u32 = 600;
 
 fuzz_target!(|input: &[u8]| {
-    let Some((&[choice, chunk_bytes, started], bytes)) = input.split_first_chunk::<3>() else { return };
+    let Some((bytes, &[choice, chunk_bytes, started])) = input.split_last_chunk::<3>() else { return };
     let digests = Digests::from_bits(choice);
     let mut host = Host::new(HostOptions { digests, alignment: choice >> 3, depth: 8 });
     let mut out = [0; MAX_HEADER_BYTES];
