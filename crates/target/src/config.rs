@@ -64,12 +64,7 @@ pub struct Bounds {
 
 impl Default for Bounds {
     fn default() -> Self {
-        Bounds {
-            connections: 4096,
-            requests: 16_384,
-            connection_bytes: 4 << 20,
-            solicited_bytes: 32 << 20,
-        }
+        Bounds { connections: 4096, requests: 16_384, connection_bytes: 4 << 20, solicited_bytes: 32 << 20 }
     }
 }
 

@@ -1,12 +1,6 @@
 //! One accepted connection: the transport's state machine, what it is used for, and what waits on it.
 
-use crate::{
-    config::Bounds,
-    outbox::Outbox,
-    slab::Key,
-    stats::Counters,
-    view::ViewId,
-};
+use crate::{config::Bounds, outbox::Outbox, slab::Key, stats::Counters, view::ViewId};
 use dolmen_io::{Buf, SocketId, Stamps};
 use dolmen_nvme::{
     spec::{Cqe, Sqe, Status},
@@ -146,11 +140,8 @@ pub(crate) struct Connection {
 impl Connection {
     /// A connection just accepted.
     pub(crate) fn new(sock: SocketId, peer: SocketAddr, local: SocketAddr, now: Nanos) -> Connection {
-        let options = tcp::ControllerOptions {
-            digests: tcp::Digests::BOTH,
-            alignment: 0,
-            max_h2c_data: 128 * 1024,
-        };
+        let options =
+            tcp::ControllerOptions { digests: tcp::Digests::BOTH, alignment: 0, max_h2c_data: 128 * 1024 };
         Connection {
             sock,
             peer,
@@ -246,6 +237,8 @@ pub(crate) struct Request {
     /// When its R2T was sent.
     pub(crate) asked: Nanos,
     pub(crate) stamps: Stamps,
+    /// It failed while its data was still coming: the answer when all of that is here.
+    pub(crate) verdict: Option<Status>,
     /// The other half of a fused pair.
     pub(crate) partner: Option<Key>,
     /// True on an admin queue, or before there is one.

@@ -167,7 +167,8 @@ impl Controller {
         let old = std::mem::replace(&mut self.config, new);
         let mut after = AfterWrite::Nothing;
         if new.enabled() && !old.enabled() {
-            self.status = if self.understands(new) { ControllerStatus::READY } else { ControllerStatus::FATAL };
+            self.status =
+                if self.understands(new) { ControllerStatus::READY } else { ControllerStatus::FATAL };
         }
         if !new.enabled() && old.enabled() {
             self.reset();

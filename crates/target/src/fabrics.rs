@@ -16,8 +16,8 @@ use crate::{
 use dolmen_io::Io;
 use dolmen_nvme::{
     spec::{
-        ConnectCommand, ConnectData, ConnectError, DataPlan, FabricsType, PropertyGet, PropertySet, Sqe, Status,
-        connect_response,
+        ConnectCommand, ConnectData, ConnectError, DataPlan, FabricsType, PropertyGet, PropertySet, Sqe,
+        Status, connect_response,
     },
     tcp::QueueSettings,
 };
@@ -56,8 +56,12 @@ impl Target {
                     }
                 };
             }
-            (FabricsType::PROPERTY_GET, &Phase::Admin { controller }) => self.property_get(io, key, controller, sqe),
-            (FabricsType::PROPERTY_SET, &Phase::Admin { controller }) => self.property_set(io, key, controller, sqe),
+            (FabricsType::PROPERTY_GET, &Phase::Admin { controller }) => {
+                self.property_get(io, key, controller, sqe)
+            }
+            (FabricsType::PROPERTY_SET, &Phase::Admin { controller }) => {
+                self.property_set(io, key, controller, sqe)
+            }
             (FabricsType::DISCONNECT, Phase::Io { .. }) => {
                 let cqe = connection.completion(sqe.cid.get(), Status::SUCCESS);
                 self.respond(io, key, cqe);
@@ -148,9 +152,9 @@ impl Target {
         let (peer, now) = (connection.peer.ip().to_canonical(), io.now());
         let view = self.hold_view(&host.nqn, peer);
         let keep_alive = command.keep_alive_ms;
-        let made = self.controllers.insert(|id| {
-            Controller::new(id, kind, host.clone(), peer, key, view, keep_alive, now)
-        });
+        let made = self
+            .controllers
+            .insert(|id| Controller::new(id, kind, host.clone(), peer, key, view, keep_alive, now));
         let Some(id) = made else {
             self.views.release(view);
             return Err((Status::CONNECT_CONTROLLER_BUSY, 0));
@@ -183,8 +187,7 @@ impl Target {
         connection.host_nqn = Some(host.nqn.clone());
         connection.host_id = host.id;
         connection.since = io.now();
-        connection.phase =
-            Phase::Joining(Box::new(Joining { cid, controller, qid: command.queue }));
+        connection.phase = Phase::Joining(Box::new(Joining { cid, controller, qid: command.queue }));
         let join = Box::new(Join {
             controller,
             qid: command.queue,
@@ -202,7 +205,11 @@ impl Target {
     }
 
     /// What both kinds of Connect are checked for.
-    fn check_connect(&self, command: &ConnectCommand, data: &ConnectData) -> Result<(Kind, HostIdentity), Refusal> {
+    fn check_connect(
+        &self,
+        command: &ConnectCommand,
+        data: &ConnectData,
+    ) -> Result<(Kind, HostIdentity), Refusal> {
         if command.record_format != 0 {
             return Err((Status::CONNECT_INCOMPATIBLE_FORMAT.with_dnr(), 0));
         }
@@ -231,8 +238,10 @@ impl Target {
         connection.host_id = host.id;
         connection.since = io.now();
         connection.phase = phase;
-        let settings =
-            QueueSettings { in_capsule_bytes: IN_CAPSULE_BYTES, max_transfers: MAX_OPEN_R2TS.min(command.sq_size + 1) };
+        let settings = QueueSettings {
+            in_capsule_bytes: IN_CAPSULE_BYTES,
+            max_transfers: MAX_OPEN_R2TS.min(command.sq_size + 1),
+        };
         connection.protocol.set_queue(settings);
     }
 
@@ -244,7 +253,8 @@ impl Target {
             Message::Join(join) => {
                 let result = self.admit(&join);
                 let (connection, controller, qid) = (join.queue.connection, join.controller, join.qid);
-                let message = Message::Joined { connection, membership: Membership { controller, qid }, result };
+                let message =
+                    Message::Joined { connection, membership: Membership { controller, qid }, result };
                 self.outputs.messages.push(Envelope { to: join.queue.core, message });
             }
             Message::Joined { connection, membership, result } => {

@@ -356,10 +356,7 @@ mod tests {
         let mut f = Features::new(0);
         assert_eq!(set(&mut f, FeatureId::RESERVATION_MASK, 1, 0b0110), Ok(0));
         assert!(f.masks_note(1, 1) && f.masks_note(1, 2) && !f.masks_note(1, 3) && !f.masks_note(2, 1));
-        assert_eq!(
-            set(&mut f, FeatureId::RESERVATION_MASK, 2, 2),
-            Err(Status::INVALID_NAMESPACE.with_dnr())
-        );
+        assert_eq!(set(&mut f, FeatureId::RESERVATION_MASK, 2, 2), Err(Status::INVALID_NAMESPACE.with_dnr()));
         assert_eq!(set(&mut f, FeatureId::RESERVATION_MASK, u32::MAX, 0b1000), Ok(0));
         assert_eq!(get(&f, FeatureId::RESERVATION_MASK, 1, 0), Ok(Value::Dword(0b1000)));
     }

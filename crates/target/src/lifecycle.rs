@@ -26,6 +26,7 @@ impl Target {
             held,
             asked: Nanos(0),
             stamps: new.stamps,
+            verdict: None,
             partner: None,
             admin: !matches!(connection.phase, Phase::Io { .. }),
         };
@@ -62,14 +63,14 @@ impl Target {
         self.end_if_drained(io, slot.connection);
     }
 
-    /// The other half of a failed one: its data may still be coming, and has nowhere to go from now on.
+    /// The other half of a failed one: as long as its data is coming, the answer waits.
     fn abandon_partner(&mut self, io: &mut Io, request: Key) {
+        let failed = Status::ABORTED_FAILED_FUSED.with_dnr();
         let Some(slot) = self.requests.get_mut(request) else { return };
         slot.partner = None;
-        match slot.stage {
-            // Data is on its way: when it is all here the half is failed, see `io_data`.
-            Stage::Capsule | Stage::Solicited => slot.length = 0,
-            _ => self.abandon(io, request, Status::ABORTED_FAILED_FUSED.with_dnr()),
+        slot.verdict = Some(failed);
+        if matches!(slot.stage, Stage::Half | Stage::Unsolicited) {
+            self.abandon(io, request, failed);
         }
     }
 

@@ -209,7 +209,8 @@ fn effects_page(command_set: u8) -> Vec<u8> {
         page.admin[usize::from(op.0)] = plain;
     }
     if command_set == 0 {
-        for op in [NvmOpcode::WRITE, NvmOpcode::WRITE_ZEROES, NvmOpcode::DATASET_MANAGEMENT, NvmOpcode::COPY] {
+        for op in [NvmOpcode::WRITE, NvmOpcode::WRITE_ZEROES, NvmOpcode::DATASET_MANAGEMENT, NvmOpcode::COPY]
+        {
             page.io[usize::from(op.0)] = changes;
         }
         for op in [

@@ -155,17 +155,13 @@ pub(crate) fn command(sqe: &Sqe, data: Option<Buf>) -> Result<Option<Command>, S
     Ok(Some(command))
 }
 
-/// Fused Compare and Write: both halves must name the same range of the same namespace (Base 3.4.2).
-pub(crate) fn fused(first: &Sqe, second: &Sqe, compare: Buf, write: Buf) -> Result<Command, Status> {
+/// True for a Compare and a Write that can be fused: both name the same range of the same namespace (Base 3.4.2).
+pub(crate) fn is_pair(first: &Sqe, second: &Sqe) -> bool {
     let (a, b) = (first.read_write(), second.read_write());
-    if first.opcode != NvmOpcode::COMPARE.0
-        || second.opcode != NvmOpcode::WRITE.0
-        || first.nsid != second.nsid
-        || (a.start, a.blocks) != (b.start, b.blocks)
-    {
-        return Err(INVALID);
-    }
-    Ok(Command::CompareAndWrite { lba: a.start, blocks: a.blocks, compare, write })
+    first.opcode == NvmOpcode::COMPARE.0
+        && second.opcode == NvmOpcode::WRITE.0
+        && first.nsid == second.nsid
+        && (a.start, a.blocks) == (b.start, b.blocks)
 }
 
 fn deallocate(sqe: &Sqe, bytes: &[u8]) -> Result<Option<Command>, Status> {

@@ -2,7 +2,8 @@
 
 use dolmen_nvme::spec::{
     AcquireAction, AcquireData, RegisterAction, RegisterData, RegisteredControllerExtended, ReleaseAction,
-    ReleaseData, ReportHeader, ReportHeaderExtended, ReservationCommand as Dword, ReservationType, Sqe, Status,
+    ReleaseData, ReportHeader, ReportHeaderExtended, ReservationCommand as Dword, ReservationType, Sqe,
+    Status,
 };
 use dolmen_volume as volume;
 use dolmen_volume::{PersistChange, ReservationCommand, ReservationReport};

@@ -177,7 +177,9 @@ impl Target {
             return;
         }
         for controller in self.controllers.iter_mut() {
-            let Some((_, change)) = changes.iter().find(|(view, _)| *view == controller.view) else { continue };
+            let Some((_, change)) = changes.iter().find(|(view, _)| *view == controller.view) else {
+                continue;
+            };
             match controller.kind {
                 Kind::Io => {
                     if !change.namespaces.is_empty() {

@@ -101,12 +101,7 @@ pub(crate) struct Views {
 
 impl Views {
     pub(crate) fn new() -> Views {
-        Views {
-            table: Arc::default(),
-            slots: Vec::new(),
-            free: Vec::new(),
-            by_host: BTreeMap::new(),
-        }
+        Views { table: Arc::default(), slots: Vec::new(), free: Vec::new(), by_host: BTreeMap::new() }
     }
 
     /// Version of the table in force.

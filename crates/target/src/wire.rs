@@ -261,13 +261,15 @@ impl Target {
                 return;
             }
             let room = self.solicited_bytes == 0 || self.solicited_bytes + length <= self.solicited_limit;
-            let staged = room && connection.outbox.reserve(io, &mut self.reserve, MAX_HEADER_BYTES, STAGING_BYTES);
+            let staged =
+                room && connection.outbox.reserve(io, &mut self.reserve, MAX_HEADER_BYTES, STAGING_BYTES);
             let Some(buf) = staged.then(|| io.alloc(length)).flatten() else {
                 self.stall(key);
                 return;
             };
             let bytes = buf.capacity();
-            let token = R2tRequest { cid: slot.sqe.cid.get(), token: request.index, offset: 0, length: slot.length };
+            let token =
+                R2tRequest { cid: slot.sqe.cid.get(), token: request.index, offset: 0, length: slot.length };
             let Ok(n) = connection.protocol.write_r2t(connection.outbox.room(), token) else { return };
             connection.outbox.commit(n);
             connection.unsolicited.pop_front();
