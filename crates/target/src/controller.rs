@@ -45,6 +45,21 @@ pub(crate) struct HostIdentity {
     pub(crate) id: [u8; 16],
 }
 
+/// What a Connect to an admin queue brings along.
+#[derive(Clone, Debug)]
+pub(crate) struct Association {
+    pub(crate) kind: Kind,
+    pub(crate) host: HostIdentity,
+    /// Where it comes from.
+    pub(crate) peer: IpAddr,
+    /// The admin queue's connection.
+    pub(crate) admin: Key,
+    /// What the host may see; the controller holds it.
+    pub(crate) view: ViewId,
+    /// As the host asked for. Milliseconds.
+    pub(crate) keep_alive_ms: u32,
+}
+
 /// What must happen after a property was written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum AfterWrite {
@@ -74,16 +89,8 @@ pub(crate) struct Controller {
 
 impl Controller {
     /// A controller as Connect makes it.
-    pub(crate) fn new(
-        id: u16,
-        kind: Kind,
-        host: HostIdentity,
-        peer: IpAddr,
-        admin: Key,
-        view: ViewId,
-        keep_alive_ms: u32,
-        now: Nanos,
-    ) -> Controller {
+    pub(crate) fn new(id: u16, made: Association, now: Nanos) -> Controller {
+        let Association { kind, host, peer, admin, view, keep_alive_ms } = made;
         let supported = match kind {
             Kind::Io => Notice::Namespace.config_bit() | Notice::Ana.config_bit(),
             Kind::Discovery => Notice::Discovery.config_bit(),

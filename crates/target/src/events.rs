@@ -263,6 +263,6 @@ mod tests {
         }
         let (oldest, left) = e.oldest_note(true).unwrap();
         assert_eq!((oldest.count, left), (37, 63));
-        assert_eq!(e.next(), Some((0, 0x0004_0002)));
+        assert_eq!(e.next(), Some((0, 0x0080_0006)));
     }
 }

@@ -6,7 +6,7 @@
 
 use crate::{
     connection::{Joining, MAX_OPEN_R2TS, Phase},
-    controller::{AfterWrite, Controller, HostIdentity, Kind},
+    controller::{AfterWrite, Association, Controller, HostIdentity, Kind},
     identify::IN_CAPSULE_BYTES,
     message::{Envelope, Join, Membership, Message, QueueAt},
     slab::Key,
@@ -31,7 +31,7 @@ fn invalid(what: ConnectError) -> Refusal {
     (Status::CONNECT_INVALID_PARAMETERS.with_dnr(), what.dword())
 }
 
-/// Byte offset of CATTR and of RECFMT need no name: neither is ever refused as a parameter.
+/// QID of the admin queue.
 const ADMIN_QUEUE: u16 = 0;
 
 impl Target {
@@ -151,10 +151,9 @@ impl Target {
         let connection = self.connections.get(key).ok_or((Status::INTERNAL_ERROR, 0))?;
         let (peer, now) = (connection.peer.ip().to_canonical(), io.now());
         let view = self.hold_view(&host.nqn, peer);
-        let keep_alive = command.keep_alive_ms;
-        let made = self
-            .controllers
-            .insert(|id| Controller::new(id, kind, host.clone(), peer, key, view, keep_alive, now));
+        let keep_alive_ms = command.keep_alive_ms;
+        let association = Association { kind, host: host.clone(), peer, admin: key, view, keep_alive_ms };
+        let made = self.controllers.insert(|id| Controller::new(id, association, now));
         let Some(id) = made else {
             self.views.release(view);
             return Err((Status::CONNECT_CONTROLLER_BUSY, 0));

@@ -95,7 +95,8 @@ impl NamespaceTable {
                     if !Arc::ptr_eq(x, y) {
                         each(Some(x), Some(y));
                     }
-                    (a.next(), b.next());
+                    a.next();
+                    b.next();
                 }
                 (Some(x), y) if y.is_none_or(|y| x.nsid < y.nsid) => {
                     each(Some(x), None);

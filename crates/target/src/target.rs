@@ -120,15 +120,22 @@ impl Target {
     /// An address that can't be listened on; what was opened before it stays open.
     pub fn start(&mut self, io: &mut Io) -> Result<(), Error> {
         self.solicited_limit = self.solicited_limit.min(io.pool().region().1 / 8);
-        let addresses: Vec<SocketAddr> =
-            self.config.io_listen.iter().chain(&self.config.discovery_listen).copied().collect();
-        for address in addresses {
-            let (listener, _) = io.listen(address)?;
+        for n in 0..self.config.io_listen.len() + self.config.discovery_listen.len() {
+            let TargetConfig { io_listen, discovery_listen, .. } = &mut self.config;
+            let Some(address) = io_listen.iter_mut().chain(discovery_listen).nth(n) else { break };
+            let (listener, bound) = io.listen(*address)?;
+            *address = bound;
             let index = u64::try_from(self.listeners.len()).unwrap_or(u64::MAX);
             io.accept(self.tag(LISTENER | index), listener);
             self.listeners.push(listener);
         }
         Ok(())
+    }
+
+    /// The configuration in force: after [`Target::start`] its addresses hold the ports that were bound.
+    #[must_use]
+    pub fn config(&self) -> &TargetConfig {
+        &self.config
     }
 
     /// Takes an event whose tag has this target's owner; `key` is the tag's.
