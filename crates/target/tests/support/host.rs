@@ -169,7 +169,7 @@ impl Machine {
 
     pub fn turn(&mut self) {
         let mut events = Vec::new();
-        self.io.poll(Wait::Forever, &mut events);
+        self.io.poll(Wait::No, &mut events);
         for (tag, event) in events {
             let (at, what) = (usize::try_from(tag.key & 0xffff_ffff).unwrap(), tag.key >> 32);
             self.event(at, what, event);

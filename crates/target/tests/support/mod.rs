@@ -116,9 +116,10 @@ impl Rig {
 
     /// One turn of everybody.
     pub fn turn(&mut self) {
+        self.world.advance(50_000);
         let mut events = Vec::new();
         for core in &mut self.cores {
-            core.io.poll(Wait::Forever, &mut events);
+            core.io.poll(Wait::No, &mut events);
             for (tag, event) in events.drain(..) {
                 assert_eq!(tag.owner, OWNER);
                 core.target.on_event(&mut core.io, tag.key, event);
