@@ -169,12 +169,20 @@ impl Bringup {
         }
         if csts.ready() {
             self.stage = Stage::Identify;
-            let identify =
-                IdentifyCommand { cns: Cns::CONTROLLER, controller: 0, specific: 0, command_set: 0, uuid_index: 0 };
+            let identify = IdentifyCommand {
+                cns: Cns::CONTROLLER,
+                controller: 0,
+                specific: 0,
+                command_set: 0,
+                uuid_index: 0,
+            };
             return Ok(Step::Send(identify.encode(0, 0), Payload::Page(IdentifyCommand::DATA_BYTES)));
         }
         if now >= until {
-            return Err(Error::new(ErrorKind::Timeout, "the controller didn't become ready in the time of CAP.TO"));
+            return Err(Error::new(
+                ErrorKind::Timeout,
+                "the controller didn't become ready in the time of CAP.TO",
+            ));
         }
         Ok(Step::Wait(now.plus_ms(READY_POLL_MS)))
     }

@@ -324,7 +324,8 @@ impl Command {
                 io(sqe, Data::None)
             }
             Command::Identify { cns, nsid, buf } => {
-                let identify = IdentifyCommand { cns, controller: 0, specific: 0, command_set: 0, uuid_index: 0 };
+                let identify =
+                    IdentifyCommand { cns, controller: 0, specific: 0, command_set: 0, uuid_index: 0 };
                 admin(identify.encode(0, nsid), Data::ToHost(buf), Resend::Allowed)
             }
             Command::GetLog { page, nsid, offset, retain_event, buf } => {

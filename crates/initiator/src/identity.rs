@@ -2,7 +2,8 @@
 
 use crate::{Error, ErrorKind};
 use dolmen_nvme::spec::{
-    DiscoveryEntry, DiscoveryHeader, IdentifyController, IdentifyNamespace, NamespaceIdDescriptor, padded_ascii,
+    DiscoveryEntry, DiscoveryHeader, IdentifyController, IdentifyNamespace, NamespaceIdDescriptor,
+    padded_ascii,
 };
 use dolmen_types::{Nqn, Uuid};
 use std::net::{IpAddr, SocketAddr};
@@ -44,7 +45,9 @@ impl Identity {
     pub(crate) fn fill(&mut self, page: &IdentifyController) {
         self.max_transfer_bytes = match u32::from(page.max_transfer) {
             0 => UNLIMITED_TRANSFER_BYTES,
-            exponent => 1u32.checked_shl(exponent + PAGE_SHIFT).unwrap_or(0).clamp(1, UNLIMITED_TRANSFER_BYTES),
+            exponent => {
+                1u32.checked_shl(exponent + PAGE_SHIFT).unwrap_or(0).clamp(1, UNLIMITED_TRANSFER_BYTES)
+            }
         };
         if u32::from(page.max_transfer) + PAGE_SHIFT >= u32::BITS {
             self.max_transfer_bytes = UNLIMITED_TRANSFER_BYTES;

@@ -63,11 +63,6 @@ impl Outbox {
         std::mem::replace(&mut self.ready, spare)
     }
 
-    /// Forgets everything staged.
-    pub(crate) fn clear(&mut self) {
-        *self = Outbox::default();
-    }
-
     fn seal(&mut self) {
         let Some(mut buf) = self.current.take() else { return };
         buf.set_len(self.used);

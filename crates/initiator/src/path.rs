@@ -160,7 +160,8 @@ impl Path {
         event: Event,
         answers: &mut Vec<Answer>,
     ) -> Result<(), Error> {
-        if generation != self.generation || self.phase == Phase::Idle {
+        let stale = generation != self.generation || self.queue(number).is_none();
+        if stale {
             return Ok(());
         }
         let lost = |what: String| Error::new(ErrorKind::Connection, what);
@@ -196,6 +197,10 @@ impl Path {
         answers: &mut Vec<Answer>,
     ) -> Result<(), Error> {
         match heard {
+            Heard::Completed { slot, intact: false, .. } if !shared.slots.get(slot).is_callers() => {
+                shared.slots.remove(slot);
+                Err(Error::new(ErrorKind::Protocol, "a wrong data digest while connecting"))
+            }
             Heard::Completed { slot, cqe, received, intact } => match shared.slots.get(slot).origin {
                 Origin::Caller { .. } if matches!(shared.slots.get(slot).place, Place::Abandoned { .. }) => {
                     shared.slots.remove(slot);
@@ -307,7 +312,9 @@ impl Path {
         let (entries, controller) = identity.map_or((2, 0), |i| (i.max_entries, i.controller_id));
         let entries = (shared.options.queue_depth + 1).min(entries).max(2);
         match connect_step(&shared.options, number, entries, controller) {
-            Step::Send(sqe, payload) => self.send_own(io, shared, number, Origin::QueueConnect, sqe, &payload),
+            Step::Send(sqe, payload) => {
+                self.send_own(io, shared, number, Origin::QueueConnect, sqe, &payload)
+            }
             Step::Wait(_) | Step::OpenQueues(_) | Step::Live => Ok(()),
         }
     }
@@ -372,7 +379,10 @@ impl Path {
             return false;
         }
         let mut starved = queue.send_asked(io.pool(), &mut shared.slots);
-        while live && !starved && let Some(&id) = lane.front() {
+        while live
+            && !starved
+            && let Some(&id) = lane.front()
+        {
             match queue.dispatch(io.pool(), &mut shared.slots, id, io.now()) {
                 Dispatch::Sent => {
                     lane.pop_front();

@@ -12,7 +12,10 @@ use crate::{
 use dolmen_io::{Io, Owner, Pool, Slices, SocketId, Tag};
 use dolmen_nvme::{
     spec::Cqe,
-    tcp::{self, CommandData, CommandError, DIGEST_BYTES, DataDigest, Host, HostEvent, HostOptions, MAX_HEADER_BYTES},
+    tcp::{
+        self, CommandData, CommandError, DIGEST_BYTES, DataDigest, Host, HostEvent, HostOptions,
+        MAX_HEADER_BYTES,
+    },
 };
 use dolmen_types::Nanos;
 use std::collections::VecDeque;
@@ -264,7 +267,8 @@ fn put_data(
             Payload::Shared(slice) => &slice[offset..offset + length],
             Payload::None | Payload::In(_) => &[],
         };
-        let out = outbox.room(pool, length + DIGEST_BYTES).expect("room was made before the header was written");
+        let out =
+            outbox.room(pool, length + DIGEST_BYTES).expect("room was made before the header was written");
         out[..length].copy_from_slice(bytes);
         let digest = host.finish_data(out, length).expect("there is room for a digest");
         outbox.advance(length + digest);

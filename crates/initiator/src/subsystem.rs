@@ -356,7 +356,9 @@ impl Subsystem {
         let io_timeout_ms = self.shared.options.io_timeout_ms;
         let (mut expired, mut due, mut stuck) = (Vec::new(), Vec::new(), false);
         for (id, slot) in self.shared.slots.iter() {
-            if slot.is_callers() && slot.deadline <= now && !matches!(slot.place, Place::Abandoned { .. } | Place::Lent)
+            if slot.is_callers()
+                && slot.deadline <= now
+                && !matches!(slot.place, Place::Abandoned { .. } | Place::Lent)
             {
                 expired.push(id);
                 continue;
@@ -387,7 +389,8 @@ impl Subsystem {
         let fence = self.expire(&expired, now, out);
         if stuck || fence {
             let what = if stuck { "a command stayed unanswered" } else { "the deadline of a change passed" };
-            let error = Error::new(crate::ErrorKind::Timeout, format!("{what} ({})", self.shared.options.addr));
+            let error =
+                Error::new(crate::ErrorKind::Timeout, format!("{what} ({})", self.shared.options.addr));
             self.path_lost(io, &error, out);
         }
     }
@@ -446,7 +449,9 @@ impl Subsystem {
             .shared
             .slots
             .iter()
-            .filter(|(_, s)| matches!(s.place, Place::Sent { .. } | Place::Abandoned { .. }) || !s.is_callers())
+            .filter(|(_, s)| {
+                matches!(s.place, Place::Sent { .. } | Place::Abandoned { .. }) || !s.is_callers()
+            })
             .map(|(id, _)| id)
             .collect();
         for id in under_way {
@@ -516,7 +521,8 @@ impl Subsystem {
         if matches!(self.state, State::Closing | State::Closed) {
             return;
         }
-        let on_admin = |place: Place| matches!(place, Place::Sent { queue: 0, .. } | Place::Abandoned { queue: 0, .. });
+        let on_admin =
+            |place: Place| matches!(place, Place::Sent { queue: 0, .. } | Place::Abandoned { queue: 0, .. });
         let busy = self.shared.slots.iter().any(|(_, s)| s.is_callers() && on_admin(s.place));
         let polite = self.path.is_live() && !busy && self.path.shut_down(io, &mut self.shared).is_ok();
         if !polite {
@@ -530,6 +536,7 @@ impl Subsystem {
 
 /// True for statuses after which the same command may well succeed (Base 3.3.3.2.1, path related and the like).
 fn means_later(status: Status) -> bool {
-    let transient = [Status::NAMESPACE_NOT_READY, Status::COMMAND_INTERRUPTED, Status::TRANSIENT_TRANSPORT_ERROR];
+    let transient =
+        [Status::NAMESPACE_NOT_READY, Status::COMMAND_INTERRUPTED, Status::TRANSIENT_TRANSPORT_ERROR];
     !status.dnr() && (status.sct() == 3 || transient.iter().any(|t| t.same_code(status)))
 }

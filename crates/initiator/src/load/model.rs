@@ -126,7 +126,7 @@ impl Model {
         let volume = self.volume;
         let b = &mut self.blocks[block];
         let allowed = match found {
-Found::Zeroes => b.zeroed >= floor,
+            Found::Zeroes => b.zeroed >= floor,
             Found::Damaged => false,
             Found::Stamp(s) => {
                 let here = s.volume == volume && s.block == block as u64;
@@ -199,7 +199,10 @@ mod tests {
         m.succeeded(3);
         m.begin(3, Change::Write);
         m.succeeded(3);
-        assert!(m.check(3, before, Found::Zeroes).is_ok(), "a read that ran all along may have seen the trim");
+        assert!(
+            m.check(3, before, Found::Zeroes).is_ok(),
+            "a read that ran all along may have seen the trim"
+        );
         assert!(model_check(&mut m, Found::Zeroes).is_err());
         assert!(model_check(&mut m, Found::Damaged).is_err());
     }

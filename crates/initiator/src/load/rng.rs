@@ -38,12 +38,14 @@ mod tests {
 
     #[test]
     fn repeats_and_spreads() {
-        let take = |seed| std::iter::repeat_with({
-            let mut r = Rng::new(seed);
-            move || r.below(10)
-        })
-        .take(10_000)
-        .collect::<Vec<_>>();
+        let take = |seed| {
+            std::iter::repeat_with({
+                let mut r = Rng::new(seed);
+                move || r.below(10)
+            })
+            .take(10_000)
+            .collect::<Vec<_>>()
+        };
         assert_eq!(take(1), take(1));
         assert_ne!(take(1), take(2));
         for digit in 0..10 {
