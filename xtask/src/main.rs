@@ -4,9 +4,12 @@
 mod golden;
 mod packages;
 mod sh;
+mod tidy;
+mod tools;
 mod vm;
 
 use std::path::PathBuf;
+use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
@@ -21,6 +24,8 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Verb {
+    /// Check formatting, lints, dependencies, layers and lengths.
+    Tidy,
     /// Boot a real kernel in emulation and give its shell to this terminal.
     Vm {
         /// Kernel series: 6.12 or 6.1.
@@ -46,8 +51,19 @@ fn root() -> PathBuf {
     manifest.parent().map_or_else(|| PathBuf::from("."), PathBuf::from)
 }
 
-fn main() -> Result<()> {
-    match Cli::parse().verb {
+fn main() -> ExitCode {
+    match verb(Cli::parse().verb) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn verb(verb: Verb) -> Result<()> {
+    match verb {
+        Verb::Tidy => tidy::tidy(),
         Verb::Vm { kernel } => vm::shell(&kernel),
         Verb::Golden { kernel, pcap } => golden::golden(&kernel, pcap.as_deref()),
     }
