@@ -3,6 +3,7 @@
 
 mod golden;
 mod packages;
+mod scenario;
 mod sh;
 mod tidy;
 mod tools;
@@ -13,6 +14,7 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
+use scenario::{Against, Plan};
 
 /// Developer verbs of Dolmen.
 #[derive(Parser)]
@@ -26,10 +28,12 @@ struct Cli {
 enum Verb {
     /// Check formatting, lints, dependencies, layers and lengths.
     Tidy,
-    /// Boot a real kernel in emulation and give its shell to this terminal.
+    /// Boot a real kernel in emulation and give its shell to this terminal, or run scenarios in it.
     Vm {
+        #[command(subcommand)]
+        action: Option<VmAction>,
         /// Kernel series: 6.12 or 6.1.
-        #[arg(long, default_value = "6.12")]
+        #[arg(long, default_value = "6.12", global = true)]
         kernel: String,
     },
     /// Capture the golden bytes of the NVMe crate anew.
@@ -40,6 +44,21 @@ enum Verb {
         /// Sort a capture that is there already instead of making one.
         #[arg(long)]
         pcap: Option<PathBuf>,
+    },
+}
+
+#[derive(Subcommand)]
+enum VmAction {
+    /// Run scenarios: all, or those whose names contain one of the words.
+    Run {
+        /// Words of scenarios' names.
+        scenario: Vec<String>,
+        /// What the guest's host connects to.
+        #[arg(long, value_enum, default_value = "dolmen")]
+        against: Against,
+        /// The daemon's binary, if not the one in the build tree.
+        #[arg(long)]
+        binary: Option<PathBuf>,
     },
 }
 
@@ -64,7 +83,13 @@ fn main() -> ExitCode {
 fn verb(verb: Verb) -> Result<()> {
     match verb {
         Verb::Tidy => tidy::tidy(),
-        Verb::Vm { kernel } => vm::shell(&kernel),
+        Verb::Vm { kernel, action: None } => vm::shell(&kernel),
+        Verb::Vm { kernel, action: Some(VmAction::Run { scenario, against, binary }) } => {
+            let binary = binary.unwrap_or_else(|| root().join("target/release/dolmen"));
+            let tally = scenario::run(&Plan { series: vec![kernel], against, binary, only: scenario })?;
+            println!("{} passed, {} failed", tally.passed, tally.failed);
+            if tally.failed > 0 { Err(anyhow::anyhow!("scenarios failed")) } else { Ok(()) }
+        }
         Verb::Golden { kernel, pcap } => golden::golden(&kernel, pcap.as_deref()),
     }
 }
