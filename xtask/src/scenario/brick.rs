@@ -44,6 +44,15 @@ impl Volume {
     }
 }
 
+/// How the daemon is ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Ending {
+    /// `kill -9`.
+    Kill,
+    /// SIGTERM.
+    Terminate,
+}
+
 /// Size of every volume, in the command line's words.
 pub(crate) const VOLUME_SIZE: &str = "1GiB";
 
@@ -110,6 +119,20 @@ impl Brick {
     /// The daemon, where there is one.
     pub(crate) fn daemon(&mut self) -> Result<&mut Daemon> {
         self.daemon.as_mut().context("this scenario needs the daemon")
+    }
+
+    /// Ends the target and starts it again. The kernel's can't die alone; it drops its hosts and refuses them
+    /// for a second.
+    pub(crate) fn interrupt(&mut self, ending: Ending, guest: &mut Guest) -> Result<()> {
+        let Some(daemon) = &mut self.daemon else {
+            guest.check("sh /share/interrupt.sh", Duration::from_secs(20))?;
+            return Ok(());
+        };
+        match ending {
+            Ending::Kill => daemon.kill()?,
+            Ending::Terminate => daemon.stop()?,
+        }
+        daemon.launch()
     }
 
     /// The daemon's log, or nothing.

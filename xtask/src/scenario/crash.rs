@@ -4,24 +4,14 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 
-use super::brick::Volume;
-use super::daemon::Daemon;
+use super::brick::{Ending, Volume};
 use super::stage::Stage;
 use super::{Needs, Scenario};
 
 pub(crate) const SCENARIOS: &[Scenario] = &[
-    Scenario { name: "kill", needs: Needs::Daemon, run: |stage| under_load(stage, Ending::Kill) },
+    Scenario { name: "kill", needs: Needs::AnyTarget, run: |stage| under_load(stage, Ending::Kill) },
     Scenario { name: "restart", needs: Needs::Daemon, run: |stage| under_load(stage, Ending::Terminate) },
 ];
-
-/// How the daemon is ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Ending {
-    /// `kill -9`.
-    Kill,
-    /// SIGTERM.
-    Terminate,
-}
 
 /// How often the daemon is ended under one load.
 const ROUNDS: u32 = 3;
@@ -56,9 +46,7 @@ fn under_load(stage: &mut Stage, ending: Ending) -> Result<()> {
     )?;
     for _ in 0..ROUNDS {
         std::thread::sleep(Duration::from_secs(3));
-        let daemon = stage.brick.daemon()?;
-        end(daemon, ending)?;
-        daemon.launch()?;
+        stage.brick.interrupt(ending, &mut stage.guest)?;
     }
     std::thread::sleep(Duration::from_secs(2));
     stage.host("touch /run/enough", 20)?;
@@ -83,11 +71,4 @@ fn under_load(stage: &mut Stage, ending: Ending) -> Result<()> {
         180,
     )?;
     Ok(())
-}
-
-fn end(daemon: &mut Daemon, ending: Ending) -> Result<()> {
-    match ending {
-        Ending::Kill => daemon.kill(),
-        Ending::Terminate => daemon.stop(),
-    }
 }
