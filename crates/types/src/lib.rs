@@ -8,6 +8,7 @@ pub mod limits;
 mod nqn;
 mod size;
 mod uuid;
+pub mod volume;
 
 pub use nqn::{Nqn, NqnError};
 pub use size::{ByteSize, SizeError};

@@ -1,0 +1,466 @@
+//! Pool buffers: the only memory that payload bytes ever live in.
+//!
+//! A [`Pool`] belongs to one core's thread and is sized at start. [`Buf`] is the unique owner of one slot and may travel
+//! to another core and back; [`Slice`] is a counted read-only view of a frozen buffer (one write to two drives, one
+//! staging buffer sent in parts) and stays on the thread that froze it. Counts are plain integers: no atomics per I/O.
+//! A buffer that is dropped on a foreign thread goes home through a mutex, which is the rare path; the usual one is that
+//! the reply carries it back.
+//!
+//! Memory is zeroed when the pool is made and never uninitialised; a reused slot holds old bytes, so whoever hands a buffer to
+//! a host has filled it first. Slots are aligned to [`ALIGN_BYTES`].
+
+use std::{
+    alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error},
+    cell::{Cell, RefCell},
+    fmt,
+    marker::PhantomData,
+    ops::{Deref, DerefMut, Range},
+    ptr::NonNull,
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+/// Alignment of every buffer, enough for direct I/O. Bytes.
+pub const ALIGN_BYTES: usize = 4096;
+
+/// Sizes and numbers of a pool's buffers, smallest size first.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PoolConfig {
+    /// (bytes per buffer, number of buffers); sizes ascend and are multiples of [`ALIGN_BYTES`].
+    pub classes: Vec<(usize, u32)>,
+}
+
+impl PoolConfig {
+    /// Bytes of a chunk that received stream data comes in.
+    pub const CHUNK_BYTES: usize = 32 * 1024;
+    /// Bytes of the largest buffer: one host command's data with both ends misaligned.
+    pub const LARGE_BYTES: usize =
+        dolmen_types::limits::MAX_COMMAND_BLOCKS * dolmen_types::limits::BLOCK_BYTES;
+
+    /// A pool with the usual three classes that takes about `bytes` of address space: half in 4 KiB blocks, a quarter
+    /// each in chunks and in large buffers. Pages that are never used are never touched.
+    #[must_use]
+    pub fn sized(bytes: usize) -> PoolConfig {
+        let count = |share: usize, each: usize| u32::try_from((share / each).max(8)).unwrap_or(u32::MAX);
+        PoolConfig {
+            classes: vec![
+                (ALIGN_BYTES, count(bytes / 2, ALIGN_BYTES)),
+                (Self::CHUNK_BYTES, count(bytes / 4, Self::CHUNK_BYTES)),
+                (Self::LARGE_BYTES, count(bytes / 4, Self::LARGE_BYTES)),
+            ],
+        }
+    }
+}
+
+struct Class {
+    bytes: usize,
+    base: usize,
+    first_slot: u32,
+    free: RefCell<Vec<u32>>,
+}
+
+struct Inner {
+    thread: usize,
+    region: NonNull<u8>,
+    layout: Layout,
+    classes: Vec<Class>,
+    refs: Box<[Cell<u32>]>,
+    /// Slots that are out, plus one per `Pool` handle; `Inner` is freed at 0.
+    holders: Cell<usize>,
+    came_home: AtomicBool,
+    remote: Mutex<Vec<u32>>,
+}
+
+/// The buffers of one core.
+pub struct Pool {
+    inner: NonNull<Inner>,
+    _not_send: PhantomData<*const ()>,
+}
+
+/// A number that is unique to the running thread.
+fn thread_token() -> usize {
+    thread_local!(static TOKEN: u8 = const { 0 });
+    TOKEN.with(|t| std::ptr::from_ref(t) as usize)
+}
+
+impl Pool {
+    /// Makes a pool that belongs to the calling thread.
+    ///
+    /// # Panics
+    /// When the classes are empty, out of order, misaligned, or exceed the address space: a defect of the caller.
+    #[must_use]
+    pub fn new(config: &PoolConfig) -> Pool {
+        assert!(!config.classes.is_empty(), "a pool needs at least one class");
+        let (mut classes, mut base, mut slots) = (Vec::<Class>::new(), 0usize, 0u32);
+        for &(bytes, count) in &config.classes {
+            assert!(
+                bytes > 0 && bytes.is_multiple_of(ALIGN_BYTES),
+                "a class is a multiple of {ALIGN_BYTES} bytes"
+            );
+            assert!(classes.last().is_none_or(|c| c.bytes < bytes), "classes ascend");
+            classes.push(Class {
+                bytes,
+                base,
+                first_slot: slots,
+                free: RefCell::new((0..count).rev().collect()),
+            });
+            base += bytes * count as usize;
+            slots += count;
+        }
+        let layout = Layout::from_size_align(base, ALIGN_BYTES).expect("the pool fits the address space");
+        assert!(layout.size() > 0, "a pool has at least one buffer");
+        // SAFETY: the layout has a non-zero size, checked above.
+        let Some(region) = NonNull::new(unsafe { alloc_zeroed(layout) }) else { handle_alloc_error(layout) };
+        let inner = Box::new(Inner {
+            thread: thread_token(),
+            region,
+            layout,
+            classes,
+            refs: (0..slots).map(|_| Cell::new(0)).collect(),
+            holders: Cell::new(1),
+            came_home: AtomicBool::new(false),
+            remote: Mutex::new(Vec::new()),
+        });
+        Pool { inner: NonNull::from(Box::leak(inner)), _not_send: PhantomData }
+    }
+
+    fn inner(&self) -> &Inner {
+        // SAFETY: `holders` counts this handle, so `Inner` is alive.
+        unsafe { self.inner.as_ref() }
+    }
+
+    /// A buffer of `len` bytes (old contents), or `None` when every class that fits is used up.
+    #[must_use]
+    pub fn alloc(&self, len: usize) -> Option<Buf> {
+        let inner = self.inner();
+        if inner.came_home.load(Ordering::Relaxed) {
+            inner.take_home();
+        }
+        for class in inner.classes.iter().filter(|c| c.bytes >= len) {
+            if let Some(index) = class.free.borrow_mut().pop() {
+                let slot = class.first_slot + index;
+                inner.refs[slot as usize].set(1);
+                inner.holders.set(inner.holders.get() + 1);
+                // SAFETY: the slot lies within the region that the classes were laid out in.
+                let ptr = unsafe { inner.region.add(class.base + index as usize * class.bytes) };
+                let cap = u32::try_from(class.bytes).expect("a class is far below 4 GiB");
+                let len = u32::try_from(len).expect("len is at most the class's size");
+                return Some(Buf { raw: Raw { inner: self.inner, ptr, slot, cap }, len });
+            }
+        }
+        None
+    }
+
+    /// Buffers of at least `len` bytes that could be had now.
+    #[must_use]
+    pub fn available(&self, len: usize) -> usize {
+        self.inner().take_home();
+        self.inner().classes.iter().filter(|c| c.bytes >= len).map(|c| c.free.borrow().len()).sum()
+    }
+
+    /// Bytes of the largest buffer that the pool can ever give.
+    #[must_use]
+    pub fn largest(&self) -> usize {
+        self.inner().classes.last().map_or(0, |c| c.bytes)
+    }
+
+    /// The pool's memory, for registration with the kernel: base address and length in bytes.
+    #[must_use]
+    pub fn region(&self) -> (*mut u8, usize) {
+        (self.inner().region.as_ptr(), self.inner().layout.size())
+    }
+}
+
+impl Clone for Pool {
+    fn clone(&self) -> Pool {
+        self.inner().holders.set(self.inner().holders.get() + 1);
+        Pool { inner: self.inner, _not_send: PhantomData }
+    }
+}
+
+impl Drop for Pool {
+    fn drop(&mut self) {
+        self.inner().take_home();
+        Inner::let_go(self.inner);
+    }
+}
+
+impl fmt::Debug for Pool {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut list = f.debug_list();
+        for c in &self.inner().classes {
+            list.entry(&format_args!("{} free of {} bytes", c.free.borrow().len(), c.bytes));
+        }
+        list.finish()
+    }
+}
+
+impl Inner {
+    /// Puts a slot back on its free list. Only on the home thread.
+    fn put(&self, slot: u32) {
+        let class = self.classes.iter().rfind(|c| c.first_slot <= slot).expect("every slot has a class");
+        class.free.borrow_mut().push(slot - class.first_slot);
+    }
+
+    /// Takes back what foreign threads dropped. Only on the home thread.
+    fn take_home(&self) {
+        if !self.came_home.swap(false, Ordering::Acquire) {
+            return;
+        }
+        let slots = std::mem::take(&mut *self.remote.lock().unwrap_or_else(PoisonError::into_inner));
+        for slot in slots {
+            self.put(slot);
+            self.holders.set(self.holders.get() - 1);
+        }
+        // The caller still holds a `Pool`, so `holders` is not 0 here.
+    }
+
+    /// One holder less; frees everything with the last one. Only on the home thread.
+    fn let_go(inner: NonNull<Inner>) {
+        // SAFETY: the caller is a holder, so `Inner` is alive.
+        let this = unsafe { inner.as_ref() };
+        let left = this.holders.get() - 1;
+        this.holders.set(left);
+        if left == 0 {
+            // SAFETY: region and layout are those of the allocation; no slot is out; `Inner` came from `Box::leak`.
+            unsafe {
+                dealloc(this.region.as_ptr(), this.layout);
+                drop(Box::from_raw(inner.as_ptr()));
+            }
+        }
+    }
+}
+
+#[derive(Clone, Copy)]
+struct Raw {
+    inner: NonNull<Inner>,
+    ptr: NonNull<u8>,
+    slot: u32,
+    cap: u32,
+}
+
+impl Raw {
+    fn inner(&self) -> &Inner {
+        // SAFETY: `holders` counts this slot while it is out.
+        unsafe { self.inner.as_ref() }
+    }
+
+    fn refs(&self) -> &Cell<u32> {
+        &self.inner().refs[self.slot as usize]
+    }
+
+    fn release(self) {
+        let inner = self.inner();
+        if inner.thread == thread_token() {
+            inner.put(self.slot);
+            Inner::let_go(self.inner);
+        } else {
+            // `holders` still counts the slot until the home thread takes it back, so `Inner` outlives this call.
+            let mut remote = inner.remote.lock().unwrap_or_else(PoisonError::into_inner);
+            remote.push(self.slot);
+            inner.came_home.store(true, Ordering::Release);
+        }
+    }
+}
+
+/// Unique owner of one pool buffer. Dropping it gives the slot back.
+pub struct Buf {
+    raw: Raw,
+    len: u32,
+}
+
+// SAFETY: a `Buf` is the only access to its slot's bytes and to its slot's count; `Inner` is only touched by its home thread
+// but for `thread`, the layout (immutable), and the mutex with its flag (thread-safe).
+unsafe impl Send for Buf {}
+
+impl Buf {
+    /// Bytes that the buffer could hold.
+    #[must_use]
+    pub fn capacity(&self) -> usize {
+        self.raw.cap as usize
+    }
+
+    /// Changes the length; bytes beyond the old one are old contents of the slot.
+    ///
+    /// # Panics
+    /// When `len` exceeds the capacity.
+    pub fn set_len(&mut self, len: usize) {
+        assert!(len <= self.capacity(), "{len} bytes in a buffer of {}", self.capacity());
+        self.len = u32::try_from(len).expect("at most the capacity");
+    }
+
+    /// Makes the contents read-only and shareable.
+    #[must_use]
+    pub fn freeze(self) -> Slice {
+        let this = std::mem::ManuallyDrop::new(self);
+        Slice { raw: this.raw, start: 0, end: this.len, _not_send: PhantomData }
+    }
+}
+
+impl Deref for Buf {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        // SAFETY: the slot has `cap >= len` initialised bytes, owned by us alone.
+        unsafe { std::slice::from_raw_parts(self.raw.ptr.as_ptr(), self.len as usize) }
+    }
+}
+
+impl DerefMut for Buf {
+    fn deref_mut(&mut self) -> &mut [u8] {
+        // SAFETY: as in `deref`, and `&mut self` is unique.
+        unsafe { std::slice::from_raw_parts_mut(self.raw.ptr.as_ptr(), self.len as usize) }
+    }
+}
+
+impl Drop for Buf {
+    fn drop(&mut self) {
+        self.raw.release();
+    }
+}
+
+impl fmt::Debug for Buf {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Buf({} of {} bytes)", self.len, self.raw.cap)
+    }
+}
+
+/// A counted, read-only view of a frozen buffer.
+pub struct Slice {
+    raw: Raw,
+    start: u32,
+    end: u32,
+    _not_send: PhantomData<*const ()>,
+}
+
+impl Slice {
+    /// A view of a part of this view.
+    ///
+    /// # Panics
+    /// When the range does not lie within this view.
+    #[must_use]
+    pub fn slice(&self, range: Range<usize>) -> Slice {
+        assert!(range.start <= range.end && range.end <= self.len(), "{range:?} of {} bytes", self.len());
+        let (from, to) = (u32::try_from(range.start), u32::try_from(range.end));
+        let mut part = self.clone();
+        part.end = self.start + to.expect("within a buffer");
+        part.start = self.start + from.expect("within a buffer");
+        part
+    }
+
+    /// The buffer again, when this is its only view; its length is that of the frozen buffer's end of this view.
+    pub fn try_into_buf(self) -> Result<Buf, Slice> {
+        if self.raw.refs().get() != 1 {
+            return Err(self);
+        }
+        let this = std::mem::ManuallyDrop::new(self);
+        Ok(Buf { raw: this.raw, len: this.end })
+    }
+}
+
+impl Clone for Slice {
+    fn clone(&self) -> Slice {
+        let refs = self.raw.refs();
+        refs.set(refs.get().checked_add(1).expect("views of one buffer are few"));
+        Slice { raw: self.raw, start: self.start, end: self.end, _not_send: PhantomData }
+    }
+}
+
+impl Deref for Slice {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        // SAFETY: start <= end <= capacity; nobody writes while views exist, since `Buf` was given up for them.
+        unsafe {
+            let first = self.raw.ptr.as_ptr().add(self.start as usize);
+            std::slice::from_raw_parts(first, (self.end - self.start) as usize)
+        }
+    }
+}
+
+impl Drop for Slice {
+    fn drop(&mut self) {
+        let refs = self.raw.refs();
+        refs.set(refs.get() - 1);
+        if refs.get() == 0 {
+            self.raw.release();
+        }
+    }
+}
+
+impl fmt::Debug for Slice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Slice({}..{})", self.start, self.end)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn small() -> Pool {
+        Pool::new(&PoolConfig { classes: vec![(4096, 2), (8192, 1)] })
+    }
+
+    #[test]
+    fn takes_the_smallest_class_that_fits_and_ends_empty() {
+        let pool = small();
+        let a = pool.alloc(1).unwrap();
+        let b = pool.alloc(4096).unwrap();
+        let c = pool.alloc(10).unwrap();
+        assert_eq!((a.capacity(), b.capacity(), c.capacity(), a.len()), (4096, 4096, 8192, 1));
+        assert!(pool.alloc(1).is_none());
+        drop(b);
+        assert!(pool.alloc(5000).is_none());
+        assert!(pool.alloc(4000).is_some());
+    }
+
+    #[test]
+    fn buffers_are_aligned_and_do_not_overlap() {
+        let pool = small();
+        let mut bufs: Vec<Buf> = (0..3).map(|_| pool.alloc(4096).unwrap()).collect();
+        for (i, b) in bufs.iter_mut().enumerate() {
+            assert_eq!(b.as_ptr() as usize % ALIGN_BYTES, 0);
+            b.fill(u8::try_from(i).unwrap());
+        }
+        for (i, b) in bufs.iter().enumerate() {
+            assert!(b.iter().all(|&x| usize::from(x) == i));
+        }
+    }
+
+    #[test]
+    fn slices_share_and_the_last_one_returns_the_slot() {
+        let pool = small();
+        let mut buf = pool.alloc(8).unwrap();
+        buf.copy_from_slice(b"abcdefgh");
+        let whole = buf.freeze();
+        let part = whole.slice(2..5).slice(1..3);
+        assert_eq!(&*part, b"de");
+        let whole = whole.try_into_buf().unwrap_err();
+        drop(whole);
+        assert_eq!(pool.available(4096), 2);
+        drop(part);
+        assert_eq!(pool.available(4096), 3);
+    }
+
+    #[test]
+    fn a_buffer_dropped_elsewhere_comes_home() {
+        let pool = small();
+        let buf = pool.alloc(4096).unwrap();
+        std::thread::spawn(move || drop(buf)).join().unwrap();
+        assert_eq!(pool.available(4096), 3);
+    }
+
+    #[test]
+    fn the_pool_outlives_its_handle_while_buffers_are_out() {
+        let buf = {
+            let pool = small();
+            let mut b = pool.alloc(4096).unwrap();
+            b.fill(7);
+            b
+        };
+        assert!(buf.iter().all(|&x| x == 7));
+    }
+}

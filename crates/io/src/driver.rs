@@ -1,0 +1,112 @@
+//! The one trait through which Dolmen touches the world.
+
+use crate::{Error, Event, FileId, ListenerId, Op, Pool, SocketId, Tag};
+use dolmen_types::{Nanos, UnixMillis};
+use std::{net::SocketAddr, path::PathBuf, sync::Arc};
+
+/// How long [`Driver::reap`] may wait for a first completion.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wait {
+    /// Not at all: we are polling.
+    No,
+    /// Until this instant, a completion, or a wake, whichever comes first.
+    Until(Nanos),
+    /// Until a completion or a wake.
+    Forever,
+}
+
+/// Rings a core that sleeps in [`Driver::reap`]; callable from any thread, cheap when the core is awake.
+pub trait Wake: Send + Sync {
+    /// Makes the core's current or next wait return soon.
+    fn wake(&self);
+}
+
+/// How to open a drive.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OpenDrive {
+    /// Block device or regular file.
+    pub path: PathBuf,
+    /// `Some(bytes)`: create a missing regular file with this size (preallocated unless `sparse`).
+    pub create_bytes: Option<u64>,
+    /// Do not preallocate a file that is made.
+    pub sparse: bool,
+    /// Refuse when another process (or another open of this one) holds the drive.
+    pub exclusive: bool,
+}
+
+/// What a drive turned out to be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DriveInfo {
+    /// The handle for operations on this core.
+    pub file: FileId,
+    /// Usable size. Bytes.
+    pub size_bytes: u64,
+    /// Alignment of offsets and lengths. Bytes, at most one store block.
+    pub align_bytes: u32,
+    /// True for a block device, false for a regular file.
+    pub block_device: bool,
+    /// True when the file was made by this call.
+    pub created: bool,
+    /// The device's serial number, if it tells one.
+    pub serial: Option<String>,
+    /// The device's model, if it tells one.
+    pub model: Option<String>,
+}
+
+/// The world of one core: sockets, drives, time and randomness.
+///
+/// Contract: operations on one socket or one file may complete in any order; each (but [`Op::StopReceive`]) gets exactly one
+/// terminal event, never from inside `submit`; buffers are owned by the driver from `submit` to that event. `reap` is the only call that waits.
+pub trait Driver {
+    /// Starts everything in `ops`, in order, and leaves it empty.
+    fn submit(&mut self, ops: &mut Vec<(Tag, Op)>);
+
+    /// Appends completions to `events`; waits for a first one as `wait` allows.
+    fn reap(&mut self, wait: Wait, events: &mut Vec<(Tag, Event)>);
+
+    /// The monotonic clock (CLOCK_BOOTTIME or virtual).
+    fn now(&self) -> Nanos;
+
+    /// The wall clock, for people and for NVMe's Timestamp feature.
+    fn wall(&self) -> UnixMillis;
+
+    /// Fills `out` with random bytes fit for keys and UUIDs.
+    fn random(&mut self, out: &mut [u8]);
+
+    /// A handle that wakes this core.
+    fn waker(&self) -> Arc<dyn Wake>;
+
+    /// The pool of this core's buffers; received chunks come from it.
+    fn pool(&self) -> &Pool;
+
+    /// Binds and listens; `port` 0 picks a free one. Several cores may listen on one address (SO_REUSEPORT).
+    fn listen(&mut self, addr: SocketAddr) -> Result<(ListenerId, SocketAddr), Error>;
+
+    /// Stops listening; [`Op::Accept`] on it ends with `Failed { Closed }`.
+    fn close_listener(&mut self, listener: ListenerId);
+
+    /// An unconnected stream socket for [`Op::Connect`] to `addr`'s family.
+    fn socket(&mut self, addr: SocketAddr) -> Result<SocketId, Error>;
+
+    /// Opens (or makes) a drive. Blocking; for start-up and control paths.
+    fn open_drive(&mut self, options: &OpenDrive) -> Result<DriveInfo, Error>;
+
+    /// A second handle on this core for a drive that another core of this process opened; shares its lock.
+    fn share_drive(&mut self, drive: &DriveHandle) -> Result<FileId, Error>;
+
+    /// A handle that other cores give to [`Driver::share_drive`].
+    fn export_drive(&self, file: FileId) -> Result<DriveHandle, Error>;
+
+    /// Closes a drive and gives up its lock when no other core holds it. No operation may be under way on it.
+    fn close_drive(&mut self, file: FileId);
+}
+
+/// An open drive on its way to another core of the same process; opaque to all but the driver that made it.
+#[derive(Clone)]
+pub struct DriveHandle(pub Arc<dyn std::any::Any + Send + Sync>);
+
+impl std::fmt::Debug for DriveHandle {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("DriveHandle")
+    }
+}

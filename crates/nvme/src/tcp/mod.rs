@@ -1,0 +1,1 @@
+//! NVMe/TCP: PDUs, digests and the connections of both sides.
