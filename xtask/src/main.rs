@@ -1,10 +1,12 @@
 //! Developer verbs of Dolmen: `cargo xtask <verb>`.
 #![forbid(unsafe_code)]
 
+mod fuzz;
 mod golden;
 mod packages;
 mod scenario;
 mod sh;
+mod test;
 mod tidy;
 mod tools;
 mod vm;
@@ -26,6 +28,26 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Verb {
+    /// Run every test but the long soaks: the workspace's, then the scenarios in the virtual machine.
+    Test {
+        /// Leave the virtual machine out.
+        #[arg(long)]
+        skip_vm: bool,
+    },
+    /// Measure, against a bare TCP program in the same run; the words go to the benchmark.
+    Bench {
+        /// The benchmark's own words; `--help` lists them.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        words: Vec<String>,
+    },
+    /// Feed hostile bytes to the parsers.
+    Fuzz {
+        /// Only targets whose name contains this.
+        target: Option<String>,
+        /// How long each target runs.
+        #[arg(long, default_value_t = 30)]
+        seconds: u32,
+    },
     /// Check formatting, lints, dependencies, layers and lengths.
     Tidy,
     /// Boot a real kernel in emulation and give its shell to this terminal, or run scenarios in it.
@@ -82,6 +104,12 @@ fn main() -> ExitCode {
 
 fn verb(verb: Verb) -> Result<()> {
     match verb {
+        Verb::Test { skip_vm } => test::test(skip_vm),
+        Verb::Bench { words } => {
+            let cargo = ["run", "--quiet", "--release", "--package", "dolmen-bench", "--"];
+            sh::run("cargo").args(cargo).args(words).dir(root()).status()
+        }
+        Verb::Fuzz { target, seconds } => fuzz::fuzz(target.as_deref(), seconds),
         Verb::Tidy => tidy::tidy(),
         Verb::Vm { kernel, action: None } => vm::shell(&kernel),
         Verb::Vm { kernel, action: Some(VmAction::Run { scenario, against, binary }) } => {
