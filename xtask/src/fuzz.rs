@@ -33,11 +33,19 @@ pub(crate) fn fuzz(only: Option<&str>, seconds: u32) -> Result<()> {
     }
 }
 
+/// New inputs go to the target's corpus, which is not under version control; the golden bytes of the crate that
+/// the target is named after (`nvme_host` -> `nvme`) are read as well.
 fn run_target(folder: &Path, target: &str, seconds: u32) -> Result<()> {
+    let corpus = folder.join("corpus").join(target);
+    std::fs::create_dir_all(&corpus)?;
+    let owner = target.split('_').next().unwrap_or(target);
+    let golden = crate::root().join("crates").join(owner).join("tests/golden");
     run("nice")
         .args(["cargo", "fuzz", "run", "--sanitizer", "none", "--fuzz-dir"])
         .arg(folder)
         .arg(target)
+        .arg(corpus)
+        .args(golden.is_dir().then_some(golden))
         .arg("--")
         .arg(format!("-max_total_time={seconds}"))
         .arg(format!("-rss_limit_mb={MEMORY_LIMIT_MIB}"))

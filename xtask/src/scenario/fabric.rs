@@ -53,16 +53,16 @@ fn connect_matrix(stage: &mut Stage) -> Result<()> {
     let uuid = stage.brick.uuid(Volume::Raw).to_owned();
     let (port, interface) = (stage.brick.port, stage.brick.interface);
     let script = format!(
-        "tcpdump -i {interface} -s 0 -B 16384 -U -Z root -w /share/connect.pcap tcp port {port} 2>/share/tcpdump.log &\n\
+        "tcpdump -i {interface} -s 0 -B 65536 -Z root -w /run/connect.pcap tcp port {port} 2>/share/tcpdump.log &\n\
          tcpdump=$!\n\
          wait_for 10 grep -q listening /share/tcpdump.log\n\
-         dd if=/dev/urandom of=/run/data bs=64k count=16 2>/dev/null\n\
+         dd if=/dev/urandom of=/run/data bs=64k count=4 2>/dev/null\n\
          for digests in '' -g -G '-g -G'; do for queues in 1 2; do\n\
              connect $queues $digests\n\
              disk=$(await_disk {uuid}) || fail no disk\n\
              for offset in 0 7; do\n\
                  dd if=/run/data of=/dev/$disk bs=64k seek=$offset oflag=direct conv=fsync 2>/dev/null || fail write\n\
-                 dd if=/dev/$disk of=/run/back bs=64k skip=$offset count=16 iflag=direct 2>/dev/null || fail read\n\
+                 dd if=/dev/$disk of=/run/back bs=64k skip=$offset count=4 iflag=direct 2>/dev/null || fail read\n\
                  cmp /run/data /run/back || fail \"data differ: $digests, $queues queues\"\n\
              done\n\
              [ $(cat /sys/class/nvme/nvme*/queue_count) = $((queues + 1)) ] || fail queues\n\
@@ -70,7 +70,8 @@ fn connect_matrix(stage: &mut Stage) -> Result<()> {
          done; done\n\
          no_io_errors\n\
          sleep 0.5\n\
-         kill $tcpdump; wait $tcpdump; echo ended $?; cat /share/tcpdump.log\n"
+         kill $tcpdump; wait $tcpdump; cat /share/tcpdump.log\n\
+         mv /run/connect.pcap /share/\n"
     );
     let output = stage.host(&script, 120)?;
     let capture: PathBuf = stage.guest.share().join("connect.pcap");

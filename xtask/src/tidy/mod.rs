@@ -54,7 +54,7 @@ fn formatting() -> Result<()> {
 fn clippy() -> Result<()> {
     component("clippy", "cargo-clippy")?;
     run("cargo")
-        .args(["clippy", "--quiet", "--workspace", "--all-targets", "--", "-D", "warnings"])
+        .args(["clippy", "--quiet", "--keep-going", "--workspace", "--all-targets", "--", "-D", "warnings"])
         .dir(crate::root())
         .status()
 }
