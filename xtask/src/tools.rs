@@ -12,7 +12,8 @@ pub(crate) fn ensure(plugin: &str) -> Result<()> {
     }
     eprintln!("installing {plugin} (once; this takes a few minutes)");
     run("nice")
-        .args(["cargo", "install", "--quiet", "--locked", plugin])
+        // Unoptimised: it builds in half the time, and what these tools do takes a moment either way.
+        .args(["cargo", "install", "--quiet", "--locked", "--debug", plugin])
         .status()
         .with_context(|| format!("installing {plugin}; by hand: cargo install --locked {plugin}"))
 }
