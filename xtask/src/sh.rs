@@ -3,6 +3,7 @@
 //! Every helper takes the argument vector as words and never goes through a shell, so no quoting is needed.
 
 use std::ffi::OsStr;
+use std::io::{BufRead, BufReader, Read};
 use std::path::Path;
 use std::process::{Command, Stdio};
 
@@ -12,6 +13,15 @@ use anyhow::{Context, Result, bail};
 pub(crate) struct Run {
     command: Command,
     shown: String,
+}
+
+/// One of the two streams a program prints to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Stream {
+    /// Standard output.
+    Output,
+    /// Standard error.
+    Error,
 }
 
 /// Starts a command line with its program.
@@ -56,10 +66,26 @@ impl Run {
         Ok(())
     }
 
-    /// Runs with the terminal's output and tells whether the exit code was zero.
-    pub(crate) fn succeeds(mut self) -> Result<bool> {
-        let status = self.command.status().with_context(|| format!("cannot start `{}`", self.shown))?;
-        Ok(status.success())
+    /// Runs with the terminal's output, keeping a copy of one of the two streams; also tells whether the exit
+    /// code was zero.
+    pub(crate) fn echoed(mut self, stream: Stream) -> Result<(bool, String)> {
+        match stream {
+            Stream::Output => self.command.stdout(Stdio::piped()),
+            Stream::Error => self.command.stderr(Stdio::piped()),
+        };
+        let mut child = self.command.spawn().with_context(|| format!("cannot start `{}`", self.shown))?;
+        let piped: Option<Box<dyn Read>> = match stream {
+            Stream::Output => child.stdout.take().map(|pipe| Box::new(pipe) as _),
+            Stream::Error => child.stderr.take().map(|pipe| Box::new(pipe) as _),
+        };
+        let mut text = String::new();
+        for line in BufReader::new(piped.context("a stream that is a pipe")?).split(b'\n') {
+            let line = String::from_utf8_lossy(&line?).into_owned();
+            println!("{line}");
+            text.push_str(&line);
+            text.push('\n');
+        }
+        Ok((child.wait()?.success(), text))
     }
 
     /// Runs quietly and returns the standard output as bytes; an exit code other than zero is an error that
@@ -75,11 +101,6 @@ impl Run {
     /// As [`Run::bytes`], as text.
     pub(crate) fn text(self) -> Result<String> {
         Ok(String::from_utf8_lossy(&self.bytes()?).into_owned())
-    }
-
-    /// Runs quietly and tells whether the program exists and its exit code was zero.
-    pub(crate) fn quiet_success(mut self) -> bool {
-        self.command.stdout(Stdio::null()).stderr(Stdio::null()).status().is_ok_and(|status| status.success())
     }
 }
 

@@ -16,7 +16,8 @@ use crate::packages::find_program;
 use crate::sh::run;
 
 /// Programs copied from this machine with every library they load.
-const PROGRAMS: &[&str] = &["nvme", "fio", "mkfs.ext4", "mkfs.xfs", "fsck.ext4", "xfs_repair", "tcpdump"];
+const PROGRAMS: &[&str] =
+    &["nvme", "fio", "mkfs.ext4", "mkfs.xfs", "fstrim", "blkdiscard", "fsck.ext4", "xfs_repair", "tcpdump"];
 
 const INIT: &str = include_str!("init.sh");
 

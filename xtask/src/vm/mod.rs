@@ -13,7 +13,7 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 
-pub(crate) use guest::{Guest, Options};
+pub(crate) use guest::{Guest, Job, Options, Outcome};
 
 /// The guest's network; 192.0.2.0/24 is kept for documentation, so it collides with nobody's.
 const NETWORK: &str = "192.0.2.0/24";
