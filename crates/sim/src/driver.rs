@@ -211,6 +211,7 @@ impl Driver for SimDriver {
             size_bytes: spec.size_bytes,
             align_bytes: spec.align_bytes,
             block_device: spec.block_device,
+            direct: true,
             created: found.is_none(),
             serial: spec.serial,
             model: spec.model,
