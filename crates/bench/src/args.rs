@@ -44,7 +44,11 @@ pub(crate) struct Args {
     #[arg(long)]
     pub(crate) nsid: Option<u32>,
     /// Our own NQN, for a target that admits only some.
-    #[arg(long, value_name = "NQN", default_value = "nqn.2014-08.org.nvmexpress:uuid:d01be9c4-0000-4000-8000-000000000001")]
+    #[arg(
+        long,
+        value_name = "NQN",
+        default_value = "nqn.2014-08.org.nvmexpress:uuid:d01be9c4-0000-4000-8000-000000000001"
+    )]
     pub(crate) host_nqn: String,
     /// Run only the floor.
     #[arg(long, conflicts_with_all = ["dolmen", "target"])]
@@ -124,7 +128,8 @@ mod tests {
     fn the_command_line_is_sound() {
         Args::command().debug_assert();
         assert!(Args::try_parse_from(["b"]).is_err());
-        let args = Args::try_parse_from(["b", "--dolmen", "x", "--serve-arg=--spin", "--shape", "write"]).unwrap();
+        let args =
+            Args::try_parse_from(["b", "--dolmen", "x", "--serve-arg=--spin", "--shape", "write"]).unwrap();
         assert_eq!(args.floor_options().request_bytes, 4168);
         assert!(Args::try_parse_from(["b", "--floor-only", "--runtime", "-1"]).is_err());
     }

@@ -24,7 +24,10 @@ pub(crate) fn pin(cpu: usize) -> io::Result<()> {
     set.set(cpu);
     sched_setaffinity(None, &set).map_err(|e| {
         let e = io::Error::from(e);
-        io::Error::new(e.kind(), format!("pinning to CPU {cpu}: {e}; choose others with --server-cpu and --client-cpu"))
+        io::Error::new(
+            e.kind(),
+            format!("pinning to CPU {cpu}: {e}; choose others with --server-cpu and --client-cpu"),
+        )
     })
 }
 

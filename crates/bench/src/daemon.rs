@@ -34,7 +34,8 @@ impl Daemon {
         serve.args(["--api-port", &api.to_string()]).args(&args.serve_arg);
         // Children inherit the affinity of the thread that starts them.
         let child = std::thread::scope(|scope| {
-            let start = scope.spawn(|| cores::pin(args.server_cpu).and_then(|()| serve.stdin(Stdio::null()).spawn()));
+            let start =
+                scope.spawn(|| cores::pin(args.server_cpu).and_then(|()| serve.stdin(Stdio::null()).spawn()));
             start.join().expect("starting a process doesn't panic")
         });
         let child = child.map_err(|e| format!("{}: {e}", program.display()))?;

@@ -158,7 +158,8 @@ fn serve(mut peers: Vec<TcpStream>, options: &FloorOptions, stop: &AtomicBool) -
 
 fn drive(mut streams: Vec<TcpStream>, options: &FloorOptions) -> io::Result<Rates> {
     let mut into = vec![0u8; RECEIVE_BYTES];
-    let mut out: Vec<_> = streams.iter().map(|_| Outgoing::new(options.request_bytes, options.depth)).collect();
+    let mut out: Vec<_> =
+        streams.iter().map(|_| Outgoing::new(options.request_bytes, options.depth)).collect();
     let mut partial = vec![0usize; streams.len()];
     let mut sent_at: Vec<VecDeque<Instant>> =
         streams.iter().map(|_| VecDeque::with_capacity(options.depth)).collect();

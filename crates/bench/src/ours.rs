@@ -55,7 +55,9 @@ impl Goal {
         let mut session = Session::connect(io()?, options.clone())?;
         let nsid = match args.nsid {
             Some(nsid) => nsid,
-            None => *session.namespaces()?.first().ok_or("no namespace is visible to us; name a volume's ACL")?,
+            None => {
+                *session.namespaces()?.first().ok_or("no namespace is visible to us; name a volume's ACL")?
+            }
         };
         let namespace = session.namespace(nsid)?;
         session.disconnect();
@@ -91,7 +93,8 @@ impl Goal {
         };
         let mut load = Load::new(session.subsystem(), options)?;
         let begin = session.now();
-        let after = |d: Duration| Nanos(begin.0.saturating_add(u64::try_from(d.as_nanos()).unwrap_or(u64::MAX)));
+        let after =
+            |d: Duration| Nanos(begin.0.saturating_add(u64::try_from(d.as_nanos()).unwrap_or(u64::MAX)));
         let (count_from, end) = (after(args.ramp()), after(args.ramp() + args.runtime()));
         let (mut started, mut ended) = (None, None);
         session.run(&mut load, |load, now| {

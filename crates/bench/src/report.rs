@@ -71,7 +71,9 @@ impl Round {
 
     fn latency_ratio(&self) -> Option<f64> {
         let ours = self.ours.as_ref()?;
-        self.ratio().filter(|_| self.floor.mean_ns > 0).map(|_| ours.mean_ns as f64 / self.floor.mean_ns as f64)
+        self.ratio()
+            .filter(|_| self.floor.mean_ns > 0)
+            .map(|_| ours.mean_ns as f64 / self.floor.mean_ns as f64)
     }
 }
 
@@ -151,10 +153,19 @@ impl Report {
         self.not_compared = self.rounds.iter().filter(|r| r.ours.is_some() && r.ratio().is_none()).count();
     }
 
-    fn row(&self, f: &mut fmt::Formatter<'_>, name: &str, pick: impl Fn(&Round) -> Option<&Sample>) -> fmt::Result {
+    fn row(
+        &self,
+        f: &mut fmt::Formatter<'_>,
+        name: &str,
+        pick: impl Fn(&Round) -> Option<&Sample>,
+    ) -> fmt::Result {
         let samples: Vec<&Sample> = self.rounds.iter().filter_map(pick).collect();
         let median = |figure: fn(&Sample) -> f64| {
-            Spread::of(samples.iter().map(|s| figure(s))).unwrap_or(Spread { median: 0.0, min: 0.0, max: 0.0 })
+            Spread::of(samples.iter().map(|s| figure(s))).unwrap_or(Spread {
+                median: 0.0,
+                min: 0.0,
+                max: 0.0,
+            })
         };
         let rate = median(|s| s.per_second);
         let us = |figure: fn(&Sample) -> f64| median(figure).median / 1e3;
@@ -198,8 +209,16 @@ impl fmt::Display for Report {
             self.row(f, "ours", |r| r.ours.as_ref())?;
         }
         if let (Some(r), Some(l)) = (self.ratio, self.latency_ratio) {
-            writeln!(f, "ours / floor, requests per second: median {:.3} ({:.3} to {:.3})", r.median, r.min, r.max)?;
-            write!(f, "ours / floor, mean latency:        median {:.3} ({:.3} to {:.3})", l.median, l.min, l.max)?;
+            writeln!(
+                f,
+                "ours / floor, requests per second: median {:.3} ({:.3} to {:.3})",
+                r.median, r.min, r.max
+            )?;
+            write!(
+                f,
+                "ours / floor, mean latency:        median {:.3} ({:.3} to {:.3})",
+                l.median, l.min, l.max
+            )?;
         }
         if self.not_compared > 0 {
             write!(f, "\n{} round(s) not compared: the machine changed its state", self.not_compared)?;
@@ -228,7 +247,8 @@ mod tests {
 
     #[test]
     fn rounds_in_different_states_are_not_compared() {
-        let round = |floor, ours| Round { number: 1, floor: sample(100.0, floor), ours: Some(sample(90.0, ours)) };
+        let round =
+            |floor, ours| Round { number: 1, floor: sample(100.0, floor), ours: Some(sample(90.0, ours)) };
         assert_eq!(round([100, 120], [110, 90]).ratio(), Some(0.9));
         assert_eq!(round([360, 350], [370, 360]).ratio(), Some(0.9));
         assert_eq!(round([100, 120], [370, 360]).ratio(), None);

@@ -14,7 +14,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let (Some(addr), Some(subsystem)) = (words.first(), words.get(1)) else {
         return Err("usage: read_write IP:PORT SUBSYSTEM_NQN [HOST_NQN]".into());
     };
-    let host = words.get(2).map_or("nqn.2014-08.org.nvmexpress:uuid:6f5a0c1e-7d1f-4b52-9d2b-0d6a3f6e5b11", |h| h);
+    let host =
+        words.get(2).map_or("nqn.2014-08.org.nvmexpress:uuid:6f5a0c1e-7d1f-4b52-9d2b-0d6a3f6e5b11", |h| h);
 
     // The loop's door to the world: one io_uring, used by this thread alone.
     let io = Io::new(Box::new(Uring::new(&UringConfig::default())?));
