@@ -347,7 +347,6 @@ impl Session {
     }
 
     /// Says good-bye to the controller; the loop comes back for other uses.
-    #[must_use]
     pub fn disconnect(mut self) -> Io {
         self.initiator.disconnect(&mut self.io, self.subsystem);
         while self.state() != State::Closed {

@@ -75,7 +75,8 @@ fn sweep(p: &mut Pair, load: &mut Load) {
 fn verified_load_through_resets_drops_and_partitions() {
     for seed in 0..6 {
         let digests = if seed % 2 == 0 { Digests::BOTH } else { Digests::NONE };
-        let behaviour = Behaviour { digests, in_capsule_bytes: 4096 * (seed % 3) as u32, ..Behaviour::default() };
+        let behaviour =
+            Behaviour { digests, in_capsule_bytes: 4096 * (seed % 3) as u32, ..Behaviour::default() };
         let mut p = Pair::new(seed, behaviour, |o| {
             o.digests = dolmen_initiator::Digests { header: true, data: true };
             o.keep_alive_ms = 2000;
@@ -127,7 +128,11 @@ fn a_wrong_data_digest_costs_a_retry_and_a_wrong_header_digest_the_connection() 
     p.notices.clear();
     p.peer.behaviour.corrupt_at = Some(p.peer.sent_bytes() + 9);
     assert!(p.read(3, 1).buf.unwrap().iter().all(|&b| b == 0x33));
-    assert!(p.notices.iter().any(|n| matches!(n, Notice::PathLost { error, .. } if error.kind == ErrorKind::Protocol)));
+    assert!(
+        p.notices
+            .iter()
+            .any(|n| matches!(n, Notice::PathLost { error, .. } if error.kind == ErrorKind::Protocol))
+    );
 }
 
 #[test]
@@ -237,7 +242,12 @@ fn damaged_bytes_from_the_peer_never_harm() {
         let mut rng = Rng::new(seed);
         let digests = if seed % 2 == 0 { Digests::BOTH } else { Digests::NONE };
         let first = rng.below(3000);
-        let behaviour = Behaviour { digests, corrupt_at: Some(first), success_flag: seed % 3 == 0, ..Behaviour::default() };
+        let behaviour = Behaviour {
+            digests,
+            corrupt_at: Some(first),
+            success_flag: seed % 3 == 0,
+            ..Behaviour::default()
+        };
         let mut p = Pair::new(seed, behaviour, |o| {
             o.digests = dolmen_initiator::Digests { header: true, data: true };
             o.connect_timeout_ms = 300;
