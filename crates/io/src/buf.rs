@@ -160,6 +160,12 @@ impl Pool {
         self.inner().classes.iter().filter(|c| c.bytes >= len).map(|c| c.free.borrow().len()).sum()
     }
 
+    /// Bytes of the largest buffer that the pool can ever give.
+    #[must_use]
+    pub fn largest(&self) -> usize {
+        self.inner().classes.last().map_or(0, |c| c.bytes)
+    }
+
     /// The pool's memory, for registration with the kernel: base address and length in bytes.
     #[must_use]
     pub fn region(&self) -> (*mut u8, usize) {
