@@ -21,7 +21,9 @@ use crate::{
 const VERSION: u16 = 1;
 
 /// Bytes of the largest record.
-pub(crate) const MAX_BYTES: usize = 28 + 24 * MAX_REGISTRANTS;
+const MAX_BYTES: usize = 28 + 24 * MAX_REGISTRANTS;
+
+const _: () = assert!(MAX_BYTES <= dolmen_store::MAX_OBJECT_BYTES);
 
 /// The record of a state.
 pub(crate) fn encode(state: &Reservations) -> Vec<u8> {

@@ -64,12 +64,9 @@ impl Reservations {
         }
     }
 
-    /// The state after the machine was off.
-    pub(crate) fn after_power_loss(self) -> Reservations {
-        if self.persists {
-            return self;
-        }
-        Reservations { generation: self.generation, ..Reservations::default() }
+    /// True when they outlast a power loss.
+    pub(crate) fn persists(&self) -> bool {
+        self.persists
     }
 
     /// Decides a command of `host`. [`ReservationCommand::Report`] changes nothing.
@@ -241,19 +238,14 @@ impl Outcome {
         }
     }
 
+    /// Takes registrations away. The holder's is among them only when the caller replaces the reservation next.
     fn preempt_registrations(&mut self, by: HostId, gone: impl Fn(&(HostId, u64)) -> bool) {
-        let hosts: Vec<HostId> = self.next.registrants.iter().filter(|r| gone(r)).map(|r| r.0).collect();
-        for host in hosts {
-            self.unregister(host);
-            if host != by {
-                self.notices.push((host, NoticeKind::RegistrationPreempted));
-            }
+        let others = self.next.registrants.iter().filter(|r| gone(r) && r.0 != by);
+        self.notices.extend(others.map(|r| (r.0, NoticeKind::RegistrationPreempted)));
+        self.next.registrants.retain(|r| !gone(r));
+        if self.next.registrants.is_empty() {
+            self.next.held = None;
         }
-        // A host that lost its registration later in this loop needs no earlier notice of a release.
-        let left = &self.next.registrants;
-        self.notices.retain(|n| {
-            n.1 == NoticeKind::RegistrationPreempted || (n.0 != by && left.iter().any(|r| r.0 == n.0))
-        });
     }
 
     fn release(&mut self, host: HostId, kind: Option<ReservationType>) -> Result<(), VolumeError> {
