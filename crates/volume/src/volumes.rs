@@ -144,10 +144,11 @@ impl Volumes {
         self.groups.iter().flatten().all(|g| matches!(g.phase, Phase::Open | Phase::Stopped))
     }
 
-    /// Commands that are not answered yet, background ones included; 0 is what an orderly end waits for.
+    /// Requests that are not answered yet, and background operations under way; 0 is what an orderly end waits for.
+    /// (Deletions that are durable but not finished go on after the next start.)
     #[must_use]
     pub fn outstanding(&self) -> usize {
-        self.inbox.len() + self.ops.len() + self.control_inbox.len() + self.purges.len()
+        self.inbox.len() + self.ops.len() + self.control_inbox.len()
     }
 
     /// The counters of every volume that serves.

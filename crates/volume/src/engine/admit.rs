@@ -43,6 +43,9 @@ impl Volumes {
         let mut parsed = match self.look(at, now, deadline, command) {
             Ok(parsed) => parsed,
             Err((error, buf, buf2)) => {
+                if let Some(volume) = self.volumes.get_mut(at.slot as usize).filter(|v| v.at == at) {
+                    volume.stats.failed += 1;
+                }
                 self.replies.push((from, Reply { token, result: Err(error), buf, buf2, stamps }));
                 return;
             }
