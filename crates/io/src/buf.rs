@@ -63,8 +63,11 @@ struct Class {
 
 struct Inner {
     thread: usize,
-    region: NonNull<u8>,
+    /// What the allocator gave, and the aligned part of it that holds the slots.
+    block: NonNull<u8>,
     layout: Layout,
+    region: NonNull<u8>,
+    region_bytes: usize,
     classes: Vec<Class>,
     refs: Box<[Cell<u32>]>,
     /// Slots that are out, plus one per `Pool` handle; `Inner` is freed at 0.
@@ -109,14 +112,20 @@ impl Pool {
             base += bytes * count as usize;
             slots += count;
         }
-        let layout = Layout::from_size_align(base, ALIGN_BYTES).expect("the pool fits the address space");
-        assert!(layout.size() > 0, "a pool has at least one buffer");
+        assert!(base > 0, "a pool has at least one buffer");
+        // Aligned by hand: asked for zeroed memory of large alignment, std would write zeros to every page of it, while
+        // memory of ordinary alignment comes from the kernel untouched.
+        let layout = Layout::from_size_align(base + ALIGN_BYTES, 8).expect("the pool fits the address space");
         // SAFETY: the layout has a non-zero size, checked above.
-        let Some(region) = NonNull::new(unsafe { alloc_zeroed(layout) }) else { handle_alloc_error(layout) };
+        let Some(block) = NonNull::new(unsafe { alloc_zeroed(layout) }) else { handle_alloc_error(layout) };
+        // SAFETY: the block is `ALIGN_BYTES` longer than the region, and the offset is below that.
+        let region = unsafe { block.add(block.align_offset(ALIGN_BYTES)) };
         let inner = Box::new(Inner {
             thread: thread_token(),
-            region,
+            block,
             layout,
+            region,
+            region_bytes: base,
             classes,
             refs: (0..slots).map(|_| Cell::new(0)).collect(),
             holders: Cell::new(1),
@@ -169,7 +178,7 @@ impl Pool {
     /// The pool's memory, for registration with the kernel: base address and length in bytes.
     #[must_use]
     pub fn region(&self) -> (*mut u8, usize) {
-        (self.inner().region.as_ptr(), self.inner().layout.size())
+        (self.inner().region.as_ptr(), self.inner().region_bytes)
     }
 }
 
@@ -224,9 +233,9 @@ impl Inner {
         let left = this.holders.get() - 1;
         this.holders.set(left);
         if left == 0 {
-            // SAFETY: region and layout are those of the allocation; no slot is out; `Inner` came from `Box::leak`.
+            // SAFETY: block and layout are those of the allocation; no slot is out; `Inner` came from `Box::leak`.
             unsafe {
-                dealloc(this.region.as_ptr(), this.layout);
+                dealloc(this.block.as_ptr(), this.layout);
                 drop(Box::from_raw(inner.as_ptr()));
             }
         }
