@@ -83,6 +83,12 @@ impl FakeLog {
         Some(done(ticket, Ok(()), None))
     }
 
+    /// True when the oldest append writes data, which may turn out not to fit.
+    pub(crate) fn next_is_host_data(&self) -> bool {
+        let is_write = |r: &Record| matches!(r, Record::Write { .. });
+        self.appends.front().is_some_and(|(batch, _)| batch.records.iter().any(is_write))
+    }
+
     /// Fails the oldest append.
     pub(crate) fn fail_append(&mut self, error: StoreError) -> Option<Done> {
         let (_, ticket) = self.appends.pop_front()?;
@@ -131,8 +137,11 @@ impl Log for FakeLog {
     }
 
     fn append(&mut self, batch: Batch, ticket: u64) -> Result<(), (Batch, Refusal)> {
-        if let Some(refusal) = self.refuse {
-            return Err((batch, refusal));
+        let is_write = |r: &Record| matches!(r, Record::Write { .. });
+        match self.refuse {
+            Some(Refusal::Full) if !batch.records.iter().any(is_write) => {}
+            Some(refusal) => return Err((batch, refusal)),
+            None => {}
         }
         let put_fits = |r: &Record| !matches!(r, Record::Put { value, .. } if value.len() > MAX_OBJECT_BYTES);
         assert!(!batch.records.is_empty() && batch.records.len() <= MAX_BATCH_RECORDS);

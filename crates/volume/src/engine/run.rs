@@ -205,7 +205,12 @@ impl Volumes {
         };
         let ids: Vec<OpId> = self.ops.iter().filter(|(_, op)| late(op)).map(|(id, _)| id).collect();
         for id in ids {
-            let error = self.ops.at(id).cancelled.unwrap_or(VolumeError::Expired);
+            let op = self.ops.at(id);
+            if op.phase != Phase::Waiting {
+                // The end of one before it granted it: it is about to run, and is checked then.
+                continue;
+            }
+            let error = op.cancelled.unwrap_or(VolumeError::Expired);
             self.waiting -= 1;
             self.finish(id, Err(error), log);
         }
