@@ -1,6 +1,6 @@
 //! The demo's node: `dolmen serve` as a child process, and the ordinary command line beside it.
 
-use crate::folder::Folder;
+use crate::control::Endpoint;
 use std::{
     error::Error,
     fs::File,
@@ -70,7 +70,7 @@ impl Node {
             .process_group(0);
         self.child = Some(command.spawn()?);
         let deadline = Instant::now() + START_DEADLINE;
-        while Folder::at(&self.data_folder()).endpoint()?.is_none() {
+        while Endpoint::read(&self.data_folder()).is_none() {
             if !self.is_running()? {
                 return Err(format!("the node ended at its start:\n{}", self.log_tail()).into());
             }
@@ -111,7 +111,7 @@ impl Node {
             child.kill()?;
             child.wait()?;
         }
-        Folder::at(&self.data_folder()).forget_endpoint();
+        Endpoint::remove(&self.data_folder());
         Ok(())
     }
 

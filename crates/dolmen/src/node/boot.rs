@@ -5,15 +5,16 @@ use crate::{
     config::ServeOptions,
     node::{
         ServeError,
-        cores::Cores,
+        cores::Talk,
         message::{OpenedDrive, ToCore},
     },
 };
 use dolmen_io::OpenDrive;
+use dolmen_security::fresh_uuid;
 use dolmen_store::{PoolOptions, PoolPlan};
 use dolmen_types::{CoreId, PgId, Uuid};
 use dolmen_volume::{Restart, VolumeInfo};
-use std::sync::Arc;
+use std::{fs, path::Path, sync::Arc};
 
 /// Shards of a new pool at most.
 const MAX_SHARDS: usize = 16;
@@ -44,10 +45,9 @@ pub fn home_core(plan: &PoolPlan, pg: PgId, cores: usize) -> CoreId {
 /// Brings the pool and its volumes up on running cores. `known_pool` is the pool that this data folder has served before.
 pub async fn boot(
     options: &ServeOptions,
-    cores: &Cores,
+    cores: &Talk,
     known_pool: Option<Uuid>,
     restart: Restart,
-    seed: [u8; 32],
 ) -> Result<Booted, ServeError> {
     let first = CoreId(0);
     let drives: Vec<OpenDrive> = options
@@ -65,7 +65,7 @@ pub async fn boot(
     let opened = opened.map_err(ServeError::new)?;
     let shards = std::thread::available_parallelism().map_or(1, usize::from).max(cores.count()).min(MAX_SHARDS);
     let shards = u16::try_from(shards).expect("at most 16");
-    let pool = PoolOptions { shards, unit_bytes: None, seed, expect: known_pool };
+    let pool = PoolOptions { shards, unit_bytes: None, seed: fresh_seed(), expect: known_pool };
     let plan = cores.ask(first, |answer| ToCore::OpenPool { paths, options: pool, answer }).await?;
     let plan = Arc::new(plan.map_err(ServeError::system)?);
     tracing::info!(
@@ -81,4 +81,36 @@ pub async fn boot(
     let volumes: Vec<VolumeInfo> = volumes.into_iter().flatten().collect();
     tracing::info!(volumes = volumes.len(), "recovered");
     Ok(Booted { plan, drives, volumes })
+}
+
+/// Fresh random bytes for what the pool needs identities for.
+fn fresh_seed() -> [u8; 32] {
+    let mut seed = [0; 32];
+    seed[..16].copy_from_slice(&fresh_uuid().0);
+    seed[16..].copy_from_slice(&fresh_uuid().0);
+    seed
+}
+
+/// The file in the data folder that tells in which boot of the machine it was last served.
+const BOOT_FILE: &str = "boot-id";
+
+/// Whether the machine has been up since this folder was last served.
+pub fn restart_kind(folder: &Path) -> Restart {
+    match (fs::read_to_string(folder.join(BOOT_FILE)), boot_id()) {
+        (Ok(then), Some(now)) if then == now => Restart::Process,
+        _ => Restart::PowerOn,
+    }
+}
+
+/// Remembers which boot of the machine this is.
+pub fn remember(folder: &Path) {
+    if let Some(id) = boot_id()
+        && let Err(error) = fs::write(folder.join(BOOT_FILE), id)
+    {
+        tracing::warn!(%error, "the next start will take itself for one after a power cycle");
+    }
+}
+
+fn boot_id() -> Option<String> {
+    fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()
 }

@@ -26,11 +26,17 @@ const MAILBOX: usize = 4096;
 /// Address space of one core's buffers. Bytes; pages that are never used are never touched.
 const POOL_BYTES: usize = 256 << 20;
 
+/// The way to talk to the cores.
+#[derive(Clone)]
+pub struct Talk {
+    inboxes: Vec<InboxSender<ToCore>>,
+}
+
 /// The running cores.
 pub struct Cores {
-    inboxes: Vec<InboxSender<ToCore>>,
+    talk: Talk,
     threads: Vec<JoinHandle<()>>,
-    /// What the first core's ring uses of the kernel.
+    /// What a core's ring uses of the kernel.
     pub features: Features,
 }
 
@@ -67,8 +73,7 @@ impl Cores {
             mask,
             ..UringConfig::default()
         };
-        let mut cores = Cores { inboxes: Vec::new(), threads: Vec::new(), features: Features::default() };
-        let mut wakers = Vec::new();
+        let (mut inboxes, mut threads, mut wakers, mut features) = (Vec::new(), Vec::new(), Vec::new(), None);
         for (index, cpu) in cpus.into_iter().enumerate() {
             let id = CoreId(u16::try_from(index).map_err(ServeError::config)?);
             let (ready, started) = std_mpsc::sync_channel(1);
@@ -76,16 +81,36 @@ impl Cores {
             let name = format!("core-{index}");
             let body = move || core_thread(id, count, cpu, &config, spin_ns, out, &ready);
             let thread = thread::Builder::new().name(name).spawn(body).map_err(ServeError::system)?;
-            cores.threads.push(thread);
+            threads.push(thread);
             let started = started.recv().map_err(|_| ServeError::new("a core's thread ended at its start"))??;
-            cores.features = started.features;
-            cores.inboxes.push(started.inbox);
+            features = Some(started.features);
+            inboxes.push(started.inbox);
             wakers.push(started.waker);
         }
-        cores.link(&wakers);
+        let features = features.ok_or_else(|| ServeError::new("--cores: at least one is needed"))?;
+        let cores = Cores { talk: Talk { inboxes }, threads, features };
+        cores.talk.link(&wakers);
         Ok(cores)
     }
 
+    /// The way to talk to them.
+    pub fn talk(&self) -> &Talk {
+        &self.talk
+    }
+
+    /// Ends the loops and waits for their threads.
+    pub fn stop(&mut self) {
+        for inbox in &self.talk.inboxes {
+            drop(inbox.send(ToCore::Exit));
+        }
+        for thread in self.threads.drain(..) {
+            // A core that panicked has ended the process.
+            drop(thread.join());
+        }
+    }
+}
+
+impl Talk {
     /// How many there are.
     pub fn count(&self) -> usize {
         self.inboxes.len()
@@ -152,17 +177,6 @@ impl Cores {
             all.push(receiver.await.map_err(|_| ServeError::new("a core ended in the middle of a request"))?);
         }
         Ok(all)
-    }
-
-    /// Ends the loops and waits for their threads.
-    pub fn stop(&mut self) {
-        for inbox in &self.inboxes {
-            drop(inbox.send(ToCore::Exit));
-        }
-        for thread in self.threads.drain(..) {
-            // A core that panicked has ended the process.
-            drop(thread.join());
-        }
     }
 }
 

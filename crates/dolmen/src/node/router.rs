@@ -6,7 +6,7 @@
 
 use crate::node::{
     boot::{Booted, home_core},
-    cores::Cores,
+    cores::Talk,
     message::{FromCore, OpenedDrive, ToCore},
     tell,
 };
@@ -29,7 +29,7 @@ use tokio::sync::{mpsc, oneshot};
 /// What every request needs.
 pub struct Node {
     /// The cores.
-    pub cores: Arc<Cores>,
+    pub cores: Talk,
     /// The pool.
     pub plan: Arc<PoolPlan>,
     /// Its drives, in the plan's order.
@@ -94,7 +94,7 @@ fn namespace(info: &VolumeInfo) -> Option<Namespace> {
 impl Node {
     /// A router over cores that have booted; `generation` is larger than any that hosts were ever told.
     pub fn start(
-        cores: Arc<Cores>,
+        cores: Talk,
         booted: Booted,
         generation: u64,
         allow_test_volumes: bool,
