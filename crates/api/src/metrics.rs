@@ -20,7 +20,7 @@ use dolmen_cluster::{
 use dolmen_security::Level;
 use prometheus_client::{
     collector::Collector,
-    encoding::{DescriptorEncoder, EncodeMetric},
+    encoding::{DescriptorEncoder, EncodeMetric, MetricEncoder},
     metrics::{counter::ConstCounter, gauge::ConstGauge},
     registry::{Registry, Unit},
 };
@@ -128,15 +128,23 @@ fn write<T>(encoder: &mut DescriptorEncoder<'_>, table: &[Metric<T>], rows: &[(L
         };
         let mut family = encoder.encode_descriptor(metric.name, metric.help, unit.as_ref(), kind)?;
         for (labels, row) in rows {
-            let encoder = family.encode_family(labels)?;
-            match metric.value {
-                Measure::Counter(read) => ConstCounter::new(read(row)).encode(encoder)?,
-                Measure::Seconds(read_ns) => ConstCounter::new(seconds(read_ns(row))).encode(encoder)?,
-                Measure::Gauge(read) => ConstGauge::new(read(row)).encode(encoder)?,
+            if labels.is_empty() {
+                // The only one of its sort: no braces.
+                encode(&metric.value, row, family)?;
+                break;
             }
+            encode(&metric.value, row, family.encode_family(labels)?)?;
         }
     }
     Ok(())
+}
+
+fn encode<T>(measure: &Measure<T>, row: &T, encoder: MetricEncoder<'_>) -> fmt::Result {
+    match measure {
+        Measure::Counter(read) => ConstCounter::new(read(row)).encode(encoder),
+        Measure::Seconds(read_ns) => ConstCounter::new(seconds(read_ns(row))).encode(encoder),
+        Measure::Gauge(read) => ConstGauge::new(read(row)).encode(encoder),
+    }
 }
 
 /// Nanoseconds as seconds; exact to a nanosecond for the first 104 days, to a microsecond for 285 years.
