@@ -14,9 +14,7 @@
 use super::decoder::{Body, Decoder, Header, Side};
 use super::framer::{Digests, Framer, read, term_req};
 use super::negotiate::Negotiated;
-use super::pdu::{
-    CapsuleCmd, CapsuleResp, CommonHeader, DataHeader, IcReq, IcResp, PduKind, TermReqHeader, field, flags,
-};
+use super::pdu::{CapsuleCmd, CapsuleResp, CommonHeader, DataHeader, IcReq, IcResp, PduKind, field, flags};
 use super::violation::{Fes, TermReason, Violation};
 use crate::spec::{Cqe, Sqe};
 use std::fmt;
@@ -325,7 +323,7 @@ impl Controller {
                 self.take_ic_req(&pdu).map(Some)
             }
             _ => {
-                let reason = TermReason::of(&read::<TermReqHeader>(head));
+                let reason = TermReason::of(head);
                 self.decoder.close();
                 *chunk = &[];
                 Ok(Some(ControllerEvent::Terminated(reason)))

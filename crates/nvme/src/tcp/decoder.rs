@@ -6,7 +6,7 @@
 
 use super::framer::Digests;
 use super::negotiate::alignment_bytes;
-use super::pdu::{CommonHeader, DIGEST_BYTES, PduKind, TermReqHeader, field, flags};
+use super::pdu::{CommonHeader, DIGEST_BYTES, PduKind, field, flags};
 use super::violation::{Fes, Violation};
 use dolmen_kernels::{Crc32c, crc32c};
 
@@ -298,47 +298,44 @@ impl Decoder {
         result
     }
 
+    /// Fields are checked in the order in which they stand, since the first wrong one is to be reported (TCP 3.5).
     #[inline]
     fn lay_out(&self, common: &[u8; COMMON_BYTES]) -> Result<Frame, Violation> {
         let &[kind, flag_bits, header_len, data_offset, p0, p1, p2, p3] = common;
         let kind = PduKind(kind);
         let total = u32::from_le_bytes([p0, p1, p2, p3]);
         self.check_kind(kind)?;
-        if kind.header_bytes() != Some(header_len) {
-            return Err(Violation::field(field::HEADER_LEN, "wrong HLEN"));
-        }
-        let mut frame =
-            Frame { header_len: usize::from(header_len), digested: false, padding: 0, data_len: 0 };
         if !kind.is_digested() {
-            check_bare_length(kind, total)?;
-            return Ok(frame);
+            return lay_out_bare(kind, header_len, total);
         }
         if (flag_bits & flags::HEADER_DIGEST != 0) != self.digests.header {
             return Err(Violation::field(field::FLAGS, "HDGSTF is not as negotiated"));
         }
-        frame.digested = self.digests.header;
-        let head_bytes = u32::from(header_len) + if frame.digested { 4 } else { 0 };
-        if total == head_bytes && kind != PduKind::H2C_DATA && kind != PduKind::C2H_DATA {
-            return Ok(frame);
+        let expected = kind.header_bytes().unwrap_or(0);
+        let head_bytes = u32::from(expected) + if self.digests.header { 4 } else { 0 };
+        let has_data = kind.may_carry_data() && total != head_bytes;
+        if has_data && (flag_bits & flags::DATA_DIGEST != 0) != self.digests.data {
+            return Err(Violation::field(field::FLAGS, "DDGSTF is not as negotiated"));
         }
-        if total <= head_bytes || !kind.may_carry_data() {
-            return Err(Violation::field(field::LENGTH, "PLEN does not fit the header"));
+        if header_len != expected {
+            return Err(Violation::field(field::HEADER_LEN, "wrong HLEN"));
         }
-        self.lay_out_data(&mut frame, flag_bits, data_offset, total)?;
+        let mut frame = Frame {
+            header_len: usize::from(header_len),
+            digested: self.digests.header,
+            padding: 0,
+            data_len: 0,
+        };
+        if has_data {
+            self.lay_out_data(&mut frame, data_offset, total)?;
+        } else if total != head_bytes || kind == PduKind::H2C_DATA || kind == PduKind::C2H_DATA {
+            return Err(Violation::field(field::LENGTH, "PLEN does not fit the PDU type"));
+        }
         Ok(frame)
     }
 
     /// Places the data of a PDU that has some.
-    fn lay_out_data(
-        &self,
-        frame: &mut Frame,
-        flag_bits: u8,
-        data_offset: u8,
-        total: u32,
-    ) -> Result<(), Violation> {
-        if (flag_bits & flags::DATA_DIGEST != 0) != self.digests.data {
-            return Err(Violation::field(field::FLAGS, "DDGSTF is not as negotiated"));
-        }
+    fn lay_out_data(&self, frame: &mut Frame, data_offset: u8, total: u32) -> Result<(), Violation> {
         let start = usize::from(data_offset);
         let Some(padding) = start.checked_sub(frame.head_bytes()) else {
             return Err(Violation::field(field::DATA_OFFSET, "PDO lies inside the header"));
@@ -379,12 +376,20 @@ impl Decoder {
     }
 }
 
-/// PLEN of PDUs that never carry digests.
-fn check_bare_length(kind: PduKind, total: u32) -> Result<(), Violation> {
-    const HEADER: usize = size_of::<TermReqHeader>();
-    let fits = match kind {
-        PduKind::IC_REQ | PduKind::IC_RESP => total == 128,
-        _ => usize::try_from(total).is_ok_and(|n| (HEADER..=HEADER + TermReqHeader::MAX_DATA).contains(&n)),
-    };
-    if fits { Ok(()) } else { Err(Violation::field(field::LENGTH, "PLEN does not fit the PDU type")) }
+/// PDUs that never carry digests. A terminate request must never be answered by another, so a malformed one is cut down
+/// to its common header and ends the connection all the same (TCP 3.5).
+fn lay_out_bare(kind: PduKind, header_len: u8, total: u32) -> Result<Frame, Violation> {
+    let mut frame = Frame { header_len: usize::from(header_len), digested: false, padding: 0, data_len: 0 };
+    let expected = kind.header_bytes().unwrap_or(0);
+    let initial = kind == PduKind::IC_REQ || kind == PduKind::IC_RESP;
+    if initial && header_len != expected {
+        return Err(Violation::field(field::HEADER_LEN, "wrong HLEN"));
+    }
+    if initial && total != u32::from(expected) {
+        return Err(Violation::field(field::LENGTH, "PLEN does not fit the PDU type"));
+    }
+    if header_len != expected || total < u32::from(expected) {
+        frame.header_len = COMMON_BYTES;
+    }
+    Ok(frame)
 }

@@ -14,9 +14,7 @@
 use super::decoder::{Body, Decoder, Header, Side};
 use super::framer::{Digests, Framer, read, term_req};
 use super::negotiate::Negotiated;
-use super::pdu::{
-    CapsuleCmd, CapsuleResp, CommonHeader, DataHeader, IcReq, IcResp, PduKind, TermReqHeader, field, flags,
-};
+use super::pdu::{CapsuleCmd, CapsuleResp, CommonHeader, DataHeader, IcReq, IcResp, PduKind, field, flags};
 use super::violation::{TermReason, Violation};
 use crate::spec::{Cqe, SglDescriptor, Sqe, Status};
 use std::fmt;
@@ -299,7 +297,7 @@ impl Host {
                 self.take_ic_resp(&pdu).map(Some)
             }
             _ => {
-                let reason = TermReason::of(&read::<TermReqHeader>(head));
+                let reason = TermReason::of(head);
                 self.decoder.close();
                 *chunk = &[];
                 Ok(Some(HostEvent::Terminated(reason)))

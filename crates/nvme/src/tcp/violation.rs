@@ -2,6 +2,7 @@
 
 use super::pdu::TermReqHeader;
 use std::fmt;
+use zerocopy::FromBytes;
 
 /// FES: Fatal Error Status (TCP figures 28, 30).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -106,8 +107,12 @@ pub struct TermReason {
 }
 
 impl TermReason {
-    pub(crate) fn of(header: &TermReqHeader) -> TermReason {
-        TermReason { code: header.status.get(), fei: header.info.get() }
+    /// Reads a terminate request; one that is cut short says nothing (code 0).
+    pub(crate) fn of(header: &[u8]) -> TermReason {
+        match TermReqHeader::read_from_prefix(header) {
+            Ok((header, _)) => TermReason { code: header.status.get(), fei: header.info.get() },
+            Err(_) => TermReason { code: 0, fei: 0 },
+        }
     }
 }
 

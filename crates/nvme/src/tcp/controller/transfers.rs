@@ -10,6 +10,8 @@ struct Transfer {
     open: bool,
     cid: u16,
     token: u32,
+    /// Where the R2T starts, within the command's data.
+    start: u32,
     /// Where the next H2CData must start.
     next: u32,
     /// Where the R2T ends.
@@ -66,6 +68,7 @@ impl Transfers {
             open: true,
             cid: request.cid,
             token: request.token,
+            start: request.offset,
             next: request.offset,
             end,
             intact: true,
@@ -81,16 +84,17 @@ impl Transfers {
         if pdu.cid.get() != transfer.cid {
             return Err(Violation::field(field::CID, "CCCID is not the R2T's command"));
         }
-        if pdu.offset.get() != transfer.next {
-            return Err(Violation::of(Fes::DataOutOfRange, "DATAO is not where the last data ended"));
-        }
-        let end = match transfer.next.checked_add(pdu.length.get()) {
-            Some(end) if end <= transfer.end => end,
-            _ => return Err(Violation::of(Fes::DataOutOfRange, "data beyond the end of the R2T")),
+        let (offset, length) = (pdu.offset.get(), pdu.length.get());
+        let end = match offset.checked_add(length) {
+            Some(end) if offset >= transfer.start && end <= transfer.end => end,
+            _ => return Err(Violation::of(Fes::DataOutOfRange, "data outside what the R2T asked for")),
         };
+        if offset != transfer.next {
+            return Err(Violation::of(Fes::PduSequence, "DATAO is not where the last data ended"));
+        }
         let last = pdu.common.flags & flags::LAST_PDU != 0;
         if last != (end == transfer.end) {
-            return Err(Violation::field(field::FLAGS, "LAST_PDU is not set on just the last PDU of an R2T"));
+            return Err(Violation::of(Fes::PduSequence, "LAST_PDU is not on just the last PDU of an R2T"));
         }
         transfer.next = end;
         Ok(())

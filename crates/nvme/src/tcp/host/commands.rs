@@ -85,16 +85,17 @@ impl Commands {
         let Some(command) = self.find(pdu.cid.get()) else {
             return Err(Violation::field(field::CID, "data for no outstanding command"));
         };
-        if command.read_ended {
-            return Err(Violation::of(Fes::PduSequence, "data behind a PDU with LAST_PDU"));
-        }
-        if pdu.offset.get() != command.received {
-            return Err(Violation::of(Fes::DataOutOfRange, "DATAO is not where the last data ended"));
-        }
-        let end = match command.received.checked_add(pdu.length.get()) {
+        let offset = pdu.offset.get();
+        let end = match offset.checked_add(pdu.length.get()) {
             Some(end) if end <= command.read_len => end,
             _ => return Err(Violation::of(Fes::DataOutOfRange, "more data than the command asked for")),
         };
+        if command.read_ended {
+            return Err(Violation::of(Fes::PduSequence, "data behind a PDU with LAST_PDU"));
+        }
+        if offset != command.received {
+            return Err(Violation::of(Fes::PduSequence, "DATAO is not where the last data ended"));
+        }
         let last = pdu.common.flags & flags::LAST_PDU != 0;
         if pdu.common.flags & flags::SUCCESS != 0 && !last {
             return Err(Violation::field(field::FLAGS, "SUCCESS without LAST_PDU"));
@@ -122,13 +123,14 @@ impl Commands {
         if pdu.length.get() == 0 {
             return Err(Violation::field(field::DATA_LENGTH, "an R2T for no data"));
         }
-        if pdu.offset.get() != command.end {
-            return Err(Violation::of(Fes::DataOutOfRange, "R2TO is not where the last R2T ended"));
-        }
-        match command.end.checked_add(pdu.length.get()) {
-            Some(end) if end <= command.write_len => command.end = end,
+        let end = match pdu.offset.get().checked_add(pdu.length.get()) {
+            Some(end) if end <= command.write_len => end,
             _ => return Err(Violation::of(Fes::DataOutOfRange, "an R2T beyond the command's data")),
+        };
+        if pdu.offset.get() != command.end {
+            return Err(Violation::of(Fes::PduSequence, "R2TO is not where the last R2T ended"));
         }
+        command.end = end;
         command.tag = pdu.tag.get();
         Ok(())
     }
