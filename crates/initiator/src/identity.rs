@@ -9,8 +9,8 @@ use dolmen_types::{Nqn, Uuid};
 use std::net::{IpAddr, SocketAddr};
 use zerocopy::FromBytes;
 
-/// The largest transfer that we ask for where the controller names no limit. Bytes.
-const UNLIMITED_TRANSFER_BYTES: u32 = 1 << 20;
+/// The largest transfer that we ask for, also of a controller that names no limit. Bytes.
+const MOST_TRANSFER_BYTES: u32 = 1 << 20;
 /// The unit of MDTS on fabrics: the smallest page. As an exponent of two.
 const PAGE_SHIFT: u32 = 12;
 
@@ -21,7 +21,7 @@ pub struct Identity {
     pub controller_id: u16,
     /// Entries of one I/O queue at most (CAP.MQES + 1).
     pub max_entries: u16,
-    /// Data of one command at most (MDTS). Bytes.
+    /// Data of one command at most: MDTS, and never above 1 MiB. Bytes.
     pub max_transfer_bytes: u32,
     /// Write data that may follow a command in its capsule. Bytes.
     pub in_capsule_bytes: u32,
@@ -43,15 +43,11 @@ pub struct Identity {
 
 impl Identity {
     pub(crate) fn fill(&mut self, page: &IdentifyController) {
-        self.max_transfer_bytes = match u32::from(page.max_transfer) {
-            0 => UNLIMITED_TRANSFER_BYTES,
-            exponent => {
-                1u32.checked_shl(exponent + PAGE_SHIFT).unwrap_or(0).clamp(1, UNLIMITED_TRANSFER_BYTES)
-            }
+        let told = match page.max_transfer {
+            0 => None,
+            exponent => 1u32.checked_shl(u32::from(exponent) + PAGE_SHIFT),
         };
-        if u32::from(page.max_transfer) + PAGE_SHIFT >= u32::BITS {
-            self.max_transfer_bytes = UNLIMITED_TRANSFER_BYTES;
-        }
+        self.max_transfer_bytes = told.unwrap_or(u32::MAX).min(MOST_TRANSFER_BYTES);
         self.serial = padded_ascii(&page.serial);
         self.model = padded_ascii(&page.model);
         self.firmware = padded_ascii(&page.firmware);
@@ -176,4 +172,59 @@ fn discovered(entry: &DiscoveryEntry) -> Option<DiscoveredSubsystem> {
         addr: SocketAddr::new(address, port),
         port_id: entry.port_id.get(),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use dolmen_nvme::spec::SubsystemType;
+    use zerocopy::IntoBytes;
+
+    #[test]
+    fn transfer_limits_are_sane_for_every_mdts() {
+        let mut page = IdentifyController::zeroed();
+        for (mdts, wanted) in
+            [(0, 1 << 20), (1, 8192), (5, 131_072), (8, 1 << 20), (19, 1 << 20), (255, 1 << 20)]
+        {
+            page.max_transfer = mdts;
+            let mut id = Identity::default();
+            id.fill(&page);
+            assert_eq!(id.max_transfer_bytes, wanted, "MDTS {mdts}");
+        }
+    }
+
+    #[test]
+    fn entries_that_make_no_sense_are_left_out() {
+        let nqn = "nqn.2014-08.org.example:a";
+        let good = DiscoveryEntry::tcp(SubsystemType::NVM, nqn, [192, 0, 2, 1].into(), 4420, 9);
+        let mut rdma = good;
+        rdma.transport = 1;
+        let mut named = good;
+        named.address[..4].copy_from_slice(b"host");
+        let mut nameless = good;
+        nameless.subsystem_nqn.fill(b'x');
+        let bytes: Vec<u8> =
+            [rdma, named, good, nameless].iter().flat_map(|e| e.as_bytes().to_vec()).collect();
+        let mut found = Vec::new();
+        discovery_entries(&bytes, &mut found);
+        let addr = "192.0.2.1:4420".parse().unwrap();
+        let wanted =
+            DiscoveredSubsystem { kind: Discovered::Subsystem, nqn: nqn.parse().unwrap(), addr, port_id: 9 };
+        assert_eq!(found, [wanted]);
+    }
+
+    #[test]
+    fn noise_is_never_more_than_refused() {
+        let mut rng = crate::load::Rng::new(3);
+        for _ in 0..300 {
+            let noise: Vec<u8> = (0..4096).map(|_| rng.next_u64().to_le_bytes()[0]).collect();
+            let cut = usize::try_from(rng.below(4097)).unwrap();
+            if let Ok(ns) = Namespace::parse(1, &noise, &noise[..cut]) {
+                assert!(ns.block_bytes.is_power_of_two() && ns.block_bytes >= 512);
+            }
+            assert!(Namespace::parse(1, &noise[..4095], &noise).is_err());
+            discovery_entries(&noise[..cut], &mut Vec::new());
+            let _ = discovery_header(&noise[..cut]);
+        }
+    }
 }
