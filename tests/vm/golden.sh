@@ -16,13 +16,23 @@ tcpdump -i lo -s 0 -B 16384 -U -Z root -w /share/golden.pcap 'tcp port 4420 or t
 TCPDUMP=$!
 wait_for 10 grep -q listening /share/tcpdump.log || exit 1
 
+# disk_of_nsid NSID: the kernel numbers its devices in the order in which its scan threads finish.
+disk_of_nsid() {
+    for disk in /sys/block/nvme0n*; do
+        [ "$(cat $disk/nsid 2>/dev/null)" = $1 ] && [ -b /dev/${disk##*/} ] && echo /dev/${disk##*/} && return 0
+    done
+    return 1
+}
+
 # A connect's words: port, then options.
 connect() {
     port=$1
     shift
     nvme connect -t tcp -a 127.0.0.1 -s $port -n $SUBSYSTEM -q $HOST -I $HOST_ID -i 1 -Q 16 -k 4 "$@" || exit 1
-    wait_for 10 test -b /dev/nvme0n1 || exit 1
-    wait_for 10 test -b /dev/nvme0n2 || exit 1
+    wait_for 10 disk_of_nsid 1 || exit 1
+    wait_for 10 disk_of_nsid 2 || exit 1
+    DISK1=$(disk_of_nsid 1)
+    DISK2=$(disk_of_nsid 2)
     # The first reads of the partition scan are over when the device can be opened and settled.
     sleep 0.5
 }
@@ -91,7 +101,7 @@ features() {
     try nvme set-feature $C -f 0x02 -v 1
     try nvme set-feature $C -n 1 -f 0x84 -v 1
     try nvme get-feature $C -n 1 -f 0x84
-    try nvme write /dev/nvme0n1 -s 0 -c 0 -z 512 -d $OUT
+    try nvme write $DISK1 -s 0 -c 0 -z 512 -d $OUT
     try nvme set-feature $C -n 1 -f 0x84 -v 0
     try nvme admin-passthru $C --opcode=0x08 --cdw10=0x00030001
     try nvme admin-passthru $C --opcode=0x18
@@ -132,10 +142,10 @@ events() {
     # A namespace comes and goes: Asynchronous Event, Changed Namespace List.
     ram_disk disk3 512
     nvmet_namespace 3 /dev/disk3
-    wait_for 10 test -b /dev/nvme0n3
+    wait_for 10 disk_of_nsid 3
     echo 0 >$NVMET/subsystems/$SUBSYSTEM/namespaces/3/enable
     rmdir $NVMET/subsystems/$SUBSYSTEM/namespaces/3
-    wait_for 10 test ! -b /dev/nvme0n3
+    sleep 1
     # A namespace grows.
     echo 0 >$CONFIG/nullb/disk3/power
     rmdir $CONFIG/nullb/disk3
@@ -143,7 +153,7 @@ events() {
     (
         end=$(($(date +%s) + 4))
         while [ $(date +%s) -lt $end ]; do
-            timeout 3 dd if=/dev/nvme0n1 of=/dev/null bs=512 count=2 iflag=direct
+            timeout 3 dd if=$DISK1 of=/dev/null bs=512 count=2 iflag=direct
         done
     ) 2>/dev/null &
     reader=$!
@@ -183,9 +193,9 @@ properties
 identify
 logs
 features
-data /dev/nvme0n1 512 1
-data /dev/nvme0n2 4096 2
-reservations /dev/nvme0n1 1
+data $DISK1 512 1
+data $DISK2 4096 2
+reservations $DISK1 1
 events
 try nvme reset $C
 sleep 1
@@ -197,26 +207,26 @@ properties
 identify
 logs
 features
-data /dev/nvme0n1 512 1
-data /dev/nvme0n2 4096 2
-reservations /dev/nvme0n1 1
+data $DISK1 512 1
+data $DISK2 4096 2
+reservations $DISK1 1
 nvme disconnect-all
 
 echo "=== header digest, little data in the capsule"
 connect 4421 -g
-data /dev/nvme0n1 512 1
-data /dev/nvme0n2 4096 2
+data $DISK1 512 1
+data $DISK2 4096 2
 nvme disconnect-all
 
 echo "=== data digest, little data in the capsule"
 connect 4421 -G
-data /dev/nvme0n1 512 1
+data $DISK1 512 1
 nvme disconnect-all
 
 echo "=== no digests, little data in the capsule, no SQ flow control"
 connect 4421 --disable-sqflow
-data /dev/nvme0n1 512 1
-data /dev/nvme0n2 4096 2
+data $DISK1 512 1
+data $DISK2 4096 2
 nvme disconnect-all
 
 echo "=== refused"
