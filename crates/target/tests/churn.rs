@@ -4,7 +4,7 @@
 
 mod support;
 
-use dolmen_nvme::{spec::*, tcp::Digests};
+use dolmen_nvme::tcp::Digests;
 use dolmen_sim::Rng;
 use dolmen_target::Namespace;
 use dolmen_types::volume::HostAccess;
@@ -84,6 +84,7 @@ fn churn(seed: u64, cores: u16) {
             _ => {}
         }
     }
+    rig.turns(100);
     let known: usize = rig.cores.iter().map(|c| c.target.hosts().len()).sum();
     assert_eq!(known, hosts.len());
     for host in hosts {
