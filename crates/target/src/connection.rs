@@ -183,7 +183,12 @@ impl Connection {
     /// True when no further data for the host may be fetched now: what is there already is not read, or takes all the
     /// memory that is this connection's share.
     pub(crate) fn is_congested(&self, bounds: &Bounds) -> bool {
-        self.outbox.bytes() >= MAX_STAGED_BYTES || self.held_bytes >= bounds.connection_bytes
+        self.is_unread() || self.held_bytes >= bounds.connection_bytes
+    }
+
+    /// True when the host does not read what it is sent: then it need not be heard either.
+    pub(crate) fn is_unread(&self) -> bool {
+        self.outbox.bytes() >= MAX_STAGED_BYTES
     }
 
     /// True when the host has as many commands under way as its queue has entries; one more is against the rules.

@@ -2,8 +2,9 @@
 //!
 //! Bytes of a stream come in order, so a command that blocked it would also block the data that frees memory for it.
 //! Therefore commands take no memory to be parsed: a read waits for its buffer beside the stream, a write is asked for its
-//! data when there is room, and data that we asked for always has its buffer. Only in-capsule data that finds none (and a
-//! host that exceeds its queue) holds the stream up: receiving stops, and each later turn tries again.
+//! data when there is room, and data that we asked for always has its buffer. Only in-capsule data that finds none, and a
+//! host that exceeds its queue or does not read its replies, hold the stream up: receiving stops, and each later turn
+//! tries again.
 
 use crate::{
     connection::{Capsule, Connection, HeldCommand, MAX_BACKLOG, MAX_OPEN_R2TS, Phase, Receiving, Stage},
@@ -127,7 +128,7 @@ impl Target {
             connection.capsule = Capsule::Discard;
             return Taken::Yes;
         }
-        let taken = if connection.is_full() {
+        let taken = if connection.is_full() || connection.is_unread() {
             Taken::NoMemory
         } else {
             self.start_command(io, key, &command.sqe, command.capsule_data)

@@ -160,6 +160,31 @@ fn a_host_that_does_not_read_loses_its_connection_and_holds_up_no_one() {
 }
 
 #[test]
+fn a_flood_of_commands_whose_answers_are_not_read_takes_no_memory() {
+    let mut rig = rig(7);
+    let deaf = rig.machines[0].dial_deaf(server(4420));
+    rig.turns(20);
+    let mut flood = [IcReq::new(0, 0, 0).as_bytes(), &connect(0, 0xffff, HOST)[..]].concat();
+    let enable = PropertySet { property: Property::CC, wide: false, value: 0x0046_0001 };
+    flood.extend(capsule(&enable.encode(2), &[]));
+    rig.machines[0].send_raw(deaf, &flood);
+    let mut identify = Sqe::new(AdminOpcode::IDENTIFY.0, 3);
+    (identify.cdw10, identify.data_pointer) = (1.into(), SglDescriptor::transport(4096));
+    let flood = [capsule(&Sqe::new(0xff, 3), &[]).repeat(100), capsule(&identify, &[]).repeat(100)].concat();
+    for _ in 0..400 {
+        rig.machines[0].send_raw(deaf, &flood);
+        rig.turns(3);
+    }
+    let pool = rig.cores[0].io.pool();
+    let free = pool.available(1) * 100
+        / PoolConfig::sized(16 << 20).classes.iter().map(|c| c.1 as usize).sum::<usize>();
+    assert!(free > 80, "{free} % of the buffers are free");
+    assert!(pool.available(PoolConfig::CHUNK_BYTES) > 64, "{pool:?}");
+    rig.pass_ms(32_000);
+    assert_eq!(rig.cores[0].target.stats().connections, 0);
+}
+
+#[test]
 fn more_connections_than_there_is_room_for_are_closed() {
     let mut rig = Rig::with(4, 1, |c| c.bounds.connections = 8, PoolConfig::sized(16 << 20));
     rig.set(&[space(1, 16, HostAccess::Any)]);
