@@ -45,6 +45,8 @@ pub struct DriveInfo {
     pub align_bytes: u32,
     /// True for a block device, false for a regular file.
     pub block_device: bool,
+    /// True when operations go past the page cache. False on file systems without direct I/O; durability holds there too.
+    pub direct: bool,
     /// True when the file was made by this call.
     pub created: bool,
     /// The device's serial number, if it tells one.
