@@ -39,11 +39,6 @@ impl<'a> Reader<'a> {
     pub(crate) fn u128(&mut self) -> Option<u128> {
         self.array().map(u128::from_le_bytes)
     }
-
-    /// How many bytes are left.
-    pub(crate) fn left(&self) -> usize {
-        self.bytes.len()
-    }
 }
 
 /// Appends fields in order.
@@ -115,9 +110,4 @@ impl Writer {
 /// A length in memory as a field of 32 bits. Everything we write is far below 4 GiB.
 pub(crate) fn len32(n: usize) -> u32 {
     u32::try_from(n).expect("lengths of disk structures are far below 4 GiB")
-}
-
-/// A field of 64 bits as a length in memory. Only for values that were bounded before.
-pub(crate) fn index(n: u64) -> usize {
-    usize::try_from(n).expect("bounded by a structure in memory")
 }

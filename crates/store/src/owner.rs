@@ -308,7 +308,7 @@ mod tests {
 
     #[test]
     fn the_reserve_is_at_most_seven_per_cent_of_a_real_pool() {
-        for (units, shards) in [(512, 1), (640, 2), (2048, 16), (100_000, 16)] {
+        for (units, shards) in [(512, 1), (640, 2), (3072, 16), (100_000, 16)] {
             let reserve = Reserve::of(units, 1 << 24, shards);
             assert!(
                 reserve.capacity_bytes * 100 >= u64::from(units) * (1 << 24) * 92,

@@ -145,7 +145,7 @@ pub enum ControlError {
     },
     /// The volume is being deleted.
     Deleting,
-    /// No room for another volume.
+    /// No room for another volume, or for more in its descriptor.
     TooMany,
     /// Too many control requests are under way; trying again helps.
     Busy,

@@ -224,8 +224,11 @@ impl Volumes {
                 ControlOp::Delete(_) => volume.life = Life::Serving,
                 ControlOp::Update(_) | ControlOp::Purge => volume.size = volume.descriptor.size_bytes,
             }
-            let busy = error == VolumeError::Busy;
-            let result = Err(if busy { ControlError::Busy } else { ControlError::NotReady });
+            let result = Err(match error {
+                VolumeError::Busy => ControlError::Busy,
+                VolumeError::CapacityExceeded => ControlError::TooMany,
+                _ => ControlError::NotReady,
+            });
             self.control_replies.push(ControlReply { token, result });
             return;
         }

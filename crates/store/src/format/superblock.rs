@@ -59,8 +59,10 @@ pub(crate) struct Superblock {
 /// Why bytes are not a superblock that we can use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum NotOurs {
-    /// No magic, or damaged.
+    /// No magic of ours.
     Unknown,
+    /// Our magic, but the check or a bound does not hold.
+    Damaged,
     /// Of a format version that this program does not know.
     Newer(u32),
 }
@@ -87,16 +89,16 @@ impl Superblock {
 
     /// What the slot's bytes say.
     pub(crate) fn decode(bytes: &[u8]) -> Result<Superblock, NotOurs> {
-        if bytes.len() != SUPERBLOCK_BYTES || unseal(0, MAGIC, bytes).is_none() {
+        if bytes.len() != SUPERBLOCK_BYTES || !bytes.starts_with(MAGIC) {
             return Err(NotOurs::Unknown);
         }
         let mut r = Reader::new(&bytes[16..]);
         match r.u32() {
-            Some(FORMAT_VERSION) => {}
-            Some(version) => return Err(NotOurs::Newer(version)),
-            None => return Err(NotOurs::Unknown),
+            Some(version) if version > FORMAT_VERSION => return Err(NotOurs::Newer(version)),
+            Some(FORMAT_VERSION) if unseal(0, MAGIC, bytes).is_some() => {}
+            _ => return Err(NotOurs::Damaged),
         }
-        decode_fields(&mut r, bytes).filter(Superblock::is_sound).ok_or(NotOurs::Unknown)
+        decode_fields(&mut r, bytes).filter(Superblock::is_sound).ok_or(NotOurs::Damaged)
     }
 
     fn is_sound(&self) -> bool {

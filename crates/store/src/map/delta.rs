@@ -153,11 +153,6 @@ impl Delta {
         Some(delta)
     }
 
-    /// Lines with changes, in order.
-    pub(crate) fn lines(&self) -> impl Iterator<Item = (u64, &LineDelta)> + '_ {
-        self.lines.iter().map(|(&k, v)| (k, v))
-    }
-
     /// Entries and holes of all lines.
     pub(crate) fn len(&self) -> usize {
         self.len

@@ -2,7 +2,7 @@
 
 use super::{Log, Refusal};
 use dolmen_io::{Buf, Io, Owner, Tag};
-use dolmen_store::{AppendError, Batch, LineUsage, Store, Ticket};
+use dolmen_store::{AppendError, Batch, LineUsage, Record, Store, Ticket};
 use dolmen_types::{Lba, LineId, Nanos, PgId};
 
 /// One step's access to the core's store. A core without one serves Null and Memory volumes alone.
@@ -38,6 +38,8 @@ impl Log for Durable<'_> {
                 AppendError::Full => Refusal::Full,
                 AppendError::Busy | AppendError::NotReady => Refusal::Busy,
                 AppendError::Stopped { .. } => Refusal::Stopped,
+                // The one limit that we cannot know: keyed objects of a whole shard are bounded together.
+                AppendError::Invalid(_) if has_object(&batch) => Refusal::Full,
                 AppendError::Invalid(what) => {
                     debug_assert!(false, "the store calls a batch of ours invalid: {what}");
                     Refusal::Stopped
@@ -50,4 +52,8 @@ impl Log for Durable<'_> {
     fn usage(&self, pg: PgId, line: LineId) -> LineUsage {
         self.store.as_ref().map(|s| s.usage(pg, line)).unwrap_or_default()
     }
+}
+
+fn has_object(batch: &Batch) -> bool {
+    batch.records.iter().any(|record| matches!(record, Record::Put { .. }))
 }
