@@ -15,7 +15,7 @@ use crate::node::{
     report::{CoreReport, LoopCounters, PoolReport},
 };
 use dolmen_io::{
-    Event, Inbox, Io, Owner, Poller, Tag, Turn, Wait,
+    Event, FileId, Inbox, Io, Owner, Poller, Tag, Turn, Wait,
     exec::Exec,
 };
 use dolmen_store::{Candidate, PoolOwner, PoolPlan, ShardTuning, Store, ToPool, ToShard};
@@ -91,7 +91,10 @@ pub struct Core {
     /// Messages that found their mailbox full, by core.
     backlog: Vec<VecDeque<Between>>,
 
+    /// Core 0: the drives as they were opened.
     drives: Vec<OpenedDrive>,
+    /// This core's handles of the pool's drives, in the pool's order.
+    files: Vec<FileId>,
     owner: Option<PoolOwner>,
     store: Option<Store>,
     volumes: Option<Volumes>,
@@ -141,6 +144,7 @@ impl Core {
             links: Links::default(),
             backlog: (0..cores).map(|_| VecDeque::new()).collect(),
             drives: Vec::new(),
+            files: Vec::new(),
             owner: None,
             store: None,
             volumes: None,
@@ -502,6 +506,7 @@ impl Core {
         let shards = plan.shards_of(usize::from(self.id.0), self.cores);
         let (tuning, exec) = (ShardTuning::default(), self.exec.handle());
         self.store = Some(Store::open(plan, &shards, &files, tuning, STORE, exec));
+        self.files = files;
         Ok(())
     }
 
@@ -603,9 +608,10 @@ impl Core {
             volume_stats: stats.unwrap_or_default(),
             space: self.store.as_ref().map(Store::space).unwrap_or_default(),
             pool: self.owner.as_ref().map(|owner| PoolReport {
-                free_units: owner.free_units(),
+                free_units: owner.free_units_by_drive(),
                 capacity_bytes: owner.capacity_bytes(),
             }),
+            drives: self.files.iter().map(|&file| self.io.drive_counters(file)).collect(),
             stopped: self.store.as_ref().and_then(Store::stopped),
             buffers_free: u64::try_from(self.io.pool().available(BLOCK_BYTES)).unwrap_or(u64::MAX),
             buffers_total: self.buffers_total,

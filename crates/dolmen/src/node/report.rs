@@ -1,5 +1,6 @@
 //! What a core tells about itself when asked.
 
+use dolmen_io::DriveCounters;
 use dolmen_store::SpaceReport;
 use dolmen_target::{ConnectionInfo, HostInfo, TargetStats};
 use dolmen_types::{CoreId, Uuid};
@@ -41,6 +42,8 @@ pub struct CoreReport {
     pub space: SpaceReport,
     /// Core 0: units that no shard holds, and the bytes that hosts' data may take in all.
     pub pool: Option<PoolReport>,
+    /// What it has done with each drive, in the pool's order.
+    pub drives: Vec<DriveCounters>,
     /// Why its shards take no writes, if they don't.
     pub stopped: Option<String>,
     /// 4 KiB buffers that are free now.
@@ -50,10 +53,10 @@ pub struct CoreReport {
 }
 
 /// What the owner of the pool's units knows.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PoolReport {
-    /// Units that no shard holds.
-    pub free_units: u32,
+    /// Units that no shard holds, by drive, in the pool's order.
+    pub free_units: Vec<u32>,
     /// Bytes of data that hosts may store in all.
     pub capacity_bytes: u64,
 }
