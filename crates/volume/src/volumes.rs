@@ -5,7 +5,7 @@ use crate::{
     VolumeStats,
     backing::{Durable, Log},
     group::{Group, Phase},
-    limits::{MAX_COMMANDS, MAX_CONTROL_REQUESTS, MAX_LOCKED_RANGES, SWEEP_MS},
+    limits::{MAX_COMMANDS, MAX_CONTROL_REQUESTS, MAX_LOCKED_RANGES, MAX_VOLUME_COMMANDS, SWEEP_MS},
     locks::LockTable,
     op::{OpId, Ops},
     volume::{Life, Volume},
@@ -31,6 +31,12 @@ pub struct Volumes {
     pub(crate) ops: Ops,
     pub(crate) locks: LockTable,
     inbox: Vec<Request>,
+    /// Slots of volumes with commands standing in line, each once; who is first goes next.
+    pub(crate) lines: VecDeque<usize>,
+    /// [`MAX_VOLUME_COMMANDS`], but for tests.
+    pub(crate) volume_limit: usize,
+    /// Commands that stand in line.
+    pub(crate) in_line: usize,
     completions: Vec<StoreDone>,
     pub(crate) replies: Vec<(CoreId, Reply)>,
     /// Granted, to be run.
@@ -70,6 +76,9 @@ impl Volumes {
             ops: Ops::new(EXPECTED_COMMANDS, MAX_COMMANDS),
             locks: LockTable::new(EXPECTED_COMMANDS, MAX_LOCKED_RANGES),
             inbox: Vec::new(),
+            lines: VecDeque::new(),
+            volume_limit: MAX_VOLUME_COMMANDS,
+            in_line: 0,
             completions: Vec::new(),
             replies: Vec::new(),
             ready: VecDeque::new(),
@@ -148,7 +157,7 @@ impl Volumes {
     /// (Deletions that are durable but not finished go on after the next start.)
     #[must_use]
     pub fn outstanding(&self) -> usize {
-        self.inbox.len() + self.ops.len() + self.control_inbox.len()
+        self.inbox.len() + self.in_line + self.ops.len() + self.control_inbox.len()
     }
 
     /// The counters of every volume that serves.
@@ -177,13 +186,16 @@ impl Volumes {
         self.retry_unsent(log);
         self.run_ready(log);
         self.retry_starved(log);
+        self.admit_from_lines(log);
         let mut inbox = std::mem::take(&mut self.inbox);
         for request in inbox.drain(..) {
             worked = true;
-            self.admit(request, log);
+            self.arrive(request, log);
         }
+        inbox.append(&mut self.inbox);
         self.inbox = inbox;
         self.run_ready(log);
+        self.admit_from_lines(log);
         self.sweep(log);
         worked
     }
@@ -218,13 +230,14 @@ impl Volumes {
 
     /// Answers waiting commands whose deadline has passed, a few times per second, while any wait.
     fn sweep<L: Log>(&mut self, log: &mut L) {
-        if self.waiting + self.starved.len() + self.unsent.len() == 0 {
+        if self.waiting + self.in_line + self.starved.len() + self.unsent.len() == 0 {
             return;
         }
         let now = log.now();
         if now >= self.next_sweep {
             self.next_sweep = now.plus_ms(SWEEP_MS);
             self.expire_waiting(log);
+            self.expire_lines(log);
             self.run_ready(log);
         }
         if !self.timer_armed {
