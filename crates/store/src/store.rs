@@ -11,7 +11,7 @@ use crate::{
 use dolmen_io::{Buf, Error, Event, FileId, Io, Owner, Tag, TimerId, exec};
 use dolmen_types::{Lba, LineId, PgId, Seq, ShardId};
 use std::cell::RefCell;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::rc::Rc;
 
 use crate::shard::{ID_MASK, KIND_COMMIT, KIND_DATA, KIND_LEAF, KIND_MASK, KIND_TIMER};
@@ -291,6 +291,7 @@ fn new_shard(id: LogIdentity, geometry: Rc<Geometry>, tuning: ShardTuning, tag: 
         marks: BTreeMap::new(),
         log,
         queue: VecDeque::new(),
+        announced: BTreeSet::new(),
         reads: crate::shard::Reads::default(),
         moving: BTreeMap::new(),
         move_jobs: VecDeque::new(),

@@ -1,7 +1,8 @@
 //! Changes to the map that are in the log but not in leaves yet.
 //!
 //! Per line: the newest stored version of each changed block, and the ranges that were unmapped. A hole and an entry may
-//! name the same block; the higher sequence number wins. Holes never overlap one another.
+//! name the same block; then the entry is the newer one. Holes never overlap one another. Records of one batch share a
+//! sequence number; among them the one that is applied later wins.
 
 use super::Entry;
 use std::collections::BTreeMap;
@@ -18,8 +19,11 @@ impl LineDelta {
     /// Sets the stored version of a block. Whatever loses (the old entry, or the new one when something newer is known)
     /// goes to `freed`.
     pub(crate) fn insert(&mut self, lba: u64, entry: Entry, mut freed: impl FnMut(Entry)) {
-        if self.hole_at(lba).is_some_and(|seq| seq >= entry.seq) {
-            return freed(entry);
+        match self.hole_at(lba) {
+            Some(seq) if seq > entry.seq => return freed(entry),
+            // Both are of one batch, and the unmap came first.
+            Some(seq) if seq == entry.seq => self.cut_holes(lba, lba.saturating_add(1)),
+            _ => {}
         }
         match self.points.entry(lba) {
             std::collections::btree_map::Entry::Vacant(v) => {
@@ -201,6 +205,19 @@ mod tests {
                 end = stop;
             }
         }
+    }
+
+    #[test]
+    fn within_a_batch_the_later_record_wins() {
+        let mut delta = LineDelta::default();
+        delta.unmap(0, 10, 5, |_| ());
+        delta.insert(3, entry(5), |_| ());
+        delta.insert(7, entry(5), |_| ());
+        delta.unmap(7, 8, 5, |_| ());
+        let mut blocks = vec![Some(entry(1)); 10];
+        delta.overlay(0, &mut blocks);
+        let seqs: Vec<Option<u64>> = blocks.iter().map(|b| b.map(|e| e.seq)).collect();
+        assert_eq!(seqs[2..9], [None, Some(5), None, None, None, None, None]);
     }
 
     #[test]

@@ -33,6 +33,7 @@ impl Shard {
             self.checkpoint.requested |= self.map.live.len() > 0;
             return Err((batch, AppendError::Full));
         }
+        self.announced.extend(created(&batch));
         self.queue.push_back(Pending { batch, ticket, header_bytes, payload_bytes, since: Nanos(0) });
         Ok(())
     }
@@ -81,13 +82,11 @@ impl Shard {
         Ok((header, payload))
     }
 
-    /// A line exists when it was created, in an applied batch or earlier in the queue (or in this very batch).
+    /// A line exists when it was created, in an applied batch, in one that was taken in before, or in this very one.
     fn line_exists(&self, batch: &Batch, line: u64) -> Result<(), &'static str> {
-        let creates =
-            |b: &Batch| b.records.iter().any(|r| matches!(r, Record::CreateLine { line: l } if l.0 == line));
         let known = self.map.lines.get(&line).is_some_and(|l| !l.dropped)
-            || creates(batch)
-            || self.queue.iter().any(|p| creates(&p.batch));
+            || self.announced.contains(&line)
+            || created(batch).any(|l| l == line);
         if known { Ok(()) } else { Err("the line does not exist") }
     }
 
@@ -96,4 +95,9 @@ impl Shard {
         let none = Nanos(0);
         self.done.push(crate::Done { ticket, result: Err(error), buf: None, submitted: none, drive: none });
     }
+}
+
+/// The lines that a batch creates.
+pub(super) fn created(batch: &Batch) -> impl Iterator<Item = u64> + '_ {
+    batch.records.iter().filter_map(|r| if let Record::CreateLine { line } = r { Some(line.0) } else { None })
 }

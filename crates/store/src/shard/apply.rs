@@ -76,6 +76,7 @@ impl Shard {
                     }
                 }
                 LogRecord::CreateLine { line } => {
+                    self.announced.remove(&line);
                     self.map.lines.entry(line).or_insert_with(Line::default);
                 }
                 LogRecord::DropLine { line } => self.drop_line(line),

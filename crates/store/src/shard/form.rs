@@ -6,7 +6,7 @@ use crate::format::anchor::Start;
 use crate::format::commit::{CommitPlace, FIXED_BYTES, HeaderWriter, MAX_HEADER_BYTES, NO_PG};
 use crate::format::segment::{SEGMENT_HEADER_BYTES, Stream};
 use crate::location::GRANULE_BYTES;
-use crate::{Batch, Record, Ticket};
+use crate::{Batch, Purpose, Record, Ticket};
 use dolmen_io::{Buf, Io, Slices, Tag};
 use dolmen_types::limits::BLOCK_BYTES;
 use dolmen_types::{Epoch, Nanos, Seq};
@@ -94,19 +94,16 @@ impl Shard {
         if payload > 0 && !self.admit_host(io.now(), payload as u64) {
             return false;
         }
-        let open_room = |s: &Shard| {
-            s.log.streams[Stream::Hot as usize].open.map_or(0, |o| (s.geometry.unit_bytes - o.tail) as usize)
-        };
         let needed = (FIXED_BYTES + header).next_multiple_of(4096) + payload;
-        let mut segment_header = None;
-        let mut room = open_room(self);
-        if room < needed {
+        let mut room = self.room(Stream::Hot);
+        let rolls = room < needed;
+        if rolls {
             if self.log.streams[Stream::Hot as usize].leases.len() < 2 {
+                self.want_hot(payload == 0);
                 return false;
             }
             room = (self.geometry.unit_bytes - SEGMENT_HEADER_BYTES) as usize;
         }
-        let rolls = room > open_room(self) || open_room(self) < needed;
         let (count, header_bytes, payload_bytes) = self.gather(room);
         let header_room = (FIXED_BYTES + header_bytes).next_multiple_of(4096);
         let (Some(mut staging), Some(mut header_buf)) =
@@ -114,12 +111,11 @@ impl Shard {
         else {
             return false;
         };
-        let mut segment_buf = None;
+        let (mut segment_buf, mut segment_header) = (None, None);
         if rolls {
             let Some(buf) = io.alloc(SEGMENT_HEADER_BYTES as usize) else { return false };
             segment_buf = Some(buf);
             segment_header = self.open_segment(Stream::Hot);
-            debug_assert!(segment_header.is_some(), "two leases were there");
         }
         let mut header = HeaderWriter::start(self.log.spare.pop().unwrap_or_default());
         let mut tickets = self.log.spare_tickets.pop().unwrap_or_default();
@@ -144,6 +140,11 @@ impl Shard {
             Launch { header: fixed, bytes, tickets, start, payload: u64::from(payload_len), slices },
         );
         true
+    }
+
+    /// Bytes that are left in a stream's open segment.
+    fn room(&self, stream: Stream) -> usize {
+        self.log.streams[stream as usize].open.map_or(0, |o| (self.geometry.unit_bytes - o.tail) as usize)
     }
 
     /// How many queued batches fit one commit of at most `room` bytes: number, header bytes, payload bytes.
@@ -199,11 +200,10 @@ impl Shard {
         let Some(job) = self.move_jobs.front() else { return false };
         let payload_len: usize = job.data.iter().map(|s| s.len()).sum();
         let header_room = (FIXED_BYTES + 24 + 56 * job.items.len()).next_multiple_of(4096);
-        let room = self.log.streams[Stream::Cold as usize]
-            .open
-            .map_or(0, |o| (self.geometry.unit_bytes - o.tail) as usize);
+        let room = self.room(Stream::Cold);
         let rolls = room < header_room + payload_len;
         if rolls && self.log.streams[Stream::Cold as usize].leases.len() < 2 {
+            self.want(Purpose::Clean);
             return false;
         }
         let (Some(mut header_buf), Some(segment_buf)) =

@@ -37,7 +37,7 @@ use dolmen_io::exec::Notify;
 use dolmen_io::{FileId, Tag};
 use dolmen_types::{Nanos, PgId};
 use std::cell::RefCell;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::rc::Rc;
 
 /// Bytes of all keyed objects of a shard at most: a checkpoint writes them all.
@@ -174,6 +174,8 @@ pub(crate) struct Shard {
     pub(crate) marks: BTreeMap<PgId, Marks>,
     pub(crate) log: Log,
     pub(crate) queue: VecDeque<Pending>,
+    /// Lines whose creation is queued or under way.
+    pub(crate) announced: BTreeSet<u64>,
     pub(crate) reads: read::Reads,
     pub(crate) moving: BTreeMap<(u64, u64), u64>,
     pub(crate) move_jobs: VecDeque<MoveJob>,

@@ -38,6 +38,12 @@ impl Shard {
         }
     }
 
+    /// The hot stream can't go on. Control records dig into the reserve when what hosts may have was not granted at once.
+    pub(crate) fn want_hot(&mut self, control: bool) {
+        let asked = self.log.streams[Stream::Hot as usize].wanted.is_some();
+        self.want(if control && asked { Purpose::Control } else { Purpose::Host });
+    }
+
     /// Keeps enough leases ahead and the pool's owner informed. Once per turn.
     pub(crate) fn look_ahead(&mut self) {
         if self.phase != Phase::Serving {
@@ -56,15 +62,6 @@ impl Shard {
             };
             if state.leases.is_empty() || (soon && state.leases.len() < 2) {
                 self.want(purpose);
-            }
-        }
-        // Control records may dig deeper than host writes when those wait.
-        let head_is_control = self.queue.front().is_some_and(|p| p.payload_bytes == 0);
-        if head_is_control && self.log.flights.is_empty() && self.log.streams[0].leases.len() < 2 {
-            let fits =
-                self.log.streams[0].open.is_some_and(|o| self.geometry.unit_bytes - o.tail >= 64 * 1024);
-            if !fits {
-                self.want(Purpose::Control);
             }
         }
         let live = self.segments.live_bytes();
@@ -129,6 +126,7 @@ impl Shard {
         }
         if give_up && let Some(head) = self.queue.pop_front() {
             self.space.blocked = None;
+            super::append::created(&head.batch).for_each(|line| drop(self.announced.remove(&line)));
             self.refuse(head.ticket, StoreError::Full);
         }
         false

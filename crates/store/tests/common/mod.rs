@@ -36,7 +36,7 @@ impl Setup {
             tuning: ShardTuning {
                 delta_entries: 64,
                 log_bytes: 1 << 20,
-                commit_bytes: 48 * 1024,
+                commit_bytes: 60 * 1024,
                 commits_in_flight: 4,
                 queued_batches: 64,
                 cache_bytes: 8 * BLOCK,
