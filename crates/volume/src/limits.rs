@@ -32,13 +32,13 @@ pub const MAX_WRITE_ZEROES_BYTES: usize = 65_536 * 4096;
 /// Hosts that may be registered with one volume.
 pub const MAX_REGISTRANTS: usize = 128;
 
-/// Commands that may be under way in one core's volumes at once; later ones stand in line.
+/// Commands that may be under way in one core's volumes at once; later ones wait in backlogs.
 pub const MAX_COMMANDS: usize = 65_536;
 
-/// Ranges that one core's commands may hold or wait for at once; later ones stand in line.
+/// Ranges that one core's commands may hold or wait for at once; later ones wait in backlogs.
 pub const MAX_LOCKED_RANGES: usize = 4 * MAX_COMMANDS;
 
-/// Commands of one volume that may be under way at once; later ones stand in line before they are looked at. So no
+/// Commands of one volume that may be under way at once; later ones wait in its backlog before they are looked at. So no
 /// volume takes all slots, and the work that a hot spot causes (every command looks at all that it overlaps) is bounded.
 pub const MAX_VOLUME_COMMANDS: usize = 4096;
 

@@ -45,8 +45,8 @@ pub(crate) struct Volume {
     pub(crate) stats: VolumeStats,
     /// Commands of hosts that have a slot.
     pub(crate) commands: usize,
-    /// Those that stand in line for one, in order of arrival.
-    pub(crate) line: VecDeque<Request>,
+    /// Those that wait for one, in order of arrival.
+    pub(crate) backlog: VecDeque<Request>,
     /// A control request is under way; others wait.
     pub(crate) changing: bool,
 }
@@ -69,14 +69,14 @@ impl Volume {
             reservations: Reservations::default(),
             stats: VolumeStats::default(),
             commands: 0,
-            line: VecDeque::new(),
+            backlog: VecDeque::new(),
             changing: false,
         }
     }
 
-    /// True when a command that arrives now has to stand in line, when `limit` of this volume may be under way.
-    pub(crate) fn must_line_up(&self, limit: usize) -> bool {
-        !self.line.is_empty() || self.commands >= limit
+    /// True when a command that arrives now has to wait for others to end, when `limit` of this volume may be under way.
+    pub(crate) fn must_wait(&self, limit: usize) -> bool {
+        !self.backlog.is_empty() || self.commands >= limit
     }
 
     /// What is told about it. `mapped_blocks` is the log's figure, `stopped` that of its group.

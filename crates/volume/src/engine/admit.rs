@@ -35,19 +35,19 @@ struct Parsed {
 type Refused = (VolumeError, Option<Buf>, Option<Buf>);
 
 impl Volumes {
-    /// A command has arrived: it goes in, or stands in line when its volume or the core has as many as it may.
+    /// A command has arrived: it goes in, or waits in the backlog when its volume or the core has as many as it may.
     pub(crate) fn arrive<L: Log>(&mut self, request: Request, log: &mut L) {
         let slot = request.volume.slot as usize;
         let no_room = !self.has_room();
         match self.volumes.get_mut(slot) {
             Some(volume)
-                if volume.must_line_up(self.volume_limit) || (no_room && volume.life == Life::Serving) =>
+                if volume.must_wait(self.volume_limit) || (no_room && volume.life == Life::Serving) =>
             {
-                if volume.line.is_empty() {
-                    self.lines.push_back(slot);
+                if volume.backlog.is_empty() {
+                    self.backlogs.push_back(slot);
                 }
-                volume.line.push_back(request);
-                self.in_line += 1;
+                volume.backlog.push_back(request);
+                self.backlogged += 1;
             }
             _ => self.admit(request, log),
         }
@@ -58,22 +58,22 @@ impl Volumes {
         !self.ops.is_full(RESERVED_COMMANDS) && self.locks.len() + MAX_DEALLOCATE_RANGES < MAX_LOCKED_RANGES
     }
 
-    /// Lets commands that stand in line go in, one of each volume at a time, while there is room.
-    pub(crate) fn admit_from_lines<L: Log>(&mut self, log: &mut L) {
+    /// Lets commands of backlogs go in, one of each volume at a time, while there is room.
+    pub(crate) fn admit_backlogs<L: Log>(&mut self, log: &mut L) {
         let mut stuck = 0;
-        while stuck < self.lines.len() && self.has_room() {
-            let slot = self.lines.pop_front().expect("there are lines");
+        while stuck < self.backlogs.len() && self.has_room() {
+            let slot = self.backlogs.pop_front().expect("there are backlogs");
             let volume = &mut self.volumes[slot];
             if volume.commands >= self.volume_limit {
-                self.lines.push_back(slot);
+                self.backlogs.push_back(slot);
                 stuck += 1;
                 continue;
             }
             stuck = 0;
-            if let Some(request) = volume.line.pop_front() {
-                self.in_line -= 1;
-                if !volume.line.is_empty() {
-                    self.lines.push_back(slot);
+            if let Some(request) = volume.backlog.pop_front() {
+                self.backlogged -= 1;
+                if !volume.backlog.is_empty() {
+                    self.backlogs.push_back(slot);
                 }
                 self.admit(request, log);
             }

@@ -195,20 +195,20 @@ impl Volumes {
         self.next_sweep_now();
     }
 
-    /// Answers the oldest of those that stand in line while they are late. (Deadlines grow with arrival; one that does
+    /// Answers the oldest of those in backlogs while they are late. (Deadlines grow with arrival; one that does
     /// not is answered when its turn comes.)
-    pub(crate) fn expire_lines<L: Log>(&mut self, log: &mut L) {
+    pub(crate) fn expire_backlogs<L: Log>(&mut self, log: &mut L) {
         let now = log.now();
-        for at in 0..self.lines.len() {
-            let slot = self.lines[at];
+        for at in 0..self.backlogs.len() {
+            let slot = self.backlogs[at];
             let late = |r: &mut Request| now >= r.deadline;
-            while let Some(request) = self.volumes[slot].line.pop_front_if(late) {
-                self.in_line -= 1;
+            while let Some(request) = self.volumes[slot].backlog.pop_front_if(late) {
+                self.backlogged -= 1;
                 self.admit(request, log);
             }
         }
         let volumes = &self.volumes;
-        self.lines.retain(|&slot| !volumes[slot].line.is_empty());
+        self.backlogs.retain(|&slot| !volumes[slot].backlog.is_empty());
     }
 
     /// Ends commands that wait for overlapping ones and can no longer run in time, or were called off.

@@ -263,7 +263,7 @@ fn null_volumes_forget_and_read_zeros() {
 }
 
 #[test]
-fn a_hot_volume_stands_in_line_and_leaves_room_for_others() {
+fn a_hot_volume_waits_for_itself_and_leaves_room_for_others() {
     let mut bench = Bench::new();
     let hot = durable(&mut bench, SectorSize::B4096);
     let other = bench.create(descriptor(2, SectorSize::B4096, VolumeKind::Durable, 8));
@@ -275,13 +275,13 @@ fn a_hot_volume_stands_in_line_and_leaves_room_for_others() {
     let neighbour = bench.send(other, Command::WriteZeroes { lba: 0, blocks: 1, deallocate: true });
     bench.step();
     assert_eq!(bench.log.appends.len(), 2, "one of the hot ones, and the neighbour's");
-    assert_eq!((bench.volumes.outstanding(), bench.volumes.in_line), (many + 2, 101));
+    assert_eq!((bench.volumes.outstanding(), bench.volumes.backlogged), (many + 2, 101));
     while !bench.replies.contains_key(&neighbour) {
         let done = bench.log.end_append().unwrap();
         bench.volumes.on_store_done(done);
         bench.step();
     }
-    assert!(bench.volumes.in_line > 90);
+    assert!(bench.volumes.backlogged > 90);
     // Control requests get through, and so does the end of the volume.
     let third = descriptor(3, SectorSize::B4096, VolumeKind::Durable, 1);
     let created = bench.ask(ControlCommand::Create(Box::new(third)));
@@ -290,11 +290,11 @@ fn a_hot_volume_stands_in_line_and_leaves_room_for_others() {
     assert!(bench.controls[&created].is_ok());
     assert_eq!(bench.replies[&late].result, Err(VolumeError::Expired));
     assert_eq!(bench.replies.values().filter(|r| r.result == Ok(Done::Ok)).count(), many + 1);
-    assert_eq!((bench.volumes.outstanding(), bench.volumes.lines.len()), (0, 0));
+    assert_eq!((bench.volumes.outstanding(), bench.volumes.backlogs.len()), (0, 0));
 }
 
 #[test]
-fn those_in_line_for_a_deleted_volume_are_told() {
+fn those_in_the_backlog_of_a_deleted_volume_are_told() {
     let mut bench = Bench::new();
     let volume = durable(&mut bench, SectorSize::B4096);
     for _ in 0..limits::MAX_VOLUME_COMMANDS + 100 {
@@ -307,7 +307,7 @@ fn those_in_line_for_a_deleted_volume_are_told() {
         |result: Result<Done, VolumeError>| bench.replies.values().filter(|r| r.result == result).count();
     assert_eq!(told(Ok(Done::Ok)) + told(Err(VolumeError::Gone)), limits::MAX_VOLUME_COMMANDS + 100);
     assert!(told(Err(VolumeError::Gone)) > 0);
-    assert_eq!((bench.volumes.outstanding(), bench.volumes.lines.len()), (0, 0));
+    assert_eq!((bench.volumes.outstanding(), bench.volumes.backlogs.len()), (0, 0));
 }
 
 #[test]
