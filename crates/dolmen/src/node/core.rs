@@ -308,7 +308,8 @@ impl Core {
         if let Some(target) = &mut self.target {
             target.step(&mut self.io);
         }
-        more | self.route_requests()
+        more |= self.route_requests();
+        more | self.volumes.as_ref().is_some_and(Volumes::has_work)
     }
 
     /// Takes what the store has finished to the volumes; true when there was something.
@@ -534,7 +535,11 @@ impl Core {
     }
 
     fn open_volumes(&mut self, restart: Restart, answer: Answer<Vec<VolumeInfo>>) {
-        self.volumes = Some(Volumes::new(self.id, &self.groups(), restart, VOLUME));
+        let mut volumes = Volumes::new(self.id, &self.groups(), restart, VOLUME);
+        if let Some(store) = &mut self.store {
+            volumes.open(&mut self.io, store);
+        }
+        self.volumes = Some(volumes);
         self.waiting.volumes = Some(answer);
     }
 
