@@ -2,12 +2,12 @@
 
 use crate::{
     CoreConfig, NodeId, Rng, World,
+    bay::{DriveOp, OpenFile},
     drive::Payload,
-    world::{DriveOp, OpenFile},
 };
 use dolmen_io::{
-    DriveHandle, DriveInfo, Driver, Error, ErrorKind, Event, FileId, ListenerId, Op, OpenDrive, Pool,
-    SocketId, Tag, Wait, Wake,
+    DriveCounters, DriveHandle, DriveInfo, Driver, Error, ErrorKind, Event, FileId, ListenerId, Op,
+    OpenDrive, Pool, SocketId, Tag, Wait, Wake,
 };
 use dolmen_types::{Nanos, UnixMillis};
 use std::{net::SocketAddr, sync::Arc};
@@ -83,8 +83,8 @@ impl SimDriver {
             return inner.cores[self.core].ready.push((tag, Event::Failed { error, buf }));
         };
         let spec = &inner.drives[drive].drive.spec;
+        let align = u64::from(spec.align_bytes);
         let check = |what: &str, offset: u64, len: u64| {
-            let align = u64::from(spec.align_bytes);
             let inside = offset.checked_add(len).is_some_and(|end| end <= spec.size_bytes);
             if inside && offset.is_multiple_of(align) && len.is_multiple_of(align) {
                 return Ok(());
@@ -98,7 +98,8 @@ impl SimDriver {
             },
             Op::Write { offset, data, durable, .. } => {
                 let bytes: Vec<u8> = data.iter().flat_map(|s| s.iter().copied()).collect();
-                match check("write", offset, bytes.len() as u64) {
+                let each = data.iter().try_for_each(|s| check("write", offset, s.len() as u64));
+                match each.and_then(|()| check("write", offset, bytes.len() as u64)) {
                     Ok(()) => {
                         let payload = Payload::Bytes(bytes.into());
                         DriveOp::Write { id: inner.start_write(drive, offset, payload, durable), data }
@@ -211,6 +212,7 @@ impl Driver for SimDriver {
             size_bytes: spec.size_bytes,
             align_bytes: spec.align_bytes,
             block_device: spec.block_device,
+            direct: true,
             created: found.is_none(),
             serial: spec.serial,
             model: spec.model,
@@ -227,6 +229,11 @@ impl Driver for SimDriver {
     fn export_drive(&self, file: FileId) -> Result<DriveHandle, Error> {
         let open = self.file(file).ok_or_else(|| refused("export a drive that is not open".into(), 9))?;
         Ok(DriveHandle(open.clone()))
+    }
+
+    /// Zeros: simulated drives count nothing.
+    fn drive_counters(&self, _: FileId) -> DriveCounters {
+        DriveCounters::default()
     }
 
     fn close_drive(&mut self, file: FileId) {
