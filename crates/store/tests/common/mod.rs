@@ -101,7 +101,12 @@ impl Node {
         let mut io = Io::new(Box::new(world.driver(CoreConfig { node: NODE, pool: pool_config() })));
         let mut exec = Exec::new(EXEC, 64, &io);
         let drives = candidates(&mut io, setup).unwrap();
-        let options = PoolOptions { shards: setup.shards, unit_bytes: Some(setup.unit_bytes), seed: [7; 32] };
+        let options = PoolOptions {
+            shards: setup.shards,
+            unit_bytes: Some(setup.unit_bytes),
+            seed: [7; 32],
+            expect: None,
+        };
         let opening = open_pool(exec.handle(), drives, options);
         exec.handle().spawn(async move { drop(opening.await) }).unwrap();
         let mut events = Vec::new();
