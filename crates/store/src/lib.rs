@@ -4,6 +4,7 @@
 mod batch;
 mod bytes;
 mod check;
+mod checker;
 mod error;
 mod format;
 mod location;
@@ -21,6 +22,7 @@ pub use batch::{
     AppendError, Batch, Done, Key, LineUsage, MAX_BATCH_RECORDS, MAX_OBJECT_BYTES, Marks, Record, Records,
     Ticket,
 };
+pub use checker::{CheckReport, check_pool};
 pub use error::StoreError;
 pub use message::{Purpose, SpaceLevel, ToPool, ToShard, UnitId};
 pub use owner::PoolOwner;
