@@ -45,7 +45,7 @@ impl Reserve {
     pub(crate) fn of(units: u32, unit_bytes: u32, shards: u32) -> Reserve {
         let metadata = (2 * shards).max(units / 80);
         let cleaning = (2 * shards).max(units / 100);
-        let clean_below = metadata + cleaning + (2 * shards).max(units / 50);
+        let clean_below = metadata + cleaning + (2 * shards).max(units / 24);
         // What commits' own headers, open segments and leases ahead take comes out of the 7 % too. A pool too small for that
         // gives up what its shards need to go on.
         let by_share = u64::from(units) * 93 / 100;

@@ -9,7 +9,7 @@ use crate::{
     ToPool, ToShard,
 };
 use dolmen_io::{Buf, Error, Event, FileId, Io, Owner, Tag, TimerId, exec};
-use dolmen_types::{Lba, LineId, PgId, Seq, ShardId};
+use dolmen_types::{Lba, LineId, Nanos, PgId, Seq, ShardId};
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::rc::Rc;
@@ -154,6 +154,7 @@ impl Store {
         let (mut worked, mut waiting) = (false, false);
         for (_, shard) in &self.shards {
             let mut shard = shard.borrow_mut();
+            shard.now = io.now();
             if shard.has_stalled_reads() {
                 shard.retry_stalled(io);
             }
@@ -302,6 +303,7 @@ pub(crate) fn new_shard(id: LogIdentity, geometry: Rc<Geometry>, tuning: ShardTu
         counters: crate::shard::Counters::default(),
         closing: false,
         down: false,
+        now: Nanos(0),
         checkpoint_bell: exec::Notify::default(),
         lease_bell: exec::Notify::default(),
         clean_bell: exec::Notify::default(),

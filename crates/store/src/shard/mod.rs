@@ -186,6 +186,8 @@ pub(crate) struct Shard {
     pub(crate) counters: Counters,
     pub(crate) closing: bool,
     pub(crate) down: bool,
+    /// The time of the turn that is running.
+    pub(crate) now: Nanos,
     /// Wakes the checkpoint task.
     pub(crate) checkpoint_bell: Notify,
     /// Wakes whatever waits for a lease.

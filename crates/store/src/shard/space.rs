@@ -8,7 +8,10 @@ use dolmen_types::Nanos;
 use dolmen_types::limits::BLOCK_BYTES;
 
 /// Cleaned segments that are worth a checkpoint when space is scarce: at most this many at a time.
-const MAX_FREEABLE: usize = 16;
+const MAX_FREEABLE: usize = 128;
+
+/// A unit that was asked for this long ago is not to be had without a checkpoint. Nanoseconds.
+const STARVED_NS: u64 = 10_000_000;
 
 impl Shard {
     /// A message of the pool's owner.
@@ -33,6 +36,9 @@ impl Shard {
     pub(crate) fn want(&mut self, purpose: Purpose) {
         let state = &mut self.log.streams[stream_of(purpose) as usize];
         if state.wanted.is_none_or(|p| p < purpose) {
+            if state.wanted.is_none() {
+                state.wanted_since = self.now;
+            }
             state.wanted = Some(purpose);
             self.to_pool.push(ToPool::Want { shard: self.id.shard, purpose });
         }
@@ -95,6 +101,10 @@ impl Shard {
             self.space.blocked = None;
             self.space.full = false;
             return true;
+        }
+        if !self.log.streams[Stream::Hot as usize].leases.iter().any(|l| l.host) {
+            // Leases that control records took from the reserve are not for host data.
+            self.want(Purpose::Host);
         }
         let mut give_up = self.head_waited(now);
         if !self.allowed(bytes) {
@@ -160,14 +170,19 @@ impl Shard {
             + self.cleaned
     }
 
-    /// Cleaned segments at which a checkpoint pays.
+    /// Cleaned segments at which a checkpoint pays: it rewrites most of the map under a random load, so it should give
+    /// back a few per cent of the pool at a time.
     pub(crate) fn freeable_goal(&self) -> usize {
-        (self.geometry.total_units() / 128).clamp(1, MAX_FREEABLE)
+        (self.geometry.total_units() / 32).clamp(1, MAX_FREEABLE)
     }
 
-    /// True when the head of the queue waits for units.
-    pub(crate) fn starved(&self) -> bool {
-        self.queue.front().is_some_and(|p| p.since != Nanos(0)) || !self.move_jobs.is_empty()
+    /// True when a stream has something to write and has waited for a unit for longer than an answer takes.
+    fn starved(&self) -> bool {
+        let waits = |stream: Stream| {
+            let state = &self.log.streams[stream as usize];
+            state.wanted.is_some() && self.now.since(state.wanted_since) > STARVED_NS
+        };
+        (!self.queue.is_empty() && waits(Stream::Hot)) || (!self.move_jobs.is_empty() && waits(Stream::Cold))
     }
 
     /// Wakes the checkpoint task when a checkpoint is due.
