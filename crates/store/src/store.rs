@@ -298,6 +298,7 @@ pub(crate) fn new_shard(id: LogIdentity, geometry: Rc<Geometry>, tuning: ShardTu
         moving: BTreeMap::new(),
         move_jobs: VecDeque::new(),
         cleaned: 0,
+        cleaner_idle: true,
         checkpoint: crate::shard::CheckpointState::default(),
         space: crate::shard::SpaceState::default(),
         counters: crate::shard::Counters::default(),

@@ -181,6 +181,8 @@ pub(crate) struct Shard {
     pub(crate) move_jobs: VecDeque<MoveJob>,
     /// Segments that cleaning emptied since the last freeze: the next checkpoint frees them.
     pub(crate) cleaned: usize,
+    /// The cleaner finds nothing to gain, or has emptied enough.
+    pub(crate) cleaner_idle: bool,
     pub(crate) checkpoint: CheckpointState,
     pub(crate) space: SpaceState,
     pub(crate) counters: Counters,

@@ -176,13 +176,22 @@ impl Shard {
         (self.geometry.total_units() / 32).clamp(1, MAX_FREEABLE)
     }
 
-    /// True when a stream has something to write and has waited for a unit for longer than an answer takes.
-    fn starved(&self) -> bool {
-        let waits = |stream: Stream| {
-            let state = &self.log.streams[stream as usize];
-            state.wanted.is_some() && self.now.since(state.wanted_since) > STARVED_NS
-        };
-        (!self.queue.is_empty() && waits(Stream::Hot)) || (!self.move_jobs.is_empty() && waits(Stream::Cold))
+    /// True when a stream has waited for a unit for longer than an answer takes.
+    fn starved(&self, stream: Stream) -> bool {
+        let state = &self.log.streams[stream as usize];
+        state.wanted.is_some() && self.now.since(state.wanted_since) > STARVED_NS
+    }
+
+    /// True when space is scarce and a checkpoint now is the way to get some. Each one rewrites a good part of the map under a
+    /// random load, so while the cleaner gets on, even waiting hosts are better served by one that frees several units.
+    fn checkpoint_frees(&self) -> bool {
+        if !self.space.level.clean {
+            return false;
+        }
+        let (freeable, goal) = (self.freeable(), self.freeable_goal());
+        let hosts_wait = !self.queue.is_empty() && self.starved(Stream::Hot);
+        let cleaner_waits = self.cleaner_idle || (!self.move_jobs.is_empty() && self.starved(Stream::Cold));
+        freeable >= goal || (freeable > 0 && cleaner_waits) || (hosts_wait && freeable > goal / 2)
     }
 
     /// Wakes the checkpoint task when a checkpoint is due.
@@ -190,13 +199,11 @@ impl Shard {
         if self.checkpoint.running || self.phase != Phase::Serving {
             return;
         }
-        let scarce = self.space.level.clean;
-        let freeable = if scarce { self.freeable() } else { 0 };
         let due = self.checkpoint.requested
             || self.map.live.len() >= self.delta_limit()
             || self.checkpoint.log_bytes >= self.tuning.log_bytes
             || self.checkpoint.dropping
-            || (scarce && (freeable >= self.freeable_goal() || (freeable > 0 && self.starved())));
+            || self.checkpoint_frees();
         self.checkpoint.requested = due;
         // The last checkpoint waits for everything under way, and looks for itself whether it has ended.
         if due || self.closing {
