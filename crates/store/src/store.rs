@@ -130,6 +130,7 @@ impl Store {
             (KIND_COMMIT, Event::Written(slices)) => {
                 io.recycle(slices);
                 shard.commit_written(id, io.now(), Ok(()));
+                shard.refill_reserve(io);
             }
             (KIND_COMMIT, Event::Failed { error, .. }) => {
                 shard.commit_written(id, io.now(), Err(error.to_string()))
@@ -155,6 +156,7 @@ impl Store {
         for (_, shard) in &self.shards {
             let mut shard = shard.borrow_mut();
             shard.now = io.now();
+            shard.refill_reserve(io);
             if shard.has_stalled_reads() {
                 shard.retry_stalled(io);
             }
@@ -293,6 +295,9 @@ pub(crate) fn new_shard(id: LogIdentity, geometry: Rc<Geometry>, tuning: ShardTu
         marks: BTreeMap::new(),
         log,
         queue: VecDeque::new(),
+        reserve: Vec::new(),
+        kept_pages: Vec::new(),
+        kept_stage: None,
         announced: BTreeSet::new(),
         reads: crate::shard::Reads::default(),
         moving: BTreeMap::new(),

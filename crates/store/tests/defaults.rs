@@ -61,3 +61,27 @@ fn large_commands_at_depth() {
     let mut node = Node::open(&world, &setup).unwrap();
     assert_eq!(node.read(0, 1, 100, 20).unwrap(), model[0][100..120]);
 }
+
+#[test]
+fn a_pool_full_of_queued_data_still_gets_written() {
+    let world = World::new(12);
+    let setup = Setup::tiny(200);
+    let mut node = Node::open(&world, &setup).unwrap();
+    node.commit(0, 1, vec![create(1)]).unwrap();
+    // Every buffer that there is goes into batches that wait.
+    let (mut tickets, mut seq) = (Vec::new(), 1);
+    while node.io.pool().available(BLOCK) > 0 && tickets.len() < 60 {
+        let mut hoard = Vec::new();
+        for i in 0..8 {
+            if node.io.pool().available(BLOCK) > 0 {
+                hoard.push(node.write(1, seq * 10 + i, &[seq * 100 + i + 1]));
+            }
+        }
+        seq += 1;
+        tickets.push(node.append(0, seq, hoard).unwrap());
+    }
+    assert_eq!(node.io.pool().available(BLOCK), 0, "{} batches", tickets.len());
+    for ticket in tickets {
+        assert_eq!(node.wait(ticket).result, Ok(()));
+    }
+}

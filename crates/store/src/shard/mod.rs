@@ -174,6 +174,11 @@ pub(crate) struct Shard {
     pub(crate) marks: BTreeMap<PgId, Marks>,
     pub(crate) log: Log,
     pub(crate) queue: VecDeque<Pending>,
+    /// Buffers kept back, so that a pool full of queued data does not keep that very data from being written.
+    pub(crate) reserve: Vec<dolmen_io::Buf>,
+    /// The checkpoint's own buffers, so that it gets on however full the pool is: pages, and the stage of its writes.
+    pub(crate) kept_pages: Vec<dolmen_io::Buf>,
+    pub(crate) kept_stage: Option<dolmen_io::Buf>,
     /// Lines whose creation is queued or under way.
     pub(crate) announced: BTreeSet<u64>,
     pub(crate) reads: read::Reads,

@@ -2,6 +2,7 @@
 //! for good, and service.
 
 use super::checkpoint::{chunk_holds, flush_drives, write_anchor};
+use super::meta::keep_buffers;
 use super::{Phase, SegmentScan, Shared, checkpoint, clean, replay};
 use crate::format::anchor::{
     ANCHOR_BYTES, ANCHOR_COPIES, ANCHOR_SLOTS, Anchor, Era, MAX_ERAS, anchor_offset,
@@ -50,6 +51,7 @@ async fn recover(shard: &Shared, exec: &Handle) -> Result<(), StoreError> {
     // What was read may still sit in a volatile cache; from here on it counts.
     let drive = |text| StoreError::Drive(text);
     flush_drives(shard, exec).await.map_err(drive)?;
+    keep_buffers(shard, exec).await;
     report(shard);
     first_leases(shard).await;
     let sealed = {
