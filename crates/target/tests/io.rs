@@ -317,3 +317,41 @@ fn draining_answers_what_runs_and_closes() {
         assert!(rig.machines[0].is_gone(ctrl.admin) && queues.iter().all(|&q| rig.machines[0].is_gone(q)));
     }
 }
+
+#[test]
+fn replies_to_hosts_that_are_gone_give_everything_back() {
+    for cores in [1, 2] {
+        let mut rig = Rig::new(50, cores);
+        rig.set(&[space(1, BLOCKS, HostAccess::Any)]);
+        let classes = [4096, PoolConfig::CHUNK_BYTES, PoolConfig::LARGE_BYTES];
+        let free = |rig: &Rig| -> Vec<usize> {
+            rig.cores.iter().flat_map(|c| classes.map(|n| c.io.pool().available(n))).collect()
+        };
+        rig.turns(20);
+        let before = free(&rig);
+        let ctrl = rig.controller(0, HOST);
+        let queues: Vec<Conn> = (1..=3).map(|qid| rig.io_queue(&ctrl, HOST, qid, Digests::NONE)).collect();
+        rig.memory.hold = true;
+        for &q in &queues {
+            rig.send(0, q, block(NvmOpcode::READ, 0, 8), Payload::Read(32768));
+            rig.send(0, q, block(NvmOpcode::WRITE, 0, 1), Payload::InCapsule(vec![1; 4096]));
+            rig.send(0, q, block(NvmOpcode::WRITE, 8, 64), Payload::Write(vec![2; 262_144]));
+            rig.send(0, q, fused(block(NvmOpcode::COMPARE, 99, 1), 1), Payload::InCapsule(vec![0; 4096]));
+            rig.send(0, q, fused(block(NvmOpcode::WRITE, 99, 1), 2), Payload::InCapsule(vec![3; 4096]));
+            // A first half that stays alone, and data that never comes whole.
+            rig.send(0, q, fused(block(NvmOpcode::COMPARE, 5, 1), 1), Payload::InCapsule(vec![0; 4096]));
+        }
+        rig.turns(100);
+        assert_eq!(rig.memory.requests.len(), 4 * 3);
+        rig.machines[0].close(ctrl.admin);
+        rig.turns(100);
+        assert!(queues.iter().all(|&q| rig.machines[0].is_gone(q)));
+        rig.memory.hold = false;
+        rig.turns(100);
+        for core in &rig.cores {
+            let stats = core.target.stats();
+            assert_eq!((stats.connections, stats.controllers, stats.outstanding), (0, 0, 0));
+        }
+        assert_eq!(free(&rig), before);
+    }
+}
