@@ -158,6 +158,8 @@ impl Prepared {
         install_crypto();
         let folder = make_folder(&options.data)?;
         let lock = FolderLock::take(&folder)?;
+        // One left over from a daemon that was killed would send clients to the wrong place.
+        Endpoint::remove(&folder);
         let first = FirstStart {
             cluster_name: options.cluster_name.clone(),
             node_name: host_name(),

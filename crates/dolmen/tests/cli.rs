@@ -192,6 +192,10 @@ fn who_does_not_answer_is_told_with_the_way_out() {
     assert!(bad(5, &["--data", text, "status"]).contains("there is no data folder"));
     std::fs::create_dir(&data).unwrap();
     assert!(bad(5, &["--data", text, "status"]).contains("is not the data folder of a node"));
+    let prepared = Prepared::open(&options(&data)).unwrap();
+    let why = bad(7, &["--data", text, "status"]);
+    assert!(why.contains("is starting") && why.contains(&std::process::id().to_string()), "{why}");
+    drop(prepared);
     start(&data).unwrap().control.stop();
     let why = bad(5, &["--data", text, "status"]);
     assert!(why.contains("is not running") && why.contains("dolmen serve"), "{why}");
@@ -282,6 +286,7 @@ fn the_documentation_is_the_program_s_own_help() {
         let help: Vec<&str> = help.lines().map(str::trim_end).collect();
         out.push_str(&format!("\n## {name}\n\n```text\n{}\n```\n", help.join("\n").trim_end()));
         let names: Vec<String> = command.get_subcommands().map(|sub| sub.get_name().to_string()).collect();
+        let names = names.into_iter().filter(|sub| sub != "help");
         for sub in names {
             let child = command.find_subcommand_mut(&sub).unwrap();
             section(out, child, &format!("{name} {sub}"));

@@ -1,5 +1,5 @@
 //! A whole control side over real TLS on loopback, and a client that writes its requests byte by byte.
-#![allow(dead_code)] // each test file uses its part
+#![allow(dead_code, unreachable_pub)] // each test file uses its part
 
 pub mod plane;
 

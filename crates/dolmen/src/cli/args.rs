@@ -24,7 +24,7 @@ Examples:
 
 /// Disaggregated block storage over NVMe/TCP: the daemon and its command line
 #[derive(Debug, Parser)]
-#[command(name = "dolmen", version, after_help = EXIT_CODES, disable_help_subcommand = true, max_term_width = 110)]
+#[command(name = "dolmen", version, after_help = EXIT_CODES, max_term_width = 110)]
 #[command(subcommand_required = true, arg_required_else_help = true)]
 pub struct Cli {
     /// Flags of every verb.

@@ -57,20 +57,7 @@ fn local(folder: &Path) -> Result<Target, CliError> {
             format!("start a node with 'dolmen serve --data {shown} --drive ...', or name its folder"),
         ));
     }
-    let Some(endpoint) = Endpoint::read(folder) else {
-        let denied = fs::read(folder.join(files::ENDPOINT))
-            .is_err_and(|why| why.kind() == io::ErrorKind::PermissionDenied);
-        return Err(if denied {
-            CliError::new(Exit::NotPermitted, format!("the data folder {shown} can't be read"))
-                .hint("run this command as the user that runs the daemon, or as root")
-        } else if folder.join(files::TOKEN).exists() {
-            CliError::new(Exit::Unreachable, format!("the node of {shown} is not running"))
-                .hint(format!("start it: dolmen serve --data {shown} --drive ..."))
-        } else {
-            CliError::new(Exit::Unreachable, format!("{shown} is not the data folder of a node"))
-                .hint("name the folder that was given to 'dolmen serve --data'")
-        });
-    };
+    let Some(endpoint) = Endpoint::read(folder) else { return Err(no_endpoint(folder)) };
     Ok(Target {
         host: endpoint.api.ip().to_string(),
         port: endpoint.api.port(),
@@ -78,6 +65,31 @@ fn local(folder: &Path) -> Result<Target, CliError> {
         token: read_token(&folder.join(files::TOKEN))?,
         folder: Some(folder.into()),
     })
+}
+
+/// Why a folder has no endpoint, and what to do.
+fn no_endpoint(folder: &Path) -> CliError {
+    let shown = folder.display();
+    let read = fs::read(folder.join(files::ENDPOINT));
+    if read.is_err_and(|why| why.kind() == io::ErrorKind::PermissionDenied) {
+        return CliError::new(Exit::NotPermitted, format!("the data folder {shown} can't be read"))
+            .hint("run this command as the user that runs the daemon, or as root");
+    }
+    let alive = |pid: &u32| Path::new("/proc").join(pid.to_string()).exists();
+    if let Some(pid) = dolmen_cluster::lock::holder(folder).filter(alive) {
+        return CliError::new(
+            Exit::TryAgain,
+            format!("the node of {shown} is starting or stopping (process {pid})"),
+        )
+        .hint("try again in a moment; the daemon's log says how far it is");
+    }
+    if folder.join(files::TOKEN).exists() {
+        CliError::new(Exit::Unreachable, format!("the node of {shown} is not running"))
+            .hint(format!("start it: dolmen serve --data {shown} --drive ..."))
+    } else {
+        CliError::new(Exit::Unreachable, format!("{shown} is not the data folder of a node"))
+            .hint("name the folder that was given to 'dolmen serve --data'")
+    }
 }
 
 fn remote(url: &str, global: &Global) -> Result<Target, CliError> {
