@@ -230,7 +230,7 @@ impl Handle {
 /// What the data plane says about a volume.
 enum Seen {
     /// This.
-    Status(VolumeStatus),
+    Status(Box<VolumeStatus>),
     /// Nothing yet: just made or changed, and nothing is known to be wrong with it.
     Nothing,
     /// It doesn't answer, so nobody is served.
@@ -239,7 +239,7 @@ enum Seen {
 
 impl Seen {
     fn of(status: Option<VolumeStatus>) -> Seen {
-        status.map_or(Seen::Nothing, Seen::Status)
+        status.map_or(Seen::Nothing, |status| Seen::Status(Box::new(status)))
     }
 }
 

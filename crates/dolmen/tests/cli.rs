@@ -1,5 +1,6 @@
 //! The command line as its users run it: the real binary against a real control side over TLS, with a data plane in
 //! memory behind it.
+#![allow(clippy::unwrap_used)] // a test that can't go on fails
 
 #[path = "../../api/tests/support/plane.rs"]
 #[allow(dead_code, unreachable_pub)]
