@@ -17,7 +17,7 @@ mod tell;
 mod wipe;
 
 pub use serve::serve;
-pub use wipe::wipe_drive;
+pub use wipe::{DriveIdentity, identify_drive, wipe_drive};
 
 use std::fmt;
 
