@@ -38,7 +38,7 @@ pub struct Mask {
     pub multishot: bool,
     /// `defer`: completion work runs only when this thread asks for it.
     pub defer: bool,
-    /// `fixed`: the pool is registered with the kernel.
+    /// `fixed`: the pool is registered with the kernel; needs CAP_IPC_LOCK or an unlimited RLIMIT_MEMLOCK.
     pub fixed: bool,
     /// `files`: sockets and drives are registered with the kernel.
     pub files: bool,

@@ -216,6 +216,14 @@ fn block_geometry(file: &File, path: &Path) -> Result<(u64, u32), Error> {
     Ok((bytes, u32::try_from(sector).unwrap_or(USUAL_ALIGN).max(512)))
 }
 
+impl Drop for Opened {
+    fn drop(&mut self) {
+        // The kernel may hold the open file for a moment after our last operation on it; the lock shall not wait for that.
+        // SAFETY: no pointers. Without a lock there is nothing to undo.
+        unsafe { libc::flock(self.fd.as_raw_fd(), libc::LOCK_UN) };
+    }
+}
+
 /// Opened drives are named by their path in messages.
 impl std::fmt::Debug for Opened {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {

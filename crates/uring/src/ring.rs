@@ -128,9 +128,10 @@ impl Ring {
     /// Registers what may be registered; refusals are no failure.
     fn register(&mut self, mask: &Mask, pool: &Pool) {
         let (base, bytes) = pool.region();
-        if !mask.fixed && bytes <= LARGEST_REGISTERED_BYTES {
+        // Under a limit, memory locked for this would be missing for the next core's ring.
+        if !mask.fixed && bytes <= LARGEST_REGISTERED_BYTES && sys::may_lock_memory() {
             let region = libc::iovec { iov_base: base.cast(), iov_len: bytes };
-            // SAFETY: the driver holds the pool until the ring is gone.
+            // SAFETY: registration alone touches nothing, it keeps the pages; requests that name the region hold buffers of it.
             self.features.fixed_buffers =
                 unsafe { self.uring.submitter().register_buffers(&[region]) }.is_ok();
         }
