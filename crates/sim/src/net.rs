@@ -252,8 +252,11 @@ impl Net {
     pub(crate) fn receive(&mut self, core: usize, tag: Tag, sock: SocketId) {
         match self.ends.get_mut(at(sock)).filter(|e| e.open) {
             None => self.events.push((core, tag, closed("receive"))),
-            Some(end) if end.receiving.is_some() || !(end.connected || end.reset) => {
+            Some(end) if end.receiving.is_some() => {
                 self.events.push((core, tag, failed(ErrorKind::Refused, "receive", 0)));
+            }
+            Some(end) if !end.connected => {
+                self.events.push((core, tag, failed(ErrorKind::Connection, "receive", 107)));
             }
             Some(end) => {
                 end.receiving = Some(tag);
@@ -273,8 +276,11 @@ impl Net {
         match self.ends.get_mut(at(sock)).filter(|e| e.open) {
             None => self.events.push((core, tag, closed("send"))),
             Some(end) if end.reset => self.events.push((core, tag, was_reset("send"))),
-            Some(end) if end.sending.is_some() || !end.connected => {
+            Some(end) if end.sending.is_some() => {
                 self.events.push((core, tag, failed(ErrorKind::Refused, "send", 0)));
+            }
+            Some(end) if !end.connected => {
+                self.events.push((core, tag, failed(ErrorKind::Connection, "send", 107)));
             }
             Some(end) => {
                 end.sending = Some(Sending { tag, data, slice: 0, sent: 0 });

@@ -2,7 +2,7 @@
 
 use crate::{
     config::{Features, Mask, UringConfig},
-    errors, sys,
+    errors, process, sys,
     token::{Kind, Token},
 };
 use dolmen_io::{Error, Pool};
@@ -135,7 +135,7 @@ impl Ring {
             self.features.fixed_buffers =
                 unsafe { self.uring.submitter().register_buffers(&[region]) }.is_ok();
         }
-        let files = sys::descriptor_limit().min(MOST_REGISTERED_FILES);
+        let files = process::descriptor_limit().min(MOST_REGISTERED_FILES);
         if !mask.files && self.uring.submitter().register_files_sparse(files).is_ok() {
             self.features.fixed_files = files;
             self.free_files = (0..files).rev().collect();

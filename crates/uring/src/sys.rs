@@ -225,14 +225,6 @@ pub(crate) fn random(mut out: &mut [u8]) {
     }
 }
 
-/// Descriptors that this process may have open.
-pub(crate) fn descriptor_limit() -> u32 {
-    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
-    // SAFETY: `limit` lives across the call.
-    unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &mut limit) };
-    u32::try_from(limit.rlim_cur).unwrap_or(u32::MAX)
-}
-
 /// True when this process may lock any amount of memory: by capability, or for want of a limit.
 pub(crate) fn may_lock_memory() -> bool {
     const VERSION_3: u32 = 0x2008_0522;

@@ -87,6 +87,7 @@ fn files_read_back_what_was_written() {
         assert!(info.created && !info.block_device && info.size_bytes == 8 * MIB);
         assert!(std::fs::metadata(&path).unwrap().blocks() * 512 >= 8 * MIB, "preallocated");
         exercise(&mut core, &info);
+        assert!(std::fs::metadata(&path).unwrap().blocks() * 512 >= 8 * MIB, "discards keep the space");
         core.io.close_drive(info.file);
         let closed = read(&mut core, &info, 0, 4096);
         assert_eq!(kind(&closed), Some(ErrorKind::Closed));
@@ -129,6 +130,12 @@ fn sparse_files_and_their_limits() {
     let sparse = OpenDrive { create_bytes: Some(1 << 40), sparse: true, ..options(&folder.0.join("s")) };
     let info = core.io.open_drive(&sparse).unwrap();
     assert_eq!(info.size_bytes, 1 << 40);
+    let held = || std::fs::metadata(folder.0.join("s")).unwrap().blocks();
+    assert!(matches!(write(&mut core, &info, 1 << 39, &[&pattern(65536, 1)], true), Event::Written(_)));
+    let before = held();
+    core.io.discard(tag(4), info.file, 1 << 39, 65536);
+    assert!(matches!(core.next(4), Event::Discarded));
+    assert!(held() < before, "the space goes back to the file system");
     let huge = OpenDrive { sparse: false, create_bytes: Some(1 << 50), ..options(&folder.0.join("huge")) };
     let error = core.io.open_drive(&huge).unwrap_err();
     assert_eq!(error.kind, ErrorKind::NoSpace, "{error}");
