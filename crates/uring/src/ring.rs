@@ -136,7 +136,10 @@ impl Ring {
                 unsafe { self.uring.submitter().register_buffers(&[region]) }.is_ok();
         }
         let files = process::descriptor_limit().min(MOST_REGISTERED_FILES);
-        if !mask.files && self.uring.submitter().register_files_sparse(files).is_ok() {
+        // Before 6.13 a file that was taken out of the table stayed open until older requests on other files had ended, which
+        // for receives may be never. The nearest thing that can be probed came with 6.15.
+        let closes_at_once = self.uring.params().is_feature_no_iowait();
+        if !mask.files && closes_at_once && self.uring.submitter().register_files_sparse(files).is_ok() {
             self.features.fixed_files = files;
             self.free_files = (0..files).rev().collect();
         }
