@@ -84,6 +84,8 @@ pub(crate) struct Net {
     ends: Vec<End>,
     listeners: Vec<Listener>,
     pools: BTreeMap<usize, Pool>,
+    /// Ends whose receive waits for a buffer.
+    hungry: BTreeSet<usize>,
     cuts: BTreeSet<(NodeId, NodeId)>,
     down: BTreeSet<NodeId>,
     next_port: u16,
@@ -128,6 +130,7 @@ impl Net {
             ends: Vec::new(),
             listeners: Vec::new(),
             pools: BTreeMap::new(),
+            hungry: BTreeSet::new(),
             cuts: BTreeSet::new(),
             down: BTreeSet::new(),
             next_port: FIRST_EPHEMERAL,
@@ -303,9 +306,11 @@ impl Net {
 
     /// Receives that waited for buffers go on.
     pub(crate) fn pump_core(&mut self, core: usize) {
-        for end in 0..self.ends.len() {
-            if self.ends[end].core == core && self.ends[end].receiving.is_some() {
+        for end in std::mem::take(&mut self.hungry) {
+            if self.ends[end].core == core {
                 self.pump_receive(end);
+            } else {
+                self.hungry.insert(end);
             }
         }
     }
@@ -474,7 +479,10 @@ impl Net {
         let chunk = PoolConfig::CHUNK_BYTES.min(pool.largest());
         let e = &mut self.ends[end];
         while let (Some(tag), false) = (e.receiving, e.incoming.is_empty()) {
-            let Some(mut buf) = pool.alloc(chunk) else { return };
+            let Some(mut buf) = pool.alloc_fitting(chunk) else {
+                self.hungry.insert(end);
+                return;
+            };
             let most = e.incoming.len().min(chunk);
             let n = if self.rng.one_in(4) { 1 + self.rng.index(most) } else { most };
             fill(&mut buf, n, &mut e.incoming);
