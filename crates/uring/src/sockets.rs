@@ -62,7 +62,7 @@ struct Slot {
 pub(crate) struct Sockets {
     slots: Vec<Slot>,
     free: Vec<usize>,
-    /// Slots whose receive waits for a chunk, longest wait first; some may have stopped waiting.
+    /// Slots whose receive waits for a chunk, longest wait first.
     starved: VecDeque<usize>,
 }
 
@@ -131,6 +131,7 @@ impl Sockets {
             Receive::Starved(tag) => {
                 socket.receive = Receive::Idle;
                 out.push((tag, Event::ReceiveStopped));
+                self.starved.retain(|&waiting| waiting != index);
             }
             Receive::Armed(_) => {
                 socket.stopping = true;
@@ -171,6 +172,7 @@ impl Sockets {
         for (kind, _) in under_way.into_iter().filter(|(_, busy)| *busy) {
             ring.cancel(Token::new(kind, index, generation));
         }
+        self.starved.retain(|&waiting| waiting != index);
         self.finish_close(index, ring, out);
     }
 
