@@ -1,7 +1,7 @@
 //! The io_uring itself: set-up and probing, pushing requests, entering the kernel, taking completions.
 
 use crate::{
-    config::{Features, Mask, UringConfig},
+    config::{Features, UringConfig},
     errors, process, sys,
     token::{Kind, Token},
 };
@@ -121,15 +121,17 @@ impl Ring {
         };
         let (free_files, early) = (Vec::new(), Vec::new());
         let mut ring = Ring { uring, registered: None, features, free_files, outstanding: 0, early };
-        ring.register(mask, pool);
+        ring.register(config, pool);
         Ok(ring)
     }
 
     /// Registers what may be registered; refusals are no failure.
-    fn register(&mut self, mask: &Mask, pool: &Pool) {
+    fn register(&mut self, config: &UringConfig, pool: &Pool) {
+        let mask = &config.mask;
         let (base, bytes) = pool.region();
         // Under a limit, memory locked for this would be missing for the next core's ring.
-        if !mask.fixed && bytes <= LARGEST_REGISTERED_BYTES && sys::may_lock_memory() {
+        if config.register_pool && !mask.fixed && bytes <= LARGEST_REGISTERED_BYTES && sys::may_lock_memory()
+        {
             let region = libc::iovec { iov_base: base.cast(), iov_len: bytes };
             // SAFETY: registration alone touches nothing, it keeps the pages; requests that name the region hold buffers of it.
             self.features.fixed_buffers =
