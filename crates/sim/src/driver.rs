@@ -2,8 +2,8 @@
 
 use crate::{
     CoreConfig, NodeId, Rng, World,
+    bay::{DriveOp, OpenFile},
     drive::Payload,
-    world::{DriveOp, OpenFile},
 };
 use dolmen_io::{
     DriveHandle, DriveInfo, Driver, Error, ErrorKind, Event, FileId, ListenerId, Op, OpenDrive, Pool,
@@ -83,8 +83,8 @@ impl SimDriver {
             return inner.cores[self.core].ready.push((tag, Event::Failed { error, buf }));
         };
         let spec = &inner.drives[drive].drive.spec;
+        let align = u64::from(spec.align_bytes);
         let check = |what: &str, offset: u64, len: u64| {
-            let align = u64::from(spec.align_bytes);
             let inside = offset.checked_add(len).is_some_and(|end| end <= spec.size_bytes);
             if inside && offset.is_multiple_of(align) && len.is_multiple_of(align) {
                 return Ok(());
@@ -98,7 +98,8 @@ impl SimDriver {
             },
             Op::Write { offset, data, durable, .. } => {
                 let bytes: Vec<u8> = data.iter().flat_map(|s| s.iter().copied()).collect();
-                match check("write", offset, bytes.len() as u64) {
+                let each = data.iter().try_for_each(|s| check("write", offset, s.len() as u64));
+                match each.and_then(|()| check("write", offset, bytes.len() as u64)) {
                     Ok(()) => {
                         let payload = Payload::Bytes(bytes.into());
                         DriveOp::Write { id: inner.start_write(drive, offset, payload, durable), data }

@@ -20,6 +20,8 @@
 //! Everything runs in the calling thread. Drives are known by (machine, path) and outlive processes.
 #![forbid(unsafe_code)]
 
+mod bay;
+mod config;
 mod drive;
 mod driver;
 mod image;
@@ -28,9 +30,10 @@ mod record;
 mod rng;
 mod world;
 
+pub use config::{CoreConfig, DriveFaults, Fault, NodeId};
 pub use drive::{DriveSpec, SECTOR};
 pub use driver::SimDriver;
 pub use image::Image;
 pub use record::{CrashLimits, CrashState, CrashStates, Recording};
 pub use rng::Rng;
-pub use world::{CoreConfig, DriveFaults, Fault, NodeId, World};
+pub use world::World;

@@ -15,6 +15,8 @@
 //! Linux 6.1 is the floor. Later or optional features are probed at start, reported by [`Uring::features`], and each can
 //! be masked ([`Mask`]), so that the paths without them are tested too.
 
+#[cfg(feature = "bench")]
+pub mod bench;
 mod chunks;
 mod config;
 mod driver;
