@@ -165,7 +165,8 @@ impl Subsystem {
             self.admin.push_back(id);
             return;
         }
-        let queues = self.path.io_queues().max(1).min(self.lanes.len());
+        // While the path is down all lanes fill; those that are not granted are spread over the others then.
+        let queues = if self.path.is_live() { self.path.io_queues().max(1) } else { self.lanes.len() };
         let lane = match slot.origin {
             Origin::Caller { queue: Some(q), .. } => usize::from(q) % queues,
             _ => {
