@@ -8,7 +8,7 @@ mod pair;
 
 use common::{BLOCK, Behaviour};
 use dolmen_initiator::{
-    Command, Data, ErrorKind, Failure, Namespace, Notice, Resend, State,
+    Command, Data, ErrorKind, Failure, Namespace, Notice, Request, Resend, State,
     load::{Load, LoadOptions, Mix, Pattern, Rng},
 };
 use dolmen_nvme::{
@@ -163,6 +163,35 @@ fn deadlines_end_commands_wherever_they_are() {
     let at = p.io.now().plus_ms(100);
     p.submit_by(3, at, Command::Flush { nsid: 1 });
     assert_eq!(p.wait(3).result, Err(Failure::Expired));
+}
+
+/// A silent controller and impatient callers: what was given up keeps its identifier, and nothing overflows.
+#[test]
+fn many_commands_given_up_are_bounded() {
+    let mut p = Pair::new(8, Behaviour { swallow: usize::MAX, ..Behaviour::default() }, |o| {
+        (o.queue_depth, o.backlog) = (8, 4);
+        o.io_timeout_ms = 2000;
+    });
+    p.live();
+    let (mut ticket, mut full) = (0, false);
+    for _ in 0..20 {
+        loop {
+            let (deadline, buf) = (p.io.now().plus_ms(20), p.buf(BLOCK, 0));
+            let command = Command::Read { nsid: 1, lba: 0, blocks: 1, buf };
+            let request = Request { ticket, deadline, queue: None, command };
+            ticket += 1;
+            if p.initiator.submit(&mut p.io, p.id, request).is_err() {
+                full = true;
+                break;
+            }
+        }
+        let before = p.io.now();
+        p.until("the deadlines", |p| p.io.now().since(before) > 50_000_000);
+        assert_eq!(p.completions.drain(..).filter(|c| c.result == Err(Failure::Expired)).count(), 20);
+    }
+    assert!(full);
+    p.peer.behaviour.swallow = 0;
+    assert_eq!(p.write(0, 1, 1).result, Ok(0));
 }
 
 #[test]
