@@ -134,10 +134,10 @@ impl Session {
     /// What the controller said of itself.
     ///
     /// # Panics
-    /// Never: a session exists only once its controller was identified.
+    /// Never: a session exists only once its controller was live.
     #[must_use]
     pub fn identity(&self) -> &Identity {
-        self.initiator.identity(self.subsystem).expect("a session's controller was identified")
+        self.initiator.identity(self.subsystem).expect("a session's controller was live")
     }
 
     /// The subsystem, for a [`Load`].
@@ -392,7 +392,7 @@ impl Session {
             while under_way < WINDOW && next < length && outcome.is_ok() {
                 let range = next..length.min(next + piece);
                 let Some(buf) = self.io.alloc(range.len()) else { break };
-                let at = lba + (range.start / block) as u64;
+                let at = lba.saturating_add((range.start / block) as u64);
                 let blocks = u32::try_from(range.len() / block).expect("at most 65,536");
                 let command = make(buf, range.clone(), at, blocks);
                 let request = Request { ticket: range.start as u64, deadline, queue: None, command };
