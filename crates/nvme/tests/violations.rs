@@ -159,6 +159,7 @@ fn data_from_the_host() {
     assert_eq!(refused(&mut asked(), &h2c(4, 0, 1000, 100, 0)), field(8));
     assert_eq!(refused(&mut asked(), &h2c(5, 0, 999, 100, 0)), range);
     assert_eq!(refused(&mut asked(), &h2c(5, 0, 9950, 100, 0)), range);
+    assert_eq!(refused(&mut asked(), &h2c(5, 0, 9997, 4, 0)), range, "one byte too many");
     assert_eq!(refused(&mut asked(), &h2c(5, 0, u32::MAX, 4, 0)), range);
     assert_eq!(refused(&mut asked(), &h2c(5, 0, 1004, 100, 0)), sequence);
     assert_eq!(refused(&mut asked(), &h2c(5, 0, 1000, 100, LAST)), sequence);
@@ -282,6 +283,17 @@ fn what_a_controller_can_do_wrong() {
     assert_eq!(refused_by_host(&mut fresh(), IcResp::new(32, 0, 4096).as_bytes()), field(10));
     assert_eq!(refused_by_host(&mut fresh(), IcResp::new(0, 0, 4095).as_bytes()), field(12));
     assert_eq!(refused_by_host(&mut fresh(), &resp(0)), sequence);
+}
+
+#[test]
+fn a_host_keeps_to_maxh2cdata() {
+    let (mut host, _) = Terms::PLAIN.connected();
+    let mut out = [0; 100];
+    host.write_command(&mut out, &Sqe::new(1, 0), CommandData::Write(5000)).unwrap();
+    let r2t = DataHeader::new(PduKind::R2T, 0, 3, 0, 5000);
+    host.receive(&mut r2t.as_bytes()).unwrap().unwrap();
+    let mut piece = || host.write_h2c_data(&mut out, 0, u32::MAX).map(|p| (p.offset, p.length, p.last));
+    assert_eq!([piece(), piece(), piece()], [Some((0, 4096, false)), Some((4096, 904, true)), None]);
 }
 
 #[test]

@@ -6,7 +6,7 @@ use crate::{
     drive::Payload,
 };
 use dolmen_io::{
-    DriveHandle, DriveInfo, Driver, Error, ErrorKind, Event, FileId, ListenerId, Op, OpenDrive, Pool,
+    DriveCounters, DriveHandle, DriveInfo, Driver, Error, ErrorKind, Event, FileId, ListenerId, Op, OpenDrive, Pool,
     SocketId, Tag, Wait, Wake,
 };
 use dolmen_types::{Nanos, UnixMillis};
@@ -229,6 +229,11 @@ impl Driver for SimDriver {
     fn export_drive(&self, file: FileId) -> Result<DriveHandle, Error> {
         let open = self.file(file).ok_or_else(|| refused("export a drive that is not open".into(), 9))?;
         Ok(DriveHandle(open.clone()))
+    }
+
+    /// Zeros: simulated drives count nothing.
+    fn drive_counters(&self, _: FileId) -> DriveCounters {
+        DriveCounters::default()
     }
 
     fn close_drive(&mut self, file: FileId) {

@@ -45,6 +45,8 @@ impl Target {
         capsule_data: u32,
     ) -> Taken {
         let Some(controller) = self.controllers.get_mut(id) else { return Taken::Yes };
+        // Discovery clients in the field leave the SGL of these commands empty or too short; the command's own length rules.
+        let lenient = controller.kind == Kind::Discovery;
         controller.hear(io.now());
         let checked = if controller.is_ready() {
             needs(sqe, controller.kind)
@@ -59,7 +61,7 @@ impl Target {
                 Err(status) => Err(status),
             },
             Ok(Needs::ToHost(length)) => {
-                if (sqe.data_pointer.length.get() as usize) < length {
+                if !lenient && (sqe.data_pointer.length.get() as usize) < length {
                     Err(Status::DATA_SGL_LENGTH_INVALID.with_dnr())
                 } else if self.reserve_page(io, key, length) {
                     self.execute(io, key, id, sqe, &[])
@@ -158,7 +160,7 @@ impl Target {
         }
     }
 
-    /// Abort (Base 5.1), as far as it goes: a waiting event request, or a write whose R2T was not sent yet. Dword 0 is 0
+    /// Abort (Base 5.1), as far as it goes: a waiting event request, or an I/O command that waits here for memory. Dword 0 is 0
     /// when the command was aborted, 1 when not; what a volume has takes its course.
     fn abort(&mut self, io: &mut Io, key: Key, id: u16, sqe: &Sqe) -> u32 {
         let [q0, q1, c0, c1] = sqe.cdw10.get().to_le_bytes();
@@ -180,7 +182,8 @@ impl Target {
             controller.queues.iter().find(|(q, at)| *q == qid && at.core == own).map(|(_, at)| at.connection);
         let Some(queue) = queue else { return 1 };
         let waits = |r: &&Key| self.requests.get(**r).is_some_and(|slot| slot.sqe.cid.get() == cid);
-        let found = self.connections.get(queue).and_then(|c| c.unsolicited.iter().find(waits).copied());
+        let waiting = self.connections.get(queue).map(|c| c.unsolicited.iter().chain(&c.parked));
+        let found = waiting.and_then(|mut keys| keys.find(waits).copied());
         match found {
             Some(request) if !self.is_half(queue, request) => {
                 self.abandon(io, request, aborted);
@@ -194,7 +197,7 @@ impl Target {
     fn is_half(&self, queue: Key, request: Key) -> bool {
         let first = self.connections.get(queue).and_then(|c| c.first_half);
         first == Some(FirstHalf::Request(request))
-            || self.requests.get(request).is_none_or(|r| r.partner.is_some() || r.stage != Stage::Unsolicited)
+            || self.requests.get(request).is_none_or(|r| r.partner.is_some() || r.stage == Stage::Volume)
     }
 
     // Events.

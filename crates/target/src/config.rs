@@ -54,7 +54,8 @@ impl Default for Timeouts {
 pub struct Bounds {
     /// Connections; one more is closed at accept.
     pub connections: u32,
-    /// Commands under way on all connections.
+    /// Entries of all submission queues together: a Connect beyond is refused as busy. Memory for them (some 250 bytes
+    /// each) is taken when they are used.
     pub requests: u32,
     /// Payload bytes that one connection may hold in buffers (data under way and replies not yet sent).
     pub connection_bytes: usize,
@@ -64,7 +65,7 @@ pub struct Bounds {
 
 impl Default for Bounds {
     fn default() -> Self {
-        Bounds { connections: 4096, requests: 16_384, connection_bytes: 4 << 20, solicited_bytes: 32 << 20 }
+        Bounds { connections: 4096, requests: 1 << 19, connection_bytes: 4 << 20, solicited_bytes: 32 << 20 }
     }
 }
 

@@ -9,7 +9,7 @@ use dolmen_nvme::{
 use dolmen_types::{Nanos, Nqn};
 use std::{collections::VecDeque, net::SocketAddr};
 
-/// Replies that may wait on a connection whose host does not read, before its commands are not read either. Bytes.
+/// Replies that may wait on a connection whose host does not read, before no more data is fetched for it. Bytes.
 const MAX_STAGED_BYTES: usize = 1 << 20;
 
 /// R2Ts open on one connection; further writes wait for their turn.
@@ -87,7 +87,7 @@ pub(crate) enum FirstHalf {
     Refused,
 }
 
-/// A command that could not be started for want of memory.
+/// A command that could not be started: its in-capsule data has nowhere to go, or the queue is full.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct HeldCommand {
     pub(crate) sqe: Sqe,
@@ -113,6 +113,8 @@ pub(crate) struct Connection {
     /// Entries of the submission queue.
     pub(crate) sq_entries: u16,
     sq_head: u16,
+    /// Request slots that are set aside for it.
+    pub(crate) granted: u32,
     /// Commands that have a request slot.
     pub(crate) outstanding: u32,
     /// Bytes of payload buffers of those.
@@ -123,6 +125,8 @@ pub(crate) struct Connection {
     pub(crate) first_half: Option<FirstHalf>,
     /// Requests that wait for an R2T.
     pub(crate) unsolicited: VecDeque<Key>,
+    /// Reads that wait for memory.
+    pub(crate) parked: VecDeque<Key>,
     pub(crate) held: Option<HeldCommand>,
     /// Chunks that wait to be parsed, and how far the first one is.
     pub(crate) backlog: VecDeque<Buf>,
@@ -156,12 +160,14 @@ impl Connection {
             success_flag: false,
             sq_entries: 1,
             sq_head: 0,
+            granted: 0,
             outstanding: 0,
             held_bytes: 0,
             solicited_bytes: 0,
             capsule: Capsule::Discard,
             first_half: None,
             unsolicited: VecDeque::new(),
+            parked: VecDeque::new(),
             held: None,
             backlog: VecDeque::new(),
             parsed: 0,
@@ -174,12 +180,34 @@ impl Connection {
         }
     }
 
-    /// True when no further command may be taken now: its replies are not read, or it has all the memory that is its
-    /// share. A host that keeps to its queue depth gets here only by moving a lot of data.
+    /// True when no further data for the host may be fetched now: what is there already is not read, or takes all the
+    /// memory that is this connection's share.
     pub(crate) fn is_congested(&self, bounds: &Bounds) -> bool {
+        self.is_unread() || self.held_bytes >= bounds.connection_bytes
+    }
+
+    /// True when the host does not read what it is sent: then it need not be heard either.
+    pub(crate) fn is_unread(&self) -> bool {
         self.outbox.bytes() >= MAX_STAGED_BYTES
-            || self.held_bytes >= bounds.connection_bytes
-            || self.outstanding >= u32::from(self.sq_entries)
+    }
+
+    /// True when the host has as many commands under way as its queue has entries; one more is against the rules.
+    pub(crate) fn is_full(&self) -> bool {
+        self.outstanding >= u32::from(self.sq_entries)
+    }
+
+    /// Keeps received bytes for later. While parsing is held up, small pieces share a buffer: memory that waits is
+    /// proportional to what was sent, not to how it was cut.
+    pub(crate) fn keep(&mut self, chunk: Buf) {
+        if let Some(last) = self.backlog.back_mut() {
+            let (old, new) = (last.len(), last.len() + chunk.len());
+            if new <= last.capacity() {
+                last.set_len(new);
+                last[old..].copy_from_slice(&chunk);
+                return;
+            }
+        }
+        self.backlog.push_back(chunk);
     }
 
     /// True when parsing must not go on.
@@ -212,6 +240,8 @@ impl Connection {
 pub(crate) enum Stage {
     /// Its in-capsule data is coming.
     Capsule,
+    /// A read that waits for memory.
+    Parked,
     /// It waits for an R2T.
     Unsolicited,
     /// The data that its R2T asked for is coming.
@@ -243,4 +273,16 @@ pub(crate) struct Request {
     pub(crate) partner: Option<Key>,
     /// True on an admin queue, or before there is one.
     pub(crate) admin: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Thousands of connections and queues hundreds deep: what one of each costs is a promise.
+    #[test]
+    fn connections_and_requests_are_small() {
+        assert!(size_of::<Connection>() <= 1280, "{}", size_of::<Connection>());
+        assert!(size_of::<Request>() <= 256, "{}", size_of::<Request>());
+    }
 }

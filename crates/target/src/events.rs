@@ -3,7 +3,7 @@
 //!
 //! An event that was reported is not reported again until the host has read its log page with RAE clear; what happens
 //! meanwhile shows in that page. So a host that reads what it is told about never misses a change, and a storm of
-//! changes costs one completion.
+//! changes costs one completion. (The discovery event is the exception, see [`Notice::masks`].)
 
 use std::collections::VecDeque;
 
@@ -34,6 +34,12 @@ const ALL: [Notice; 4] = [Notice::Namespace, Notice::Ana, Notice::Discovery, Not
 impl Notice {
     fn bit(self) -> u8 {
         1 << self as u8
+    }
+
+    /// True when a report masks the next one until the page is read. A persistent discovery client reads the page on
+    /// another connection and never on this one, so its next request alone re-arms the event.
+    fn masks(self) -> bool {
+        self != Notice::Discovery
     }
 
     /// Completion dword 0: type in bits 2:0, information in 15:8, log page in 23:16 (Base figure 145).
@@ -174,7 +180,9 @@ impl Events {
         let notice = ALL.into_iter().find(|n| self.raised & n.bit() != 0)?;
         let cid = self.requests.pop_front()?;
         self.raised &= !notice.bit();
-        self.masked |= notice.bit();
+        if notice.masks() {
+            self.masked |= notice.bit();
+        }
         Some((cid, notice.dw0()))
     }
 

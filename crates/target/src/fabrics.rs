@@ -148,6 +148,9 @@ impl Target {
         if command.sq_size == 0 || command.sq_size >= limits::MAX_ADMIN_DEPTH {
             return Err(invalid(ConnectError::SQ_SIZE));
         }
+        if !self.grant(key, command.sq_size + 1) {
+            return Err((Status::CONNECT_CONTROLLER_BUSY, 0));
+        }
         let connection = self.connections.get(key).ok_or((Status::INTERNAL_ERROR, 0))?;
         let (peer, now) = (connection.peer.ip().to_canonical(), io.now());
         let view = self.hold_view(&host.nqn, peer);
@@ -178,6 +181,9 @@ impl Target {
         }
         if command.sq_size == 0 || command.sq_size >= limits::MAX_QUEUE_DEPTH {
             return Err(invalid(ConnectError::SQ_SIZE));
+        }
+        if !self.grant(key, command.sq_size + 1) {
+            return Err((Status::CONNECT_CONTROLLER_BUSY, 0));
         }
         let own = self.config.core;
         let connection = self.connections.get_mut(key).ok_or((Status::INTERNAL_ERROR, 0))?;

@@ -10,11 +10,11 @@ use crate::{
 use dolmen_nvme::spec::{
     Cns, IdentifyCommand, IdentifyController, IdentifyIndependent, IdentifyNamespace, IdentifyNvmController,
     IdentifyNvmNamespace, NamespaceIdDescriptor, SPEC_VERSION_1_4, Sqe, Status, controller_attributes,
-    set_padded_ascii,
+    identify_list, set_padded_ascii,
 };
 use dolmen_types::{Nqn, limits, volume::SectorSize};
 use dolmen_volume::limits as volume_limits;
-use zerocopy::IntoBytes;
+use zerocopy::{IntoBytes, little_endian::U16};
 
 /// Highest namespace id that we report (NN); ids are handed out below it.
 pub const MAX_NSID: u32 = 1 << 20;
@@ -79,6 +79,11 @@ pub(crate) fn page(sqe: &Sqe, who: &Subject<'_>) -> Result<Vec<u8>, Status> {
         Cns::INDEPENDENT_NAMESPACE => {
             Ok(find(who, nsid)?.map_or_else(IdentifyIndependent::zeroed, independent).as_bytes().to_vec())
         }
+        Cns::CONTROLLERS => Ok(controllers(who, command.controller)),
+        Cns::NAMESPACE_CONTROLLERS => {
+            let seen = find(who, nsid)?.is_some();
+            Ok(controllers(who, if seen { command.controller } else { u16::MAX }))
+        }
         Cns::IO_COMMAND_SETS => {
             // One combination: the NVM Command Set alone.
             let mut page = vec![0; IdentifyCommand::DATA_BYTES];
@@ -107,6 +112,13 @@ fn active(who: &Subject<'_>, after: u32) -> Result<Vec<u8>, Status> {
     }
     page.resize(IdentifyCommand::DATA_BYTES, 0);
     Ok(page)
+}
+
+/// A controller list: a host is told of the controller that it asks and of no other, for those may be other hosts'.
+fn controllers(who: &Subject<'_>, first: u16) -> Vec<u8> {
+    let mut page = [U16::ZERO; identify_list::CONTROLLERS + 1];
+    identify_list::write_controllers(&mut page, first, [who.controller]);
+    page.as_bytes().to_vec()
 }
 
 /// Identify Controller.
@@ -154,8 +166,7 @@ fn controller(who: &Subject<'_>) -> IdentifyController {
     // Compare, Dataset Management, Write Zeroes, Save/Select, reservations, Timestamp, Verify, Copy.
     page.optional_nvm = (1u16 | 1 << 2 | 1 << 3 | 1 << 4 | 1 << 5 | 1 << 6 | 1 << 7 | 1 << 8).into();
     page.fused = 1.into();
-    // No volatile write cache; Flush may name all namespaces.
-    page.write_cache = 0b110;
+    // VWC stays 0: what is acknowledged is durable.
     // In units of the smallest format, so that it holds for both.
     page.atomic_write = blocks_minus_one(volume_limits::ATOMIC_WRITE_BYTES, 4096).into();
     page.atomic_write_power_fail = page.atomic_write;

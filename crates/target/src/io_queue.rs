@@ -48,9 +48,6 @@ impl Target {
             return Ok(Taken::Yes);
         };
         let (volume, transfer) = (plan.space.volume, plan.transfer);
-        if !self.requests.has_room() {
-            return Ok(Taken::NoMemory);
-        }
         match transfer {
             Transfer::FromHost(length) => {
                 let plan = DataPlan::of(sqe, capsule_data)?;
@@ -63,46 +60,86 @@ impl Target {
                 if DataPlan::of(sqe, capsule_data)? != (DataPlan::Transport { length }) {
                     return Err(LENGTH_INVALID);
                 }
-                let Some(buf) = io.alloc(length as usize) else { return Ok(Taken::NoMemory) };
-                let new = NewRequest { held: buf.capacity(), length, stamps: received(io), buf: None };
-                let Some(request) = self.add_request(key, sqe, Stage::Volume, new) else {
+                let congested = self.connections.get(key).is_none_or(|c| c.is_congested(&self.config.bounds));
+                let buf = if congested { None } else { io.alloc(length as usize) };
+                let held = buf.as_ref().map_or(0, Buf::capacity);
+                let stage = if buf.is_some() { Stage::Volume } else { Stage::Parked };
+                let new = NewRequest { held, length, stamps: received(io), buf: None };
+                let Some(request) = self.add_request(key, sqe, stage, new) else {
                     return Ok(Taken::NoMemory);
                 };
-                self.submit_with(io, request, volume, Some(buf), matches!(transfer, Transfer::Report(_)))
+                match buf {
+                    Some(buf) => self.fetch(io, request, volume, buf),
+                    None => self.park(key, request),
+                }
+                Ok(Taken::Yes)
             }
             Transfer::Nothing => {
                 let new = NewRequest { stamps: received(io), ..NewRequest::default() };
                 let Some(request) = self.add_request(key, sqe, Stage::Volume, new) else {
                     return Ok(Taken::NoMemory);
                 };
-                self.submit_with(io, request, volume, None, false)
+                match nvm::command(sqe, None) {
+                    Ok(Some(command)) => self.submit(io, request, volume, command),
+                    Ok(None) => self.complete(io, request, Status::SUCCESS),
+                    Err(status) => self.complete(io, request, status),
+                }
+                Ok(Taken::Yes)
             }
         }
     }
 
-    /// Makes the volume's command and sends it; a report's buffer stays here until there is a report.
-    fn submit_with(
-        &mut self,
-        io: &mut Io,
-        request: Key,
-        volume: VolumeRef,
-        buf: Option<Buf>,
-        keep: bool,
-    ) -> Result<Taken, Status> {
-        let Some(slot) = self.requests.get_mut(request) else { return Ok(Taken::Yes) };
+    /// Sends a command that brings data for the host; a report's buffer stays here until there is a report.
+    fn fetch(&mut self, io: &mut Io, request: Key, volume: VolumeRef, buf: Buf) {
+        let Some(slot) = self.requests.get_mut(request) else { return };
         let sqe = slot.sqe;
-        let given = if keep {
-            slot.buf = buf;
-            None
+        let given = if sqe.opcode == NvmOpcode::READ.0 {
+            Some(buf)
         } else {
-            buf
+            slot.buf = Some(buf);
+            None
         };
         match nvm::command(&sqe, given) {
             Ok(Some(command)) => self.submit(io, request, volume, command),
             Ok(None) => self.complete(io, request, Status::SUCCESS),
             Err(status) => self.complete(io, request, status),
         }
-        Ok(Taken::Yes)
+    }
+
+    /// Lets a read wait for memory beside the stream.
+    fn park(&mut self, key: Key, request: Key) {
+        self.stats.traffic.stalls += 1;
+        if let Some(connection) = self.connections.get_mut(key) {
+            connection.counters.stalls += 1;
+            connection.parked.push_back(request);
+        }
+        self.stall(key);
+    }
+
+    /// Starts reads that waited for memory, as far as there is some now.
+    pub(crate) fn unpark(&mut self, io: &mut Io, key: Key) {
+        loop {
+            let Some(connection) = self.connections.get_mut(key) else { return };
+            let Some(&request) = connection.parked.front() else { return };
+            let Some(slot) = self.requests.get_mut(request) else {
+                connection.parked.pop_front();
+                continue;
+            };
+            let congested = connection.is_congested(&self.config.bounds);
+            let Some(buf) = (!congested).then(|| io.alloc(slot.length as usize)).flatten() else {
+                self.stall(key);
+                return;
+            };
+            connection.parked.pop_front();
+            connection.held_bytes += buf.capacity();
+            slot.held = buf.capacity();
+            let nsid = slot.sqe.nsid.get();
+            let space = connection.view.and_then(|view| self.views.at(view).find(nsid));
+            match space.map(|s| s.volume) {
+                Some(volume) => self.fetch(io, request, volume, buf),
+                None => self.abandon(io, request, Status::INVALID_NAMESPACE.with_dnr()),
+            }
+        }
     }
 
     /// A fused command, or an ordinary one that follows a first half (Base 3.4.2).

@@ -53,6 +53,7 @@ impl Target {
         self.fail(io, slot.connection, &slot.sqe, status);
         if let Some(connection) = self.connections.get_mut(slot.connection) {
             connection.unsolicited.retain(|&r| r != request);
+            connection.parked.retain(|&r| r != request);
             if connection.first_half == Some(FirstHalf::Request(request)) {
                 connection.first_half = Some(FirstHalf::Refused);
             }
@@ -72,6 +73,21 @@ impl Target {
         if matches!(slot.stage, Stage::Half | Stage::Unsolicited) {
             self.abandon(io, request, failed);
         }
+    }
+
+    /// Sets request slots aside for a queue; false when there are too many queues.
+    pub(crate) fn grant(&mut self, key: Key, entries: u16) -> bool {
+        let Some(connection) = self.connections.get_mut(key) else { return false };
+        // One more: Connect itself came before there was a queue.
+        let wanted = u32::from(entries) + 1;
+        let before = connection.granted;
+        let total = self.granted - before + wanted;
+        if total > self.config.bounds.requests {
+            return false;
+        }
+        connection.granted = wanted;
+        self.granted = total;
+        true
     }
 
     // Connections.
@@ -112,7 +128,9 @@ impl Target {
         let Some(connection) = self.connections.get_mut(key) else { return };
         connection.held = None;
         connection.unsolicited.clear();
+        connection.parked.clear();
         connection.first_half = None;
+        self.granted -= std::mem::take(&mut connection.granted);
         let (view, outstanding) = (connection.view.take(), connection.outstanding);
         if let Some(view) = view {
             self.views.release(view);

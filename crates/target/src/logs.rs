@@ -13,10 +13,7 @@ use dolmen_nvme::spec::{
 };
 use dolmen_types::limits;
 use std::{collections::VecDeque, net::SocketAddr};
-use zerocopy::{
-    FromZeros, IntoBytes,
-    little_endian::{U16, U32},
-};
+use zerocopy::{FromZeros, IntoBytes, little_endian::U32};
 
 /// Entries of the Error Information log.
 pub(crate) const ERROR_ENTRIES: usize = 16;
@@ -262,8 +259,6 @@ fn reservation(events: &mut Events, clear: bool) -> Vec<u8> {
     }
     page.as_bytes().to_vec()
 }
-
-const _: () = assert!(size_of::<U16>() == 2);
 
 #[cfg(test)]
 mod tests {

@@ -27,6 +27,10 @@ pub(crate) struct Outbox {
     segments: Vec<Segment>,
     ready: Slices,
     bytes: usize,
+    /// The current buffer is one of the core's reserve.
+    lent: bool,
+    /// Views of buffers of the reserve that were sent, or will be: they go back when they are the last ones.
+    borrowed: Vec<Slice>,
 }
 
 /// Staging buffers set aside by a core.
@@ -34,26 +38,26 @@ pub(crate) struct Outbox {
 pub(crate) struct Reserve(Vec<Buf>);
 
 impl Reserve {
-    /// Fills up from the pool; false when that does not succeed, and no one else should take from it.
-    pub(crate) fn top_up(&mut self, io: &Io) -> bool {
+    /// Fills up from the pool, as far as that goes.
+    pub(crate) fn top_up(&mut self, io: &Io) {
         while self.0.len() < RESERVED {
             match io.alloc(PoolConfig::CHUNK_BYTES) {
                 Some(buf) => self.0.push(buf),
-                None => return false,
+                None => return,
             }
         }
-        true
     }
 
-    fn take(&mut self, io: &Io, need: usize, hint: usize) -> Option<Buf> {
+    /// A buffer of at least `need` bytes, and whether it was one of these.
+    fn take(&mut self, io: &Io, need: usize, hint: usize) -> Option<(Buf, bool)> {
         let hint = hint.clamp(need, PoolConfig::LARGE_BYTES.max(need));
         let usual = io.alloc(hint).or_else(|| io.alloc(need));
-        let mut buf = match usual {
-            Some(buf) => buf,
-            None => self.0.pop_if(|b| b.capacity() >= need)?,
+        let (mut buf, lent) = match usual {
+            Some(buf) => (buf, false),
+            None => (self.0.pop_if(|b| b.capacity() >= need)?, true),
         };
         buf.set_len(buf.capacity());
-        Some(buf)
+        Some((buf, lent))
     }
 }
 
@@ -69,9 +73,9 @@ impl Outbox {
         if self.current.as_ref().is_some_and(|buf| buf.len() - self.filled >= need) {
             return true;
         }
-        let Some(buf) = reserve.take(io, need, hint) else { return false };
+        let Some((buf, lent)) = reserve.take(io, need, hint) else { return false };
         self.seal();
-        self.current = Some(buf);
+        (self.current, self.lent) = (Some(buf), lent);
         true
     }
 
@@ -103,12 +107,26 @@ impl Outbox {
     /// Ends the current buffer: what is staged becomes slices.
     fn seal(&mut self) {
         let base = self.current.take().map(Buf::freeze);
+        if let (true, Some(base)) = (std::mem::take(&mut self.lent), &base) {
+            self.borrowed.push(base.clone());
+        }
         self.filled = 0;
         for segment in self.segments.drain(..) {
             match (segment, &base) {
                 (Segment::Staged(range), Some(base)) => self.ready.push(base.slice(range)),
                 (Segment::Staged(_), None) => {}
                 (Segment::Attached(slice), _) => self.ready.push(slice),
+            }
+        }
+    }
+
+    /// A send has ended: buffers of the reserve that are no longer in use go back to it.
+    pub(crate) fn give_back(&mut self, reserve: &mut Reserve) {
+        for slice in std::mem::take(&mut self.borrowed) {
+            match slice.try_into_buf() {
+                Ok(buf) if reserve.0.len() < RESERVED => reserve.0.push(buf),
+                Ok(_) => {}
+                Err(slice) => self.borrowed.push(slice),
             }
         }
     }

@@ -82,11 +82,6 @@ impl<T> Slab<T> {
         slot.value.as_ref().map(|_| Key { index, generation: slot.generation })
     }
 
-    /// Room for another entry.
-    pub(crate) fn has_room(&self) -> bool {
-        !self.free.is_empty() || self.slots.len() < self.limit as usize
-    }
-
     pub(crate) fn len(&self) -> usize {
         self.slots.len() - self.free.len()
     }
@@ -118,7 +113,6 @@ mod tests {
         assert_eq!(slab.key_at(b.index), Some(b));
         assert!(slab.insert('c').is_ok());
         assert_eq!(slab.insert('d'), Err('d'));
-        assert!(!slab.has_room());
         assert_eq!(Key::from_bits(b.bits()), b);
         assert_eq!(slab.len(), 2);
     }

@@ -74,6 +74,8 @@ pub struct Target {
     /// Connections whose next command waits for memory, or for their host to read.
     pub(crate) stalled: Vec<Key>,
     pub(crate) late: VecDeque<Late>,
+    /// Request slots set aside for connections: the entries of their queues.
+    pub(crate) granted: u32,
     /// Bytes that all R2Ts have asked for and not got yet, and how many there may be.
     pub(crate) solicited_bytes: usize,
     pub(crate) solicited_limit: usize,
@@ -94,7 +96,8 @@ impl Target {
             deaf: Vec::new(),
             tick: None,
             connections: Slab::new(bounds.connections),
-            requests: Slab::new(bounds.requests),
+            // A Connect needs a slot before its queue has any.
+            requests: Slab::new(bounds.requests.saturating_add(bounds.connections)),
             controllers: Controllers::new(first, ids),
             views: Views::new(),
             health: Health::default(),
@@ -103,6 +106,7 @@ impl Target {
             dirty: Vec::new(),
             stalled: Vec::new(),
             late: VecDeque::new(),
+            granted: 0,
             solicited_bytes: 0,
             solicited_limit: bounds.solicited_bytes,
             draining: false,
@@ -120,6 +124,7 @@ impl Target {
     /// An address that can't be listened on; what was opened before it stays open.
     pub fn start(&mut self, io: &mut Io) -> Result<(), Error> {
         self.solicited_limit = self.solicited_limit.min(io.pool().region().1 / 8);
+        self.reserve.top_up(io);
         for n in 0..self.config.io_listen.len() + self.config.discovery_listen.len() {
             let TargetConfig { io_listen, discovery_listen, .. } = &mut self.config;
             let Some(address) = io_listen.iter_mut().chain(discovery_listen).nth(n) else { break };
@@ -240,6 +245,7 @@ impl Target {
                 }
             }
         }
+        self.reserve.top_up(io);
         let mut dirty = std::mem::take(&mut self.dirty);
         for key in dirty.drain(..) {
             self.flush(io, key);

@@ -1,7 +1,10 @@
 //! Bytes in and out of connections: parsing what was received, collecting data, staging and sending replies.
 //!
-//! A chunk is parsed as far as memory allows. What can't be started is held with the rest of the chunk, and receiving
-//! stops; each later turn tries again. Data that we asked for is always taken: its buffer is there before the R2T.
+//! Bytes of a stream come in order, so a command that blocked it would also block the data that frees memory for it.
+//! Therefore commands take no memory to be parsed: a read waits for its buffer beside the stream, a write is asked for its
+//! data when there is room, and data that we asked for always has its buffer. Only in-capsule data that finds none, and a
+//! host that exceeds its queue or does not read its replies, hold the stream up: receiving stops, and each later turn
+//! tries again.
 
 use crate::{
     connection::{Capsule, Connection, HeldCommand, MAX_BACKLOG, MAX_OPEN_R2TS, Phase, Receiving, Stage},
@@ -30,7 +33,7 @@ impl Target {
     /// Received bytes.
     pub(crate) fn receive(&mut self, io: &mut Io, key: Key, chunk: Buf) {
         let Some(connection) = self.connections.get_mut(key) else { return };
-        connection.backlog.push_back(chunk);
+        connection.keep(chunk);
         self.pump(io, key);
     }
 
@@ -42,8 +45,10 @@ impl Target {
         }
     }
 
-    /// Parses what waits, as far as it goes; then receives on, or stops receiving.
+    /// Goes on with what waits for memory, and parses what was received as far as it goes; then receives on, or not.
     pub(crate) fn pump(&mut self, io: &mut Io, key: Key) {
+        self.solicit(io, key);
+        self.unpark(io, key);
         loop {
             let Some(connection) = self.connections.get_mut(key) else { return };
             if connection.is_over() {
@@ -123,7 +128,7 @@ impl Target {
             connection.capsule = Capsule::Discard;
             return Taken::Yes;
         }
-        let taken = if connection.is_congested(&self.config.bounds) || !self.reserve.top_up(io) {
+        let taken = if connection.is_full() || connection.is_unread() {
             Taken::NoMemory
         } else {
             self.start_command(io, key, &command.sqe, command.capsule_data)
@@ -344,6 +349,7 @@ impl Target {
     pub(crate) fn sent(&mut self, io: &mut Io, key: Key) {
         let Some(connection) = self.connections.get_mut(key) else { return };
         connection.sending = None;
+        connection.outbox.give_back(&mut self.reserve);
         if connection.outbox.bytes() > 0 {
             self.mark_dirty(key);
         } else if matches!(connection.phase, Phase::Ending) {

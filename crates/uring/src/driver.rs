@@ -14,7 +14,7 @@ use crate::{
     waker::Waker,
 };
 use dolmen_io::{
-    DriveHandle, DriveInfo, Driver, Error, Event, FileId, ListenerId, Op, OpenDrive, Pool, SocketId, Tag,
+    DriveCounters, DriveHandle, DriveInfo, Driver, Error, Event, FileId, ListenerId, Op, OpenDrive, Pool, SocketId, Tag,
     Wait, Wake,
 };
 use dolmen_types::{Nanos, UnixMillis};
@@ -35,6 +35,8 @@ pub struct Uring {
     /// Events of operations that ended without the kernel; they wait for the next look.
     ready: Events,
     cqes: Vec<Cqe>,
+    /// When completions were last looked at: the turn's time, for drives' counters.
+    clock: Nanos,
     reuse_port: bool,
 }
 
@@ -65,6 +67,7 @@ impl Uring {
             wake_armed: false,
             ready: Vec::new(),
             cqes: Vec::new(),
+            clock: sys::boot_time(),
             reuse_port: config.reuse_port,
         })
     }
@@ -85,7 +88,7 @@ impl Uring {
             Op::Close { sock } => self.io.sockets.close(tag, sock, ring, out),
             Op::Accept { listener } => self.io.listeners.accept(tag, listener, ring, out),
             Op::Read { .. } | Op::Write { .. } | Op::Flush { .. } | Op::Discard { .. } => {
-                self.io.drives.start(tag, op, ring, out);
+                self.io.drives.start(tag, op, self.clock, ring, out);
             }
         }
     }
@@ -138,7 +141,7 @@ impl Uring {
                 io.sockets.complete(cqe, &mut io.chunks, ring, out);
             }
             Kind::Accept => io.listeners.complete(cqe, &mut io.sockets, ring, out),
-            Kind::Drive => io.drives.complete(cqe, ring, out),
+            Kind::Drive => io.drives.complete(cqe, self.clock, ring, out),
             Kind::Wake => self.wake_armed = false,
             Kind::Cancel => {}
         }
@@ -147,6 +150,7 @@ impl Uring {
     fn take_completions(&mut self, events: &mut Events) {
         let mut cqes = std::mem::take(&mut self.cqes);
         self.ring.take(&mut cqes);
+        self.clock = sys::boot_time();
         for cqe in cqes.drain(..) {
             self.complete(&cqe, events);
         }
@@ -219,6 +223,10 @@ impl Driver for Uring {
         let opened = self.io.drives.opened(file);
         let opened = opened.ok_or_else(|| errors::closed("export a drive that is not open"))?;
         Ok(DriveHandle(opened.clone()))
+    }
+
+    fn drive_counters(&self, file: FileId) -> DriveCounters {
+        self.io.drives.counters(file)
     }
 
     fn close_drive(&mut self, file: FileId) {

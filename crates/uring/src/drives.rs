@@ -11,7 +11,8 @@ use crate::{
     sockets::Events,
     token::{GENERATIONS, Kind, Token},
 };
-use dolmen_io::{Buf, Error, ErrorKind, Event, FileId, Op, Slices, Tag};
+use dolmen_io::{Buf, DriveCounters, Error, ErrorKind, Event, FileId, Op, Slices, Tag};
+use dolmen_types::Nanos;
 use io_uring::{
     opcode,
     types::{self, Fd},
@@ -28,6 +29,7 @@ struct File {
     opened: Arc<Opened>,
     /// A discard was answered with EOPNOTSUPP: later ones are not tried.
     no_discard: bool,
+    counters: DriveCounters,
 }
 
 enum Work {
@@ -45,6 +47,7 @@ struct Request {
     offset: u64,
     done: usize,
     retries: u32,
+    started: Nanos,
     work: Work,
 }
 
@@ -66,7 +69,7 @@ pub(crate) struct Drives {
 
 impl Drives {
     pub(crate) fn insert(&mut self, opened: Arc<Opened>) -> FileId {
-        let file = Some(File { opened, no_discard: false });
+        let file = Some(File { opened, no_discard: false, counters: DriveCounters::default() });
         let index = match self.files.iter().position(Option::is_none) {
             Some(index) => {
                 self.files[index] = file;
@@ -84,6 +87,10 @@ impl Drives {
         self.files.get(file.0 as usize)?.as_ref().map(|f| &f.opened)
     }
 
+    pub(crate) fn counters(&self, file: FileId) -> DriveCounters {
+        self.files.get(file.0 as usize).and_then(Option::as_ref).map(|f| f.counters).unwrap_or_default()
+    }
+
     pub(crate) fn close(&mut self, file: FileId) {
         if let Some(entry) = self.files.get_mut(file.0 as usize) {
             *entry = None;
@@ -91,7 +98,7 @@ impl Drives {
     }
 
     /// Starts a drive operation; the caller passes no other.
-    pub(crate) fn start(&mut self, tag: Tag, op: Op, ring: &mut Ring, out: &mut Events) {
+    pub(crate) fn start(&mut self, tag: Tag, op: Op, now: Nanos, ring: &mut Ring, out: &mut Events) {
         let (file, offset, work) = match op {
             Op::Read { file, offset, buf } => (file, offset, Work::Read { buf }),
             Op::Write { file, offset, data, durable } => (file, offset, Work::Write { data, durable }),
@@ -120,7 +127,10 @@ impl Drives {
             self.slots.len() - 1
         });
         self.slots[slot].request =
-            Some(Request { tag, file: index, opened, offset, done: 0, retries: 0, work });
+            Some(Request { tag, file: index, opened, offset, done: 0, retries: 0, started: now, work });
+        if let Some(file) = &mut self.files[index] {
+            file.counters.inflight += 1;
+        }
         self.push(slot, ring);
     }
 
@@ -168,7 +178,7 @@ impl Drives {
         unsafe { ring.push(entry, token) };
     }
 
-    pub(crate) fn complete(&mut self, cqe: &Cqe, ring: &mut Ring, out: &mut Events) {
+    pub(crate) fn complete(&mut self, cqe: &Cqe, now: Nanos, ring: &mut Ring, out: &mut Events) {
         let index = cqe.token.index as usize;
         let slot = &mut self.slots[index];
         assert!(slot.generation == cqe.token.generation, "a slot waits for its request");
@@ -182,6 +192,9 @@ impl Drives {
                     file.no_discard = true;
                 }
                 let request = slot.request.take().expect("seen above");
+                if let Some(file) = &mut self.files[request.file] {
+                    request.count(&mut file.counters, result.is_ok(), now);
+                }
                 slot.generation = (slot.generation + 1) % GENERATIONS;
                 self.free.push(index);
                 out.push((request.tag, ended(request.work, result)));
@@ -196,6 +209,24 @@ enum Progress {
 }
 
 impl Request {
+    /// Enters the end of this request into its drive's counters.
+    fn count(&self, counters: &mut DriveCounters, succeeded: bool, now: Nanos) {
+        counters.inflight -= 1;
+        let kind = match &self.work {
+            Work::Read { .. } => &mut counters.reads,
+            Work::Write { .. } => &mut counters.writes,
+            Work::Flush => &mut counters.flushes,
+            Work::Discard { .. } => return,
+        };
+        kind.operations += 1;
+        kind.time_ns += now.since(self.started);
+        if succeeded {
+            kind.bytes += self.done as u64;
+        } else {
+            kind.errors += 1;
+        }
+    }
+
     fn progress(&mut self, result: i32) -> Progress {
         let Ok(n) = usize::try_from(result) else {
             let errno = -result;

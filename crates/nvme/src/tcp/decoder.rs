@@ -158,7 +158,14 @@ impl Decoder {
         if self.gathered == 0
             && let Some((common, _)) = chunk.split_first_chunk::<COMMON_BYTES>()
         {
-            let frame = self.frame(common)?;
+            let frame = match self.lay_out(common) {
+                Ok(frame) => frame,
+                Err(violation) => {
+                    let claimed = usize::from(common[2]).clamp(COMMON_BYTES, GATHER_BYTES - DIGEST_BYTES);
+                    self.keep(&chunk[..claimed.min(chunk.len())]);
+                    return Err(violation);
+                }
+            };
             if let Some((head, rest)) = chunk.split_at_checked(frame.head_bytes()) {
                 let head = self.verify(head, &frame)?;
                 *chunk = rest;
@@ -241,7 +248,8 @@ impl Decoder {
         }
         let mut common = [0; COMMON_BYTES];
         common.copy_from_slice(&self.head[..COMMON_BYTES]);
-        let frame = self.frame(&common)?;
+        self.kept = COMMON_BYTES;
+        let frame = self.lay_out(&common)?;
         if !self.fill(frame.head_bytes(), chunk) {
             return Ok(None);
         }
@@ -288,17 +296,7 @@ impl Decoder {
         }
     }
 
-    /// Checks a common header and lays out its PDU.
-    #[inline]
-    fn frame(&mut self, common: &[u8; COMMON_BYTES]) -> Result<Frame, Violation> {
-        let result = self.lay_out(common);
-        if result.is_err() {
-            self.keep(common);
-        }
-        result
-    }
-
-    /// Fields are checked in the order in which they stand, since the first wrong one is to be reported (TCP 3.5).
+    /// Checks a common header and lays out its PDU. Fields are checked in the order in which they stand, since the first wrong one is to be reported (TCP 3.5).
     #[inline]
     fn lay_out(&self, common: &[u8; COMMON_BYTES]) -> Result<Frame, Violation> {
         let &[kind, flag_bits, header_len, data_offset, p0, p1, p2, p3] = common;

@@ -47,7 +47,9 @@ struct Link {
     done: BTreeMap<u16, Completion>,
     out: VecDeque<Vec<u8>>,
     sending: bool,
-    pub raw: Vec<u8>,
+    /// It never reads.
+    deaf: bool,
+    raw: Vec<u8>,
 }
 
 pub struct Machine {
@@ -76,6 +78,13 @@ impl Machine {
         self.start(addr, None, 0)
     }
 
+    /// The same, and nothing that comes is ever read.
+    pub fn dial_deaf(&mut self, addr: SocketAddr) -> Conn {
+        let conn = self.dial_raw(addr);
+        self.links[conn.0].deaf = true;
+        conn
+    }
+
     fn start(&mut self, addr: SocketAddr, protocol: Option<Host>, depth: u16) -> Conn {
         let at = self.links.len();
         let sock = self.io.connect(Machine::tag(at, 1), addr).unwrap();
@@ -92,6 +101,7 @@ impl Machine {
             done: BTreeMap::new(),
             out: VecDeque::new(),
             sending: true,
+            deaf: false,
             raw: Vec::new(),
         });
         Conn(at)
@@ -189,7 +199,9 @@ impl Machine {
                 } else {
                     link.open = true;
                 }
-                self.io.receive(Machine::tag(at, 2), link.sock);
+                if !link.deaf {
+                    self.io.receive(Machine::tag(at, 2), link.sock);
+                }
                 self.flush(at);
             }
             Event::Received(chunk) => self.receive(at, &chunk),

@@ -58,6 +58,8 @@ pub struct Rig {
     pub cores: Vec<Core>,
     pub memory: Memory,
     pub machines: Vec<Machine>,
+    /// Machines that do not run.
+    pub frozen: Vec<usize>,
     generation: u64,
 }
 
@@ -76,8 +78,14 @@ impl Rig {
 
     pub fn with(seed: u64, cores: u16, change: impl Fn(&mut TargetConfig), pool: PoolConfig) -> Rig {
         let world = World::new(seed);
-        let mut rig =
-            Rig { world, cores: Vec::new(), memory: Memory::default(), machines: Vec::new(), generation: 1 };
+        let mut rig = Rig {
+            world,
+            cores: Vec::new(),
+            memory: Memory::default(),
+            machines: Vec::new(),
+            frozen: Vec::new(),
+            generation: 1,
+        };
         for core in 0..cores {
             let mut config = TargetConfig::new(Identity {
                 subsystem: SUBSYSTEM.parse().unwrap(),
@@ -141,8 +149,10 @@ impl Rig {
             core.target.step(&mut core.io);
             core.io.submit();
         }
-        for machine in &mut self.machines {
-            machine.turn();
+        for (at, machine) in self.machines.iter_mut().enumerate() {
+            if !self.frozen.contains(&at) {
+                machine.turn();
+            }
         }
     }
 
@@ -184,7 +194,11 @@ impl Rig {
             assert!(!self.machines[machine].is_gone(conn), "the connection ended");
             self.turn();
         }
-        panic!("no completion for {cid}");
+        panic!(
+            "no completion for {cid}; {} {:?}",
+            self.cores[0].io.pool().available(1),
+            self.machines[0].io.pool()
+        );
     }
 
     pub fn exec(&mut self, machine: usize, conn: Conn, sqe: Sqe, payload: Payload) -> Completion {

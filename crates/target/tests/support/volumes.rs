@@ -119,7 +119,9 @@ impl Volume {
                     self.data[range].fill(0);
                 }
             }
-            Command::Verify { lba, blocks } => drop(self.range(lba, blocks.into())?),
+            Command::Verify { lba, blocks } => {
+                self.range(lba, blocks.into())?;
+            }
             Command::Copy { sources, dest } => {
                 let mut all = Vec::new();
                 for r in &sources {

@@ -111,3 +111,23 @@ impl Controller {
         Ok(controller)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Version 1, byte by byte: a later build must read what this one wrote.
+    #[test]
+    fn version_1_stays_as_it_is() {
+        let bytes = [1, 0, 3, 31, 7, 0, 128, 0, 15, 0, 0, 0, 0, 0, 2, 0, 0, 32, 0, 0];
+        let state = ControllerState::read_from_bytes(&bytes).unwrap();
+        let controller = Controller::import(&state).unwrap();
+        let terms = controller.negotiated();
+        assert_eq!(terms.digests, Digests::BOTH);
+        assert_eq!((terms.host_alignment, terms.controller_alignment), (31, 7));
+        assert_eq!((terms.max_r2t, terms.max_h2c_data), (15, 131_072));
+        assert_eq!(controller.in_capsule_bytes, 8192);
+        assert_eq!(controller.transfers.limit(), 128);
+        assert_eq!(controller.export().unwrap().as_bytes(), bytes);
+    }
+}
