@@ -7,9 +7,9 @@
 //! - [`report`], [`message`]: what is said between them.
 
 mod boot;
-pub mod core;
+mod core;
 mod cores;
-pub mod message;
+mod message;
 mod report;
 mod router;
 mod serve;
