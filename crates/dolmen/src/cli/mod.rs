@@ -113,7 +113,9 @@ fn wipe(path: &Path, yes: bool) -> Result<(), CliError> {
     let holds = match node::identify_drive(path).map_err(failed)? {
         DriveIdentity::Blank => "nothing".to_string(),
         DriveIdentity::Ours { pool, drive, .. } => format!("drive {drive} of Dolmen pool {pool}"),
-        DriveIdentity::Newer { version, .. } => format!("a Dolmen drive of format {version}, newer than this program"),
+        DriveIdentity::Newer { version, .. } => {
+            format!("a Dolmen drive of format {version}, newer than this program")
+        }
         DriveIdentity::Damaged => "a damaged drive of a Dolmen pool".to_string(),
         DriveIdentity::Foreign(what) => what,
     };

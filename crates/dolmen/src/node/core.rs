@@ -15,13 +15,13 @@ use crate::node::{
     message::{Answer, Between, FromCore, Links, OpenedDrive, ToCore},
     report::{CoreReport, LoopCounters, PoolReport},
 };
-use dolmen_io::{
-    Event, FileId, Inbox, Io, Owner, Poller, Tag, Turn, Wait,
-    exec::Exec,
-};
+use dolmen_io::{Event, FileId, Inbox, Io, Owner, Poller, Tag, Turn, Wait, exec::Exec};
 use dolmen_store::{Candidate, PoolOwner, PoolPlan, ShardTuning, Store, ToPool, ToShard};
 use dolmen_target::{NamespaceTable, Target, TargetConfig};
-use dolmen_types::{CoreId, Nanos, PgId, ShardId, limits::{BLOCK_BYTES, PROTECTION_GROUPS}};
+use dolmen_types::{
+    CoreId, Nanos, PgId, ShardId,
+    limits::{BLOCK_BYTES, PROTECTION_GROUPS},
+};
 use dolmen_volume::{
     Change, ControlCommand, ControlDone, ControlError, ControlReply, ControlRequest, Notice, Reply, Restart,
     VolumeInfo, Volumes,
@@ -634,7 +634,11 @@ impl Core {
                 capacity_bytes: owner.capacity_bytes(),
             }),
             drives: self.files.iter().map(|&file| self.io.drive_counters(file)).collect(),
-            stopped: self.store.as_ref().and_then(Store::stopped).map(|(shard, why)| format!("shard {shard}: {why}")),
+            stopped: self
+                .store
+                .as_ref()
+                .and_then(Store::stopped)
+                .map(|(shard, why)| format!("shard {shard}: {why}")),
             buffers_free: u64::try_from(self.io.pool().available(BLOCK_BYTES)).unwrap_or(u64::MAX),
             buffers_total: self.buffers_total,
         }
