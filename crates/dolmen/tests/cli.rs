@@ -87,9 +87,9 @@ fn a_volume_from_create_to_delete() {
     assert_eq!((&seen["acl"]["values"][0], &seen["sectorSize"]), (&Value::from(HOST), &Value::from(4096)));
     let uuid = seen["UUID"].as_str().unwrap();
     assert!(on(&["volume", "show", uuid]).contains("10 GiB (10737418240 bytes)"));
-    assert!(on(&["volume", "resize", "web", "20GiB"]).contains("20 GiB"));
+    assert!(on(&["volume", "resize", "web", "--size", "20GiB"]).contains("20 GiB"));
     assert!(on(&["volume", "list"]).contains("20 GiB"));
-    let why = bad(1, &["--data", data.to_str().unwrap(), "volume", "resize", "web", "1GiB"]);
+    let why = bad(1, &["--data", data.to_str().unwrap(), "volume", "resize", "web", "--size", "1GiB"]);
     assert!(why.contains("size: ") && why.contains("shrink"), "{why}");
     assert!(on(&["connect-help", "web"]).contains("nvme connect -t tcp -a 127.0.0.1 -s 4420 -n nqn.2016-01"));
     assert!(on(&["volume", "deny", "web", HOST]).contains("ALLOW_NONE"));

@@ -151,6 +151,7 @@ pub enum VolumeCommand {
         /// Name or UUID
         volume: String,
         /// The new size, with a unit (20GiB)
+        #[arg(long)]
         size: ByteSize,
     },
     /// Delete a volume and its data

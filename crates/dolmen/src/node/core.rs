@@ -494,9 +494,9 @@ impl Core {
         }
     }
 
-    fn open_drives(&mut self, drives: &[dolmen_io::OpenDrive]) -> Result<Vec<OpenedDrive>, String> {
+    fn open_drives(&mut self, drives: &[OpenDrive]) -> Result<Vec<OpenedDrive>, String> {
         for drive in drives {
-            let info = self.io.open_drive(drive).map_err(|e| e.to_string())?;
+            let info = self.io.open_drive(drive).map_err(|e| describe(drive, &e))?;
             let handle = self.io.export_drive(info.file).map_err(|e| e.to_string())?;
             self.drives.push(OpenedDrive { info, handle });
         }
@@ -643,6 +643,17 @@ impl Core {
             buffers_total: self.buffers_total,
         }
     }
+}
+
+/// Why a drive can't be opened, and what to do about it.
+fn describe(drive: &OpenDrive, error: &dolmen_io::Error) -> String {
+    let path = drive.path.display();
+    if drive.create_bytes.is_none() && !drive.path.exists() {
+        return format!(
+            "there is no drive {path}; to make a file that stands for one, give its size: --drive {path}:10GiB"
+        );
+    }
+    error.to_string()
 }
 
 /// Puts a message into a core's mailbox, or behind those that wait for it to have room. Order is kept.
