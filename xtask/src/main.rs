@@ -1,7 +1,123 @@
 //! Developer verbs of Dolmen: `cargo xtask <verb>`.
 #![forbid(unsafe_code)]
 
-fn main() {
-    eprintln!("usage: cargo xtask <verb>");
-    std::process::exit(2);
+mod fuzz;
+mod golden;
+mod packages;
+mod scenario;
+mod sh;
+mod test;
+mod tidy;
+mod tools;
+mod vm;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+use scenario::{Against, Plan};
+
+/// Developer verbs of Dolmen.
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+struct Cli {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Subcommand)]
+enum Verb {
+    /// Run every test but the long soaks: the workspace's, then the scenarios in the virtual machine.
+    Test {
+        /// Leave the virtual machine out.
+        #[arg(long)]
+        skip_vm: bool,
+    },
+    /// Measure, against a bare TCP program in the same run; the words go to the benchmark.
+    Bench {
+        /// The benchmark's own words; `--help` lists them.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        words: Vec<String>,
+    },
+    /// Feed hostile bytes to the parsers.
+    Fuzz {
+        /// Only targets whose name contains this.
+        target: Option<String>,
+        /// How long each target runs.
+        #[arg(long, default_value_t = 30)]
+        seconds: u32,
+    },
+    /// Check formatting, lints, dependencies, layers and lengths.
+    Tidy,
+    /// Boot a real kernel in emulation and give its shell to this terminal, or run scenarios in it.
+    Vm {
+        #[command(subcommand)]
+        action: Option<VmAction>,
+        /// Kernel series: 6.12 or 6.1.
+        #[arg(long, default_value = "6.12", global = true)]
+        kernel: String,
+    },
+    /// Capture the golden bytes of the NVMe crate anew.
+    Golden {
+        /// Kernel series: 6.12 or 6.1.
+        #[arg(long, default_value = "6.12")]
+        kernel: String,
+        /// Sort a capture that is there already instead of making one.
+        #[arg(long)]
+        pcap: Option<PathBuf>,
+    },
+}
+
+#[derive(Subcommand)]
+enum VmAction {
+    /// Run scenarios: all, or those whose names contain one of the words.
+    Run {
+        /// Words of scenarios' names.
+        scenario: Vec<String>,
+        /// What the guest's host connects to.
+        #[arg(long, value_enum, default_value = "dolmen")]
+        against: Against,
+        /// The daemon's binary, if not the one in the build tree.
+        #[arg(long)]
+        binary: Option<PathBuf>,
+    },
+}
+
+/// The root of the workspace.
+fn root() -> PathBuf {
+    // Set by cargo for `cargo xtask`, whatever folder it was called in.
+    let manifest =
+        std::env::var_os("CARGO_MANIFEST_DIR").map_or_else(|| PathBuf::from("xtask"), PathBuf::from);
+    manifest.parent().map_or_else(|| PathBuf::from("."), PathBuf::from)
+}
+
+fn main() -> ExitCode {
+    match verb(Cli::parse().verb) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn verb(verb: Verb) -> Result<()> {
+    match verb {
+        Verb::Test { skip_vm } => test::test(skip_vm),
+        Verb::Bench { words } => {
+            let cargo = ["run", "--quiet", "--release", "--package", "dolmen-bench", "--"];
+            sh::run("cargo").args(cargo).args(words).dir(root()).status()
+        }
+        Verb::Fuzz { target, seconds } => fuzz::fuzz(target.as_deref(), seconds),
+        Verb::Tidy => tidy::tidy(),
+        Verb::Vm { kernel, action: None } => vm::shell(&kernel),
+        Verb::Vm { kernel, action: Some(VmAction::Run { scenario, against, binary }) } => {
+            let binary = binary.unwrap_or_else(|| root().join("target/release/dolmen"));
+            let tally = scenario::run(&Plan { series: vec![kernel], against, binary, only: scenario })?;
+            println!("{} passed, {} failed", tally.passed, tally.failed);
+            if tally.failed > 0 { Err(anyhow::anyhow!("scenarios failed")) } else { Ok(()) }
+        }
+        Verb::Golden { kernel, pcap } => golden::golden(&kernel, pcap.as_deref()),
+    }
 }

@@ -10,18 +10,32 @@
 //!   ------------------
 //!   io.poll(wait)      reap completions, fire timers          -> events by owner
 //!   parse, step        target / volume / store state machines -> queue ops in Io, messages in mailboxes
-//!   io.flush()         everything queued goes to the driver in one submission
+//!   io.submit()        everything queued goes to the driver in one submission
 //!   mailboxes          ring the bell of each core that got messages and sleeps
 //! ```
 //!
 //! A core is one thread; nothing here is shared between cores except mailboxes and the wakers of sleeping cores.
 
+mod bell;
 mod buf;
 mod driver;
+pub mod exec;
+#[cfg(test)]
+mod fake;
+mod inbox;
+mod io;
+pub mod mailbox;
 mod op;
+mod poller;
 mod stamps;
+mod timers;
 
+pub use bell::Bell;
 pub use buf::{ALIGN_BYTES, Buf, Pool, PoolConfig, Slice};
-pub use driver::{DriveHandle, DriveInfo, Driver, OpenDrive, Wait, Wake};
+pub use driver::{DriveCounters, DriveHandle, DriveInfo, Driver, OpCounters, OpenDrive, Wait, Wake};
+pub use inbox::{Inbox, InboxSender, inbox};
+pub use io::{Io, MAX_TIMERS};
 pub use op::{Error, ErrorKind, Event, FileId, ListenerId, Op, Owner, Slices, SocketId, Tag};
+pub use poller::{Poller, Turn};
 pub use stamps::{Stage, Stamps};
+pub use timers::{TimerId, Timers};

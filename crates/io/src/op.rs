@@ -34,7 +34,7 @@ pub type Slices = Vec<Slice>;
 /// One operation. Buffers belong to it until its terminal event.
 #[derive(Debug)]
 pub enum Op {
-    /// Accept connections until the listener is closed: many [`Event::Accepted`].
+    /// Accept connections until the listener is closed: many [`Event::Accepted`], at last [`Event::Failed`].
     Accept {
         /// From [`Driver::listen`](crate::Driver::listen).
         listener: ListenerId,
@@ -47,12 +47,14 @@ pub enum Op {
         addr: SocketAddr,
     },
     /// Receive until the end of the stream, an error, [`Op::StopReceive`] or [`Op::Close`]: many [`Event::Received`], in order.
-    /// When the pool has no chunk left the driver waits for one to come back; that is the back-pressure.
+    /// When the pool has no chunk left the driver waits for one to come back; that is the back-pressure. Ends with
+    /// [`Event::EndOfStream`], [`Event::ReceiveStopped`] or [`Event::Failed`].
     Receive {
         /// A connected socket with no receive under way.
         sock: SocketId,
     },
-    /// Stop receiving. Data already taken from the kernel is still delivered, then [`Event::ReceiveStopped`].
+    /// Stop receiving. Data already taken from the kernel is still delivered, then the [`Op::Receive`] ends with
+    /// [`Event::ReceiveStopped`], or with what ended it in the same moment. The one operation without an event of its own.
     StopReceive {
         /// A socket with a receive under way.
         sock: SocketId,
@@ -64,7 +66,8 @@ pub enum Op {
         /// What to send. Handed back (emptied) for reuse.
         data: Slices,
     },
-    /// Close a socket: every operation still under way on it ends first, then [`Event::Closed`], and nothing after.
+    /// Close a socket: every operation still under way on it ends first (with what it achieved, else
+    /// [`ErrorKind::Closed`]), then [`Event::Closed`], and nothing after. What [`Event::Sent`] covered still goes out.
     Close {
         /// Any socket.
         sock: SocketId,

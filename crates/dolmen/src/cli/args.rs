@@ -1,6 +1,6 @@
 //! The grammar of the command line.
 
-use crate::config::ServeArgs;
+use crate::{config::ServeArgs, demo::DemoArgs};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use dolmen_types::{ByteSize, Nqn};
 use std::{net::IpAddr, path::PathBuf};
@@ -125,6 +125,8 @@ pub enum Command {
         /// Name or UUID of the volume
         volume: String,
     },
+    /// See it work: a node, a volume, data that survives a kill, and how fast it is; needs nothing set up
+    Demo(DemoArgs),
     /// Print a completion script for a shell
     Completions {
         /// Which shell

@@ -10,7 +10,7 @@ mod output;
 mod system;
 mod volume;
 
-use crate::{config::ServeOptions, node};
+use crate::{config::ServeOptions, demo, node};
 use args::{Cli, Command, DriveCommand, Global};
 use clap::{CommandFactory, FromArgMatches};
 use client::Client;
@@ -52,6 +52,9 @@ fn dispatch(cli: Cli) -> Result<ExitCode, CliError> {
     let Cli { global, command } = cli;
     match command {
         Command::Serve(args) => return serve(&global, *args),
+        Command::Demo(args) => {
+            return demo::demo(&args).map_err(|why| CliError::new(Exit::Failed, why.to_string()));
+        }
         Command::Completions { shell } => completions(shell)?,
         Command::Drive { command: DriveCommand::Wipe { path, yes } } => wipe(&path, yes)?,
         remote => {
@@ -74,7 +77,7 @@ fn answer(client: &Client, output: &Output, command: Command) -> Result<(), CliE
         Command::Event { command } => system::events(client, output, &command),
         Command::Status => system::status(client, output),
         Command::ConnectHelp { volume } => connect::help(client, output, &volume),
-        Command::Serve(_) | Command::Completions { .. } => Ok(()),
+        Command::Serve(_) | Command::Demo(_) | Command::Completions { .. } => Ok(()),
     }
 }
 
@@ -91,7 +94,7 @@ fn serve(global: &Global, args: crate::config::ServeArgs) -> Result<ExitCode, Cl
     let options =
         ServeOptions::load(global.data.as_deref(), args).map_err(|why| CliError::usage(why.to_string()))?;
     log::start(options.log_level, options.log_format);
-    node::serve(options).map_err(|why| CliError::new(Exit::Failed, why.to_string()))
+    node::serve(&options).map_err(|why| CliError::new(Exit::Failed, why.to_string()))
 }
 
 fn completions(shell: clap_complete::Shell) -> Result<(), CliError> {

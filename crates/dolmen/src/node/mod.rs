@@ -1,11 +1,43 @@
-//! The daemon's data side: cores, drives, volumes and the target.
+//! The daemon: cores with their drives, volumes and targets on one side, the management API on the other, and the order
+//! in which they start and stop.
+//!
+//! - [`core`]: one core's turn. [`cores`]: their threads.
+//! - [`boot`]: drives, pool, recovery, volumes, in that order; nothing listens before.
+//! - [`router`]: carries out what the control side asks, and keeps the table of namespaces.
+//! - [`report`], [`message`]: what is said between them.
 
-use crate::config::ServeOptions;
-use std::{fmt, path::Path, process::ExitCode};
+mod boot;
+pub mod core;
+mod cores;
+pub mod message;
+mod report;
+mod router;
+mod serve;
+mod tell;
+mod wipe;
 
-/// Why the daemon can't serve.
+pub use serve::serve;
+pub use wipe::wipe_drive;
+
+use std::fmt;
+
+/// Why the daemon can't serve; the text says what was tried and what to do.
 #[derive(Debug)]
 pub struct ServeError(String);
+
+impl ServeError {
+    pub(crate) fn new(text: impl Into<String>) -> ServeError {
+        ServeError(text.into())
+    }
+
+    pub(crate) fn config(error: impl fmt::Display) -> ServeError {
+        ServeError(format!("configuration: {error}"))
+    }
+
+    pub(crate) fn system(error: impl fmt::Display) -> ServeError {
+        ServeError(error.to_string())
+    }
+}
 
 impl fmt::Display for ServeError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -14,13 +46,3 @@ impl fmt::Display for ServeError {
 }
 
 impl std::error::Error for ServeError {}
-
-/// Runs the daemon until it is told to stop.
-pub fn serve(_options: ServeOptions) -> Result<ExitCode, ServeError> {
-    Err(ServeError("this build has no data plane".into()))
-}
-
-/// Makes a drive blank again, so that `serve` takes it. The caller has the user's word for it.
-pub fn wipe_drive(_path: &Path) -> Result<(), ServeError> {
-    Err(ServeError("this build has no data plane".into()))
-}

@@ -1,0 +1,139 @@
+//! What callers hand to the store and get back: batches of records, tickets, completions.
+
+use crate::StoreError;
+use dolmen_io::{Buf, Slice};
+use dolmen_types::{Blocks, Epoch, Lba, LineId, Nanos, PgId, Seq};
+use smallvec::SmallVec;
+
+/// Bytes of one keyed object's value at most: a volume descriptor with full access lists fits.
+pub const MAX_OBJECT_BYTES: usize = 32 * 1024;
+
+/// Records of one batch at most.
+pub const MAX_BATCH_RECORDS: usize = 512;
+
+/// The caller's name for a request, echoed in its [`Done`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Ticket(pub u64);
+
+/// Name of a small keyed object within its protection group. The newest value wins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Key {
+    /// What kind of object; numbers are given out by the `volume` crate.
+    pub kind: u8,
+    /// Which one (for instance a volume's UUID as a number).
+    pub id: u128,
+}
+
+/// One change. All blocks are store blocks of 4096 bytes.
+#[derive(Debug)]
+pub enum Record {
+    /// New contents of consecutive blocks.
+    Write {
+        /// The line.
+        line: LineId,
+        /// First block.
+        lba: Lba,
+        /// Whole store blocks, at least one.
+        data: Slice,
+    },
+    /// These blocks read as zeros from now on and take no space (deallocate, write zeroes). Any length.
+    Unmap {
+        /// The line.
+        line: LineId,
+        /// First block.
+        lba: Lba,
+        /// How many.
+        blocks: Blocks,
+    },
+    /// New value of a keyed object.
+    Put {
+        /// Its name.
+        key: Key,
+        /// At most [`MAX_OBJECT_BYTES`].
+        value: Box<[u8]>,
+    },
+    /// The keyed object is gone.
+    Delete {
+        /// Its name.
+        key: Key,
+    },
+    /// A new, empty line. Writes to a line that does not exist are refused.
+    CreateLine {
+        /// Never used before in this pool.
+        line: LineId,
+    },
+    /// The line and all its blocks are gone; space comes back in the background.
+    DropLine {
+        /// The line.
+        line: LineId,
+    },
+}
+
+/// The records of one batch; one or two fit without an allocation.
+pub type Records = SmallVec<[Record; 2]>;
+
+/// One host command or one control change: applied in one commit, all or nothing.
+#[derive(Debug)]
+pub struct Batch {
+    /// The protection group that orders it.
+    pub pg: PgId,
+    /// The group's epoch.
+    pub epoch: Epoch,
+    /// Its place in the group's order; appended in ascending order per group.
+    pub seq: Seq,
+    /// At most [`MAX_BATCH_RECORDS`]; data in total at most one host command's
+    /// ([`MAX_COMMAND_BLOCKS`](dolmen_types::limits::MAX_COMMAND_BLOCKS)).
+    pub records: Records,
+}
+
+/// Why a batch was not even queued; it is handed back.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum AppendError {
+    /// No space for host data. Unmap, delete and other control records are still accepted.
+    Full,
+    /// The shard has stopped after a drive fault.
+    Stopped {
+        /// What happened, for people.
+        reason: String,
+    },
+    /// Recovery has not ended.
+    NotReady,
+    /// Nothing can be queued now: the queue is at its bound. Try again next turn.
+    Busy,
+    /// The batch breaks a limit or names a line that does not exist: a defect of the caller.
+    Invalid(&'static str),
+}
+
+/// The end of one append or read.
+#[derive(Debug)]
+pub struct Done {
+    /// The caller's name for it.
+    pub ticket: Ticket,
+    /// For appends: durable and applied, or why not. For reads: every block verified, or why not.
+    pub result: Result<(), StoreError>,
+    /// The read's buffer, filled when `result` is `Ok`.
+    pub buf: Option<Buf>,
+    /// When its first drive operation was handed to the driver; 0 when none was needed.
+    pub submitted: Nanos,
+    /// When its last drive operation was complete; 0 when none was needed.
+    pub drive: Nanos,
+}
+
+/// What a protection group's records say about it after recovery and at any time.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Marks {
+    /// Newest epoch of an applied batch.
+    pub epoch: Epoch,
+    /// Highest sequence number of an applied batch.
+    pub highest_seq: Seq,
+}
+
+/// How much one line takes. Counts are exact right after a checkpoint and otherwise upper bounds: an overwrite counts
+/// twice until the checkpoint that merges it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LineUsage {
+    /// Blocks that are mapped.
+    pub mapped_blocks: u64,
+    /// Bytes that their stored forms take.
+    pub stored_bytes: u64,
+}

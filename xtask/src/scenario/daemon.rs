@@ -1,0 +1,173 @@
+//! The daemon under test: started on free ports of the loopback in a folder of its own, killed with its owner.
+
+use std::fs::{self, File};
+use std::net::{TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use serde_json::Value;
+
+/// From start, or restart after a kill, to accepting hosts: the promise.
+const READY_LIMIT: Duration = Duration::from_secs(10);
+
+/// From SIGTERM to the end of the process.
+const STOP_LIMIT: Duration = Duration::from_secs(20);
+
+/// Size of the drive; a file, preallocated by the daemon.
+const DRIVE_SIZE: &str = "6GiB";
+
+/// The host's loopback as the guest sees it.
+const ADVERTISED: &str = "192.0.2.2";
+
+/// A running (or, in between, killed) daemon.
+pub(crate) struct Daemon {
+    binary: PathBuf,
+    folder: tempfile::TempDir,
+    child: Option<Child>,
+    /// Ports of hosts' I/O, discovery and the management API.
+    pub(crate) port: u16,
+    pub(crate) discovery_port: u16,
+    api_port: u16,
+    starts: u32,
+}
+
+impl Daemon {
+    /// Starts a daemon in a fresh folder below `work` and waits until it serves.
+    pub(crate) fn start(binary: &Path, work: &Path) -> Result<Self> {
+        if !binary.is_file() {
+            bail!("{} is not there: cargo build --release", binary.display());
+        }
+        let folder = tempfile::Builder::new().prefix("node-").tempdir_in(work)?;
+        let ports = free_ports(3)?;
+        let mut daemon = Self {
+            binary: binary.to_owned(),
+            folder,
+            child: None,
+            port: ports[0],
+            discovery_port: ports[1],
+            api_port: ports[2],
+            starts: 0,
+        };
+        daemon.launch()?;
+        Ok(daemon)
+    }
+
+    /// Starts the process again after it was killed or stopped, and waits until it serves.
+    pub(crate) fn launch(&mut self) -> Result<()> {
+        self.starts += 1;
+        let log = File::create(self.log_file())?;
+        let child = Command::new("setpriv")
+            .args(["--pdeathsig", "KILL"])
+            .arg(&self.binary)
+            .args(["serve", "--listen", "127.0.0.1", "--advertise", ADVERTISED, "--data"])
+            .arg(self.data_dir())
+            .arg("--drive")
+            .arg(format!("{}:{DRIVE_SIZE}", self.folder.path().join("drive").display()))
+            .args(["--port", &self.port.to_string()])
+            .args(["--discovery-port", &self.discovery_port.to_string()])
+            .args(["--api-port", &self.api_port.to_string()])
+            .stdin(Stdio::null())
+            .stdout(log.try_clone()?)
+            .stderr(log)
+            .spawn()
+            .with_context(|| format!("starting {}", self.binary.display()))?;
+        self.child = Some(child);
+        self.await_ready()
+    }
+
+    /// Waits until every port accepts; a process that ended is an error at once.
+    fn await_ready(&mut self) -> Result<()> {
+        let deadline = Instant::now() + READY_LIMIT;
+        for port in [self.port, self.discovery_port, self.api_port] {
+            while TcpStream::connect(("127.0.0.1", port)).is_err() {
+                if let Some(status) = self.running()?.try_wait()? {
+                    bail!("the daemon ended with {status}:\n{}", self.log());
+                }
+                if Instant::now() > deadline {
+                    bail!("the daemon did not open port {port} within {READY_LIMIT:?}:\n{}", self.log());
+                }
+                std::thread::sleep(Duration::from_millis(20));
+            }
+        }
+        Ok(())
+    }
+
+    /// `kill -9`, and waits for the process to be gone.
+    pub(crate) fn kill(&mut self) -> Result<()> {
+        let mut child = self.child.take().context("the daemon is not running")?;
+        child.kill()?;
+        child.wait()?;
+        Ok(())
+    }
+
+    /// SIGTERM; the process has to end by itself, in time and with exit code zero.
+    pub(crate) fn stop(&mut self) -> Result<()> {
+        let mut child = self.child.take().context("the daemon is not running")?;
+        crate::sh::run("kill").args(["-TERM", &child.id().to_string()]).bytes()?;
+        let deadline = Instant::now() + STOP_LIMIT;
+        loop {
+            if let Some(status) = child.try_wait()? {
+                if status.success() {
+                    return Ok(());
+                }
+                bail!("the daemon ended with {status} on SIGTERM:\n{}", self.log());
+            }
+            if Instant::now() > deadline {
+                child.kill()?;
+                child.wait()?;
+                bail!("the daemon did not end within {STOP_LIMIT:?} of SIGTERM:\n{}", self.log());
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// Runs a verb of the command line against this daemon and returns its JSON.
+    pub(crate) fn cli(&self, words: &[&str]) -> Result<Value> {
+        let text = crate::sh::run(&self.binary.to_string_lossy())
+            .arg("--data")
+            .arg(self.data_dir())
+            .args(["--output", "json"])
+            .args(words)
+            .text()?;
+        if text.trim().is_empty() {
+            return Ok(Value::Null);
+        }
+        serde_json::from_str(&text).with_context(|| format!("`dolmen {}` printed:\n{text}", words.join(" ")))
+    }
+
+    /// What the daemon has logged since its last start.
+    pub(crate) fn log(&self) -> String {
+        String::from_utf8_lossy(&fs::read(self.log_file()).unwrap_or_default()).into_owned()
+    }
+
+    fn data_dir(&self) -> PathBuf {
+        self.folder.path().join("data")
+    }
+
+    fn log_file(&self) -> PathBuf {
+        self.folder.path().join(format!("log-{}", self.starts))
+    }
+
+    fn running(&mut self) -> Result<&mut Child> {
+        self.child.as_mut().context("the daemon is not running")
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        if let Some(child) = &mut self.child {
+            // It may have ended by itself.
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
+/// Ports of the loopback that nobody listens on now; all are held until all are found, so they differ.
+pub(crate) fn free_ports(count: usize) -> Result<Vec<u16>> {
+    let listeners: Vec<TcpListener> =
+        (0..count).map(|_| TcpListener::bind(("127.0.0.1", 0))).collect::<Result<_, _>>()?;
+    listeners.iter().map(|listener| Ok(listener.local_addr()?.port())).collect()
+}

@@ -1,0 +1,26 @@
+//! Our own initiator against the kernel's target in the guest.
+
+use anyhow::{Context, Result};
+
+use super::stage::Stage;
+use super::{Needs, Scenario};
+
+pub(crate) const SCENARIOS: &[Scenario] =
+    &[Scenario { name: "initiator", needs: Needs::AnyTarget, run: against_the_kernel }];
+
+/// Where the guest's target listens for it, apart from the stand-in's ports.
+pub(crate) const GUEST_PORT: u16 = 4430;
+
+/// The initiator's own tests against a target that is not ours; they find it through the environment.
+fn against_the_kernel(stage: &mut Stage) -> Result<()> {
+    stage.host(&format!("sh /share/target.sh {GUEST_PORT}"), 30)?;
+    let address = format!("127.0.0.1:{}", stage.initiator_port);
+    crate::sh::run("cargo")
+        .args(["test", "--quiet", "--package", "dolmen-initiator", "--test", "kernel", "--", "--ignored"])
+        .env("DOLMEN_KERNEL_TARGET", &address)
+        .env("DOLMEN_KERNEL_SUBSYSTEM", "nqn.2014-08.org.example:guest-initiator")
+        .dir(crate::root())
+        .text()
+        .context("the initiator's tests against the kernel's target")?;
+    Ok(())
+}

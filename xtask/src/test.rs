@@ -1,0 +1,135 @@
+//! `cargo xtask test`: installs what it needs, builds, runs every test but the long soaks, ends with the line
+//! `N passed, M failed`.
+
+use std::time::Instant;
+
+use anyhow::{Result, bail};
+
+use crate::packages::find_program;
+use crate::scenario::{self, Against, Plan, Tally};
+use crate::sh::{Stream, run};
+
+/// The kernels the scenarios run on: the newest that Debian 12 has, and the floor.
+const KERNELS: [&str; 2] = ["6.12", "6.1"];
+
+/// Runs the workspace's tests, then, unless told otherwise, the scenarios in the virtual machine.
+pub(crate) fn test(skip_vm: bool) -> Result<()> {
+    if !skip_vm {
+        // First, so that a machine on which it can't be done says so at once.
+        crate::packages::ensure_vm_tools()?;
+    }
+    let mut tally = Tally::default();
+    let start = Instant::now();
+    for part in [unit_tests, doc_tests] {
+        tally.add(part()?);
+    }
+    println!(
+        "tests: {} passed, {} failed ({:.0} s)",
+        tally.passed,
+        tally.failed,
+        start.elapsed().as_secs_f64()
+    );
+    if !skip_vm {
+        tally.add(scenarios());
+    }
+    println!("{} passed, {} failed", tally.passed, tally.failed);
+    if tally.failed > 0 {
+        bail!("not all tests passed");
+    }
+    Ok(())
+}
+
+/// All tests of the workspace but the documentation's: with nextest where it is installed, else with cargo.
+fn unit_tests() -> Result<Tally> {
+    let (words, stream): (&[&str], _) = if find_program("cargo-nextest").is_some() {
+        let quiet = ["--status-level", "fail", "--final-status-level", "fail", "--no-tests", "pass"];
+        (&[&["nextest", "run", "--workspace", "--no-fail-fast"], quiet.as_slice()].concat(), Stream::Error)
+    } else {
+        (&["test", "--workspace", "--all-targets", "--no-fail-fast", "--quiet"], Stream::Output)
+    };
+    counted(words, stream)
+}
+
+/// The examples in the documentation, which nextest doesn't run.
+fn doc_tests() -> Result<Tally> {
+    counted(&["test", "--workspace", "--doc", "--no-fail-fast", "--quiet"], Stream::Output)
+}
+
+/// Runs cargo and counts what its test runners say; a run that failed without a failed test (it did not even
+/// build) counts as one failure.
+fn counted(words: &[&str], stream: Stream) -> Result<Tally> {
+    let (succeeded, text) = run("cargo").args(words).dir(crate::root()).echoed(stream)?;
+    let mut tally = Tally::default();
+    for line in text.lines() {
+        tally.add(summary_of(line));
+    }
+    if !succeeded && tally.failed == 0 {
+        tally.failed = 1;
+    }
+    Ok(tally)
+}
+
+/// The counts in a summary line of cargo (`test result: ok. 3 passed; 0 failed; ...`) or of nextest
+/// (`Summary [0.1s] 3 tests run: 2 passed, 1 failed, 0 skipped`); zero for any other line.
+fn summary_of(line: &str) -> Tally {
+    let line = line.trim_start();
+    let Some(counts) = line.strip_prefix("test result:").or_else(|| {
+        line.strip_prefix("Summary [").and_then(|rest| rest.split_once(" run: ").map(|(_, counts)| counts))
+    }) else {
+        return Tally::default();
+    };
+    let words: Vec<&str> =
+        counts.split(|c: char| !c.is_alphanumeric()).filter(|word| !word.is_empty()).collect();
+    let count = |wanted: &[&str]| -> u32 {
+        words
+            .windows(2)
+            .filter(|pair| wanted.contains(&pair[1]))
+            .filter_map(|pair| pair[0].parse::<u32>().ok())
+            .sum()
+    };
+    Tally { passed: count(&["passed"]), failed: count(&["failed", "timed", "exec"]) }
+}
+
+/// Builds the daemon as it is shipped and runs the scenarios against it on both kernels.
+fn scenarios() -> Tally {
+    let outcome = run("cargo")
+        .args(["build", "--quiet", "--release", "--package", "dolmen"])
+        .dir(crate::root())
+        .status()
+        .and_then(|()| {
+            let binary = crate::root().join("target/release/dolmen");
+            let series = KERNELS.map(str::to_owned).to_vec();
+            scenario::run(&Plan { series, against: Against::Dolmen, binary, only: Vec::new() })
+        });
+    outcome.unwrap_or_else(|error| {
+        println!("vm: FAILED: {error:#}");
+        Tally { passed: 0, failed: 1 }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::summary_of;
+
+    #[test]
+    fn summaries_of_both_runners_are_counted() {
+        let cases = [
+            (
+                "test result: ok. 3 passed; 0 failed; 1 ignored; 0 measured; 0 filtered out; finished in 0.1s",
+                (3, 0),
+            ),
+            ("test result: FAILED. 3 passed; 2 failed; 0 ignored", (3, 2)),
+            ("     Summary [   0.006s] 5 tests run: 5 passed, 0 skipped", (5, 0)),
+            (
+                "     Summary [   1.006s] 7 tests run: 4 passed (1 slow), 2 failed, 1 timed out, 3 skipped",
+                (4, 3),
+            ),
+            ("     Summary [   1.006s] 5/7 tests run: 4 passed, 1 failed", (4, 1)),
+            ("running 3 tests", (0, 0)),
+        ];
+        for (line, counts) in cases {
+            let tally = summary_of(line);
+            assert_eq!((tally.passed, tally.failed), counts, "{line}");
+        }
+    }
+}
