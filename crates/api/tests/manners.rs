@@ -249,7 +249,7 @@ async fn test_volumes_only_where_allowed() {
     let mut body = spec("n");
     body["kind"] = "null".into();
     let node = Node::start_with(dir.path(), plane::Log::default(), false).await;
-    node.call("POST", "/dolmen/v1/volumes", &body.to_string()).await.refusal(412, 9);
+    node.call("POST", "/dolmen/v1/volumes", &body.to_string()).await.refusal(400, 3);
     let plain = node.call("POST", VOLUMES, &body.to_string()).await.ok();
     let seen = node.call("GET", "/dolmen/v1/volumes/?name=n", "").await.ok();
     assert_eq!((&seen["kind"], &seen["UUID"]), (&json!("durable"), &plain["UUID"]));

@@ -122,7 +122,7 @@ pub struct ServeArgs {
     #[arg(long, num_args = 0..=1, default_missing_value = "true", value_name = "BOOL", require_equals = true)]
     pub sparse: Option<bool>,
 
-    /// Address to listen on, IPv4 or IPv6 [default: 0.0.0.0]. Repeatable
+    /// Address to listen on, IPv4 or IPv6 (:: takes IPv6 only) [default: 0.0.0.0]. Repeatable
     #[arg(long, value_name = "IP")]
     pub listen: Vec<IpAddr>,
 

@@ -222,8 +222,7 @@ impl Prepared {
                 },
                 allow_test_volumes: options.allow_test_volumes,
                 now,
-            })
-            .await?;
+            })?;
             Ok::<_, ControlError>((server, cluster, service))
         })?;
         let addresses = server.local_addresses().map_err(ControlError::System)?;

@@ -81,7 +81,7 @@ fn a_volume_from_create_to_delete() {
     assert_eq!(made.status.code(), Some(0));
     assert!(String::from_utf8_lossy(&made.stdout).contains("volume 'web' of 10 GiB is available"));
     assert!(String::from_utf8_lossy(&made.stderr).contains("Nobody is admitted yet"));
-    assert!(on(&["connect-help", "web"]).contains("dolmen volume allow web NQN"));
+    assert!(on(&["connect-help", "web"]).contains("volume allow web NQN"));
     assert!(on(&["volume", "allow", "web", HOST, "--ip", "192.0.2.9"]).contains(HOST));
     let seen: Value = serde_json::from_str(&on(&["volume", "show", "web", "-o", "json"])).unwrap();
     assert_eq!((&seen["acl"]["values"][0], &seen["sectorSize"]), (&Value::from(HOST), &Value::from(4096)));
@@ -97,7 +97,7 @@ fn a_volume_from_create_to_delete() {
     assert!(why.contains("exists already"), "{why}");
     assert!(on(&["volume", "delete", "web"]).contains("is deleted"));
     let why = bad(3, &["--data", data.to_str().unwrap(), "volume", "show", "web"]);
-    assert!(why.contains("does not exist") && why.contains("dolmen volume list"), "{why}");
+    assert!(why.contains("does not exist") && why.contains("volume list"), "{why}");
     let args = [
         "volume",
         "create",

@@ -121,7 +121,6 @@ impl Node {
             allow_test_volumes,
             now,
         })
-        .await
         .unwrap();
         let address = server.local_addresses().unwrap()[0];
         let (stop, stopped) = oneshot::channel::<()>();

@@ -127,6 +127,8 @@ pub enum Command {
         /// Name or UUID of the volume
         volume: String,
     },
+    /// See it work: a node, a volume, data that survives a kill, and how fast it is; needs nothing set up
+    Demo(DemoArgs),
     /// Print a completion script for a shell
     Completions {
         /// Which shell

@@ -59,6 +59,11 @@ impl Client {
         Ok(Client { target, connector: TlsConnector::from(Arc::new(config)), runtime })
     }
 
+    /// A command line that talks to the same daemon.
+    pub(crate) fn suggest(&self, verb: &str) -> String {
+        format!("{} {verb}", self.target.invocation)
+    }
+
     /// `GET` of a path.
     pub(crate) fn get(&self, path: &str) -> Result<Value, CliError> {
         self.call(Method::GET, path, None, None)

@@ -31,7 +31,8 @@ pub(crate) fn help(client: &Client, output: &Output, name: &str) -> Result<(), C
         "everyBoot": steps.every_boot(),
         "disconnect": steps.disconnect(),
     });
-    output.put(&value, |_| page(&seen, &steps));
+    let allow = client.suggest(&format!("volume allow {} NQN", text(&seen, "name")));
+    output.put(&value, |_| page(&seen, &steps, &allow));
     Ok(())
 }
 
@@ -70,7 +71,8 @@ impl Steps {
     }
 }
 
-fn page(seen: &Value, steps: &Steps) -> String {
+/// The page for people; `allow` is the command that admits a host.
+fn page(seen: &Value, steps: &Steps, allow: &str) -> String {
     let name = text(seen, "name");
     let indented =
         |commands: Vec<String>| -> String { commands.iter().map(|c| format!("  {c}\n")).collect() };
@@ -79,7 +81,7 @@ fn page(seen: &Value, steps: &Steps) -> String {
     match hosts.as_slice() {
         [word] if word == "ALLOW_NONE" => page.push_str(&format!(
             "Nobody is admitted to volume '{name}' yet. On the host:\n  cat /etc/nvme/hostnqn\nand here, with what it \
-             says:\n  dolmen volume allow {name} NQN\n\n"
+             says:\n  {allow}\n\n"
         )),
         [word] if word == "ALLOW_ANY" => page.push_str(&format!("Every host is admitted to volume '{name}'.\n\n")),
         hosts => page.push_str(&format!(
@@ -125,10 +127,10 @@ mod tests {
     #[test]
     fn the_page_says_who_where_and_how() {
         let nobody = json!({"name": "v", "acl": {"values": ["ALLOW_NONE"]}});
-        let text = page(&nobody, &steps("127.0.0.1"));
+        let text = page(&nobody, &steps("127.0.0.1"), "dolmen volume allow v NQN");
         assert!(text.contains("dolmen volume allow v NQN") && text.contains("this very machine"));
         let one = json!({"name": "v", "acl": {"values": ["nqn.2014-08.org.nvmexpress:a"]}});
-        let text = page(&one, &steps("2001:db8::1"));
+        let text = page(&one, &steps("2001:db8::1"), "");
         for wanted in [
             "modprobe nvme-tcp",
             "nvme connect -t tcp -a 2001:db8::1 -s 4420 -n nqn.2016-01.com.lightbitslabs:uuid:x",

@@ -28,6 +28,8 @@ pub(crate) struct Target {
     pub(crate) token: Secret,
     /// The data folder, if that is how it was found.
     pub(crate) folder: Option<PathBuf>,
+    /// How the user names it: what stands before the verb in commands that we suggest.
+    pub(crate) invocation: String,
 }
 
 /// Finds the daemon that the global flags name.
@@ -64,6 +66,7 @@ fn local(folder: &Path) -> Result<Target, CliError> {
         certificate: folder.join(files::CERTIFICATE),
         token: read_token(&folder.join(files::TOKEN))?,
         folder: Some(folder.into()),
+        invocation: format!("dolmen --data {}", quoted(folder)),
     })
 }
 
@@ -122,7 +125,19 @@ fn remote(url: &str, global: &Global) -> Result<Target, CliError> {
         certificate,
         token: read_token(token_file)?,
         folder: None,
+        invocation: format!("dolmen --endpoint {url} --token-file {}", quoted(token_file)),
     })
+}
+
+/// A path as a shell wants it.
+fn quoted(path: &Path) -> String {
+    let text = path.display().to_string();
+    let plain = |c: char| c.is_alphanumeric() || "/._-+:@%".contains(c);
+    if !text.is_empty() && text.chars().all(plain) {
+        text
+    } else {
+        format!("'{}'", text.replace('\'', "'\\''"))
+    }
 }
 
 fn read_token(path: &Path) -> Result<Secret, CliError> {

@@ -107,7 +107,7 @@ fn completions(shell: clap_complete::Shell) -> Result<(), CliError> {
     io::stdout().write_all(&script).map_err(|why| CliError::new(Exit::Failed, why.to_string()))
 }
 
-/// Makes a drive blank. People at a terminal are asked first; a script has said what it wants.
+/// Makes a drive blank. People at a terminal are asked first; a script has to say that it means it.
 fn wipe(path: &Path, yes: bool) -> Result<(), CliError> {
     let failed = |why: node::ServeError| CliError::new(Exit::Failed, why.to_string());
     let holds = match node::identify_drive(path).map_err(failed)? {

@@ -43,12 +43,14 @@ fn path(base: &str, volume: &str) -> Result<String, CliError> {
 
 /// The volume as the daemon tells it, with our additions.
 pub(crate) fn fetch(client: &Client, volume: &str) -> Result<Value, CliError> {
-    client.get(&path("/dolmen/v1/volumes", volume)?).map_err(missing)
+    client.get(&path("/dolmen/v1/volumes", volume)?).map_err(|why| missing(client, why))
 }
 
-fn missing(error: CliError) -> CliError {
+fn missing(client: &Client, error: CliError) -> CliError {
     match error.exit {
-        Exit::NotFound => error.hint("'dolmen volume list' tells which volumes there are"),
+        Exit::NotFound => {
+            error.hint(format!("this tells which volumes there are: {}", client.suggest("volume list")))
+        }
         _ => error,
     }
 }
@@ -89,13 +91,14 @@ fn create(client: &Client, output: &Output, args: CreateArgs) -> Result<(), CliE
     output.put(&made, |v| {
         format!("volume '{}' of {} is available (UUID {})", text(v, "name"), size(v, "size"), text(v, "UUID"))
     });
+    let name = text(&made, "name");
     if nobody {
         output.remark(&format!(
-            "Nobody is admitted yet. On the host: cat /etc/nvme/hostnqn; then here: dolmen volume allow {} NQN",
-            text(&made, "name")
+            "Nobody is admitted yet. On the host: cat /etc/nvme/hostnqn; then here: {}",
+            client.suggest(&format!("volume allow {name} NQN"))
         ));
     }
-    output.remark(&format!("How a host connects: dolmen connect-help {}", text(&made, "name")));
+    output.remark(&format!("How a host connects: {}", client.suggest(&format!("connect-help {name}"))));
     Ok(())
 }
 
@@ -109,8 +112,7 @@ fn when_available(client: &Client, mut volume: Value) -> Result<Value, CliError>
         volume = fetch(client, &text(&volume, "UUID"))?;
     }
     let why = format!("volume '{}' is still being made", text(&volume, "name"));
-    Err(CliError::new(Exit::TryAgain, why)
-        .hint("look again: dolmen volume list; the daemon's log may say why"))
+    Err(CliError::new(Exit::TryAgain, why).hint("look again: volume list; the daemon's log may say why"))
 }
 
 fn admitted(volume: &Value) -> String {
@@ -216,7 +218,7 @@ fn change(
                 tries += 1;
                 thread::sleep(POLL);
             }
-            Err(why) => return Err(missing(why)),
+            Err(why) => return Err(missing(client, why)),
         }
     }
 }
@@ -229,7 +231,8 @@ fn resize(client: &Client, output: &Output, volume: &str, new: ByteSize) -> Resu
 
 fn delete(client: &Client, output: &Output, volume: &str) -> Result<(), CliError> {
     let seen = fetch(client, volume)?;
-    let done = client.delete(&path("/api/v2/volumes", &text(&seen, "UUID"))?).map_err(missing)?;
+    let done =
+        client.delete(&path("/api/v2/volumes", &text(&seen, "UUID"))?).map_err(|why| missing(client, why))?;
     output.put(&done, |_| {
         format!("volume '{}' is deleted; its space comes back in the background", text(&seen, "name"))
     });
