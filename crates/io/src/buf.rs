@@ -9,6 +9,7 @@
 //! Memory is zeroed when the pool is made and never uninitialised; a reused slot holds old bytes, so whoever hands a buffer to
 //! a host has filled it first. Slots are aligned to [`ALIGN_BYTES`].
 
+use crate::Wake;
 use std::{
     alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error},
     cell::{Cell, RefCell},
@@ -17,7 +18,7 @@ use std::{
     ops::{Deref, DerefMut, Range},
     ptr::NonNull,
     sync::{
-        Mutex, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
 };
@@ -63,14 +64,25 @@ struct Class {
 
 struct Inner {
     thread: usize,
-    region: NonNull<u8>,
+    /// What the allocator gave, and the aligned part of it that holds the slots.
+    block: NonNull<u8>,
     layout: Layout,
+    region: NonNull<u8>,
+    region_bytes: usize,
     classes: Vec<Class>,
     refs: Box<[Cell<u32>]>,
     /// Slots that are out, plus one per `Pool` handle; `Inner` is freed at 0.
     holders: Cell<usize>,
     came_home: AtomicBool,
-    remote: Mutex<Vec<u32>>,
+    remote: Mutex<Remote>,
+}
+
+/// What foreign threads share with the home thread.
+#[derive(Default)]
+struct Remote {
+    /// Slots that they dropped.
+    slots: Vec<u32>,
+    wake: Option<Arc<dyn Wake>>,
 }
 
 /// The buffers of one core.
@@ -109,19 +121,25 @@ impl Pool {
             base += bytes * count as usize;
             slots += count;
         }
-        let layout = Layout::from_size_align(base, ALIGN_BYTES).expect("the pool fits the address space");
-        assert!(layout.size() > 0, "a pool has at least one buffer");
+        assert!(base > 0, "a pool has at least one buffer");
+        // Aligned by hand: asked for zeroed memory of large alignment, std would write zeros to every page of it, while
+        // memory of ordinary alignment comes from the kernel untouched.
+        let layout = Layout::from_size_align(base + ALIGN_BYTES, 8).expect("the pool fits the address space");
         // SAFETY: the layout has a non-zero size, checked above.
-        let Some(region) = NonNull::new(unsafe { alloc_zeroed(layout) }) else { handle_alloc_error(layout) };
+        let Some(block) = NonNull::new(unsafe { alloc_zeroed(layout) }) else { handle_alloc_error(layout) };
+        // SAFETY: the block is `ALIGN_BYTES` longer than the region, and the offset is below that.
+        let region = unsafe { block.add(block.align_offset(ALIGN_BYTES)) };
         let inner = Box::new(Inner {
             thread: thread_token(),
-            region,
+            block,
             layout,
+            region,
+            region_bytes: base,
             classes,
             refs: (0..slots).map(|_| Cell::new(0)).collect(),
             holders: Cell::new(1),
             came_home: AtomicBool::new(false),
-            remote: Mutex::new(Vec::new()),
+            remote: Mutex::default(),
         });
         Pool { inner: NonNull::from(Box::leak(inner)), _not_send: PhantomData }
     }
@@ -153,6 +171,23 @@ impl Pool {
         None
     }
 
+    /// Like [`Pool::alloc`], but only from the smallest class that fits: for takers of many buffers, who must leave the larger
+    /// ones to those who need them.
+    #[must_use]
+    pub fn alloc_fitting(&self, len: usize) -> Option<Buf> {
+        let class = self.inner().classes.iter().find(|c| c.bytes >= len)?;
+        if class.free.borrow().is_empty() {
+            self.inner().take_home();
+        }
+        if class.free.borrow().is_empty() { None } else { self.alloc(len) }
+    }
+
+    /// Has `wake` called whenever a foreign thread drops one of this pool's buffers, so that whoever sleeps for lack of
+    /// buffers learns of it.
+    pub fn on_return(&self, wake: Arc<dyn Wake>) {
+        self.inner().lock_remote().wake = Some(wake);
+    }
+
     /// Buffers of at least `len` bytes that could be had now.
     #[must_use]
     pub fn available(&self, len: usize) -> usize {
@@ -169,7 +204,7 @@ impl Pool {
     /// The pool's memory, for registration with the kernel: base address and length in bytes.
     #[must_use]
     pub fn region(&self) -> (*mut u8, usize) {
-        (self.inner().region.as_ptr(), self.inner().layout.size())
+        (self.inner().region.as_ptr(), self.inner().region_bytes)
     }
 }
 
@@ -198,6 +233,11 @@ impl fmt::Debug for Pool {
 }
 
 impl Inner {
+    fn lock_remote(&self) -> MutexGuard<'_, Remote> {
+        // A panic elsewhere leaves both parts whole.
+        self.remote.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Puts a slot back on its free list. Only on the home thread.
     fn put(&self, slot: u32) {
         let class = self.classes.iter().rfind(|c| c.first_slot <= slot).expect("every slot has a class");
@@ -209,7 +249,7 @@ impl Inner {
         if !self.came_home.swap(false, Ordering::Acquire) {
             return;
         }
-        let slots = std::mem::take(&mut *self.remote.lock().unwrap_or_else(PoisonError::into_inner));
+        let slots = std::mem::take(&mut self.lock_remote().slots);
         for slot in slots {
             self.put(slot);
             self.holders.set(self.holders.get() - 1);
@@ -224,9 +264,9 @@ impl Inner {
         let left = this.holders.get() - 1;
         this.holders.set(left);
         if left == 0 {
-            // SAFETY: region and layout are those of the allocation; no slot is out; `Inner` came from `Box::leak`.
+            // SAFETY: block and layout are those of the allocation; no slot is out; `Inner` came from `Box::leak`.
             unsafe {
-                dealloc(this.region.as_ptr(), this.layout);
+                dealloc(this.block.as_ptr(), this.layout);
                 drop(Box::from_raw(inner.as_ptr()));
             }
         }
@@ -258,9 +298,15 @@ impl Raw {
             Inner::let_go(self.inner);
         } else {
             // `holders` still counts the slot until the home thread takes it back, so `Inner` outlives this call.
-            let mut remote = inner.remote.lock().unwrap_or_else(PoisonError::into_inner);
-            remote.push(self.slot);
+            // Once the lock is free the home thread may free `Inner`: nothing of it is touched after that.
+            let mut remote = inner.lock_remote();
+            remote.slots.push(self.slot);
             inner.came_home.store(true, Ordering::Release);
+            let wake = remote.wake.clone();
+            drop(remote);
+            if let Some(wake) = wake {
+                wake.wake();
+            }
         }
     }
 }

@@ -45,12 +45,40 @@ pub struct DriveInfo {
     pub align_bytes: u32,
     /// True for a block device, false for a regular file.
     pub block_device: bool,
+    /// True when operations go past the page cache. False on file systems without direct I/O; durability holds there too.
+    pub direct: bool,
     /// True when the file was made by this call.
     pub created: bool,
     /// The device's serial number, if it tells one.
     pub serial: Option<String>,
     /// The device's model, if it tells one.
     pub model: Option<String>,
+}
+
+/// What one core has done with a drive since it opened it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct DriveCounters {
+    /// Reads.
+    pub reads: OpCounters,
+    /// Writes.
+    pub writes: OpCounters,
+    /// Flushes.
+    pub flushes: OpCounters,
+    /// Operations that have not ended.
+    pub inflight: u64,
+}
+
+/// One kind of operation on a drive.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct OpCounters {
+    /// Ended, well or not. Count.
+    pub operations: u64,
+    /// Moved by those that ended well. Bytes.
+    pub bytes: u64,
+    /// Failed. Count.
+    pub errors: u64,
+    /// From submission to the look at the completion, summed. Nanoseconds.
+    pub time_ns: u64,
 }
 
 /// The world of one core: sockets, drives, time and randomness.
@@ -96,6 +124,9 @@ pub trait Driver {
 
     /// A handle that other cores give to [`Driver::share_drive`].
     fn export_drive(&self, file: FileId) -> Result<DriveHandle, Error>;
+
+    /// What this core has done with a drive since it opened it; zeros for one that is not open.
+    fn drive_counters(&self, file: FileId) -> DriveCounters;
 
     /// Closes a drive and gives up its lock when no other core holds it. No operation may be under way on it.
     fn close_drive(&mut self, file: FileId);

@@ -116,5 +116,9 @@ impl Driver for Fake {
         Err(refused("export"))
     }
 
+    fn drive_counters(&self, _: FileId) -> DriveCounters {
+        DriveCounters::default()
+    }
+
     fn close_drive(&mut self, _: FileId) {}
 }

@@ -4,7 +4,7 @@
 //! brings completions and expired timers. Nothing here waits but `poll`.
 
 use crate::{
-    Buf, DriveHandle, DriveInfo, Driver, Error, Event, FileId, ListenerId, Op, OpenDrive, Pool, Slices,
+    Buf, DriveCounters, DriveHandle, DriveInfo, Driver, Error, Event, FileId, ListenerId, Op, OpenDrive, Pool, Slices,
     SocketId, Tag, TimerId, Timers, Wait, Wake,
 };
 use dolmen_types::{Nanos, UnixMillis};
@@ -194,6 +194,12 @@ impl Io {
     /// This core's own handle for a drive that another core opened.
     pub fn share_drive(&mut self, drive: &DriveHandle) -> Result<FileId, Error> {
         self.driver.share_drive(drive)
+    }
+
+    /// What this core has done with a drive since it opened it.
+    #[must_use]
+    pub fn drive_counters(&self, file: FileId) -> DriveCounters {
+        self.driver.drive_counters(file)
     }
 
     /// Closes a drive on which nothing is under way.

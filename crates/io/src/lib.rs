@@ -32,7 +32,7 @@ mod timers;
 
 pub use bell::Bell;
 pub use buf::{ALIGN_BYTES, Buf, Pool, PoolConfig, Slice};
-pub use driver::{DriveHandle, DriveInfo, Driver, OpenDrive, Wait, Wake};
+pub use driver::{DriveCounters, DriveHandle, DriveInfo, Driver, OpCounters, OpenDrive, Wait, Wake};
 pub use inbox::{Inbox, InboxSender, inbox};
 pub use io::{Io, MAX_TIMERS};
 pub use op::{Error, ErrorKind, Event, FileId, ListenerId, Op, Owner, Slices, SocketId, Tag};

@@ -82,10 +82,37 @@ mod tests {
         }
     }
 
-    /// Values of the reference implementation of XXH3.
+    /// The reference implementation's own test vectors: its generated buffer, no seed and its usual one, lengths on every
+    /// code path.
     #[test]
     fn check64_has_the_published_values() {
-        assert_eq!(check64(0, b""), 0x2d06_8005_38d3_94c2);
-        assert_ne!(check64(1, b"abc"), check64(2, b"abc"));
+        const PRIME: u64 = 0x9e37_79b1_85eb_ca8d;
+        let mut state = 2_654_435_761u64;
+        let mut next = || {
+            let byte = state.to_be_bytes()[0];
+            state = state.wrapping_mul(PRIME);
+            byte
+        };
+        let buffer: Vec<u8> = (0..2367).map(|_| next()).collect();
+        let vectors: [(usize, u64, u64); 14] = [
+            (0, 0x2d06_8005_38d3_94c2, 0xa8a6_b918_b2f0_364a),
+            (1, 0xc44b_dff4_074e_ecdb, 0x032b_e332_dd76_6ef8),
+            (6, 0x27b5_6a84_cd2d_7325, 0x8458_9c11_6ab5_9ab9),
+            (12, 0xa713_daf0_dfbb_77e7, 0xe730_3e1b_2336_de0e),
+            (24, 0xa3fe_70bf_9d35_10eb, 0x850e_80fc_35bd_d690),
+            (48, 0x397d_a259_ecba_1f11, 0xadc2_cbaa_44ac_c616),
+            (80, 0xbcde_fbbb_2c47_c90a, 0xc6dd_0cb6_9953_2e73),
+            (195, 0xcd94_217e_e362_ec3a, 0xba68_003d_370c_b3d9),
+            (403, 0xcdeb_804d_65c6_dea4, 0x6259_f6ec_fd64_43fd),
+            (512, 0x617e_4959_9013_cb6b, 0x3ce4_57de_14c2_7708),
+            (2048, 0xdd59_e2c3_a5f0_38e0, 0x66f8_1670_669a_babc),
+            (2099, 0xc6b9_d9b3_fc9a_c765, 0x184f_3168_4366_3974),
+            (2240, 0x6e73_a905_39cf_2948, 0x757b_a848_7d1b_5247),
+            (2367, 0xcb37_aeb9_e5d3_61ed, 0xd2db_3415_b942_b42a),
+        ];
+        for (len, plain, seeded) in vectors {
+            assert_eq!(check64(0, &buffer[..len]), plain, "length {len}");
+            assert_eq!(check64(PRIME, &buffer[..len]), seeded, "length {len}, seeded");
+        }
     }
 }

@@ -2,11 +2,19 @@
 #![forbid(unsafe_code)]
 
 mod batch;
+mod bytes;
+mod check;
 mod error;
+mod format;
+mod location;
+mod map;
 mod message;
 mod owner;
 mod plan;
+mod policy;
 mod pool;
+mod segments;
+mod shard;
 mod store;
 
 pub use batch::{

@@ -16,8 +16,10 @@ pub struct UnitId {
 pub enum Purpose {
     /// Host writes: never from the reserve.
     Host,
-    /// Unmap, delete and other control records, and survivors of cleaning.
+    /// Unmap, delete and other control records.
     Control,
+    /// Survivors of cleaning.
+    Clean,
     /// Map pages and checkpoints, without which nothing is ever given back.
     Metadata,
 }

@@ -1,22 +1,41 @@
 //! The store of one core: its shards, their requests and completions.
 
+use crate::format::commit::LogIdentity;
+use crate::map::Map;
+use crate::segments::SegmentTable;
+use crate::shard::{Geometry, Log, Phase, Shard, Shared, run_shard};
 use crate::{
     AppendError, Batch, Done, Key, LineUsage, Marks, PoolPlan, ShardTuning, SpaceReport, StoreError, Ticket,
     ToPool, ToShard,
 };
-use dolmen_io::{Buf, Event, FileId, Io, Owner, exec};
+use dolmen_io::{Buf, Error, Event, FileId, Io, Owner, Tag, TimerId, exec};
 use dolmen_types::{Lba, LineId, PgId, Seq, ShardId};
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::rc::Rc;
+
+use crate::shard::{ID_MASK, KIND_COMMIT, KIND_DATA, KIND_LEAF, KIND_MASK, KIND_TIMER};
+
+/// How often waiting appends and reads are looked at when nothing else happens. Milliseconds.
+const LOOK_MS: u64 = 20;
+
+/// Bits of an event's key that name the shard (its place in this store).
+const SHARD_SHIFT: u32 = 56;
 
 /// The shards that live on one core. Stepped once per turn; never waits.
 pub struct Store {
-    _private: (),
+    /// Shards of the pool.
+    total: u16,
+    shards: Vec<(ShardId, Shared)>,
+    owner: Owner,
+    timer: Option<TimerId>,
 }
 
-#[allow(unused_variables, clippy::unused_self)]
 impl Store {
-    /// Hosts those shards of an opened pool whose number modulo `cores` is `core`; `files[i]` is this core's handle of
-    /// the plan's drive `i`. Recovery starts at once as a task on `exec`; [`Store::ready`] tells when it has ended.
-    /// `owner` tags the store's own drive operations (reads and commits).
+    /// Hosts the given shards of an opened pool (see [`PoolPlan::shards_of`]); `files[i]` is this core's handle of the plan's
+    /// drive `i`. Recovery starts at once as a task on `exec`, which must have room for two tasks per shard;
+    /// [`Store::ready`] tells when it has ended. `owner` tags the store's own drive operations (reads and commits).
+    /// `salt` is fresh randomness of this opening.
     #[must_use]
     pub fn open(
         plan: &PoolPlan,
@@ -24,24 +43,60 @@ impl Store {
         files: &[FileId],
         tuning: ShardTuning,
         owner: Owner,
-        exec: exec::Handle,
+        salt: u64,
+        exec: &exec::Handle,
     ) -> Store {
-        unreachable!("the skeleton has no insides yet")
+        let units = plan.drives.iter().map(|d| d.units).collect();
+        let geometry = Rc::new(Geometry { files: files.to_vec(), units, unit_bytes: plan.unit_bytes });
+        let make = |(index, &id): (u64, &ShardId)| {
+            let salt = crate::check::block_seed(salt, u64::from(id.0), plan.incarnation);
+            let log_id = LogIdentity { pool: plan.pool, shard: id, incarnation: plan.incarnation, salt };
+            let tag = Tag { owner, key: index << SHARD_SHIFT };
+            let shard = Rc::new(RefCell::new(new_shard(log_id, geometry.clone(), tuning.clone(), tag)));
+            if exec.spawn(run_shard(shard.clone(), exec.clone())).is_err() {
+                shard.borrow_mut().phase =
+                    Phase::Failed(StoreError::Drive("the core has too many tasks".into()));
+            }
+            (id, shard)
+        };
+        Store { total: plan.shards, shards: (0..).zip(shards).map(make).collect(), owner, timer: None }
     }
 
     /// `None` while recovering; then whether every shard serves.
     #[must_use]
     pub fn ready(&self) -> Option<Result<(), StoreError>> {
-        unreachable!("the skeleton has no insides yet")
+        let mut all = true;
+        for (_, shard) in &self.shards {
+            match &shard.borrow().phase {
+                Phase::Failed(error) => return Some(Err(error.clone())),
+                Phase::Recovering => all = false,
+                Phase::Serving | Phase::Stopped(_) => {}
+            }
+        }
+        all.then_some(Ok(()))
     }
 
-    /// Queues a batch; its [`Done`] comes when it is durable and applied, in chain order. The shard is that of `batch.pg`.
+    /// Why a shard no longer takes appends, if one does not.
+    #[must_use]
+    pub fn stopped(&self) -> Option<(ShardId, String)> {
+        self.shards.iter().find_map(|(id, shard)| match &shard.borrow().phase {
+            Phase::Stopped(reason) => Some((*id, reason.clone())),
+            _ => None,
+        })
+    }
+
+    /// Queues a batch; its [`Done`] comes when it is durable and applied, in chain order. The shard is that of `batch.pg`,
+    /// which must live here.
     pub fn append(&mut self, batch: Batch, ticket: Ticket) -> Result<(), (Batch, AppendError)> {
-        unreachable!("the skeleton has no insides yet")
+        match self.shard(batch.pg) {
+            Some(shard) => shard.borrow_mut().append(batch, ticket),
+            None => Err((batch, AppendError::Invalid("the group's shard lives on another core"))),
+        }
     }
 
-    /// Reads `buf.len() / 4096` blocks as of the newest version (or the newest at or below `at`); unmapped blocks read zeros,
-    /// every stored block is verified. `pg` names the shard.
+    /// Reads `buf.len() / 4096` blocks as of the newest version (or fails when it is beyond `at`); unmapped blocks read
+    /// zeros, every stored block is verified. `pg` names the shard. The buffer comes back in the [`Done`].
+    #[allow(clippy::too_many_arguments)] // One address, one version, one buffer: a struct would only rename them.
     pub fn read(
         &mut self,
         io: &mut Io,
@@ -52,77 +107,205 @@ impl Store {
         buf: Buf,
         ticket: Ticket,
     ) {
-        unreachable!("the skeleton has no insides yet")
+        if let Some(shard) = self.shard(pg) {
+            shard.borrow_mut().read(io, line, at, lba, buf, ticket);
+        } else if let Some((_, any)) = self.shards.first() {
+            let mut any = any.borrow_mut();
+            any.refuse(ticket, StoreError::Refused("the group's shard lives on another core".into()));
+        }
     }
 
     /// Completions of operations that carry the store's owner.
     pub fn on_event(&mut self, io: &mut Io, key: u64, event: Event) {
-        unreachable!("the skeleton has no insides yet")
+        if key & KIND_MASK == KIND_TIMER {
+            self.timer = None;
+            return;
+        }
+        let index = usize::try_from(key >> SHARD_SHIFT).unwrap_or(usize::MAX);
+        let Some((_, shard)) = self.shards.get(index) else { return };
+        let mut shard = shard.borrow_mut();
+        let id = key & ID_MASK;
+        match (key & KIND_MASK, event) {
+            (KIND_COMMIT, Event::Written(slices)) => {
+                io.recycle(slices);
+                shard.commit_written(id, io.now(), Ok(()));
+            }
+            (KIND_COMMIT, Event::Failed { error, .. }) => {
+                shard.commit_written(id, io.now(), Err(error.to_string()))
+            }
+            (KIND_LEAF, event) => {
+                if let Some(result) = read_result(event) {
+                    shard.leaf_arrived(io, id, result);
+                }
+            }
+            (KIND_DATA, event) => {
+                if let Some(result) = read_result(event) {
+                    shard.data_arrived(io, id, result);
+                }
+            }
+            _ => {}
+        }
     }
 
-    /// Once per turn: forms and submits commits, applies what is durable, starts checkpoints and cleaning.
-    /// True when another turn could do more at once.
+    /// Once per turn, after events and appends: forms and submits commits, asks for space, wakes checkpoint and cleaning.
+    /// True when it did something.
     pub fn step(&mut self, io: &mut Io) -> bool {
-        unreachable!("the skeleton has no insides yet")
+        let (mut worked, mut waiting) = (false, false);
+        for (_, shard) in &self.shards {
+            let mut shard = shard.borrow_mut();
+            if shard.has_stalled_reads() {
+                shard.retry_stalled(io);
+            }
+            worked |= shard.form(io);
+            shard.look_ahead();
+            shard.ring_checkpoint();
+            waiting |= shard.is_waiting();
+        }
+        if waiting && self.timer.is_none() {
+            let tag = Tag { owner: self.owner, key: KIND_TIMER };
+            self.timer = Some(io.timer_at(tag, io.now().plus_ms(LOOK_MS)));
+        }
+        worked
     }
 
     /// Takes completions.
     pub fn drain(&mut self, out: &mut Vec<Done>) {
-        unreachable!("the skeleton has no insides yet")
+        for (_, shard) in &self.shards {
+            out.append(&mut shard.borrow_mut().done);
+        }
     }
 
     /// Takes messages for the pool's owner.
     pub fn drain_pool(&mut self, out: &mut Vec<ToPool>) {
-        unreachable!("the skeleton has no insides yet")
+        for (_, shard) in &self.shards {
+            out.append(&mut shard.borrow_mut().to_pool);
+        }
     }
 
     /// A message of the pool's owner for one of our shards.
     pub fn on_pool(&mut self, shard: ShardId, message: ToShard) {
-        unreachable!("the skeleton has no insides yet")
+        if let Some((_, shard)) = self.shards.iter().find(|(id, _)| *id == shard) {
+            shard.borrow_mut().on_pool(message);
+        }
     }
 
     /// Calls `visit` for every keyed object of a group, in key order (applied state).
-    pub fn for_each_object(&self, pg: PgId, visit: impl FnMut(Key, &[u8])) {
-        unreachable!("the skeleton has no insides yet")
+    pub fn for_each_object(&self, pg: PgId, mut visit: impl FnMut(Key, &[u8])) {
+        let Some(shard) = self.shard(pg) else { return };
+        let shard = shard.borrow();
+        let first = (pg, Key { kind: 0, id: 0 });
+        for ((_, key), value) in shard.objects.range(first..).take_while(|((p, _), _)| *p == pg) {
+            visit(*key, value);
+        }
     }
 
     /// Epoch and highest applied sequence number of a group.
     #[must_use]
     pub fn marks(&self, pg: PgId) -> Marks {
-        unreachable!("the skeleton has no insides yet")
+        self.shard(pg).and_then(|s| s.borrow().marks.get(&pg).copied()).unwrap_or_default()
     }
 
     /// The lines of a group's shard, in order.
     #[must_use]
     pub fn lines(&self, pg: PgId) -> Vec<LineId> {
-        unreachable!("the skeleton has no insides yet")
+        let Some(shard) = self.shard(pg) else { return Vec::new() };
+        let shard = shard.borrow();
+        shard.map.lines.iter().filter(|(_, l)| !l.dropped).map(|(&line, _)| LineId(line)).collect()
     }
 
-    /// What a line takes.
+    /// What a line takes; nothing for one that does not exist.
     #[must_use]
     pub fn usage(&self, pg: PgId, line: LineId) -> LineUsage {
-        unreachable!("the skeleton has no insides yet")
+        let usage = self.shard(pg).and_then(|s| s.borrow().map.usage(line));
+        usage.map_or(LineUsage::default(), |(mapped_blocks, stored_bytes)| LineUsage {
+            mapped_blocks,
+            stored_bytes,
+        })
     }
 
     /// Where the space of this core's shards is.
     #[must_use]
     pub fn space(&self) -> SpaceReport {
-        unreachable!("the skeleton has no insides yet")
+        let mut sum = SpaceReport::default();
+        for (_, shard) in &self.shards {
+            shard.borrow().report_space(&mut sum);
+        }
+        sum
     }
 
     /// Asks for a checkpoint of every shard, soon.
     pub fn checkpoint(&mut self) {
-        unreachable!("the skeleton has no insides yet")
+        for (_, shard) in &self.shards {
+            shard.borrow_mut().checkpoint.requested = true;
+        }
+    }
+
+    /// Checkpoints that have ended since start, of all shards.
+    #[must_use]
+    pub fn checkpoints(&self) -> u64 {
+        self.shards.iter().map(|(_, s)| s.borrow().checkpoint.finished).sum()
     }
 
     /// Stops taking appends, finishes those under way, checkpoints, so that a restart replays nothing.
     pub fn shutdown(&mut self) {
-        unreachable!("the skeleton has no insides yet")
+        for (_, shard) in &self.shards {
+            shard.borrow_mut().close();
+        }
     }
 
-    /// True when [`Store::shutdown`] is through (or a shard stopped for another reason).
+    /// True when [`Store::shutdown`] is through, or failed to (a shard that stopped or never recovered).
     #[must_use]
     pub fn is_down(&self) -> bool {
-        unreachable!("the skeleton has no insides yet")
+        self.shards.iter().all(|(_, s)| s.borrow().down)
+    }
+
+    fn shard(&self, pg: PgId) -> Option<&Shared> {
+        let id = ShardId(u16::try_from(pg.0 % u32::from(self.total)).expect("below the number of shards"));
+        self.shards.iter().find(|(s, _)| *s == id).map(|(_, shard)| shard)
+    }
+}
+
+fn read_result(event: Event) -> Option<Result<Buf, (Error, Option<Buf>)>> {
+    match event {
+        Event::Read(buf) => Some(Ok(buf)),
+        Event::Failed { error, buf } => Some(Err((error, buf))),
+        _ => None,
+    }
+}
+
+fn new_shard(id: LogIdentity, geometry: Rc<Geometry>, tuning: ShardTuning, tag: Tag) -> Shard {
+    let map = Map::new(tuning.cache_bytes);
+    let mut log = Log::default();
+    log.next_number = 1;
+    // Segments of a stream are counted from 1.
+    log.streams.iter_mut().for_each(|s| s.next_seq = 1);
+    Shard {
+        id,
+        geometry,
+        tuning,
+        phase: Phase::Recovering,
+        map,
+        segments: SegmentTable::default(),
+        objects: BTreeMap::new(),
+        objects_bytes: 0,
+        marks: BTreeMap::new(),
+        log,
+        queue: VecDeque::new(),
+        announced: BTreeSet::new(),
+        reads: crate::shard::Reads::default(),
+        moving: BTreeMap::new(),
+        move_jobs: VecDeque::new(),
+        cleaned: 0,
+        checkpoint: crate::shard::CheckpointState::default(),
+        space: crate::shard::SpaceState::default(),
+        counters: crate::shard::Counters::default(),
+        closing: false,
+        down: false,
+        checkpoint_bell: exec::Notify::default(),
+        lease_bell: exec::Notify::default(),
+        clean_bell: exec::Notify::default(),
+        tag,
+        done: Vec::new(),
+        to_pool: Vec::new(),
     }
 }

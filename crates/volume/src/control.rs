@@ -145,8 +145,10 @@ pub enum ControlError {
     },
     /// The volume is being deleted.
     Deleting,
-    /// No room for another volume.
+    /// No room for another volume, or for more in its descriptor.
     TooMany,
+    /// Too many control requests are under way; trying again helps.
+    Busy,
     /// The store has stopped after a drive's failure, or the volume is quarantined.
     NotReady,
 }
@@ -162,6 +164,7 @@ impl fmt::Display for ControlError {
             ControlError::Invalid { field, reason } => write!(f, "{field}: {reason}"),
             ControlError::Deleting => f.write_str("the volume is being deleted"),
             ControlError::TooMany => f.write_str("no room for another volume; delete one first"),
+            ControlError::Busy => f.write_str("too many requests are under way; try again"),
             ControlError::NotReady => {
                 f.write_str("the volume cannot be changed now; see the state of its drives")
             }

@@ -36,6 +36,22 @@ pub const MAX_REGISTRANTS: usize = 128;
 /// [`VolumeError::Busy`](crate::VolumeError::Busy), which hosts retry.
 pub const MAX_COMMANDS: usize = 65_536;
 
+/// Ranges that one core's commands may hold or wait for at once; beyond it likewise.
+pub const MAX_LOCKED_RANGES: usize = 4 * MAX_COMMANDS;
+
+/// Waiting commands that a new one may have to wait for; beyond it likewise. Bounds what a hot spot costs its neighbours.
+pub const MAX_WAITING_CONFLICTS: usize = 2048;
+
+/// Command slots that hosts cannot use, so that control requests always get one.
+pub const RESERVED_COMMANDS: usize = 1024;
+
+/// Control requests that may wait on one core; beyond it they are answered
+/// [`ControlError::Busy`](crate::ControlError::Busy).
+pub const MAX_CONTROL_REQUESTS: usize = 1024;
+
+/// How often waiting commands are checked against their deadlines. Milliseconds.
+pub const SWEEP_MS: u64 = 100;
+
 /// Bytes that one memory volume may keep in RAM at once; a write beyond is answered
 /// [`VolumeError::CapacityExceeded`](crate::VolumeError::CapacityExceeded).
 pub const MAX_MEMORY_VOLUME_BYTES: u64 = 1 << 30;
@@ -50,5 +66,7 @@ pub const MAX_LABEL_BYTES: usize = 63;
 pub const MAX_PROJECT_BYTES: usize = 63;
 
 const _: () = assert!(ATOMIC_WRITE_BYTES <= MAX_COMMAND_BLOCKS * dolmen_types::limits::BLOCK_BYTES);
+const _: () = assert!(RESERVED_COMMANDS < MAX_COMMANDS);
+const _: () = assert!(2 * MAX_DEALLOCATE_RANGES <= dolmen_store::MAX_BATCH_RECORDS);
 const _: () = assert!(MAX_COPY_RANGE_BYTES <= MAX_COPY_BYTES);
 const _: () = assert!(MAX_COPY_BYTES <= MAX_TRANSFER_BYTES);

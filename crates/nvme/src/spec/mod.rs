@@ -8,6 +8,7 @@ mod ana;
 mod copy;
 mod cqe;
 mod dataset;
+mod describe;
 mod discovery;
 mod fabrics;
 mod feature;
@@ -27,6 +28,7 @@ pub use ana::{AnaGroupDescriptor, AnaLogHeader, AnaState};
 pub use copy::{CopyCommand, CopyDescriptor};
 pub use cqe::Cqe;
 pub use dataset::{DatasetCommand, DsmRange};
+pub use describe::Description;
 pub use discovery::{
     AddressFamily, DiscoveryEntry, DiscoveryHeader, SubsystemType, TransportRequirement, TransportType,
 };
@@ -46,7 +48,7 @@ pub use log::{
     CommandEffects, EffectsLog, ErrorLogEntry, FirmwareLog, GetLogCommand, LogId, SmartLog,
     changed_namespaces, effects,
 };
-pub use opcode::{AdminOpcode, NvmOpcode, Opcode};
+pub use opcode::{AdminOpcode, NvmOpcode, Opcode, QueueKind};
 pub use property::{
     Capabilities, ControllerConfig, ControllerStatus, Property, SPEC_VERSION_1_4, ShutdownRequest,
 };

@@ -86,6 +86,15 @@ opcodes! {
     }
 }
 
+/// The two kinds of queue, which give opcodes different meanings.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum QueueKind {
+    /// The admin queue, queue 0.
+    Admin,
+    /// An I/O queue.
+    Io,
+}
+
 /// An opcode together with the queue that gives it its meaning.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Opcode {

@@ -1,7 +1,6 @@
 //! The 64-byte command (Base 3.3.3.1, NVM 3.2; Fabrics commands 6.1) and the fields that several commands share.
 
-use super::{AdminOpcode, FabricsType, NvmOpcode, Opcode, SglDescriptor};
-use std::fmt;
+use super::{AdminOpcode, FabricsType, NvmOpcode, Opcode, QueueKind, SglDescriptor};
 use zerocopy::{
     FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned,
     little_endian::{U16, U32, U64},
@@ -102,11 +101,10 @@ impl Sqe {
 
     /// The opcode with its queue's meaning.
     #[must_use]
-    pub fn opcode_on(&self, admin_queue: bool) -> Opcode {
-        if admin_queue {
-            Opcode::Admin(AdminOpcode(self.opcode))
-        } else {
-            Opcode::Nvm(NvmOpcode(self.opcode))
+    pub fn opcode_on(&self, queue: QueueKind) -> Opcode {
+        match queue {
+            QueueKind::Admin => Opcode::Admin(AdminOpcode(self.opcode)),
+            QueueKind::Io => Opcode::Nvm(NvmOpcode(self.opcode)),
         }
     }
 
@@ -165,29 +163,6 @@ pub struct ReadWrite {
     pub limited_retry: bool,
     /// PRINFO, 4 bits; not 0 only with protection information, which we don't offer.
     pub protection: u32,
-}
-
-impl fmt::Display for Sqe {
-    /// One line for people, without knowledge of the queue: numbers first, the name is [`Sqe::opcode_on`]'s.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.is_fabrics() {
-            return write!(f, "cid {} Fabrics {}", self.cid, self.fabrics_type());
-        }
-        write!(
-            f,
-            "cid {} opcode {:02x}h nsid {:x}h cdw10-15 {:08x} {:08x} {:08x} {:08x} {:08x} {:08x} length {}",
-            self.cid,
-            self.opcode,
-            self.nsid,
-            self.cdw10,
-            self.cdw11,
-            self.cdw12,
-            self.cdw13,
-            self.cdw14,
-            self.cdw15,
-            self.data_pointer.length
-        )
-    }
 }
 
 #[cfg(test)]

@@ -1,0 +1,162 @@
+//! Reading of request bodies and queries as the stock gateway does, and a little more leniently: numbers quoted or
+//! not, booleans as words, null as absent, unknown fields ignored.
+
+use dolmen_cluster::{Error, Kind};
+use serde_json::{Map, Value};
+use std::collections::HashMap;
+
+/// The fields of one request: the query's, overlaid by the body's.
+#[derive(Debug, Default)]
+pub(crate) struct Fields(Map<String, Value>);
+
+impl Fields {
+    /// Reads a body; an empty one has no fields.
+    pub(crate) fn parse(body: &[u8], query: &HashMap<String, String>) -> Result<Fields, Error> {
+        let mut fields: Map<String, Value> =
+            query.iter().map(|(key, value)| (key.clone(), Value::String(value.clone()))).collect();
+        if !body.iter().all(u8::is_ascii_whitespace) {
+            let parsed: Value = serde_json::from_slice(body)
+                .map_err(|why| Error::new(Kind::InvalidArgument, format!("the body is not JSON: {why}")))?;
+            let Value::Object(body) = parsed else {
+                return Err(Error::new(Kind::InvalidArgument, "the body is not a JSON object"));
+            };
+            fields.extend(body.into_iter().filter(|(_, value)| !value.is_null()));
+        }
+        Ok(Fields(fields))
+    }
+
+    fn value(&self, name: &str) -> Option<&Value> {
+        self.0.get(name).filter(|value| !value.is_null())
+    }
+
+    /// A text; a number counts as its digits.
+    pub(crate) fn text(&self, name: &str) -> Result<Option<String>, Error> {
+        match self.value(name) {
+            None => Ok(None),
+            Some(Value::String(text)) => Ok(Some(text.clone())),
+            Some(Value::Number(number)) => Ok(Some(number.to_string())),
+            Some(_) => Err(Error::invalid(name, "must be a text")),
+        }
+    }
+
+    /// A text that is there and not empty.
+    pub(crate) fn nonempty(&self, name: &str) -> Result<Option<String>, Error> {
+        Ok(self.text(name)?.filter(|text| !text.is_empty()))
+    }
+
+    /// A whole number, not negative; an empty text is absent.
+    pub(crate) fn number(&self, name: &str) -> Result<Option<u64>, Error> {
+        match self.nonempty(name)? {
+            None => Ok(None),
+            Some(text) => text
+                .trim()
+                .parse()
+                .map(Some)
+                .map_err(|_| Error::invalid(name, format!("'{text}' is not a number"))),
+        }
+    }
+
+    /// A yes or no; an empty text is absent.
+    pub(crate) fn flag(&self, name: &str) -> Result<Option<bool>, Error> {
+        let text = match self.value(name) {
+            Some(Value::Bool(flag)) => return Ok(Some(*flag)),
+            _ => self.nonempty(name)?,
+        };
+        match text.as_deref().map(str::to_ascii_lowercase).as_deref() {
+            None => Ok(None),
+            Some("true" | "1" | "yes" | "enabled") => Ok(Some(true)),
+            Some("false" | "0" | "no" | "disabled") => Ok(Some(false)),
+            Some(other) => Err(Error::invalid(name, format!("'{other}' is neither true nor false"))),
+        }
+    }
+
+    /// A list of texts: `{"values": [...]}` or a bare list. Absent and empty lists are the same.
+    pub(crate) fn texts(&self, name: &str) -> Result<Option<Vec<String>>, Error> {
+        let wrong = || Error::invalid(name, "must be {\"values\": [\"...\"]}");
+        let list = match self.value(name) {
+            None => return Ok(None),
+            Some(Value::Array(list)) => list,
+            Some(Value::Object(object)) => match object.get("values") {
+                None | Some(Value::Null) => return Ok(None),
+                Some(Value::Array(list)) => list,
+                Some(_) => return Err(wrong()),
+            },
+            Some(_) => return Err(wrong()),
+        };
+        let texts: Option<Vec<String>> = list.iter().map(|v| v.as_str().map(String::from)).collect();
+        Ok(Some(texts.ok_or_else(wrong)?).filter(|texts| !texts.is_empty()))
+    }
+
+    /// Labels: a list of `{"key", "value"}`.
+    pub(crate) fn labels(&self, name: &str) -> Result<Option<Vec<(String, String)>>, Error> {
+        let wrong = || Error::invalid(name, "must be [{\"key\": \"...\", \"value\": \"...\"}]");
+        let list = match self.value(name) {
+            None => return Ok(None),
+            Some(Value::Array(list)) => list,
+            Some(_) => return Err(wrong()),
+        };
+        let pair =
+            |v: &Value| Some((v.get("key")?.as_str()?.to_string(), v.get("value")?.as_str()?.to_string()));
+        let labels: Option<Vec<_>> = list.iter().map(pair).collect();
+        Ok(Some(labels.ok_or_else(wrong)?).filter(|labels| !labels.is_empty()))
+    }
+
+    /// True when the field is there and is not the empty text, list or object.
+    pub(crate) fn given(&self, name: &str) -> bool {
+        match self.value(name) {
+            None => false,
+            Some(Value::String(text)) => !text.is_empty(),
+            Some(Value::Array(list)) => !list.is_empty(),
+            Some(Value::Object(object)) => !object.is_empty(),
+            Some(_) => true,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn fields(body: &str) -> Fields {
+        Fields::parse(body.as_bytes(), &HashMap::new()).unwrap()
+    }
+
+    #[test]
+    fn numbers_and_booleans_come_in_many_coats() {
+        let f = fields(
+            r#"{"a":"2","b":2,"c":null,"d":"","e":"x","f":-1,"t":"True","u":false,"v":"False","w":7}"#,
+        );
+        assert_eq!(f.number("a"), Ok(Some(2)));
+        assert_eq!(f.number("b"), Ok(Some(2)));
+        assert_eq!(f.number("c"), Ok(None));
+        assert_eq!(f.number("d"), Ok(None));
+        assert!(f.number("e").unwrap_err().text.starts_with("e: "));
+        assert!(f.number("f").is_err());
+        assert_eq!(f.flag("t"), Ok(Some(true)));
+        assert_eq!(f.flag("u"), Ok(Some(false)));
+        assert_eq!(f.flag("v"), Ok(Some(false)));
+        assert_eq!(f.flag("missing"), Ok(None));
+        assert!(f.flag("w").is_err());
+    }
+
+    #[test]
+    fn lists_come_wrapped_or_bare() {
+        let f = fields(r#"{"a":{"values":["x"]},"b":["x","y"],"c":{},"d":{"values":[]},"e":"x","f":[1]}"#);
+        assert_eq!(f.texts("a").unwrap().unwrap(), ["x"]);
+        assert_eq!(f.texts("b").unwrap().unwrap(), ["x", "y"]);
+        assert_eq!(f.texts("c"), Ok(None));
+        assert_eq!(f.texts("d"), Ok(None));
+        assert!(f.texts("e").is_err() && f.texts("f").is_err());
+    }
+
+    #[test]
+    fn the_body_wins_over_the_query_and_must_be_an_object() {
+        let query = HashMap::from([("a".to_string(), "q".to_string()), ("b".to_string(), "q".to_string())]);
+        let f = Fields::parse(br#"{"a":"body","b":null}"#, &query).unwrap();
+        assert_eq!(f.text("a").unwrap().unwrap(), "body");
+        assert_eq!(f.text("b").unwrap().unwrap(), "q");
+        assert!(Fields::parse(b"[]", &query).is_err());
+        assert!(Fields::parse(b"{", &query).is_err());
+        assert!(Fields::parse(b"  ", &query).is_ok());
+    }
+}

@@ -1,0 +1,183 @@
+//! The table of all metrics.
+
+use dolmen_cluster::plane::{
+    ConnectionMetrics, CoreMetrics, DriveMetrics, PoolState, PoolStatus, VolumeMetrics,
+};
+
+/// One metric of a sort of object. Its full name is `dolmen_<name>[_<unit>]`, and `_total` after a counter.
+pub(super) struct Metric<T: 'static> {
+    /// Name without prefix, unit and suffix.
+    pub(super) name: &'static str,
+    /// `bytes`, `seconds`, or nothing for a count.
+    pub(super) unit: &'static str,
+    /// A sentence for people.
+    pub(super) help: &'static str,
+    /// Where its value is.
+    pub(super) value: Measure<T>,
+}
+
+/// How a metric is read.
+pub(super) enum Measure<T> {
+    /// Only grows.
+    Counter(fn(&T) -> u64),
+    /// Only grows; read in nanoseconds, told in seconds.
+    Seconds(fn(&T) -> u64),
+    /// Goes up and down.
+    Gauge(fn(&T) -> u64),
+}
+
+const fn row<T>(name: &'static str, unit: &'static str, help: &'static str, value: Measure<T>) -> Metric<T> {
+    Metric { name, unit, help, value }
+}
+
+use Measure::{Counter, Gauge, Seconds};
+
+/// The pool.
+pub(super) const POOL: &[Metric<PoolStatus>] = &[
+    row("pool_physical", "bytes", "Size of all drives", Gauge(|m| m.physical_bytes)),
+    row("pool_usable", "bytes", "What data of hosts may take in all", Gauge(|m| m.usable_bytes)),
+    row("pool_used", "bytes", "What data of hosts takes", Gauge(|m| m.used_bytes)),
+    row("pool_free", "bytes", "What data of hosts may still take", Gauge(|m| m.free_bytes)),
+    row(
+        "pool_reserved",
+        "bytes",
+        "Kept back for cleaning, checkpoints and metadata",
+        Gauge(|m| m.reserved_bytes),
+    ),
+    row(
+        "pool_logical_used",
+        "bytes",
+        "Bytes of volumes that are written and not trimmed",
+        Gauge(|m| m.logical_used_bytes),
+    ),
+    row(
+        "pool_ready",
+        "",
+        "1 while the pool serves reads and writes",
+        Gauge(|m| u64::from(m.state == PoolState::Ready)),
+    ),
+];
+
+/// Per volume.
+pub(super) const VOLUME: &[Metric<VolumeMetrics>] = &[
+    row(
+        "volume_read_operations",
+        "",
+        "Reads completed, failed ones included",
+        Counter(|m| m.reads.operations),
+    ),
+    row("volume_read", "bytes", "Data moved by reads", Counter(|m| m.reads.bytes)),
+    row("volume_read_errors", "", "Reads that failed", Counter(|m| m.reads.errors)),
+    row(
+        "volume_read_time",
+        "seconds",
+        "Time that reads took from receipt to answer, added up",
+        Seconds(|m| m.reads.time_ns),
+    ),
+    row(
+        "volume_write_operations",
+        "",
+        "Writes completed, failed ones included",
+        Counter(|m| m.writes.operations),
+    ),
+    row("volume_write", "bytes", "Data moved by writes", Counter(|m| m.writes.bytes)),
+    row("volume_write_errors", "", "Writes that failed", Counter(|m| m.writes.errors)),
+    row(
+        "volume_write_time",
+        "seconds",
+        "Time that writes took from receipt to answer, added up",
+        Seconds(|m| m.writes.time_ns),
+    ),
+    row(
+        "volume_trim_operations",
+        "",
+        "Trims completed, failed ones included",
+        Counter(|m| m.trims.operations),
+    ),
+    row("volume_trim", "bytes", "Data moved by trims", Counter(|m| m.trims.bytes)),
+    row("volume_trim_errors", "", "Trims that failed", Counter(|m| m.trims.errors)),
+    row(
+        "volume_trim_time",
+        "seconds",
+        "Time that trims took from receipt to answer, added up",
+        Seconds(|m| m.trims.time_ns),
+    ),
+    row("volume_inflight", "", "Commands in work", Gauge(|m| m.inflight)),
+    row("volume_mapped", "bytes", "Bytes written and not trimmed", Gauge(|m| m.usage.mapped_bytes)),
+    row(
+        "volume_stored",
+        "bytes",
+        "Bytes that the volume takes in the store",
+        Gauge(|m| m.usage.stored_bytes),
+    ),
+];
+
+/// Per drive.
+pub(super) const DRIVE: &[Metric<DriveMetrics>] = &[
+    row(
+        "drive_read_operations",
+        "",
+        "Reads completed, failed ones included",
+        Counter(|m| m.reads.operations),
+    ),
+    row("drive_read", "bytes", "Data moved by reads", Counter(|m| m.reads.bytes)),
+    row("drive_read_errors", "", "Reads that failed", Counter(|m| m.reads.errors)),
+    row(
+        "drive_read_time",
+        "seconds",
+        "Time that reads took from receipt to answer, added up",
+        Seconds(|m| m.reads.time_ns),
+    ),
+    row(
+        "drive_write_operations",
+        "",
+        "Writes completed, failed ones included",
+        Counter(|m| m.writes.operations),
+    ),
+    row("drive_write", "bytes", "Data moved by writes", Counter(|m| m.writes.bytes)),
+    row("drive_write_errors", "", "Writes that failed", Counter(|m| m.writes.errors)),
+    row(
+        "drive_write_time",
+        "seconds",
+        "Time that writes took from receipt to answer, added up",
+        Seconds(|m| m.writes.time_ns),
+    ),
+    row(
+        "drive_flush_operations",
+        "",
+        "Flushes completed, failed ones included",
+        Counter(|m| m.flushes.operations),
+    ),
+    row("drive_flush", "bytes", "Data moved by flushes", Counter(|m| m.flushes.bytes)),
+    row("drive_flush_errors", "", "Flushes that failed", Counter(|m| m.flushes.errors)),
+    row(
+        "drive_flush_time",
+        "seconds",
+        "Time that flushes took from receipt to answer, added up",
+        Seconds(|m| m.flushes.time_ns),
+    ),
+    row("drive_inflight", "", "Operations in work", Gauge(|m| m.inflight)),
+    row("drive_size", "bytes", "Usable size", Gauge(|m| m.size_bytes)),
+    row("drive_free", "bytes", "Space not allocated", Gauge(|m| m.free_bytes)),
+    row("drive_healthy", "", "1 unless the drive has failed", Gauge(|m| u64::from(m.healthy))),
+];
+
+/// Per TCP connection.
+pub(super) const CONNECTION: &[Metric<ConnectionMetrics>] = &[
+    row("connection_commands", "", "Commands received", Counter(|m| m.commands)),
+    row("connection_received", "bytes", "Bytes received", Counter(|m| m.received_bytes)),
+    row("connection_sent", "bytes", "Bytes sent", Counter(|m| m.sent_bytes)),
+    row("connection_inflight", "", "Commands in work", Gauge(|m| m.inflight)),
+];
+
+/// Per core's loop.
+pub(super) const CORE: &[Metric<CoreMetrics>] = &[
+    row("core_turns", "", "Turns of the loop", Counter(|m| m.turns)),
+    row("core_sleeps", "", "Turns that slept in the kernel", Counter(|m| m.sleeps)),
+    row("core_busy", "seconds", "Time not asleep", Seconds(|m| m.busy_ns)),
+    row("core_idle", "seconds", "Time asleep", Seconds(|m| m.idle_ns)),
+    row("core_connections", "", "Connections that live on the core", Gauge(|m| m.connections)),
+    row("core_messages", "", "Messages that came from other cores", Counter(|m| m.messages)),
+    row("core_buffers_used", "", "Pool buffers in use", Gauge(|m| m.buffers_used)),
+    row("core_buffers", "", "Pool buffers in all", Gauge(|m| m.buffers_total)),
+];

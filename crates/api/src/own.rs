@@ -1,0 +1,116 @@
+//! What is ours beside the management API, under `/dolmen/v1`: the node's state for the command line, and test
+//! volumes.
+
+use crate::{
+    app::{App, Caller, body_bytes},
+    error::ApiResult,
+    fields::Fields,
+    system, volumes,
+    volumes::{Params, Segments},
+    wire,
+};
+use axum::{
+    Json,
+    body::Body,
+    extract::{Path, Query, State},
+};
+use dolmen_cluster::{Error, Kind};
+use dolmen_security::Level;
+use dolmen_types::volume::VolumeKind;
+use serde_json::{Value, json};
+use std::sync::Arc;
+
+/// `GET /dolmen/v1/status`: who we are and how we are, in one answer.
+pub(crate) async fn status(State(app): State<Arc<App>>, caller: Caller) -> ApiResult<Json<Value>> {
+    caller.cluster(Level::Viewer)?;
+    let identity = app.cluster.identity();
+    let (pool, volumes) = (app.cluster.pool().await?, app.cluster.volumes(None).await?);
+    let (drives, hosts) = (app.cluster.drives().await?, app.cluster.hosts().await?);
+    Ok(Json(json!({
+        "version": env!("CARGO_PKG_VERSION"),
+        "clusterName": identity.cluster_name,
+        "clusterUUID": identity.cluster_uuid.to_string(),
+        "nodeName": identity.node_name,
+        "nodeUUID": identity.node_uuid.to_string(),
+        "subsystemNQN": identity.subsystem_nqn.as_str(),
+        "nvmePort": app.endpoints.nvme_port,
+        "discoveryPort": app.endpoints.discovery_port,
+        "apiPort": app.endpoints.api_port,
+        "health": system::health(&pool, &volumes),
+        "pool": wire::pool(&pool),
+        "drives": drives.iter().map(wire::drive).collect::<Vec<_>>(),
+        "volumes": volumes.len(),
+        "hosts": hosts.len(),
+        "testVolumes": app.allow_test_volumes,
+    })))
+}
+
+/// `GET /dolmen/v1/pool`
+pub(crate) async fn pool(State(app): State<Arc<App>>, caller: Caller) -> ApiResult<Json<Value>> {
+    caller.cluster(Level::Viewer)?;
+    Ok(Json(wire::pool(&app.cluster.pool().await?)))
+}
+
+/// `GET /dolmen/v1/drives`
+pub(crate) async fn drives(State(app): State<Arc<App>>, caller: Caller) -> ApiResult<Json<Value>> {
+    caller.cluster(Level::Viewer)?;
+    let drives = app.cluster.drives().await?;
+    Ok(Json(json!({ "drives": drives.iter().map(wire::drive).collect::<Vec<_>>() })))
+}
+
+/// `GET /dolmen/v1/hosts`
+pub(crate) async fn hosts(State(app): State<Arc<App>>, caller: Caller) -> ApiResult<Json<Value>> {
+    caller.cluster(Level::Viewer)?;
+    let hosts = app.cluster.hosts().await?;
+    Ok(Json(json!({ "hosts": hosts.iter().map(wire::own_host).collect::<Vec<_>>() })))
+}
+
+/// `GET /dolmen/v1/volumes`: as `/api/v2/volumes`, with `kind`.
+pub(crate) async fn volumes(
+    State(app): State<Arc<App>>,
+    caller: Caller,
+    Path(path): Segments,
+    Query(query): Params,
+) -> ApiResult<Json<Value>> {
+    let fields = Fields::parse(b"", &query)?;
+    let reports = volumes::listed(&app, &caller, &path, &fields).await?;
+    let all: Vec<Value> = reports.iter().map(|report| wire::own_volume(&app.cluster, report)).collect();
+    Ok(Json(json!({ "volumes": all })))
+}
+
+/// `GET /dolmen/v1/volumes/{UUID}` and `GET /dolmen/v1/volumes/?name=N`
+pub(crate) async fn volume(
+    State(app): State<Arc<App>>,
+    caller: Caller,
+    Path(path): Segments,
+    Query(query): Params,
+) -> ApiResult<Json<Value>> {
+    let fields = Fields::parse(b"", &query)?;
+    let report = volumes::found(&app, &caller, &path, &fields).await?;
+    Ok(Json(wire::own_volume(&app.cluster, &report)))
+}
+
+/// `POST /dolmen/v1/volumes`: as `/api/v2/volumes`, with `kind`.
+pub(crate) async fn create_volume(
+    State(app): State<Arc<App>>,
+    caller: Caller,
+    Path(path): Segments,
+    Query(query): Params,
+    body: Body,
+) -> ApiResult<Json<Value>> {
+    let fields = Fields::parse(&body_bytes(body).await?, &query)?;
+    let kind = match fields.nonempty("kind")?.as_deref() {
+        None | Some("durable") => VolumeKind::Durable,
+        Some("null") => VolumeKind::Null,
+        Some("memory") => VolumeKind::Memory,
+        Some(other) => {
+            return Err(Error::invalid("kind", format!("'{other}': durable, null or memory")).into());
+        }
+    };
+    if kind != VolumeKind::Durable && !app.allow_test_volumes {
+        let text = "kind: test volumes are not allowed here; start the daemon with --allow-test-volumes";
+        return Err(Error::new(Kind::FailedPrecondition, text).into());
+    }
+    let report = volumes::create_from(&app, &caller, &path, &fields, kind).await?;
+    Ok(Json(wire::own_volume(&app.cluster, &report)))
+}

@@ -1,0 +1,307 @@
+//! Objects as the management API spells them: 64-bit numbers as texts, 32-bit ones as numbers, every scalar present.
+
+use dolmen_cluster::{
+    event::{Component, Event, Severity},
+    model::Life,
+    node::{Handle, VolumeReport},
+    plane::{DriveState, DriveStatus, HostStatus, PoolState, PoolStatus, Protection},
+};
+use dolmen_types::{
+    UnixMillis,
+    volume::{HostAccess, IpAccess, VolumeKind},
+};
+use serde_json::{Value, json};
+
+/// RFC 3339 in UTC, to the millisecond.
+pub(crate) fn timestamp(at: UnixMillis) -> String {
+    let millis = i64::try_from(at.0).unwrap_or(i64::MAX);
+    jiff::Timestamp::from_millisecond(millis).map_or_else(|_| String::new(), |t| t.to_string())
+}
+
+/// Reads RFC 3339, or ISO 8601 with an offset.
+pub(crate) fn parse_timestamp(text: &str) -> Option<UnixMillis> {
+    let at: jiff::Timestamp = text.trim().parse().ok()?;
+    u64::try_from(at.as_millisecond()).ok().map(UnixMillis)
+}
+
+fn acl(list: &HostAccess) -> Value {
+    let values = match list {
+        HostAccess::None => vec!["ALLOW_NONE".to_string()],
+        HostAccess::Any => vec!["ALLOW_ANY".to_string()],
+        HostAccess::Hosts(hosts) => hosts.iter().map(ToString::to_string).collect(),
+    };
+    json!({ "values": values })
+}
+
+fn ip_acl(list: &IpAccess) -> Value {
+    let values = match list {
+        IpAccess::None => vec!["ALLOW_NONE".to_string()],
+        IpAccess::Any => vec!["ALLOW_ANY".to_string()],
+        IpAccess::Addresses(all) => all.iter().map(ToString::to_string).collect(),
+    };
+    json!({ "values": values })
+}
+
+fn life(life: Life) -> &'static str {
+    match life {
+        Life::Creating => "Creating",
+        Life::Available => "Available",
+        Life::Updating => "Updating",
+        Life::Deleting => "Deleting",
+    }
+}
+
+fn protection(state: Option<Protection>) -> &'static str {
+    match state {
+        None => "Unknown",
+        Some(Protection::FullyProtected) => "FullyProtected",
+        Some(Protection::Degraded) => "Degraded",
+        Some(Protection::ReadOnly) => "ReadOnly",
+        Some(Protection::NotAvailable) => "NotAvailable",
+    }
+}
+
+/// `Volume`.
+pub(crate) fn volume(cluster: &Handle, report: &VolumeReport) -> Value {
+    let d = &report.view.descriptor;
+    let node = cluster.identity().node_uuid.to_string();
+    let labels: Vec<Value> = d.labels.iter().map(|(k, v)| json!({"key": k, "value": v})).collect();
+    let hosts: Vec<String> = report.connected_hosts.iter().map(ToString::to_string).collect();
+    let (mapped, stored) = (report.usage.mapped_bytes.to_string(), report.usage.stored_bytes.to_string());
+    json!({
+        "state": life(report.view.life),
+        "protectionState": protection(report.protection),
+        "replicaCount": 1,
+        "nodeList": [node],
+        "UUID": d.uuid.to_string(),
+        "nsid": d.nsid.0,
+        "acl": acl(&d.acl),
+        "compression": "false",
+        "size": d.size_bytes.to_string(),
+        "name": d.name,
+        "rebuildProgress": "None",
+        "statistics": {
+            "logicalUsedStorage": mapped, "physicalUsedStorage": stored,
+            "compressionRatio": 1.0, "totalCompressionRatio": 1.0,
+            "physicalCapacity": stored, "physicalOwnedCapacity": stored,
+            "physicalOwnedMemory": "0", "physicalMemory": "0", "userWritten": mapped,
+            "unrecoverableDataIntegrityErrors": 0, "recoverableDataIntegrityErrors": 0,
+        },
+        "IPAcl": ip_acl(&d.ip_acl),
+        "ETag": d.revision.to_string(),
+        "connectedHosts": hosts,
+        "sectorSize": d.sector.bytes(),
+        "projectName": d.project,
+        "sourceSnapshotUUID": "",
+        "sourceSnapshotName": "",
+        "placementRestrictions": [],
+        "qosPolicyUUID": "",
+        "qosPolicyName": "",
+        "primaryNodeUUID": node,
+        "creationTime": timestamp(d.created),
+        "labels": labels,
+        "clusterId": "",
+        "pgUUID": report.pg_uuid.to_string(),
+    })
+}
+
+/// `Volume` with our own additions.
+pub(crate) fn own_volume(cluster: &Handle, report: &VolumeReport) -> Value {
+    let mut value = volume(cluster, report);
+    let kind = match report.view.descriptor.kind {
+        VolumeKind::Durable => "durable",
+        VolumeKind::Null => "null",
+        VolumeKind::Memory => "memory",
+    };
+    value["kind"] = kind.into();
+    value
+}
+
+/// `ClusterStatisticsApi`; `logical` is the size of all volumes together.
+pub(crate) fn cluster_statistics(pool: &PoolStatus, logical: u64) -> Value {
+    json!({
+        "installedPhysicalStorage": pool.physical_bytes.to_string(),
+        "managedPhysicalStorage": pool.physical_bytes.to_string(),
+        "effectivePhysicalStorage": pool.usable_bytes.to_string(),
+        "logicalStorage": logical.to_string(),
+        "logicalUsedStorage": pool.logical_used_bytes.to_string(),
+        "physicalUsedStorage": pool.used_bytes.to_string(),
+        "physicalUsedStorageIncludingParity": pool.used_bytes.to_string(),
+        "freePhysicalStorage": pool.free_bytes.to_string(),
+        "estimatedFreeLogicalStorage": pool.free_bytes.to_string(),
+        "estimatedLogicalStorage": pool.usable_bytes.to_string(),
+        "compressionRatio": 1.0,
+    })
+}
+
+/// `NodeStatisticsApi`.
+pub(crate) fn node_statistics(pool: &PoolStatus, logical: u64) -> Value {
+    let mut value = cluster_statistics(pool, logical);
+    if let Value::Object(fields) = &mut value {
+        fields.remove("installedPhysicalStorage");
+        fields.insert("UnrecoverableDataIntegrityErrors".into(), 0.into());
+        fields.insert("RecoverableDataIntegrityErrors".into(), 0.into());
+        fields.insert("GarbageCollectorDataIntegrityErrors".into(), "0".into());
+        fields.insert("metadataUtilization".into(), 0.0.into());
+    }
+    value
+}
+
+/// `UserNvmeDevicesResponse`.
+pub(crate) fn device(cluster: &Handle, drive: &DriveStatus) -> Value {
+    let identity = cluster.identity();
+    let state = match drive.state {
+        DriveState::Healthy => "Healthy",
+        DriveState::Failed(_) => "Failed",
+    };
+    json!({
+        "size": drive.size_bytes.to_string(),
+        "numaNodeID": "0",
+        "model": drive.model,
+        "serial": device_serial(drive),
+        "serverUUID": identity.server_uuid.to_string(),
+        "state": state,
+        "name": drive.path,
+        "nodeUUID": identity.node_uuid.to_string(),
+        "ETag": "",
+        "statistics": {"UnrecoverableDataIntegrityErrors": 0, "RecoverableDataIntegrityErrors": 0},
+        "deviceUsage": "Data",
+    })
+}
+
+/// What names a drive in URLs: its serial number, or its identity where it has none (files).
+pub(crate) fn device_serial(drive: &DriveStatus) -> String {
+    if drive.serial.is_empty() { drive.uuid.to_string() } else { drive.serial.clone() }
+}
+
+/// `ConnectedHost`.
+pub(crate) fn host(status: &HostStatus) -> Value {
+    let address =
+        status.controllers.first().map_or_else(String::new, |c| c.peer.ip().to_canonical().to_string());
+    let volumes: Vec<String> = status.volumes.iter().map(ToString::to_string).collect();
+    json!({"hostNQN": status.nqn.as_str(), "iPAddress": address, "hostname": "", "volumeUUIDs": volumes})
+}
+
+/// A host with its controllers, for our own path.
+pub(crate) fn own_host(status: &HostStatus) -> Value {
+    let controllers: Vec<Value> = status
+        .controllers
+        .iter()
+        .map(|c| {
+            json!({
+                "cntlid": c.cntlid,
+                "discovery": c.discovery,
+                "peer": c.peer.to_string(),
+                "local": c.local.to_string(),
+                "ioQueues": c.io_queues,
+                "since": timestamp(c.since),
+            })
+        })
+        .collect();
+    let mut value = host(status);
+    value["hostID"] = status.host_id.to_string().into();
+    value["controllers"] = controllers.into();
+    value
+}
+
+/// The pool, for our own path.
+pub(crate) fn pool(pool: &PoolStatus) -> Value {
+    let (state, reason) = match &pool.state {
+        PoolState::Ready => ("Ready", ""),
+        PoolState::Full => ("Full", "no space for hosts' writes: delete volumes, trim, or add a drive"),
+        PoolState::Stopped(why) => ("Stopped", why.as_str()),
+    };
+    json!({
+        "UUID": pool.uuid.to_string(),
+        "state": state,
+        "reason": reason,
+        "physicalBytes": pool.physical_bytes.to_string(),
+        "usableBytes": pool.usable_bytes.to_string(),
+        "usedBytes": pool.used_bytes.to_string(),
+        "freeBytes": pool.free_bytes.to_string(),
+        "reservedBytes": pool.reserved_bytes.to_string(),
+        "logicalUsedBytes": pool.logical_used_bytes.to_string(),
+    })
+}
+
+/// A drive, for our own path.
+pub(crate) fn drive(drive: &DriveStatus) -> Value {
+    let (state, reason) = match &drive.state {
+        DriveState::Healthy => ("Healthy", ""),
+        DriveState::Failed(why) => ("Failed", why.as_str()),
+    };
+    json!({
+        "path": drive.path,
+        "UUID": drive.uuid.to_string(),
+        "model": drive.model,
+        "serial": drive.serial,
+        "sizeBytes": drive.size_bytes.to_string(),
+        "freeBytes": drive.free_bytes.to_string(),
+        "file": drive.file,
+        "state": state,
+        "reason": reason,
+        "strikes": drive.strikes,
+    })
+}
+
+/// `Event`.
+pub(crate) fn event(cluster: &Handle, event: &Event) -> Value {
+    let what = &event.what;
+    let mut value = json!({
+        "ID": event.id.to_string(),
+        "Time": timestamp(event.at()),
+        "Type": component(what.component),
+        "Severity": severity(what.severity),
+        "EventName": what.name,
+        "EventCode": 0,
+        "ReportingService": "NM",
+        "AssociatedEventID": "",
+        "Status": "",
+        "CauseCode": 0,
+        "Description": what.text,
+    });
+    let identity = cluster.identity();
+    match what.component {
+        Component::Volume => {
+            let list = json!([{"ID": what.subject, "Name": ""}]);
+            value["ComponentVolumesInfo"] =
+                json!({"ProjectVolumesMap": {&what.project: {"VolumeComponentInfoList": list}}});
+        }
+        Component::Drive => value["ComponentNVMeSSDInfo"] = json!({"ID": what.subject, "Name": what.subject}),
+        Component::Node => {
+            let node = identity.node_uuid.to_string();
+            value["ComponentNodeInfo"] = json!({"ID": node, "Name": identity.node_name});
+        }
+        Component::Cluster => {
+            let cluster = identity.cluster_uuid.to_string();
+            value["ComponentClusterInfo"] = json!({"ID": cluster, "Name": identity.cluster_name});
+        }
+        Component::DataIntegrity => {
+            let (node, server) = (identity.node_uuid.to_string(), identity.server_uuid.to_string());
+            value["ComponentDataIntegrityInfo"] = json!({"NodeUUID": node, "ServerUUID": server, "SSDs": []});
+        }
+    }
+    value
+}
+
+/// `Event.EventType`.
+pub(crate) fn component(component: Component) -> &'static str {
+    match component {
+        Component::Cluster => "Cluster",
+        Component::Node => "Node",
+        Component::Volume => "Volume",
+        Component::Drive => "NVMeSSD",
+        Component::DataIntegrity => "DataIntegrity",
+    }
+}
+
+/// `Event.EventSeverity`.
+pub(crate) fn severity(severity: Severity) -> &'static str {
+    match severity {
+        Severity::Info => "Info",
+        Severity::Low => "Low",
+        Severity::Medium => "Medium",
+        Severity::High => "High",
+        Severity::Critical => "Critical",
+    }
+}

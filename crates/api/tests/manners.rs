@@ -1,0 +1,342 @@
+//! Codes, formats and limits of the API over real TLS: what is refused, how, and that nothing refused leaves a trace.
+
+mod support;
+
+use serde_json::{Value, json};
+use support::{Node, plane};
+
+const VOLUMES: &str = "/api/v2/volumes";
+
+fn spec(name: &str) -> Value {
+    json!({"name": name, "size": "1gib", "acl": {"values": ["ALLOW_ANY"]}})
+}
+
+async fn started() -> (tempfile::TempDir, Node) {
+    let dir = tempfile::tempdir().unwrap();
+    let node = Node::start(dir.path(), plane::Log::default()).await;
+    (dir, node)
+}
+
+#[tokio::test]
+async fn no_token_no_call() {
+    let (_dir, node) = started().await;
+    for path in ["/api/v2/version", VOLUMES, "/metrics", "/dolmen/v1/status", "/", "/no/such/path"] {
+        let answer = node.request("GET", path, &[], "").await;
+        answer.refusal(401, 16);
+        assert!(answer.head.to_ascii_lowercase().contains("www-authenticate: bearer"));
+        for bad in ["Bearer ", "Bearer x.y.z", "Basic abc", "Bearer", &"x".repeat(40_000)] {
+            node.request("GET", path, &[("Authorization", bad)], "").await.refusal(401, 16);
+        }
+    }
+    let mut forged = node.token.clone().into_bytes();
+    let middle = forged.len() / 2;
+    forged[middle] = if forged[middle] == b'A' { b'B' } else { b'A' };
+    let forged = format!("Bearer {}", String::from_utf8(forged).unwrap());
+    node.request("GET", VOLUMES, &[("Authorization", &forged)], "").await.refusal(401, 16);
+    assert_eq!(node.call("GET", "/api/v2/version", "").await.ok(), json!({"apiVersion": "v2.0"}));
+    node.stop().await;
+}
+
+#[tokio::test]
+async fn roles_bound_what_a_caller_may_do() {
+    let (_dir, node) = started().await;
+    node.call("POST", VOLUMES, &spec("a").to_string()).await.ok();
+    let viewer = format!("Bearer {}", node.token_for(&["system:cluster-viewer"]));
+    let viewer = [("Authorization", viewer.as_str())];
+    node.request("GET", VOLUMES, &viewer, "").await.ok();
+    node.request("POST", VOLUMES, &viewer, &spec("b").to_string()).await.refusal(403, 7);
+    node.request("DELETE", &format!("{VOLUMES}/?name=a"), &viewer, "").await.refusal(403, 7);
+    let tenant = format!("Bearer {}", node.token_for(&["other:admin"]));
+    let tenant = [("Authorization", tenant.as_str())];
+    for path in ["/api/v2/clusterinfo", "/api/v2/nodes", "/api/v2/version"] {
+        node.request("GET", path, &tenant, "").await.ok();
+    }
+    for path in ["/api/v2/cluster", "/metrics", "/dolmen/v1/status", "/api/v2/projects/default/volumes"] {
+        node.request("GET", path, &tenant, "").await.refusal(403, 7);
+    }
+    assert_eq!(node.request("GET", VOLUMES, &tenant, "").await.ok(), json!({"volumes": []}));
+    node.request("GET", &format!("{VOLUMES}/?name=a"), &tenant, "").await.refusal(404, 5);
+    node.stop().await;
+}
+
+#[tokio::test]
+async fn what_cannot_be_honoured_is_refused_by_field_name() {
+    let (_dir, node) = started().await;
+    let cases = [
+        ("replicaCount", json!(2), 400, 3),
+        ("replicaCount", json!("3"), 400, 3),
+        ("minReplicas", json!(2), 400, 3),
+        ("compression", json!(true), 501, 12),
+        ("compression", json!("True"), 501, 12),
+        ("compression", json!("maybe"), 400, 3),
+        ("sourceSnapshotUUID", json!("5c1d3f4e-0000-4000-8000-000000000009"), 501, 12),
+        ("sourceSnapshotName", json!("s"), 501, 12),
+        ("qosPolicyUUID", json!("x"), 501, 12),
+        ("qosPolicyName", json!("gold"), 501, 12),
+        ("placementRestrictions", json!([{"operator": "In"}]), 501, 12),
+        ("sectorSize", json!(1024), 400, 3),
+        ("size", json!("0"), 400, 3),
+        ("size", json!("9223372036854775807"), 400, 3),
+        ("size", json!("ten"), 400, 3),
+        ("size", json!(null), 400, 3),
+        ("name", json!("a b"), 400, 3),
+        ("name", json!(""), 400, 3),
+        ("acl", json!(null), 400, 3),
+        ("acl", json!({"values": []}), 400, 3),
+        ("acl", json!({"values": ["ALLOW_ANY", "ALLOW_NONE"]}), 400, 3),
+        ("acl", json!({"values": ["host"]}), 400, 3),
+        ("acl", json!("ALLOW_ANY"), 400, 3),
+        ("IPAcl", json!({"values": ["no address"]}), 400, 3),
+        ("labels", json!([{"key": "a b", "value": "x"}]), 400, 3),
+        ("labels", json!({"a": "b"}), 400, 3),
+        ("projectName", json!("Bad Name"), 400, 3),
+    ];
+    for (field, value, status, code) in cases {
+        let mut body = spec("refused");
+        body[field] = value.clone();
+        let why = node.call("POST", VOLUMES, &body.to_string()).await.refusal(status, code);
+        assert!(why.starts_with(&format!("{field}: ")), "{field} {value}: {why}");
+    }
+    let mut body = spec("refused");
+    body["projectName"] = "elsewhere".into();
+    node.call("POST", VOLUMES, &body.to_string()).await.refusal(404, 5);
+    let why = node.call("POST", VOLUMES, &spec("refused-by-plane").to_string()).await.refusal(429, 8);
+    assert_eq!(why, "no room for the record");
+    assert_eq!(node.call("GET", VOLUMES, "").await.ok(), json!({"volumes": []}));
+    node.stop().await;
+}
+
+#[tokio::test]
+async fn lenient_input_and_exact_output() {
+    let (_dir, node) = started().await;
+    let body = json!({"name": "a", "size": "1073741825b", "acl": {"values": ["ALLOW_NONE"]}, "replicaCount": "1",
+        "minReplicas": null, "compression": "false", "sectorSize": "sectorSize_512B", "qosPolicyName": "",
+        "sourceSnapshotUUID": "", "nobody": {"knows": ["this"]}});
+    let made = node.call("POST", "/api/v2/projects/default/volumes", &body.to_string()).await.ok();
+    assert_eq!(made["size"], json!("1073745920"), "rounded up to 4 KiB, a text");
+    assert_eq!(
+        (&made["sectorSize"], &made["nsid"], &made["replicaCount"]),
+        (&json!(512), &json!(1), &json!(1))
+    );
+    assert!(made["ETag"].is_string() && made["statistics"].is_object());
+    assert!(made["creationTime"].as_str().unwrap().ends_with('Z'));
+    for key in ["UUID", "pgUUID", "primaryNodeUUID"] {
+        made[key].as_str().unwrap().parse::<dolmen_types::Uuid>().unwrap();
+    }
+    // Both forms of the URL, UUID in any case, find the same object.
+    let uuid = made["UUID"].as_str().unwrap().to_string();
+    for path in [
+        format!("{VOLUMES}/{uuid}"),
+        format!("{VOLUMES}/{}", uuid.to_uppercase()),
+        format!("/api/v2/projects/default/volumes/{uuid}?"),
+        format!("{VOLUMES}/?name=a"),
+        format!("{VOLUMES}/?UUID={uuid}"),
+        format!("{VOLUMES}/?name=a&projectName=default&x=y"),
+    ] {
+        assert_eq!(node.call("GET", &path, "").await.ok()["UUID"], uuid.as_str(), "{path}");
+    }
+    node.call("GET", &format!("{VOLUMES}/"), "").await.refusal(400, 3);
+    node.call("GET", &format!("{VOLUMES}/not-a-uuid"), "").await.refusal(400, 3);
+    node.call("GET", &format!("/api/v2/projects/other/volumes/{uuid}"), "").await.refusal(404, 5);
+    node.call("GET", "/api/v2/nope", "").await.refusal(404, 5);
+    node.call("GET", "/elsewhere", "").await.refusal(404, 5);
+    node.call("PATCH", VOLUMES, "").await.refusal(501, 12);
+    node.call("POST", VOLUMES, "{").await.refusal(400, 3);
+    node.call("POST", VOLUMES, "[]").await.refusal(400, 3);
+    let long = format!("{{\"name\": \"{}\"}}", "x".repeat(300_000));
+    node.call("POST", VOLUMES, &long).await.refusal(400, 3);
+    node.stop().await;
+}
+
+#[tokio::test]
+async fn updates_and_their_preconditions() {
+    let (_dir, node) = started().await;
+    let made = node.call("POST", VOLUMES, &spec("a").to_string()).await.ok();
+    node.call("POST", VOLUMES, &spec("b").to_string()).await.ok();
+    let item = format!("{VOLUMES}/{}", made["UUID"].as_str().unwrap());
+    let put = async |body: Value| node.call("PUT", &item, &body.to_string()).await;
+    assert!(put(json!({"size": "1 mib"})).await.refusal(400, 3).starts_with("size: "));
+    assert!(put(json!({"size": "1 mib", "Force": true})).await.refusal(400, 3).starts_with("size: "));
+    put(json!({"newName": "b"})).await.refusal(409, 6);
+    put(json!({"newName": "a/b"})).await.refusal(400, 3);
+    put(json!({"compression": "true"})).await.refusal(501, 12);
+    let before = node.call("GET", &item, "").await.ok();
+    assert_eq!(before["ETag"], made["ETag"], "refused changes leave no trace");
+    put(json!({"newName": "c", "labels": [{"key": "k", "value": "v"}]})).await.ok();
+    let after = node.call("GET", &format!("{VOLUMES}/?name=c"), "").await.ok();
+    assert_eq!(after["labels"], json!([{"key": "k", "value": "v"}]));
+    node.call("GET", &format!("{VOLUMES}/?name=a"), "").await.refusal(404, 5);
+    node.call("POST", VOLUMES, &spec("a").to_string()).await.ok();
+    // By name in the URL, as gRPC's transcoding allows; a stale ETag is refused on delete too.
+    let by_name = format!("{VOLUMES}/?name=c");
+    node.call("PUT", &by_name, &json!({"size": "3gib"}).to_string()).await.ok();
+    let bearer = format!("Bearer {}", node.token);
+    let stale = [("Authorization", bearer.as_str()), ("If-Match", "\"1\"")];
+    node.request("DELETE", &by_name, &stale, "").await.refusal(412, 9);
+    node.call("DELETE", &by_name, "").await.ok();
+    node.call("DELETE", &by_name, "").await.refusal(404, 5);
+    // The name is free at once, and asking again by UUID while it lingers is no error.
+    let again = node.call("DELETE", &item, "").await;
+    assert!(matches!(again.status, 200 | 404), "{}", again.text);
+    node.call("POST", VOLUMES, &spec("c").to_string()).await.ok();
+    node.stop().await;
+}
+
+#[tokio::test]
+async fn pages_and_filters() {
+    let (_dir, node) = started().await;
+    for i in 0..5 {
+        node.call("POST", VOLUMES, &spec(&format!("v{i}")).to_string()).await.ok();
+    }
+    let list = async |query: &str| -> Vec<Value> {
+        let path = format!("{VOLUMES}?{query}");
+        node.call("GET", &path, "").await.ok()["volumes"].as_array().unwrap().clone()
+    };
+    let all = list("").await;
+    assert_eq!(all.len(), 5);
+    let first = list("limit=2").await;
+    let uuid = |v: &Value| v["UUID"].as_str().unwrap().to_string();
+    let rest = list(&format!("limit=1000&offsetUUID={}", uuid(&first[1]))).await;
+    let joined: Vec<String> = first.iter().chain(&rest).map(uuid).collect();
+    assert_eq!(joined, all.iter().map(uuid).collect::<Vec<_>>());
+    assert_eq!(list("name=v3").await.len(), 1);
+    assert_eq!(list(&format!("UUID={}", uuid(&all[0]))).await.len(), 1);
+    assert_eq!(list("failureDomain=node0").await.len(), 5);
+    assert_eq!(list("failureDomain=elsewhere").await.len(), 0);
+    node.call("GET", &format!("{VOLUMES}?limit=x"), "").await.refusal(400, 3);
+    node.call("DELETE", &format!("{VOLUMES}/?name=v0"), "").await.ok();
+    assert_eq!(list("").await.len(), 4, "deleting ones only with showAll");
+    node.stop().await;
+}
+
+#[tokio::test]
+async fn the_rest_of_the_objects() {
+    let (_dir, node) = started().await;
+    node.call("POST", VOLUMES, &spec("a").to_string()).await.ok();
+    let get = async |path: &str| node.call("GET", path, "").await.ok();
+    let node_uuid = get("/api/v2/nodes").await["nodes"][0]["UUID"].as_str().unwrap().to_string();
+    assert_eq!(get(&format!("/api/v2/nodes/{node_uuid}")).await["state"], "Active");
+    assert_eq!(get("/api/v2/nodes?name=other").await["nodes"], json!([]));
+    node.call("GET", "/api/v2/nodes/x", "").await.refusal(404, 5);
+    let hosts = get("/api/v2/connectedHosts").await;
+    assert_eq!(hosts["connectedHosts"][0]["iPAddress"], "192.0.2.9");
+    let nqn = plane::host_nqn();
+    assert_eq!(get(&format!("/api/v2/connectedHosts/{nqn}")).await["hostNQN"], nqn.as_str());
+    let escaped = nqn.as_str().replace(':', "%3A");
+    assert_eq!(get(&format!("/api/v2/connectedHosts/{escaped}")).await["hostNQN"], nqn.as_str());
+    node.call("GET", "/api/v2/connectedHosts/nqn.2014-08.org.x:y", "").await.refusal(404, 5);
+    let devices = get("/api/v2/nvmeDevices").await;
+    let serial = devices["NvmeDevices"][0]["serial"].as_str().unwrap().to_string();
+    assert_eq!(get(&format!("/api/v2/nvmeDevices/{serial}")).await["state"], "Healthy");
+    assert_eq!(get("/api/v2/projects").await["projects"][0]["name"], "default");
+    assert_eq!(get("/api/v2/projects/default").await["name"], "default");
+    node.call("GET", "/api/v2/projects/none", "").await.refusal(404, 5);
+    let events = get("/api/v2/events?componentType=Volume&severity=Info&severity=High&limit=1").await;
+    assert_eq!(events["events"][0]["EventName"], "VolumeCreated");
+    assert_eq!(get("/api/v2/events?since=2100-01-01T00:00:00Z").await["events"], json!([]));
+    node.call("GET", "/api/v2/events?since=yesterday", "").await.refusal(400, 3);
+    assert_eq!(get("/dolmen/v1/status").await["health"]["state"], "OK");
+    assert_eq!(get("/dolmen/v1/pool").await["state"], "Ready");
+    assert_eq!(get("/dolmen/v1/drives").await["drives"][0]["path"], "/drives/a");
+    assert_eq!(get("/dolmen/v1/hosts").await["hosts"][0]["controllers"][0]["ioQueues"], 2);
+    node.stop().await;
+}
+
+#[tokio::test]
+async fn test_volumes_only_where_allowed() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut body = spec("n");
+    body["kind"] = "null".into();
+    let node = Node::start_with(dir.path(), plane::Log::default(), false).await;
+    node.call("POST", "/dolmen/v1/volumes", &body.to_string()).await.refusal(412, 9);
+    let plain = node.call("POST", VOLUMES, &body.to_string()).await.ok();
+    let seen = node.call("GET", "/dolmen/v1/volumes/?name=n", "").await.ok();
+    assert_eq!((&seen["kind"], &seen["UUID"]), (&json!("durable"), &plain["UUID"]));
+    node.stop().await;
+    let dir = tempfile::tempdir().unwrap();
+    let node = Node::start_with(dir.path(), plane::Log::default(), true).await;
+    let made = node.call("POST", "/dolmen/v1/volumes", &body.to_string()).await.ok();
+    assert_eq!(made["kind"], "null");
+    body["kind"] = "wooden".into();
+    node.call("POST", "/dolmen/v1/volumes", &body.to_string()).await.refusal(400, 3);
+    node.stop().await;
+}
+
+#[tokio::test]
+async fn the_metrics_page_is_well_formed() {
+    let (_dir, node) = started().await;
+    node.call("POST", VOLUMES, &spec("a").to_string()).await.ok();
+    let answer = node.call("GET", "/metrics", "").await;
+    assert_eq!(answer.status, 200);
+    assert!(answer.head.contains("application/openmetrics-text"));
+    let (mut helps, mut types) = (0, 0);
+    for line in answer.text.lines() {
+        helps += usize::from(line.starts_with("# HELP dolmen_"));
+        types += usize::from(line.starts_with("# TYPE dolmen_"));
+        if !line.starts_with('#') {
+            let (name, value) = line.rsplit_once(' ').unwrap();
+            assert!(name.starts_with("dolmen_"), "{line}");
+            value.parse::<f64>().unwrap();
+        }
+    }
+    assert_eq!(helps, types);
+    assert!(answer.text.ends_with("# EOF\n"));
+    for wanted in [
+        "dolmen_volume_read_operations_total{volume=",
+        "dolmen_volume_write_bytes_total{volume=",
+        "dolmen_drive_healthy{drive=\"/drives/a\"} 1",
+        "dolmen_core_busy_seconds_total{core=\"0\"} 1.5",
+        "dolmen_connection_sent_bytes_total{peer=\"192.0.2.9:5555\"",
+        "dolmen_pool_free_bytes 85899345920",
+    ] {
+        assert!(answer.text.contains(wanted), "{wanted} is missing in\n{}", answer.text);
+    }
+    node.stop().await;
+}
+
+#[tokio::test]
+async fn a_restart_keeps_what_is_in_the_log_and_reuses_no_nsid() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = plane::Log::default();
+    let node = Node::start(dir.path(), log.clone()).await;
+    let a = node.call("POST", VOLUMES, &spec("a").to_string()).await.ok();
+    let b = node.call("POST", VOLUMES, &spec("b").to_string()).await.ok();
+    node.call("DELETE", &format!("{VOLUMES}/?name=b"), "").await.ok();
+    let info = node.call("GET", "/api/v2/clusterinfo", "").await.ok();
+    let token = node.token.clone();
+    node.stop().await;
+    log.lock().unwrap().retain(|_, d| d.name == "a");
+
+    let node = Node::start(dir.path(), log).await;
+    assert_eq!(node.token, token, "a good token is kept");
+    let again = node.call("GET", "/api/v2/clusterinfo", "").await.ok();
+    assert_eq!((&info["UUID"], &info["subsystemNQN"]), (&again["UUID"], &again["subsystemNQN"]));
+    let kept = node.call("GET", &format!("{VOLUMES}/?name=a"), "").await.ok();
+    assert_eq!((&kept["UUID"], &kept["nsid"], &kept["ETag"]), (&a["UUID"], &a["nsid"], &a["ETag"]));
+    let c = node.call("POST", VOLUMES, &spec("c").to_string()).await.ok();
+    assert_eq!(c["nsid"].as_u64(), b["nsid"].as_u64().map(|n| n + 1));
+    let events = node.call("GET", "/api/v2/events", "").await.ok();
+    let names: Vec<&str> =
+        events["events"].as_array().unwrap().iter().map(|e| e["EventName"].as_str().unwrap()).collect();
+    assert_eq!(names, ["VolumeCreated", "VolumeCreated", "VolumeDeleted", "VolumeCreated"]);
+    node.stop().await;
+}
+
+#[tokio::test]
+async fn garbage_is_answered_or_closed_and_the_server_lives() {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let (_dir, node) = started().await;
+    for bytes in [&b"GET / HTTP/1.1\r\n\r\n"[..], &[0xff; 4096], b"\x16\x03\x01\xff\xff\x01", b""] {
+        let mut stream = tokio::net::TcpStream::connect(node.address).await.unwrap();
+        stream.write_all(bytes).await.unwrap();
+        stream.shutdown().await.unwrap();
+        let mut rest = Vec::new();
+        let _ = stream.read_to_end(&mut rest).await;
+    }
+    for bytes in [&b"\0\0\0\0\r\n\r\n"[..], b"GET / HTTP/9.9\r\n\r\n", b"GET  \r\n\r\n"] {
+        let answer = node.raw(bytes).await;
+        assert!(answer.status == 400 || answer.status == 0, "{}", answer.status);
+    }
+    node.call("GET", "/api/v2/version", "").await.ok();
+    node.stop().await;
+}

@@ -1,0 +1,168 @@
+//! A data plane in memory: does what the vocabulary promises, without drives. Deleted volumes linger for a while.
+
+use dolmen_cluster::plane::{
+    ConnectionMetrics, CoreMetrics, DriveMetrics, DriveState, DriveStatus, HostStatus, MetricsSnapshot,
+    NodeRequest, PlaneError, PoolState, PoolStatus, Protection, VolumeMetrics, VolumeStatus, VolumeUsage,
+};
+use dolmen_types::{
+    CoreId, Nqn, UnixMillis, Uuid,
+    volume::{VolumeDescriptor, VolumeState},
+};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex},
+};
+use tokio::sync::mpsc;
+
+/// What survives the plane: the "log".
+pub type Log = Arc<Mutex<BTreeMap<Uuid, VolumeDescriptor>>>;
+
+/// Serves until the control side is gone. A volume in `Deleting` is erased when it has been listed `linger` times.
+pub async fn run(log: Log, mut requests: mpsc::Receiver<NodeRequest>, linger: u32) {
+    let mut erasing: BTreeMap<Uuid, u32> = BTreeMap::new();
+    while let Some(request) = requests.recv().await {
+        let mut volumes = log.lock().unwrap();
+        match request {
+            NodeRequest::CreateVolume { descriptor, answer } => {
+                let result = if volumes.contains_key(&descriptor.uuid) {
+                    Err(PlaneError::Conflict)
+                } else if descriptor.name == "refused-by-plane" {
+                    Err(PlaneError::Exhausted("no room for the record".into()))
+                } else {
+                    volumes.insert(descriptor.uuid, *descriptor);
+                    Ok(())
+                };
+                let _ = answer.send(result);
+            }
+            NodeRequest::UpdateVolume { descriptor, expected_revision, answer } => {
+                let result = match volumes.get_mut(&descriptor.uuid) {
+                    None => Err(PlaneError::NotFound),
+                    Some(old) if old.revision != expected_revision => Err(PlaneError::Conflict),
+                    Some(old) => {
+                        *old = *descriptor;
+                        Ok(())
+                    }
+                };
+                let _ = answer.send(result);
+            }
+            NodeRequest::DeleteVolume { uuid, expected_revision, new_revision, answer } => {
+                let result = match volumes.get_mut(&uuid) {
+                    None => Err(PlaneError::NotFound),
+                    Some(old) if old.revision != expected_revision => Err(PlaneError::Conflict),
+                    Some(old) => {
+                        old.revision = new_revision;
+                        old.state = VolumeState::Deleting;
+                        erasing.insert(uuid, linger);
+                        Ok(())
+                    }
+                };
+                let _ = answer.send(result);
+            }
+            NodeRequest::ListVolumes { only, answer } => {
+                let list = volumes.values().filter(|d| only.is_none_or(|only| d.uuid == only));
+                let _ = answer.send(list.map(status).collect());
+                if only.is_none() {
+                    erasing.retain(|uuid, rounds| {
+                        *rounds = rounds.saturating_sub(1);
+                        if *rounds == 0 {
+                            volumes.remove(uuid);
+                        }
+                        *rounds > 0
+                    });
+                }
+            }
+            NodeRequest::Hosts { answer } => {
+                let _ = answer.send(vec![host(&volumes)]);
+            }
+            NodeRequest::Pool { answer } => {
+                let _ = answer.send(pool());
+            }
+            NodeRequest::Drives { answer } => {
+                let _ = answer.send(vec![drive()]);
+            }
+            NodeRequest::Metrics { answer } => {
+                let _ = answer.send(Box::new(metrics(&volumes)));
+            }
+        }
+    }
+}
+
+pub fn host_nqn() -> Nqn {
+    "nqn.2014-08.org.nvmexpress:uuid:11111111-1111-4111-8111-111111111111".parse().unwrap()
+}
+
+fn status(d: &VolumeDescriptor) -> VolumeStatus {
+    let connected_hosts = if d.acl.admits(&host_nqn()) { vec![host_nqn()] } else { Vec::new() };
+    VolumeStatus {
+        descriptor: d.clone(),
+        usage: VolumeUsage { mapped_bytes: 8192, stored_bytes: 4096 },
+        connected_hosts,
+        protection: Protection::FullyProtected,
+    }
+}
+
+fn host(volumes: &BTreeMap<Uuid, VolumeDescriptor>) -> HostStatus {
+    use dolmen_cluster::plane::ControllerStatus;
+    HostStatus {
+        nqn: host_nqn(),
+        host_id: Uuid([0x11; 16]),
+        controllers: vec![ControllerStatus {
+            cntlid: 1,
+            discovery: false,
+            peer: "[::ffff:192.0.2.9]:5555".parse().unwrap(),
+            local: "192.0.2.1:4420".parse().unwrap(),
+            io_queues: 2,
+            since: UnixMillis(1_700_000_000_000),
+        }],
+        volumes: volumes.values().filter(|d| d.acl.admits(&host_nqn())).map(|d| d.uuid).collect(),
+    }
+}
+
+fn pool() -> PoolStatus {
+    PoolStatus {
+        uuid: Uuid([7; 16]),
+        physical_bytes: 100 << 30,
+        usable_bytes: 90 << 30,
+        used_bytes: 10 << 30,
+        free_bytes: 80 << 30,
+        reserved_bytes: 10 << 30,
+        logical_used_bytes: 12 << 30,
+        state: PoolState::Ready,
+    }
+}
+
+fn drive() -> DriveStatus {
+    DriveStatus {
+        path: "/drives/a".into(),
+        uuid: Uuid([8; 16]),
+        model: String::new(),
+        serial: String::new(),
+        size_bytes: 100 << 30,
+        free_bytes: 50 << 30,
+        file: true,
+        state: DriveState::Healthy,
+        strikes: 0,
+    }
+}
+
+fn metrics(volumes: &BTreeMap<Uuid, VolumeDescriptor>) -> MetricsSnapshot {
+    MetricsSnapshot {
+        volumes: volumes
+            .keys()
+            .map(|uuid| VolumeMetrics { uuid: *uuid, ..VolumeMetrics::default() })
+            .collect(),
+        drives: vec![DriveMetrics { path: "/drives/a".into(), healthy: true, ..DriveMetrics::default() }],
+        connections: vec![ConnectionMetrics {
+            peer: "192.0.2.9:5555".parse().unwrap(),
+            host: host_nqn().to_string(),
+            cntlid: 1,
+            qid: 1,
+            core: CoreId(0),
+            commands: 5,
+            received_bytes: 360,
+            sent_bytes: 20_600,
+            inflight: 0,
+        }],
+        cores: vec![CoreMetrics { turns: 3, busy_ns: 1_500_000_000, ..CoreMetrics::default() }],
+    }
+}

@@ -1,0 +1,96 @@
+//! One daemon per data folder: an advisory lock on `DIR/lock` that dies with the process.
+
+use std::{
+    fmt,
+    fs::{File, OpenOptions, TryLockError},
+    io::{self, Read, Seek, SeekFrom, Write},
+    path::{Path, PathBuf},
+};
+
+/// The held lock; dropping it (or the end of the process, however it comes) frees the folder.
+#[derive(Debug)]
+pub struct FolderLock {
+    _file: File,
+}
+
+/// Why the folder can't be had.
+#[derive(Debug)]
+pub enum LockError {
+    /// Another process holds it.
+    Held {
+        /// The folder.
+        folder: PathBuf,
+        /// The holder's process id, if it could be read.
+        pid: Option<u32>,
+    },
+    /// The lock file can't be made or written.
+    Io {
+        /// The lock file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+}
+
+impl fmt::Display for LockError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            LockError::Held { folder, pid: Some(pid) } => {
+                write!(
+                    f,
+                    "the data folder {} is in use by process {pid} (dolmen serve); stop it first, or give another --data",
+                    folder.display()
+                )
+            }
+            LockError::Held { folder, pid: None } => {
+                write!(f, "the data folder {} is in use by another dolmen serve", folder.display())
+            }
+            LockError::Io { path, source } => write!(f, "can't lock {}: {source}", path.display()),
+        }
+    }
+}
+
+impl std::error::Error for LockError {}
+
+impl FolderLock {
+    /// Takes the lock of `folder`, which must exist, and writes this process's id into it.
+    pub fn take(folder: &Path) -> Result<FolderLock, LockError> {
+        let path = folder.join("lock");
+        let io = |source| LockError::Io { path: path.clone(), source };
+        let mut file =
+            OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path).map_err(io)?;
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => {
+                return Err(LockError::Held { folder: folder.into(), pid: read_pid(&mut file) });
+            }
+            Err(TryLockError::Error(source)) => return Err(io(source)),
+        }
+        file.set_len(0).map_err(io)?;
+        file.seek(SeekFrom::Start(0)).map_err(io)?;
+        writeln!(file, "{}", std::process::id()).map_err(io)?;
+        Ok(FolderLock { _file: file })
+    }
+}
+
+fn read_pid(file: &mut File) -> Option<u32> {
+    let mut text = String::new();
+    file.take(32).read_to_string(&mut text).ok()?;
+    text.trim().parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_second_holder_is_told_the_first() {
+        let dir = tempfile::tempdir().unwrap();
+        let held = FolderLock::take(dir.path()).unwrap();
+        let refused = FolderLock::take(dir.path()).unwrap_err();
+        assert!(matches!(refused, LockError::Held { pid: Some(pid), .. } if pid == std::process::id()));
+        assert!(refused.to_string().contains("in use by process"));
+        drop(held);
+        FolderLock::take(dir.path()).unwrap();
+    }
+}

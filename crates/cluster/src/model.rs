@@ -1,0 +1,506 @@
+//! The model of a cluster of one node as a step function: what came in, to what must be done.
+//!
+//! It owns the set of volumes with their lives (creating, in use, changing, deleting), the uniqueness of names, the
+//! giving out of namespace ids and lines, and the placing of volumes into protection groups. It promises: no id is
+//! given out twice, even over a crash (ids are used only below marks that are durable); a change is told as done only
+//! after the data plane made it durable; what the data plane holds wins over what the model believes.
+//! It never looks at a clock, a random number, a file or a socket: all of them come in with the event.
+
+mod entry;
+#[cfg(test)]
+mod tests;
+
+use crate::{
+    Error, Kind,
+    event::{Component, Occurrence, Severity},
+    plane::PlaneError,
+    state::Marks,
+    volume::{VolumeChange, VolumeKey, VolumeSpec},
+};
+use dolmen_types::{
+    LineId, Nsid, PgId, UnixMillis, Uuid, limits,
+    volume::{VolumeDescriptor, VolumeState},
+};
+use entry::{Entry, Pending};
+pub use entry::{Life, VolumeView};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Ids made durable ahead of their use, so that not every volume costs a write of the state file. Count.
+const MARK_STEP: u32 = 16;
+
+/// The largest NSID of a real namespace (NVM Express Base Specification 2.0, 3.2.1.2).
+const LAST_NSID: u32 = 0xFFFF_FFFE;
+
+/// Names a caller that waits; echoed in [`Command::Answer`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct RequestId(pub u64);
+
+/// What came in.
+#[derive(Clone, Debug)]
+pub enum Input {
+    /// A user wants a volume.
+    Create {
+        /// Who waits.
+        request: RequestId,
+        /// What is wanted.
+        spec: VolumeSpec,
+        /// A fresh random UUID.
+        uuid: Uuid,
+        /// The time.
+        now: UnixMillis,
+    },
+    /// A user wants a volume changed.
+    Update {
+        /// Who waits.
+        request: RequestId,
+        /// The project in which `key` is looked up; `None` for any, by UUID only.
+        project: Option<String>,
+        /// Which volume.
+        key: VolumeKey,
+        /// The revision that the user saw.
+        expected: Option<u64>,
+        /// What to change.
+        change: VolumeChange,
+    },
+    /// A user wants a volume gone.
+    Delete {
+        /// Who waits.
+        request: RequestId,
+        /// As for `Update`.
+        project: Option<String>,
+        /// Which volume.
+        key: VolumeKey,
+        /// The revision that the user saw.
+        expected: Option<u64>,
+    },
+    /// The data plane answered the change of this volume; `None` when it will never answer.
+    Answered {
+        /// Which volume.
+        uuid: Uuid,
+        /// Its answer.
+        result: Option<Result<(), PlaneError>>,
+    },
+    /// The data plane's list of all volumes, asked for after [`Model::ask`] gave this `round`.
+    Observed {
+        /// The round of the question.
+        round: u64,
+        /// All volumes that exist.
+        volumes: Vec<VolumeDescriptor>,
+    },
+    /// The question of [`Model::ask`] got no answer.
+    Unobserved,
+}
+
+/// What must be done, in this order.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Command {
+    /// Make these marks durable before going on; if that fails, give the model up (no id may be used).
+    SaveMarks(Marks),
+    /// Ask the data plane to make this volume, and feed its answer back.
+    Create(Box<VolumeDescriptor>),
+    /// Ask the data plane to put this descriptor in the place of that revision, and feed its answer back.
+    Update {
+        /// The new descriptor.
+        descriptor: Box<VolumeDescriptor>,
+        /// The old revision.
+        expected_revision: u64,
+    },
+    /// Ask the data plane to give this volume up, and feed its answer back.
+    Delete {
+        /// Which.
+        uuid: Uuid,
+        /// The old revision.
+        expected_revision: u64,
+        /// The revision of its `Deleting` descriptor.
+        new_revision: u64,
+    },
+    /// Tell the caller.
+    Answer {
+        /// Which caller.
+        request: RequestId,
+        /// The volume as it is now, or why not.
+        result: Result<VolumeView, Error>,
+    },
+    /// Record what happened.
+    Record(Occurrence),
+}
+
+/// The model.
+#[derive(Debug)]
+pub struct Model {
+    volumes: BTreeMap<Uuid, Entry>,
+    /// Live volumes by (project, name); those in `Deleting` have given their name back.
+    names: BTreeMap<(String, String), Uuid>,
+    /// Volumes and bytes placed in each protection group.
+    load: Vec<GroupLoad>,
+    /// Ids given out so far.
+    used: Marks,
+    /// Ids that may be given out.
+    durable: Marks,
+    /// Count of questions for the data plane's list so far.
+    round: u64,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+struct GroupLoad {
+    volumes: u32,
+    bytes: u64,
+}
+
+impl Model {
+    /// The model that follows from the marks in the state file and what was recovered from the log. Ids that the log
+    /// knows raise the marks, so a state file older than the log does no harm.
+    #[must_use]
+    pub fn recover(marks: Marks, highest: Marks, volumes: Vec<VolumeDescriptor>) -> Model {
+        let mut used = Marks { nsid: marks.nsid.max(highest.nsid), line: marks.line.max(highest.line) };
+        let mut model = Model {
+            volumes: BTreeMap::new(),
+            names: BTreeMap::new(),
+            load: vec![GroupLoad::default(); limits::PROTECTION_GROUPS as usize],
+            used,
+            durable: marks,
+            round: 0,
+        };
+        for descriptor in volumes {
+            used.nsid = used.nsid.max(descriptor.nsid);
+            used.line = used.line.max(descriptor.line);
+            model.insert(Entry::stored(descriptor));
+        }
+        model.used = used;
+        model
+    }
+
+    /// Takes one input and says what must be done.
+    pub fn step(&mut self, input: Input) -> Vec<Command> {
+        match input {
+            Input::Create { request, spec, uuid, now } => self.create(request, spec, uuid, now),
+            Input::Update { request, project, key, expected, change } => {
+                let outcome = self.update(request, project.as_deref(), &key, expected, change);
+                self.commands_or_refusal(request, outcome)
+            }
+            Input::Delete { request, project, key, expected } => {
+                let outcome = self.delete(request, project.as_deref(), &key, expected);
+                self.commands_or_refusal(request, outcome)
+            }
+            Input::Answered { uuid, result } => self.answered(uuid, result),
+            Input::Observed { round, volumes } => self.observed(round, volumes),
+            Input::Unobserved => Vec::new(),
+        }
+    }
+
+    /// A volume as users see it. By name only live ones are found, by UUID also those in `Deleting`.
+    pub fn find(&self, project: Option<&str>, key: &VolumeKey) -> Result<VolumeView, Error> {
+        self.entry(project, key).map(Entry::view)
+    }
+
+    /// All volumes as users see them, in the order of their UUIDs, after `after`.
+    pub fn volumes(&self, after: Option<Uuid>) -> impl Iterator<Item = VolumeView> + '_ {
+        use std::ops::Bound::{Excluded, Unbounded};
+        self.volumes.range((after.map_or(Unbounded, Excluded), Unbounded)).map(|(_, entry)| entry.view())
+    }
+
+    /// True while something is only known to the data plane: a volume that is being given up, or a change whose answer
+    /// got lost. Then the caller shall ask it for its list now and then: see [`Model::ask`].
+    #[must_use]
+    pub fn wants_observation(&self) -> bool {
+        self.volumes.values().any(|e| e.doubt.is_some() || e.is_deleting())
+    }
+
+    /// Starts a round: the number to send back with the list that is asked for after this call.
+    pub fn ask(&mut self) -> u64 {
+        self.round += 1;
+        self.round
+    }
+
+    /// The marks to save at a clean stop, so that ids reserved and never used aren't skipped.
+    #[must_use]
+    pub fn used(&self) -> Marks {
+        self.used
+    }
+
+    fn create(&mut self, request: RequestId, spec: VolumeSpec, uuid: Uuid, now: UnixMillis) -> Vec<Command> {
+        if let Err(error) = self.admit(&spec, uuid) {
+            return vec![Command::Answer { request, result: Err(error) }];
+        }
+        let mut commands = Vec::new();
+        let nsid = Nsid(self.used.nsid.0 + 1);
+        let line = LineId(self.used.line.0 + 1);
+        self.used = Marks { nsid, line };
+        if nsid > self.durable.nsid || line > self.durable.line {
+            self.durable = Marks {
+                nsid: Nsid(nsid.0.saturating_add(MARK_STEP - 1).min(LAST_NSID)),
+                line: LineId(line.0.saturating_add(u64::from(MARK_STEP - 1))),
+            };
+            commands.push(Command::SaveMarks(self.durable));
+        }
+        let descriptor = VolumeDescriptor {
+            uuid,
+            name: spec.name,
+            project: spec.project,
+            nsid,
+            pg: self.least_loaded(),
+            line,
+            size_bytes: spec.size_bytes,
+            sector: spec.sector,
+            kind: spec.kind,
+            acl: spec.acl,
+            ip_acl: spec.ip_acl,
+            labels: spec.labels,
+            created: now,
+            revision: 1,
+            state: VolumeState::Available,
+        };
+        self.insert(Entry::creating(descriptor.clone(), request));
+        commands.push(Command::Create(Box::new(descriptor)));
+        commands
+    }
+
+    /// Whether a new volume fits: name free, limits kept.
+    fn admit(&self, spec: &VolumeSpec, uuid: Uuid) -> Result<(), Error> {
+        if self.names.contains_key(&(spec.project.clone(), spec.name.clone())) {
+            return Err(name_taken(&spec.name, &spec.project));
+        }
+        if self.volumes.len() >= limits::MAX_VOLUMES as usize {
+            let text = format!("the cluster has its {} volumes; delete some first", limits::MAX_VOLUMES);
+            return Err(Error::new(Kind::ResourceExhausted, text));
+        }
+        if self.used.nsid.0 >= LAST_NSID {
+            return Err(Error::new(Kind::ResourceExhausted, "all namespace ids have been used"));
+        }
+        if self.used.line.0 == u64::MAX {
+            return Err(Error::new(Kind::ResourceExhausted, "all lines have been used"));
+        }
+        if self.volumes.contains_key(&uuid) {
+            return Err(Error::new(Kind::Internal, "a random UUID came twice; ask again"));
+        }
+        Ok(())
+    }
+
+    fn update(
+        &mut self,
+        request: RequestId,
+        project: Option<&str>,
+        key: &VolumeKey,
+        expected: Option<u64>,
+        change: VolumeChange,
+    ) -> Result<Vec<Command>, Error> {
+        let entry = self.entry(project, key)?;
+        entry.check_changeable(expected)?;
+        let old = entry.descriptor();
+        if old.state == VolumeState::Deleting {
+            return Err(Error::new(Kind::InvalidArgument, format!("volume '{}' is being deleted", old.name)));
+        }
+        if let Some(size) = change.size_bytes.filter(|&size| size < old.size_bytes) {
+            let text =
+                format!("a volume can't shrink (it has {} bytes, {size} were asked for)", old.size_bytes);
+            return Err(Error::invalid("size", text));
+        }
+        if let Some(name) = change.name.as_ref().filter(|&name| *name != old.name)
+            && self.names.contains_key(&(old.project.clone(), name.clone()))
+        {
+            return Err(name_taken(name, &old.project));
+        }
+        let next = applied(old, change);
+        let (uuid, expected_revision) = (old.uuid, old.revision);
+        // Both names are taken while the change is under way.
+        self.names.insert((next.project.clone(), next.name.clone()), uuid);
+        let entry = self.volumes.get_mut(&uuid).expect("entry() found it in this map");
+        entry.pending = Some(Pending::Update { request: Some(request), next: Box::new(next.clone()) });
+        Ok(vec![Command::Update { descriptor: Box::new(next), expected_revision }])
+    }
+
+    fn delete(
+        &mut self,
+        request: RequestId,
+        project: Option<&str>,
+        key: &VolumeKey,
+        expected: Option<u64>,
+    ) -> Result<Vec<Command>, Error> {
+        let entry = self.entry(project, key)?;
+        if entry.is_deleting() && entry.pending.is_none() {
+            // Asked again: nothing to do is success.
+            return Ok(vec![Command::Answer { request, result: Ok(entry.view()) }]);
+        }
+        entry.check_changeable(expected)?;
+        let old = entry.descriptor();
+        let (uuid, expected_revision) = (old.uuid, old.revision);
+        let new_revision = old.revision.saturating_add(1);
+        let entry = self.volumes.get_mut(&uuid).expect("entry() found it in this map");
+        entry.pending = Some(Pending::Delete { request: Some(request), new_revision });
+        Ok(vec![Command::Delete { uuid, expected_revision, new_revision }])
+    }
+
+    fn answered(&mut self, uuid: Uuid, result: Option<Result<(), PlaneError>>) -> Vec<Command> {
+        let next_round = self.round + 1;
+        let Some(entry) = self.volumes.get_mut(&uuid) else { return Vec::new() };
+        let Some(result) = result else {
+            entry.doubt = Some(next_round);
+            let text = "the data plane gave no answer; whether the change was made shows later";
+            let result = Err(Error::new(Kind::Unavailable, text));
+            return entry
+                .take_request()
+                .map(|request| Command::Answer { request, result })
+                .into_iter()
+                .collect();
+        };
+        let Some(pending) = entry.pending.take() else { return Vec::new() };
+        let request = pending.request();
+        let mut commands = Vec::new();
+        let told = match result {
+            Ok(()) => {
+                commands.push(Command::Record(pending.occurrence(entry.descriptor())));
+                Ok(self.confirm(uuid, pending))
+            }
+            Err(why) => {
+                self.refuse(uuid, &pending);
+                Err(Error::from(why))
+            }
+        };
+        commands.extend(request.map(|request| Command::Answer { request, result: told }));
+        commands
+    }
+
+    /// The data plane made the pending change.
+    fn confirm(&mut self, uuid: Uuid, pending: Pending) -> VolumeView {
+        let mut entry = self.remove(uuid).expect("the caller found it in this map");
+        match pending {
+            Pending::Create { .. } => {}
+            Pending::Update { next, .. } => {
+                self.names.remove(&(next.project.clone(), next.name.clone()));
+                entry = Entry::stored(*next);
+            }
+            Pending::Delete { new_revision, .. } => entry.set_deleting(new_revision),
+        }
+        let view = entry.view();
+        self.insert(entry);
+        view
+    }
+
+    /// The data plane refused the pending change: all is as before.
+    fn refuse(&mut self, uuid: Uuid, pending: &Pending) {
+        match pending {
+            Pending::Create { .. } => {
+                self.remove(uuid);
+            }
+            Pending::Update { next, .. } => {
+                let kept = self.volumes.get(&uuid).map(|e| e.descriptor().name.clone());
+                if kept.as_ref() != Some(&next.name) {
+                    self.names.remove(&(next.project.clone(), next.name.clone()));
+                }
+            }
+            Pending::Delete { .. } => {}
+        }
+    }
+
+    fn observed(&mut self, round: u64, volumes: Vec<VolumeDescriptor>) -> Vec<Command> {
+        let found: BTreeMap<Uuid, VolumeDescriptor> = volumes.into_iter().map(|d| (d.uuid, d)).collect();
+        let settled: BTreeSet<Uuid> = self
+            .volumes
+            .iter()
+            .filter(|(uuid, e)| {
+                let doubtful = e.doubt.is_some_and(|since| since <= round);
+                let gone = e.is_deleting() && e.pending.is_none() && !found.contains_key(uuid);
+                doubtful || gone
+            })
+            .map(|(uuid, _)| *uuid)
+            .collect();
+        let mut commands = Vec::new();
+        for uuid in settled {
+            let Some(entry) = self.remove(uuid) else { continue };
+            match found.get(&uuid) {
+                Some(descriptor) => self.insert(Entry::stored(descriptor.clone())),
+                None if entry.is_deleting() => {
+                    commands.push(Command::Record(entry::erased(entry.descriptor())));
+                }
+                None => {}
+            }
+        }
+        commands
+    }
+
+    fn entry(&self, project: Option<&str>, key: &VolumeKey) -> Result<&Entry, Error> {
+        let not_found = |what: &str| Error::new(Kind::NotFound, format!("volume {what} does not exist"));
+        match key {
+            VolumeKey::Uuid(uuid) => self
+                .volumes
+                .get(uuid)
+                .filter(|e| project.is_none_or(|p| e.descriptor().project == p))
+                .ok_or_else(|| not_found(&uuid.to_string())),
+            VolumeKey::Name(name) => {
+                let project = project.unwrap_or(crate::volume::DEFAULT_PROJECT);
+                self.names
+                    .get(&(project.to_string(), name.clone()))
+                    .and_then(|uuid| self.volumes.get(uuid))
+                    .filter(|e| e.descriptor().name == *name)
+                    .ok_or_else(|| not_found(&format!("'{name}'")))
+            }
+        }
+    }
+
+    fn insert(&mut self, entry: Entry) {
+        let d = entry.descriptor();
+        let uuid = d.uuid;
+        if !entry.is_deleting() {
+            self.names.insert((d.project.clone(), d.name.clone()), uuid);
+            if let Some(load) = self.load.get_mut(d.pg.0 as usize) {
+                load.volumes += 1;
+                load.bytes = load.bytes.saturating_add(d.size_bytes);
+            }
+        }
+        self.volumes.insert(uuid, entry);
+    }
+
+    fn remove(&mut self, uuid: Uuid) -> Option<Entry> {
+        let entry = self.volumes.remove(&uuid)?;
+        let d = entry.descriptor();
+        if !entry.is_deleting() {
+            if let Some(load) = self.load.get_mut(d.pg.0 as usize) {
+                load.volumes -= 1;
+                load.bytes = load.bytes.saturating_sub(d.size_bytes);
+            }
+            self.names.remove(&(d.project.clone(), d.name.clone()));
+            if let Some(Pending::Update { next, .. }) = &entry.pending {
+                self.names.remove(&(next.project.clone(), next.name.clone()));
+            }
+        }
+        Some(entry)
+    }
+
+    /// The group with the fewest volumes, of those the one with the fewest bytes, of those the first.
+    fn least_loaded(&self) -> PgId {
+        let least = (0u32..).zip(&self.load).min_by_key(|(pg, load)| (**load, *pg));
+        PgId(least.map_or(0, |(pg, _)| pg))
+    }
+
+    fn commands_or_refusal(&self, request: RequestId, outcome: Result<Vec<Command>, Error>) -> Vec<Command> {
+        outcome.unwrap_or_else(|error| vec![Command::Answer { request, result: Err(error) }])
+    }
+}
+
+fn applied(old: &VolumeDescriptor, change: VolumeChange) -> VolumeDescriptor {
+    VolumeDescriptor {
+        size_bytes: change.size_bytes.unwrap_or(old.size_bytes),
+        acl: change.acl.unwrap_or_else(|| old.acl.clone()),
+        ip_acl: change.ip_acl.unwrap_or_else(|| old.ip_acl.clone()),
+        name: change.name.unwrap_or_else(|| old.name.clone()),
+        labels: change.labels.unwrap_or_else(|| old.labels.clone()),
+        revision: old.revision.saturating_add(1),
+        ..old.clone()
+    }
+}
+
+fn name_taken(name: &str, project: &str) -> Error {
+    Error::new(Kind::AlreadyExists, format!("a volume named '{name}' exists already in project '{project}'"))
+}
+
+/// An event of the volume's project.
+fn volume_occurrence(d: &VolumeDescriptor, name: &str, text: String) -> Occurrence {
+    Occurrence {
+        component: Component::Volume,
+        severity: Severity::Info,
+        name: name.into(),
+        subject: d.uuid.to_string(),
+        project: d.project.clone(),
+        text,
+    }
+}

@@ -1,0 +1,278 @@
+//! The model against a data plane in a map, under random requests, refusals, lost answers and restarts.
+
+use super::*;
+use dolmen_types::volume::{HostAccess, IpAccess, SectorSize, VolumeKind};
+
+/// A small generator of numbers that look random; the seed is in the failure's message.
+struct Dice(u64);
+
+impl Dice {
+    fn roll(&mut self, sides: u64) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0 % sides
+    }
+}
+
+fn spec(name: &str) -> VolumeSpec {
+    VolumeSpec {
+        name: name.into(),
+        project: "default".into(),
+        size_bytes: 4096,
+        sector: SectorSize::B4096,
+        kind: VolumeKind::Durable,
+        acl: HostAccess::None,
+        ip_acl: IpAccess::Any,
+        labels: Vec::new(),
+    }
+}
+
+/// A world of a model, a plane that may refuse, lose or delay, and what must hold about them.
+struct World {
+    seed: u64,
+    dice: Dice,
+    model: Model,
+    saved: Marks,
+    plane: BTreeMap<Uuid, VolumeDescriptor>,
+    /// Requests that the plane has not answered.
+    open: Vec<Command>,
+    /// Every NSID and line ever given out.
+    nsids: BTreeSet<Nsid>,
+    lines: BTreeSet<LineId>,
+    next: u64,
+    answered: BTreeSet<RequestId>,
+}
+
+impl World {
+    fn new(seed: u64) -> World {
+        World {
+            seed,
+            dice: Dice(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1),
+            model: Model::recover(Marks::default(), Marks::default(), Vec::new()),
+            saved: Marks::default(),
+            plane: BTreeMap::new(),
+            open: Vec::new(),
+            nsids: BTreeSet::new(),
+            lines: BTreeSet::new(),
+            next: 0,
+            answered: BTreeSet::new(),
+        }
+    }
+
+    fn feed(&mut self, input: Input) {
+        for command in self.model.step(input) {
+            match command {
+                Command::SaveMarks(marks) => self.saved = marks,
+                Command::Create(ref d) => {
+                    assert!(d.nsid <= self.saved.nsid && d.line <= self.saved.line, "seed {}", self.seed);
+                    assert!(self.nsids.insert(d.nsid) && self.lines.insert(d.line), "seed {}", self.seed);
+                    self.open.push(command);
+                }
+                Command::Update { .. } | Command::Delete { .. } => self.open.push(command),
+                Command::Answer { request, .. } => {
+                    assert!(self.answered.insert(request), "seed {}: answered twice", self.seed);
+                }
+                Command::Record(_) => {}
+            }
+        }
+    }
+
+    fn request(&mut self) {
+        let request = RequestId(self.next);
+        self.next += 1;
+        let name = format!("v{}", self.dice.roll(4));
+        let key = VolumeKey::Name(name.clone());
+        match self.dice.roll(4) {
+            0 | 1 => {
+                let uuid = Uuid::from_random(u128::from(self.next).to_be_bytes());
+                self.feed(Input::Create { request, spec: spec(&name), uuid, now: UnixMillis(0) });
+            }
+            2 => {
+                let new_name = (self.dice.roll(2) == 0).then(|| format!("v{}", self.dice.roll(4)));
+                let change =
+                    VolumeChange { name: new_name, size_bytes: Some(8192), ..VolumeChange::default() };
+                self.feed(Input::Update { request, project: None, key, expected: None, change });
+            }
+            _ => self.feed(Input::Delete { request, project: None, key, expected: None }),
+        }
+    }
+
+    /// The plane does, refuses, or loses the answer of (having done or not done) one open request.
+    fn answer(&mut self) {
+        if self.open.is_empty() {
+            return;
+        }
+        let at = usize::try_from(self.dice.roll(self.open.len() as u64)).unwrap();
+        let command = self.open.swap_remove(at);
+        let (does, tells) = (self.dice.roll(4) != 0, self.dice.roll(8) != 0);
+        let uuid = match command {
+            Command::Create(d) => {
+                let uuid = d.uuid;
+                if does {
+                    self.plane.insert(uuid, *d);
+                }
+                uuid
+            }
+            Command::Update { descriptor, expected_revision } => {
+                let uuid = descriptor.uuid;
+                assert_eq!(self.plane[&uuid].revision, expected_revision, "seed {}", self.seed);
+                if does {
+                    self.plane.insert(uuid, *descriptor);
+                }
+                uuid
+            }
+            Command::Delete { uuid, expected_revision, new_revision } => {
+                let d = self.plane.get_mut(&uuid).unwrap();
+                assert_eq!(d.revision, expected_revision, "seed {}", self.seed);
+                if does {
+                    d.state = VolumeState::Deleting;
+                    d.revision = new_revision;
+                }
+                uuid
+            }
+            other => panic!("not a request: {other:?}"),
+        };
+        let told = if does { Ok(()) } else { Err(PlaneError::Unavailable("dice".into())) };
+        self.feed(Input::Answered { uuid, result: tells.then_some(told) });
+    }
+
+    fn observe(&mut self) {
+        let round = self.model.ask();
+        let volumes = self.plane.values().cloned().collect();
+        self.feed(Input::Observed { round, volumes });
+    }
+
+    /// The background end of deletions.
+    fn erase(&mut self) {
+        if self.dice.roll(2) == 0 {
+            self.plane.retain(|_, d| d.state != VolumeState::Deleting);
+        }
+    }
+
+    /// The process dies: open requests were done or not, and the model is derived anew.
+    fn restart(&mut self) {
+        while !self.open.is_empty() {
+            self.answer();
+        }
+        self.model = Model::recover(self.saved, Marks::default(), self.plane.values().cloned().collect());
+        self.check_settled();
+    }
+
+    /// With nothing open and nothing in doubt, model and plane say the same.
+    fn check_settled(&self) {
+        let model: Vec<VolumeDescriptor> = self.model.volumes(None).map(|v| v.descriptor).collect();
+        let plane: Vec<VolumeDescriptor> = self.plane.values().cloned().collect();
+        assert_eq!(model, plane, "seed {}", self.seed);
+        let mut names = BTreeSet::new();
+        for d in plane.iter().filter(|d| d.state == VolumeState::Available) {
+            assert!(names.insert(d.name.clone()), "seed {}: name {} twice", self.seed, d.name);
+            let key = VolumeKey::Name(d.name.clone());
+            assert_eq!(self.model.find(None, &key).unwrap().descriptor.uuid, d.uuid, "seed {}", self.seed);
+        }
+        assert_eq!(self.model.names.len(), names.len(), "seed {}", self.seed);
+        let placed: u32 = self.model.load.iter().map(|load| load.volumes).sum();
+        assert_eq!(placed as usize, names.len(), "seed {}", self.seed);
+    }
+}
+
+#[test]
+fn the_model_never_disagrees_with_the_plane() {
+    for seed in 1..400 {
+        let mut world = World::new(seed);
+        for _ in 0..60 {
+            match world.dice.roll(12) {
+                0..=5 => world.request(),
+                6..=8 => world.answer(),
+                9 => world.erase(),
+                10 => world.observe(),
+                _ if world.dice.roll(4) == 0 => world.restart(),
+                _ => {}
+            }
+        }
+        while !world.open.is_empty() {
+            world.answer();
+        }
+        world.observe();
+        world.check_settled();
+        assert_eq!(world.answered.len() as u64, world.next, "seed {seed}: every caller is answered");
+    }
+}
+
+fn made(model: &mut Model, name: &str, id: u8) -> VolumeDescriptor {
+    let uuid = Uuid::from_random([id; 16]);
+    let request = RequestId(u64::from(id));
+    let commands = model.step(Input::Create { request, spec: spec(name), uuid, now: UnixMillis(5) });
+    let descriptor = commands.into_iter().find_map(|c| match c {
+        Command::Create(d) => Some(*d),
+        _ => None,
+    });
+    model.step(Input::Answered { uuid, result: Some(Ok(())) });
+    descriptor.unwrap()
+}
+
+#[test]
+fn volumes_spread_over_the_groups() {
+    let mut model = Model::recover(Marks::default(), Marks::default(), Vec::new());
+    let groups: BTreeSet<PgId> = (1..=64).map(|id| made(&mut model, &format!("v{id}"), id).pg).collect();
+    assert_eq!(groups.len(), 64);
+}
+
+#[test]
+fn ids_the_log_knows_are_not_given_out_again() {
+    let mut model = Model::recover(Marks::default(), Marks::default(), Vec::new());
+    let first = made(&mut model, "a", 1);
+    // The state file was lost; the log holds one volume and has known line 40.
+    let highest = Marks { nsid: Nsid(9), line: LineId(40) };
+    let mut model = Model::recover(Marks::default(), highest, vec![first]);
+    let second = made(&mut model, "b", 2);
+    assert_eq!((second.nsid, second.line), (Nsid(10), LineId(41)));
+}
+
+#[test]
+fn a_change_under_way_keeps_others_out_and_both_names_taken() {
+    let mut model = Model::recover(Marks::default(), Marks::default(), Vec::new());
+    let d = made(&mut model, "a", 1);
+    let key = VolumeKey::Uuid(d.uuid);
+    let rename = |request, name: &str| Input::Update {
+        request: RequestId(request),
+        project: None,
+        key: key.clone(),
+        expected: None,
+        change: VolumeChange { name: Some(name.into()), ..VolumeChange::default() },
+    };
+    let refusal = |commands: Vec<Command>| match commands.as_slice() {
+        [Command::Answer { result: Err(error), .. }] => error.kind,
+        other => panic!("{other:?}"),
+    };
+    assert!(matches!(model.step(rename(2, "b")).as_slice(), [Command::Update { .. }]));
+    assert_eq!(refusal(model.step(rename(3, "c"))), Kind::Unavailable);
+    for taken in ["a", "b"] {
+        let uuid = Uuid::from_random([9; 16]);
+        let create = Input::Create { request: RequestId(4), spec: spec(taken), uuid, now: UnixMillis(0) };
+        assert_eq!(refusal(model.step(create)), Kind::AlreadyExists);
+    }
+    assert_eq!(model.find(None, &key).unwrap().life, Life::Updating);
+    model.step(Input::Answered { uuid: d.uuid, result: Some(Ok(())) });
+    assert_eq!(model.find(None, &VolumeKey::Name("b".into())).unwrap().descriptor.revision, 2);
+    assert!(model.find(None, &VolumeKey::Name("a".into())).is_err());
+}
+
+#[test]
+fn the_number_of_volumes_is_bounded() {
+    let mut model = Model::recover(Marks::default(), Marks::default(), Vec::new());
+    let first = made(&mut model, "a", 1);
+    let many = (0..limits::MAX_VOLUMES).map(|i| VolumeDescriptor {
+        uuid: Uuid::from_random(u128::from(i).to_be_bytes()),
+        name: format!("v{i}"),
+        ..first.clone()
+    });
+    let mut model = Model::recover(Marks::default(), Marks::default(), many.collect());
+    let uuid = Uuid::from_random([7; 16]);
+    let create = Input::Create { request: RequestId(1), spec: spec("one-more"), uuid, now: UnixMillis(0) };
+    let commands = model.step(create);
+    assert!(matches!(
+        commands.as_slice(),
+        [Command::Answer { result: Err(Error { kind: Kind::ResourceExhausted, .. }), .. }]
+    ));
+}

@@ -1,0 +1,227 @@
+//! The adapter that runs the model beside the data plane of one node: one task owns the model and the state file,
+//! [`Handle`]s ask it.
+//!
+//! It promises: changes are answered within [`CHANGE_DEADLINE`] (their outcome may come later and is never forgotten);
+//! reads never wait for changes; events reach the file within a second. It decides nothing itself.
+
+mod service;
+
+use crate::{
+    Error, Kind,
+    event::{Event, Occurrence},
+    model::{Life, VolumeView},
+    plane::{
+        DriveStatus, HostStatus, MetricsSnapshot, NodeRequest, Notice, Plane, PoolStatus, Protection,
+        Recovered, VolumeStatus, VolumeUsage,
+    },
+    state::{Credential, Identity, State, StateError},
+    volume::{VolumeChange, VolumeKey, VolumeSpec},
+};
+use dolmen_types::{Nqn, UnixMillis, Uuid};
+use service::{Message, Service};
+use std::{sync::Arc, time::Duration};
+use tokio::{
+    sync::{mpsc, oneshot},
+    task::JoinHandle,
+};
+
+/// How long a change may take before its caller is told to look again later.
+pub const CHANGE_DEADLINE: Duration = Duration::from_secs(20);
+
+/// Requests that may wait for the service. Count.
+const MAX_WAITING: usize = 1024;
+
+/// The time and fresh identities, given by whoever composes the node.
+#[derive(Clone, Copy, Debug)]
+pub struct Ambient {
+    /// The time of day.
+    pub now: fn() -> UnixMillis,
+    /// A fresh random UUID.
+    pub uuid: fn() -> Uuid,
+}
+
+/// A volume with all that users are told of it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct VolumeReport {
+    /// Its descriptor and life.
+    pub view: VolumeView,
+    /// Its space.
+    pub usage: VolumeUsage,
+    /// Hosts that are connected and admitted.
+    pub connected_hosts: Vec<Nqn>,
+    /// What hosts may do with it now; `None` while it is being made.
+    pub protection: Option<Protection>,
+    /// The protection group's UUID.
+    pub pg_uuid: Uuid,
+}
+
+/// Which events are wanted.
+#[derive(Clone, Debug, Default)]
+pub struct EventFilter {
+    /// Only events with a larger id.
+    pub after: Option<u64>,
+    /// Only events at or after this time.
+    pub since: Option<UnixMillis>,
+    /// Only events at or before this time.
+    pub until: Option<UnixMillis>,
+    /// Only events of this project.
+    pub project: Option<String>,
+    /// At most so many, the oldest first.
+    pub limit: usize,
+}
+
+/// Starts the service of one node on the current Tokio runtime.
+///
+/// `recovered` is what the data plane found on its drives; `notices` come from it later. The task ends, after it has
+/// written what it must, when the last [`Handle`] is dropped.
+pub fn start(
+    state: State,
+    recovered: Recovered,
+    plane: Plane,
+    notices: mpsc::Receiver<Notice>,
+    ambient: Ambient,
+) -> Result<(Handle, JoinHandle<()>), StateError> {
+    let (inbox, requests) = mpsc::channel(MAX_WAITING);
+    let identity = Arc::new(state.identity().clone());
+    let credentials = state.credentials()?;
+    let service = Service::new(state, recovered, plane.clone(), ambient)?;
+    let task = tokio::spawn(service.run(requests, notices));
+    Ok((Handle { inbox, plane, identity, credentials: credentials.into() }, task))
+}
+
+/// What the API calls.
+#[derive(Clone, Debug)]
+pub struct Handle {
+    inbox: mpsc::Sender<Message>,
+    plane: Plane,
+    identity: Arc<Identity>,
+    credentials: Arc<[Credential]>,
+}
+
+impl Handle {
+    /// Who we are.
+    #[must_use]
+    pub fn identity(&self) -> &Identity {
+        &self.identity
+    }
+
+    /// The public keys that tokens are checked against.
+    #[must_use]
+    pub fn credentials(&self) -> &[Credential] {
+        &self.credentials
+    }
+
+    /// Makes a volume; returns when it is durable and in use.
+    pub async fn create_volume(&self, spec: VolumeSpec) -> Result<VolumeReport, Error> {
+        let view = self.change(|answer| Message::Create { spec, answer }).await?;
+        Ok(self.report(view, None))
+    }
+
+    /// Changes a volume; returns when the change is durable and in force.
+    pub async fn update_volume(
+        &self,
+        project: Option<String>,
+        key: VolumeKey,
+        expected: Option<u64>,
+        change: VolumeChange,
+    ) -> Result<VolumeReport, Error> {
+        let view = self.change(|answer| Message::Update { project, key, expected, change, answer }).await?;
+        Ok(self.report(view, None))
+    }
+
+    /// Gives a volume up; returns when no host can see it any more. Its space comes back in the background.
+    pub async fn delete_volume(
+        &self,
+        project: Option<String>,
+        key: VolumeKey,
+        expected: Option<u64>,
+    ) -> Result<(), Error> {
+        self.change(|answer| Message::Delete { project, key, expected, answer }).await.map(|_| ())
+    }
+
+    /// One volume, by UUID in any life, by name only if it isn't being deleted.
+    pub async fn volume(&self, project: Option<String>, key: VolumeKey) -> Result<VolumeReport, Error> {
+        let view = self.ask(|answer| Message::Find { project, key, answer }).await??;
+        let only = Some(view.descriptor.uuid);
+        let status = self.plane.query(|answer| NodeRequest::ListVolumes { only, answer }).await.ok();
+        Ok(self.report(view, status.and_then(|list| list.into_iter().next())))
+    }
+
+    /// All volumes in the order of their UUIDs, those in `Deleting` included, after `after`.
+    pub async fn volumes(&self, after: Option<Uuid>) -> Result<Vec<VolumeReport>, Error> {
+        let views = self.ask(|answer| Message::List { after, answer }).await?;
+        let found = self.plane.query(|answer| NodeRequest::ListVolumes { only: None, answer }).await;
+        let mut statuses = found.unwrap_or_default().into_iter().peekable();
+        let reports = views.into_iter().map(|view| {
+            let uuid = view.descriptor.uuid;
+            while statuses.next_if(|s| s.descriptor.uuid < uuid).is_some() {}
+            let status = statuses.next_if(|s| s.descriptor.uuid == uuid);
+            self.report(view, status)
+        });
+        Ok(reports.collect())
+    }
+
+    /// Connected hosts.
+    pub async fn hosts(&self) -> Result<Vec<HostStatus>, Error> {
+        Ok(self.plane.query(|answer| NodeRequest::Hosts { answer }).await?)
+    }
+
+    /// The pool.
+    pub async fn pool(&self) -> Result<PoolStatus, Error> {
+        Ok(self.plane.query(|answer| NodeRequest::Pool { answer }).await?)
+    }
+
+    /// The drives.
+    pub async fn drives(&self) -> Result<Vec<DriveStatus>, Error> {
+        Ok(self.plane.query(|answer| NodeRequest::Drives { answer }).await?)
+    }
+
+    /// All counters.
+    pub async fn metrics(&self) -> Result<Box<MetricsSnapshot>, Error> {
+        Ok(self.plane.query(|answer| NodeRequest::Metrics { answer }).await?)
+    }
+
+    /// Events, oldest first.
+    pub async fn events(&self, filter: EventFilter) -> Result<Vec<Event>, Error> {
+        self.ask(|answer| Message::Events { filter, answer }).await
+    }
+
+    /// Records an event.
+    pub async fn record(&self, what: Occurrence) -> Result<(), Error> {
+        self.inbox.send(Message::Record(what)).await.map_err(|_| stopped())
+    }
+
+    async fn change(
+        &self,
+        make: impl FnOnce(oneshot::Sender<Result<VolumeView, Error>>) -> Message,
+    ) -> Result<VolumeView, Error> {
+        match tokio::time::timeout(CHANGE_DEADLINE, self.ask(make)).await {
+            Ok(answer) => answer?,
+            Err(_) => Err(Error::new(
+                Kind::DeadlineExceeded,
+                "the data plane takes long; the change may still be made, look again later",
+            )),
+        }
+    }
+
+    async fn ask<T>(&self, make: impl FnOnce(oneshot::Sender<T>) -> Message) -> Result<T, Error> {
+        let (sender, receiver) = oneshot::channel();
+        self.inbox.send(make(sender)).await.map_err(|_| stopped())?;
+        receiver.await.map_err(|_| stopped())
+    }
+
+    fn report(&self, view: VolumeView, status: Option<VolumeStatus>) -> VolumeReport {
+        let pg_uuid = self.identity.pg_uuid(view.descriptor.pg);
+        let (usage, connected_hosts, protection) = match status {
+            Some(status) => (status.usage, status.connected_hosts, status.protection),
+            // Just made or changed: nothing is known to be wrong with it.
+            None => (VolumeUsage::default(), Vec::new(), Protection::FullyProtected),
+        };
+        let protection = (view.life != Life::Creating).then_some(protection);
+        VolumeReport { view, usage, connected_hosts, protection, pg_uuid }
+    }
+}
+
+fn stopped() -> Error {
+    Error::new(Kind::Unavailable, "the node is stopping")
+}

@@ -1,0 +1,379 @@
+//! The task behind [`super::Handle`]: owns the model and the state file, executes the model's commands.
+
+use super::{Ambient, EventFilter};
+use crate::{
+    Error, Kind,
+    event::{Component, Event, MAX_EVENTS, Occurrence, Severity},
+    model::{Command, Input, Model, RequestId, VolumeView},
+    plane::{Answer, DriveState, NodeRequest, Notice, Plane, PlaneError, PoolState, Recovered},
+    state::{Marks, State, StateError},
+    volume::{VolumeChange, VolumeKey, VolumeSpec},
+};
+use dolmen_types::{UnixMillis, Uuid};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::Arc,
+    time::Duration,
+};
+use tokio::{
+    sync::{mpsc, oneshot},
+    time::Instant,
+};
+
+/// How often the data plane's list is asked for while volumes are being given up.
+const OBSERVE_PERIOD: Duration = Duration::from_millis(250);
+
+/// How long an event may wait for its write to the file.
+const EVENT_PERIOD: Duration = Duration::from_secs(1);
+
+/// What a [`super::Handle`] asks.
+#[derive(Debug)]
+pub(super) enum Message {
+    Create {
+        spec: VolumeSpec,
+        answer: Answer<Result<VolumeView, Error>>,
+    },
+    Update {
+        project: Option<String>,
+        key: VolumeKey,
+        expected: Option<u64>,
+        change: VolumeChange,
+        answer: Answer<Result<VolumeView, Error>>,
+    },
+    Delete {
+        project: Option<String>,
+        key: VolumeKey,
+        expected: Option<u64>,
+        answer: Answer<Result<VolumeView, Error>>,
+    },
+    Find {
+        project: Option<String>,
+        key: VolumeKey,
+        answer: Answer<Result<VolumeView, Error>>,
+    },
+    List {
+        after: Option<Uuid>,
+        answer: Answer<Vec<VolumeView>>,
+    },
+    Events {
+        filter: EventFilter,
+        answer: Answer<Vec<Event>>,
+    },
+    Record(Occurrence),
+}
+
+/// The task's state.
+pub(super) struct Service {
+    model: Model,
+    state: Arc<State>,
+    plane: Plane,
+    ambient: Ambient,
+    waiting: BTreeMap<RequestId, Answer<Result<VolumeView, Error>>>,
+    next_request: u64,
+    /// Answers of the data plane on their way back to the model.
+    inputs: mpsc::Sender<Input>,
+    inputs_out: mpsc::Receiver<Input>,
+    events: VecDeque<Event>,
+    unsaved: Vec<Event>,
+    next_event: u64,
+    /// True while a list has been asked for and not come.
+    observing: bool,
+    /// Set when the state file failed: from then on nothing is created, since ids could be given out twice.
+    broken: Option<String>,
+}
+
+impl Service {
+    /// Derives the model from the marks and from what was recovered.
+    pub(super) fn new(
+        state: State,
+        recovered: Recovered,
+        plane: Plane,
+        ambient: Ambient,
+    ) -> Result<Service, StateError> {
+        let highest = Marks { nsid: recovered.highest_nsid, line: recovered.highest_line };
+        let model = Model::recover(state.marks()?, highest, recovered.volumes);
+        let events = state.events()?;
+        let (inputs, inputs_out) = mpsc::channel(crate::plane::MAX_PENDING_REQUESTS);
+        Ok(Service {
+            model,
+            plane,
+            ambient,
+            waiting: BTreeMap::new(),
+            next_request: 0,
+            inputs,
+            inputs_out,
+            next_event: events.back().map_or(1, |e: &Event| e.id + 1),
+            events,
+            unsaved: Vec::new(),
+            observing: false,
+            broken: None,
+            state: Arc::new(state),
+        })
+    }
+
+    /// Serves until the last handle is gone, then writes what is left.
+    pub(super) async fn run(
+        mut self,
+        mut requests: mpsc::Receiver<Message>,
+        mut notices: mpsc::Receiver<Notice>,
+    ) {
+        let mut notices_open = true;
+        let (mut save_at, mut observe_at) = (None, None);
+        loop {
+            let wanted = self.model.wants_observation() && !self.observing;
+            arm(&mut observe_at, wanted, OBSERVE_PERIOD);
+            arm(&mut save_at, !self.unsaved.is_empty(), EVENT_PERIOD);
+            tokio::select! {
+                message = requests.recv() => match message {
+                    Some(message) => self.on_message(message).await,
+                    None => break,
+                },
+                Some(input) = self.inputs_out.recv() => self.step(input).await,
+                notice = notices.recv(), if notices_open => match notice {
+                    Some(notice) => self.record(occurrence_of(notice)),
+                    None => notices_open = false,
+                },
+                () = sleep_until(observe_at), if observe_at.is_some() => {
+                    observe_at = None;
+                    self.observe();
+                }
+                () = sleep_until(save_at), if save_at.is_some() => {
+                    save_at = None;
+                    self.save_events().await;
+                }
+            }
+        }
+        self.save_events().await;
+        if self.broken.is_none() {
+            let used = self.model.used();
+            let _ = self.on_state(move |state| state.set_marks(used)).await;
+        }
+    }
+
+    async fn on_message(&mut self, message: Message) {
+        match message {
+            Message::Create { answer, .. } if let Some(why) = &self.broken => {
+                let _ = answer.send(Err(Error::new(Kind::Unavailable, why.clone())));
+            }
+            Message::Create { spec, answer } => {
+                let request = self.wait(answer);
+                let (uuid, now) = ((self.ambient.uuid)(), (self.ambient.now)());
+                self.step(Input::Create { request, spec, uuid, now }).await;
+            }
+            Message::Update { project, key, expected, change, answer } => {
+                let request = self.wait(answer);
+                self.step(Input::Update { request, project, key, expected, change }).await;
+            }
+            Message::Delete { project, key, expected, answer } => {
+                let request = self.wait(answer);
+                self.step(Input::Delete { request, project, key, expected }).await;
+            }
+            Message::Find { project, key, answer } => {
+                let _ = answer.send(self.model.find(project.as_deref(), &key));
+            }
+            Message::List { after, answer } => {
+                let _ = answer.send(self.model.volumes(after).collect());
+            }
+            Message::Events { filter, answer } => {
+                let _ = answer.send(selected(&self.events, &filter));
+            }
+            Message::Record(what) => self.record(what),
+        }
+    }
+
+    fn wait(&mut self, answer: Answer<Result<VolumeView, Error>>) -> RequestId {
+        let request = RequestId(self.next_request);
+        self.next_request += 1;
+        self.waiting.insert(request, answer);
+        request
+    }
+
+    /// Feeds the model and does what it says, until it has nothing more to say.
+    async fn step(&mut self, input: Input) {
+        if matches!(input, Input::Observed { .. } | Input::Unobserved) {
+            self.observing = false;
+        }
+        let mut inputs = VecDeque::from([input]);
+        while let Some(input) = inputs.pop_front() {
+            for command in self.model.step(input) {
+                inputs.extend(self.execute(command).await);
+            }
+        }
+    }
+
+    /// Does one command; returns what the model must know at once.
+    async fn execute(&mut self, command: Command) -> Option<Input> {
+        match command {
+            Command::SaveMarks(marks) => {
+                if let Err(why) = self.on_state(move |state| state.set_marks(marks)).await {
+                    self.broken = Some(format!("no volume can be made: {why}"));
+                }
+                None
+            }
+            Command::Create(descriptor) => {
+                let uuid = descriptor.uuid;
+                if let Some(why) = &self.broken {
+                    let result = Some(Err(PlaneError::Unavailable(why.clone())));
+                    return Some(Input::Answered { uuid, result });
+                }
+                self.request(uuid, |answer| NodeRequest::CreateVolume { descriptor, answer })
+            }
+            Command::Update { descriptor, expected_revision } => self.request(descriptor.uuid, |answer| {
+                NodeRequest::UpdateVolume { descriptor, expected_revision, answer }
+            }),
+            Command::Delete { uuid, expected_revision, new_revision } => self.request(uuid, |answer| {
+                NodeRequest::DeleteVolume { uuid, expected_revision, new_revision, answer }
+            }),
+            Command::Answer { request, result } => {
+                if let Some(answer) = self.waiting.remove(&request) {
+                    let _ = answer.send(result);
+                }
+                None
+            }
+            Command::Record(what) => {
+                self.record(what);
+                None
+            }
+        }
+    }
+
+    /// Sends a change to the data plane; its answer comes back as an input, at once if it can't be sent.
+    fn request(
+        &self,
+        uuid: Uuid,
+        make: impl FnOnce(Answer<Result<(), PlaneError>>) -> NodeRequest,
+    ) -> Option<Input> {
+        match self.plane.send(make) {
+            Ok(receiver) => {
+                self.forward(receiver, move |answer| Input::Answered { uuid, result: answer });
+                None
+            }
+            Err(why) => {
+                let result = Some(Err(PlaneError::Unavailable(why.to_string())));
+                Some(Input::Answered { uuid, result })
+            }
+        }
+    }
+
+    fn observe(&mut self) {
+        let round = self.model.ask();
+        let Ok(receiver) = self.plane.send(|answer| NodeRequest::ListVolumes { only: None, answer }) else {
+            return;
+        };
+        self.observing = true;
+        self.forward(receiver, move |answer| match answer {
+            Some(list) => {
+                Input::Observed { round, volumes: list.into_iter().map(|status| status.descriptor).collect() }
+            }
+            None => Input::Unobserved,
+        });
+    }
+
+    fn forward<T: Send + 'static>(
+        &self,
+        receiver: oneshot::Receiver<T>,
+        input: impl FnOnce(Option<T>) -> Input + Send + 'static,
+    ) {
+        let inputs = self.inputs.clone();
+        tokio::spawn(async move {
+            let _ = inputs.send(input(receiver.await.ok())).await;
+        });
+    }
+
+    fn record(&mut self, what: Occurrence) {
+        tracing::info!(event = what.name, subject = what.subject, severity = ?what.severity, "{}", what.text);
+        let UnixMillis(unix_ms) = (self.ambient.now)();
+        let event = Event { id: self.next_event, unix_ms, what };
+        self.next_event += 1;
+        if self.events.len() >= MAX_EVENTS {
+            self.events.pop_front();
+        }
+        if self.unsaved.len() < MAX_EVENTS {
+            self.unsaved.push(event.clone());
+        }
+        self.events.push_back(event);
+    }
+
+    async fn save_events(&mut self) {
+        let events = std::mem::take(&mut self.unsaved);
+        if events.is_empty() {
+            return;
+        }
+        if let Err(why) = self.on_state(move |state| state.append_events(&events)).await {
+            tracing::warn!("events are not kept over a restart: {why}");
+        }
+    }
+
+    /// Runs a blocking call on the state file off the runtime's threads.
+    async fn on_state(
+        &self,
+        call: impl FnOnce(&State) -> Result<(), StateError> + Send + 'static,
+    ) -> Result<(), String> {
+        let state = Arc::clone(&self.state);
+        match tokio::task::spawn_blocking(move || call(&state)).await {
+            Ok(result) => result.map_err(|why| why.to_string()),
+            Err(why) => Err(why.to_string()),
+        }
+    }
+}
+
+/// Sets the alarm when it is wanted and not set, unsets it when it isn't wanted.
+fn arm(at: &mut Option<Instant>, wanted: bool, after: Duration) {
+    *at = if wanted { at.or_else(|| Some(Instant::now() + after)) } else { None };
+}
+
+async fn sleep_until(at: Option<Instant>) {
+    if let Some(at) = at {
+        tokio::time::sleep_until(at).await;
+    }
+}
+
+fn selected(events: &VecDeque<Event>, filter: &EventFilter) -> Vec<Event> {
+    events
+        .iter()
+        .filter(|e| filter.after.is_none_or(|after| e.id > after))
+        .filter(|e| filter.since.is_none_or(|since| e.at() >= since))
+        .filter(|e| filter.until.is_none_or(|until| e.at() <= until))
+        .filter(|e| filter.project.as_ref().is_none_or(|p| e.what.project == *p))
+        .take(filter.limit)
+        .cloned()
+        .collect()
+}
+
+/// What the data plane noticed, as an event.
+fn occurrence_of(notice: Notice) -> Occurrence {
+    let (component, severity, name, subject, text) = match notice {
+        Notice::HostConnected { nqn, peer } => {
+            let text = format!("host {nqn} connected from {peer}");
+            (Component::Node, Severity::Info, "HostConnected", nqn.to_string(), text)
+        }
+        Notice::HostDisconnected { nqn, reason } => {
+            let text = format!("host {nqn} disconnected: {reason}");
+            (Component::Node, Severity::Info, "HostDisconnected", nqn.to_string(), text)
+        }
+        Notice::Drive { path, state: DriveState::Healthy } => {
+            let text = format!("drive {path} works");
+            (Component::Drive, Severity::Info, "DriveHealthy", path, text)
+        }
+        Notice::Drive { path, state: DriveState::Failed(why) } => {
+            let text = format!("drive {path} failed: {why}");
+            (Component::Drive, Severity::Critical, "DriveFailed", path, text)
+        }
+        Notice::Pool { state } => {
+            let (severity, name, text) = match state {
+                PoolState::Ready => (Severity::Info, "PoolReady", "the pool serves reads and writes".into()),
+                PoolState::Full => {
+                    (Severity::High, "PoolFull", "the pool is full: delete volumes or add drives".into())
+                }
+                PoolState::Stopped(why) => {
+                    (Severity::Critical, "PoolStopped", format!("the pool stopped: {why}"))
+                }
+            };
+            (Component::Cluster, severity, name, "pool".into(), text)
+        }
+        Notice::Integrity { volume, text } => {
+            (Component::DataIntegrity, Severity::Critical, "BlockDamaged", volume.to_string(), text)
+        }
+    };
+    Occurrence { component, severity, name: name.into(), subject, project: String::new(), text }
+}

@@ -1,0 +1,464 @@
+//! The vocabulary between the control side and the data plane of one node: typed requests, each with the sender of
+//! its one answer, and notices the other way.
+//!
+//! This file owns words only, no behaviour but the bounded wait of [`Plane`]. The data plane promises: every request
+//! is answered, or its answer's sender is dropped (which means "outcome unknown, list again"); a change is answered
+//! only when it is durable. Nothing here runs per I/O.
+
+use dolmen_types::{CoreId, LineId, Nqn, Nsid, UnixMillis, Uuid, volume::VolumeDescriptor};
+use std::{fmt, net::SocketAddr, time::Duration};
+use tokio::sync::{mpsc, oneshot};
+
+/// Requests that may wait for the data plane. Count.
+pub const MAX_PENDING_REQUESTS: usize = 1024;
+
+/// Notices that may wait for the control side; beyond it the data plane drops and counts them. Count.
+pub const MAX_PENDING_NOTICES: usize = 1024;
+
+/// How long a read of state may take before the caller is told that the data plane doesn't answer.
+pub const QUERY_DEADLINE: Duration = Duration::from_secs(5);
+
+/// The sender of the one answer to a request.
+pub type Answer<T> = oneshot::Sender<T>;
+
+/// What the control side asks of the data plane.
+#[derive(Debug)]
+pub enum NodeRequest {
+    /// Make a volume. Answered when its descriptor is durable and hosts that its lists admit can see it.
+    /// `Null` and `Memory` kinds are never written to the log and live as long as the process.
+    CreateVolume {
+        /// Everything that defines it; `revision` is 1, `state` is `Available`.
+        descriptor: Box<VolumeDescriptor>,
+        /// Success, or why nothing was kept.
+        answer: Answer<Result<(), PlaneError>>,
+    },
+    /// Put a new descriptor in the place of the one with `expected_revision`: size (never smaller), ACL, IP ACL, name
+    /// and labels may differ. Answered when durable and in force on every core (a host that lost access gets no more
+    /// data after the answer).
+    UpdateVolume {
+        /// The whole new descriptor; `revision` is larger than `expected_revision`.
+        descriptor: Box<VolumeDescriptor>,
+        /// The revision that it replaces; anything else is [`PlaneError::Conflict`].
+        expected_revision: u64,
+        /// Success, or why the old descriptor stays in force.
+        answer: Answer<Result<(), PlaneError>>,
+    },
+    /// Give a volume up. Answered when `state = Deleting` is durable and no host sees it any more; its space comes
+    /// back in the background, after which it is missing from [`NodeRequest::ListVolumes`].
+    DeleteVolume {
+        /// Which volume.
+        uuid: Uuid,
+        /// The revision that the caller knows; anything else is [`PlaneError::Conflict`].
+        expected_revision: u64,
+        /// The revision of the descriptor that says `Deleting`.
+        new_revision: u64,
+        /// Success, or why the volume stays.
+        answer: Answer<Result<(), PlaneError>>,
+    },
+    /// All volumes that exist, those in `Deleting` included, in the order of their UUIDs; or the one asked for.
+    ListVolumes {
+        /// Only this one, if given.
+        only: Option<Uuid>,
+        /// At most [`MAX_VOLUMES`](dolmen_types::limits::MAX_VOLUMES) entries.
+        answer: Answer<Vec<VolumeStatus>>,
+    },
+    /// Hosts with at least one live controller, in the order of their NQNs.
+    Hosts {
+        /// One entry per host NQN.
+        answer: Answer<Vec<HostStatus>>,
+    },
+    /// The pool as a whole.
+    Pool {
+        /// Its space and state.
+        answer: Answer<PoolStatus>,
+    },
+    /// The pool's drives, in the order of their names.
+    Drives {
+        /// One entry per drive, missing ones included.
+        answer: Answer<Vec<DriveStatus>>,
+    },
+    /// Counters and gauges of everything, for the metrics page.
+    Metrics {
+        /// A snapshot; entries of one list are in a stable order.
+        answer: Answer<Box<MetricsSnapshot>>,
+    },
+}
+
+/// Why the data plane refused a change; nothing was changed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PlaneError {
+    /// No volume of that UUID.
+    NotFound,
+    /// The volume has another revision than the one expected, or exists already.
+    Conflict,
+    /// No room for the record, or a limit is reached.
+    Exhausted(String),
+    /// This data plane can't do that (kind or sector size not served).
+    Unsupported(String),
+    /// The store has stopped, is draining, or the volume is not served at the moment; may pass.
+    Unavailable(String),
+}
+
+impl fmt::Display for PlaneError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            PlaneError::NotFound => f.write_str("the data plane has no such volume"),
+            PlaneError::Conflict => f.write_str("the volume changed in between"),
+            PlaneError::Exhausted(why) | PlaneError::Unsupported(why) | PlaneError::Unavailable(why) => {
+                f.write_str(why)
+            }
+        }
+    }
+}
+
+impl std::error::Error for PlaneError {}
+
+/// One volume as the data plane sees it now.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct VolumeStatus {
+    /// The descriptor in force.
+    pub descriptor: VolumeDescriptor,
+    /// Its space.
+    pub usage: VolumeUsage,
+    /// Hosts that are connected and admitted, sorted.
+    pub connected_hosts: Vec<Nqn>,
+    /// What hosts may do with it now.
+    pub protection: Protection,
+}
+
+/// Space that a volume takes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct VolumeUsage {
+    /// Bytes of the volume that have been written and not trimmed.
+    pub mapped_bytes: u64,
+    /// Bytes that these take in the store, parity aside.
+    pub stored_bytes: u64,
+}
+
+/// How well a volume is protected, and so what hosts may do (words of the management API).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Protection {
+    /// All copies and all parity are there; read and write.
+    #[default]
+    FullyProtected,
+    /// Something is missing that is not needed to serve; read and write.
+    Degraded,
+    /// Reads only.
+    ReadOnly,
+    /// Neither.
+    NotAvailable,
+}
+
+/// One connected host.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HostStatus {
+    /// Its name.
+    pub nqn: Nqn,
+    /// Its host identifier, as given at Connect.
+    pub host_id: Uuid,
+    /// Its I/O and discovery controllers, by controller id.
+    pub controllers: Vec<ControllerStatus>,
+    /// Volumes that it is admitted to and can see, sorted.
+    pub volumes: Vec<Uuid>,
+}
+
+/// One controller of a host: an admin queue with its I/O queues.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ControllerStatus {
+    /// Controller id.
+    pub cntlid: u16,
+    /// True for a discovery controller.
+    pub discovery: bool,
+    /// Where the admin queue comes from.
+    pub peer: SocketAddr,
+    /// The address of ours that it came to.
+    pub local: SocketAddr,
+    /// I/O queues that are connected.
+    pub io_queues: u16,
+    /// When it connected.
+    pub since: UnixMillis,
+}
+
+/// The pool as a whole. Bytes, parity and reserves accounted for: `used + free <= usable <= physical`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PoolStatus {
+    /// Identity of the pool, as written on its drives.
+    pub uuid: Uuid,
+    /// Size of all drives together.
+    pub physical_bytes: u64,
+    /// What hosts' data may take in all.
+    pub usable_bytes: u64,
+    /// What hosts' data takes.
+    pub used_bytes: u64,
+    /// What hosts' data may still take, cleaning assumed.
+    pub free_bytes: u64,
+    /// Kept back for cleaning, checkpoints and metadata.
+    pub reserved_bytes: u64,
+    /// Bytes of volumes that are written and not trimmed.
+    pub logical_used_bytes: u64,
+    /// Whether it serves.
+    pub state: PoolState,
+}
+
+/// Whether the pool serves.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum PoolState {
+    /// Reads and writes.
+    #[default]
+    Ready,
+    /// Hosts' writes are refused: full.
+    Full,
+    /// Nothing is written any more; the reason is for people.
+    Stopped(String),
+}
+
+/// One drive of the pool.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DriveStatus {
+    /// Path as given to `serve`.
+    pub path: String,
+    /// Identity from its label.
+    pub uuid: Uuid,
+    /// Model and serial number as the system tells them; empty for files.
+    pub model: String,
+    /// See `model`.
+    pub serial: String,
+    /// Usable size. Bytes.
+    pub size_bytes: u64,
+    /// Of it not allocated to segments. Bytes.
+    pub free_bytes: u64,
+    /// True for a file that stands for a drive.
+    pub file: bool,
+    /// Whether it works.
+    pub state: DriveState,
+    /// Failed writes so far.
+    pub strikes: u32,
+}
+
+/// Whether a drive works.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum DriveState {
+    /// In use.
+    #[default]
+    Healthy,
+    /// Its last flush failed or it is gone; the reason is for people.
+    Failed(String),
+}
+
+/// Counters since start and gauges of now, per volume, drive, connection and core.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct MetricsSnapshot {
+    /// Per volume.
+    pub volumes: Vec<VolumeMetrics>,
+    /// Per drive.
+    pub drives: Vec<DriveMetrics>,
+    /// Per TCP connection.
+    pub connections: Vec<ConnectionMetrics>,
+    /// Per core.
+    pub cores: Vec<CoreMetrics>,
+}
+
+/// Counters of one direction of I/O.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct IoMetrics {
+    /// Commands completed, failed ones included. Count.
+    pub operations: u64,
+    /// Data moved. Bytes.
+    pub bytes: u64,
+    /// Commands completed with an error status. Count.
+    pub errors: u64,
+    /// Time from the receipt of each command to its answer, added up. Nanoseconds.
+    pub time_ns: u64,
+}
+
+/// Counters of one volume.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct VolumeMetrics {
+    /// Which volume.
+    pub uuid: Uuid,
+    /// Read, Compare, Verify.
+    pub reads: IoMetrics,
+    /// Write, Write Zeroes, Copy.
+    pub writes: IoMetrics,
+    /// Deallocate.
+    pub trims: IoMetrics,
+    /// Commands in work now. Count.
+    pub inflight: u64,
+    /// Its space.
+    pub usage: VolumeUsage,
+}
+
+/// Counters of one drive.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct DriveMetrics {
+    /// Path as given to `serve`.
+    pub path: String,
+    /// Reads of any kind.
+    pub reads: IoMetrics,
+    /// Writes of any kind.
+    pub writes: IoMetrics,
+    /// Flushes.
+    pub flushes: IoMetrics,
+    /// Operations in the drive now. Count.
+    pub inflight: u64,
+    /// Usable size. Bytes.
+    pub size_bytes: u64,
+    /// Of it free. Bytes.
+    pub free_bytes: u64,
+    /// True unless it has failed.
+    pub healthy: bool,
+}
+
+/// Counters of one TCP connection (one queue of one controller).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ConnectionMetrics {
+    /// The host's address.
+    pub peer: SocketAddr,
+    /// The host's name; empty before Connect.
+    pub host: String,
+    /// Controller id.
+    pub cntlid: u16,
+    /// Queue id, 0 for the admin queue.
+    pub qid: u16,
+    /// The core it lives on.
+    pub core: CoreId,
+    /// Commands received. Count.
+    pub commands: u64,
+    /// Received. Bytes.
+    pub received_bytes: u64,
+    /// Sent. Bytes.
+    pub sent_bytes: u64,
+    /// Commands in work now. Count.
+    pub inflight: u64,
+}
+
+/// Counters of one core's loop.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CoreMetrics {
+    /// Which loop.
+    pub core: CoreId,
+    /// Turns of the loop. Count.
+    pub turns: u64,
+    /// Turns that slept in the kernel. Count.
+    pub sleeps: u64,
+    /// Time not asleep. Nanoseconds.
+    pub busy_ns: u64,
+    /// Time asleep. Nanoseconds.
+    pub idle_ns: u64,
+    /// Connections that live here now. Count.
+    pub connections: u64,
+    /// Messages that came from other cores. Count.
+    pub messages: u64,
+    /// Pool buffers in use now. Count.
+    pub buffers_used: u64,
+    /// Pool buffers in all. Count.
+    pub buffers_total: u64,
+}
+
+/// What happened by itself in the data plane; becomes an event. Hints: losing one loses an event, never state.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Notice {
+    /// A host's first controller came up.
+    HostConnected {
+        /// The host.
+        nqn: Nqn,
+        /// Where from.
+        peer: SocketAddr,
+    },
+    /// A host's last controller went away.
+    HostDisconnected {
+        /// The host.
+        nqn: Nqn,
+        /// Why, for people (keep-alive timeout, connection closed ...).
+        reason: String,
+    },
+    /// A drive changed its state.
+    Drive {
+        /// Path as given to `serve`.
+        path: String,
+        /// The new state.
+        state: DriveState,
+    },
+    /// The pool changed its state.
+    Pool {
+        /// The new state.
+        state: PoolState,
+    },
+    /// A block of a volume failed its check.
+    Integrity {
+        /// The volume.
+        volume: Uuid,
+        /// What was found, for people.
+        text: String,
+    },
+}
+
+/// What the data plane found on the drives at start: the truth from which the model is derived.
+#[derive(Clone, Debug, Default)]
+pub struct Recovered {
+    /// Every descriptor in the log, `Deleting` ones included.
+    pub volumes: Vec<VolumeDescriptor>,
+    /// The highest line that the pool has ever known.
+    pub highest_line: LineId,
+    /// The highest NSID of any descriptor that the pool has ever known, as far as it can tell.
+    pub highest_nsid: Nsid,
+}
+
+/// The control side's end: sends requests and waits, for a bounded time, for their answers.
+#[derive(Clone, Debug)]
+pub struct Plane {
+    requests: mpsc::Sender<NodeRequest>,
+}
+
+/// Why a request has no answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NoAnswer {
+    /// Too many requests wait already, or it took longer than the deadline.
+    TooSlow,
+    /// The data plane has gone.
+    Gone,
+}
+
+impl fmt::Display for NoAnswer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            NoAnswer::TooSlow => "the data plane does not answer in time",
+            NoAnswer::Gone => "the data plane has stopped",
+        })
+    }
+}
+
+impl std::error::Error for NoAnswer {}
+
+/// Makes the two ends of the mailbox between control and data.
+#[must_use]
+pub fn channel() -> (Plane, mpsc::Receiver<NodeRequest>) {
+    let (requests, receiver) = mpsc::channel(MAX_PENDING_REQUESTS);
+    (Plane { requests }, receiver)
+}
+
+impl Plane {
+    /// Sends the request that `make` builds round its answer's sender; the answer comes through the receiver.
+    /// Never waits: a full mailbox is [`NoAnswer::TooSlow`].
+    pub fn send<T>(
+        &self,
+        make: impl FnOnce(Answer<T>) -> NodeRequest,
+    ) -> Result<oneshot::Receiver<T>, NoAnswer> {
+        let (sender, receiver) = oneshot::channel();
+        match self.requests.try_send(make(sender)) {
+            Ok(()) => Ok(receiver),
+            Err(mpsc::error::TrySendError::Full(_)) => Err(NoAnswer::TooSlow),
+            Err(mpsc::error::TrySendError::Closed(_)) => Err(NoAnswer::Gone),
+        }
+    }
+
+    /// Asks for state and waits at most [`QUERY_DEADLINE`].
+    pub async fn query<T>(&self, make: impl FnOnce(Answer<T>) -> NodeRequest) -> Result<T, NoAnswer> {
+        let receiver = self.send(make)?;
+        match tokio::time::timeout(QUERY_DEADLINE, receiver).await {
+            Ok(Ok(answer)) => Ok(answer),
+            Ok(Err(_)) => Err(NoAnswer::Gone),
+            Err(_) => Err(NoAnswer::TooSlow),
+        }
+    }
+}

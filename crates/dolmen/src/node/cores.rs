@@ -1,0 +1,227 @@
+//! The threads of the cores, and the control side's way to talk to them.
+
+use crate::{
+    config::{Cores as Wanted, ServeOptions},
+    node::{
+        ServeError,
+        core::Core,
+        message::{Answer, Between, FromCore, Links, ToCore},
+    },
+};
+use dolmen_io::{InboxSender, Io, PoolConfig, Wake, inbox, mailbox};
+use dolmen_types::CoreId;
+use dolmen_uring::{Features, Mask, Uring, UringConfig};
+use std::{
+    sync::{Arc, mpsc as std_mpsc},
+    thread::{self, JoinHandle},
+};
+use tokio::sync::{mpsc, oneshot};
+
+/// Requests of the control side that may wait for one core.
+const INBOX: usize = 4096;
+
+/// Messages that a mailbox between two cores holds; more wait with their sender.
+const MAILBOX: usize = 4096;
+
+/// Address space of one core's buffers. Bytes; pages that are never used are never touched.
+const POOL_BYTES: usize = 256 << 20;
+
+/// The way to talk to the cores.
+#[derive(Clone)]
+pub struct Talk {
+    inboxes: Vec<InboxSender<ToCore>>,
+}
+
+/// The running cores.
+pub struct Cores {
+    talk: Talk,
+    threads: Vec<JoinHandle<()>>,
+    /// What a core's ring uses of the kernel.
+    pub features: Features,
+}
+
+struct Started {
+    inbox: InboxSender<ToCore>,
+    waker: Arc<dyn Wake>,
+    features: Features,
+}
+
+/// Ends the process when its thread panics: a core that is gone must not leave a node that looks alive.
+struct Vital;
+
+impl Drop for Vital {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            std::process::abort();
+        }
+    }
+}
+
+impl Cores {
+    /// Starts a thread per core and connects them with each other.
+    pub fn start(options: &ServeOptions, out: &mpsc::UnboundedSender<FromCore>) -> Result<Cores, ServeError> {
+        let cpus: Vec<Option<usize>> = match &options.cores {
+            Wanted::Count(n) => vec![None; *n],
+            Wanted::List(list) => list.iter().copied().map(Some).collect(),
+        };
+        let mask: Mask = options.uring_mask.join(",").parse().map_err(ServeError::config)?;
+        let count = cpus.len();
+        let spin_ns = u64::try_from(options.poll_window.as_nanos()).unwrap_or(u64::MAX);
+        let config = UringConfig {
+            pool: PoolConfig::sized(POOL_BYTES),
+            reuse_port: count > 1,
+            mask,
+            ..UringConfig::default()
+        };
+        let (mut inboxes, mut threads, mut wakers, mut features) = (Vec::new(), Vec::new(), Vec::new(), None);
+        for (index, cpu) in cpus.into_iter().enumerate() {
+            let id = CoreId(u16::try_from(index).map_err(ServeError::config)?);
+            let (ready, started) = std_mpsc::sync_channel(1);
+            let (config, out) = (config.clone(), out.clone());
+            let name = format!("core-{index}");
+            let body = move || core_thread(id, count, cpu, &config, spin_ns, out, &ready);
+            let thread = thread::Builder::new().name(name).spawn(body).map_err(ServeError::system)?;
+            threads.push(thread);
+            let started = started.recv().map_err(|_| ServeError::new("a core's thread ended at its start"))??;
+            features = Some(started.features);
+            inboxes.push(started.inbox);
+            wakers.push(started.waker);
+        }
+        let features = features.ok_or_else(|| ServeError::new("--cores: at least one is needed"))?;
+        let cores = Cores { talk: Talk { inboxes }, threads, features };
+        cores.talk.link(&wakers);
+        Ok(cores)
+    }
+
+    /// The way to talk to them.
+    pub fn talk(&self) -> &Talk {
+        &self.talk
+    }
+
+    /// Ends the loops and waits for their threads.
+    pub fn stop(&mut self) {
+        for inbox in &self.talk.inboxes {
+            drop(inbox.send(ToCore::Exit));
+        }
+        for thread in self.threads.drain(..) {
+            // A core that panicked has ended the process.
+            drop(thread.join());
+        }
+    }
+}
+
+impl Talk {
+    /// How many there are.
+    pub fn count(&self) -> usize {
+        self.inboxes.len()
+    }
+
+    /// The cores' numbers.
+    pub fn ids(&self) -> impl Iterator<Item = CoreId> + use<> {
+        (0..u16::try_from(self.count()).unwrap_or(u16::MAX)).map(CoreId)
+    }
+
+    /// A mailbox for each ordered pair of different cores.
+    fn link(&self, wakers: &[Arc<dyn Wake>]) {
+        let count = self.count();
+        let mut all: Vec<Links> = (0..count).map(|_| Links::default()).collect();
+        for from in 0..count {
+            for to in 0..count {
+                if from == to {
+                    all[from].out.push(None);
+                    continue;
+                }
+                let (sender, receiver) = mailbox::channel::<Between>(MAILBOX, wakers[to].clone());
+                all[from].out.push(Some(sender));
+                all[to].into.push(receiver);
+            }
+        }
+        for (inbox, links) in self.inboxes.iter().zip(all) {
+            // A fresh inbox has room.
+            drop(inbox.send(ToCore::Link(links)));
+        }
+    }
+
+    /// Sends the request that `make` builds round its answer's sender.
+    pub fn send<T>(
+        &self,
+        core: CoreId,
+        make: impl FnOnce(Answer<T>) -> ToCore,
+    ) -> Result<oneshot::Receiver<T>, ServeError> {
+        let (answer, receiver) = oneshot::channel();
+        let inbox = self.inboxes.get(usize::from(core.0)).ok_or_else(|| ServeError::new("no such core"))?;
+        inbox.send(make(answer)).map_err(|_| ServeError::new("a core does not take requests fast enough"))?;
+        Ok(receiver)
+    }
+
+    /// Sends a request and waits for its answer.
+    pub async fn ask<T>(
+        &self,
+        core: CoreId,
+        make: impl FnOnce(Answer<T>) -> ToCore,
+    ) -> Result<T, ServeError> {
+        self.send(core, make)?.await.map_err(|_| ServeError::new("a core ended in the middle of a request"))
+    }
+
+    /// Asks every core at once and waits for all answers, in the order of the cores.
+    pub async fn ask_all<T>(
+        &self,
+        mut make: impl FnMut(Answer<T>) -> ToCore,
+    ) -> Result<Vec<T>, ServeError> {
+        let mut receivers = Vec::new();
+        for core in self.ids() {
+            receivers.push(self.send(core, &mut make)?);
+        }
+        let mut all = Vec::new();
+        for receiver in receivers {
+            all.push(receiver.await.map_err(|_| ServeError::new("a core ended in the middle of a request"))?);
+        }
+        Ok(all)
+    }
+}
+
+impl Drop for Cores {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+fn core_thread(
+    id: CoreId,
+    count: usize,
+    cpu: Option<usize>,
+    config: &UringConfig,
+    spin_ns: u64,
+    out: mpsc::UnboundedSender<FromCore>,
+    ready: &std_mpsc::SyncSender<Result<Started, ServeError>>,
+) {
+    let _vital = Vital;
+    let driver = pin(cpu).and_then(|()| Uring::new(config).map_err(|e| ServeError::new(e.to_string())));
+    let driver = match driver {
+        Ok(driver) => driver,
+        Err(error) => {
+            drop(ready.send(Err(error)));
+            return;
+        }
+    };
+    let features = driver.features();
+    let io = Io::new(Box::new(driver));
+    let waker = io.waker();
+    let (sender, receiver) = inbox(INBOX, waker.clone());
+    let mut core = Core::new(id, count, io, receiver, out, spin_ns);
+    if ready.send(Ok(Started { inbox: sender, waker, features })).is_ok() {
+        core.run();
+    }
+}
+
+/// Binds the calling thread to one CPU.
+fn pin(cpu: Option<usize>) -> Result<(), ServeError> {
+    let Some(cpu) = cpu else { return Ok(()) };
+    let mut set = rustix::thread::CpuSet::new();
+    if cpu >= rustix::thread::CpuSet::MAX_CPU {
+        return Err(ServeError::new(format!("--cores: there is no CPU {cpu}")));
+    }
+    set.set(cpu);
+    rustix::thread::sched_setaffinity(None, &set)
+        .map_err(|e| ServeError::new(format!("--cores: cannot run on CPU {cpu}: {e}")))
+}

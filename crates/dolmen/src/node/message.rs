@@ -1,0 +1,135 @@
+//! The words that cores, and the control side and a core, say to each other.
+
+use crate::node::report::CoreReport;
+use dolmen_io::{DriveHandle, DriveInfo, OpenDrive, mailbox};
+use dolmen_store::{PoolOptions, PoolPlan, StoreError, ToPool, ToShard};
+use dolmen_target::{Envelope, NamespaceTable, TargetConfig};
+use dolmen_types::ShardId;
+use dolmen_volume::{
+    Change, ControlCommand, ControlDone, ControlError, Notice, Reply, Request, Restart, VolumeInfo,
+};
+use std::sync::Arc;
+use tokio::sync::oneshot;
+
+/// The sender of the one answer to a request; dropped when the core ends first.
+pub type Answer<T> = oneshot::Sender<T>;
+
+/// Between cores, through mailboxes.
+#[derive(Debug)]
+pub enum Between {
+    /// A host's command for a volume whose home is the receiver.
+    Request(Request),
+    /// The answer, for the target that the command came from.
+    Reply(Reply),
+    /// Between targets.
+    Target(Envelope),
+    /// From a shard to the owner of the pool's units, on core 0.
+    ToPool(ToPool),
+    /// From the owner of the pool's units to a shard.
+    ToShard(ShardId, ToShard),
+    /// A reservation notice; every core's target gets every notice.
+    Notice(Notice),
+}
+
+/// The mailboxes of one core: one pair for each other core, by its number; none for itself.
+#[derive(Default)]
+pub struct Links {
+    /// To other cores.
+    pub out: Vec<Option<mailbox::Sender<Between>>>,
+    /// From other cores.
+    pub into: Vec<mailbox::Receiver<Between>>,
+}
+
+/// A drive that core 0 has opened.
+#[derive(Clone, Debug)]
+pub struct OpenedDrive {
+    /// What it is.
+    pub info: DriveInfo,
+    /// For the other cores.
+    pub handle: DriveHandle,
+}
+
+/// From the control side to a core. The start is a sequence of these, in this order; see [`super::boot`].
+pub enum ToCore {
+    /// The mailboxes to the other cores.
+    Link(Links),
+    /// Core 0: open the drives, all or none.
+    OpenDrives {
+        /// Which.
+        drives: Vec<OpenDrive>,
+        /// The drives in the same order, or why one can't be opened.
+        answer: Answer<Result<Vec<OpenedDrive>, String>>,
+    },
+    /// Core 0: open the pool on the drives that were opened.
+    OpenPool {
+        /// How the drives are named, in the order of `OpenDrives`.
+        paths: Vec<String>,
+        /// For a new pool.
+        options: PoolOptions,
+        /// The pool, or why it can't be opened.
+        answer: Answer<Result<PoolPlan, StoreError>>,
+    },
+    /// Recover this core's shards.
+    OpenStore {
+        /// The pool.
+        plan: Arc<PoolPlan>,
+        /// Its drives, in the plan's order.
+        drives: Vec<OpenedDrive>,
+        /// When the shards serve, or why not.
+        answer: Answer<Result<(), String>>,
+    },
+    /// Open this core's protection groups and volumes.
+    OpenVolumes {
+        /// Whether reservations that do not persist are still there.
+        restart: Restart,
+        /// All volumes of this core.
+        answer: Answer<Vec<VolumeInfo>>,
+    },
+    /// Listen.
+    Listen {
+        /// What the target is told.
+        config: Box<TargetConfig>,
+        /// The namespaces to begin with.
+        table: Arc<NamespaceTable>,
+        /// When it listens, or why not.
+        answer: Answer<Result<(), String>>,
+    },
+    /// New namespaces.
+    Namespaces {
+        /// All of them.
+        table: Arc<NamespaceTable>,
+        /// When they are in force on this core.
+        answer: Answer<()>,
+    },
+    /// A change of a volume whose home is this core, or a question about it.
+    Volume {
+        /// What to do.
+        command: ControlCommand,
+        /// What came of it.
+        answer: Answer<Result<ControlDone, ControlError>>,
+    },
+    /// Tell everything that users are told.
+    Report {
+        /// A snapshot.
+        answer: Answer<Box<CoreReport>>,
+    },
+    /// Stop listening, finish what is under way, let hosts go.
+    Drain {
+        /// When no connection is left, or the time is up.
+        answer: Answer<()>,
+    },
+    /// Checkpoint and close the store.
+    Close {
+        /// When it is down.
+        answer: Answer<()>,
+    },
+    /// End the loop.
+    Exit,
+}
+
+/// From a core to the control side, unasked.
+#[derive(Debug)]
+pub enum FromCore {
+    /// A volume came, changed or went. Sent before the answer to the request that made it.
+    Change(Change),
+}

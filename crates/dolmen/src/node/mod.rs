@@ -1,0 +1,48 @@
+//! The daemon: cores with their drives, volumes and targets on one side, the management API on the other, and the order
+//! in which they start and stop.
+//!
+//! - [`core`]: one core's turn. [`cores`]: their threads.
+//! - [`boot`]: drives, pool, recovery, volumes, in that order; nothing listens before.
+//! - [`router`]: carries out what the control side asks, and keeps the table of namespaces.
+//! - [`report`], [`message`]: what is said between them.
+
+mod boot;
+pub mod core;
+mod cores;
+pub mod message;
+mod report;
+mod router;
+mod serve;
+mod tell;
+mod wipe;
+
+pub use serve::serve;
+pub use wipe::wipe_drive;
+
+use std::fmt;
+
+/// Why the daemon can't serve; the text says what was tried and what to do.
+#[derive(Debug)]
+pub struct ServeError(String);
+
+impl ServeError {
+    pub(crate) fn new(text: impl Into<String>) -> ServeError {
+        ServeError(text.into())
+    }
+
+    pub(crate) fn config(error: impl fmt::Display) -> ServeError {
+        ServeError(format!("configuration: {error}"))
+    }
+
+    pub(crate) fn system(error: impl fmt::Display) -> ServeError {
+        ServeError(error.to_string())
+    }
+}
+
+impl fmt::Display for ServeError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for ServeError {}

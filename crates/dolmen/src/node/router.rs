@@ -1,0 +1,281 @@
+//! Carries out what the control side asks of the data plane, and keeps the table of namespaces that every target looks in.
+//!
+//! What volumes there are comes from the cores alone, as changes in the order in which they became durable; one task takes
+//! them, publishes a new table to every core, and only then lets requests that wait for it be answered. So an answer
+//! means: durable, and in force everywhere.
+
+use crate::node::{
+    boot::{Booted, home_core},
+    cores::Talk,
+    message::{FromCore, OpenedDrive, ToCore},
+    tell,
+};
+use dolmen_cluster::plane::{NodeRequest, PlaneError};
+use dolmen_store::PoolPlan;
+use dolmen_target::{Namespace, NamespaceTable};
+use dolmen_types::{
+    Uuid,
+    volume::{VolumeDescriptor, VolumeKind, VolumeState},
+};
+use dolmen_volume::{
+    Change, ControlCommand, ControlDone, ControlError, Health, Shrink, VolumeInfo, VolumeUpdate,
+};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, PoisonError},
+};
+use tokio::sync::{mpsc, oneshot};
+
+/// What every request needs.
+pub struct Node {
+    /// The cores.
+    pub cores: Talk,
+    /// The pool.
+    pub plan: Arc<PoolPlan>,
+    /// Its drives, in the plan's order.
+    pub drives: Vec<OpenedDrive>,
+    /// Whether volumes that keep nothing may be made.
+    pub allow_test_volumes: bool,
+    catalogue: Mutex<Catalogue>,
+    /// Asks the publisher to tell when everything sent before is in force.
+    barrier: mpsc::UnboundedSender<oneshot::Sender<()>>,
+}
+
+/// The volumes that exist, and the table made from them.
+struct Catalogue {
+    volumes: BTreeMap<Uuid, VolumeInfo>,
+    spaces: BTreeMap<Uuid, Arc<Namespace>>,
+    generation: u64,
+}
+
+impl Catalogue {
+    fn apply(&mut self, change: Change) {
+        match change {
+            Change::Present(info) => {
+                let uuid = info.descriptor.uuid;
+                match namespace(&info) {
+                    Some(space) if self.spaces.get(&uuid).is_none_or(|old| **old != space) => {
+                        self.spaces.insert(uuid, Arc::new(space));
+                    }
+                    Some(_) => {}
+                    None => {
+                        self.spaces.remove(&uuid);
+                    }
+                }
+                self.volumes.insert(uuid, *info);
+            }
+            Change::Gone(uuid) => {
+                self.volumes.remove(&uuid);
+                self.spaces.remove(&uuid);
+            }
+        }
+    }
+
+    fn table(&self) -> Arc<NamespaceTable> {
+        Arc::new(NamespaceTable::new(self.generation, self.spaces.values().cloned().collect()))
+    }
+}
+
+/// What hosts may see of a volume; `None` when they may not.
+fn namespace(info: &VolumeInfo) -> Option<Namespace> {
+    let d = &info.descriptor;
+    (d.state == VolumeState::Available && info.health != Health::Quarantined).then(|| Namespace {
+        nsid: d.nsid,
+        uuid: d.uuid,
+        volume: info.at,
+        pg: d.pg,
+        size_bytes: d.size_bytes,
+        sector: d.sector,
+        acl: d.acl.clone(),
+        ip_acl: d.ip_acl.clone(),
+    })
+}
+
+impl Node {
+    /// A router over cores that have booted; `generation` is larger than any that hosts were ever told.
+    pub fn start(
+        cores: Talk,
+        booted: Booted,
+        generation: u64,
+        allow_test_volumes: bool,
+        changes: mpsc::UnboundedReceiver<FromCore>,
+    ) -> Arc<Node> {
+        let mut catalogue = Catalogue { volumes: BTreeMap::new(), spaces: BTreeMap::new(), generation };
+        for info in booted.volumes {
+            catalogue.apply(Change::Present(Box::new(info)));
+        }
+        let (barrier, barriers) = mpsc::unbounded_channel();
+        let node = Arc::new(Node {
+            cores,
+            plan: booted.plan,
+            drives: booted.drives,
+            allow_test_volumes,
+            catalogue: Mutex::new(catalogue),
+            barrier,
+        });
+        tokio::spawn(publish(node.clone(), changes, barriers));
+        node
+    }
+
+    /// The table as it is now.
+    pub fn table(&self) -> Arc<NamespaceTable> {
+        self.catalogue.lock().unwrap_or_else(PoisonError::into_inner).table()
+    }
+
+    /// Serves requests until the control side goes away. Every request is a task of its own, so that none waits for
+    /// another's drives.
+    pub async fn serve(self: Arc<Node>, mut requests: mpsc::Receiver<NodeRequest>) {
+        while let Some(request) = requests.recv().await {
+            let node = self.clone();
+            tokio::spawn(async move { node.carry_out(request).await });
+        }
+    }
+
+    async fn carry_out(&self, request: NodeRequest) {
+        // A receiver that went away meanwhile needs no answer.
+        match request {
+            NodeRequest::CreateVolume { descriptor, answer } => drop(answer.send(self.create(*descriptor).await)),
+            NodeRequest::UpdateVolume { descriptor, expected_revision, answer } => {
+                drop(answer.send(self.update(*descriptor, expected_revision).await));
+            }
+            NodeRequest::DeleteVolume { uuid, expected_revision, answer, .. } => {
+                drop(answer.send(self.delete(uuid, expected_revision).await));
+            }
+            NodeRequest::ListVolumes { only, answer } => {
+                if let Some(reports) = self.reports().await {
+                    drop(answer.send(tell::volumes(&reports, only)));
+                }
+            }
+            NodeRequest::Hosts { answer } => {
+                if let Some(reports) = self.reports().await {
+                    drop(answer.send(tell::hosts(&reports)));
+                }
+            }
+            NodeRequest::Pool { answer } => {
+                if let Some(reports) = self.reports().await {
+                    drop(answer.send(tell::pool(&self.plan, &self.drives, &reports)));
+                }
+            }
+            NodeRequest::Drives { answer } => {
+                if let Some(reports) = self.reports().await {
+                    drop(answer.send(tell::drives(&self.plan, &self.drives, &reports)));
+                }
+            }
+            NodeRequest::Metrics { answer } => {
+                if let Some(reports) = self.reports().await {
+                    drop(answer.send(Box::new(tell::metrics(&self.plan, &self.drives, &reports))));
+                }
+            }
+        }
+    }
+
+    /// A snapshot of every core; `None` (and so no answer) when the node is stopping.
+    async fn reports(&self) -> Option<Vec<super::report::CoreReport>> {
+        let reports = self.cores.ask_all(|answer| ToCore::Report { answer }).await.ok()?;
+        Some(reports.into_iter().map(|r| *r).collect())
+    }
+
+    async fn create(&self, descriptor: VolumeDescriptor) -> Result<(), PlaneError> {
+        if descriptor.kind != VolumeKind::Durable && !self.allow_test_volumes {
+            return Err(PlaneError::Unsupported(
+                "volumes of this kind need `serve --allow-test-volumes`".into(),
+            ));
+        }
+        let core = home_core(&self.plan, descriptor.pg, self.cores.count());
+        let command = ControlCommand::Create(Box::new(descriptor));
+        self.change(core, command).await
+    }
+
+    async fn update(&self, new: VolumeDescriptor, expected_revision: u64) -> Result<(), PlaneError> {
+        let core = home_core(&self.plan, new.pg, self.cores.count());
+        let update = VolumeUpdate {
+            expected_revision: Some(expected_revision),
+            name: Some(new.name),
+            size_bytes: Some(new.size_bytes),
+            shrink: Shrink::Refuse,
+            acl: Some(new.acl),
+            ip_acl: Some(new.ip_acl),
+            labels: Some(new.labels),
+        };
+        self.change(core, ControlCommand::Update { uuid: new.uuid, update: Box::new(update) }).await
+    }
+
+    async fn delete(&self, uuid: Uuid, expected_revision: u64) -> Result<(), PlaneError> {
+        let pg = {
+            let catalogue = self.catalogue.lock().unwrap_or_else(PoisonError::into_inner);
+            catalogue.volumes.get(&uuid).map(|info| info.descriptor.pg)
+        };
+        let core = home_core(&self.plan, pg.ok_or(PlaneError::NotFound)?, self.cores.count());
+        let command = ControlCommand::Delete { uuid, expected_revision: Some(expected_revision) };
+        self.change(core, command).await
+    }
+
+    /// Has a core carry out a change and waits until it is in force on every core.
+    async fn change(&self, core: dolmen_types::CoreId, command: ControlCommand) -> Result<(), PlaneError> {
+        let gone = || PlaneError::Unavailable("the node is stopping".into());
+        let result = self.cores.ask(core, |answer| ToCore::Volume { command, answer }).await;
+        match result.map_err(|_| gone())? {
+            Ok(ControlDone::Volume(_) | ControlDone::List(_)) => {}
+            Err(error) => return Err(refusal(&error)),
+        }
+        let (reached, in_force) = oneshot::channel();
+        self.barrier.send(reached).map_err(|_| gone())?;
+        in_force.await.map_err(|_| gone())
+    }
+}
+
+fn refusal(error: &ControlError) -> PlaneError {
+    let text = error.to_string();
+    match error {
+        ControlError::NotFound => PlaneError::NotFound,
+        ControlError::Exists | ControlError::Conflict { .. } => PlaneError::Conflict,
+        ControlError::TooMany => PlaneError::Exhausted(text),
+        ControlError::Invalid { .. } => PlaneError::Unsupported(text),
+        _ => PlaneError::Unavailable(text),
+    }
+}
+
+/// Takes changes from the cores, publishes a table after each batch, then answers who waits for it.
+async fn publish(
+    node: Arc<Node>,
+    mut changes: mpsc::UnboundedReceiver<FromCore>,
+    mut barriers: mpsc::UnboundedReceiver<oneshot::Sender<()>>,
+) {
+    loop {
+        let mut batch = Vec::new();
+        let mut waiting = Vec::new();
+        tokio::select! {
+            change = changes.recv() => match change {
+                Some(FromCore::Change(change)) => batch.push(change),
+                None => return,
+            },
+            barrier = barriers.recv() => match barrier {
+                Some(barrier) => waiting.push(barrier),
+                None => return,
+            },
+        }
+        while let Ok(barrier) = barriers.try_recv() {
+            waiting.push(barrier);
+        }
+        // A core tells a change before it answers for it, so what a barrier waits for is in the channel by now.
+        while let Ok(FromCore::Change(change)) = changes.try_recv() {
+            batch.push(change);
+        }
+        if !batch.is_empty() {
+            let table = {
+                let mut catalogue = node.catalogue.lock().unwrap_or_else(PoisonError::into_inner);
+                catalogue.generation += 1;
+                batch.into_iter().for_each(|change| catalogue.apply(change));
+                catalogue.table()
+            };
+            let told = node.cores.ask_all(|answer| ToCore::Namespaces { table: table.clone(), answer }).await;
+            if told.is_err() {
+                return;
+            }
+        }
+        for barrier in waiting {
+            // Whoever waited may have given up.
+            let _ = barrier.send(());
+        }
+    }
+}

@@ -1,0 +1,169 @@
+//! The life of the daemon: what is started in which order, and how it ends.
+//!
+//! ```text
+//!   start  folder, keys → cores → drives, pool, recovery → volumes → targets listen → API listens → ready
+//!   stop   API ends → targets drain → volumes finish, checkpoint → threads end
+//! ```
+
+use crate::{
+    config::ServeOptions,
+    control::{DataSide, Prepared},
+    node::{
+        ServeError,
+        boot::{self, boot},
+        cores::{Cores, Talk},
+        message::{FromCore, ToCore},
+        router::Node,
+    },
+    notify::{self, Phase},
+};
+use dolmen_cluster::{
+    plane::{self, MAX_PENDING_NOTICES, Notice, Recovered},
+    state::Identity,
+};
+use dolmen_target::TargetConfig;
+use dolmen_types::{LineId, Nsid};
+use std::{
+    net::{SocketAddr, TcpListener},
+    process::ExitCode,
+};
+use tokio::sync::mpsc;
+
+/// Runs the daemon until it is told to stop.
+pub fn serve(options: &ServeOptions) -> Result<ExitCode, ServeError> {
+    let prepared = Prepared::open(options).map_err(ServeError::system)?;
+    let ports = Ports::choose(options)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .thread_name("router")
+        .enable_all()
+        .build()
+        .map_err(ServeError::system)?;
+    let (from_cores, changes) = mpsc::unbounded_channel();
+    let mut cores = Cores::start(options, &from_cores)?;
+    drop(from_cores);
+    let talk = cores.talk().clone();
+    tracing::info!(cores = talk.count(), features = %cores.features, "cores started");
+
+    let (notices, notices_in) = mpsc::channel::<Notice>(MAX_PENDING_NOTICES);
+    let found = runtime.block_on(start(options, &prepared, &talk, ports, changes))?;
+    let data = DataSide {
+        recovered: found.recovered,
+        plane: found.plane,
+        notices: notices_in,
+        nvme_port: ports.data,
+        discovery_port: ports.discovery,
+    };
+    let subsystem = prepared.identity().subsystem_nqn.clone();
+    let control = prepared.start(options, data).map_err(ServeError::system)?;
+    notify::tell(Phase::Ready);
+    tracing::info!(
+        data_port = ports.data, discovery_port = ports.discovery, api = ?control.addresses(), %subsystem, "ready"
+    );
+
+    let signal = control.wait_for_signal().map_err(ServeError::system)?;
+    notify::tell(Phase::Stopping);
+    tracing::info!(signal, "stopping");
+    control.stop();
+    drop(notices);
+    let down = runtime.block_on(async {
+        talk.ask_all(|answer| ToCore::Drain { answer }).await?;
+        talk.ask_all(|answer| ToCore::Close { answer }).await
+    });
+    cores.stop();
+    down?;
+    tracing::info!("stopped");
+    Ok(ExitCode::SUCCESS)
+}
+
+/// What the start hands to the control side.
+struct Found {
+    recovered: Recovered,
+    plane: plane::Plane,
+}
+
+async fn start(
+    options: &ServeOptions,
+    prepared: &Prepared,
+    talk: &Talk,
+    ports: Ports,
+    changes: mpsc::UnboundedReceiver<FromCore>,
+) -> Result<Found, ServeError> {
+    let state = prepared.state();
+    let restart = boot::restart_kind(&options.data);
+    let known = state.pool().map_err(ServeError::system)?;
+    let booted = boot(options, talk, known, restart).await?;
+    if known.is_none() {
+        if !booted.plan.created {
+            tracing::warn!(pool = %booted.plan.pool, "a new data folder for a pool that was there: taken over");
+        }
+        state.set_pool(booted.plan.pool).map_err(ServeError::system)?;
+    }
+    boot::remember(&options.data);
+    let generation = state.start_discovery_generation().map_err(ServeError::system)?;
+    let known = booted.volumes.iter().map(|v| &v.descriptor);
+    let recovered = Recovered {
+        highest_line: known.clone().map(|d| d.line).max().unwrap_or(LineId(0)),
+        highest_nsid: known.clone().map(|d| d.nsid).max().unwrap_or(Nsid(0)),
+        volumes: known.cloned().collect(),
+    };
+    let node = Node::start(talk.clone(), booted, generation, options.allow_test_volumes, changes);
+    let (plane, requests) = plane::channel();
+    tokio::spawn(node.clone().serve(requests));
+    listen(options, prepared.identity(), talk, ports, &node).await?;
+    Ok(Found { recovered, plane })
+}
+
+async fn listen(
+    options: &ServeOptions,
+    identity: &Identity,
+    talk: &Talk,
+    ports: Ports,
+    node: &Node,
+) -> Result<(), ServeError> {
+    let at = |port| options.listen.iter().map(|&ip| SocketAddr::new(ip, port)).collect::<Vec<_>>();
+    let names = dolmen_target::Identity {
+        subsystem: identity.subsystem_nqn.clone(),
+        serial: identity.serial.clone(),
+        model: "Dolmen".into(),
+        firmware: env!("CARGO_PKG_VERSION").into(),
+    };
+    let count = u16::try_from(talk.count()).map_err(ServeError::config)?;
+    let table = node.table();
+    for core in talk.ids() {
+        let config = TargetConfig {
+            core,
+            cores: count,
+            io_listen: at(ports.data),
+            discovery_listen: at(ports.discovery),
+            advertise: options.advertise,
+            ..TargetConfig::new(names.clone())
+        };
+        let (config, table) = (Box::new(config), table.clone());
+        let listening = talk.ask(core, |answer| ToCore::Listen { config, table, answer }).await?;
+        listening.map_err(ServeError::new)?;
+    }
+    Ok(())
+}
+
+/// The NVMe/TCP ports in force.
+#[derive(Clone, Copy, Debug)]
+struct Ports {
+    data: u16,
+    discovery: u16,
+}
+
+impl Ports {
+    /// The ports asked for; free ones for 0, the same for every core and address.
+    fn choose(options: &ServeOptions) -> Result<Ports, ServeError> {
+        let ip = options.listen.first().copied().ok_or_else(|| ServeError::new("no address to listen on"))?;
+        let probe = || TcpListener::bind(SocketAddr::new(ip, 0)).map_err(ServeError::system);
+        // Both are held while they are chosen, so that they differ.
+        let (data, discovery) = (probe()?, probe()?);
+        let choose = |port: u16, probe: &TcpListener| match port {
+            0 => probe.local_addr().map(|a| a.port()).map_err(ServeError::system),
+            _ => Ok(port),
+        };
+        Ok(Ports { data: choose(options.port, &data)?, discovery: choose(options.discovery_port, &discovery)? })
+    }
+}

@@ -1,0 +1,268 @@
+//! Turns what the cores report into what users are told. Pure functions.
+
+use crate::node::{message::OpenedDrive, report::CoreReport};
+use dolmen_cluster::plane::{
+    ConnectionMetrics, ControllerStatus, CoreMetrics, DriveMetrics, DriveState, DriveStatus, HostStatus,
+    IoMetrics, MetricsSnapshot, PoolState, PoolStatus, Protection, VolumeMetrics, VolumeStatus, VolumeUsage,
+};
+use dolmen_io::{DriveCounters, OpCounters};
+use dolmen_store::{PoolPlan, SpaceReport};
+use dolmen_types::{Nqn, Uuid, limits::BLOCK_BYTES};
+use dolmen_volume::{Health, VolumeInfo};
+use std::collections::{BTreeMap, BTreeSet};
+
+fn block_bytes(blocks: u64) -> u64 {
+    blocks.saturating_mul(u64::try_from(BLOCK_BYTES).unwrap_or(0))
+}
+
+fn usage(info: &VolumeInfo) -> VolumeUsage {
+    let mapped = block_bytes(info.mapped_blocks);
+    VolumeUsage { mapped_bytes: mapped, stored_bytes: mapped }
+}
+
+/// All volumes, or one, by ascending UUID.
+pub(super) fn volumes(reports: &[CoreReport], only: Option<Uuid>) -> Vec<VolumeStatus> {
+    let mut watchers: BTreeMap<u32, BTreeSet<Nqn>> = BTreeMap::new();
+    for host in reports.iter().flat_map(|r| &r.hosts).filter(|h| !h.discovery) {
+        for nsid in &host.namespaces {
+            watchers.entry(*nsid).or_default().insert(host.host_nqn.clone());
+        }
+    }
+    let wanted = |info: &&VolumeInfo| only.is_none_or(|uuid| info.descriptor.uuid == uuid);
+    let mut all: Vec<VolumeStatus> = reports
+        .iter()
+        .flat_map(|r| &r.volumes)
+        .filter(wanted)
+        .map(|info| VolumeStatus {
+            usage: usage(info),
+            connected_hosts: watchers.get(&info.descriptor.nsid.0).into_iter().flatten().cloned().collect(),
+            protection: match info.health {
+                Health::Good => Protection::FullyProtected,
+                Health::Stopped => Protection::ReadOnly,
+                Health::Quarantined => Protection::NotAvailable,
+            },
+            descriptor: info.descriptor.clone(),
+        })
+        .collect();
+    all.sort_by_key(|v| v.descriptor.uuid);
+    all
+}
+
+/// Connected hosts by ascending NQN.
+pub(super) fn hosts(reports: &[CoreReport]) -> Vec<HostStatus> {
+    let names: BTreeMap<u32, Uuid> = reports
+        .iter()
+        .flat_map(|r| &r.volumes)
+        .map(|info| (info.descriptor.nsid.0, info.descriptor.uuid))
+        .collect();
+    let mut all: BTreeMap<Nqn, HostStatus> = BTreeMap::new();
+    for info in reports.iter().flat_map(|r| &r.hosts) {
+        let host = all.entry(info.host_nqn.clone()).or_insert_with(|| HostStatus {
+            nqn: info.host_nqn.clone(),
+            host_id: Uuid(info.host_id),
+            controllers: Vec::new(),
+            volumes: Vec::new(),
+        });
+        host.controllers.push(ControllerStatus {
+            cntlid: info.controller,
+            discovery: info.discovery,
+            peer: info.peer,
+            local: info.local,
+            io_queues: u16::try_from(info.io_queues).unwrap_or(u16::MAX),
+            since: info.since,
+        });
+        host.volumes.extend(info.namespaces.iter().filter_map(|nsid| names.get(nsid)));
+    }
+    let mut hosts: Vec<HostStatus> = all.into_values().collect();
+    for host in &mut hosts {
+        host.controllers.sort_by_key(|c| c.cntlid);
+        host.volumes.sort_unstable();
+        host.volumes.dedup();
+    }
+    hosts
+}
+
+fn space(reports: &[CoreReport]) -> SpaceReport {
+    let mut sum = SpaceReport::default();
+    for s in reports.iter().map(|r| &r.space) {
+        sum.live_bytes += s.live_bytes;
+        sum.map_bytes += s.map_bytes;
+        sum.integrity_errors += s.integrity_errors;
+    }
+    sum
+}
+
+/// The pool as a whole.
+pub(super) fn pool(plan: &PoolPlan, drives: &[OpenedDrive], reports: &[CoreReport]) -> PoolStatus {
+    let sum = space(reports);
+    let physical_bytes = drives.iter().map(|d| d.info.size_bytes).sum();
+    let usable_bytes = reports.iter().find_map(|r| r.pool.as_ref()).map_or(0, |p| p.capacity_bytes).min(physical_bytes);
+    let used_bytes = sum.live_bytes.saturating_sub(sum.map_bytes).min(usable_bytes);
+    let logical = reports.iter().flat_map(|r| &r.volumes).map(|v| block_bytes(v.mapped_blocks)).sum();
+    let free_bytes = usable_bytes - used_bytes;
+    let state = match reports.iter().find_map(|r| r.stopped.clone()) {
+        Some(reason) => PoolState::Stopped(reason),
+        None if free_bytes == 0 => PoolState::Full,
+        None => PoolState::Ready,
+    };
+    PoolStatus {
+        uuid: plan.pool,
+        physical_bytes,
+        usable_bytes,
+        used_bytes,
+        free_bytes,
+        reserved_bytes: physical_bytes - usable_bytes,
+        logical_used_bytes: logical,
+        state,
+    }
+}
+
+/// The drives, in the pool's order.
+pub(super) fn drives(plan: &PoolPlan, drives: &[OpenedDrive], reports: &[CoreReport]) -> Vec<DriveStatus> {
+    let stopped = reports.iter().find_map(|r| r.stopped.clone());
+    plan.drives
+        .iter()
+        .zip(drives)
+        .zip(0..)
+        .map(|((drive, opened), index)| {
+            let counters = drive_counters(reports, index);
+            let errors = counters.reads.errors + counters.writes.errors + counters.flushes.errors;
+            DriveStatus {
+                path: drive.path.clone(),
+                uuid: drive.uuid,
+                model: opened.info.model.clone().unwrap_or_default(),
+                serial: opened.info.serial.clone().unwrap_or_default(),
+                size_bytes: opened.info.size_bytes,
+                free_bytes: free_bytes(plan, reports, index),
+                file: !opened.info.block_device,
+                state: match &stopped {
+                    Some(reason) if errors > 0 => DriveState::Failed(reason.clone()),
+                    _ => DriveState::Healthy,
+                },
+                strikes: u32::try_from(counters.writes.errors + counters.flushes.errors).unwrap_or(u32::MAX),
+            }
+        })
+        .collect()
+}
+
+fn free_bytes(plan: &PoolPlan, reports: &[CoreReport], drive: usize) -> u64 {
+    let free = reports.iter().find_map(|r| r.pool.as_ref()).and_then(|p| p.free_units.get(drive)).copied();
+    u64::from(free.unwrap_or(0)) * u64::from(plan.unit_bytes)
+}
+
+/// What all cores have done with a drive.
+fn drive_counters(reports: &[CoreReport], drive: usize) -> DriveCounters {
+    let mut sum = DriveCounters::default();
+    for counters in reports.iter().filter_map(|r| r.drives.get(drive)) {
+        add(&mut sum.reads, counters.reads);
+        add(&mut sum.writes, counters.writes);
+        add(&mut sum.flushes, counters.flushes);
+        sum.inflight += counters.inflight;
+    }
+    sum
+}
+
+fn add(sum: &mut OpCounters, more: OpCounters) {
+    sum.operations += more.operations;
+    sum.bytes += more.bytes;
+    sum.errors += more.errors;
+    sum.time_ns += more.time_ns;
+}
+
+fn io_metrics(c: OpCounters) -> IoMetrics {
+    IoMetrics { operations: c.operations, bytes: c.bytes, errors: c.errors, time_ns: c.time_ns }
+}
+
+/// All counters.
+pub(super) fn metrics(plan: &PoolPlan, drives: &[OpenedDrive], reports: &[CoreReport]) -> MetricsSnapshot {
+    MetricsSnapshot {
+        volumes: volume_metrics(reports),
+        drives: drive_metrics(plan, drives, reports),
+        connections: connection_metrics(reports),
+        cores: reports.iter().map(core_metrics).collect(),
+    }
+}
+
+fn volume_metrics(reports: &[CoreReport]) -> Vec<VolumeMetrics> {
+    let usages: BTreeMap<Uuid, VolumeUsage> =
+        reports.iter().flat_map(|r| &r.volumes).map(|v| (v.descriptor.uuid, usage(v))).collect();
+    let mut all: Vec<VolumeMetrics> = reports
+        .iter()
+        .flat_map(|r| &r.volume_stats)
+        .map(|(uuid, stats)| VolumeMetrics {
+            uuid: *uuid,
+            reads: IoMetrics {
+                operations: stats.reads.count(),
+                bytes: stats.read_bytes,
+                errors: 0,
+                time_ns: stats.reads.total_ns,
+            },
+            writes: IoMetrics {
+                operations: stats.writes.count(),
+                bytes: stats.write_bytes,
+                errors: 0,
+                time_ns: stats.writes.total_ns,
+            },
+            others: stats.others,
+            failed: stats.failed,
+            waited: stats.waited,
+            usage: usages.get(uuid).copied().unwrap_or_default(),
+        })
+        .collect();
+    all.sort_by_key(|v| v.uuid);
+    all
+}
+
+fn drive_metrics(plan: &PoolPlan, drives: &[OpenedDrive], reports: &[CoreReport]) -> Vec<DriveMetrics> {
+    plan.drives
+        .iter()
+        .zip(drives)
+        .zip(0..)
+        .map(|((drive, opened), index)| {
+            let counters = drive_counters(reports, index);
+            DriveMetrics {
+                path: drive.path.clone(),
+                reads: io_metrics(counters.reads),
+                writes: io_metrics(counters.writes),
+                flushes: io_metrics(counters.flushes),
+                inflight: counters.inflight,
+                size_bytes: opened.info.size_bytes,
+                free_bytes: free_bytes(plan, reports, index),
+                healthy: counters.writes.errors + counters.flushes.errors == 0,
+            }
+        })
+        .collect()
+}
+
+fn connection_metrics(reports: &[CoreReport]) -> Vec<ConnectionMetrics> {
+    let mut all: Vec<ConnectionMetrics> = Vec::new();
+    for report in reports {
+        all.extend(report.connections.iter().map(|c| ConnectionMetrics {
+            peer: c.peer,
+            host: c.host_nqn.to_string(),
+            cntlid: c.controller,
+            qid: c.qid,
+            core: report.core,
+            commands: c.traffic.reads + c.traffic.writes + c.traffic.others,
+            received_bytes: c.traffic.bytes_written,
+            sent_bytes: c.traffic.bytes_read,
+            inflight: u64::from(c.outstanding),
+        }));
+    }
+    all.sort_by_key(|c| (c.cntlid, c.qid, c.core));
+    all
+}
+
+fn core_metrics(report: &CoreReport) -> CoreMetrics {
+    CoreMetrics {
+        core: report.core,
+        turns: report.counters.turns,
+        sleeps: report.counters.sleeps,
+        busy_ns: report.counters.busy_ns,
+        idle_ns: report.counters.idle_ns,
+        connections: u64::from(report.target.connections),
+        messages: report.counters.messages,
+        buffers_used: report.buffers_total.saturating_sub(report.buffers_free),
+        buffers_total: report.buffers_total,
+    }
+}

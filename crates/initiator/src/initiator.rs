@@ -1,0 +1,241 @@
+//! The component of a core: all subsystems that this core is connected to, behind one polled face.
+//!
+//! ```text
+//!   turn:  io.poll(..)          events with our owner  -> initiator.on_event(&mut io, key, event)
+//!          initiator.drain(..)  completions            -> the caller's next commands
+//!          initiator.submit(..)
+//!          initiator.step(&mut io)                     -> one send per queue that has something to say
+//! ```
+//!
+//! Nothing here waits, and nothing is allocated per command once the vectors have found their size.
+
+use crate::{
+    Completion, Error, Identity, Options, Request, SubmitError, SubsystemId,
+    subsystem::{Out, Subsystem},
+};
+use dolmen_io::{Event, Io, Owner, Tag, TimerId};
+use dolmen_nvme::spec::AsyncEvent;
+
+/// The owner of this component's events when it runs among the other components of a core.
+pub const OWNER: Owner = Owner(4);
+
+/// The queue number in the keys of timers.
+const TIMER_QUEUE: u16 = u16::MAX;
+
+/// How a subsystem stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum State {
+    /// Not connected (yet, or again); commands wait.
+    Connecting,
+    /// Commands flow.
+    Live {
+        /// I/O queues that the controller granted; 0 for discovery.
+        queues: u16,
+    },
+    /// Given up; every command fails. Only [`Initiator::disconnect`] is left.
+    Lost(Error),
+    /// Disconnected by us, the controller is being told.
+    Closing,
+    /// Gone.
+    Closed,
+}
+
+/// Something to know about a subsystem, beside completions.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Notice {
+    /// Its state changed.
+    State {
+        /// Which.
+        subsystem: SubsystemId,
+        /// The new state.
+        state: State,
+    },
+    /// An association ended or could not be made; another attempt follows.
+    PathLost {
+        /// Whose.
+        subsystem: SubsystemId,
+        /// Why.
+        error: Error,
+    },
+    /// The controller reported an event. It stays masked until the log page that it names is read.
+    Event {
+        /// Whose.
+        subsystem: SubsystemId,
+        /// What.
+        event: AsyncEvent,
+    },
+}
+
+/// An NVMe/TCP host on one core.
+pub struct Initiator {
+    owner: Owner,
+    /// By id; a forgotten subsystem leaves `None`.
+    subsystems: Vec<Option<Entry>>,
+    out: Out,
+}
+
+struct Entry {
+    subsystem: Box<Subsystem>,
+    timer: Option<(TimerId, dolmen_types::Nanos)>,
+}
+
+/// Where an event of ours belongs, as the 64-bit key of its tag.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Key {
+    pub(crate) subsystem: SubsystemId,
+    pub(crate) queue: u16,
+    pub(crate) generation: u16,
+}
+
+impl Key {
+    pub(crate) fn bits(self) -> u64 {
+        u64::from(self.subsystem.0) << 32 | u64::from(self.queue) << 16 | u64::from(self.generation)
+    }
+
+    fn of(bits: u64) -> Key {
+        let [g0, g1, q0, q1, s @ ..] = bits.to_le_bytes();
+        Key {
+            subsystem: SubsystemId(u32::from_le_bytes(s)),
+            queue: u16::from_le_bytes([q0, q1]),
+            generation: u16::from_le_bytes([g0, g1]),
+        }
+    }
+}
+
+impl Initiator {
+    /// A host without connections, whose operations carry `owner` ([`OWNER`] on a core that has other components).
+    #[must_use]
+    pub fn new(owner: Owner) -> Initiator {
+        Initiator { owner, subsystems: Vec::new(), out: Out::default() }
+    }
+
+    /// Starts to connect to a subsystem, and keeps connected to it. Commands may be submitted at once; they wait.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Options`](crate::ErrorKind::Options) for options that can't work.
+    pub fn connect(&mut self, io: &mut Io, options: Options) -> Result<SubsystemId, Error> {
+        options.check()?;
+        let index = u32::try_from(self.subsystems.len()).expect("far fewer than 2^32 connects");
+        let id = SubsystemId(index);
+        let subsystem = Box::new(Subsystem::new(id, self.owner, options, io.now()));
+        self.subsystems.push(Some(Entry { subsystem, timer: None }));
+        Ok(id)
+    }
+
+    /// Ends a subsystem: its commands fail with [`Failure::Disconnected`](crate::Failure::Disconnected), its connections close.
+    pub fn disconnect(&mut self, io: &mut Io, id: SubsystemId) {
+        if let Some(entry) = entry(&mut self.subsystems, id) {
+            entry.subsystem.disconnect(io, &mut self.out);
+        }
+    }
+
+    /// Hands over a command. Its completion comes out of [`Initiator::drain`], never from inside this call.
+    ///
+    /// # Errors
+    /// The request itself, with the reason why it was not taken.
+    #[expect(
+        clippy::result_large_err,
+        reason = "the request goes back by value: nothing is allocated per command"
+    )]
+    pub fn submit(
+        &mut self,
+        io: &mut Io,
+        id: SubsystemId,
+        request: Request,
+    ) -> Result<(), (Request, SubmitError)> {
+        match entry(&mut self.subsystems, id) {
+            Some(entry) => entry.subsystem.submit(io, request),
+            None => Err((request, SubmitError::Gone)),
+        }
+    }
+
+    /// Takes an event whose tag has our owner.
+    pub fn on_event(&mut self, io: &mut Io, key: u64, event: Event) {
+        let key = Key::of(key);
+        let Some(entry) = entry(&mut self.subsystems, key.subsystem) else { return };
+        if key.queue == TIMER_QUEUE {
+            entry.timer = None;
+        } else {
+            entry.subsystem.on_event(io, key.queue, key.generation, event, &mut self.out);
+        }
+    }
+
+    /// Sends what was submitted, looks at the clock. Once per turn, after [`Initiator::on_event`] and submits.
+    pub fn step(&mut self, io: &mut Io) {
+        for (slot, index) in self.subsystems.iter_mut().zip(0u32..) {
+            let Some(entry) = slot else { continue };
+            let subsystem = &mut entry.subsystem;
+            if subsystem.wake_at() <= io.now() {
+                subsystem.tick(io, &mut self.out);
+            }
+            subsystem.step(io);
+            if subsystem.is_over() {
+                if let Some((timer, _)) = entry.timer.take() {
+                    io.cancel_timer(timer);
+                }
+                *slot = None;
+                continue;
+            }
+            let key = Key { subsystem: SubsystemId(index), queue: TIMER_QUEUE, generation: 0 };
+            arm(io, &mut entry.timer, Tag { owner: self.owner, key: key.bits() }, entry.subsystem.wake_at());
+        }
+    }
+
+    /// Appends completions to `out`, in the order in which they happened.
+    pub fn drain(&mut self, out: &mut Vec<Completion>) {
+        out.append(&mut self.out.completions);
+    }
+
+    /// Appends what else happened to `out`.
+    pub fn drain_notices(&mut self, out: &mut Vec<Notice>) {
+        out.append(&mut self.out.notices);
+    }
+
+    /// How a subsystem stands; [`State::Closed`] for one that is forgotten.
+    #[must_use]
+    pub fn state(&self, id: SubsystemId) -> State {
+        self.get(id).map_or(State::Closed, |s| s.state().clone())
+    }
+
+    /// What the subsystem's controller said of itself, once it was identified.
+    #[must_use]
+    pub fn identity(&self, id: SubsystemId) -> Option<&Identity> {
+        self.get(id).and_then(Subsystem::identity)
+    }
+
+    fn get(&self, id: SubsystemId) -> Option<&Subsystem> {
+        let index = usize::try_from(id.0).ok()?;
+        self.subsystems.get(index)?.as_ref().map(|e| &*e.subsystem)
+    }
+}
+
+fn entry(subsystems: &mut [Option<Entry>], id: SubsystemId) -> Option<&mut Entry> {
+    subsystems.get_mut(usize::try_from(id.0).ok()?)?.as_mut()
+}
+
+/// Keeps one timer at `at` or earlier; an early one only costs a turn.
+fn arm(io: &mut Io, timer: &mut Option<(TimerId, dolmen_types::Nanos)>, tag: Tag, at: dolmen_types::Nanos) {
+    match timer {
+        Some((_, armed)) if *armed == at => {}
+        Some((id, armed)) => {
+            if io.rearm_timer(*id, at) {
+                *armed = at;
+            } else {
+                *timer = Some((io.timer_at(tag, at), at));
+            }
+        }
+        None => *timer = Some((io.timer_at(tag, at), at)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_round_trip() {
+        let key = Key { subsystem: SubsystemId(0x0102_0304), queue: 0x506, generation: 0x708 };
+        assert_eq!(Key::of(key.bits()), key);
+        assert_eq!(key.bits(), 0x0102_0304_0506_0708);
+    }
+}

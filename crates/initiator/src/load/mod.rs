@@ -1,0 +1,16 @@
+//! Makes load on a subsystem, measures it, and verifies what it reads.
+//!
+//! [`Load`] is the loop; [`Histogram`] counts its latencies; [`Model`] and [`Stamp`] are what a verified load checks
+//! against. All of it is deterministic for a given seed and order of completions.
+
+mod histogram;
+mod model;
+mod rng;
+mod runner;
+mod stamp;
+
+pub use histogram::Histogram;
+pub use model::{Change, Model, Violation};
+pub use rng::Rng;
+pub use runner::{Load, LoadError, LoadOptions, LoadStats, Mix, Pattern};
+pub use stamp::{Found, STAMP_BYTES, Stamp, inspect};

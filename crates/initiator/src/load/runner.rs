@@ -1,0 +1,445 @@
+//! The load loop: keeps so many commands under way on each queue, counts them, and judges what they read.
+//!
+//! It is polled like everything else on a core: [`Load::on_completion`] for each completion that is its own, then
+//! [`Load::step`], which submits until every queue has its depth. Buffers are taken from the pool once per place under
+//! way and used again.
+
+use super::{
+    histogram::Histogram,
+    model::{Change, Model, Violation},
+    rng::Rng,
+    stamp::{STAMP_BYTES, inspect},
+};
+use crate::{
+    Command, Completion, Failure, Initiator, NO_DEADLINE, Namespace, Request, SubmitError, SubsystemId,
+};
+use dolmen_io::{Buf, Io};
+use std::fmt;
+
+/// Random addresses that are tried for a change before the place is left empty for this turn: with a verified load two
+/// changes of one block are never under way together.
+const TRIES: u32 = 8;
+
+/// Commands under way at most, over all queues.
+const MAX_UNDER_WAY: usize = 65_536;
+
+/// In which order a region is gone through.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pattern {
+    /// Every address as likely as any other.
+    Random,
+    /// One after the other, from the start again at the end.
+    Sequential,
+}
+
+/// What share of the commands is what. Per cent; the rest are writes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Mix {
+    /// Reads.
+    pub reads: u8,
+    /// Write Zeroes with deallocation.
+    pub zeroes: u8,
+}
+
+impl Mix {
+    /// Only reads.
+    pub const READ: Mix = Mix { reads: 100, zeroes: 0 };
+    /// Only writes.
+    pub const WRITE: Mix = Mix { reads: 0, zeroes: 0 };
+}
+
+/// What a load does.
+#[derive(Clone, Debug)]
+pub struct LoadOptions {
+    /// The namespace.
+    pub namespace: Namespace,
+    /// Where the region starts. Bytes, a multiple of `size_bytes`.
+    pub region_start: u64,
+    /// How long it is. Bytes; what is left over after whole commands is not touched.
+    pub region_bytes: u64,
+    /// Data of one command: a multiple of the namespace's block, and of 4096 when verifying. Bytes.
+    pub size_bytes: usize,
+    /// Commands under way on each queue.
+    pub depth: usize,
+    /// Queues to use; 1 to what the controller granted.
+    pub queues: u16,
+    /// Order of addresses.
+    pub pattern: Pattern,
+    /// Shares of reads and changes.
+    pub mix: Mix,
+    /// Stamp what is written and check what is read; the number tells this volume from others. The region must read
+    /// as zeroes when the load starts.
+    pub verify: Option<u64>,
+    /// Same seed, same addresses.
+    pub seed: u64,
+    /// Deadline of each command. Milliseconds; `None` for none.
+    pub deadline_ms: Option<u64>,
+}
+
+/// Why a load can't be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LoadError(&'static str);
+
+impl fmt::Display for LoadError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.0)
+    }
+}
+
+impl std::error::Error for LoadError {}
+
+/// What was counted.
+#[derive(Clone, Debug, Default)]
+pub struct LoadStats {
+    /// Reads that succeeded.
+    pub reads: u64,
+    /// Changes that succeeded.
+    pub changes: u64,
+    /// Data of both. Bytes.
+    pub bytes: u64,
+    /// Commands that failed.
+    pub errors: u64,
+    /// The first failure.
+    pub first_error: Option<Failure>,
+    /// Blocks that held what they cannot hold.
+    pub violations: u64,
+    /// The first of them.
+    pub first_violation: Option<Violation>,
+    /// Latencies of reads, submit to completion. Nanoseconds.
+    pub read_latency: Histogram,
+    /// Latencies of changes. Nanoseconds.
+    pub change_latency: Histogram,
+    /// Commands that succeeded, queue by queue.
+    pub by_queue: Vec<u64>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Work {
+    Read,
+    Write,
+    Zero,
+}
+
+/// One place under way.
+struct Place {
+    buf: Option<Buf>,
+    work: Option<(Work, u64)>,
+    /// Of each 4 KiB block of a verified read, its floor when it was issued.
+    floors: Box<[u32]>,
+}
+
+/// A load on one subsystem. Its tickets are 0 up to depth times queues, not included.
+pub struct Load {
+    subsystem: SubsystemId,
+    options: LoadOptions,
+    units: u64,
+    model: Option<Model>,
+    rng: Rng,
+    next_unit: u64,
+    /// Commands that may still be issued.
+    budget: u64,
+    places: Vec<Place>,
+    idle: Vec<usize>,
+    stats: LoadStats,
+}
+
+impl Load {
+    /// A load that is not started.
+    ///
+    /// # Errors
+    /// What is wrong with the options.
+    pub fn new(subsystem: SubsystemId, options: LoadOptions) -> Result<Load, LoadError> {
+        let units = check(&options)?;
+        let count = options.depth * usize::from(options.queues);
+        let blocks = options.size_bytes / STAMP_BYTES;
+        let model = match options.verify {
+            Some(volume) => {
+                let all = usize::try_from(units).ok().and_then(|u| u.checked_mul(blocks));
+                Some(Model::new(
+                    volume,
+                    all.ok_or(LoadError("the region to verify is too large for memory"))?,
+                ))
+            }
+            None => None,
+        };
+        let place = |_| Place { buf: None, work: None, floors: vec![0; blocks].into() };
+        Ok(Load {
+            subsystem,
+            units,
+            model,
+            rng: Rng::new(options.seed),
+            next_unit: 0,
+            budget: u64::MAX,
+            places: (0..count).map(place).collect(),
+            idle: (0..count).rev().collect(),
+            stats: LoadStats { by_queue: vec![0; usize::from(options.queues)], ..LoadStats::default() },
+            options,
+        })
+    }
+
+    /// Changes what is done from now on; `budget` more commands are issued at most.
+    pub fn set_work(&mut self, pattern: Pattern, mix: Mix, budget: u64) {
+        (self.options.pattern, self.options.mix, self.budget, self.next_unit) = (pattern, mix, budget, 0);
+    }
+
+    /// Issues nothing more.
+    pub fn stop(&mut self) {
+        self.budget = 0;
+    }
+
+    /// Commands of the region's size that cover it once.
+    #[must_use]
+    pub fn units(&self) -> u64 {
+        self.units
+    }
+
+    /// Commands under way.
+    #[must_use]
+    pub fn under_way(&self) -> usize {
+        self.places.len() - self.idle.len()
+    }
+
+    /// True when nothing is under way and nothing more will be issued.
+    #[must_use]
+    pub fn is_done(&self) -> bool {
+        self.budget == 0 && self.under_way() == 0
+    }
+
+    /// What was counted since the start or the last [`Load::restart_counting`].
+    #[must_use]
+    pub fn stats(&self) -> &LoadStats {
+        &self.stats
+    }
+
+    /// Counts from 0 again: the end of the ramp. Violations and errors stay.
+    pub fn restart_counting(&mut self) {
+        let s = &mut self.stats;
+        (s.reads, s.changes, s.bytes) = (0, 0, 0);
+        s.read_latency.clear();
+        s.change_latency.clear();
+        s.by_queue.fill(0);
+    }
+
+    /// True when the completion is this load's.
+    #[must_use]
+    pub fn owns(&self, completion: &Completion) -> bool {
+        completion.subsystem == self.subsystem && completion.ticket < self.places.len() as u64
+    }
+
+    /// Takes a completion that is this load's.
+    pub fn on_completion(&mut self, completion: Completion) {
+        let Some(index) = usize::try_from(completion.ticket).ok().filter(|&i| i < self.places.len()) else {
+            return;
+        };
+        let place = &mut self.places[index];
+        let Some((work, unit)) = place.work.take() else { return };
+        if let Some(buf) = completion.buf {
+            place.buf = Some(buf);
+        }
+        self.idle.push(index);
+        match completion.result {
+            Ok(_) => self.count(index, work, completion.completed.since(completion.submitted)),
+            Err(failure) => {
+                self.stats.errors += 1;
+                self.stats.first_error.get_or_insert(failure);
+            }
+        }
+        self.judge(index, work, unit, completion.result.is_ok());
+    }
+
+    fn count(&mut self, index: usize, work: Work, latency_ns: u64) {
+        let stats = &mut self.stats;
+        if work == Work::Read {
+            stats.reads += 1;
+            stats.read_latency.record(latency_ns);
+        } else {
+            stats.changes += 1;
+            stats.change_latency.record(latency_ns);
+        }
+        stats.bytes += self.options.size_bytes as u64;
+        stats.by_queue[index / self.options.depth] += 1;
+    }
+
+    /// Tells the model what a command did, and checks what it read.
+    fn judge(&mut self, index: usize, work: Work, unit: u64, succeeded: bool) {
+        let Some(model) = &mut self.model else { return };
+        let place = &self.places[index];
+        let first = first_block(unit, place.floors.len());
+        if work != Work::Read {
+            for block in first..first + place.floors.len() {
+                if succeeded { model.succeeded(block) } else { model.unknown(block) }
+            }
+            return;
+        }
+        let Some(buf) = place.buf.as_ref().filter(|_| succeeded) else { return };
+        let (blocks, _) = buf.as_chunks::<STAMP_BYTES>();
+        for ((block, bytes), &floor) in (first..).zip(blocks).zip(&place.floors) {
+            if let Err(violation) = model.check(block, floor, inspect(bytes)) {
+                self.stats.violations += 1;
+                self.stats.first_violation.get_or_insert(violation);
+            }
+        }
+    }
+
+    /// Submits until every queue has its depth, the budget is spent, or something is full.
+    pub fn step(&mut self, io: &mut Io, initiator: &mut Initiator) {
+        for _ in 0..self.idle.len() {
+            if self.budget == 0 {
+                return;
+            }
+            let Some(index) = self.idle.pop() else { return };
+            if !self.issue(io, initiator, index) {
+                self.idle.push(index);
+                return;
+            }
+            self.budget -= 1;
+        }
+    }
+
+    fn issue(&mut self, io: &mut Io, initiator: &mut Initiator, index: usize) -> bool {
+        let work = self.choose();
+        let Some(unit) = self.choose_unit(work) else { return false };
+        let size = self.options.size_bytes;
+        let buf = match (work, self.places[index].buf.take()) {
+            (Work::Zero, kept) => {
+                self.places[index].buf = kept;
+                None
+            }
+            (_, Some(buf)) => Some(buf),
+            (_, None) => match io.alloc(size) {
+                Some(buf) => Some(buf),
+                None => return false,
+            },
+        };
+        let command = self.prepare(index, work, unit, buf);
+        let queue = u16::try_from(index / self.options.depth).expect("queues are counted in 16 bits");
+        let deadline = self.options.deadline_ms.map_or(NO_DEADLINE, |ms| io.now().plus_ms(ms));
+        let request = Request { ticket: index as u64, deadline, queue: Some(queue), command };
+        self.places[index].work = Some((work, unit));
+        match initiator.submit(io, self.subsystem, request) {
+            Ok(()) => true,
+            Err((request, error)) => {
+                self.take_back(index, work, unit, request, error);
+                false
+            }
+        }
+    }
+
+    /// The command for a unit; a change is begun in the model.
+    fn prepare(&mut self, index: usize, work: Work, unit: u64, mut buf: Option<Buf>) -> Command {
+        let ns = &self.options.namespace;
+        let block_bytes = u64::from(ns.block_bytes);
+        let lba =
+            self.options.region_start / block_bytes + unit * (self.options.size_bytes as u64 / block_bytes);
+        let blocks =
+            u32::try_from(self.options.size_bytes as u64 / block_bytes).expect("checked at the start");
+        let nsid = ns.nsid;
+        if let Some(model) = &mut self.model {
+            let place = &mut self.places[index];
+            let first = first_block(unit, place.floors.len());
+            for (at, floor) in place.floors.iter_mut().enumerate() {
+                match (work, &mut buf) {
+                    (Work::Write, Some(buf)) => {
+                        let stamp = model.begin(first + at, Change::Write);
+                        stamp.fill(&mut buf[at * STAMP_BYTES..(at + 1) * STAMP_BYTES]);
+                    }
+                    (Work::Zero, _) => {
+                        let _ = model.begin(first + at, Change::Zero);
+                    }
+                    _ => *floor = model.floor(first + at),
+                }
+            }
+        }
+        match (work, buf) {
+            (Work::Read, Some(buf)) => Command::Read { nsid, lba, blocks, buf },
+            (Work::Write, Some(buf)) => Command::Write { nsid, lba, blocks, buf, fua: false },
+            _ => Command::WriteZeroes { nsid, lba, blocks, deallocate: true },
+        }
+    }
+
+    /// A command that was not taken after all.
+    fn take_back(&mut self, index: usize, work: Work, unit: u64, request: Request, error: SubmitError) {
+        let place = &mut self.places[index];
+        place.work = None;
+        if let Command::Read { buf, .. } | Command::Write { buf, .. } = request.command {
+            place.buf = Some(buf);
+        }
+        if work != Work::Read {
+            self.judge(index, work, unit, false);
+        }
+        if error != SubmitError::Full {
+            // It will not be taken later either.
+            self.budget = 0;
+            self.stats.errors += 1;
+            self.stats.first_error.get_or_insert(Failure::Lost);
+        }
+    }
+
+    fn choose(&mut self) -> Work {
+        let Mix { reads, zeroes } = self.options.mix;
+        if reads == 100 {
+            return Work::Read;
+        }
+        let draw = self.rng.below(100);
+        if draw < u64::from(reads) {
+            Work::Read
+        } else if draw < u64::from(reads) + u64::from(zeroes) {
+            Work::Zero
+        } else {
+            Work::Write
+        }
+    }
+
+    /// Which unit is next; `None` when all that were tried are being changed.
+    fn choose_unit(&mut self, work: Work) -> Option<u64> {
+        for _ in 0..TRIES {
+            let unit = match self.options.pattern {
+                Pattern::Random => self.rng.below(self.units),
+                Pattern::Sequential => {
+                    let unit = self.next_unit;
+                    self.next_unit = (unit + 1) % self.units;
+                    unit
+                }
+            };
+            let blocks = self.options.size_bytes / STAMP_BYTES;
+            let free = |model: &Model| !model.busy(first_block(unit, blocks), blocks);
+            if work == Work::Read || self.model.as_ref().is_none_or(free) {
+                return Some(unit);
+            }
+        }
+        None
+    }
+}
+
+fn first_block(unit: u64, blocks: usize) -> usize {
+    usize::try_from(unit).expect("the model holds every block") * blocks
+}
+
+/// Checks the options; the number of units.
+fn check(options: &LoadOptions) -> Result<u64, LoadError> {
+    let block = u64::from(options.namespace.block_bytes);
+    let size = options.size_bytes as u64;
+    if size == 0 || !size.is_multiple_of(block) || size / block > 65_536 {
+        return Err(LoadError("the size of a command must be 1 to 65536 blocks of the namespace"));
+    }
+    if options.verify.is_some() && !options.size_bytes.is_multiple_of(STAMP_BYTES) {
+        return Err(LoadError("a verified load needs a size that is a multiple of 4096"));
+    }
+    if u32::from(options.mix.reads) + u32::from(options.mix.zeroes) > 100 {
+        return Err(LoadError("the shares of reads and zeroes add up to more than 100 per cent"));
+    }
+    if options.depth == 0
+        || options.queues == 0
+        || options.depth * usize::from(options.queues) > MAX_UNDER_WAY
+    {
+        return Err(LoadError("depth times queues must be 1 to 65536"));
+    }
+    let end = options.region_start.checked_add(options.region_bytes);
+    if !options.region_start.is_multiple_of(size)
+        || end.is_none_or(|end| end > options.namespace.size_bytes())
+        || options.region_bytes < size
+    {
+        return Err(LoadError("the region must lie inside the namespace and hold at least one command"));
+    }
+    Ok(options.region_bytes / size)
+}

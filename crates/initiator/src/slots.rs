@@ -1,0 +1,205 @@
+//! The commands of one subsystem that are in our hands: a slab of slots, made once.
+//!
+//! A slot owns a command from submit (or from the bring-up's need of one) until its completion was handed out. It
+//! survives the connection it was sent on: that is what lets a command be sent again after a reconnect.
+
+use crate::command::{Data, Job, Lane, Resend};
+use dolmen_io::{Buf, Slice};
+use dolmen_nvme::spec::Sqe;
+use dolmen_types::Nanos;
+
+/// Index of a slot.
+pub(crate) type SlotId = u32;
+
+/// Who wants the command.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Origin {
+    /// The caller; with its ticket and its choice of queue.
+    Caller { ticket: u64, queue: Option<u16> },
+    /// The bring-up, on the admin queue.
+    Bringup,
+    /// Connect on an I/O queue.
+    QueueConnect,
+    /// Keep Alive.
+    KeepAlive,
+    /// Asynchronous Event Request.
+    AsyncEvent,
+    /// The shutdown before a disconnect.
+    Shutdown,
+}
+
+/// Where the command is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Place {
+    /// In no queue; the slot is free.
+    Free,
+    /// Waiting for room on a queue or for a connection.
+    Waiting,
+    /// Waiting until the time at which the controller asked to be asked again.
+    Parked { until: Nanos },
+    /// Sent, under this identifier of this queue.
+    Sent { queue: u16, cid: u16 },
+    /// Its caller was answered at its deadline, the controller has not answered yet.
+    Abandoned { queue: u16, cid: u16 },
+    /// Answered, but its payload is still lent to a send.
+    Lent,
+}
+
+/// The data of a command while it is in a slot.
+#[derive(Debug)]
+pub(crate) enum Payload {
+    None,
+    /// To be filled.
+    In(Buf),
+    /// To be copied into the send buffer.
+    Out(Buf),
+    /// Sent from where it lies.
+    Shared(Slice),
+}
+
+impl Payload {
+    /// Bytes to be moved.
+    pub(crate) fn len(&self) -> usize {
+        match self {
+            Payload::None => 0,
+            Payload::In(buf) | Payload::Out(buf) => buf.len(),
+            Payload::Shared(slice) => slice.len(),
+        }
+    }
+}
+
+/// One command in our hands.
+#[derive(Debug)]
+pub(crate) struct Slot {
+    pub(crate) origin: Origin,
+    pub(crate) place: Place,
+    pub(crate) lane: Lane,
+    pub(crate) resend: Resend,
+    pub(crate) sqe: Sqe,
+    pub(crate) payload: Payload,
+    pub(crate) tries: u32,
+    pub(crate) deadline: Nanos,
+    pub(crate) submitted: Nanos,
+    pub(crate) sent: Nanos,
+}
+
+/// The slots of one subsystem.
+pub(crate) struct Slots {
+    slots: Box<[Slot]>,
+    free: Vec<SlotId>,
+}
+
+impl Slots {
+    /// `count` free slots.
+    pub(crate) fn new(count: usize) -> Slots {
+        let free: Vec<SlotId> =
+            (0..count).rev().map(|i| SlotId::try_from(i).expect("slots are few")).collect();
+        Slots { slots: (0..count).map(|_| Slot::empty()).collect(), free }
+    }
+
+    /// Takes a slot for `job`; hands the job back when none is free.
+    pub(crate) fn insert(
+        &mut self,
+        job: Job,
+        origin: Origin,
+        deadline: Nanos,
+        now: Nanos,
+    ) -> Result<SlotId, Job> {
+        let Some(id) = self.free.pop() else { return Err(job) };
+        let payload = match job.data {
+            Data::None => Payload::None,
+            Data::ToHost(buf) => Payload::In(buf),
+            Data::ToController(buf) => Payload::Out(buf),
+        };
+        *self.get_mut(id) = Slot {
+            origin,
+            place: Place::Waiting,
+            lane: job.lane,
+            resend: job.resend,
+            sqe: job.sqe,
+            payload,
+            tries: 0,
+            deadline,
+            submitted: now,
+            sent: now,
+        };
+        Ok(id)
+    }
+
+    pub(crate) fn get(&self, id: SlotId) -> &Slot {
+        &self.slots[index(id)]
+    }
+
+    pub(crate) fn get_mut(&mut self, id: SlotId) -> &mut Slot {
+        &mut self.slots[index(id)]
+    }
+
+    /// Gives a slot back; its buffer, if it still had one, goes to the pool.
+    pub(crate) fn remove(&mut self, id: SlotId) {
+        let slot = self.get_mut(id);
+        debug_assert!(slot.place != Place::Free, "a slot is freed once");
+        slot.place = Place::Free;
+        slot.payload = Payload::None;
+        self.free.push(id);
+    }
+
+    /// Slots in use, with their ids.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (SlotId, &Slot)> {
+        (0..).zip(self.slots.iter()).filter(|(_, s)| s.place != Place::Free)
+    }
+}
+
+impl Slot {
+    fn empty() -> Slot {
+        Slot {
+            origin: Origin::Bringup,
+            place: Place::Free,
+            lane: Lane::Admin,
+            resend: Resend::Never,
+            sqe: Sqe::default(),
+            payload: Payload::None,
+            tries: 0,
+            deadline: Nanos(0),
+            submitted: Nanos(0),
+            sent: Nanos(0),
+        }
+    }
+
+    /// The ticket, when the caller still waits for this command.
+    pub(crate) fn is_callers(&self) -> bool {
+        matches!(self.origin, Origin::Caller { .. })
+    }
+
+    /// True when carrying the command out late, after its caller was told that it failed, could do harm.
+    pub(crate) fn changes_data(&self) -> bool {
+        // Only what brings data to us is known to leave the medium alone.
+        !matches!(self.payload, Payload::In(_))
+    }
+}
+
+fn index(id: SlotId) -> usize {
+    usize::try_from(id).expect("a slot's index fits the address space")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn job() -> Job {
+        Job { lane: Lane::Io, sqe: Sqe::default(), data: Data::None, resend: Resend::Allowed }
+    }
+
+    #[test]
+    fn bounded_and_reused() {
+        let mut slots = Slots::new(2);
+        let origin = Origin::Caller { ticket: 1, queue: None };
+        let a = slots.insert(job(), origin, Nanos(1), Nanos(0)).unwrap();
+        let b = slots.insert(job(), origin, Nanos(1), Nanos(0)).unwrap();
+        assert!(slots.insert(job(), origin, Nanos(1), Nanos(0)).is_err());
+        assert_eq!(slots.iter().count(), 2);
+        slots.remove(a);
+        assert_eq!(slots.iter().count(), 1);
+        assert_eq!(slots.insert(job(), origin, Nanos(1), Nanos(0)).unwrap(), a);
+        assert_ne!(a, b);
+    }
+}

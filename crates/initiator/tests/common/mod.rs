@@ -1,0 +1,537 @@
+//! A small NVMe/TCP controller for tests: it speaks the real protocol through `dolmen-nvme`'s controller side, keeps
+//! one namespace in RAM, and can be told to misbehave.
+#![allow(dead_code, unreachable_pub, clippy::unwrap_used, clippy::cast_possible_truncation)] // helpers of several test programs
+
+use dolmen_io::{Event, Io, Owner, SocketId, Tag};
+use dolmen_nvme::{
+    spec::{
+        AdminOpcode, Capabilities, Cns, ConnectCommand, ConnectData, ControllerStatus, Cqe, DataPlan,
+        DatasetCommand, DiscoveryEntry, DiscoveryHeader, DsmRange, FabricsType, FeatureId, GetLogCommand,
+        IdentifyCommand, IdentifyController, IdentifyNamespace, LbaFormat, LogId, NamespaceIdDescriptor,
+        NvmOpcode, Property, PropertyGet, PropertySet, Sqe, Status, SubsystemType, async_event_config,
+        feature_select, number_of_queues,
+    },
+    tcp::{
+        C2hData, Controller, ControllerEvent, ControllerOptions, DIGEST_BYTES, DataEnd, DataSource, Digests,
+        MAX_HEADER_BYTES, QueueSettings, R2tRequest,
+    },
+};
+use dolmen_types::{Nqn, Uuid};
+use std::{collections::VecDeque, net::SocketAddr};
+use zerocopy::{FromBytes, FromZeros, IntoBytes};
+
+pub const PEER: Owner = Owner(9);
+pub const BLOCK: usize = 4096;
+pub const UUID: Uuid = Uuid([0x5a; 16]);
+const LISTENER: u64 = u64::MAX;
+
+/// How the controller behaves.
+#[derive(Clone, Debug)]
+pub struct Behaviour {
+    pub blocks: u64,
+    pub digests: Digests,
+    pub max_h2c_data: u32,
+    /// Data of one R2T at most.
+    pub r2t_bytes: u32,
+    /// Data of one C2HData PDU at most.
+    pub c2h_bytes: usize,
+    pub in_capsule_bytes: u32,
+    pub max_transfer: u8,
+    pub queues: u16,
+    pub entries: u16,
+    /// End reads with the success flag, without a response.
+    pub success_flag: bool,
+    /// Answers to I/O commands before they are looked at, first come first served.
+    pub statuses: VecDeque<Status>,
+    /// I/O commands that are swallowed without an answer.
+    pub swallow: usize,
+    /// Keep-alives are swallowed.
+    pub deaf: bool,
+    /// Looks at CSTS before it reads ready.
+    pub slow_ready: usize,
+    /// Answer to Connect.
+    pub refuse: Option<Status>,
+    /// Flips a bit of the n-th byte sent from now on.
+    pub corrupt_at: Option<u64>,
+    /// A discovery controller with these entries.
+    pub discovery: Option<Vec<DiscoveryEntry>>,
+}
+
+impl Default for Behaviour {
+    fn default() -> Behaviour {
+        Behaviour {
+            blocks: 1024,
+            digests: Digests::BOTH,
+            max_h2c_data: 32 * 1024,
+            r2t_bytes: 128 * 1024,
+            c2h_bytes: 64 * 1024,
+            in_capsule_bytes: 8192,
+            max_transfer: 6,
+            queues: 8,
+            entries: 128,
+            success_flag: true,
+            statuses: VecDeque::new(),
+            swallow: 0,
+            deaf: false,
+            slow_ready: 0,
+            refuse: None,
+            corrupt_at: None,
+            discovery: None,
+        }
+    }
+}
+
+struct Transfer {
+    sqe: Sqe,
+    data: Vec<u8>,
+    wanted: usize,
+    asked: usize,
+}
+
+struct Connection {
+    sock: SocketId,
+    codec: Controller,
+    out: Vec<u8>,
+    sending: bool,
+    dead: bool,
+    admin: bool,
+    /// In-capsule data under way.
+    capsule: Option<(Sqe, Vec<u8>)>,
+    transfers: Vec<Option<Transfer>>,
+    events: Vec<u16>,
+}
+
+/// What tests look at.
+#[derive(Clone, Debug, Default)]
+pub struct Counts {
+    pub connections: usize,
+    pub reads: usize,
+    pub writes: usize,
+    pub r2ts: usize,
+    pub keep_alives: usize,
+    pub shutdowns: usize,
+    pub trims: usize,
+    pub violations: usize,
+}
+
+pub struct Ram {
+    pub behaviour: Behaviour,
+    pub data: Vec<u8>,
+    pub counts: Counts,
+    pub addr: SocketAddr,
+    connections: Vec<Option<Connection>>,
+    looks: usize,
+    sent_bytes: u64,
+    generation: u64,
+}
+
+impl Ram {
+    pub fn listen(io: &mut Io, addr: SocketAddr, behaviour: Behaviour) -> Ram {
+        let (listener, addr) = io.listen(addr).unwrap();
+        io.accept(Tag { owner: PEER, key: LISTENER }, listener);
+        Ram {
+            data: vec![0; behaviour.blocks as usize * BLOCK],
+            behaviour,
+            counts: Counts::default(),
+            addr,
+            connections: Vec::new(),
+            looks: 0,
+            sent_bytes: 0,
+            generation: 1,
+        }
+    }
+
+    pub fn on_event(&mut self, io: &mut Io, key: u64, event: Event) {
+        match (key, event) {
+            (LISTENER, Event::Accepted { sock, .. }) => self.accepted(io, sock),
+            (key, Event::Received(chunk)) => self.received(key as usize, &chunk),
+            (key, Event::Sent(_)) => {
+                if let Some(c) = &mut self.connections[key as usize] {
+                    c.sending = false;
+                }
+            }
+            (key, Event::EndOfStream | Event::Failed { .. }) if key != LISTENER => {
+                self.close(io, key as usize)
+            }
+            _ => {}
+        }
+    }
+
+    fn accepted(&mut self, io: &mut Io, sock: SocketId) {
+        let options = ControllerOptions {
+            digests: self.behaviour.digests,
+            alignment: 0,
+            max_h2c_data: self.behaviour.max_h2c_data,
+        };
+        let key = self.connections.len();
+        self.counts.connections += 1;
+        self.connections.push(Some(Connection {
+            sock,
+            codec: Controller::new(options),
+            out: Vec::new(),
+            sending: false,
+            dead: false,
+            admin: true,
+            capsule: None,
+            transfers: Vec::new(),
+            events: Vec::new(),
+        }));
+        io.receive(Tag { owner: PEER, key: key as u64 }, sock);
+    }
+
+    fn close(&mut self, io: &mut Io, key: usize) {
+        if let Some(c) = self.connections[key].take() {
+            io.close(Tag { owner: PEER, key: key as u64 }, c.sock);
+        }
+    }
+
+    /// Closes every connection.
+    pub fn drop_all(&mut self, io: &mut Io) {
+        (0..self.connections.len()).for_each(|key| self.close(io, key));
+    }
+
+    /// Completes a waiting event request of every admin connection with this dword.
+    pub fn raise(&mut self, dword: u32) {
+        for c in self.connections.iter_mut().flatten() {
+            if let Some(cid) = c.events.pop() {
+                c.respond(&Cqe::new(cid, Status::SUCCESS).with_dw0(dword));
+            }
+        }
+    }
+
+    fn received(&mut self, key: usize, mut chunk: &[u8]) {
+        let Some(mut c) = self.connections[key].take() else { return };
+        loop {
+            match c.codec.receive(&mut chunk) {
+                Ok(None) => break,
+                Ok(Some(event)) => self.hear(&mut c, event),
+                Err(violation) => {
+                    self.counts.violations += 1;
+                    let mut out = [0; 256];
+                    let n = c.codec.write_term_req(&mut out, &violation).unwrap();
+                    c.out.extend_from_slice(&out[..n]);
+                    c.dead = true;
+                    break;
+                }
+            }
+        }
+        self.connections[key] = Some(c);
+    }
+
+    fn hear(&mut self, c: &mut Connection, event: ControllerEvent<'_>) {
+        match event {
+            ControllerEvent::Initialized(_) => c.put(|codec, out| codec.write_ic_resp(out).unwrap()),
+            ControllerEvent::Command { sqe, capsule_data } => {
+                let may_move =
+                    sqe.opcode & 3 == 1 || sqe.is_fabrics() && sqe.fabrics_type() == FabricsType::CONNECT;
+                match DataPlan::of(&sqe, capsule_data) {
+                    Ok(DataPlan::Transport { length }) if may_move && length > 0 => self.ask(c, sqe, length),
+                    Ok(DataPlan::InCapsule { .. }) => c.capsule = Some((sqe, Vec::new())),
+                    _ => self.perform(c, &sqe, &[]),
+                }
+            }
+            ControllerEvent::Data { source: DataSource::Capsule, bytes, .. } => {
+                c.capsule.as_mut().unwrap().1.extend_from_slice(bytes);
+            }
+            ControllerEvent::DataEnd { source: DataSource::Capsule, intact } => {
+                let (sqe, data) = c.capsule.take().unwrap();
+                assert!(intact);
+                self.perform(c, &sqe, &data);
+            }
+            ControllerEvent::Data { source: DataSource::Transfer(token), offset, bytes } => {
+                let t = c.transfers[token as usize].as_mut().unwrap();
+                assert_eq!(offset as usize, t.data.len());
+                t.data.extend_from_slice(bytes);
+            }
+            ControllerEvent::DataEnd { source: DataSource::Transfer(token), intact } => {
+                assert!(intact);
+                let t = c.transfers[token as usize].take().unwrap();
+                if t.data.len() == t.wanted { self.perform(c, &t.sqe, &t.data) } else { self.ask_more(c, t) }
+            }
+            ControllerEvent::Terminated(_) => c.dead = true,
+        }
+    }
+
+    fn ask(&mut self, c: &mut Connection, sqe: Sqe, length: u32) {
+        let t = Transfer { sqe, data: Vec::new(), wanted: length as usize, asked: 0 };
+        self.ask_more(c, t);
+    }
+
+    fn ask_more(&mut self, c: &mut Connection, mut t: Transfer) {
+        self.counts.r2ts += 1;
+        let length = (t.wanted - t.asked).min(self.behaviour.r2t_bytes as usize);
+        let token = c.transfers.iter().position(Option::is_none).unwrap_or_else(|| {
+            c.transfers.push(None);
+            c.transfers.len() - 1
+        });
+        let request = R2tRequest {
+            cid: t.sqe.cid.get(),
+            token: token as u32,
+            offset: t.asked as u32,
+            length: length as u32,
+        };
+        t.asked += length;
+        c.transfers[token] = Some(t);
+        c.put(|codec, out| codec.write_r2t(out, request).unwrap());
+    }
+
+    fn perform(&mut self, c: &mut Connection, sqe: &Sqe, data: &[u8]) {
+        let cid = sqe.cid.get();
+        if sqe.is_fabrics() {
+            return self.fabrics(c, sqe, data);
+        }
+        if c.admin {
+            return self.admin(c, sqe);
+        }
+        if self.behaviour.swallow > 0 {
+            self.behaviour.swallow -= 1;
+            return;
+        }
+        if let Some(status) = self.behaviour.statuses.pop_front() {
+            return c.respond(&Cqe::new(cid, status));
+        }
+        self.io(c, sqe, data);
+    }
+
+    fn fabrics(&mut self, c: &mut Connection, sqe: &Sqe, data: &[u8]) {
+        let cid = sqe.cid.get();
+        let ok = Cqe::new(cid, Status::SUCCESS);
+        match sqe.fabrics_type() {
+            FabricsType::CONNECT => {
+                let connect = ConnectCommand::of(sqe);
+                let page = ConnectData::ref_from_bytes(data).unwrap();
+                assert!(Nqn::from_field(&page.host_nqn).is_ok() && page.host_id != [0; 16]);
+                assert!(connect.flow_control_disabled());
+                c.admin = connect.queue == 0;
+                let in_capsule = if c.admin { 8192 } else { self.behaviour.in_capsule_bytes };
+                let max_transfers = connect.sq_size + 1;
+                c.codec.set_queue(QueueSettings { in_capsule_bytes: in_capsule, max_transfers });
+                match self.behaviour.refuse {
+                    Some(status) => c.respond(&Cqe::new(cid, status)),
+                    None => c.respond(&ok.with_dw0(7)),
+                }
+            }
+            FabricsType::PROPERTY_GET => {
+                let value = match PropertyGet::of(sqe).unwrap().property {
+                    Property::CAP => Capabilities {
+                        max_queue_entries: self.behaviour.entries - 1,
+                        timeout: 4,
+                        subsystem_reset: false,
+                        command_sets: 1,
+                        min_page: 0,
+                        max_page: 0,
+                    }
+                    .bits(),
+                    Property::CSTS => {
+                        self.looks += 1;
+                        let ready = self.looks > self.behaviour.slow_ready;
+                        u64::from(if ready { ControllerStatus::READY } else { 0 })
+                    }
+                    _ => 0,
+                };
+                c.respond(&ok.with_result(value));
+            }
+            FabricsType::PROPERTY_SET => {
+                if PropertySet::of(sqe).unwrap().value & 0xc000 != 0 {
+                    self.counts.shutdowns += 1;
+                }
+                c.respond(&ok);
+            }
+            _ => c.respond(&Cqe::new(cid, Status::INVALID_FIELD.with_dnr())),
+        }
+    }
+
+    fn admin(&mut self, c: &mut Connection, sqe: &Sqe) {
+        let cid = sqe.cid.get();
+        match AdminOpcode(sqe.opcode) {
+            AdminOpcode::IDENTIFY => match self.identify(sqe) {
+                Some(page) => self.reply_data(c, cid, &page),
+                None => c.respond(&Cqe::new(cid, Status::INVALID_FIELD.with_dnr())),
+            },
+            AdminOpcode::SET_FEATURES if feature_select::id(sqe) == FeatureId::NUMBER_OF_QUEUES => {
+                let q = self.behaviour.queues;
+                c.respond(&Cqe::new(cid, Status::SUCCESS).with_dw0(number_of_queues::value(q, q)));
+            }
+            AdminOpcode::SET_FEATURES => c.respond(&Cqe::new(cid, Status::SUCCESS)),
+            AdminOpcode::ASYNC_EVENT_REQUEST => c.events.push(cid),
+            AdminOpcode::KEEP_ALIVE => {
+                self.counts.keep_alives += 1;
+                if !self.behaviour.deaf {
+                    c.respond(&Cqe::new(cid, Status::SUCCESS));
+                }
+            }
+            AdminOpcode::GET_LOG_PAGE => {
+                let log = GetLogCommand::of(sqe).unwrap();
+                let page = self.log(log.page);
+                let at = (log.offset as usize).min(page.len());
+                let mut bytes = page[at..].to_vec();
+                bytes.resize(log.length as usize, 0);
+                self.reply_data(c, cid, &bytes);
+            }
+            _ => c.respond(&Cqe::new(cid, Status::INVALID_OPCODE.with_dnr())),
+        }
+    }
+
+    fn identify(&self, sqe: &Sqe) -> Option<Vec<u8>> {
+        let mut page = vec![0u8; 4096];
+        match IdentifyCommand::of(sqe).cns {
+            Cns::CONTROLLER => {
+                let mut id = IdentifyController::zeroed();
+                id.max_transfer = self.behaviour.max_transfer;
+                id.controller_id = 7.into();
+                id.model[..3].copy_from_slice(b"RAM");
+                id.io_command_capsule = (4 + self.behaviour.in_capsule_bytes / 16).into();
+                id.async_events = (async_event_config::NAMESPACE | async_event_config::DISCOVERY).into();
+                id.retry_delays[0] = 2.into();
+                page.copy_from_slice(id.as_bytes());
+            }
+            Cns::ACTIVE_NAMESPACES => page[0] = u8::from(sqe.nsid.get() == 0),
+            Cns::NAMESPACE => {
+                let mut id = IdentifyNamespace::new_zeroed();
+                id.size_blocks = self.behaviour.blocks.into();
+                id.formats[0] = LbaFormat { metadata_bytes: 0.into(), data_size: 12, performance: 0 };
+                id.deallocate_features = 1;
+                page.copy_from_slice(id.as_bytes());
+            }
+            Cns::NAMESPACE_DESCRIPTORS => {
+                NamespaceIdDescriptor::write_list((&mut page[..]).try_into().unwrap(), UUID);
+            }
+            _ => return None,
+        }
+        Some(page)
+    }
+
+    fn log(&self, page: LogId) -> Vec<u8> {
+        match (page, &self.behaviour.discovery) {
+            (LogId::DISCOVERY, Some(entries)) => {
+                let header = DiscoveryHeader::new(self.generation, entries.len() as u64);
+                let mut bytes = header.as_bytes().to_vec();
+                entries.iter().for_each(|e| bytes.extend_from_slice(e.as_bytes()));
+                bytes
+            }
+            _ => vec![0; 4096],
+        }
+    }
+
+    fn io(&mut self, c: &mut Connection, sqe: &Sqe, data: &[u8]) {
+        let cid = sqe.cid.get();
+        let ok = Cqe::new(cid, Status::SUCCESS);
+        let rw = sqe.read_write();
+        let span = |start: u64, blocks: u32| {
+            let (start, blocks) = (start as usize * BLOCK, blocks as usize * BLOCK);
+            start..start + blocks
+        };
+        let range = span(rw.start, rw.blocks);
+        let inside = range.end <= self.data.len();
+        match NvmOpcode(sqe.opcode) {
+            NvmOpcode::READ | NvmOpcode::WRITE | NvmOpcode::COMPARE | NvmOpcode::WRITE_ZEROES if !inside => {
+                c.respond(&Cqe::new(cid, Status::LBA_OUT_OF_RANGE.with_dnr()));
+            }
+            NvmOpcode::READ => {
+                self.counts.reads += 1;
+                let bytes = self.data[range].to_vec();
+                self.reply_data(c, cid, &bytes);
+            }
+            NvmOpcode::WRITE => {
+                self.counts.writes += 1;
+                self.data[range].copy_from_slice(data);
+                c.respond(&ok);
+            }
+            NvmOpcode::COMPARE if self.data[range.clone()] != *data => {
+                c.respond(&Cqe::new(cid, Status::COMPARE_FAILURE.with_dnr()));
+            }
+            NvmOpcode::WRITE_ZEROES => {
+                self.data[range].fill(0);
+                c.respond(&ok);
+            }
+            NvmOpcode::DATASET_MANAGEMENT => {
+                self.counts.trims += 1;
+                let count = usize::from(DatasetCommand::of(sqe).ranges);
+                for r in <[DsmRange]>::ref_from_bytes(data).unwrap().iter().take(count) {
+                    self.data[span(r.start.get(), r.blocks.get())].fill(0);
+                }
+                c.respond(&ok);
+            }
+            _ => c.respond(&ok),
+        }
+    }
+
+    fn reply_data(&mut self, c: &mut Connection, cid: u16, bytes: &[u8]) {
+        let pieces = bytes.chunks(self.behaviour.c2h_bytes);
+        let (count, mut offset) = (pieces.len(), 0);
+        let flag = self.behaviour.success_flag && self.behaviour.discovery.is_none();
+        for (i, piece) in pieces.enumerate() {
+            let end = match (i + 1 == count, flag) {
+                (false, _) => DataEnd::More,
+                (true, true) => DataEnd::LastAndSuccess,
+                (true, false) => DataEnd::Last,
+            };
+            let data = C2hData { cid, offset, length: piece.len() as u32, end };
+            let mut out = vec![0; MAX_HEADER_BYTES + piece.len() + DIGEST_BYTES];
+            let n = c.codec.write_c2h_data(&mut out, &data).unwrap();
+            out[n..n + piece.len()].copy_from_slice(piece);
+            let d = c.codec.finish_data(&mut out[n..], piece.len()).unwrap();
+            c.out.extend_from_slice(&out[..n + piece.len() + d]);
+            offset += piece.len() as u32;
+        }
+        if !flag {
+            c.respond(&Cqe::new(cid, Status::SUCCESS));
+        }
+    }
+
+    pub fn step(&mut self, io: &mut Io) {
+        for key in 0..self.connections.len() {
+            let Some(c) = &mut self.connections[key] else { continue };
+            if c.sending {
+                continue;
+            }
+            if c.out.is_empty() {
+                if c.dead {
+                    self.close(io, key);
+                }
+                continue;
+            }
+            let before = self.sent_bytes;
+            self.sent_bytes += c.out.len() as u64;
+            if let Some(at) = self.behaviour.corrupt_at.filter(|at| (before..self.sent_bytes).contains(at)) {
+                c.out[(at - before) as usize] ^= 0x20;
+                self.behaviour.corrupt_at = None;
+            }
+            let mut slices = io.slices();
+            let (mut taken, chunk) = (0, 32 * 1024);
+            for part in c.out.chunks(chunk) {
+                let Some(mut buf) = io.alloc(part.len()) else { break };
+                buf.copy_from_slice(part);
+                taken += part.len();
+                slices.push(buf.freeze());
+            }
+            c.out.drain(..taken);
+            c.sending = taken > 0;
+            if taken > 0 {
+                io.send(Tag { owner: PEER, key: key as u64 }, c.sock, slices);
+            }
+        }
+    }
+
+    /// Bytes sent so far, for [`Behaviour::corrupt_at`].
+    pub fn sent_bytes(&self) -> u64 {
+        self.sent_bytes
+    }
+}
+
+impl Connection {
+    fn put(&mut self, write: impl FnOnce(&mut Controller, &mut [u8]) -> usize) {
+        let mut out = [0; 256];
+        let n = write(&mut self.codec, &mut out);
+        self.out.extend_from_slice(&out[..n]);
+    }
+
+    fn respond(&mut self, cqe: &Cqe) {
+        self.put(|codec, out| codec.write_response(out, cqe).unwrap());
+    }
+}
+
+/// A discovery log entry.
+pub fn entry(nqn: &str, addr: SocketAddr) -> DiscoveryEntry {
+    DiscoveryEntry::tcp(SubsystemType::NVM, nqn, addr.ip(), addr.port(), 1)
+}

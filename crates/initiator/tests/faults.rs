@@ -1,0 +1,282 @@
+//! The polled face when things go wrong: lost connections in the middle of verified I/O, deadlines, silent and lying
+//! controllers.
+#![allow(clippy::unwrap_used)] // tests
+
+mod common;
+#[path = "common/pair.rs"]
+mod pair;
+
+use common::{BLOCK, Behaviour};
+use dolmen_initiator::{
+    Command, Data, ErrorKind, Failure, Namespace, Notice, Resend, State,
+    load::{Load, LoadOptions, Mix, Pattern, Rng},
+};
+use dolmen_nvme::{
+    spec::{NvmOpcode, Sqe},
+    tcp::Digests,
+};
+use pair::{HOST, Pair, TARGET};
+
+fn namespace() -> Namespace {
+    Namespace {
+        nsid: 1,
+        block_bytes: 4096,
+        blocks: 1024,
+        uuid: None,
+        nguid: [0; 16],
+        deallocated_reads_zero: true,
+    }
+}
+
+fn load(p: &Pair, seed: u64) -> Load {
+    let options = LoadOptions {
+        namespace: namespace(),
+        region_start: 64 * 4096,
+        region_bytes: 900 * 4096,
+        size_bytes: 8192,
+        depth: 16,
+        queues: 2,
+        pattern: Pattern::Random,
+        mix: Mix { reads: 40, zeroes: 10 },
+        verify: Some(0xd01),
+        seed,
+        deadline_ms: None,
+    };
+    Load::new(p.id, options).unwrap()
+}
+
+/// Drives a load until it is done; `trouble` is called every turn.
+fn drive(p: &mut Pair, load: &mut Load, mut trouble: impl FnMut(&mut Pair, u64)) {
+    for turn in 0.. {
+        for completion in std::mem::take(&mut p.completions) {
+            load.on_completion(completion);
+        }
+        if load.is_done() {
+            return;
+        }
+        load.step(&mut p.io, &mut p.initiator);
+        p.turn();
+        trouble(p, turn);
+        assert!(turn < 2_000_000, "stuck: {:?} {:?}", p.initiator.state(p.id), p.notices.last());
+    }
+}
+
+fn sweep(p: &mut Pair, load: &mut Load) {
+    let units = load.units();
+    load.set_work(Pattern::Sequential, Mix::READ, units);
+    drive(p, load, |_, _| {});
+    let stats = load.stats();
+    assert_eq!((stats.violations, &stats.first_violation), (0, &None));
+    assert!(stats.reads >= units);
+}
+
+/// Whatever happens to connections, every command ends well and every block holds what it must.
+#[test]
+fn verified_load_through_resets_drops_and_partitions() {
+    for seed in 0..6 {
+        let digests = if seed % 2 == 0 { Digests::BOTH } else { Digests::NONE };
+        let behaviour =
+            Behaviour { digests, in_capsule_bytes: 4096 * (seed % 3) as u32, ..Behaviour::default() };
+        let mut p = Pair::new(seed, behaviour, |o| {
+            o.digests = dolmen_initiator::Digests { header: true, data: true };
+            o.keep_alive_ms = 2000;
+            o.io_timeout_ms = 3000;
+        });
+        p.live();
+        let mut load = load(&p, seed);
+        load.set_work(Pattern::Random, Mix { reads: 40, zeroes: 10 }, 6000);
+        let mut rng = Rng::new(seed);
+        let mut cut = 0;
+        drive(&mut p, &mut load, |p, turn| {
+            if cut > 0 {
+                cut -= 1;
+                if cut == 0 {
+                    p.world.heal(HOST, TARGET);
+                }
+                return;
+            }
+            match rng.below(2500) {
+                0 => p.world.reset(HOST, TARGET),
+                1 => p.peer.drop_all(&mut p.peer_io),
+                2 if turn > 50 => {
+                    p.world.partition(HOST, TARGET);
+                    cut = 1 + rng.below(4000);
+                }
+                3 => p.peer.behaviour.swallow = 1,
+                _ => {}
+            }
+        });
+        p.world.heal(HOST, TARGET);
+        p.peer.behaviour.swallow = 0;
+        assert_eq!((load.stats().errors, load.stats().first_error), (0, None));
+        let lost = p.notices.iter().filter(|n| matches!(n, Notice::PathLost { .. })).count();
+        assert!(lost > 0, "seed {seed}: nothing was lost, the test is too kind");
+        sweep(&mut p, &mut load);
+    }
+}
+
+#[test]
+fn a_wrong_data_digest_costs_a_retry_and_a_wrong_header_digest_the_connection() {
+    let mut p = Pair::new(1, Behaviour { success_flag: false, ..Behaviour::default() }, |o| {
+        o.digests = dolmen_initiator::Digests { header: true, data: true };
+    });
+    p.live();
+    p.write(3, 1, 0x33);
+    p.peer.behaviour.corrupt_at = Some(p.peer.sent_bytes() + 500);
+    assert!(p.read(3, 1).buf.unwrap().iter().all(|&b| b == 0x33));
+    assert!(p.peer.behaviour.corrupt_at.is_none() && p.peer.counts.reads == 2);
+    p.notices.clear();
+    p.peer.behaviour.corrupt_at = Some(p.peer.sent_bytes() + 9);
+    assert!(p.read(3, 1).buf.unwrap().iter().all(|&b| b == 0x33));
+    assert!(
+        p.notices
+            .iter()
+            .any(|n| matches!(n, Notice::PathLost { error, .. } if error.kind == ErrorKind::Protocol))
+    );
+}
+
+#[test]
+fn deadlines_end_commands_wherever_they_are() {
+    let mut p = Pair::new(2, Behaviour { swallow: 1, ..Behaviour::default() }, |_| {});
+    p.live();
+    p.notices.clear();
+    // A read that the controller swallows: its caller gets the buffer back, the connection stays.
+    let (at, buf) = (p.io.now().plus_ms(100), p.buf(BLOCK, 0));
+    p.submit_by(1, at, Command::Read { nsid: 1, lba: 0, blocks: 1, buf });
+    let done = p.wait(1);
+    assert_eq!((done.result, done.buf.is_some()), (Err(Failure::Expired), true));
+    assert!(done.completed >= at && p.notices.is_empty());
+    assert_eq!(p.write(1, 1, 1).result, Ok(0));
+    // A write: it must not be carried out later, so its association ends.
+    p.peer.behaviour.swallow = 1;
+    let (at, buf) = (p.io.now().plus_ms(100), p.buf(64 * BLOCK, 9));
+    p.submit_by(2, at, Command::Write { nsid: 1, lba: 0, blocks: 64, buf, fua: false });
+    let done = p.wait(2);
+    assert_eq!((done.result, done.buf.map(|b| b.len())), (Err(Failure::Expired), Some(64 * BLOCK)));
+    assert!(p.notices.iter().any(|n| matches!(n, Notice::PathLost { .. })));
+    p.live();
+    assert_eq!(p.write(1, 1, 1).result, Ok(0));
+    // One that waits while the controller is away.
+    p.world.partition(HOST, TARGET);
+    p.world.reset(HOST, TARGET);
+    p.until("down", |p| p.initiator.state(p.id) == State::Connecting);
+    let at = p.io.now().plus_ms(100);
+    p.submit_by(3, at, Command::Flush { nsid: 1 });
+    assert_eq!(p.wait(3).result, Err(Failure::Expired));
+}
+
+#[test]
+fn a_silent_controller_is_noticed() {
+    // By its keep-alive ...
+    let mut p = Pair::new(3, Behaviour { deaf: true, ..Behaviour::default() }, |o| o.keep_alive_ms = 1000);
+    p.live();
+    p.until("lost", |p| p.notices.iter().any(|n| matches!(n, Notice::PathLost { .. })));
+    p.peer.behaviour.deaf = false;
+    p.live();
+    // ... or by a command without an answer, which is then sent again.
+    let mut p = Pair::new(4, Behaviour { swallow: 1, ..Behaviour::default() }, |o| o.io_timeout_ms = 500);
+    p.live();
+    let before = p.io.now();
+    assert_eq!(p.write(7, 2, 5).result, Ok(0));
+    assert!(p.io.now().since(before) >= 500_000_000);
+    assert!(p.peer.data[7 * BLOCK..9 * BLOCK].iter().all(|&b| b == 5));
+}
+
+#[test]
+fn what_must_not_be_repeated_fails_with_its_connection() {
+    let mut p = Pair::new(5, Behaviour { swallow: 1, ..Behaviour::default() }, |_| {});
+    p.live();
+    let sqe = Sqe { nsid: 1.into(), ..Sqe::new(NvmOpcode::RESERVATION_ACQUIRE.0, 0) };
+    let data = Data::ToController(p.buf(16, 1));
+    p.submit(1, Command::Io { sqe, data, resend: Resend::Never });
+    (0..300).for_each(|_| p.turn());
+    assert!(p.completions.is_empty());
+    p.world.reset(HOST, TARGET);
+    let done = p.wait(1);
+    assert_eq!((done.result, done.buf.is_some()), (Err(Failure::Lost), true));
+    p.live();
+}
+
+#[test]
+fn a_controller_that_stays_away_is_given_up() {
+    let mut p = Pair::new(6, Behaviour::default(), |o| o.loss_timeout_ms = Some(5000));
+    p.live();
+    let buf = p.buf(BLOCK, 1);
+    p.world.partition(HOST, TARGET);
+    p.world.reset(HOST, TARGET);
+    let since = p.io.now();
+    p.submit(1, Command::Write { nsid: 1, lba: 0, blocks: 1, buf, fua: false });
+    let done = p.wait(1);
+    assert_eq!((done.result, done.buf.is_some()), (Err(Failure::Lost), true));
+    let away_ns = p.io.now().since(since);
+    assert!((5_000_000_000..30_000_000_000).contains(&away_ns), "{away_ns}");
+    assert!(matches!(p.initiator.state(p.id), State::Lost(_)));
+}
+
+#[test]
+fn disconnecting_returns_every_command() {
+    let mut p = Pair::new(7, Behaviour { swallow: 5, ..Behaviour::default() }, |_| {});
+    p.live();
+    for ticket in 0..20 {
+        let buf = p.buf(16 * BLOCK, 3);
+        p.submit(ticket, Command::Write { nsid: 1, lba: 0, blocks: 16, buf, fua: false });
+        p.turn();
+    }
+    p.initiator.disconnect(&mut p.io, p.id);
+    p.until("closed", |p| p.initiator.state(p.id) == State::Closed && p.completions.len() == 20);
+    assert!(p.completions.iter().all(|c| c.buf.as_ref().is_some_and(|b| b.len() == 16 * BLOCK)));
+    let gone = p.completions.iter().filter(|c| c.result == Err(Failure::Disconnected)).count();
+    assert!(gone >= 5);
+    p.completions.clear();
+    (0..200).for_each(|_| p.turn());
+    let free = p.io.pool().available(1);
+    let whole = dolmen_io::Pool::new(&dolmen_io::PoolConfig::sized(32 << 20)).available(1);
+    assert!(whole - free <= 4, "{} buffers leaked", whole - free);
+}
+
+/// A controller that sends damaged bytes anywhere in its stream: never a panic, never a wrong byte with digests on,
+/// and all is well again after it stops.
+#[test]
+fn damaged_bytes_from_the_peer_never_harm() {
+    for seed in 0..150u64 {
+        let mut rng = Rng::new(seed);
+        let digests = if seed % 2 == 0 { Digests::BOTH } else { Digests::NONE };
+        let first = rng.below(3000);
+        let behaviour = Behaviour {
+            digests,
+            corrupt_at: Some(first),
+            success_flag: seed % 3 == 0,
+            ..Behaviour::default()
+        };
+        let mut p = Pair::new(seed, behaviour, |o| {
+            o.digests = dolmen_initiator::Digests { header: true, data: true };
+            o.connect_timeout_ms = 300;
+            o.io_timeout_ms = 300;
+            o.loss_timeout_ms = None;
+        });
+        for ticket in 0..40 {
+            let (lba, buf) = (ticket % 8, p.buf(BLOCK, 0));
+            if matches!(p.initiator.state(p.id), State::Lost(_)) {
+                break;
+            }
+            p.submit(ticket, Command::Read { nsid: 1, lba, blocks: 1, buf });
+            for _ in 0..rng.below(60) {
+                p.turn();
+            }
+            if p.peer.behaviour.corrupt_at.is_none() && ticket < 30 {
+                p.peer.behaviour.corrupt_at = Some(p.peer.sent_bytes() + rng.below(6000));
+            }
+        }
+        p.peer.behaviour.corrupt_at = None;
+        // A damaged status may well say "do not retry" while connecting: then giving up is right.
+        if !matches!(p.initiator.state(p.id), State::Lost(_)) {
+            p.until("an end", |p| {
+                matches!(p.initiator.state(p.id), State::Lost(_)) || p.completions.len() == 40
+            });
+        }
+        if digests == Digests::BOTH {
+            let good = p.completions.iter().filter(|c| c.result.is_ok());
+            good.for_each(|c| assert!(c.buf.as_ref().unwrap().iter().all(|&b| b == 0)));
+        }
+    }
+}

@@ -1,0 +1,52 @@
+//! What the test decides about the world: machines, cores, how drives misbehave.
+
+use dolmen_io::PoolConfig;
+
+/// A machine of the simulated world.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct NodeId(pub u16);
+
+/// One core of a simulated process.
+#[derive(Clone, Debug)]
+pub struct CoreConfig {
+    /// The machine it runs on.
+    pub node: NodeId,
+    /// Its buffers.
+    pub pool: PoolConfig,
+}
+
+impl Default for CoreConfig {
+    fn default() -> CoreConfig {
+        CoreConfig { node: NodeId(0), pool: PoolConfig::sized(16 << 20) }
+    }
+}
+
+/// How a drive misbehaves.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DriveFaults {
+    /// Reads that fail, in a million.
+    pub read_ppm: u32,
+    /// Writes that fail, in a million; a part of each may be on the drive.
+    pub write_ppm: u32,
+    /// Flushes that fail, in a million; they make nothing safe.
+    pub flush_ppm: u32,
+    /// Shortest and longest time of one operation. Nanoseconds.
+    pub latency_ns: (u64, u64),
+}
+
+impl Default for DriveFaults {
+    fn default() -> DriveFaults {
+        DriveFaults { read_ppm: 0, write_ppm: 0, flush_ppm: 0, latency_ns: (10_000, 150_000) }
+    }
+}
+
+/// An operation that shall fail, see [`World::fail_next`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// The next read.
+    Read,
+    /// The next write.
+    Write,
+    /// The next flush.
+    Flush,
+}

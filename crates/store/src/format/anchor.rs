@@ -1,0 +1,161 @@
+//! A shard's anchor: where its newest checkpoint is and from where its log is replayed (`docs/format/anchor.md`).
+
+use crate::UnitId;
+use crate::bytes::{Reader, Writer};
+use crate::check::{seal, unseal};
+use crate::format::{FORMAT_VERSION, put_unit, take_unit};
+use dolmen_types::{ShardId, Uuid};
+
+/// Bytes of an anchor.
+pub(crate) const ANCHOR_BYTES: usize = 4096;
+/// Slots that are written alternately.
+pub(crate) const ANCHOR_SLOTS: u64 = 2;
+/// Copies of an anchor within its slot, so that one rotten block does not hide the newest checkpoint.
+pub(crate) const ANCHOR_COPIES: u64 = 2;
+/// Eras of the log at most; reaching it makes recovery write a checkpoint before it serves.
+pub(crate) const MAX_ERAS: usize = 8;
+/// Chunks of a checkpoint's body at most.
+pub(crate) const MAX_CHUNKS: usize = 96;
+
+const MAGIC: &[u8; 8] = b"dolmANCH";
+const ERAS_AT: usize = 128;
+const ERA_BYTES: usize = 96;
+const CHUNKS_AT: usize = 1024;
+const CHUNK_BYTES: usize = 32;
+
+const _: () = assert!(ERAS_AT + MAX_ERAS * ERA_BYTES <= CHUNKS_AT);
+const _: () = assert!(CHUNKS_AT + MAX_CHUNKS * CHUNK_BYTES <= ANCHOR_BYTES);
+
+/// Offset on every drive of one copy of one slot of a shard's anchor. Bytes.
+pub(crate) fn anchor_offset(shard: ShardId, slot: u64, copy: u64) -> u64 {
+    let first = 32 * 1024 + u64::from(shard.0) * ANCHOR_SLOTS * ANCHOR_COPIES * ANCHOR_BYTES as u64;
+    first + (slot * ANCHOR_COPIES + copy) * ANCHOR_BYTES as u64
+}
+
+/// A point in a stream of segments from which the log goes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Start {
+    /// The unit.
+    pub(crate) unit: UnitId,
+    /// Offset in it of the next commit; 0 when the segment was not begun.
+    pub(crate) offset: u32,
+    /// Number of the segment in its stream.
+    pub(crate) stream_seq: u64,
+}
+
+/// Commits of one opening of the pool.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Era {
+    /// The pool's incarnation that the era's commits carry.
+    pub(crate) incarnation: u64,
+    /// Seed of their headers' checks: random, so that no host can forge one.
+    pub(crate) salt: u64,
+    /// Number of its last commit; `u64::MAX` for the one that is open. Commits beyond are void.
+    pub(crate) end: u64,
+    /// Where its hot and its cold stream go on.
+    pub(crate) starts: [Start; 2],
+}
+
+/// A piece of a checkpoint's body.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Chunk {
+    /// The unit.
+    pub(crate) unit: UnitId,
+    /// Offset in it.
+    pub(crate) offset: u32,
+    /// Bytes of it that count (it takes whole pages).
+    pub(crate) len: u32,
+    /// Their check.
+    pub(crate) check: u64,
+}
+
+/// What an anchor says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Anchor {
+    /// Grows with every writing; the highest one counts.
+    pub(crate) generation: u64,
+    /// The pool.
+    pub(crate) pool: Uuid,
+    /// The shard.
+    pub(crate) shard: ShardId,
+    /// Last commit that the checkpoint holds.
+    pub(crate) base: u64,
+    /// Check of that commit's header, which the next one names.
+    pub(crate) chain: u64,
+    /// The log since, oldest first; the last one is open.
+    pub(crate) eras: Vec<Era>,
+    /// The body, in order. Empty for a shard without a checkpoint.
+    pub(crate) chunks: Vec<Chunk>,
+}
+
+impl Anchor {
+    /// The anchor's bytes.
+    pub(crate) fn encode(&self) -> Vec<u8> {
+        let count = |n: usize| u16::try_from(n).expect("bounded by the anchor's room");
+        let mut w = Writer::default();
+        w.bytes(MAGIC)
+            .u64(0)
+            .u32(FORMAT_VERSION)
+            .u16(self.shard.0)
+            .u16(count(self.eras.len()))
+            .u64(self.generation);
+        w.bytes(&self.pool.0).u64(self.base).u64(self.chain).u16(count(self.chunks.len())).pad_to(ERAS_AT);
+        for era in &self.eras {
+            w.u64(era.incarnation).u64(era.salt).u64(era.end).u64(0);
+            for start in &era.starts {
+                put_unit(&mut w, start.unit);
+                w.u32(start.offset).u32(0).u64(start.stream_seq).u64(0);
+            }
+        }
+        w.pad_to(CHUNKS_AT);
+        for chunk in &self.chunks {
+            put_unit(&mut w, chunk.unit);
+            w.u32(chunk.offset).u32(chunk.len).u64(chunk.check).u64(0);
+        }
+        w.pad_to(ANCHOR_BYTES);
+        seal(0, w.as_mut());
+        w.finish()
+    }
+
+    /// What the bytes say, when they are an anchor of this version.
+    pub(crate) fn decode(bytes: &[u8]) -> Option<Anchor> {
+        if bytes.len() != ANCHOR_BYTES {
+            return None;
+        }
+        unseal(0, MAGIC, bytes)?;
+        let mut r = Reader::new(&bytes[16..]);
+        if r.u32()? != FORMAT_VERSION {
+            return None;
+        }
+        let (shard, eras_len, generation) = (ShardId(r.u16()?), usize::from(r.u16()?), r.u64()?);
+        let (pool, base, chain) = (Uuid(r.array()?), r.u64()?, r.u64()?);
+        let chunks_len = usize::from(r.u16()?);
+        if eras_len == 0 || eras_len > MAX_ERAS || chunks_len > MAX_CHUNKS {
+            return None;
+        }
+        let mut r = Reader::new(&bytes[ERAS_AT..]);
+        let eras = (0..eras_len).map(|_| decode_era(&mut r)).collect::<Option<Vec<_>>>()?;
+        let mut r = Reader::new(&bytes[CHUNKS_AT..]);
+        let chunks = (0..chunks_len).map(|_| decode_chunk(&mut r)).collect::<Option<Vec<_>>>()?;
+        Some(Anchor { generation, pool, shard, base, chain, eras, chunks })
+    }
+}
+
+fn decode_era(r: &mut Reader<'_>) -> Option<Era> {
+    let (incarnation, salt, end) = (r.u64()?, r.u64()?, r.u64()?);
+    r.u64()?;
+    let mut start = || {
+        let (unit, offset) = (take_unit(r)?, r.u32()?);
+        r.u32()?;
+        let stream_seq = r.u64()?;
+        r.u64()?;
+        Some(Start { unit, offset, stream_seq })
+    };
+    Some(Era { incarnation, salt, end, starts: [start()?, start()?] })
+}
+
+fn decode_chunk(r: &mut Reader<'_>) -> Option<Chunk> {
+    let (unit, offset, len, check) = (take_unit(r)?, r.u32()?, r.u32()?, r.u64()?);
+    r.u64()?;
+    Some(Chunk { unit, offset, len, check })
+}

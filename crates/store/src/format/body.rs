@@ -1,0 +1,156 @@
+//! The body of a checkpoint: segment table, roots of the lines' maps, marks and keyed objects of one shard
+//! (`docs/format/checkpoint.md`). Written as a run of bytes in chunks that the anchor names and checks.
+
+use crate::bytes::{Reader, Writer, len32};
+use crate::format::page::PageRef;
+use crate::format::segment::Stream;
+use crate::format::{FORMAT_VERSION, put_unit, take_unit};
+use crate::location::Slot;
+use crate::{Key, MAX_OBJECT_BYTES, Marks, UnitId};
+use dolmen_types::{Epoch, PgId, Seq};
+
+const MAGIC: &[u8; 8] = b"dolmCKPT";
+
+/// A segment that the shard holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct SegmentRow {
+    /// Its slot.
+    pub(crate) slot: Slot,
+    /// Its unit.
+    pub(crate) unit: UnitId,
+    /// What it is filled with.
+    pub(crate) stream: Stream,
+    /// Its number in the stream.
+    pub(crate) stream_seq: u64,
+    /// Bytes of it that the checkpoint's map and the checkpoint itself name.
+    pub(crate) live: u32,
+    /// Last commit in it.
+    pub(crate) last_commit: u64,
+}
+
+/// A line and the root of its map.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct LineRow {
+    /// The line.
+    pub(crate) line: u64,
+    /// It was dropped, and what is left of its map waits to be freed.
+    pub(crate) dropped: bool,
+    /// Blocks that its map holds.
+    pub(crate) mapped: u64,
+    /// Bytes that their stored forms take.
+    pub(crate) stored: u64,
+    /// Its nodes, in order of addresses.
+    pub(crate) nodes: Vec<PageRef>,
+}
+
+/// What a checkpoint's body says.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Body {
+    /// The next segment's number in each stream.
+    pub(crate) next_seq: [u64; 3],
+    /// Every segment that is held but the ones to be given back with this checkpoint.
+    pub(crate) segments: Vec<SegmentRow>,
+    /// Every line.
+    pub(crate) lines: Vec<LineRow>,
+    /// Marks of every group that has any.
+    pub(crate) marks: Vec<(PgId, Marks)>,
+    /// Every keyed object, by group and key.
+    pub(crate) objects: Vec<(PgId, Key, Box<[u8]>)>,
+}
+
+impl Body {
+    /// Starts a body's bytes: all but the objects, which [`put_object`] appends `objects` times.
+    pub(crate) fn encode_head(&self, objects: usize) -> Writer {
+        let mut w = Writer::default();
+        w.bytes(MAGIC).u32(FORMAT_VERSION).u32(len32(self.segments.len())).u32(len32(self.lines.len()));
+        w.u32(len32(self.marks.len())).u32(len32(objects)).u32(0);
+        for seq in self.next_seq {
+            w.u64(seq);
+        }
+        for s in &self.segments {
+            w.u32(s.slot.0)
+                .u8(s.stream as u8)
+                .u8(1)
+                .u8(0)
+                .u8(1)
+                .u64(s.stream_seq)
+                .u64(s.last_commit)
+                .u32(s.live)
+                .u32(0);
+            put_unit(&mut w, s.unit);
+        }
+        for line in &self.lines {
+            w.u64(line.line)
+                .u32(u32::from(line.dropped))
+                .u32(len32(line.nodes.len()))
+                .u64(line.mapped)
+                .u64(line.stored);
+            for node in &line.nodes {
+                node.put(&mut w);
+            }
+        }
+        for (pg, marks) in &self.marks {
+            w.u32(pg.0).u32(0).u64(marks.epoch.0).u64(marks.highest_seq.0);
+        }
+        w
+    }
+
+    /// What the bytes say; `None` when they are malformed.
+    pub(crate) fn decode(bytes: &[u8]) -> Option<Body> {
+        let mut r = Reader::new(bytes);
+        if r.take(8)? != MAGIC || r.u32()? != FORMAT_VERSION {
+            return None;
+        }
+        let (segments, lines, marks, objects) = (r.u32()?, r.u32()?, r.u32()?, r.u32()?);
+        r.u32()?;
+        let mut body = Body { next_seq: [r.u64()?, r.u64()?, r.u64()?], ..Body::default() };
+        for _ in 0..segments {
+            body.segments.push(take_segment(&mut r)?);
+        }
+        for _ in 0..lines {
+            body.lines.push(take_line(&mut r)?);
+        }
+        for _ in 0..marks {
+            let pg = PgId(r.u32()?);
+            r.u32()?;
+            body.marks.push((pg, Marks { epoch: Epoch(r.u64()?), highest_seq: Seq(r.u64()?) }));
+        }
+        for _ in 0..objects {
+            body.objects.push(take_object(&mut r)?);
+        }
+        Some(body)
+    }
+}
+
+fn take_segment(r: &mut Reader<'_>) -> Option<SegmentRow> {
+    let (slot, stream) = (Slot(r.u32()?), Stream::from_number(r.u8()?)?);
+    // Columns and members: narrow and unmirrored is all that this version writes.
+    if r.take(3)? != [1, 0, 1] {
+        return None;
+    }
+    let (stream_seq, last_commit, live) = (r.u64()?, r.u64()?, r.u32()?);
+    r.u32()?;
+    Some(SegmentRow { slot, unit: take_unit(r)?, stream, stream_seq, live, last_commit })
+}
+
+fn take_line(r: &mut Reader<'_>) -> Option<LineRow> {
+    let (line, dropped, count) = (r.u64()?, r.u32()? != 0, r.u32()?);
+    let (mapped, stored) = (r.u64()?, r.u64()?);
+    let nodes = (0..count).map(|_| PageRef::take(r)).collect::<Option<Vec<_>>>()?;
+    Some(LineRow { line, dropped, mapped, stored, nodes })
+}
+
+/// Appends one object to a body's bytes.
+pub(crate) fn put_object(w: &mut Writer, pg: PgId, key: Key, value: &[u8]) {
+    w.u32(pg.0).u8(key.kind).u8(0).u16(0).u128(key.id).u64(value.len() as u64).bytes(value).align(8);
+}
+
+fn take_object(r: &mut Reader<'_>) -> Option<(PgId, Key, Box<[u8]>)> {
+    let (pg, kind) = (PgId(r.u32()?), r.u8()?);
+    r.take(3)?;
+    let id = r.u128()?;
+    let len = usize::try_from(r.u64()?).ok().filter(|&n| n <= MAX_OBJECT_BYTES)?;
+    let value = r.take(len)?.into();
+    r.take(len.next_multiple_of(8) - len)?;
+    Some((pg, Key { kind, id }, value))
+}

@@ -1,0 +1,154 @@
+//! The superblock: what a drive is, of which pool, and who its sisters are (`docs/format/superblock.md`).
+
+use crate::bytes::{Reader, Writer};
+use crate::check::{seal, unseal};
+use crate::format::FORMAT_VERSION;
+use dolmen_types::Uuid;
+
+/// Bytes of one superblock slot; the two slots lie one behind the other at the start of the drive.
+pub(crate) const SUPERBLOCK_BYTES: usize = 16 * 1024;
+/// Slots that are written alternately.
+pub(crate) const SUPERBLOCK_SLOTS: u64 = 2;
+/// Drives of a pool at most.
+pub(crate) const MAX_DRIVES: usize = 64;
+/// Shards of a pool at most.
+pub(crate) const MAX_SHARDS: u16 = 16;
+
+const MAGIC: &[u8; 8] = b"dolmSUPR";
+const TABLE_AT: usize = 256;
+const ENTRY_BYTES: usize = 192;
+const SERIAL_BYTES: usize = 40;
+const PATH_BYTES: usize = 128;
+
+const _: () = assert!(TABLE_AT + MAX_DRIVES * ENTRY_BYTES <= SUPERBLOCK_BYTES);
+
+/// A drive of the pool, as every superblock of the pool knows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct DriveEntry {
+    /// Identity.
+    pub(crate) uuid: Uuid,
+    /// Units on it.
+    pub(crate) units: u32,
+    /// Serial number, cut to 40 bytes; empty when unknown.
+    pub(crate) serial: String,
+    /// Path at the last opening, cut to its last 128 bytes.
+    pub(crate) path: String,
+}
+
+/// What a superblock says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Superblock {
+    /// Grows with every writing; the higher one of a drive's two slots counts.
+    pub(crate) sequence: u64,
+    /// The pool.
+    pub(crate) pool: Uuid,
+    /// This drive's place in `drives`.
+    pub(crate) index: u16,
+    /// Generation of the pool's opening.
+    pub(crate) incarnation: u64,
+    /// Shards of the pool.
+    pub(crate) shards: u16,
+    /// Data and parity columns of a wide segment.
+    pub(crate) columns: (u8, u8),
+    /// Bytes of a unit.
+    pub(crate) unit_bytes: u32,
+    /// All drives of the pool.
+    pub(crate) drives: Vec<DriveEntry>,
+}
+
+/// Why bytes are not a superblock that we can use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum NotOurs {
+    /// No magic of ours.
+    Unknown,
+    /// Our magic, but the check or a bound does not hold.
+    Damaged,
+    /// Of a format version that this program does not know.
+    Newer(u32),
+}
+
+impl Superblock {
+    /// The slot's bytes.
+    pub(crate) fn encode(&self) -> Vec<u8> {
+        let me = &self.drives[usize::from(self.index)];
+        let mut w = Writer::default();
+        w.bytes(MAGIC).u64(0).u32(FORMAT_VERSION).u32(0).u64(self.sequence);
+        w.bytes(&self.pool.0).bytes(&me.uuid.0).u64(self.incarnation);
+        w.u16(self.index).u16(u16::try_from(self.drives.len()).expect("at most MAX_DRIVES"));
+        w.u16(self.shards).u8(self.columns.0).u8(self.columns.1).u32(self.unit_bytes);
+        w.pad_to(TABLE_AT);
+        for (i, drive) in self.drives.iter().enumerate() {
+            w.bytes(&drive.uuid.0).u32(drive.units).u32(0);
+            w.bytes(head(&drive.serial, SERIAL_BYTES)).pad_to(TABLE_AT + i * ENTRY_BYTES + 24 + SERIAL_BYTES);
+            w.bytes(tail(&drive.path, PATH_BYTES)).pad_to(TABLE_AT + (i + 1) * ENTRY_BYTES);
+        }
+        w.pad_to(SUPERBLOCK_BYTES);
+        seal(0, w.as_mut());
+        w.finish()
+    }
+
+    /// What the slot's bytes say.
+    pub(crate) fn decode(bytes: &[u8]) -> Result<Superblock, NotOurs> {
+        if bytes.len() != SUPERBLOCK_BYTES || !bytes.starts_with(MAGIC) {
+            return Err(NotOurs::Unknown);
+        }
+        let mut r = Reader::new(&bytes[16..]);
+        match r.u32() {
+            Some(version) if version > FORMAT_VERSION => return Err(NotOurs::Newer(version)),
+            Some(FORMAT_VERSION) if unseal(0, MAGIC, bytes).is_some() => {}
+            _ => return Err(NotOurs::Damaged),
+        }
+        decode_fields(&mut r, bytes).filter(Superblock::is_sound).ok_or(NotOurs::Damaged)
+    }
+
+    fn is_sound(&self) -> bool {
+        usize::from(self.index) < self.drives.len()
+            && (1..=MAX_SHARDS).contains(&self.shards)
+            && self.unit_bytes.is_power_of_two()
+            && self.unit_bytes >= super::MIN_UNIT_BYTES
+            && self.unit_bytes <= super::MAX_UNIT_BYTES
+            && self.columns == (1, 0)
+    }
+}
+
+fn decode_fields(r: &mut Reader<'_>, bytes: &[u8]) -> Option<Superblock> {
+    r.u32()?;
+    let sequence = r.u64()?;
+    let pool = Uuid(r.array()?);
+    let uuid = Uuid(r.array()?);
+    let incarnation = r.u64()?;
+    let (index, count, shards) = (r.u16()?, usize::from(r.u16()?), r.u16()?);
+    let columns = (r.u8()?, r.u8()?);
+    let unit_bytes = r.u32()?;
+    if count == 0 || count > MAX_DRIVES {
+        return None;
+    }
+    let mut drives = Vec::with_capacity(count);
+    for entry in bytes[TABLE_AT..].chunks_exact(ENTRY_BYTES).take(count) {
+        let mut r = Reader::new(entry);
+        let (uuid, units) = (Uuid(r.array()?), r.u32()?);
+        r.u32()?;
+        drives.push(DriveEntry {
+            uuid,
+            units,
+            serial: text(r.take(SERIAL_BYTES)?),
+            path: text(r.take(PATH_BYTES)?),
+        });
+    }
+    let sound = drives.get(usize::from(index)).is_some_and(|d| d.uuid == uuid);
+    sound.then_some(Superblock { sequence, pool, index, incarnation, shards, columns, unit_bytes, drives })
+}
+
+fn head(text: &str, max: usize) -> &[u8] {
+    &text.as_bytes()[..text.floor_char_boundary(max)]
+}
+
+fn tail(text: &str, max: usize) -> &[u8] {
+    let from = text.len().saturating_sub(max);
+    &text.as_bytes()[text.ceil_char_boundary(from)..]
+}
+
+fn text(field: &[u8]) -> String {
+    let end = field.iter().position(|&b| b == 0).unwrap_or(field.len());
+    String::from_utf8_lossy(&field[..end]).into_owned()
+}

@@ -1,0 +1,46 @@
+//! Where stored bytes are: a segment's slot and an offset in its data, in granules of 16 bytes.
+
+use std::fmt;
+
+/// Granularity of locations and stored lengths. Bytes.
+pub(crate) const GRANULE_BYTES: u32 = 16;
+
+/// Granules of a store block that is stored as it is.
+pub(crate) const BLOCK_GRANULES: u32 = 256;
+
+/// Slot of a segment in its shard's table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Slot(pub(crate) u32);
+
+/// Location of stored bytes: slot in the upper half, granule in the lower.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Location(pub(crate) u64);
+
+impl Location {
+    /// The bytes at `offset` (a multiple of [`GRANULE_BYTES`]) of the segment in `slot`.
+    pub(crate) fn new(slot: Slot, offset: u32) -> Location {
+        debug_assert!(offset.is_multiple_of(GRANULE_BYTES));
+        Location(u64::from(slot.0) << 32 | u64::from(offset / GRANULE_BYTES))
+    }
+
+    /// The segment's slot.
+    pub(crate) fn slot(self) -> Slot {
+        Slot(u32::try_from(self.0 >> 32).expect("32 bits"))
+    }
+
+    /// Offset in the segment. Bytes; more than 32 bits when the bytes on a drive are damaged.
+    pub(crate) fn offset(self) -> u64 {
+        (self.0 & 0xffff_ffff) * u64::from(GRANULE_BYTES)
+    }
+
+    /// The location `granules` further on in the same segment.
+    pub(crate) fn plus(self, granules: u32) -> Location {
+        Location(self.0.wrapping_add(u64::from(granules)))
+    }
+}
+
+impl fmt::Display for Location {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "segment {} offset {}", self.slot().0, self.offset())
+    }
+}

@@ -1,0 +1,156 @@
+//! What is written at the ends of a drive: ours, nothing, or somebody else's.
+
+use super::signature;
+use crate::StoreError;
+use crate::format::superblock::{NotOurs, SUPERBLOCK_BYTES, Superblock};
+use dolmen_io::exec::Handle;
+use dolmen_io::{DriveInfo, FileId};
+use dolmen_types::Uuid;
+
+/// Where signatures live: this much at both ends. Bytes.
+const ENDS_BYTES: u64 = 1 << 20;
+
+/// Bytes that are read or written in one go.
+const STEP_BYTES: u64 = 128 * 1024;
+
+/// What a drive holds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Identity {
+    /// Nothing but zeros where signatures live.
+    Blank,
+    /// A drive of one of our pools.
+    Ours {
+        /// The pool.
+        pool: Uuid,
+        /// The drive.
+        drive: Uuid,
+    },
+    /// A drive of one of our pools in a format that this program does not know.
+    Newer {
+        /// Its format version.
+        version: u32,
+    },
+    /// Once a drive of one of our pools: no superblock checks.
+    Damaged,
+    /// Something else, named when known.
+    Foreign(String),
+}
+
+/// What a drive holds, as opening a pool needs to know it.
+pub(super) enum Found {
+    Blank,
+    /// A superblock of a pool whose making was not finished: counts as blank.
+    BeingMade,
+    Ours(Superblock),
+    Newer(u32),
+    Damaged,
+    Foreign(String),
+}
+
+impl Found {
+    pub(super) fn superblock(&self) -> Option<&Superblock> {
+        if let Found::Ours(block) = self { Some(block) } else { None }
+    }
+}
+
+/// What a drive holds; reads only.
+pub async fn identify_drive(exec: Handle, info: DriveInfo) -> Result<Identity, StoreError> {
+    Ok(match look(&exec, &info).await? {
+        Found::Blank | Found::BeingMade => Identity::Blank,
+        Found::Ours(block) => {
+            Identity::Ours { pool: block.pool, drive: block.drives[usize::from(block.index)].uuid }
+        }
+        Found::Newer(version) => Identity::Newer { version },
+        Found::Damaged => Identity::Damaged,
+        Found::Foreign(what) => Identity::Foreign(what),
+    })
+}
+
+/// Makes a drive blank: zeros its first and last MiB durably and gives the rest up.
+pub async fn wipe_drive(exec: Handle, info: DriveInfo) -> Result<(), StoreError> {
+    let (head, tail) = ends(info.size_bytes);
+    zero(&exec, info.file, head.0, head.1).await?;
+    zero(&exec, info.file, tail.0, tail.1).await?;
+    exec.flush(info.file).await.map_err(drive_error)?;
+    if tail.0 > head.1 {
+        // A drive that knows no discard is blank all the same.
+        let _ = exec.discard(info.file, head.1, tail.0 - head.1).await;
+    }
+    Ok(())
+}
+
+fn drive_error(error: dolmen_io::Error) -> StoreError {
+    StoreError::Drive(error.to_string())
+}
+
+/// First and last part of a drive: (offset, length) each, multiples of 4 KiB.
+fn ends(size_bytes: u64) -> ((u64, u64), (u64, u64)) {
+    let size = size_bytes - size_bytes % 4096;
+    let head = size.min(ENDS_BYTES);
+    let tail = (size - head).min(ENDS_BYTES);
+    ((0, head), (size - tail, tail))
+}
+
+/// Reads both ends of a drive and says what is there.
+pub(super) async fn look(exec: &Handle, info: &DriveInfo) -> Result<Found, StoreError> {
+    let (head, tail) = ends(info.size_bytes);
+    let first = read(exec, info.file, head).await?;
+    if let Some(found) = superblock(&first) {
+        return Ok(found);
+    }
+    let last = read(exec, info.file, tail).await?;
+    if first.iter().chain(&last).all(|&b| b == 0) {
+        return Ok(Found::Blank);
+    }
+    Ok(Found::Foreign(signature::name(&first, &last).into()))
+}
+
+/// The newer one of the two superblocks, or what else of ours is there.
+fn superblock(first: &[u8]) -> Option<Found> {
+    let slots = first.chunks_exact(SUPERBLOCK_BYTES).take(2);
+    let mut best = None::<Superblock>;
+    let (mut newer, mut damaged) = (None, false);
+    for slot in slots {
+        match Superblock::decode(slot) {
+            Ok(block) if best.as_ref().is_none_or(|b| b.sequence < block.sequence) => best = Some(block),
+            Ok(_) => {}
+            Err(NotOurs::Newer(version)) => newer = Some(version),
+            Err(NotOurs::Damaged) => damaged = true,
+            Err(NotOurs::Unknown) => {}
+        }
+    }
+    match (newer, best) {
+        (Some(version), _) => Some(Found::Newer(version)),
+        (None, Some(block)) if block.incarnation == 0 => Some(Found::BeingMade),
+        (None, Some(block)) => Some(Found::Ours(block)),
+        (None, None) => damaged.then_some(Found::Damaged),
+    }
+}
+
+async fn read(exec: &Handle, file: FileId, (offset, len): (u64, u64)) -> Result<Vec<u8>, StoreError> {
+    let mut bytes = Vec::new();
+    let mut at = 0;
+    while at < len {
+        let step = usize::try_from((len - at).min(STEP_BYTES)).expect("at most STEP_BYTES");
+        let mut buf = exec.alloc(step).await;
+        buf.set_len(step);
+        let buf = exec.read(file, offset + at, buf).await.map_err(|(e, _)| drive_error(e))?;
+        bytes.extend_from_slice(&buf);
+        at += step as u64;
+    }
+    Ok(bytes)
+}
+
+/// Writes zeros durably.
+pub(super) async fn zero(exec: &Handle, file: FileId, offset: u64, len: u64) -> Result<(), StoreError> {
+    let mut at = 0;
+    while at < len {
+        let step = usize::try_from((len - at).min(STEP_BYTES)).expect("at most STEP_BYTES");
+        let mut buf = exec.alloc(step).await;
+        buf.set_len(step);
+        buf.fill(0);
+        exec.write_durable(file, offset + at, vec![buf.freeze()]).await.map_err(drive_error)?;
+        at += step as u64;
+    }
+    Ok(())
+}

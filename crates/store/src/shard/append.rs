@@ -1,0 +1,103 @@
+//! Taking batches in: limits, existence of lines, a first look at space.
+
+use super::{MAX_OBJECTS_BYTES, Pending, Phase, Shard};
+use crate::format::commit::{FIXED_BYTES, MAX_HEADER_BYTES, write_record_bytes};
+use crate::{AppendError, Batch, MAX_BATCH_RECORDS, MAX_OBJECT_BYTES, Record, StoreError, Ticket};
+use dolmen_types::Nanos;
+use dolmen_types::limits::BLOCK_BYTES;
+
+impl Shard {
+    /// Queues a batch.
+    pub(crate) fn append(&mut self, batch: Batch, ticket: Ticket) -> Result<(), (Batch, AppendError)> {
+        match &self.phase {
+            Phase::Serving if !self.closing => {}
+            Phase::Serving | Phase::Recovering => return Err((batch, AppendError::NotReady)),
+            Phase::Stopped(reason) => {
+                let reason = reason.clone();
+                return Err((batch, AppendError::Stopped { reason }));
+            }
+            Phase::Failed(error) => {
+                let reason = error.to_string();
+                return Err((batch, AppendError::Stopped { reason }));
+            }
+        }
+        let (header_bytes, payload_bytes) = match self.measure(&batch) {
+            Ok(sizes) => sizes,
+            Err(why) => return Err((batch, AppendError::Invalid(why))),
+        };
+        if self.queue.len() >= self.tuning.queued_batches {
+            return Err((batch, AppendError::Busy));
+        }
+        if payload_bytes > 0 && self.space.full && !self.allowed(payload_bytes as u64) {
+            // What was overwritten or unmapped since the last checkpoint may make room.
+            self.checkpoint.requested |= self.map.live.len() > 0;
+            return Err((batch, AppendError::Full));
+        }
+        self.announced.extend(created(&batch));
+        self.queue.push_back(Pending { batch, ticket, header_bytes, payload_bytes, since: Nanos(0) });
+        Ok(())
+    }
+
+    /// Bytes of header and payload that a batch takes at most, or what is wrong with it.
+    fn measure(&self, batch: &Batch) -> Result<(usize, usize), &'static str> {
+        if batch.records.is_empty() || batch.records.len() > MAX_BATCH_RECORDS {
+            return Err("a batch has 1 to MAX_BATCH_RECORDS records");
+        }
+        let (mut header, mut payload) = (24, 0);
+        for record in &batch.records {
+            header += match record {
+                Record::Write { line, lba, data } => {
+                    self.line_exists(batch, line.0)?;
+                    if data.is_empty() || !data.len().is_multiple_of(BLOCK_BYTES) {
+                        return Err("a write has whole store blocks, at least one");
+                    }
+                    let blocks = data.len() / BLOCK_BYTES;
+                    lba.0.checked_add(blocks as u64).ok_or("a write ends beyond the last address")?;
+                    payload += data.len();
+                    write_record_bytes(blocks)
+                }
+                Record::Unmap { line, lba, blocks } => {
+                    self.line_exists(batch, line.0)?;
+                    lba.0.checked_add(blocks.0).ok_or("an unmap ends beyond the last address")?;
+                    32
+                }
+                Record::Put { value, .. } => {
+                    if value.len() > MAX_OBJECT_BYTES {
+                        return Err("an object has at most MAX_OBJECT_BYTES");
+                    }
+                    if self.objects_bytes + value.len() > MAX_OBJECTS_BYTES {
+                        return Err("the shard's keyed objects have reached their limit");
+                    }
+                    24 + value.len().next_multiple_of(8)
+                }
+                Record::Delete { .. } => 24,
+                Record::CreateLine { .. } | Record::DropLine { .. } => 16,
+            };
+        }
+        let room = self.geometry.unit_bytes as usize - 4096;
+        let whole = (header + FIXED_BYTES).next_multiple_of(4096) + payload;
+        if header + FIXED_BYTES > MAX_HEADER_BYTES || whole > room.min(self.tuning.commit_bytes) {
+            return Err("the batch does not fit one commit");
+        }
+        Ok((header, payload))
+    }
+
+    /// A line exists when it was created, in an applied batch, in one that was taken in before, or in this very one.
+    fn line_exists(&self, batch: &Batch, line: u64) -> Result<(), &'static str> {
+        let known = self.map.lines.get(&line).is_some_and(|l| !l.dropped)
+            || self.announced.contains(&line)
+            || created(batch).any(|l| l == line);
+        if known { Ok(()) } else { Err("the line does not exist") }
+    }
+
+    /// Ends a queued append without having done anything.
+    pub(crate) fn refuse(&mut self, ticket: Ticket, error: StoreError) {
+        let none = Nanos(0);
+        self.done.push(crate::Done { ticket, result: Err(error), buf: None, submitted: none, drive: none });
+    }
+}
+
+/// The lines that a batch creates.
+pub(super) fn created(batch: &Batch) -> impl Iterator<Item = u64> + '_ {
+    batch.records.iter().filter_map(|r| if let Record::CreateLine { line } = r { Some(line.0) } else { None })
+}

@@ -1,0 +1,152 @@
+//! Applying commits: the same code for a commit that just became durable and for one found at recovery.
+
+use super::{FlightState, Phase, Shard};
+use crate::format::commit::{CommitHeader, LogRecord, NO_PG, records};
+use crate::map::{Entry, Line};
+use crate::{Done, Marks, StoreError};
+use dolmen_types::{Epoch, Nanos, PgId, Seq};
+
+impl Shard {
+    /// Applies every commit at the head that is durable, in chain order, and ends the appends in it.
+    pub(crate) fn apply_durable(&mut self) {
+        let mut applied = false;
+        while let Some(flight) = self.log.flights.front() {
+            match &flight.state {
+                FlightState::Writing => break,
+                FlightState::Failed(reason) => {
+                    let reason = reason.clone();
+                    return self.stop(reason);
+                }
+                FlightState::Durable => {}
+            }
+            let Some(mut flight) = self.log.flights.pop_front() else { break };
+            self.apply(&flight.bytes, &flight.header);
+            applied = true;
+            self.log.payload -= flight.payload;
+            let (submitted, drive) = (flight.submitted, flight.durable);
+            let ended = flight.tickets.drain(..).map(|ticket| Done {
+                ticket,
+                result: Ok(()),
+                buf: None,
+                submitted,
+                drive,
+            });
+            self.done.extend(ended);
+            if self.log.spare.len() < 32 {
+                self.log.spare.push(flight.bytes);
+                self.log.spare_tickets.push(flight.tickets);
+            }
+        }
+        if applied {
+            self.clean_bell.notify();
+        }
+    }
+
+    /// Applies one commit to map, objects and marks.
+    pub(crate) fn apply(&mut self, bytes: &[u8], header: &CommitHeader) {
+        let (mut pg, mut seq) = (NO_PG, Seq(0));
+        for record in records(bytes, header).flatten() {
+            match record {
+                LogRecord::Batch { pg: p, epoch, seq: s } => {
+                    (pg, seq) = (p, s);
+                    self.mark(pg, epoch, seq);
+                }
+                LogRecord::Write { line, lba, granules, at, checks } => {
+                    let step = u32::from(granules);
+                    let places = (0..).map(|i| header.location(at + i * step));
+                    for ((lba, check), location) in (lba..).zip(checks.iter()).zip(places) {
+                        self.set_entry(line, lba, Entry { seq: seq.0, location, check, granules });
+                    }
+                }
+                LogRecord::Move { line, lba, seq, granules, at, check, .. } => {
+                    self.set_entry(line, lba, Entry { seq, location: header.location(at), check, granules });
+                }
+                LogRecord::Unmap { line, lba, blocks } => {
+                    self.unmap(line, lba, lba.saturating_add(blocks), seq.0)
+                }
+                LogRecord::Put { key, value } => {
+                    self.objects_bytes += value.len();
+                    if let Some(old) = self.objects.insert((pg, key), value.into()) {
+                        self.objects_bytes -= old.len();
+                    }
+                }
+                LogRecord::Delete { key } => {
+                    if let Some(old) = self.objects.remove(&(pg, key)) {
+                        self.objects_bytes -= old.len();
+                    }
+                }
+                LogRecord::CreateLine { line } => {
+                    self.announced.remove(&line);
+                    self.map.lines.entry(line).or_insert_with(Line::default);
+                }
+                LogRecord::DropLine { line } => self.drop_line(line),
+            }
+        }
+        self.log.applied = header.place.number;
+        self.log.applied_chain = header.check;
+    }
+
+    fn mark(&mut self, pg: PgId, epoch: Epoch, seq: Seq) {
+        if pg != NO_PG {
+            let marks = self.marks.entry(pg).or_insert(Marks::default());
+            marks.epoch = marks.epoch.max(epoch);
+            marks.highest_seq = marks.highest_seq.max(seq);
+        }
+    }
+
+    /// A version of a block is at a place now. Of a line that is gone (replay of what came before its drop) nothing is kept.
+    fn set_entry(&mut self, line: u64, lba: u64, entry: Entry) {
+        if !self.map.lines.get(&line).is_some_and(|l| !l.dropped) {
+            return;
+        }
+        self.segments.add_delta(&entry);
+        let segments = &mut self.segments;
+        self.map.live.change(line, |d| d.insert(lba, entry, |old| segments.sub_delta(&old)));
+    }
+
+    fn unmap(&mut self, line: u64, lba: u64, end: u64, seq: u64) {
+        if !self.map.lines.get(&line).is_some_and(|l| !l.dropped) {
+            return;
+        }
+        let segments = &mut self.segments;
+        self.map.live.change(line, |d| d.unmap(lba, end, seq, |old| segments.sub_delta(&old)));
+    }
+
+    fn drop_line(&mut self, line: u64) {
+        let Some(tree) = self.map.lines.get_mut(&line) else { return };
+        tree.dropped = true;
+        self.checkpoint.dropping = true;
+        if let Some(delta) = self.map.live.remove(line) {
+            delta.points().for_each(|(_, e)| self.segments.sub_delta(e));
+        }
+    }
+
+    /// A write or flush failed: no more appends, those under way end with the reason; reads go on.
+    pub(crate) fn stop(&mut self, reason: String) {
+        if !matches!(self.phase, Phase::Serving) {
+            return;
+        }
+        self.phase = Phase::Stopped(reason.clone());
+        let flights = std::mem::take(&mut self.log.flights);
+        let queued = std::mem::take(&mut self.queue);
+        let tickets: Vec<_> =
+            flights.into_iter().flat_map(|f| f.tickets).chain(queued.into_iter().map(|p| p.ticket)).collect();
+        let error = StoreError::Stopped { reason };
+        let none = Nanos(0);
+        for ticket in tickets {
+            self.done.push(Done {
+                ticket,
+                result: Err(error.clone()),
+                buf: None,
+                submitted: none,
+                drive: none,
+            });
+        }
+        self.move_jobs.clear();
+        self.moving.clear();
+        self.down = self.closing;
+        self.checkpoint_bell.notify();
+        self.lease_bell.notify();
+        self.clean_bell.notify();
+    }
+}

@@ -1,0 +1,239 @@
+//! Checkpoints: the frozen delta is merged into leaves, the body is written, the anchor makes it count, and only then are
+//! emptied segments given back. Runs beside host I/O, a node of the map at a time.
+
+use super::meta::MetaWriter;
+use super::{Phase, Shared};
+use crate::ToPool;
+use crate::check::check64;
+use crate::format::anchor::{
+    ANCHOR_COPIES, ANCHOR_SLOTS, Anchor, Chunk, Era, MAX_CHUNKS, Start, anchor_offset,
+};
+use crate::format::body::{Body, LineRow, SegmentRow, put_object};
+use crate::format::page::PageName;
+use crate::format::segment::Stream;
+use crate::location::Slot;
+use dolmen_io::exec::Handle;
+use std::collections::BTreeSet;
+
+mod merge;
+
+/// What a checkpoint fixes when it begins.
+struct Frozen {
+    generation: u64,
+    base: u64,
+    chain: u64,
+    starts: [Start; 2],
+    /// Segments of map pages that are rewritten to be emptied.
+    evacuate: BTreeSet<Slot>,
+    lines: Vec<u64>,
+}
+
+/// One whole checkpoint. An error is the reason to stop the shard.
+pub(crate) async fn run(shard: &Shared, exec: &Handle) -> Result<(), String> {
+    let frozen = freeze(shard)?;
+    let mut writer = MetaWriter::new(shard.clone(), exec.clone());
+    let name = |line| PageName { pool: shard.borrow().id.pool, line, generation: frozen.generation };
+    for &line in &frozen.lines {
+        merge::line(shard, exec, &mut writer, &name(line), &frozen.evacuate).await?;
+        exec.yield_now().await;
+    }
+    let (bytes, empty) = build_body(shard, &frozen);
+    let chunks = writer.chunks(&bytes).await?;
+    writer.flush_stage().await?;
+    if chunks.len() > MAX_CHUNKS {
+        return Err(format!("a checkpoint of {} bytes does not fit its anchor", bytes.len()));
+    }
+    flush_drives(shard, exec).await?;
+    let anchor = {
+        let s = shard.borrow();
+        let open =
+            Era { incarnation: s.id.incarnation, salt: s.id.salt, end: u64::MAX, starts: frozen.starts };
+        Anchor {
+            generation: frozen.generation,
+            pool: s.id.pool,
+            shard: s.id.shard,
+            base: frozen.base,
+            chain: frozen.chain,
+            eras: vec![open],
+            chunks: chunks.iter().map(|c| c.1).collect(),
+        }
+    };
+    write_anchor(shard, exec, &anchor).await?;
+    finish(shard, &anchor, &chunks, &empty);
+    exec.yield_now().await;
+    Ok(())
+}
+
+/// Everything applied so far becomes the checkpoint's; what comes later gathers in a new live delta.
+fn freeze(shard: &Shared) -> Result<Frozen, String> {
+    let mut s = shard.borrow_mut();
+    let s = &mut *s;
+    let starts = [Stream::Hot, Stream::Cold].map(|stream| s.log.start_of(stream));
+    let [Some(hot), Some(cold)] = starts else { return Err("a stream has nowhere to go on".into()) };
+    s.map.frozen = Some(std::mem::take(&mut s.map.live));
+    s.segments.freeze();
+    s.cleaned = 0;
+    s.checkpoint.running = true;
+    s.checkpoint.requested = false;
+    s.checkpoint.begun += 1;
+    s.checkpoint.log_bytes = 0;
+    let evacuate = pages_to_move(s);
+    Ok(Frozen {
+        generation: s.checkpoint.generation + 1,
+        base: s.log.applied,
+        chain: s.log.applied_chain,
+        starts: [hot, cold],
+        evacuate,
+        lines: s.map.lines.keys().copied().collect(),
+    })
+}
+
+/// Segments of map pages that hold more dead than live bytes, when those segments take clearly more than their pages need.
+fn pages_to_move(s: &super::Shard) -> BTreeSet<Slot> {
+    let unit = u64::from(s.geometry.unit_bytes);
+    let mut meta: Vec<(u32, Slot)> = s
+        .segments
+        .iter()
+        .filter(|(_, seg)| seg.stream == Stream::Meta && seg.closed && seg.base > 0)
+        .map(|(slot, seg)| (seg.base, slot))
+        .collect();
+    meta.sort_unstable();
+    let live: u64 = meta.iter().map(|m| u64::from(m.0)).sum();
+    let mut held = meta.len() as u64 * unit;
+    let mut chosen = BTreeSet::new();
+    for (bytes, slot) in meta {
+        if held <= live * 3 / 2 + unit || u64::from(bytes) * 4 > unit * 3 {
+            break;
+        }
+        held -= unit;
+        chosen.insert(slot);
+    }
+    chosen
+}
+
+/// The body's bytes, and the segments that it leaves out because nothing needs them any more.
+fn build_body(shard: &Shared, frozen: &Frozen) -> (Vec<u8>, Vec<Slot>) {
+    let mut s = shard.borrow_mut();
+    let s = &mut *s;
+    s.map.frozen = None;
+    s.map.lines.retain(|_, line| !(line.dropped && line.nodes.is_empty()));
+    s.checkpoint.dropping = s.map.lines.values().any(|l| l.dropped);
+    let needed = |unit| frozen.starts.iter().any(|start| start.unit == unit);
+    let empty: Vec<Slot> = s
+        .segments
+        .iter()
+        .filter(|(_, seg)| seg.closed && seg.base + seg.delta == 0 && seg.last_commit <= frozen.base)
+        .filter(|(_, seg)| !needed(seg.unit))
+        .map(|(slot, _)| slot)
+        .collect();
+    let row = |(slot, seg): (Slot, &crate::segments::Segment)| SegmentRow {
+        slot,
+        unit: seg.unit,
+        stream: seg.stream,
+        stream_seq: seg.stream_seq,
+        live: seg.base,
+        last_commit: seg.last_commit,
+    };
+    let line = |(&line, tree): (&u64, &crate::map::Line)| LineRow {
+        line,
+        dropped: tree.dropped,
+        mapped: tree.mapped,
+        stored: tree.stored,
+        nodes: tree.nodes.iter().map(|n| n.page).collect(),
+    };
+    let body = Body {
+        next_seq: std::array::from_fn(|i| s.log.streams[i].next_seq),
+        segments: s.segments.iter().filter(|(slot, _)| empty.binary_search(slot).is_err()).map(row).collect(),
+        lines: s.map.lines.iter().map(line).collect(),
+        marks: s.marks.iter().map(|(pg, marks)| (*pg, *marks)).collect(),
+        objects: Vec::new(),
+    };
+    let mut w = body.encode_head(s.objects.len());
+    for ((pg, key), value) in &s.objects {
+        put_object(&mut w, *pg, *key, value);
+    }
+    (w.finish(), empty)
+}
+
+/// Makes everything written so far durable on every drive. A failure is final.
+pub(super) async fn flush_drives(shard: &Shared, exec: &Handle) -> Result<(), String> {
+    let files = shard.borrow().geometry.files.clone();
+    for file in files {
+        exec.flush(file).await.map_err(|e| e.to_string())?;
+    }
+    Ok(())
+}
+
+/// Writes an anchor into its slot on every drive, first one copy, then the other, so that a crash tears one at most.
+pub(super) async fn write_anchor(shard: &Shared, exec: &Handle, anchor: &Anchor) -> Result<(), String> {
+    let files = shard.borrow().geometry.files.clone();
+    let bytes = anchor.encode();
+    for copy in 0..ANCHOR_COPIES {
+        for &file in &files {
+            let mut buf = exec.alloc(bytes.len()).await;
+            buf.copy_from_slice(&bytes);
+            let at = anchor_offset(anchor.shard, anchor.generation % ANCHOR_SLOTS, copy);
+            exec.write_durable(file, at, vec![buf.freeze()]).await.map_err(|e| e.to_string())?;
+        }
+    }
+    Ok(())
+}
+
+/// The anchor is durable: what the checkpoint freed goes back to the pool.
+fn finish(shard: &Shared, anchor: &Anchor, chunks: &[(Slot, Chunk)], empty: &[Slot]) {
+    let mut s = shard.borrow_mut();
+    let s = &mut *s;
+    s.segments.set_body(chunks.iter().map(|(slot, c)| (*slot, c.len.next_multiple_of(4096))));
+    let units: Vec<_> = empty.iter().filter_map(|&slot| s.segments.remove(slot)).collect();
+    s.checkpoint.generation = anchor.generation;
+    s.checkpoint.base = anchor.base;
+    s.checkpoint.chunks.clone_from(&anchor.chunks);
+    s.checkpoint.running = false;
+    s.checkpoint.finished += 1;
+    if !units.is_empty() {
+        s.to_pool.push(ToPool::Release { shard: s.id.shard, units });
+    }
+    s.report_live();
+    s.clean_bell.notify();
+}
+
+/// The task: a checkpoint whenever one is due, and a last one when the shard is closing.
+pub(super) async fn serve(shard: Shared, exec: Handle) {
+    let bell = shard.borrow().checkpoint_bell.clone();
+    loop {
+        let (due, closing) = {
+            let s = shard.borrow();
+            if !matches!(s.phase, Phase::Serving) {
+                break;
+            }
+            let drained = s.queue.is_empty() && s.log.flights.is_empty() && s.move_jobs.is_empty();
+            (s.checkpoint.requested, s.closing && drained)
+        };
+        if closing && !shard.borrow().needs_checkpoint() {
+            break;
+        }
+        if due || closing {
+            if let Err(reason) = run(&shard, &exec).await {
+                shard.borrow_mut().stop(format!("a checkpoint could not be written: {reason}"));
+            }
+        } else {
+            bell.notified().await;
+        }
+    }
+    let mut s = shard.borrow_mut();
+    s.down = s.closing;
+    s.checkpoint.running = false;
+    s.clean_bell.notify();
+}
+
+impl super::Shard {
+    /// True when a restart now would have something to replay.
+    pub(super) fn needs_checkpoint(&self) -> bool {
+        self.log.applied != self.checkpoint.base || self.map.live.len() > 0
+    }
+}
+
+/// The check of a chunk of a body.
+pub(super) fn chunk_holds(chunk: &Chunk, bytes: &[u8]) -> bool {
+    check64(0, bytes) == chunk.check
+}

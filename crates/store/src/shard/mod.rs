@@ -1,0 +1,234 @@
+//! A shard: an independent stream of commits with its own map, segments and checkpoints.
+//!
+//! One owner for all its state, behind one `RefCell` that the core's turn and the shard's long flows (recovery,
+//! checkpoint, cleaning; tasks on the core's executor) borrow in turn and never across a wait.
+//!
+//! ```text
+//!   append -> queue -> [form] commit -> drive -> [applied in chain order] -> map, objects, marks -> Done
+//!   read   -> map (leaf read on a miss) -> drive -> check -> Done
+//! ```
+
+mod append;
+mod apply;
+mod checkpoint;
+mod clean;
+mod form;
+mod log;
+mod meta;
+mod read;
+mod recover;
+mod replay;
+mod scan;
+mod space;
+
+pub(crate) use log::{Flight, FlightState, Lease, Log};
+pub(crate) use read::{ID_MASK, KIND_COMMIT, KIND_DATA, KIND_LEAF, KIND_MASK, KIND_TIMER, Reads};
+pub(crate) use recover::run as run_shard;
+pub(crate) use scan::SegmentScan;
+
+use crate::format::anchor::Chunk;
+use crate::format::commit::LogIdentity;
+use crate::map::Map;
+use crate::segments::SegmentTable;
+use crate::{
+    Batch, Done, Key, Marks, ShardTuning, SpaceLevel, SpaceReport, StoreError, Ticket, ToPool, UnitId,
+};
+use dolmen_io::exec::Notify;
+use dolmen_io::{FileId, Tag};
+use dolmen_types::{Nanos, PgId};
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::rc::Rc;
+
+/// Bytes of all keyed objects of a shard at most: a checkpoint writes them all.
+pub(crate) const MAX_OBJECTS_BYTES: usize = 12 << 20;
+
+/// A shard, shared by the core's turn and its tasks.
+pub(crate) type Shared = Rc<RefCell<Shard>>;
+
+/// Where a shard stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Phase {
+    /// Recovery is under way.
+    Recovering,
+    /// Recovery failed; nothing is served.
+    Failed(StoreError),
+    /// In service.
+    Serving,
+    /// A write or flush failed: no more appends, reads go on.
+    Stopped(String),
+}
+
+/// A batch in the queue.
+pub(crate) struct Pending {
+    pub(crate) batch: Batch,
+    pub(crate) ticket: Ticket,
+    /// Bytes that it takes in a header at most.
+    pub(crate) header_bytes: usize,
+    /// Bytes of its data; 0 for control batches, which a full pool does not refuse.
+    pub(crate) payload_bytes: usize,
+    /// When it was first looked at; 0 before.
+    pub(crate) since: Nanos,
+}
+
+/// Geometry and handles that never change while the shard lives.
+pub(crate) struct Geometry {
+    /// This core's handles, by drive index.
+    pub(crate) files: Vec<FileId>,
+    /// Units per drive.
+    pub(crate) units: Vec<u32>,
+    /// Bytes of a unit.
+    pub(crate) unit_bytes: u32,
+}
+
+impl Geometry {
+    /// Units of the pool.
+    pub(crate) fn total_units(&self) -> usize {
+        self.units.iter().map(|&u| u as usize).sum()
+    }
+
+    /// True when there is such a unit.
+    pub(crate) fn holds(&self, unit: UnitId) -> bool {
+        self.units.get(usize::from(unit.drive)).is_some_and(|&n| unit.unit < n)
+    }
+
+    /// The drive's handle and the offset on it of a place in a unit.
+    pub(crate) fn place(&self, unit: UnitId, offset: u64) -> (FileId, u64) {
+        (self.files[usize::from(unit.drive)], crate::format::unit_offset(unit.unit, self.unit_bytes) + offset)
+    }
+}
+
+/// What cleaning asked to be moved in one commit.
+pub(crate) struct MoveJob {
+    /// What, in the order of the data.
+    pub(crate) items: Vec<MoveItem>,
+    /// The stored forms, one behind the other.
+    pub(crate) data: dolmen_io::Slices,
+}
+
+/// One version of a block that cleaning moves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct MoveItem {
+    pub(crate) line: u64,
+    pub(crate) lba: u64,
+    pub(crate) entry: crate::map::Entry,
+}
+
+/// Figures since start.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Counters {
+    pub(crate) host_written: u64,
+    pub(crate) drive_written: u64,
+    pub(crate) cleaned: u64,
+    pub(crate) map_written: u64,
+    pub(crate) integrity_errors: u64,
+}
+
+/// The checkpoint that the newest anchor names, and when the next one is due.
+#[derive(Default)]
+pub(crate) struct CheckpointState {
+    /// Generation of the newest anchor.
+    pub(crate) generation: u64,
+    /// Chunks of the newest body.
+    pub(crate) chunks: Vec<Chunk>,
+    /// Last commit that the newest checkpoint holds.
+    pub(crate) base: u64,
+    /// Log bytes written since the last freeze.
+    pub(crate) log_bytes: u64,
+    /// Commits and other reasons ask for one.
+    pub(crate) requested: bool,
+    /// One is running.
+    pub(crate) running: bool,
+    /// How many were begun and finished since start.
+    pub(crate) begun: u64,
+    pub(crate) finished: u64,
+    /// Lines that were dropped wait for their leaves to be freed.
+    pub(crate) dropping: bool,
+}
+
+/// What waits for space.
+#[derive(Default)]
+pub(crate) struct SpaceState {
+    /// What the pool's owner said last.
+    pub(crate) level: SpaceLevel,
+    /// Its messages so far.
+    pub(crate) answers: u64,
+    /// Live bytes that were reported last.
+    pub(crate) reported: u64,
+    /// The head of the queue waits for allowance: checkpoints finished and answers that must be reached before it fails.
+    pub(crate) blocked: Option<(u64, u64)>,
+    /// The allowance is used up, as of a finished checkpoint.
+    pub(crate) full: bool,
+}
+
+/// See the module.
+pub(crate) struct Shard {
+    pub(crate) id: LogIdentity,
+    pub(crate) geometry: Rc<Geometry>,
+    pub(crate) tuning: ShardTuning,
+    pub(crate) phase: Phase,
+    pub(crate) map: Map,
+    pub(crate) segments: SegmentTable,
+    pub(crate) objects: BTreeMap<(PgId, Key), Box<[u8]>>,
+    pub(crate) objects_bytes: usize,
+    pub(crate) marks: BTreeMap<PgId, Marks>,
+    pub(crate) log: Log,
+    pub(crate) queue: VecDeque<Pending>,
+    /// Lines whose creation is queued or under way.
+    pub(crate) announced: BTreeSet<u64>,
+    pub(crate) reads: read::Reads,
+    pub(crate) moving: BTreeMap<(u64, u64), u64>,
+    pub(crate) move_jobs: VecDeque<MoveJob>,
+    /// Segments that cleaning emptied since the last freeze: the next checkpoint frees them.
+    pub(crate) cleaned: usize,
+    pub(crate) checkpoint: CheckpointState,
+    pub(crate) space: SpaceState,
+    pub(crate) counters: Counters,
+    pub(crate) closing: bool,
+    pub(crate) down: bool,
+    /// Wakes the checkpoint task.
+    pub(crate) checkpoint_bell: Notify,
+    /// Wakes whatever waits for a lease.
+    pub(crate) lease_bell: Notify,
+    /// Wakes the cleaner: commits were applied, a checkpoint finished, the pool's level changed.
+    pub(crate) clean_bell: Notify,
+    pub(crate) tag: Tag,
+    pub(crate) done: Vec<Done>,
+    pub(crate) to_pool: Vec<ToPool>,
+}
+
+impl Shard {
+    /// Begins a clean stop.
+    pub(crate) fn close(&mut self) {
+        self.closing = true;
+        // Without service there is nothing to finish.
+        self.down |= !matches!(self.phase, Phase::Serving);
+        self.checkpoint_bell.notify();
+        self.clean_bell.notify();
+    }
+
+    /// True when reads wait for a buffer.
+    pub(crate) fn has_stalled_reads(&self) -> bool {
+        self.reads.has_stalled()
+    }
+
+    /// True when something waits that no completion will wake.
+    pub(crate) fn is_waiting(&self) -> bool {
+        self.phase == Phase::Serving
+            && (!self.queue.is_empty() || !self.move_jobs.is_empty() || self.reads.has_stalled())
+    }
+
+    /// Adds this shard's figures.
+    pub(crate) fn report_space(&self, sum: &mut SpaceReport) {
+        let body: u64 = self.checkpoint.chunks.iter().map(|c| u64::from(c.len)).sum();
+        sum.live_bytes += self.segments.live_bytes() + body;
+        sum.map_bytes += self.segments.meta_bytes() + body;
+        sum.held_bytes += self.segments.len() as u64 * u64::from(self.geometry.unit_bytes);
+        sum.allowance_bytes += self.space.level.allowance_bytes;
+        sum.host_written_bytes += self.counters.host_written;
+        sum.drive_written_bytes += self.counters.drive_written;
+        sum.cleaned_bytes += self.counters.cleaned;
+        sum.map_written_bytes += self.counters.map_written;
+        sum.integrity_errors += self.counters.integrity_errors;
+    }
+}

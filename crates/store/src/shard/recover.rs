@@ -1,0 +1,314 @@
+//! Recovery of one shard: newest anchor, its checkpoint, the log since; then the seal that makes a discarded tail void
+//! for good, and service.
+
+use super::checkpoint::{chunk_holds, flush_drives, write_anchor};
+use super::{Phase, SegmentScan, Shared, checkpoint, clean, replay};
+use crate::format::anchor::{
+    ANCHOR_BYTES, ANCHOR_COPIES, ANCHOR_SLOTS, Anchor, Era, MAX_ERAS, anchor_offset,
+};
+use crate::format::body::{Body, SegmentRow};
+use crate::format::page::{Level, PageRef, node_refs, verify};
+use crate::format::segment::Stream;
+use crate::format::{PAGE_BYTES, unit_offset};
+use crate::location::Slot;
+use crate::map::{LeafRef, Line, Node};
+use crate::{Purpose, StoreError, ToPool, UnitId};
+use dolmen_io::exec::Handle;
+use dolmen_io::{Event, Op};
+use std::collections::BTreeMap;
+
+/// Node pages that are read at a time.
+const READ_AHEAD: usize = 32;
+
+/// The life of a shard as a task: recovery, then checkpoints until it ends. Cleaning gets a task of its own.
+pub(crate) async fn run(shard: Shared, exec: Handle) {
+    if let Err(error) = recover(&shard, &exec).await {
+        shard.borrow_mut().phase = Phase::Failed(error);
+        return exec.yield_now().await;
+    }
+    shard.borrow_mut().phase = Phase::Serving;
+    if exec.spawn(clean::serve(shard.clone(), exec.clone())).is_err() {
+        shard.borrow_mut().stop("the core has too many tasks".into());
+    }
+    exec.yield_now().await;
+    checkpoint::serve(shard, exec).await;
+}
+
+async fn recover(shard: &Shared, exec: &Handle) -> Result<(), StoreError> {
+    let old = newest_anchor(shard, exec).await?;
+    let mut eras = Vec::new();
+    if let Some(anchor) = &old {
+        restore(shard, exec, anchor).await?;
+        eras = replay_all(shard, exec, anchor).await?;
+    }
+    // What was read may still sit in a volatile cache; from here on it counts.
+    let drive = |text| StoreError::Drive(text);
+    flush_drives(shard, exec).await.map_err(drive)?;
+    report(shard);
+    first_leases(shard).await;
+    let sealed = {
+        let mut s = shard.borrow_mut();
+        s.log.next_number = s.log.applied + 1;
+        s.log.chain = s.log.applied_chain;
+        let starts = [s.log.start_of(Stream::Hot), s.log.start_of(Stream::Cold)];
+        let [Some(hot), Some(cold)] = starts else {
+            return Err(StoreError::Drive("the pool has no unit to go on in".into()));
+        };
+        eras.push(Era { incarnation: s.id.incarnation, salt: s.id.salt, end: u64::MAX, starts: [hot, cold] });
+        let (base, chain, chunks) = old.map_or((0, 0, Vec::new()), |a| (a.base, a.chain, a.chunks));
+        let generation = s.checkpoint.generation + 1;
+        Anchor { generation, pool: s.id.pool, shard: s.id.shard, base, chain, eras, chunks }
+    };
+    if sealed.eras.len() > MAX_ERAS {
+        // No room for one more era: a checkpoint begins a new list, and seals too.
+        return checkpoint::run(shard, exec).await.map_err(drive);
+    }
+    write_anchor(shard, exec, &sealed).await.map_err(drive)?;
+    let mut s = shard.borrow_mut();
+    s.checkpoint.generation = sealed.generation;
+    s.checkpoint.base = sealed.base;
+    s.checkpoint.chunks = sealed.chunks;
+    Ok(())
+}
+
+/// The newest anchor of this shard on any drive. `None` for a shard that never served.
+async fn newest_anchor(shard: &Shared, exec: &Handle) -> Result<Option<Anchor>, StoreError> {
+    let (files, id) = {
+        let s = shard.borrow();
+        (s.geometry.files.clone(), s.id)
+    };
+    let (mut newest, mut untouched) = (None::<Anchor>, true);
+    for file in files {
+        for (slot, copy) in (0..ANCHOR_SLOTS).flat_map(|s| (0..ANCHOR_COPIES).map(move |c| (s, c))) {
+            let mut buf = exec.alloc(ANCHOR_BYTES).await;
+            buf.set_len(ANCHOR_BYTES);
+            let read = exec.read(file, anchor_offset(id.shard, slot, copy), buf).await;
+            let buf = read.map_err(|(e, _)| StoreError::Medium { reason: e.to_string() })?;
+            // The very first writing (generation 1, slot 1) may have been torn in its first copy, nothing else.
+            let first_writing = slot == 1 && copy == 0;
+            untouched &= first_writing || buf.iter().all(|&b| b == 0);
+            let anchor = Anchor::decode(&buf).filter(|a| a.pool == id.pool && a.shard == id.shard);
+            if let Some(anchor) =
+                anchor.filter(|a| newest.as_ref().is_none_or(|n| n.generation < a.generation))
+            {
+                newest = Some(anchor);
+            }
+        }
+    }
+    if newest.is_none() && !untouched {
+        return Err(StoreError::Corrupt(format!(
+            "no anchor of shard {} checks, on any drive: its checkpoint cannot be found; nothing was changed",
+            id.shard
+        )));
+    }
+    Ok(newest)
+}
+
+/// Puts the checkpoint's contents into the shard.
+async fn restore(shard: &Shared, exec: &Handle, anchor: &Anchor) -> Result<(), StoreError> {
+    {
+        let mut s = shard.borrow_mut();
+        (s.log.applied, s.log.applied_chain) = (anchor.base, anchor.chain);
+        (s.checkpoint.generation, s.checkpoint.base) = (anchor.generation, anchor.base);
+    }
+    if anchor.chunks.is_empty() {
+        return Ok(());
+    }
+    let bytes = body_bytes(shard, exec, anchor).await?;
+    let damaged = |what: &str| {
+        StoreError::Corrupt(format!("the checkpoint of shard {} is damaged: {what}", anchor.shard))
+    };
+    let body = Body::decode(&bytes).ok_or_else(|| damaged("malformed"))?;
+    let mut by_unit = BTreeMap::new();
+    {
+        let mut s = shard.borrow_mut();
+        let s = &mut *s;
+        for row in &body.segments {
+            let sound = s.geometry.holds(row.unit)
+                && row.live <= s.geometry.unit_bytes
+                && by_unit.insert(row.unit, row.slot).is_none()
+                && s.segments.restore(row, s.geometry.total_units());
+            if !sound {
+                return Err(damaged("a segment is held twice or is nowhere"));
+            }
+        }
+        for (stream, seq) in s.log.streams.iter_mut().zip(body.next_seq) {
+            stream.next_seq = seq;
+        }
+        s.marks = body.marks.iter().copied().collect();
+        s.objects_bytes = body.objects.iter().map(|o| o.2.len()).sum();
+        s.objects = body.objects.into_iter().map(|(pg, key, value)| ((pg, key), value)).collect();
+    }
+    place_body(shard, exec, anchor, &mut by_unit).await?;
+    for row in body.lines {
+        let nodes = load_nodes(shard, exec, row.line, &row.nodes).await?;
+        let mut s = shard.borrow_mut();
+        s.checkpoint.dropping |= row.dropped;
+        let line = Line { nodes, mapped: row.mapped, stored: row.stored, dropped: row.dropped };
+        s.map.lines.insert(row.line, line);
+    }
+    Ok(())
+}
+
+/// Reads and verifies the checkpoint's body.
+async fn body_bytes(shard: &Shared, exec: &Handle, anchor: &Anchor) -> Result<Vec<u8>, StoreError> {
+    let geometry = shard.borrow().geometry.clone();
+    let mut bytes = Vec::new();
+    for chunk in &anchor.chunks {
+        let padded = (chunk.len as usize).next_multiple_of(PAGE_BYTES as usize);
+        let end = u64::from(chunk.offset) + padded as u64;
+        let sound = geometry.holds(chunk.unit)
+            && end <= u64::from(geometry.unit_bytes)
+            && padded <= super::meta::STAGE_BYTES;
+        if !sound || chunk.len == 0 {
+            return Err(StoreError::Corrupt(format!(
+                "an anchor of shard {} names a place that is nowhere",
+                anchor.shard
+            )));
+        }
+        let file = geometry.files[usize::from(chunk.unit.drive)];
+        let at = unit_offset(chunk.unit.unit, geometry.unit_bytes) + u64::from(chunk.offset);
+        let mut buf = exec.alloc(padded).await;
+        buf.set_len(padded);
+        let buf =
+            exec.read(file, at, buf).await.map_err(|(e, _)| StoreError::Medium { reason: e.to_string() })?;
+        let part = &buf[..chunk.len as usize];
+        if !chunk_holds(chunk, part) {
+            return Err(StoreError::Corrupt(format!(
+                "the checkpoint of shard {} does not check (unit {} of drive {}); nothing was changed",
+                anchor.shard, chunk.unit.unit, chunk.unit.drive
+            )));
+        }
+        bytes.extend_from_slice(part);
+    }
+    Ok(bytes)
+}
+
+/// Enters the segments that hold the body itself: begun after the table was written, some of them are not in it.
+async fn place_body(
+    shard: &Shared,
+    exec: &Handle,
+    anchor: &Anchor,
+    by_unit: &mut BTreeMap<UnitId, Slot>,
+) -> Result<(), StoreError> {
+    let mut placed = Vec::new();
+    for chunk in &anchor.chunks {
+        let slot = match by_unit.get(&chunk.unit) {
+            Some(&slot) => slot,
+            None => {
+                let geometry = shard.borrow().geometry.clone();
+                let mut scan = SegmentScan::new(exec.clone(), geometry.clone(), chunk.unit);
+                let header = scan.header().await.map_err(|reason| StoreError::Medium { reason })?;
+                let header = header
+                    .filter(|h| h.shard == anchor.shard && h.pool == anchor.pool && h.stream == Stream::Meta);
+                let (slot, stream_seq) = header.map_or((Slot(u32::MAX), 0), |h| (h.slot, h.stream_seq));
+                let row = SegmentRow {
+                    slot,
+                    unit: chunk.unit,
+                    stream: Stream::Meta,
+                    stream_seq,
+                    live: 0,
+                    last_commit: 0,
+                };
+                let mut s = shard.borrow_mut();
+                if !s.segments.restore(&row, geometry.total_units()) {
+                    return Err(StoreError::Corrupt(format!(
+                        "the segment with the checkpoint of shard {} has lost its header",
+                        anchor.shard
+                    )));
+                }
+                let meta = &mut s.log.streams[Stream::Meta as usize];
+                meta.next_seq = meta.next_seq.max(stream_seq + 1);
+                by_unit.insert(chunk.unit, slot);
+                slot
+            }
+        };
+        placed.push((slot, chunk.len.next_multiple_of(PAGE_BYTES)));
+    }
+    shard.borrow_mut().segments.set_body(placed.into_iter());
+    Ok(())
+}
+
+/// Reads the nodes of a line.
+async fn load_nodes(
+    shard: &Shared,
+    exec: &Handle,
+    line: u64,
+    pages: &[PageRef],
+) -> Result<Vec<Node>, StoreError> {
+    let mut nodes = Vec::with_capacity(pages.len());
+    for part in pages.chunks(READ_AHEAD) {
+        let mut waiting = Vec::new();
+        for page in part {
+            let mut buf = exec.alloc(PAGE_BYTES as usize).await;
+            buf.set_len(PAGE_BYTES as usize);
+            let s = shard.borrow();
+            let unit = s.segments.at(page.location.slot()).map(|seg| seg.unit);
+            let inside = page.location.offset() + u64::from(PAGE_BYTES) <= u64::from(s.geometry.unit_bytes);
+            let Some(unit) = unit.filter(|_| inside) else {
+                let reason = format!("a node is said to be at {}, which is nowhere", page.location);
+                return Err(StoreError::Map { line: dolmen_types::LineId(line), reason });
+            };
+            let (file, offset) = s.geometry.place(unit, page.location.offset());
+            waiting.push(exec.start(Op::Read { file, offset, buf }));
+        }
+        for (page, completion) in part.iter().zip(waiting) {
+            let refs = match completion.await {
+                Event::Read(buf) if verify(&buf, Level::Node, line, page) => node_refs(&buf),
+                Event::Failed { error, .. } => return Err(StoreError::Medium { reason: error.to_string() }),
+                _ => Vec::new(),
+            };
+            if refs.is_empty() {
+                let reason = format!("the node at {} does not check", page.location);
+                return Err(StoreError::Map { line: dolmen_types::LineId(line), reason });
+            }
+            nodes.push(Node { page: *page, leaves: refs.into_iter().map(LeafRef::new).collect() });
+        }
+    }
+    Ok(nodes)
+}
+
+/// Replays every era; the list to seal with: each closed at its end, without those that hold nothing.
+async fn replay_all(shard: &Shared, exec: &Handle, anchor: &Anchor) -> Result<Vec<Era>, StoreError> {
+    let mut eras = Vec::new();
+    for era in &anchor.eras {
+        let before = shard.borrow().log.applied;
+        replay::era(shard, exec, era).await?;
+        let mut s = shard.borrow_mut();
+        for (stream, start) in s.log.streams.iter_mut().zip(era.starts) {
+            // A segment whose header was under way may carry this number.
+            stream.next_seq = stream.next_seq.max(start.stream_seq + 1);
+        }
+        let end = s.log.applied;
+        if end > before {
+            eras.push(Era { end, ..era.clone() });
+        }
+    }
+    Ok(eras)
+}
+
+/// Tells the pool's owner which units are held, and asks for the first ones to go on in.
+fn report(shard: &Shared) {
+    let mut s = shard.borrow_mut();
+    let s = &mut *s;
+    let units = s.segments.iter().map(|(_, seg)| seg.unit).collect();
+    let live_bytes = s.segments.live_bytes();
+    s.space.reported = live_bytes;
+    s.to_pool.push(ToPool::Recovered { shard: s.id.shard, units, live_bytes });
+    // The first unit of the hot stream is for whatever comes; later ones tell hosts from control records.
+    s.want(Purpose::Control);
+    s.want(Purpose::Clean);
+}
+
+async fn first_leases(shard: &Shared) {
+    let bell = shard.borrow().lease_bell.clone();
+    loop {
+        {
+            let s = shard.borrow();
+            if [Stream::Hot, Stream::Cold].iter().all(|&st| !s.log.streams[st as usize].leases.is_empty()) {
+                return;
+            }
+        }
+        bell.notified().await;
+    }
+}

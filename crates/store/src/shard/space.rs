@@ -1,0 +1,175 @@
+//! Space as one shard sees it: leases ahead, its allowance, when host writes wait and when they fail, what is due.
+
+use super::{Lease, Phase, Shard};
+use crate::format::segment::Stream;
+use crate::owner::stream_of;
+use crate::{Purpose, StoreError, ToPool, ToShard};
+use dolmen_types::Nanos;
+use dolmen_types::limits::BLOCK_BYTES;
+
+/// Cleaned segments that are worth a checkpoint when space is scarce: at most this many at a time.
+const MAX_FREEABLE: usize = 16;
+
+impl Shard {
+    /// A message of the pool's owner.
+    pub(crate) fn on_pool(&mut self, message: ToShard) {
+        match message {
+            ToShard::Lease { unit, purpose } => {
+                let state = &mut self.log.streams[stream_of(purpose) as usize];
+                state.leases.push_back(Lease { unit, host: purpose == Purpose::Host });
+                // A higher class may have been asked for since; its answer comes by itself.
+                state.wanted = None;
+                self.lease_bell.notify();
+            }
+            ToShard::Space(level) => {
+                self.space.level = level;
+                self.space.answers += 1;
+                self.clean_bell.notify();
+            }
+        }
+    }
+
+    /// Asks for a unit, unless that class (or a more urgent one) was asked for already.
+    pub(crate) fn want(&mut self, purpose: Purpose) {
+        let state = &mut self.log.streams[stream_of(purpose) as usize];
+        if state.wanted.is_none_or(|p| p < purpose) {
+            state.wanted = Some(purpose);
+            self.to_pool.push(ToPool::Want { shard: self.id.shard, purpose });
+        }
+    }
+
+    /// The hot stream can't go on. Control records dig into the reserve when what hosts may have was not granted at once.
+    pub(crate) fn want_hot(&mut self, control: bool) {
+        let asked = self.log.streams[Stream::Hot as usize].wanted.is_some();
+        self.want(if control && asked { Purpose::Control } else { Purpose::Host });
+    }
+
+    /// Keeps enough leases ahead and the pool's owner informed. Once per turn.
+    pub(crate) fn look_ahead(&mut self) {
+        if self.phase != Phase::Serving {
+            return;
+        }
+        let half = self.geometry.unit_bytes / 2;
+        for (stream, purpose) in [(Stream::Hot, Purpose::Host), (Stream::Cold, Purpose::Clean)] {
+            let state = &self.log.streams[stream as usize];
+            let busy = match stream {
+                Stream::Hot => !self.queue.is_empty(),
+                _ => !self.move_jobs.is_empty(),
+            };
+            let soon = match state.open {
+                Some(open) => open.tail > half,
+                None => busy,
+            };
+            if state.leases.is_empty() || (soon && state.leases.len() < 2) {
+                self.want(purpose);
+            }
+        }
+        let live = self.segments.live_bytes();
+        if live.abs_diff(self.space.reported) >= u64::from(self.geometry.unit_bytes) / 2 {
+            self.report_live();
+        }
+    }
+
+    /// Tells the pool's owner how much is live here; it answers with the level.
+    pub(crate) fn report_live(&mut self) {
+        self.space.reported = self.segments.live_bytes();
+        self.to_pool.push(ToPool::Live { shard: self.id.shard, live_bytes: self.space.reported });
+    }
+
+    /// True when `bytes` more of host data keep within the allowance.
+    pub(crate) fn allowed(&self, bytes: u64) -> bool {
+        self.segments.live_bytes() + self.log.payload + bytes <= self.space.level.allowance_bytes
+    }
+
+    /// True when the hot stream may take `bytes` more of host data: allowance, and a segment that is not the reserve's.
+    pub(crate) fn may_take_host(&self, bytes: u64) -> bool {
+        let hot = &self.log.streams[Stream::Hot as usize];
+        let own = hot.open.is_some_and(|o| o.host) || hot.leases.iter().any(|l| l.host);
+        own && self.allowed(bytes)
+    }
+
+    /// Decides on the host batch at the head of the queue: true to take it now. Otherwise it waits, or has waited long enough
+    /// and is ended with `Full`.
+    pub(crate) fn admit_host(&mut self, now: Nanos, bytes: u64) -> bool {
+        if self.may_take_host(bytes) {
+            self.space.blocked = None;
+            self.space.full = false;
+            return true;
+        }
+        let waited = match self.queue.front_mut() {
+            Some(head) if head.since == Nanos(0) => {
+                head.since = now;
+                0
+            }
+            Some(head) => now.since(head.since),
+            None => 0,
+        };
+        let mut give_up = waited > self.tuning.full_wait_ms * 1_000_000;
+        if !self.allowed(bytes) {
+            // Exact after a checkpoint that began after now, and the owner's answer to what it found.
+            match self.space.blocked {
+                None => {
+                    let begun = self.checkpoint.begun;
+                    self.space.blocked = Some((begun + 1, u64::MAX));
+                    self.checkpoint.requested = true;
+                }
+                Some((finished, u64::MAX)) if self.checkpoint.finished >= finished => {
+                    self.report_live();
+                    self.space.blocked = Some((finished, self.space.answers + 1));
+                }
+                Some((_, answers)) if answers != u64::MAX && self.space.answers >= answers => {
+                    self.space.full = true;
+                    give_up = true;
+                }
+                Some(_) => {}
+            }
+        }
+        if give_up && let Some(head) = self.queue.pop_front() {
+            self.space.blocked = None;
+            super::append::created(&head.batch).for_each(|line| drop(self.announced.remove(&line)));
+            self.refuse(head.ticket, StoreError::Full);
+        }
+        false
+    }
+
+    /// Changed blocks that make a checkpoint due: the knob, but no more than a small part of the pool, since what they
+    /// supersede is not known to be free before.
+    pub(crate) fn delta_limit(&self) -> usize {
+        let pool_blocks = self.geometry.total_units() * (self.geometry.unit_bytes as usize / BLOCK_BYTES);
+        self.tuning.delta_entries.min((pool_blocks / 32).max(64))
+    }
+
+    /// Segments that the next checkpoint gives back for certain.
+    pub(crate) fn freeable(&self) -> usize {
+        self.segments.iter().filter(|(_, s)| s.closed && s.base + s.delta == 0 && s.body == 0).count()
+            + self.cleaned
+    }
+
+    /// Cleaned segments at which a checkpoint pays.
+    pub(crate) fn freeable_goal(&self) -> usize {
+        (self.geometry.total_units() / 128).clamp(1, MAX_FREEABLE)
+    }
+
+    /// True when the head of the queue waits for units.
+    pub(crate) fn starved(&self) -> bool {
+        self.queue.front().is_some_and(|p| p.since != Nanos(0)) || !self.move_jobs.is_empty()
+    }
+
+    /// Wakes the checkpoint task when a checkpoint is due.
+    pub(crate) fn ring_checkpoint(&mut self) {
+        if self.checkpoint.running || self.phase != Phase::Serving {
+            return;
+        }
+        let scarce = self.space.level.clean;
+        let freeable = if scarce { self.freeable() } else { 0 };
+        let due = self.checkpoint.requested
+            || self.map.live.len() >= self.delta_limit()
+            || self.checkpoint.log_bytes >= self.tuning.log_bytes
+            || self.checkpoint.dropping
+            || (scarce && (freeable >= self.freeable_goal() || (freeable > 0 && self.starved())));
+        if due {
+            self.checkpoint.requested = true;
+            self.checkpoint_bell.notify();
+        }
+    }
+}

@@ -1,0 +1,347 @@
+//! A node with a store and nothing else, over simulated drives: turns the loop, routes messages, waits for completions.
+#![allow(dead_code, unreachable_pub, missing_docs, clippy::cast_possible_truncation)]
+
+use dolmen_io::exec::Exec;
+use dolmen_io::{DriveInfo, Io, OpenDrive, Owner, PoolConfig, Tag, Wait};
+use dolmen_sim::{CoreConfig, NodeId, World};
+use dolmen_store::*;
+use dolmen_types::{Blocks, Epoch, Lba, LineId, PgId, Seq};
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::rc::Rc;
+
+pub const NODE: NodeId = NodeId(0);
+pub const BLOCK: usize = 4096;
+
+/// What a pool of a test is made of.
+#[derive(Clone, Debug)]
+pub struct Setup {
+    pub drives: Vec<(&'static str, u64)>,
+    pub unit_bytes: u32,
+    pub shards: u16,
+    pub cores: usize,
+    pub tuning: ShardTuning,
+}
+
+impl Setup {
+    /// One drive of `units` tiny units, one shard, everything small.
+    pub fn tiny(units: u64) -> Setup {
+        let unit_bytes = 64 * 1024;
+        Setup {
+            drives: vec![("d0", (1 << 20) + units * u64::from(unit_bytes))],
+            unit_bytes,
+            shards: 1,
+            cores: 1,
+            tuning: ShardTuning {
+                delta_entries: 64,
+                log_bytes: 1 << 20,
+                commit_bytes: 60 * 1024,
+                commits_in_flight: 4,
+                queued_batches: 64,
+                cache_bytes: 8 * BLOCK,
+                full_wait_ms: 2_000,
+            },
+        }
+    }
+}
+
+/// A running node.
+pub struct Node {
+    pub world: World,
+    pub io: Io,
+    pub exec: Exec,
+    pub stores: Vec<Store>,
+    pub owner: PoolOwner,
+    pub plan: PoolPlan,
+    pub done: BTreeMap<u64, Done>,
+    pub fault: Option<StoreError>,
+    tickets: u64,
+}
+
+const EXEC: Owner = Owner(3);
+
+fn pool_config() -> PoolConfig {
+    PoolConfig { classes: vec![(BLOCK, 256), (32 * 1024, 64), (260 * 1024, 32)] }
+}
+
+/// Runs one future to its end on a loop that has nothing else.
+pub fn run<T: 'static>(io: &mut Io, exec: &mut Exec, future: impl Future<Output = T> + 'static) -> T {
+    let slot = Rc::new(RefCell::new(None));
+    let put = slot.clone();
+    exec.handle().spawn(async move { *put.borrow_mut() = Some(future.await) }).unwrap();
+    let mut events = Vec::new();
+    while slot.borrow().is_none() {
+        io.poll(if exec.has_ready() { Wait::No } else { Wait::Forever }, &mut events);
+        for (tag, event) in events.drain(..) {
+            if tag.owner == EXEC {
+                exec.deliver(tag.key, event);
+            }
+        }
+        exec.run(io);
+        io.submit();
+    }
+    slot.take().unwrap()
+}
+
+impl Node {
+    /// Opens (or makes) the pool and waits until it serves.
+    pub fn open(world: &World, setup: &Setup) -> Result<Node, StoreError> {
+        Node::start(world, setup)?.until_ready()
+    }
+
+    /// Opens the pool and drops everything after some turns of recovery.
+    pub fn open_for(world: &World, setup: &Setup, turns: u64) {
+        if let Ok(mut node) = Node::start(world, setup) {
+            for _ in 0..turns {
+                node.turn();
+            }
+        }
+    }
+
+    /// Opens the pool; recovery is under way afterwards.
+    pub fn start(world: &World, setup: &Setup) -> Result<Node, StoreError> {
+        let mut io = Io::new(Box::new(world.driver(CoreConfig { node: NODE, pool: pool_config() })));
+        let mut exec = Exec::new(EXEC, 64, &io);
+        let mut drives = Vec::new();
+        for &(path, size) in &setup.drives {
+            let open =
+                OpenDrive { path: path.into(), create_bytes: Some(size), sparse: true, exclusive: true };
+            let info: DriveInfo = io.open_drive(&open).map_err(|e| StoreError::Drive(e.to_string()))?;
+            drives.push(Candidate { info, path: path.to_string() });
+        }
+        let mut seed = [0; 32];
+        io.random(&mut seed);
+        let files: Vec<_> = drives.iter().map(|d| d.info.file).collect();
+        let options = PoolOptions { shards: setup.shards, unit_bytes: Some(setup.unit_bytes), seed };
+        let opening = open_pool(exec.handle(), drives, options);
+        let plan = run(&mut io, &mut exec, opening)?;
+        let files: Vec<_> = plan.order.iter().map(|&i| files[i]).collect();
+        let handle = exec.handle();
+        let salt = u64::from_le_bytes(seed[..8].try_into().unwrap());
+        let stores = (0..setup.cores)
+            .map(|core| {
+                let shards = plan.shards_of(core, setup.cores);
+                Store::open(
+                    &plan,
+                    &shards,
+                    &files,
+                    setup.tuning.clone(),
+                    Owner(16 + core as u8),
+                    salt,
+                    &handle,
+                )
+            })
+            .collect();
+        let owner = PoolOwner::new(&plan);
+        Ok(Node {
+            world: world.clone(),
+            io,
+            exec,
+            stores,
+            owner,
+            plan,
+            done: BTreeMap::new(),
+            fault: None,
+            tickets: 0,
+        })
+    }
+
+    fn until_ready(mut self) -> Result<Node, StoreError> {
+        let node = &mut self;
+        for _ in 0..200_000 {
+            if let Some(fault) = node.fault.take() {
+                return Err(fault);
+            }
+            let states: Vec<_> = node.stores.iter().map(Store::ready).collect();
+            if let Some(Err(error)) = states.iter().flatten().find(|r| r.is_err()) {
+                return Err(error.clone());
+            }
+            if states.iter().all(|s| matches!(s, Some(Ok(())))) {
+                return Ok(self);
+            }
+            node.turn();
+        }
+        panic!("recovery hangs");
+    }
+
+    /// One turn of the loop.
+    pub fn turn(&mut self) {
+        let mut events = Vec::new();
+        let busy = self.exec.has_ready();
+        self.io.poll(if busy { Wait::No } else { Wait::Until(self.io.now().plus_ms(50)) }, &mut events);
+        for (Tag { owner, key }, event) in events {
+            if owner == EXEC {
+                self.exec.deliver(key, event);
+            } else {
+                let core = usize::from(owner.0 - 16);
+                self.stores[core].on_event(&mut self.io, key, event);
+            }
+        }
+        self.exec.run(&mut self.io);
+        for store in &mut self.stores {
+            store.step(&mut self.io);
+        }
+        self.route();
+        for store in &mut self.stores {
+            let mut done = Vec::new();
+            store.drain(&mut done);
+            for d in done {
+                assert!(self.done.insert(d.ticket.0, d).is_none(), "a ticket ends once");
+            }
+        }
+        self.io.submit();
+    }
+
+    fn route(&mut self) {
+        let (mut up, mut down) = (Vec::new(), Vec::new());
+        for store in &mut self.stores {
+            store.drain_pool(&mut up);
+        }
+        for message in up {
+            if let Err(error) = self.owner.on_shard(message) {
+                self.fault = Some(error);
+            }
+        }
+        self.owner.drain(&mut down);
+        for (shard, message) in down {
+            let core = usize::from(shard.0) % self.stores.len();
+            self.stores[core].on_pool(shard, message);
+        }
+    }
+
+    pub fn core_of(&self, pg: PgId) -> usize {
+        (pg.0 % u32::from(self.plan.shards)) as usize % self.stores.len()
+    }
+
+    /// Queues a batch; its ticket.
+    pub fn append(&mut self, pg: u32, seq: u64, records: Vec<Record>) -> Result<u64, AppendError> {
+        self.tickets += 1;
+        let batch = Batch { pg: PgId(pg), epoch: Epoch(1), seq: Seq(seq), records: records.into() };
+        let core = self.core_of(PgId(pg));
+        self.stores[core].append(batch, Ticket(self.tickets)).map(|()| self.tickets).map_err(|(_, e)| e)
+    }
+
+    pub fn wait(&mut self, ticket: u64) -> Done {
+        for _ in 0..1_000_000 {
+            if let Some(done) = self.done.remove(&ticket) {
+                return done;
+            }
+            self.turn();
+        }
+        panic!("ticket {ticket} hangs at {:?}", self.io.now());
+    }
+
+    /// Appends and waits for the end.
+    pub fn commit(&mut self, pg: u32, seq: u64, records: Vec<Record>) -> Result<(), StoreError> {
+        match self.append(pg, seq, records) {
+            Ok(ticket) => self.wait(ticket).result,
+            Err(AppendError::Full) => Err(StoreError::Full),
+            Err(AppendError::Stopped { reason }) => Err(StoreError::Stopped { reason }),
+            Err(other) => panic!("{other:?}"),
+        }
+    }
+
+    /// A write record whose block `i` is filled by `fill(i)`.
+    pub fn write(&self, line: u64, lba: u64, blocks: &[u64]) -> Record {
+        let mut buf = self.io.alloc(blocks.len() * BLOCK).expect("the test's pool is large enough");
+        for (block, &value) in buf.chunks_exact_mut(BLOCK).zip(blocks) {
+            fill(block, value);
+        }
+        Record::Write { line: LineId(line), lba: Lba(lba), data: buf.freeze() }
+    }
+
+    pub fn start_read(&mut self, pg: u32, line: u64, lba: u64, blocks: usize) -> u64 {
+        self.tickets += 1;
+        let mut buf = self.io.alloc(blocks * BLOCK).expect("the test's pool is large enough");
+        buf.set_len(blocks * BLOCK);
+        buf.fill(0xee);
+        let core = self.core_of(PgId(pg));
+        let ticket = Ticket(self.tickets);
+        self.stores[core].read(&mut self.io, PgId(pg), LineId(line), None, Lba(lba), buf, ticket);
+        self.tickets
+    }
+
+    /// Reads blocks back as the values that [`fill`] made them from.
+    pub fn read(&mut self, pg: u32, line: u64, lba: u64, blocks: usize) -> Result<Vec<u64>, StoreError> {
+        let ticket = self.start_read(pg, line, lba, blocks);
+        let done = self.wait(ticket);
+        done.result?;
+        Ok(values(&done.buf.expect("a read gives its buffer back")))
+    }
+
+    /// Waits until a checkpoint that starts now has ended.
+    pub fn checkpoint(&mut self) {
+        for core in 0..self.stores.len() {
+            let before = self.stores[core].checkpoints();
+            self.stores[core].checkpoint();
+            for _ in 0..200_000 {
+                if self.stores[core].checkpoints() > before {
+                    break;
+                }
+                self.turn();
+            }
+            assert!(self.stores[core].checkpoints() > before, "the checkpoint hangs");
+        }
+    }
+
+    pub fn shutdown(mut self) {
+        self.stores.iter_mut().for_each(Store::shutdown);
+        for _ in 0..200_000 {
+            if self.stores.iter().all(Store::is_down) {
+                return;
+            }
+            self.turn();
+        }
+        panic!("shutdown hangs");
+    }
+
+    pub fn space(&self) -> SpaceReport {
+        self.stores[0].space()
+    }
+}
+
+pub fn unmap(line: u64, lba: u64, blocks: u64) -> Record {
+    Record::Unmap { line: LineId(line), lba: Lba(lba), blocks: Blocks(blocks) }
+}
+
+pub fn create(line: u64) -> Record {
+    Record::CreateLine { line: LineId(line) }
+}
+
+pub fn drop_line(line: u64) -> Record {
+    Record::DropLine { line: LineId(line) }
+}
+
+pub fn key(id: u128) -> Key {
+    Key { kind: 1, id }
+}
+
+/// Fills a block so that it can be told from every other; 0 is a block of zeros.
+pub fn fill(block: &mut [u8], value: u64) {
+    for (i, word) in block.chunks_exact_mut(8).enumerate() {
+        let v = if value == 0 { 0 } else { value.wrapping_mul(0x9e37_79b9_7f4a_7c15).wrapping_add(i as u64) };
+        word.copy_from_slice(&v.to_le_bytes());
+    }
+    if value != 0 {
+        block[..8].copy_from_slice(&value.to_le_bytes());
+    }
+}
+
+/// The values of whole blocks; a block that is not what `fill` made is a failure.
+pub fn values(bytes: &[u8]) -> Vec<u64> {
+    let mut scratch = vec![0; BLOCK];
+    bytes
+        .chunks_exact(BLOCK)
+        .map(|block| {
+            let value = u64::from_le_bytes(block[..8].try_into().unwrap());
+            fill(&mut scratch, value);
+            assert!(scratch == block, "a block is a mixture");
+            value
+        })
+        .collect()
+}
+
+pub fn path(name: &str) -> &Path {
+    Path::new(name)
+}

@@ -1,0 +1,322 @@
+//! The store against the plainest model, with everything mixed: batches of writes, unmaps, objects, lines that come and
+//! go, checkpoints, restarts, kills and power cuts with commits under way. After each recovery the state must be exactly
+//! that of all batches up to some number, and that number must not lie below the last acknowledged one.
+#![allow(clippy::cast_possible_truncation)]
+
+mod common;
+use common::*;
+use dolmen_sim::{Rng, World};
+use dolmen_store::*;
+use dolmen_types::{LineId, PgId};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Everything that one group's batches have done.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Model {
+    lines: BTreeSet<u64>,
+    blocks: BTreeMap<(u64, u64), u64>,
+    objects: BTreeMap<u128, u64>,
+}
+
+#[derive(Clone, Debug)]
+enum Change {
+    Write(u64, u64, Vec<u64>),
+    Unmap(u64, u64, u64),
+    Put(u128, u64),
+    Delete(u128),
+    Create(u64),
+    Drop(u64),
+}
+
+impl Model {
+    fn apply(&mut self, changes: &[Change]) {
+        for change in changes {
+            match change {
+                Change::Write(line, lba, values) => {
+                    for (lba, &value) in (*lba..).zip(values) {
+                        self.blocks.insert((*line, lba), value);
+                    }
+                }
+                Change::Unmap(line, lba, n) => {
+                    self.blocks.extract_if((*line, *lba)..(*line, lba + n), |_, _| true).for_each(drop);
+                }
+                Change::Put(id, value) => drop(self.objects.insert(*id, *value)),
+                Change::Delete(id) => drop(self.objects.remove(id)),
+                Change::Create(line) => drop(self.lines.insert(*line)),
+                Change::Drop(line) => {
+                    self.lines.remove(line);
+                    self.blocks.retain(|(l, _), _| l != line);
+                }
+            }
+        }
+    }
+}
+
+/// One group: what is known to be durable, and what was sent beyond.
+struct Group {
+    pg: u32,
+    durable: Model,
+    acknowledged: u64,
+    sent: u64,
+    under_way: Vec<(u64, u64, Vec<Change>)>,
+    lines: Vec<u64>,
+    next_line: u64,
+}
+
+struct Run {
+    world: World,
+    setup: Setup,
+    node: Node,
+    rng: Rng,
+    groups: Vec<Group>,
+    blocks: u64,
+    fresh: u64,
+}
+
+impl Run {
+    fn new(seed: u64, setup: Setup, groups: u32, blocks: u64) -> Run {
+        let world = World::new(seed);
+        let node = Node::open(&world, &setup).unwrap();
+        let group = |pg| Group {
+            pg,
+            durable: Model::default(),
+            acknowledged: 0,
+            sent: 0,
+            under_way: Vec::new(),
+            lines: Vec::new(),
+            next_line: 1 + u64::from(pg) * 1000,
+        };
+        let groups = (0..groups).map(group).collect();
+        Run { world, setup, node, rng: Rng::new(seed ^ 0x55), groups, blocks, fresh: 1 }
+    }
+
+    fn below(&mut self, n: u64) -> u64 {
+        self.rng.next_u64() % n
+    }
+
+    fn changes(&mut self, g: usize) -> Vec<Change> {
+        if self.groups[g].lines.len() < 2 {
+            let line = self.groups[g].next_line;
+            self.groups[g].next_line += 1;
+            self.groups[g].lines.push(line);
+            return vec![Change::Create(line)];
+        }
+        let mut changes = Vec::new();
+        for _ in 0..=self.below(2) {
+            let pick = self.below(2) as usize;
+            let line = self.groups[g].lines[pick];
+            let lba = self.below(self.blocks);
+            let n = 1 + self.below(6).min(self.blocks - lba - 1);
+            changes.push(match self.below(40) {
+                0..28 => {
+                    let values = (0..n).map(|_| {
+                        self.fresh += 1;
+                        if self.rng.next_u64() % 8 == 0 { 0 } else { self.fresh }
+                    });
+                    Change::Write(line, lba, values.collect())
+                }
+                28..34 => Change::Unmap(line, lba, n * (1 + self.rng.next_u64() % 10)),
+                34..37 => Change::Put(u128::from(lba % 7), self.fresh),
+                37..39 => Change::Delete(u128::from(lba % 7)),
+                _ => {
+                    self.groups[g].lines.remove(pick);
+                    changes.push(Change::Drop(line));
+                    break;
+                }
+            });
+        }
+        changes
+    }
+
+    fn records(&self, changes: &[Change]) -> Vec<Record> {
+        let record = |change: &Change| match change {
+            Change::Write(line, lba, values) => self.node.write(*line, *lba, values),
+            Change::Unmap(line, lba, n) => unmap(*line, *lba, *n),
+            Change::Put(id, value) => {
+                Record::Put { key: key(*id), value: vec![*value as u8; 1 + *id as usize * 100].into() }
+            }
+            Change::Delete(id) => Record::Delete { key: key(*id) },
+            Change::Create(line) => create(*line),
+            Change::Drop(line) => drop_line(*line),
+        };
+        changes.iter().map(record).collect()
+    }
+
+    fn send(&mut self, g: usize) {
+        let changes = self.changes(g);
+        let records = self.records(&changes);
+        let (pg, seq) = (self.groups[g].pg, self.groups[g].sent + 1);
+        let ticket = self.node.append(pg, seq, records).unwrap_or_else(|e| panic!("{e:?}: {changes:?}"));
+        self.groups[g].sent = seq;
+        self.groups[g].under_way.push((seq, ticket, changes));
+    }
+
+    /// Takes what was acknowledged.
+    fn collect(&mut self) {
+        for group in &mut self.groups {
+            while let Some((seq, ticket, _)) = group.under_way.first() {
+                let Some(done) = self.node.done.remove(ticket) else { break };
+                assert_eq!(done.result, Ok(()), "seq {seq}");
+                group.acknowledged = *seq;
+                let (_, _, changes) = group.under_way.remove(0);
+                group.durable.apply(&changes);
+            }
+        }
+    }
+
+    fn settle(&mut self) {
+        for _ in 0..500_000 {
+            self.collect();
+            if self.groups.iter().all(|g| g.under_way.is_empty()) {
+                return;
+            }
+            self.node.turn();
+        }
+        panic!("appends hang: {:?}", self.node.space());
+    }
+
+    fn verify(&mut self) {
+        for g in 0..self.groups.len() {
+            let (pg, model) = (self.groups[g].pg, self.groups[g].durable.clone());
+            let core = self.node.core_of(PgId(pg));
+            let ours = |l: &LineId| l.0 / 1000 == u64::from(pg);
+            let lines: BTreeSet<u64> =
+                self.node.stores[core].lines(PgId(pg)).into_iter().filter(ours).map(|l| l.0).collect();
+            assert_eq!(lines, model.lines, "lines of group {pg}");
+            for &line in &model.lines {
+                let mut lba = 0;
+                while lba < self.blocks {
+                    let n = (1 + self.below(20)).min(self.blocks - lba);
+                    let got = self.node.read(pg, line, lba, n as usize).unwrap();
+                    let want: Vec<u64> =
+                        (lba..lba + n).map(|b| model.blocks.get(&(line, b)).copied().unwrap_or(0)).collect();
+                    assert_eq!(got, want, "line {line} from {lba}");
+                    lba += n;
+                }
+            }
+            let mut objects = BTreeMap::new();
+            self.node.stores[core].for_each_object(PgId(pg), |k, v| {
+                assert_eq!(v.len(), 1 + k.id as usize * 100);
+                objects.insert(k.id, v[0]);
+            });
+            let want: BTreeMap<u128, u8> = model.objects.iter().map(|(k, v)| (*k, *v as u8)).collect();
+            assert_eq!(objects, want, "objects of group {pg}");
+        }
+    }
+
+    /// Power cut or kill with whatever is under way, maybe twice in a row; then exactly a prefix must be there.
+    fn crash(&mut self) {
+        let twice = self.below(3) == 0;
+        if self.below(3) == 0 {
+            self.world.kill_node(NODE)
+        } else {
+            self.world.crash()
+        }
+        if self.below(4) == 0 && self.setup.shards > 1 {
+            self.setup.cores = 1 + self.below(u64::from(self.setup.shards)) as usize;
+        }
+        if twice {
+            // The second cut comes while recovery is under way or has just sealed.
+            let turns = self.below(120);
+            recover_a_little(&self.world, &self.setup, turns);
+            self.world.crash();
+        }
+        self.node = Node::open(&self.world, &self.setup).unwrap_or_else(|e| panic!("recovery refuses: {e}"));
+        for group in &mut self.groups {
+            let core = self.node.core_of(PgId(group.pg));
+            let highest = self.node.stores[core].marks(PgId(group.pg)).highest_seq.0;
+            assert!(
+                highest >= group.acknowledged,
+                "group {}: acknowledged up to {}, found up to {highest}",
+                group.pg,
+                group.acknowledged
+            );
+            for (seq, _, changes) in std::mem::take(&mut group.under_way) {
+                if seq <= highest {
+                    group.durable.apply(&changes);
+                } else {
+                    // It never happened: lines that it made or dropped are as before.
+                }
+            }
+            // Numbers are not reused, even where a batch was lost.
+            group.acknowledged = highest;
+            group.lines = group.durable.lines.iter().copied().collect();
+        }
+        self.verify();
+    }
+
+    fn run(&mut self, steps: u64) {
+        for _ in 0..steps {
+            match self.below(100) {
+                0..70 => {
+                    let g = self.below(self.groups.len() as u64) as usize;
+                    self.send(g);
+                }
+                70..90 => {
+                    for _ in 0..self.below(12) {
+                        self.node.turn();
+                        self.collect();
+                    }
+                }
+                90..94 => self.settle(),
+                94 => self.node.stores[0].checkpoint(),
+                95 => {
+                    self.settle();
+                    self.verify();
+                }
+                96 => {
+                    self.settle();
+                    let world = self.world.clone();
+                    let fresh = World::new(0);
+                    let setup = Setup::tiny(30);
+                    let old = std::mem::replace(&mut self.node, Node::open(&fresh, &setup).unwrap());
+                    old.shutdown();
+                    self.node = Node::open(&world, &self.setup).unwrap();
+                    self.verify();
+                }
+                _ => self.crash(),
+            }
+        }
+        self.settle();
+        self.verify();
+        for store in &self.node.stores {
+            assert_eq!(store.space().integrity_errors, 0);
+        }
+    }
+}
+
+/// Starts a recovery and pulls the plug after some turns, or after it is through.
+fn recover_a_little(world: &World, setup: &Setup, turns: u64) {
+    let limit = turns;
+    let world = world.clone();
+    Node::open_for(&world, setup, limit);
+}
+
+#[test]
+fn one_shard_with_everything() {
+    for seed in 0..12 {
+        let mut run = Run::new(seed, Setup::tiny(48), 1, 110);
+        run.run(700);
+    }
+}
+
+#[test]
+fn roomy_pool_with_long_logs() {
+    for seed in 100..104 {
+        let mut setup = Setup::tiny(200);
+        setup.tuning.delta_entries = 2000;
+        setup.tuning.log_bytes = 8 << 20;
+        Run::new(seed, setup, 2, 600).run(700);
+    }
+}
+
+#[test]
+fn several_drives_shards_and_cores() {
+    for seed in 200..206 {
+        let mut setup = Setup::tiny(48);
+        setup.drives = vec![("d0", 3 << 20), ("d1", 4 << 20), ("d2", 5 << 20)];
+        setup.shards = 3;
+        setup.cores = 2;
+        Run::new(seed, setup, 4, 50).run(500);
+    }
+}

@@ -1,0 +1,288 @@
+//! One accepted connection: the transport's state machine, what it is used for, and what waits on it.
+
+use crate::{config::Bounds, outbox::Outbox, slab::Key, stats::Counters, view::ViewId};
+use dolmen_io::{Buf, SocketId, Stamps};
+use dolmen_nvme::{
+    spec::{Cqe, Sqe, Status},
+    tcp,
+};
+use dolmen_types::{Nanos, Nqn};
+use std::{collections::VecDeque, net::SocketAddr};
+
+/// Replies that may wait on a connection whose host does not read, before no more data is fetched for it. Bytes.
+const MAX_STAGED_BYTES: usize = 1 << 20;
+
+/// R2Ts open on one connection; further writes wait for their turn.
+pub(crate) const MAX_OPEN_R2TS: u16 = 64;
+
+/// Received chunks that may wait unparsed before receiving is stopped.
+pub(crate) const MAX_BACKLOG: usize = 2;
+
+/// What a connection is used for.
+#[derive(Debug)]
+pub(crate) enum Phase {
+    /// Waits for ICReq.
+    Fresh,
+    /// Waits for Connect.
+    Open,
+    /// An I/O queue that waits for its controller's answer.
+    Joining(Box<Joining>),
+    /// The admin queue of a controller of this core.
+    Admin {
+        /// Its id.
+        controller: u16,
+    },
+    /// An I/O queue of a controller of any core.
+    Io {
+        /// Its id.
+        controller: u16,
+        /// The queue's id.
+        qid: u16,
+    },
+    /// Says its last words; ends when they are sent.
+    Ending,
+    /// Its socket is being closed.
+    Closing,
+}
+
+/// A Connect that waits for the controller's answer.
+#[derive(Debug)]
+pub(crate) struct Joining {
+    pub(crate) cid: u16,
+    pub(crate) controller: u16,
+    pub(crate) qid: u16,
+}
+
+/// Where the driver's receive stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Receiving {
+    /// Under way.
+    On,
+    /// Asked to stop.
+    Stopping,
+    /// Stopped.
+    Off,
+}
+
+/// Where the in-capsule data that comes next belongs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Capsule {
+    /// Nowhere: the command was refused, or takes no such data.
+    Discard,
+    /// Into the request's buffer, which starts at `offset` of the capsule's data.
+    Request {
+        /// The request.
+        request: Key,
+        /// First byte of the capsule's data that counts.
+        offset: u32,
+    },
+}
+
+/// The first half of a fused pair that waits for its second.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum FirstHalf {
+    /// It is a request whose data may still be coming.
+    Request(Key),
+    /// It was refused; the second half is aborted.
+    Refused,
+}
+
+/// A command that could not be started: its in-capsule data has nowhere to go, or the queue is full.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct HeldCommand {
+    pub(crate) sqe: Sqe,
+    pub(crate) capsule_data: u32,
+}
+
+/// One connection.
+#[derive(Debug)]
+pub(crate) struct Connection {
+    pub(crate) sock: SocketId,
+    pub(crate) peer: SocketAddr,
+    pub(crate) local: SocketAddr,
+    pub(crate) protocol: tcp::Controller,
+    pub(crate) phase: Phase,
+    pub(crate) since: Nanos,
+    /// When the last PDU was complete.
+    pub(crate) progress: Nanos,
+    pub(crate) view: Option<ViewId>,
+    pub(crate) host_nqn: Option<Nqn>,
+    pub(crate) host_id: [u8; 16],
+    /// True when replies may carry the SUCCESS flag.
+    pub(crate) success_flag: bool,
+    /// Entries of the submission queue.
+    pub(crate) sq_entries: u16,
+    sq_head: u16,
+    /// Request slots that are set aside for it.
+    pub(crate) granted: u32,
+    /// Commands that have a request slot.
+    pub(crate) outstanding: u32,
+    /// Bytes of payload buffers of those.
+    pub(crate) held_bytes: usize,
+    /// The part of them that R2Ts have asked for.
+    pub(crate) solicited_bytes: usize,
+    pub(crate) capsule: Capsule,
+    pub(crate) first_half: Option<FirstHalf>,
+    /// Requests that wait for an R2T.
+    pub(crate) unsolicited: VecDeque<Key>,
+    /// Reads that wait for memory.
+    pub(crate) parked: VecDeque<Key>,
+    pub(crate) held: Option<HeldCommand>,
+    /// Chunks that wait to be parsed, and how far the first one is.
+    pub(crate) backlog: VecDeque<Buf>,
+    pub(crate) parsed: usize,
+    pub(crate) receiving: Receiving,
+    pub(crate) outbox: Outbox,
+    pub(crate) sending: Option<Nanos>,
+    /// It is in the target's list of connections with something to send.
+    pub(crate) dirty: bool,
+    /// It is in the target's list of connections that wait for memory.
+    pub(crate) stalled: bool,
+    pub(crate) counters: Counters,
+}
+
+impl Connection {
+    /// A connection just accepted.
+    pub(crate) fn new(sock: SocketId, peer: SocketAddr, local: SocketAddr, now: Nanos) -> Connection {
+        let options =
+            tcp::ControllerOptions { digests: tcp::Digests::BOTH, alignment: 0, max_h2c_data: 128 * 1024 };
+        Connection {
+            sock,
+            peer,
+            local,
+            protocol: tcp::Controller::new(options),
+            phase: Phase::Fresh,
+            since: now,
+            progress: now,
+            view: None,
+            host_nqn: None,
+            host_id: [0; 16],
+            success_flag: false,
+            sq_entries: 1,
+            sq_head: 0,
+            granted: 0,
+            outstanding: 0,
+            held_bytes: 0,
+            solicited_bytes: 0,
+            capsule: Capsule::Discard,
+            first_half: None,
+            unsolicited: VecDeque::new(),
+            parked: VecDeque::new(),
+            held: None,
+            backlog: VecDeque::new(),
+            parsed: 0,
+            receiving: Receiving::Off,
+            outbox: Outbox::default(),
+            sending: None,
+            dirty: false,
+            stalled: false,
+            counters: Counters::default(),
+        }
+    }
+
+    /// True when no further data for the host may be fetched now: what is there already is not read, or takes all the
+    /// memory that is this connection's share.
+    pub(crate) fn is_congested(&self, bounds: &Bounds) -> bool {
+        self.is_unread() || self.held_bytes >= bounds.connection_bytes
+    }
+
+    /// True when the host does not read what it is sent: then it need not be heard either.
+    pub(crate) fn is_unread(&self) -> bool {
+        self.outbox.bytes() >= MAX_STAGED_BYTES
+    }
+
+    /// True when the host has as many commands under way as its queue has entries; one more is against the rules.
+    pub(crate) fn is_full(&self) -> bool {
+        self.outstanding >= u32::from(self.sq_entries)
+    }
+
+    /// Keeps received bytes for later. While parsing is held up, small pieces share a buffer: memory that waits is
+    /// proportional to what was sent, not to how it was cut.
+    pub(crate) fn keep(&mut self, chunk: Buf) {
+        if let Some(last) = self.backlog.back_mut() {
+            let (old, new) = (last.len(), last.len() + chunk.len());
+            if new <= last.capacity() {
+                last.set_len(new);
+                last[old..].copy_from_slice(&chunk);
+                return;
+            }
+        }
+        self.backlog.push_back(chunk);
+    }
+
+    /// True when parsing must not go on.
+    pub(crate) fn is_over(&self) -> bool {
+        matches!(self.phase, Phase::Ending | Phase::Closing)
+    }
+
+    /// Counts a command off the submission queue.
+    pub(crate) fn advance_head(&mut self) {
+        self.sq_head = (self.sq_head + 1) % self.sq_entries.max(1);
+    }
+
+    /// A completion with the queue's head.
+    pub(crate) fn completion(&self, cid: u16, status: Status) -> Cqe {
+        Cqe::new(cid, status).with_sq_head(self.sq_head)
+    }
+
+    /// The controller and queue that it serves.
+    pub(crate) fn queue(&self) -> Option<(u16, u16)> {
+        match self.phase {
+            Phase::Admin { controller } => Some((controller, 0)),
+            Phase::Io { controller, qid } => Some((controller, qid)),
+            _ => None,
+        }
+    }
+}
+
+/// How far a request is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Stage {
+    /// Its in-capsule data is coming.
+    Capsule,
+    /// A read that waits for memory.
+    Parked,
+    /// It waits for an R2T.
+    Unsolicited,
+    /// The data that its R2T asked for is coming.
+    Solicited,
+    /// The first half of a fused pair; its data is here.
+    Half,
+    /// A volume has it.
+    Volume,
+}
+
+/// A command under way.
+#[derive(Debug)]
+pub(crate) struct Request {
+    pub(crate) connection: Key,
+    pub(crate) sqe: Sqe,
+    pub(crate) stage: Stage,
+    /// Data from the host on its way in, or room for a report.
+    pub(crate) buf: Option<Buf>,
+    /// Length of its data. Bytes.
+    pub(crate) length: u32,
+    /// Bytes of buffers that count as its connection's share.
+    pub(crate) held: usize,
+    /// When its R2T was sent.
+    pub(crate) asked: Nanos,
+    pub(crate) stamps: Stamps,
+    /// It failed while its data was still coming: the answer when all of that is here.
+    pub(crate) verdict: Option<Status>,
+    /// The other half of a fused pair.
+    pub(crate) partner: Option<Key>,
+    /// True on an admin queue, or before there is one.
+    pub(crate) admin: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Thousands of connections and queues hundreds deep: what one of each costs is a promise.
+    #[test]
+    fn connections_and_requests_are_small() {
+        assert!(size_of::<Connection>() <= 1280, "{}", size_of::<Connection>());
+        assert!(size_of::<Request>() <= 256, "{}", size_of::<Request>());
+    }
+}

@@ -1,0 +1,495 @@
+//! I/O commands: from the submission queue entry to the volume's request, and from the volume's reply to the host.
+
+use crate::{
+    connection::{Capsule, Connection, FirstHalf, Stage},
+    lifecycle::NewRequest,
+    nvm::{self, Transfer},
+    outbox::ATTACH_BYTES,
+    reservation,
+    slab::Key,
+    status,
+    target::{Late, Target},
+    wire::Taken,
+};
+use dolmen_io::{Buf, Io, PoolConfig, Stage as Stamp, Stamps};
+use dolmen_nvme::{
+    spec::{Cqe, DataPlan, Fuse, NvmOpcode, Sqe, Status},
+    tcp::{C2hData, DIGEST_BYTES, DataDigest, DataEnd, MAX_HEADER_BYTES},
+};
+use dolmen_volume as volume;
+use dolmen_volume::{Command, Done, Reply, VolumeRef};
+
+const LENGTH_INVALID: Status = Status::DATA_SGL_LENGTH_INVALID.with_dnr();
+const FAILED_FUSED: Status = Status::ABORTED_FAILED_FUSED.with_dnr();
+const MISSING_FUSED: Status = Status::ABORTED_MISSING_FUSED.with_dnr();
+
+impl Target {
+    /// A command on an I/O queue.
+    pub(crate) fn start_io(&mut self, io: &mut Io, key: Key, sqe: &Sqe, capsule_data: u32) -> Taken {
+        if sqe.fuse() == Fuse::Normal && self.connections.get(key).is_some_and(|c| c.first_half.is_none()) {
+            return match self.start_single(io, key, sqe, capsule_data) {
+                Ok(taken) => taken,
+                Err(status) => {
+                    self.fail(io, key, sqe, status);
+                    Taken::Yes
+                }
+            };
+        }
+        self.start_fused(io, key, sqe, capsule_data)
+    }
+
+    /// Checks a command, gets the memory it needs, and starts it.
+    fn start_single(&mut self, io: &mut Io, key: Key, sqe: &Sqe, capsule_data: u32) -> Result<Taken, Status> {
+        let Some(view) = self.connections.get(key).and_then(|c| c.view) else {
+            return Err(Status::INTERNAL_ERROR);
+        };
+        let Some(plan) = nvm::plan(sqe, self.views.at(view))? else {
+            self.succeed(io, key, sqe, 0);
+            return Ok(Taken::Yes);
+        };
+        let (volume, transfer) = (plan.space.volume, plan.transfer);
+        match transfer {
+            Transfer::FromHost(length) => {
+                let plan = DataPlan::of(sqe, capsule_data)?;
+                if plan.length() != length {
+                    return Err(LENGTH_INVALID);
+                }
+                Ok(self.collect(io, key, sqe, plan))
+            }
+            Transfer::ToHost(length) | Transfer::Report(length) => {
+                if DataPlan::of(sqe, capsule_data)? != (DataPlan::Transport { length }) {
+                    return Err(LENGTH_INVALID);
+                }
+                let congested = self.connections.get(key).is_none_or(|c| c.is_congested(&self.config.bounds));
+                let buf = if congested { None } else { io.alloc(length as usize) };
+                let held = buf.as_ref().map_or(0, Buf::capacity);
+                let stage = if buf.is_some() { Stage::Volume } else { Stage::Parked };
+                let new = NewRequest { held, length, stamps: received(io), buf: None };
+                let Some(request) = self.add_request(key, sqe, stage, new) else {
+                    return Ok(Taken::NoMemory);
+                };
+                match buf {
+                    Some(buf) => self.fetch(io, request, volume, buf),
+                    None => self.park(key, request),
+                }
+                Ok(Taken::Yes)
+            }
+            Transfer::Nothing => {
+                let new = NewRequest { stamps: received(io), ..NewRequest::default() };
+                let Some(request) = self.add_request(key, sqe, Stage::Volume, new) else {
+                    return Ok(Taken::NoMemory);
+                };
+                match nvm::command(sqe, None) {
+                    Ok(Some(command)) => self.submit(io, request, volume, command),
+                    Ok(None) => self.complete(io, request, Status::SUCCESS),
+                    Err(status) => self.complete(io, request, status),
+                }
+                Ok(Taken::Yes)
+            }
+        }
+    }
+
+    /// Sends a command that brings data for the host; a report's buffer stays here until there is a report.
+    fn fetch(&mut self, io: &mut Io, request: Key, volume: VolumeRef, buf: Buf) {
+        let Some(slot) = self.requests.get_mut(request) else { return };
+        let sqe = slot.sqe;
+        let given = if sqe.opcode == NvmOpcode::READ.0 {
+            Some(buf)
+        } else {
+            slot.buf = Some(buf);
+            None
+        };
+        match nvm::command(&sqe, given) {
+            Ok(Some(command)) => self.submit(io, request, volume, command),
+            Ok(None) => self.complete(io, request, Status::SUCCESS),
+            Err(status) => self.complete(io, request, status),
+        }
+    }
+
+    /// Lets a read wait for memory beside the stream.
+    fn park(&mut self, key: Key, request: Key) {
+        self.stats.traffic.stalls += 1;
+        if let Some(connection) = self.connections.get_mut(key) {
+            connection.counters.stalls += 1;
+            connection.parked.push_back(request);
+        }
+        self.stall(key);
+    }
+
+    /// Starts reads that waited for memory, as far as there is some now.
+    pub(crate) fn unpark(&mut self, io: &mut Io, key: Key) {
+        loop {
+            let Some(connection) = self.connections.get_mut(key) else { return };
+            let Some(&request) = connection.parked.front() else { return };
+            let Some(slot) = self.requests.get_mut(request) else {
+                connection.parked.pop_front();
+                continue;
+            };
+            let congested = connection.is_congested(&self.config.bounds);
+            let Some(buf) = (!congested).then(|| io.alloc(slot.length as usize)).flatten() else {
+                self.stall(key);
+                return;
+            };
+            connection.parked.pop_front();
+            connection.held_bytes += buf.capacity();
+            slot.held = buf.capacity();
+            let nsid = slot.sqe.nsid.get();
+            let space = connection.view.and_then(|view| self.views.at(view).find(nsid));
+            match space.map(|s| s.volume) {
+                Some(volume) => self.fetch(io, request, volume, buf),
+                None => self.abandon(io, request, Status::INVALID_NAMESPACE.with_dnr()),
+            }
+        }
+    }
+
+    /// A fused command, or an ordinary one that follows a first half (Base 3.4.2).
+    fn start_fused(&mut self, io: &mut Io, key: Key, sqe: &Sqe, capsule_data: u32) -> Taken {
+        let Some(connection) = self.connections.get_mut(key) else { return Taken::Yes };
+        let waiting = connection.first_half;
+        match (sqe.fuse(), waiting) {
+            (Fuse::Second, None) => self.fail(io, key, sqe, MISSING_FUSED),
+            (Fuse::Second, Some(FirstHalf::Refused)) => {
+                connection.first_half = None;
+                self.fail(io, key, sqe, FAILED_FUSED);
+            }
+            (Fuse::Second, Some(FirstHalf::Request(first))) => {
+                return self.start_second(io, key, first, sqe, capsule_data);
+            }
+            (_, Some(FirstHalf::Request(first))) => {
+                connection.first_half = None;
+                self.abandon_waiting(io, first, MISSING_FUSED);
+                return self.start_io(io, key, sqe, capsule_data);
+            }
+            (_, Some(FirstHalf::Refused)) => {
+                connection.first_half = None;
+                return self.start_io(io, key, sqe, capsule_data);
+            }
+            (Fuse::First, None) if sqe.opcode == NvmOpcode::COMPARE.0 => {
+                return match self.start_single(io, key, sqe, capsule_data) {
+                    Ok(taken) => taken,
+                    Err(status) => {
+                        self.refuse_first(io, key, sqe, status);
+                        Taken::Yes
+                    }
+                };
+            }
+            (Fuse::First, None) => self.refuse_first(io, key, sqe, Status::INVALID_FIELD.with_dnr()),
+            _ => self.fail(io, key, sqe, Status::INVALID_FIELD.with_dnr()),
+        }
+        Taken::Yes
+    }
+
+    fn refuse_first(&mut self, io: &mut Io, key: Key, sqe: &Sqe, status: Status) {
+        self.fail(io, key, sqe, status);
+        if let Some(connection) = self.connections.get_mut(key) {
+            connection.first_half = Some(FirstHalf::Refused);
+        }
+    }
+
+    fn start_second(&mut self, io: &mut Io, key: Key, first: Key, sqe: &Sqe, capsule_data: u32) -> Taken {
+        let before = self.requests.get(first).map(|r| r.sqe);
+        let pair_ok = before.is_some_and(|f| nvm::is_pair(&f, sqe));
+        let started = if pair_ok {
+            self.start_single(io, key, sqe, capsule_data)
+        } else {
+            Err(Status::INVALID_FIELD.with_dnr())
+        };
+        match started {
+            Ok(Taken::NoMemory) => return Taken::NoMemory,
+            Ok(Taken::Yes) => {}
+            Err(status) => {
+                if let Some(connection) = self.connections.get_mut(key) {
+                    connection.first_half = None;
+                }
+                self.abandon_waiting(io, first, FAILED_FUSED);
+                self.fail(io, key, sqe, status);
+            }
+        }
+        Taken::Yes
+    }
+
+    /// Fails a first half for which no second half will come.
+    fn abandon_waiting(&mut self, io: &mut Io, first: Key, status: Status) {
+        let Some(slot) = self.requests.get_mut(first) else { return };
+        slot.verdict = Some(status);
+        if matches!(slot.stage, Stage::Half | Stage::Unsolicited) {
+            self.abandon(io, first, status);
+        }
+    }
+
+    /// Starts to collect a command's data: from the capsule at once, else by R2T when its turn comes.
+    pub(crate) fn collect(&mut self, io: &mut Io, key: Key, sqe: &Sqe, plan: DataPlan) -> Taken {
+        let stamps = received(io);
+        let request = match plan {
+            DataPlan::InCapsule { offset, length } => {
+                let Some(buf) = io.alloc(length as usize) else { return Taken::NoMemory };
+                let new = NewRequest { held: buf.capacity(), buf: Some(buf), length, stamps };
+                let Some(request) = self.add_request(key, sqe, Stage::Capsule, new) else {
+                    return Taken::NoMemory;
+                };
+                if let Some(connection) = self.connections.get_mut(key) {
+                    connection.capsule = Capsule::Request { request, offset };
+                }
+                request
+            }
+            DataPlan::Transport { length } => {
+                let new = NewRequest { length, stamps, ..NewRequest::default() };
+                let Some(request) = self.add_request(key, sqe, Stage::Unsolicited, new) else {
+                    return Taken::NoMemory;
+                };
+                if let Some(connection) = self.connections.get_mut(key) {
+                    connection.unsolicited.push_back(request);
+                }
+                request
+            }
+        };
+        self.pair_up(key, request, sqe.fuse());
+        if matches!(plan, DataPlan::Transport { .. }) {
+            self.solicit(io, key);
+        }
+        Taken::Yes
+    }
+
+    /// Remembers a first half; ties a second half to it.
+    fn pair_up(&mut self, key: Key, request: Key, fuse: Fuse) {
+        let Some(connection) = self.connections.get_mut(key) else { return };
+        match (fuse, connection.first_half) {
+            (Fuse::First, _) => connection.first_half = Some(FirstHalf::Request(request)),
+            (Fuse::Second, Some(FirstHalf::Request(first))) => {
+                connection.first_half = None;
+                for (a, b) in [(first, request), (request, first)] {
+                    if let Some(slot) = self.requests.get_mut(a) {
+                        slot.partner = Some(b);
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// All data of an I/O command is here.
+    pub(crate) fn io_data(&mut self, io: &mut Io, request: Key) {
+        let Some(slot) = self.requests.get_mut(request) else { return };
+        if let Some(status) = slot.verdict {
+            self.abandon(io, request, status);
+            return;
+        }
+        slot.stage = Stage::Half;
+        let (sqe, key, partner) = (slot.sqe, slot.connection, slot.partner);
+        // The namespace may have been hidden or deleted while the data came.
+        let view = self.connections.get(key).and_then(|c| c.view);
+        let space = view.and_then(|view| self.views.at(view).find(sqe.nsid.get()));
+        let Some(volume) = space.map(|s| s.volume) else {
+            self.abandon(io, request, Status::INVALID_NAMESPACE.with_dnr());
+            return;
+        };
+        if sqe.fuse() == Fuse::Normal {
+            let buf = self.requests.get_mut(request).and_then(|slot| slot.buf.take());
+            match nvm::command(&sqe, buf) {
+                Ok(Some(command)) => self.submit(io, request, volume, command),
+                Ok(None) => self.complete(io, request, Status::SUCCESS),
+                Err(status) => self.abandon(io, request, status),
+            }
+            return;
+        }
+        let Some(partner) = partner else { return };
+        if self.requests.get(partner).is_some_and(|p| p.stage == Stage::Half) {
+            let (first, second) =
+                if sqe.fuse() == Fuse::First { (request, partner) } else { (partner, request) };
+            self.submit_pair(io, first, second, volume);
+        }
+    }
+
+    fn submit_pair(&mut self, io: &mut Io, first: Key, second: Key, volume: VolumeRef) {
+        let take = |target: &mut Target, key: Key| {
+            let slot = target.requests.get_mut(key)?;
+            slot.stage = Stage::Volume;
+            Some((slot.sqe, slot.buf.take()?))
+        };
+        let (Some((sqe, compare)), Some((_, write))) = (take(self, first), take(self, second)) else {
+            return;
+        };
+        let rw = sqe.read_write();
+        let command = Command::CompareAndWrite { lba: rw.start, blocks: rw.blocks, compare, write };
+        self.submit(io, first, volume, command);
+    }
+
+    fn submit(&mut self, io: &mut Io, request: Key, volume: VolumeRef, command: Command) {
+        let Some(slot) = self.requests.get_mut(request) else { return };
+        slot.stage = Stage::Volume;
+        let host_id = self.connections.get(slot.connection).map_or([0; 16], |c| c.host_id);
+        self.outputs.requests.push(volume::Request {
+            token: request.bits(),
+            from: self.config.core,
+            volume,
+            host_id,
+            deadline: io.now().plus_ms(self.config.timeouts.command_ms),
+            stamps: slot.stamps,
+            command,
+        });
+    }
+
+    // Replies.
+
+    /// Answers a command that needed no volume.
+    fn complete(&mut self, io: &mut Io, request: Key, status: Status) {
+        let Some(slot) = self.free_request(request) else { return };
+        self.answer(io, slot.connection, &slot.sqe, status);
+    }
+
+    fn answer(&mut self, io: &mut Io, key: Key, sqe: &Sqe, status: Status) {
+        if status.is_success() {
+            self.succeed(io, key, sqe, 0);
+        } else {
+            self.fail(io, key, sqe, status);
+        }
+    }
+
+    /// A volume's reply.
+    pub(crate) fn finish_request(&mut self, io: &mut Io, mut reply: Reply) {
+        let request = Key::from_bits(reply.token);
+        let Some(slot) = self.requests.get_mut(request) else { return };
+        let (key, sqe, partner) = (slot.connection, slot.sqe, slot.partner);
+        let gone = self.connections.get(key).is_none_or(|c| c.is_over());
+        if !gone && let Some(data) = self.data_of(request, &mut reply) {
+            let Some(connection) = self.connections.get_mut(key) else { return };
+            let length = data.len();
+            if let Err(data) = stage_data(connection, &mut self.reserve, io, sqe.cid.get(), data) {
+                match &reply.result {
+                    Ok(Done::Report(_)) => {
+                        if let Some(slot) = self.requests.get_mut(request) {
+                            slot.buf = Some(data);
+                        }
+                    }
+                    _ => reply.buf = Some(data),
+                }
+                self.late.push_back(Late::Reply(reply));
+                return;
+            }
+            self.mark_dirty(key);
+            self.count(key, sqe.opcode, length);
+            self.release(io, request, key, &sqe, reply.stamps);
+            return;
+        }
+        let outcome = reply.result.as_ref().err().copied();
+        if let Some(partner) = partner {
+            let first = outcome.map_or(Status::SUCCESS, |e| status::of_fused(e).0);
+            let second = outcome.map_or(Status::SUCCESS, |e| status::of_fused(e).1);
+            let other = self.free_request(partner);
+            if let (false, Some(other)) = (gone, other) {
+                self.answer(io, key, &sqe, first);
+                self.answer(io, key, &other.sqe, second);
+                self.count(key, other.sqe.opcode, other.length as usize);
+            }
+        } else if !gone {
+            let status = outcome.map_or(Status::SUCCESS, status::of);
+            self.answer(io, key, &sqe, status);
+        }
+        let length = reply.buf.as_ref().map_or(0, |b| b.len());
+        if !gone && outcome.is_none() {
+            self.count(key, sqe.opcode, length);
+        }
+        self.release(io, request, key, &sqe, reply.stamps);
+    }
+
+    /// The data that a successful reply carries to the host.
+    fn data_of(&mut self, request: Key, reply: &mut Reply) -> Option<Buf> {
+        match &reply.result {
+            Ok(Done::Report(report)) => {
+                let mut buf = self.requests.get_mut(request)?.buf.take()?;
+                reservation::write_report(report, &mut buf);
+                Some(buf)
+            }
+            Ok(Done::Ok) if self.requests.get(request)?.sqe.opcode == NvmOpcode::READ.0 => reply.buf.take(),
+            _ => None,
+        }
+    }
+
+    /// Gives an answered command's slot back, and lets go on what waited for it.
+    fn release(&mut self, io: &mut Io, request: Key, key: Key, sqe: &Sqe, mut stamps: Stamps) {
+        stamps.mark(Stamp::Replied, io.now());
+        self.remember(sqe.opcode, stamps);
+        self.free_request(request);
+        if self.draining {
+            self.end_if_drained(io, key);
+        }
+    }
+
+    fn count(&mut self, key: Key, opcode: u8, length: usize) {
+        let bytes = u64::try_from(length).unwrap_or(0);
+        let connection = self.connections.get_mut(key).map(|c| &mut c.counters);
+        for counters in connection.into_iter().chain(Some(&mut self.stats.traffic)) {
+            match NvmOpcode(opcode) {
+                NvmOpcode::READ => {
+                    counters.reads += 1;
+                    counters.bytes_read += bytes;
+                }
+                NvmOpcode::WRITE => {
+                    counters.writes += 1;
+                    counters.bytes_written += bytes;
+                }
+                _ => counters.others += 1,
+            }
+        }
+    }
+}
+
+fn received(io: &Io) -> Stamps {
+    let mut stamps = Stamps::default();
+    stamps.mark(Stamp::Received, io.now());
+    stamps
+}
+
+/// Stages data for the host and the end of its command; gives the data back when there is no memory.
+pub(crate) fn stage_data(
+    connection: &mut Connection,
+    reserve: &mut crate::outbox::Reserve,
+    io: &Io,
+    cid: u16,
+    data: Buf,
+) -> Result<(), Buf> {
+    let Ok(length) = u32::try_from(data.len()) else { return Err(data) };
+    let attach = data.len() >= ATTACH_BYTES;
+    let copied = if attach { 0 } else { data.len() };
+    let end = if connection.success_flag { DataEnd::LastAndSuccess } else { DataEnd::Last };
+    let cqe = connection.completion(cid, Status::SUCCESS);
+    let need = 2 * MAX_HEADER_BYTES + copied + DIGEST_BYTES;
+    // As much as the commands under way will stage if they all read as much as this one.
+    let hint = (connection.outstanding.max(1) as usize).saturating_mul(copied + MAX_HEADER_BYTES / 4);
+    let Connection { outbox, protocol, .. } = connection;
+    if !outbox.reserve(io, reserve, need, hint.min(PoolConfig::LARGE_BYTES)) {
+        return Err(data);
+    }
+    let header = C2hData { cid, offset: 0, length, end };
+    let Some(n) = protocol.write_c2h_data(outbox.room(), &header) else { return Err(data) };
+    if attach {
+        outbox.commit(n);
+        let mut digest = DataDigest::new();
+        let digested = protocol.negotiated().digests.data;
+        if digested {
+            digest.update(&data);
+        }
+        outbox.attach(data.freeze());
+        if digested {
+            outbox.room()[..DIGEST_BYTES].copy_from_slice(&digest.finish());
+            outbox.commit(DIGEST_BYTES);
+        }
+    } else {
+        let room = &mut outbox.room()[n..];
+        room[..copied].copy_from_slice(&data);
+        let digest = protocol.finish_data(room, copied).unwrap_or(0);
+        outbox.commit(n + copied + digest);
+    }
+    if end == DataEnd::Last {
+        stage_response(connection, &cqe);
+    }
+    Ok(())
+}
+
+/// Stages a response for which room was reserved.
+fn stage_response(connection: &mut Connection, cqe: &Cqe) {
+    let Connection { outbox, protocol, .. } = connection;
+    if let Some(n) = protocol.write_response(outbox.room(), cqe) {
+        outbox.commit(n);
+    }
+}

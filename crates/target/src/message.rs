@@ -1,0 +1,58 @@
+//! What the targets of different cores tell each other: an I/O queue is served by the core that accepted its
+//! connection, its controller lives on the core of the admin queue.
+//!
+//! ```text
+//!   queue's core                          controller's core
+//!   Connect(CNTLID, QID) ──── Join ─────▶  checks, remembers the queue
+//!                        ◀─── Joined ────  yes or no
+//!   connection ends      ──── Leave ────▶  forgets the queue
+//!   closes it            ◀─── Close ─────  reset, shutdown, keep alive expired, admin queue lost
+//! ```
+
+use crate::slab::Key;
+use dolmen_nvme::spec::Status;
+use dolmen_types::{CoreId, Nqn};
+
+/// A message and where it goes. Opaque to the composition, which only carries it.
+#[derive(Debug)]
+pub struct Envelope {
+    /// The core whose target gets it, through [`Target::on_message`](crate::Target::on_message).
+    pub to: CoreId,
+    pub(crate) message: Message,
+}
+
+/// One I/O queue: the core and the connection that serve it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct QueueAt {
+    pub(crate) core: CoreId,
+    pub(crate) connection: Key,
+}
+
+/// Which queue of which controller.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Membership {
+    pub(crate) controller: u16,
+    pub(crate) qid: u16,
+}
+
+#[derive(Debug)]
+pub(crate) enum Message {
+    /// A queue wants to belong to a controller.
+    Join(Box<Join>),
+    /// The answer; a refusal is a status and dword 0 of the completion.
+    Joined { connection: Key, membership: Membership, result: Result<(), (Status, u32)> },
+    /// A queue that joined has ended.
+    Leave { controller: u16, qid: u16, queue: QueueAt },
+    /// A queue is to end.
+    Close { connection: Key },
+}
+
+/// An I/O queue's Connect on its way to the controller.
+#[derive(Debug)]
+pub(crate) struct Join {
+    pub(crate) controller: u16,
+    pub(crate) qid: u16,
+    pub(crate) queue: QueueAt,
+    pub(crate) host_nqn: Nqn,
+    pub(crate) host_id: [u8; 16],
+}

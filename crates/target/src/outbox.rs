@@ -1,0 +1,140 @@
+//! What one connection is about to send: replies staged one behind the other in a contiguous buffer, with large payloads
+//! hung in between as they are. One send takes it all.
+//!
+//! Small payloads are copied once into the staging buffer, because many small vectors cost the kernel more than the
+//! copy; from [`ATTACH_BYTES`] on a payload goes out from its own buffer.
+
+use dolmen_io::{Buf, Io, PoolConfig, Slice, Slices};
+use std::ops::Range;
+
+/// Payloads of at least this length are sent from their own buffer. Bytes.
+pub(crate) const ATTACH_BYTES: usize = 16 * 1024;
+
+/// Staging buffers that are set aside, so that replies always find room and give their own buffers back.
+const RESERVED: usize = 8;
+
+#[derive(Debug)]
+enum Segment {
+    Staged(Range<usize>),
+    Attached(Slice),
+}
+
+/// Replies on their way to the socket.
+#[derive(Debug, Default)]
+pub(crate) struct Outbox {
+    current: Option<Buf>,
+    filled: usize,
+    segments: Vec<Segment>,
+    ready: Slices,
+    bytes: usize,
+    /// The current buffer is one of the core's reserve.
+    lent: bool,
+    /// Views of buffers of the reserve that were sent, or will be: they go back when they are the last ones.
+    borrowed: Vec<Slice>,
+}
+
+/// Staging buffers set aside by a core.
+#[derive(Debug, Default)]
+pub(crate) struct Reserve(Vec<Buf>);
+
+impl Reserve {
+    /// Fills up from the pool, as far as that goes.
+    pub(crate) fn top_up(&mut self, io: &Io) {
+        while self.0.len() < RESERVED {
+            match io.alloc(PoolConfig::CHUNK_BYTES) {
+                Some(buf) => self.0.push(buf),
+                None => return,
+            }
+        }
+    }
+
+    /// A buffer of at least `need` bytes, and whether it was one of these.
+    fn take(&mut self, io: &Io, need: usize, hint: usize) -> Option<(Buf, bool)> {
+        let hint = hint.clamp(need, PoolConfig::LARGE_BYTES.max(need));
+        let usual = io.alloc(hint).or_else(|| io.alloc(need));
+        let (mut buf, lent) = match usual {
+            Some(buf) => (buf, false),
+            None => (self.0.pop_if(|b| b.capacity() >= need)?, true),
+        };
+        buf.set_len(buf.capacity());
+        Some((buf, lent))
+    }
+}
+
+impl Outbox {
+    /// Bytes that wait to be sent.
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Makes sure of `need` contiguous bytes of [`Outbox::room`]; a new buffer is made about `hint` bytes large. False
+    /// when there is no memory now.
+    pub(crate) fn reserve(&mut self, io: &Io, reserve: &mut Reserve, need: usize, hint: usize) -> bool {
+        if self.current.as_ref().is_some_and(|buf| buf.len() - self.filled >= need) {
+            return true;
+        }
+        let Some((buf, lent)) = reserve.take(io, need, hint) else { return false };
+        self.seal();
+        (self.current, self.lent) = (Some(buf), lent);
+        true
+    }
+
+    /// Where the next bytes are to be written.
+    pub(crate) fn room(&mut self) -> &mut [u8] {
+        match &mut self.current {
+            Some(buf) => &mut buf[self.filled..],
+            None => &mut [],
+        }
+    }
+
+    /// Takes the first `n` bytes of [`Outbox::room`] into the stream.
+    pub(crate) fn commit(&mut self, n: usize) {
+        let end = self.filled + n;
+        match self.segments.last_mut() {
+            Some(Segment::Staged(range)) if range.end == self.filled => range.end = end,
+            _ => self.segments.push(Segment::Staged(self.filled..end)),
+        }
+        self.filled = end;
+        self.bytes += n;
+    }
+
+    /// Hangs a payload behind what is staged.
+    pub(crate) fn attach(&mut self, slice: Slice) {
+        self.bytes += slice.len();
+        self.segments.push(Segment::Attached(slice));
+    }
+
+    /// Ends the current buffer: what is staged becomes slices.
+    fn seal(&mut self) {
+        let base = self.current.take().map(Buf::freeze);
+        if let (true, Some(base)) = (std::mem::take(&mut self.lent), &base) {
+            self.borrowed.push(base.clone());
+        }
+        self.filled = 0;
+        for segment in self.segments.drain(..) {
+            match (segment, &base) {
+                (Segment::Staged(range), Some(base)) => self.ready.push(base.slice(range)),
+                (Segment::Staged(_), None) => {}
+                (Segment::Attached(slice), _) => self.ready.push(slice),
+            }
+        }
+    }
+
+    /// A send has ended: buffers of the reserve that are no longer in use go back to it.
+    pub(crate) fn give_back(&mut self, reserve: &mut Reserve) {
+        for slice in std::mem::take(&mut self.borrowed) {
+            match slice.try_into_buf() {
+                Ok(buf) if reserve.0.len() < RESERVED => reserve.0.push(buf),
+                Ok(_) => {}
+                Err(slice) => self.borrowed.push(slice),
+            }
+        }
+    }
+
+    /// All that waits, for one send; `spare` is an empty vector to go on with.
+    pub(crate) fn take(&mut self, spare: Slices) -> Slices {
+        self.seal();
+        self.bytes = 0;
+        std::mem::replace(&mut self.ready, spare)
+    }
+}

@@ -1,0 +1,224 @@
+//! Opening drives: files and block devices, past the page cache, locked to one process.
+//!
+//! The lock is an advisory one on the open file, so it dies with the process; block devices are claimed from the kernel as
+//! well. Direct I/O is used wherever the file system has it; where it has not (some tmpfs), the page cache is used, and
+//! [`DriveInfo::direct`](dolmen_io::DriveInfo) says so: durable writes and flushes mean what they say there too.
+
+use crate::{errors, identify};
+use dolmen_io::{ALIGN_BYTES, DriveInfo, Error, ErrorKind, FileId, OpenDrive};
+use std::{
+    ffi::CString,
+    fs::{self, File, OpenOptions},
+    os::{
+        fd::{AsRawFd, OwnedFd},
+        unix::{
+            ffi::OsStrExt,
+            fs::{FileTypeExt, MetadataExt, OpenOptionsExt},
+        },
+    },
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+/// An open drive. Cores of one process share it, and with it its lock.
+pub(crate) struct Opened {
+    pub(crate) fd: OwnedFd,
+    pub(crate) path: PathBuf,
+    pub(crate) align_bytes: u32,
+}
+
+/// How often, and how far apart, opening is tried again when nobody alive seems to be in the way.
+const PATIENCE_TRIES: u32 = 100;
+const PATIENCE_PAUSE: Duration = Duration::from_millis(20);
+
+/// Alignment assumed where the file system doesn't tell one. Bytes.
+const USUAL_ALIGN: u32 = 4096;
+
+fn failed(what: &str, path: &Path, e: &std::io::Error) -> Error {
+    errors::drive(format!("{what} {}", path.display()), e.raw_os_error().unwrap_or(libc::EIO))
+}
+
+/// Opens a drive; the caller puts its own handle into `file`.
+pub(crate) fn open(options: &OpenDrive) -> Result<(Opened, DriveInfo), Error> {
+    let path = &options.path;
+    let created = match (fs::metadata(path), options.create_bytes) {
+        (Ok(_), _) => false,
+        (Err(e), Some(bytes)) if e.kind() == std::io::ErrorKind::NotFound => {
+            create(path, bytes, options.sparse)?;
+            true
+        }
+        (Err(e), _) => return Err(failed("open", path, &e)),
+    };
+    let kind = fs::metadata(path).map_err(|e| failed("look at", path, &e))?.file_type();
+    if !kind.is_file() && !kind.is_block_device() {
+        let what = format!("{} is neither a block device nor a regular file", path.display());
+        return Err(errors::refused(what));
+    }
+    let block_device = kind.is_block_device();
+    let (file, direct) = open_direct(path, block_device && options.exclusive)?;
+    if options.exclusive {
+        lock(&file, path)?;
+    }
+    let (size_bytes, align_bytes) = if block_device {
+        block_geometry(&file, path)?
+    } else {
+        let size = file.metadata().map_err(|e| failed("look at", path, &e))?.len();
+        (size, if direct { direct_alignment(&file).unwrap_or(USUAL_ALIGN) } else { 512 })
+    };
+    if align_bytes as usize > ALIGN_BYTES {
+        let what =
+            format!("{} wants alignment to {align_bytes} bytes; {ALIGN_BYTES} is the most", path.display());
+        return Err(errors::refused(what));
+    }
+    let identity = if block_device { identify::block_device(&file) } else { identify::Identity::default() };
+    let info = DriveInfo {
+        file: FileId(u32::MAX),
+        size_bytes: size_bytes - size_bytes % u64::from(align_bytes),
+        align_bytes,
+        block_device,
+        direct,
+        created,
+        serial: identity.serial,
+        model: identity.model,
+    };
+    Ok((Opened { fd: file.into(), path: path.clone(), align_bytes }, info))
+}
+
+/// Makes a file and what it takes to find it again durable.
+fn create(path: &Path, bytes: u64, sparse: bool) -> Result<(), Error> {
+    let file = OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(path)
+        .map_err(|e| failed("create", path, &e))?;
+    let made = size(&file, bytes, sparse).and_then(|()| file.sync_all()).and_then(|()| {
+        let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        File::open(folder)?.sync_all()
+    });
+    made.map_err(|e| {
+        // Half a drive is none. Should this fail too, the next start finds a file of the wrong size and says so.
+        let _ = fs::remove_file(path);
+        let how = if sparse { "create" } else { "preallocate" };
+        failed(&format!("{how} {bytes} bytes for"), path, &e)
+    })
+}
+
+fn size(file: &File, bytes: u64, sparse: bool) -> std::io::Result<()> {
+    if sparse {
+        return file.set_len(bytes);
+    }
+    let len = i64::try_from(bytes).map_err(|_| std::io::Error::from_raw_os_error(libc::EFBIG))?;
+    loop {
+        // SAFETY: no pointers.
+        if unsafe { libc::fallocate(file.as_raw_fd(), 0, 0, len) } == 0 {
+            return Ok(());
+        }
+        let e = std::io::Error::last_os_error();
+        if e.raw_os_error() != Some(libc::EINTR) {
+            return Err(e);
+        }
+    }
+}
+
+/// Opens past the page cache, or through it where there is no other way; which of the two.
+fn open_direct(path: &Path, claim: bool) -> Result<(File, bool), Error> {
+    let claim_flag = if claim { libc::O_EXCL } else { 0 };
+    let open = |flags: i32| OpenOptions::new().read(true).write(true).custom_flags(flags).open(path);
+    let attempt = || match open(libc::O_DIRECT | claim_flag) {
+        Err(e) if e.raw_os_error() == Some(libc::EINVAL) => open(claim_flag).map(|f| (f, false)),
+        other => other.map(|f| (f, true)),
+    };
+    let busy = |e: &std::io::Error| claim && e.raw_os_error() == Some(libc::EBUSY);
+    let opened = patiently(attempt, |e| busy(e) && identify::users_of_device(path).is_empty());
+    opened.map_err(|e| {
+        if !busy(&e) {
+            return failed("open", path, &e);
+        }
+        let users = identify::users_of_device(path);
+        let by = if users.is_empty() { "by another process or the kernel" } else { &users };
+        let context = format!("{} is in use: {by}", path.display());
+        Error { kind: ErrorKind::Refused, context, errno: Some(libc::EBUSY) }
+    })
+}
+
+/// Tries again for a while as long as the failure `may_pass`: the kernel lets go of a killed process's operations, and with
+/// them of its files, a moment after the process itself.
+fn patiently<T>(
+    mut attempt: impl FnMut() -> std::io::Result<T>,
+    may_pass: impl Fn(&std::io::Error) -> bool,
+) -> std::io::Result<T> {
+    for _ in 0..PATIENCE_TRIES {
+        match attempt() {
+            Err(e) if may_pass(&e) => std::thread::sleep(PATIENCE_PAUSE),
+            other => return other,
+        }
+    }
+    attempt()
+}
+
+fn lock(file: &File, path: &Path) -> Result<(), Error> {
+    let holder = || file.metadata().ok().and_then(|m| identify::lock_holder(m.dev(), m.ino()));
+    let attempt = || {
+        // SAFETY: no pointers.
+        match unsafe { libc::flock(file.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) } {
+            0 => Ok(()),
+            _ => Err(std::io::Error::last_os_error()),
+        }
+    };
+    let taken = |e: &std::io::Error| e.raw_os_error() == Some(libc::EWOULDBLOCK);
+    patiently(attempt, |e| taken(e) && holder().is_none()).map_err(|e| {
+        if !taken(&e) {
+            return failed("lock", path, &e);
+        }
+        let holder = holder().unwrap_or_else(|| "another process".into());
+        let context = format!("{} is in use by {holder}; a drive belongs to one daemon", path.display());
+        Error { kind: ErrorKind::Refused, context, errno: None }
+    })
+}
+
+/// What the file system asks of direct I/O (statx, Linux 6.1); `None` when it doesn't tell.
+fn direct_alignment(file: &File) -> Option<u32> {
+    const STATX_DIOALIGN: u32 = 0x2000;
+    // `struct statx` as 32-bit words: stx_mask is word 0, stx_dio_mem_align word 38, stx_dio_offset_align word 39.
+    let mut answer = [0u32; 64];
+    let empty = CString::default();
+    // SAFETY: `struct statx` has 256 bytes, and both pointers live across the call.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_statx,
+            file.as_raw_fd(),
+            empty.as_ptr(),
+            libc::AT_EMPTY_PATH,
+            STATX_DIOALIGN,
+            answer.as_mut_ptr(),
+        )
+    };
+    let (memory, offset) = (answer[38], answer[39]);
+    (result == 0 && answer[0] & STATX_DIOALIGN != 0 && offset > 0).then_some(memory.max(offset).max(512))
+}
+
+/// Size and alignment of a block device.
+fn block_geometry(file: &File, path: &Path) -> Result<(u64, u32), Error> {
+    const BLKGETSIZE64: libc::c_ulong = 0x8008_1272;
+    const BLKSSZGET: libc::c_ulong = 0x1268;
+    let (mut bytes, mut sector) = (0u64, 0i32);
+    // SAFETY: each request fills the integer that it is given.
+    let results = unsafe {
+        [
+            libc::ioctl(file.as_raw_fd(), BLKGETSIZE64, &mut bytes),
+            libc::ioctl(file.as_raw_fd(), BLKSSZGET, &mut sector),
+        ]
+    };
+    if results != [0, 0] {
+        return Err(failed("ask for the size of", path, &std::io::Error::last_os_error()));
+    }
+    Ok((bytes, u32::try_from(sector).unwrap_or(USUAL_ALIGN).max(512)))
+}
+
+/// Opened drives are named by their path in messages.
+impl std::fmt::Debug for Opened {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Opened({})", String::from_utf8_lossy(self.path.as_os_str().as_bytes()))
+    }
+}

@@ -1,0 +1,393 @@
+//! Stream sockets: connect, receive, send, close.
+//!
+//! A socket's slot is freed when its close is complete, and that waits for every request on it. Per socket there is at most one
+//! receive, one send and one connect; their storage for the kernel lives in the boxed [`Socket`], whose address is stable.
+
+use crate::{
+    chunks::{Chunks, GROUP},
+    errors,
+    ring::{Cqe, Ring, Target},
+    sys::{self, RawAddr},
+    token::{GENERATIONS, Kind, Token},
+};
+use dolmen_io::{Error, Event, Slices, SocketId, Tag};
+use io_uring::opcode;
+use std::{
+    net::SocketAddr,
+    os::fd::{AsRawFd, OwnedFd},
+};
+
+/// Vectors of one message at most (UIO_MAXIOV).
+const MOST_VECTORS: usize = 1024;
+
+/// Events of operations, gathered for the next look.
+pub(crate) type Events = Vec<(Tag, Event)>;
+
+/// State of a socket's receive.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Receive {
+    Idle,
+    /// A request is in the kernel.
+    Armed(Tag),
+    /// The kernel had no chunk; a request is made when there are some.
+    Starved(Tag),
+}
+
+struct Socket {
+    fd: OwnedFd,
+    target: Target,
+    receive: Receive,
+    stopping: bool,
+    connecting: Option<Tag>,
+    addr: RawAddr,
+    sending: Option<Tag>,
+    data: Slices,
+    /// The slice that is next, and how much of it has gone.
+    slice: usize,
+    sent: usize,
+    vectors: Vec<libc::iovec>,
+    message: libc::msghdr,
+    closing: Option<Tag>,
+}
+
+#[derive(Default)]
+struct Slot {
+    generation: u32,
+    socket: Option<Box<Socket>>,
+}
+
+/// All sockets of a core.
+#[derive(Default)]
+pub(crate) struct Sockets {
+    slots: Vec<Slot>,
+    free: Vec<usize>,
+    starved: Vec<usize>,
+}
+
+fn failed(error: Error) -> Event {
+    Event::Failed { error, buf: None }
+}
+
+impl Sockets {
+    /// Adds a socket that was made or accepted.
+    pub(crate) fn insert(&mut self, fd: OwnedFd, ring: &mut Ring) -> SocketId {
+        let target = ring.register_file(fd.as_raw_fd());
+        let index = self.free.pop().unwrap_or_else(|| {
+            self.slots.push(Slot::default());
+            self.slots.len() - 1
+        });
+        self.slots[index].socket = Some(Box::new(Socket::new(fd, target)));
+        SocketId(u32::try_from(index).expect("descriptors are far fewer"))
+    }
+
+    fn get(&mut self, sock: SocketId) -> Option<(usize, u32, &mut Socket)> {
+        let index = sock.0 as usize;
+        let slot = self.slots.get_mut(index)?;
+        let socket = slot.socket.as_deref_mut().filter(|s| s.closing.is_none())?;
+        Some((index, slot.generation, socket))
+    }
+
+    // Operations.
+
+    pub(crate) fn connect(
+        &mut self,
+        tag: Tag,
+        sock: SocketId,
+        addr: SocketAddr,
+        ring: &mut Ring,
+        out: &mut Events,
+    ) {
+        let Some((index, generation, socket)) = self.get(sock) else {
+            return out.push((tag, failed(errors::closed("connect"))));
+        };
+        if socket.connecting.is_some() {
+            return out.push((tag, failed(errors::refused("a connect on a socket that connects".into()))));
+        }
+        socket.connecting = Some(tag);
+        socket.addr = RawAddr::new(addr);
+        let (fd, flags) = socket.target.parts();
+        let entry = opcode::Connect::new(fd, socket.addr.as_ptr(), socket.addr.len()).build().flags(flags);
+        // SAFETY: the address lives in the boxed socket, which stays until the request has ended.
+        unsafe { ring.push(entry, Token::new(Kind::Connect, index, generation)) };
+    }
+
+    pub(crate) fn receive(&mut self, tag: Tag, sock: SocketId, ring: &mut Ring, out: &mut Events) {
+        let Some((index, generation, socket)) = self.get(sock) else {
+            return out.push((tag, failed(errors::closed("receive"))));
+        };
+        if socket.receive != Receive::Idle {
+            return out.push((tag, failed(errors::refused("a receive on a socket that receives".into()))));
+        }
+        socket.stopping = false;
+        socket.arm_receive(tag, Token::new(Kind::Receive, index, generation), ring);
+    }
+
+    pub(crate) fn stop_receive(&mut self, sock: SocketId, ring: &mut Ring, out: &mut Events) {
+        let Some((index, generation, socket)) = self.get(sock) else { return };
+        match socket.receive {
+            Receive::Idle => {}
+            Receive::Starved(tag) => {
+                socket.receive = Receive::Idle;
+                out.push((tag, Event::ReceiveStopped));
+            }
+            Receive::Armed(_) => {
+                socket.stopping = true;
+                ring.cancel(Token::new(Kind::Receive, index, generation));
+            }
+        }
+    }
+
+    pub(crate) fn send(&mut self, tag: Tag, sock: SocketId, data: Slices, ring: &mut Ring, out: &mut Events) {
+        let Some((index, generation, socket)) = self.get(sock) else {
+            return out.push((tag, failed(errors::closed("send"))));
+        };
+        if socket.sending.is_some() {
+            return out.push((tag, failed(errors::refused("a send on a socket that sends".into()))));
+        }
+        (socket.data, socket.slice, socket.sent) = (data, 0, 0);
+        if !socket.skip_sent(0) {
+            return out.push((tag, Event::Sent(socket.take_data())));
+        }
+        socket.sending = Some(tag);
+        socket.push_send(Token::new(Kind::Send, index, generation), ring);
+    }
+
+    pub(crate) fn close(&mut self, tag: Tag, sock: SocketId, ring: &mut Ring, out: &mut Events) {
+        let Some((index, generation, socket)) = self.get(sock) else {
+            return out.push((tag, failed(errors::closed("close"))));
+        };
+        socket.closing = Some(tag);
+        if let Receive::Starved(receive) = socket.receive {
+            socket.receive = Receive::Idle;
+            out.push((receive, failed(errors::closed("receive"))));
+        }
+        let under_way = [
+            (Kind::Receive, socket.receive != Receive::Idle),
+            (Kind::Send, socket.sending.is_some()),
+            (Kind::Connect, socket.connecting.is_some()),
+        ];
+        for (kind, _) in under_way.into_iter().filter(|(_, busy)| *busy) {
+            ring.cancel(Token::new(kind, index, generation));
+        }
+        self.finish_close(index, ring, out);
+    }
+
+    /// Receives that found no chunk are made again, now that there are some.
+    pub(crate) fn feed_starved(&mut self, ring: &mut Ring) {
+        for index in std::mem::take(&mut self.starved) {
+            let Some(slot) = self.slots.get_mut(index) else { continue };
+            let token = Token::new(Kind::Receive, index, slot.generation);
+            if let Some(socket) = slot.socket.as_deref_mut()
+                && let Receive::Starved(tag) = socket.receive
+            {
+                socket.arm_receive(tag, token, ring);
+            }
+        }
+    }
+
+    /// True when receives wait for chunks.
+    pub(crate) fn starving(&self) -> bool {
+        !self.starved.is_empty()
+    }
+
+    // Completions.
+
+    pub(crate) fn complete(&mut self, cqe: &Cqe, chunks: &mut Chunks, ring: &mut Ring, out: &mut Events) {
+        let index = cqe.token.index as usize;
+        let slot = &mut self.slots[index];
+        assert!(slot.generation == cqe.token.generation, "a slot waits for all of its requests");
+        let socket = slot.socket.as_deref_mut().expect("a slot waits for all of its requests");
+        match cqe.token.kind {
+            Kind::Connect => socket.connected(cqe.result, out),
+            Kind::Send => socket.sent(cqe, ring, out),
+            _ => {
+                if socket.received(cqe, chunks, ring, out) {
+                    self.starved.push(index);
+                }
+            }
+        }
+        self.finish_close(index, ring, out);
+    }
+
+    /// Frees the slot once a close was asked for and nothing is under way.
+    fn finish_close(&mut self, index: usize, ring: &mut Ring, out: &mut Events) {
+        let slot = &mut self.slots[index];
+        let Some(socket) = slot.socket.as_deref() else { return };
+        let busy = socket.receive != Receive::Idle || socket.sending.is_some() || socket.connecting.is_some();
+        if busy {
+            return;
+        }
+        if let Some(tag) = socket.closing {
+            ring.unregister_file(socket.target);
+            slot.socket = None;
+            slot.generation = (slot.generation + 1) % GENERATIONS;
+            self.free.push(index);
+            out.push((tag, Event::Closed));
+        }
+    }
+
+    /// Asks the kernel to end everything; nobody will look at the events.
+    pub(crate) fn close_all(&mut self, ring: &mut Ring) {
+        let mut ignored = Vec::new();
+        let nobody = Tag { owner: dolmen_io::Owner(0), key: 0 };
+        for index in 0..self.slots.len() {
+            let sock = SocketId(u32::try_from(index).expect("given out as such"));
+            self.close(nobody, sock, ring, &mut ignored);
+        }
+    }
+}
+
+impl Socket {
+    fn new(fd: OwnedFd, target: Target) -> Socket {
+        Socket {
+            fd,
+            target,
+            receive: Receive::Idle,
+            stopping: false,
+            connecting: None,
+            addr: RawAddr::empty(),
+            sending: None,
+            data: Slices::new(),
+            slice: 0,
+            sent: 0,
+            vectors: Vec::new(),
+            // SAFETY: all zeros is a valid, empty message.
+            message: unsafe { std::mem::zeroed() },
+            closing: None,
+        }
+    }
+
+    // Receiving.
+
+    fn arm_receive(&mut self, tag: Tag, token: Token, ring: &mut Ring) {
+        self.receive = Receive::Armed(tag);
+        let (fd, flags) = self.target.parts();
+        let entry = if ring.features().multishot {
+            opcode::RecvMulti::new(fd, GROUP).build().flags(flags)
+        } else {
+            let select = io_uring::squeue::Flags::BUFFER_SELECT;
+            opcode::Recv::new(fd, std::ptr::null_mut(), 0).buf_group(GROUP).build().flags(flags | select)
+        };
+        // SAFETY: the data goes to provided chunks, which `Chunks` owns until the kernel hands them back.
+        unsafe { ring.push(entry, token) };
+    }
+
+    /// True when the receive now waits for chunks.
+    fn received(&mut self, cqe: &Cqe, chunks: &mut Chunks, ring: &mut Ring, out: &mut Events) -> bool {
+        let Receive::Armed(tag) = self.receive else { unreachable!("only armed receives complete") };
+        let len = usize::try_from(cqe.result).unwrap_or(0);
+        // Taken in any case, so that it goes home.
+        let chunk = cqe.chunk().map(|id| chunks.take(id, len));
+        if len > 0 && self.closing.is_none() {
+            let chunk = chunk.expect("data comes in a chunk");
+            out.push((tag, Event::Received(chunk)));
+        }
+        if cqe.more() {
+            return false;
+        }
+        self.receive = Receive::Idle;
+        let errno = -cqe.result;
+        if self.closing.is_some() {
+            out.push((tag, failed(errors::closed("receive"))));
+        } else if cqe.result == 0 {
+            out.push((tag, Event::EndOfStream));
+        } else if self.stopping && (cqe.result > 0 || [libc::ECANCELED, libc::ENOBUFS].contains(&errno)) {
+            out.push((tag, Event::ReceiveStopped));
+        } else if cqe.result > 0 || [libc::EINTR, libc::EAGAIN].contains(&errno) {
+            self.arm_receive(tag, cqe.token, ring);
+        } else if errno == libc::ENOBUFS {
+            chunks.ran_dry();
+            self.receive = Receive::Starved(tag);
+            return true;
+        } else {
+            out.push((tag, failed(errors::socket("receive", errno))));
+        }
+        false
+    }
+
+    // Sending.
+
+    /// Counts `n` bytes as sent; false when nothing is left.
+    fn skip_sent(&mut self, mut n: usize) -> bool {
+        while let Some(slice) = self.data.get(self.slice) {
+            let left = slice.len() - self.sent;
+            if n < left {
+                self.sent += n;
+                return true;
+            }
+            n -= left;
+            (self.slice, self.sent) = (self.slice + 1, 0);
+        }
+        false
+    }
+
+    fn take_data(&mut self) -> Slices {
+        self.data.clear();
+        std::mem::take(&mut self.data)
+    }
+
+    fn push_send(&mut self, token: Token, ring: &mut Ring) {
+        let (fd, target_flags) = self.target.parts();
+        let wait_all = if ring.features().waitall { libc::MSG_WAITALL } else { 0 };
+        let flags = libc::MSG_NOSIGNAL | wait_all;
+        let rest = &self.data[self.slice][self.sent..];
+        let entry = if self.slice + 1 == self.data.len() {
+            let len = u32::try_from(rest.len()).expect("a pool buffer is small");
+            opcode::Send::new(fd, rest.as_ptr(), len).flags(flags).build()
+        } else {
+            let vector = |bytes: &[u8]| libc::iovec {
+                iov_base: bytes.as_ptr().cast_mut().cast(),
+                iov_len: bytes.len(),
+            };
+            self.vectors.clear();
+            self.vectors.push(vector(rest));
+            let more = self.data[self.slice + 1..].iter().take(MOST_VECTORS - 1);
+            self.vectors.extend(more.map(|s| vector(s)));
+            self.message.msg_iov = self.vectors.as_mut_ptr();
+            self.message.msg_iovlen = self.vectors.len();
+            let flags = u32::try_from(flags).expect("flags are not negative");
+            opcode::SendMsg::new(fd, std::ptr::from_ref(&self.message)).flags(flags).build()
+        };
+        // SAFETY: message and vectors live in the boxed socket, and the slices in `data`; none changes until the completion.
+        unsafe { ring.push(entry.flags(target_flags), token) };
+    }
+
+    fn sent(&mut self, cqe: &Cqe, ring: &mut Ring, out: &mut Events) {
+        let tag = self.sending.expect("only sends under way complete");
+        let errno = -cqe.result;
+        if let Ok(n) = usize::try_from(cqe.result) {
+            if !self.skip_sent(n) {
+                self.sending = None;
+                let data = self.take_data();
+                return out.push((tag, Event::Sent(data)));
+            }
+        } else if ![libc::EINTR, libc::EAGAIN].contains(&errno) || self.closing.is_some() {
+            self.sending = None;
+            self.take_data();
+            let closing = self.closing.is_some();
+            let error = if closing { errors::closed("send") } else { errors::socket("send", errno) };
+            return out.push((tag, failed(error)));
+        }
+        if self.closing.is_some() {
+            self.sending = None;
+            self.take_data();
+            return out.push((tag, failed(errors::closed("send"))));
+        }
+        self.push_send(cqe.token, ring);
+    }
+
+    fn connected(&mut self, result: i32, out: &mut Events) {
+        let tag = self.connecting.take().expect("only connects under way complete");
+        let event = if self.closing.is_some() {
+            failed(errors::closed("connect"))
+        } else if result < 0 {
+            failed(errors::socket("connect", -result))
+        } else {
+            match sys::local_addr(&self.fd) {
+                Ok(local) => Event::Connected { local },
+                Err(error) => failed(error),
+            }
+        };
+        out.push((tag, event));
+    }
+}

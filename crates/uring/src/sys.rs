@@ -1,0 +1,269 @@
+//! Thin, safe wrappers round the system calls that are not io_uring's.
+
+use crate::errors;
+use dolmen_io::Error;
+use dolmen_types::{Nanos, UnixMillis};
+use std::{
+    mem::{size_of, zeroed},
+    net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6},
+    os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd},
+    time::Duration,
+};
+
+/// Connections that wait to be accepted at most; the kernel caps it at net.core.somaxconn.
+const BACKLOG: i32 = 4096;
+
+/// How often, and how far apart, a bind is tried again: the kernel lets go of a killed process's accept, and with it of the
+/// port, a moment after the process itself.
+const BIND_TRIES: u32 = 25;
+const BIND_PAUSE: Duration = Duration::from_millis(20);
+
+/// A socket address in the kernel's form.
+#[derive(Clone, Copy)]
+pub(crate) struct RawAddr {
+    storage: libc::sockaddr_storage,
+    len: libc::socklen_t,
+}
+
+fn len_of<T>() -> libc::socklen_t {
+    libc::socklen_t::try_from(size_of::<T>()).expect("structs are small")
+}
+
+impl RawAddr {
+    pub(crate) fn empty() -> RawAddr {
+        // SAFETY: all zeros is a valid `sockaddr_storage`.
+        RawAddr { storage: unsafe { zeroed() }, len: len_of::<libc::sockaddr_storage>() }
+    }
+
+    pub(crate) fn new(addr: SocketAddr) -> RawAddr {
+        let mut raw = RawAddr::empty();
+        match addr {
+            SocketAddr::V4(v4) => {
+                let sin = libc::sockaddr_in {
+                    sin_family: family(addr).try_into().expect("AF_INET is small"),
+                    sin_port: v4.port().to_be(),
+                    sin_addr: libc::in_addr { s_addr: u32::from_ne_bytes(v4.ip().octets()) },
+                    sin_zero: [0; 8],
+                };
+                raw.len = len_of::<libc::sockaddr_in>();
+                // SAFETY: `sockaddr_storage` is large and aligned enough for every address family.
+                unsafe { std::ptr::from_mut(&mut raw.storage).cast::<libc::sockaddr_in>().write(sin) };
+            }
+            SocketAddr::V6(v6) => {
+                let sin6 = libc::sockaddr_in6 {
+                    sin6_family: family(addr).try_into().expect("AF_INET6 is small"),
+                    sin6_port: v6.port().to_be(),
+                    sin6_flowinfo: v6.flowinfo(),
+                    sin6_addr: libc::in6_addr { s6_addr: v6.ip().octets() },
+                    sin6_scope_id: v6.scope_id(),
+                };
+                raw.len = len_of::<libc::sockaddr_in6>();
+                // SAFETY: as above.
+                unsafe { std::ptr::from_mut(&mut raw.storage).cast::<libc::sockaddr_in6>().write(sin6) };
+            }
+        }
+        raw
+    }
+
+    /// `None` for a family that is not the Internet's.
+    fn get(&self) -> Option<SocketAddr> {
+        match i32::from(self.storage.ss_family) {
+            libc::AF_INET => {
+                // SAFETY: the family says that this is a `sockaddr_in`.
+                let sin = unsafe { std::ptr::from_ref(&self.storage).cast::<libc::sockaddr_in>().read() };
+                let ip = Ipv4Addr::from(sin.sin_addr.s_addr.to_ne_bytes());
+                Some(SocketAddrV4::new(ip, u16::from_be(sin.sin_port)).into())
+            }
+            libc::AF_INET6 => {
+                // SAFETY: the family says that this is a `sockaddr_in6`.
+                let sin6 = unsafe { std::ptr::from_ref(&self.storage).cast::<libc::sockaddr_in6>().read() };
+                let ip = Ipv6Addr::from(sin6.sin6_addr.s6_addr);
+                let port = u16::from_be(sin6.sin6_port);
+                Some(SocketAddrV6::new(ip, port, sin6.sin6_flowinfo, sin6.sin6_scope_id).into())
+            }
+            _ => None,
+        }
+    }
+
+    pub(crate) fn as_ptr(&self) -> *const libc::sockaddr {
+        std::ptr::from_ref(&self.storage).cast()
+    }
+
+    pub(crate) fn len(&self) -> libc::socklen_t {
+        self.len
+    }
+}
+
+fn family(addr: SocketAddr) -> i32 {
+    if addr.is_ipv4() { libc::AF_INET } else { libc::AF_INET6 }
+}
+
+/// `result` of a call that returns -1 on failure.
+fn check(what: &str, result: i32) -> Result<i32, Error> {
+    if result < 0 { Err(errors::socket(what, errors::last())) } else { Ok(result) }
+}
+
+/// Takes a descriptor that a system call just returned.
+///
+/// # Safety
+/// `fd` is open and nobody else's.
+pub(crate) unsafe fn own(fd: RawFd) -> OwnedFd {
+    // SAFETY: the caller's promise.
+    unsafe { OwnedFd::from_raw_fd(fd) }
+}
+
+fn set_option(fd: &OwnedFd, level: i32, name: i32, value: i32) -> Result<(), Error> {
+    let value = std::ptr::from_ref(&value).cast();
+    // SAFETY: the option's value is an int that lives across the call.
+    let result = unsafe { libc::setsockopt(fd.as_raw_fd(), level, name, value, len_of::<i32>()) };
+    check("set a socket option", result).map(drop)
+}
+
+/// A blocking stream socket with NODELAY (io_uring itself never blocks on it).
+pub(crate) fn stream_socket(addr: SocketAddr) -> Result<OwnedFd, Error> {
+    // SAFETY: no pointers.
+    let fd = unsafe { libc::socket(family(addr), libc::SOCK_STREAM | libc::SOCK_CLOEXEC, libc::IPPROTO_TCP) };
+    // SAFETY: just made.
+    let fd = unsafe { own(check("make a socket", fd)?) };
+    set_option(&fd, libc::IPPROTO_TCP, libc::TCP_NODELAY, 1)?;
+    Ok(fd)
+}
+
+/// A listening socket and the address it got. Accepted sockets inherit NODELAY from it.
+pub(crate) fn listener(addr: SocketAddr, reuse_port: bool) -> Result<(OwnedFd, SocketAddr), Error> {
+    let fd = stream_socket(addr)?;
+    set_option(&fd, libc::SOL_SOCKET, libc::SO_REUSEADDR, 1)?;
+    if reuse_port {
+        set_option(&fd, libc::SOL_SOCKET, libc::SO_REUSEPORT, 1)?;
+    }
+    if addr.is_ipv6() {
+        set_option(&fd, libc::IPPROTO_IPV6, libc::IPV6_V6ONLY, 1)?;
+    }
+    let raw = RawAddr::new(addr);
+    // SAFETY: the address lives across the call and has the length given.
+    let bind = || unsafe { libc::bind(fd.as_raw_fd(), raw.as_ptr(), raw.len()) };
+    let mut bound = bind();
+    for _ in 0..BIND_TRIES {
+        if bound == 0 || errors::last() != libc::EADDRINUSE {
+            break;
+        }
+        std::thread::sleep(BIND_PAUSE);
+        bound = bind();
+    }
+    check(&format!("bind {addr}"), bound)?;
+    // SAFETY: no pointers.
+    check(&format!("listen on {addr}"), unsafe { libc::listen(fd.as_raw_fd(), BACKLOG) })?;
+    let local = local_addr(&fd)?;
+    Ok((fd, local))
+}
+
+/// Our end's address.
+pub(crate) fn local_addr(fd: &OwnedFd) -> Result<SocketAddr, Error> {
+    let mut raw = RawAddr::empty();
+    let storage = std::ptr::from_mut(&mut raw.storage).cast();
+    // SAFETY: storage and length live across the call, and the length is that of the storage.
+    let result = unsafe { libc::getsockname(fd.as_raw_fd(), storage, &mut raw.len) };
+    check("ask for a socket's address", result)?;
+    raw.get().ok_or_else(|| errors::refused("a socket with an address that is not IP".into()))
+}
+
+/// The other end's address.
+pub(crate) fn peer_addr(fd: &OwnedFd) -> Result<SocketAddr, Error> {
+    let mut raw = RawAddr::empty();
+    let storage = std::ptr::from_mut(&mut raw.storage).cast();
+    // SAFETY: as in `local_addr`.
+    let result = unsafe { libc::getpeername(fd.as_raw_fd(), storage, &mut raw.len) };
+    check("ask for a peer's address", result)?;
+    raw.get().ok_or_else(|| errors::refused("a peer with an address that is not IP".into()))
+}
+
+/// A blocking eventfd, so that a read request of the ring waits on it.
+pub(crate) fn eventfd() -> Result<OwnedFd, Error> {
+    // SAFETY: no pointers.
+    let fd = unsafe { libc::eventfd(0, libc::EFD_CLOEXEC) };
+    // SAFETY: just made.
+    Ok(unsafe { own(check("make an eventfd", fd)?) })
+}
+
+/// Adds one to an eventfd.
+pub(crate) fn signal(event: &OwnedFd) {
+    let one = 1u64.to_ne_bytes();
+    // SAFETY: eight bytes that live across the call. It can only fail when the counter is full, and then the core wakes too.
+    unsafe { libc::write(event.as_raw_fd(), one.as_ptr().cast(), one.len()) };
+}
+
+fn clock(id: libc::clockid_t) -> libc::timespec {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: `time` lives across the call; both clocks exist on every kernel that we run on.
+    unsafe { libc::clock_gettime(id, &mut time) };
+    time
+}
+
+/// CLOCK_BOOTTIME.
+pub(crate) fn boot_time() -> Nanos {
+    let t = clock(libc::CLOCK_BOOTTIME);
+    Nanos(t.tv_sec.unsigned_abs() * 1_000_000_000 + t.tv_nsec.unsigned_abs())
+}
+
+/// CLOCK_REALTIME; 0 before 1970.
+pub(crate) fn wall_time() -> UnixMillis {
+    let t = clock(libc::CLOCK_REALTIME);
+    UnixMillis(u64::try_from(t.tv_sec).unwrap_or(0) * 1000 + t.tv_nsec.unsigned_abs() / 1_000_000)
+}
+
+/// Fills `out` from the kernel's generator.
+pub(crate) fn random(mut out: &mut [u8]) {
+    while !out.is_empty() {
+        // SAFETY: the slice lives across the call.
+        let n = unsafe { libc::getrandom(out.as_mut_ptr().cast(), out.len(), 0) };
+        // The kernel's generator fails only for bad arguments, or is interrupted.
+        if let Ok(n) = usize::try_from(n) {
+            out = &mut out[n..];
+        } else {
+            assert!(errors::last() == libc::EINTR, "the kernel refuses random bytes");
+        }
+    }
+}
+
+/// Descriptors that this process may have open.
+pub(crate) fn descriptor_limit() -> u32 {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: `limit` lives across the call.
+    unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &mut limit) };
+    u32::try_from(limit.rlim_cur).unwrap_or(u32::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::IpAddr;
+
+    #[test]
+    fn addresses_round_trip() {
+        for text in ["127.0.0.1:4420", "[::1]:8009", "[fe80::1%3]:1", "0.0.0.0:0"] {
+            let addr: SocketAddr = text.parse().unwrap();
+            assert_eq!(RawAddr::new(addr).get(), Some(addr));
+        }
+        assert_eq!(RawAddr::empty().get(), None);
+    }
+
+    #[test]
+    fn listeners_get_a_port_and_a_second_one_is_refused() {
+        for ip in [IpAddr::from([127, 0, 0, 1]), IpAddr::from(Ipv6Addr::LOCALHOST)] {
+            let (_fd, addr) = listener(SocketAddr::new(ip, 0), false).unwrap();
+            assert_ne!(addr.port(), 0);
+            let error = listener(addr, false).unwrap_err();
+            assert_eq!(error.kind, dolmen_io::ErrorKind::Refused);
+            assert!(error.to_string().contains(&addr.to_string()));
+        }
+    }
+
+    #[test]
+    fn clocks_run_and_random_differs() {
+        let (a, mut x, mut y) = (boot_time(), [0; 32], [0; 32]);
+        random(&mut x);
+        random(&mut y);
+        assert_ne!(x, y);
+        assert!(boot_time() >= a && wall_time().0 > 1_600_000_000_000);
+    }
+}

@@ -1,0 +1,319 @@
+//! Sockets for real, over loopback, with and without the kernel's later features.
+#![allow(clippy::unwrap_used)] // helpers of tests
+
+mod common;
+
+use common::{Core, MASKS, any_port, config, pattern, tag};
+use dolmen_io::{ErrorKind, Event, PoolConfig, SocketId, Wait};
+use dolmen_uring::UringConfig;
+use std::{
+    io::{Read, Write},
+    net::{TcpListener, TcpStream},
+    os::fd::AsRawFd,
+};
+
+fn kind(event: &Event) -> Option<ErrorKind> {
+    if let Event::Failed { error, .. } = event { Some(error.kind) } else { None }
+}
+
+#[test]
+fn bytes_go_both_ways() {
+    for mask in MASKS {
+        let mut core = Core::new(&config(mask));
+        let (client, server) = core.pair();
+        core.io.receive(tag(1), client);
+        core.io.receive(tag(2), server);
+        for round in 0..20 {
+            let (ask, answer) = (pattern(72, round), pattern(4120 * (round + 1), round));
+            core.send(3, client, &ask);
+            assert_eq!(core.collect(2, 72), ask);
+            assert!(matches!(core.next(3), Event::Sent(data) if data.is_empty()));
+            core.send(4, server, &answer);
+            assert_eq!(core.collect(1, answer.len()), answer, "mask {mask}");
+            assert!(matches!(core.next(4), Event::Sent(_)));
+        }
+        core.io.close(tag(5), client);
+        assert_eq!(kind(&core.next(1)), Some(ErrorKind::Closed));
+        assert!(matches!(core.next(5), Event::Closed));
+        assert!(matches!(core.next(2), Event::EndOfStream));
+        core.io.close(tag(6), server);
+        assert!(matches!(core.next(6), Event::Closed));
+        core.io.close(tag(6), server);
+        assert_eq!(kind(&core.next(6)), Some(ErrorKind::Closed));
+        assert!(core.events.is_empty(), "{:?}", core.events);
+    }
+}
+
+/// Sets SO_SNDBUF or SO_RCVBUF.
+fn set_buffer(fd: &impl AsRawFd, name: i32, bytes: i32) {
+    let value = std::ptr::from_ref(&bytes).cast();
+    let len = libc::socklen_t::try_from(size_of::<i32>()).unwrap();
+    // SAFETY: an int that lives across the call.
+    assert_eq!(unsafe { libc::setsockopt(fd.as_raw_fd(), libc::SOL_SOCKET, name, value, len) }, 0);
+}
+
+#[test]
+fn large_sends_through_small_windows() {
+    for mask in MASKS {
+        let mut core = Core::new(&config(mask));
+        let listener = TcpListener::bind(any_port()).unwrap();
+        set_buffer(&listener, libc::SO_RCVBUF, 4096);
+        let sock = core.io.connect(tag(1), listener.local_addr().unwrap()).unwrap();
+        core.turn();
+        let (mut peer, _) = listener.accept().unwrap();
+        assert!(matches!(core.next(1), Event::Connected { .. }));
+        // More than the kernel takes at once, in bytes and in vectors.
+        let (page, times) = (pattern(4096, 1), 4000);
+        let mut buf = core.io.alloc(4096).unwrap();
+        buf.copy_from_slice(&page);
+        let slice = buf.freeze();
+        core.io.send(tag(2), sock, vec![slice; times]);
+        assert!(core.quiet(2), "16 MiB don't fit the window");
+        let reader = std::thread::spawn(move || {
+            let mut all = vec![0; 4096 * times];
+            peer.read_exact(&mut all).unwrap();
+            all
+        });
+        assert!(matches!(core.next(2), Event::Sent(_)));
+        assert!(reader.join().unwrap() == page.repeat(times), "mask {mask}");
+    }
+}
+
+#[test]
+fn an_exhausted_pool_holds_the_peer_and_recovers() {
+    for mask in MASKS {
+        let pool = PoolConfig { classes: vec![(4096, 64), (32 * 1024, 8)] };
+        let mut core = Core::new(&UringConfig { pool, ..config(mask) });
+        let (client, server) = core.pair();
+        core.io.receive(tag(1), server);
+        let chunk = pattern(64 * 4096, 3);
+        let mut held = Vec::new();
+        // Everything that arrives is held: at most the pool's chunks come.
+        for _ in 0..30 {
+            core.send(2, client, &chunk[..32 * 1024]);
+            while core.events.is_empty() {
+                core.turn();
+                if held.len() >= 8 && core.quiet(1) {
+                    break;
+                }
+            }
+            for (key, event) in core.events.drain(..) {
+                match event {
+                    Event::Received(buf) => held.push(buf),
+                    Event::Sent(_) => assert_eq!(key, 2),
+                    other => panic!("{other:?}"),
+                }
+            }
+            if held.len() >= 8 {
+                break;
+            }
+        }
+        assert_eq!(held.len(), 8);
+        core.send(3, client, &chunk[..4096]);
+        assert!(core.quiet(1), "there is no chunk to receive into");
+        held.clear();
+        assert!(matches!(core.next(1), Event::Received(_)), "mask {mask}");
+    }
+}
+
+#[test]
+fn a_chunk_dropped_by_another_thread_wakes_the_core() {
+    let pool = PoolConfig { classes: vec![(4096, 64), (32 * 1024, 1)] };
+    let mut core = Core::new(&UringConfig { pool, ..config("none") });
+    let (client, server) = core.pair();
+    core.io.receive(tag(1), server);
+    core.send(2, client, &[1; 10]);
+    let Event::Received(held) = core.next(1) else { panic!("nothing received") };
+    core.send(2, client, &[2; 10]);
+    assert!(core.quiet(1));
+    let thread = std::thread::spawn(move || {
+        std::thread::sleep(std::time::Duration::from_millis(50));
+        drop(held);
+    });
+    let mut events = Vec::new();
+    while events.is_empty() {
+        core.io.poll(Wait::Forever, &mut events);
+    }
+    thread.join().unwrap();
+    assert!(matches!(&events[0].1, Event::Received(b) if b[..] == [2; 10]), "{events:?}");
+}
+
+#[test]
+fn receiving_stops_and_starts_without_losing_a_byte() {
+    for mask in MASKS {
+        let mut core = Core::new(&config(mask));
+        let (client, server) = core.pair();
+        let bytes = pattern(40_000, 9);
+        let mut got = Vec::new();
+        for part in bytes.chunks(1000) {
+            core.io.receive(tag(1), server);
+            core.send(2, client, part);
+            core.turn();
+            core.io.stop_receive(tag(9), server);
+            loop {
+                match core.next(1) {
+                    Event::Received(buf) => got.extend_from_slice(&buf),
+                    Event::ReceiveStopped => break,
+                    other => panic!("{other:?}"),
+                }
+            }
+            core.next(2);
+        }
+        core.io.receive(tag(1), server);
+        got.extend(core.collect(1, bytes.len() - got.len()));
+        assert_eq!(got, bytes, "mask {mask}");
+        core.io.receive(tag(3), server);
+        assert_eq!(kind(&core.next(3)), Some(ErrorKind::Refused));
+        core.io.close(tag(4), client);
+        assert!(matches!(core.next(1), Event::EndOfStream));
+    }
+}
+
+#[test]
+fn close_ends_what_is_under_way() {
+    for mask in MASKS {
+        let mut core = Core::new(&config(mask));
+        let (client, server) = core.pair();
+        core.io.receive(tag(1), client);
+        core.send(2, client, &pattern(4_000_000, 1));
+        assert!(core.quiet(2));
+        // A connect that nobody answers, from a network that is reserved for documentation.
+        let far = core.io.connect(tag(3), "192.0.2.1:4420".parse().unwrap());
+        core.turn();
+        core.io.close(tag(4), client);
+        assert_eq!(kind(&core.next(1)), Some(ErrorKind::Closed), "mask {mask}");
+        assert_eq!(kind(&core.next(2)), Some(ErrorKind::Closed));
+        assert!(matches!(core.next(4), Event::Closed));
+        if let Ok(far) = far {
+            core.io.close(tag(5), far);
+            assert!(kind(&core.next(3)).is_some());
+            assert!(matches!(core.next(5), Event::Closed));
+        }
+        core.io.close(tag(6), server);
+        assert!(matches!(core.next(6), Event::Closed));
+        core.send(7, SocketId(77), b"x");
+        assert_eq!(kind(&core.next(7)), Some(ErrorKind::Closed));
+        assert_eq!(core.io.pool().available(4096), 1024 + 64 + 4 - 16, "only the kernel's chunks are out");
+    }
+}
+
+#[test]
+fn resets_and_refusals_are_told() {
+    let mut core = Core::new(&config("none"));
+    let (listener, addr) = core.io.listen(any_port()).unwrap();
+    core.io.accept(tag(1), listener);
+    let mut peer = TcpStream::connect(addr).unwrap();
+    let Event::Accepted { sock, .. } = core.next(1) else { panic!("not accepted") };
+    core.io.receive(tag(2), sock);
+    peer.write_all(b"hello").unwrap();
+    assert_eq!(core.collect(2, 5), b"hello");
+    // Closing with unread data makes the peer's kernel send a reset.
+    core.send(3, sock, b"unread");
+    core.next(3);
+    std::thread::sleep(std::time::Duration::from_millis(20));
+    drop(peer);
+    assert_eq!(kind(&core.next(2)), Some(ErrorKind::Connection));
+    core.send(4, sock, b"late");
+    assert_eq!(kind(&core.next(4)), Some(ErrorKind::Connection));
+    core.io.close_listener(listener);
+    assert_eq!(kind(&core.next(1)), Some(ErrorKind::Closed));
+    core.io.connect(tag(5), addr).unwrap();
+    match core.next(5) {
+        Event::Failed { error, .. } => {
+            assert_eq!((error.kind, error.errno), (ErrorKind::Connection, Some(libc::ECONNREFUSED)));
+        }
+        other => panic!("{other:?}"),
+    }
+    core.io.accept(tag(6), listener);
+    assert_eq!(kind(&core.next(6)), Some(ErrorKind::Closed));
+}
+
+#[test]
+fn ipv6_and_a_port_in_use() {
+    let mut core = Core::new(&config("none"));
+    let (listener, addr) = core.io.listen("[::1]:0".parse().unwrap()).unwrap();
+    let refused = core.io.listen(addr).unwrap_err();
+    assert_eq!(refused.kind, ErrorKind::Refused);
+    core.io.accept(tag(1), listener);
+    let _client = core.io.connect(tag(2), addr).unwrap();
+    assert!(matches!(core.next(1), Event::Accepted { local, .. } if local == addr));
+    let mut shared = UringConfig { reuse_port: true, ..config("none") };
+    let mut one = Core::new(&shared);
+    shared.reuse_port = true;
+    let mut two = Core::new(&shared);
+    let (_, addr) = one.io.listen(any_port()).unwrap();
+    assert!(two.io.listen(addr).is_ok());
+}
+
+#[test]
+fn five_hundred_connections() {
+    for mask in ["none", "multishot"] {
+        let mut core = Core::new(&config(mask));
+        let (listener, addr) = core.io.listen(any_port()).unwrap();
+        core.io.accept(tag(1), listener);
+        let mut peers = Vec::new();
+        let mut socks = Vec::new();
+        for i in 0..500u64 {
+            peers.push(TcpStream::connect(addr).unwrap());
+            let Event::Accepted { sock, .. } = core.next(1) else { panic!("not accepted") };
+            core.io.receive(tag(10_000 + i), sock);
+            socks.push(sock);
+        }
+        for round in 0..3u8 {
+            // All at once: more connections have data than chunks are provided.
+            for (i, peer) in peers.iter_mut().enumerate() {
+                peer.write_all(&[u8::try_from(i % 200).unwrap() + round; 100]).unwrap();
+            }
+            for (i, &sock) in socks.iter().enumerate() {
+                let got = core.collect(10_000 + i as u64, 100);
+                assert!(got.iter().all(|&b| usize::from(b) == i % 200 + usize::from(round)));
+                core.send(20_000, sock, &got);
+            }
+            for peer in &mut peers {
+                assert!(matches!(core.next(20_000), Event::Sent(_)));
+                let mut back = [0; 100];
+                peer.read_exact(&mut back).unwrap();
+            }
+        }
+        drop(peers);
+        for i in 0..500u64 {
+            assert!(matches!(core.next(10_000 + i), Event::EndOfStream), "mask {mask}");
+        }
+    }
+}
+
+#[test]
+fn a_sleeping_core_is_woken_and_an_idle_one_stays_asleep() {
+    for mask in MASKS {
+        let mut core = Core::new(&config(mask));
+        let wake = core.io.waker();
+        let thread = std::thread::spawn(move || {
+            for _ in 0..20 {
+                std::thread::sleep(std::time::Duration::from_millis(2));
+                wake.wake();
+            }
+        });
+        let (mut events, mut turns) = (Vec::new(), 0);
+        while !thread.is_finished() && turns < 1000 {
+            let until = core.io.now().plus_ms(500);
+            core.io.poll(Wait::Until(until), &mut events);
+            turns += 1;
+        }
+        thread.join().unwrap();
+        assert!((10..=60).contains(&turns), "{turns} turns for 20 wakes, mask {mask}");
+        // A timer ends a wait by itself.
+        let start = std::time::Instant::now();
+        core.io.timer_at(tag(1), core.io.now().plus_ms(30));
+        core.next(1);
+        assert!((25..1000).contains(&start.elapsed().as_millis()));
+    }
+}
+
+#[test]
+fn features_say_what_is_masked() {
+    let driver = dolmen_uring::Uring::new(&config("all")).unwrap();
+    assert_eq!(driver.features().to_string(), "");
+    let driver = dolmen_uring::Uring::new(&config("none")).unwrap();
+    let features = driver.features();
+    assert!(features.multishot && features.taskrun_flag);
+}

@@ -1,0 +1,59 @@
+//! The store behind the seam, as this crate uses it: everything that is called of `dolmen-store` while serving.
+
+use super::{Log, Refusal};
+use dolmen_io::{Buf, Io, Owner, Tag};
+use dolmen_store::{AppendError, Batch, LineUsage, Record, Store, Ticket};
+use dolmen_types::{Lba, LineId, Nanos, PgId};
+
+/// One step's access to the core's store. A core without one serves Null and Memory volumes alone.
+pub(crate) struct Durable<'a> {
+    pub(crate) io: &'a mut Io,
+    pub(crate) store: Option<&'a mut Store>,
+    /// Owner of our timer's events.
+    pub(crate) owner: Owner,
+}
+
+impl Log for Durable<'_> {
+    fn now(&self) -> Nanos {
+        self.io.now()
+    }
+
+    fn alloc(&self, len: usize) -> Option<Buf> {
+        self.io.alloc(len)
+    }
+
+    fn wake_at(&mut self, at: Nanos) {
+        let _ = self.io.timer_at(Tag { owner: self.owner, key: 0 }, at);
+    }
+
+    fn read(&mut self, pg: PgId, line: LineId, first: u64, buf: Buf, ticket: u64) {
+        let store = self.store.as_mut().expect("durable volumes are only found in a store");
+        store.read(self.io, pg, line, None, Lba(first), buf, Ticket(ticket));
+    }
+
+    fn append(&mut self, batch: Batch, ticket: u64) -> Result<(), (Batch, Refusal)> {
+        let Some(store) = self.store.as_mut() else { return Err((batch, Refusal::Stopped)) };
+        store.append(batch, Ticket(ticket)).map_err(|(batch, error)| {
+            let refusal = match error {
+                AppendError::Full => Refusal::Full,
+                AppendError::Busy | AppendError::NotReady => Refusal::Busy,
+                AppendError::Stopped { .. } => Refusal::Stopped,
+                // The one limit that we cannot know: keyed objects of a whole shard are bounded together.
+                AppendError::Invalid(_) if has_object(&batch) => Refusal::Full,
+                AppendError::Invalid(what) => {
+                    debug_assert!(false, "the store calls a batch of ours invalid: {what}");
+                    Refusal::Stopped
+                }
+            };
+            (batch, refusal)
+        })
+    }
+
+    fn usage(&self, pg: PgId, line: LineId) -> LineUsage {
+        self.store.as_ref().map(|s| s.usage(pg, line)).unwrap_or_default()
+    }
+}
+
+fn has_object(batch: &Batch) -> bool {
+    batch.records.iter().any(|record| matches!(record, Record::Put { .. }))
+}

@@ -1,0 +1,429 @@
+//! Range locks: readers and writers over ranges of addresses, granted in the order of arrival.
+//!
+//! A claim takes one or more ranges at once and waits for every earlier claim that overlaps it in conflict (two readers
+//! never conflict), whether that one is granted or waits itself. So overlapping claims are served strictly in order of
+//! arrival, nobody starves, claims that do not overlap never wait for each other, and since a claim takes all of its
+//! ranges in one step there is no cycle to lock up in.
+//!
+//! Entries of one volume stand in a treap ordered by start, each node knowing the furthest end below it; nodes of all
+//! volumes of a core share one slab, so an uncontended claim costs no allocation. Claim and release are O(log n + k)
+//! for k conflicts. A claim counts its blockers once; each release counts them down.
+//!
+//! Treap priorities come from a fixed sequence: hosts choose addresses, but not priorities, so they cannot unbalance it.
+
+use std::ops::Range;
+
+const NIL: u32 = u32::MAX;
+
+/// How a range is claimed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Mode {
+    /// With other readers.
+    Shared,
+    /// Alone.
+    Exclusive,
+}
+
+/// A set of ranges that is held or waited for. Must be given to [`LockTable::release`] exactly once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Claim(u32);
+
+/// The entries of one volume: the root of its treap.
+#[derive(Debug)]
+pub(crate) struct RangeLocks {
+    root: u32,
+}
+
+impl RangeLocks {
+    pub(crate) fn new() -> RangeLocks {
+        RangeLocks { root: NIL }
+    }
+}
+
+#[derive(Clone, Debug)]
+struct Node {
+    start: u64,
+    end: u64,
+    /// The furthest `end` in the subtree below and including this node.
+    max_end: u64,
+    /// Arrival of the claim.
+    order: u64,
+    left: u32,
+    right: u32,
+    priority: u32,
+    mode: Mode,
+    /// First node of the claim, the one that counts.
+    head: u32,
+    /// Next node of the same claim.
+    next: u32,
+    /// Head only: pairs of (one of our ranges, one of an earlier claim) in conflict.
+    blockers: u32,
+    /// Head only: the caller's name for the claim.
+    owner: u32,
+}
+
+/// The slab behind all range locks of a core.
+#[derive(Debug)]
+pub(crate) struct LockTable {
+    nodes: Vec<Node>,
+    free: Vec<u32>,
+    limit: usize,
+    arrivals: u64,
+    seed: u32,
+    /// Reused by every search.
+    hits: Vec<u32>,
+}
+
+/// The table has as many ranges as it may hold, or too many claims wait for these ranges already.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct TooMany;
+
+impl LockTable {
+    /// A table of at most `limit` ranges, `expected` of them without growing.
+    pub(crate) fn new(expected: usize, limit: usize) -> LockTable {
+        LockTable {
+            nodes: Vec::with_capacity(expected),
+            free: Vec::with_capacity(expected),
+            limit: limit.min(NIL as usize),
+            arrivals: 0,
+            seed: 0x9e37_79b9,
+            hits: Vec::new(),
+        }
+    }
+
+    /// Ranges held or waited for.
+    pub(crate) fn len(&self) -> usize {
+        self.nodes.len() - self.free.len()
+    }
+
+    /// Claims all `ranges` (none empty) for `owner`. True in the second place: granted at once; otherwise `owner`
+    /// turns up in the `granted` list of a later [`LockTable::release`]. Refused when more than `max_waiting` conflicts
+    /// are with claims that wait themselves: that bounds what one hot spot costs everybody else on the core.
+    pub(crate) fn claim(
+        &mut self,
+        locks: &mut RangeLocks,
+        owner: u32,
+        ranges: &[(Range<u64>, Mode)],
+        max_waiting: usize,
+    ) -> Result<(Claim, bool), TooMany> {
+        assert!(!ranges.is_empty(), "a claim has a range");
+        if self.len() + ranges.len() > self.limit {
+            return Err(TooMany);
+        }
+        let mut blockers = 0;
+        if locks.root != NIL {
+            for (range, mode) in ranges {
+                self.search(locks.root, range, *mode);
+                blockers += u32::try_from(self.hits.len()).expect("fewer hits than nodes");
+                let waits = |&&hit: &&u32| self.nodes[self.nodes[hit as usize].head as usize].blockers > 0;
+                if self.hits.iter().filter(waits).count() > max_waiting {
+                    return Err(TooMany);
+                }
+            }
+        }
+        self.arrivals += 1;
+        let mut head = NIL;
+        for (range, mode) in ranges {
+            let node = self.take_node(range, *mode, owner);
+            if head == NIL {
+                head = node;
+                self.nodes[node as usize].blockers = blockers;
+            } else {
+                self.nodes[node as usize].next = self.nodes[head as usize].next;
+                self.nodes[head as usize].next = node;
+            }
+            self.nodes[node as usize].head = head;
+            locks.root = self.insert(locks.root, node);
+        }
+        Ok((Claim(head), blockers == 0))
+    }
+
+    /// Gives a claim up, granted or waiting; owners of claims that are granted by that are appended to `granted`, in
+    /// order of arrival.
+    pub(crate) fn release(&mut self, locks: &mut RangeLocks, claim: Claim, granted: &mut Vec<u32>) {
+        let mut node = claim.0;
+        while node != NIL {
+            locks.root = self.remove(locks.root, node);
+            node = self.nodes[node as usize].next;
+        }
+        let mut freed = Vec::new();
+        let mut node = claim.0;
+        while node != NIL {
+            let Node { start, end, mode, order, next, .. } = self.nodes[node as usize];
+            if locks.root != NIL {
+                self.search(locks.root, &(start..end), mode);
+                for i in 0..self.hits.len() {
+                    let hit = &self.nodes[self.hits[i] as usize];
+                    if hit.order > order {
+                        let head = hit.head;
+                        let first = &mut self.nodes[head as usize];
+                        first.blockers -= 1;
+                        if first.blockers == 0 {
+                            freed.push((first.order, first.owner));
+                        }
+                    }
+                }
+            }
+            self.free.push(node);
+            node = next;
+        }
+        freed.sort_unstable();
+        granted.extend(freed.into_iter().map(|(_, owner)| owner));
+    }
+
+    fn take_node(&mut self, range: &Range<u64>, mode: Mode, owner: u32) -> u32 {
+        assert!(range.start < range.end, "a claimed range is not empty");
+        // xorshift32
+        self.seed ^= self.seed << 13;
+        self.seed ^= self.seed >> 17;
+        self.seed ^= self.seed << 5;
+        let node = Node {
+            start: range.start,
+            end: range.end,
+            max_end: range.end,
+            order: self.arrivals,
+            left: NIL,
+            right: NIL,
+            priority: self.seed,
+            mode,
+            head: NIL,
+            next: NIL,
+            blockers: 0,
+            owner,
+        };
+        if let Some(free) = self.free.pop() {
+            self.nodes[free as usize] = node;
+            return free;
+        }
+        self.nodes.push(node);
+        u32::try_from(self.nodes.len() - 1).expect("the limit is below 2^32")
+    }
+
+    /// Puts the nodes that overlap `range` in conflict with `mode` into `self.hits`.
+    fn search(&mut self, root: u32, range: &Range<u64>, mode: Mode) {
+        let mut hits = std::mem::take(&mut self.hits);
+        hits.clear();
+        self.visit(root, range, mode, &mut hits);
+        self.hits = hits;
+    }
+
+    fn visit(&self, at: u32, range: &Range<u64>, mode: Mode, hits: &mut Vec<u32>) {
+        if at == NIL {
+            return;
+        }
+        let node = &self.nodes[at as usize];
+        if node.max_end <= range.start {
+            return;
+        }
+        self.visit(node.left, range, mode, hits);
+        if node.start < range.end {
+            let conflict = mode == Mode::Exclusive || node.mode == Mode::Exclusive;
+            if conflict && node.end > range.start {
+                hits.push(at);
+            }
+            self.visit(node.right, range, mode, hits);
+        }
+    }
+
+    fn key(&self, node: u32) -> (u64, u32) {
+        (self.nodes[node as usize].start, node)
+    }
+
+    /// Recomputes what a node knows of its subtree.
+    fn pull(&mut self, at: u32) {
+        let Node { left, right, end, .. } = self.nodes[at as usize];
+        let below = |n: u32| if n == NIL { 0 } else { self.nodes[n as usize].max_end };
+        let max_end = end.max(below(left)).max(below(right));
+        self.nodes[at as usize].max_end = max_end;
+    }
+
+    fn insert(&mut self, root: u32, new: u32) -> u32 {
+        if root == NIL {
+            return new;
+        }
+        if self.nodes[new as usize].priority > self.nodes[root as usize].priority {
+            let (left, right) = self.split(root, self.key(new));
+            self.nodes[new as usize].left = left;
+            self.nodes[new as usize].right = right;
+            self.pull(new);
+            return new;
+        }
+        if self.key(new) < self.key(root) {
+            let left = self.insert(self.nodes[root as usize].left, new);
+            self.nodes[root as usize].left = left;
+        } else {
+            let right = self.insert(self.nodes[root as usize].right, new);
+            self.nodes[root as usize].right = right;
+        }
+        self.pull(root);
+        root
+    }
+
+    /// Cuts a subtree into the nodes below `key` and those above.
+    fn split(&mut self, root: u32, key: (u64, u32)) -> (u32, u32) {
+        if root == NIL {
+            return (NIL, NIL);
+        }
+        if self.key(root) < key {
+            let (low, high) = self.split(self.nodes[root as usize].right, key);
+            self.nodes[root as usize].right = low;
+            self.pull(root);
+            (root, high)
+        } else {
+            let (low, high) = self.split(self.nodes[root as usize].left, key);
+            self.nodes[root as usize].left = high;
+            self.pull(root);
+            (low, root)
+        }
+    }
+
+    fn remove(&mut self, root: u32, gone: u32) -> u32 {
+        assert!(root != NIL, "a node to remove is in its tree");
+        let Node { left, right, .. } = self.nodes[root as usize];
+        if root == gone {
+            return self.merge(left, right);
+        }
+        if self.key(gone) < self.key(root) {
+            let left = self.remove(left, gone);
+            self.nodes[root as usize].left = left;
+        } else {
+            let right = self.remove(right, gone);
+            self.nodes[root as usize].right = right;
+        }
+        self.pull(root);
+        root
+    }
+
+    fn merge(&mut self, low: u32, high: u32) -> u32 {
+        if low == NIL || high == NIL {
+            return if low == NIL { high } else { low };
+        }
+        if self.nodes[low as usize].priority > self.nodes[high as usize].priority {
+            let right = self.merge(self.nodes[low as usize].right, high);
+            self.nodes[low as usize].right = right;
+            self.pull(low);
+            low
+        } else {
+            let left = self.merge(low, self.nodes[high as usize].left);
+            self.nodes[high as usize].left = left;
+            self.pull(high);
+            high
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    type Ranges = Vec<(Range<u64>, Mode)>;
+
+    /// Claims in order of arrival; granted when no earlier one conflicts. Nothing else.
+    #[derive(Default)]
+    struct Model {
+        claims: Vec<(u32, Ranges)>,
+    }
+
+    impl Model {
+        fn granted(&self, owner: u32) -> bool {
+            let at = self.claims.iter().position(|c| c.0 == owner).unwrap();
+            let conflict = |a: &(Range<u64>, Mode), b: &(Range<u64>, Mode)| {
+                a.0.start < b.0.end
+                    && b.0.start < a.0.end
+                    && (a.1 == Mode::Exclusive || b.1 == Mode::Exclusive)
+            };
+            let mine = &self.claims[at].1;
+            !self.claims[..at].iter().any(|(_, r)| r.iter().any(|a| mine.iter().any(|b| conflict(a, b))))
+        }
+    }
+
+    fn random(seed: &mut u64) -> u64 {
+        *seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        *seed >> 33
+    }
+
+    #[test]
+    fn grants_like_the_model() {
+        for start_seed in 0..60u64 {
+            let mut seed = start_seed;
+            let mut table = LockTable::new(4, 1000);
+            let (mut locks, mut model) = (RangeLocks::new(), Model::default());
+            let mut claims: Vec<(u32, Claim)> = Vec::new();
+            let mut is_granted = std::collections::BTreeSet::new();
+            for owner in 0..400u32 {
+                if random(&mut seed) % 5 < 3 {
+                    let ranges: Vec<_> = (0..1 + random(&mut seed) % 3)
+                        .map(|_| {
+                            let start = random(&mut seed) % 64;
+                            let end = start + 1 + random(&mut seed) % 12;
+                            let write = random(&mut seed).is_multiple_of(2);
+                            (start..end, if write { Mode::Exclusive } else { Mode::Shared })
+                        })
+                        .collect();
+                    let (claim, now) = table.claim(&mut locks, owner, &ranges, 1000).unwrap();
+                    model.claims.push((owner, ranges));
+                    claims.push((owner, claim));
+                    if now {
+                        is_granted.insert(owner);
+                    }
+                } else if !claims.is_empty() {
+                    let pick = usize::try_from(random(&mut seed)).unwrap() % claims.len();
+                    let (owner, claim) = claims.swap_remove(pick);
+                    let mut woken = Vec::new();
+                    table.release(&mut locks, claim, &mut woken);
+                    model.claims.retain(|c| c.0 != owner);
+                    is_granted.remove(&owner);
+                    assert!(woken.is_sorted(), "woken in order of arrival");
+                    for w in woken {
+                        assert!(is_granted.insert(w), "woken once");
+                    }
+                }
+                for (owner, _) in &claims {
+                    assert_eq!(is_granted.contains(owner), model.granted(*owner), "seed {start_seed}");
+                }
+            }
+            for (_, claim) in claims {
+                table.release(&mut locks, claim, &mut Vec::new());
+            }
+            assert_eq!((table.len(), locks.root), (0, NIL));
+        }
+    }
+
+    #[test]
+    fn a_full_table_refuses_and_stays_usable() {
+        let mut table = LockTable::new(0, 2);
+        let mut locks = RangeLocks::new();
+        let (a, _) = table.claim(&mut locks, 1, &[(0..1, Mode::Shared), (5..6, Mode::Shared)], 9).unwrap();
+        assert_eq!(table.claim(&mut locks, 2, &[(0..1, Mode::Shared)], 9), Err(TooMany));
+        table.release(&mut locks, a, &mut Vec::new());
+        assert!(table.claim(&mut locks, 2, &[(0..1, Mode::Shared)], 9).unwrap().1);
+    }
+
+    #[test]
+    fn a_hot_spot_refuses_more_waiters() {
+        let mut table = LockTable::new(0, 100);
+        let mut locks = RangeLocks::new();
+        for owner in 0..5 {
+            assert!(table.claim(&mut locks, owner, &[(0..1, Mode::Exclusive)], 3).is_ok());
+        }
+        assert_eq!(table.claim(&mut locks, 5, &[(0..1, Mode::Exclusive)], 3), Err(TooMany));
+        assert!(table.claim(&mut locks, 5, &[(1..2, Mode::Exclusive)], 3).unwrap().1);
+    }
+
+    #[test]
+    fn stays_shallow_for_addresses_in_order() {
+        let mut table = LockTable::new(0, 20_000);
+        let mut locks = RangeLocks::new();
+        for i in 0..20_000u32 {
+            table.claim(&mut locks, i, &[(u64::from(i)..u64::from(i) + 1, Mode::Exclusive)], 9).unwrap();
+        }
+        fn depth(t: &LockTable, at: u32) -> usize {
+            if at == NIL {
+                return 0;
+            }
+            let n = &t.nodes[at as usize];
+            1 + depth(t, n.left).max(depth(t, n.right))
+        }
+        assert!(depth(&table, locks.root) < 60, "{}", depth(&table, locks.root));
+    }
+}

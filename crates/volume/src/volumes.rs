@@ -1,0 +1,235 @@
+//! All volumes of one core, and the step that moves their commands.
+
+use crate::{
+    Change, ControlError, ControlReply, ControlRequest, Notice, Reply, Request, Restart, VolumeRef,
+    VolumeStats,
+    backing::{Durable, Log},
+    group::{Group, Phase},
+    limits::{MAX_COMMANDS, MAX_CONTROL_REQUESTS, MAX_LOCKED_RANGES, SWEEP_MS},
+    locks::LockTable,
+    op::{OpId, Ops},
+    volume::{Life, Volume},
+};
+use dolmen_io::{Event, Io, Owner};
+use dolmen_store::{Done as StoreDone, Records, Store};
+use dolmen_types::{CoreId, Nanos, PgId, Uuid, limits::PROTECTION_GROUPS};
+use std::collections::{BTreeMap, VecDeque};
+
+/// Slots that are there from the start.
+const EXPECTED_COMMANDS: usize = 4096;
+
+/// The volumes whose protection group's home is one core.
+pub struct Volumes {
+    pub(crate) core: CoreId,
+    pub(crate) owner: Owner,
+    pub(crate) restart: Restart,
+    pub(crate) volumes: Vec<Volume>,
+    pub(crate) free_slots: Vec<usize>,
+    pub(crate) by_uuid: BTreeMap<Uuid, usize>,
+    /// By protection group number; `None` for those of other cores.
+    pub(crate) groups: Vec<Option<Group>>,
+    pub(crate) ops: Ops,
+    pub(crate) locks: LockTable,
+    inbox: Vec<Request>,
+    completions: Vec<StoreDone>,
+    pub(crate) replies: Vec<(CoreId, Reply)>,
+    /// Granted, to be run.
+    pub(crate) ready: VecDeque<OpId>,
+    /// Granted, but short of buffers; in order.
+    pub(crate) starved: VecDeque<OpId>,
+    /// Decided, but the log took nothing that turn; in order.
+    pub(crate) unsent: VecDeque<(OpId, Records)>,
+    /// Commands that wait for overlapping ones.
+    pub(crate) waiting: usize,
+    next_sweep: Nanos,
+    timer_armed: bool,
+    pub(crate) control_inbox: VecDeque<ControlRequest>,
+    pub(crate) control_replies: Vec<ControlReply>,
+    pub(crate) notices: Vec<Notice>,
+    pub(crate) changes: Vec<Change>,
+    /// Volumes whose deletion is durable and whose end is still to be sequenced.
+    pub(crate) purges: VecDeque<usize>,
+}
+
+impl Volumes {
+    /// No volumes yet, for the protection groups `groups` of this core. `owner` tags our timer.
+    #[must_use]
+    pub fn new(core: CoreId, groups: &[PgId], restart: Restart, owner: Owner) -> Volumes {
+        let mut by_number: Vec<Option<Group>> = (0..PROTECTION_GROUPS).map(|_| None).collect();
+        for pg in groups {
+            by_number[pg.0 as usize] = Some(Group::new(*pg));
+        }
+        Volumes {
+            core,
+            owner,
+            restart,
+            volumes: Vec::new(),
+            free_slots: Vec::new(),
+            by_uuid: BTreeMap::new(),
+            groups: by_number,
+            ops: Ops::new(EXPECTED_COMMANDS, MAX_COMMANDS),
+            locks: LockTable::new(EXPECTED_COMMANDS, MAX_LOCKED_RANGES),
+            inbox: Vec::new(),
+            completions: Vec::new(),
+            replies: Vec::new(),
+            ready: VecDeque::new(),
+            starved: VecDeque::new(),
+            unsent: VecDeque::new(),
+            waiting: 0,
+            next_sweep: Nanos(0),
+            timer_armed: false,
+            control_inbox: VecDeque::new(),
+            control_replies: Vec::new(),
+            notices: Vec::new(),
+            changes: Vec::new(),
+            purges: VecDeque::new(),
+        }
+    }
+
+    /// A host's command, from this core or from a mailbox. Looked at in the next step, in order.
+    pub fn submit(&mut self, request: Request) {
+        self.inbox.push(request);
+    }
+
+    /// A completion of the store, of an operation that this component started.
+    pub fn on_store_done(&mut self, done: StoreDone) {
+        self.completions.push(done);
+    }
+
+    /// An event that carries our owner: the timer.
+    pub fn on_event(&mut self, _event: Event) {
+        self.timer_armed = false;
+    }
+
+    /// A request of the control side. Answered in [`Volumes::drain_control`].
+    pub fn control(&mut self, request: ControlRequest) {
+        if self.control_inbox.len() >= MAX_CONTROL_REQUESTS {
+            let result = Err(ControlError::Busy);
+            self.control_replies.push(ControlReply { token: request.token, result });
+        } else {
+            self.control_inbox.push_back(request);
+        }
+    }
+
+    /// Once per turn, before the store's own step, so that what is sequenced here goes into the next commit. `store` is
+    /// `None` on a core that hosts no shard; it serves Null and Memory volumes alone. True when something was done.
+    pub fn step(&mut self, io: &mut Io, store: Option<&mut Store>) -> bool {
+        let owner = self.owner;
+        self.run(&mut Durable { io, store, owner })
+    }
+
+    /// Takes the replies, each with the core that it goes to.
+    pub fn drain(&mut self, out: &mut Vec<(CoreId, Reply)>) {
+        out.append(&mut self.replies);
+    }
+
+    /// Takes the answers to control requests.
+    pub fn drain_control(&mut self, out: &mut Vec<ControlReply>) {
+        out.append(&mut self.control_replies);
+    }
+
+    /// Takes what hosts are to be told about reservations.
+    pub fn notices(&mut self, out: &mut Vec<Notice>) {
+        out.append(&mut self.notices);
+    }
+
+    /// Takes what has changed about which volumes there are, in order.
+    pub fn changes(&mut self, out: &mut Vec<Change>) {
+        out.append(&mut self.changes);
+    }
+
+    /// True when every protection group serves, or has failed to: the core may start to listen.
+    #[must_use]
+    pub fn is_open(&self) -> bool {
+        self.groups.iter().flatten().all(|g| matches!(g.phase, Phase::Open | Phase::Stopped))
+    }
+
+    /// Requests that are not answered yet, and background operations under way; 0 is what an orderly end waits for.
+    /// (Deletions that are durable but not finished go on after the next start.)
+    #[must_use]
+    pub fn outstanding(&self) -> usize {
+        self.inbox.len() + self.ops.len() + self.control_inbox.len()
+    }
+
+    /// The counters of every volume that serves.
+    pub fn stats(&self) -> impl Iterator<Item = (Uuid, &VolumeStats)> {
+        let serving = self.volumes.iter().filter(|v| v.life == Life::Serving);
+        serving.map(|v| (v.descriptor.uuid, &v.stats))
+    }
+
+    /// The reference of a volume, while it can be named.
+    #[must_use]
+    pub fn find(&self, uuid: Uuid) -> Option<VolumeRef> {
+        self.by_uuid.get(&uuid).map(|&slot| self.volumes[slot].at)
+    }
+
+    /// One step over any world.
+    pub(crate) fn run<L: Log>(&mut self, log: &mut L) -> bool {
+        let mut worked = false;
+        let mut completions = std::mem::take(&mut self.completions);
+        for done in completions.drain(..) {
+            worked = true;
+            self.log_done(done, log);
+        }
+        self.completions = completions;
+        self.run_control(log);
+        self.run_purges(log);
+        self.retry_unsent(log);
+        self.run_ready(log);
+        self.retry_starved(log);
+        let mut inbox = std::mem::take(&mut self.inbox);
+        for request in inbox.drain(..) {
+            worked = true;
+            self.admit(request, log);
+        }
+        self.inbox = inbox;
+        self.run_ready(log);
+        self.sweep(log);
+        worked
+    }
+
+    /// Runs commands whose locks were granted, and those that this grants in turn.
+    fn run_ready<L: Log>(&mut self, log: &mut L) {
+        while let Some(id) = self.ready.pop_front() {
+            self.begin(id, log);
+        }
+    }
+
+    /// Tries starved commands again, before newer ones can take what they wait for.
+    fn retry_starved<L: Log>(&mut self, log: &mut L) {
+        for _ in 0..self.starved.len() {
+            let Some(id) = self.starved.pop_front() else { break };
+            self.begin(id, log);
+        }
+        self.run_ready(log);
+    }
+
+    fn retry_unsent<L: Log>(&mut self, log: &mut L) {
+        for _ in 0..self.unsent.len() {
+            let Some((id, records)) = self.unsent.pop_front() else { break };
+            self.resend(id, records, log);
+        }
+    }
+
+    /// Lets the next sweep come at the end of this step.
+    pub(crate) fn next_sweep_now(&mut self) {
+        self.next_sweep = Nanos(0);
+    }
+
+    /// Answers waiting commands whose deadline has passed, a few times per second, while any wait.
+    fn sweep<L: Log>(&mut self, log: &mut L) {
+        if self.waiting + self.starved.len() + self.unsent.len() == 0 {
+            return;
+        }
+        let now = log.now();
+        if now >= self.next_sweep {
+            self.next_sweep = now.plus_ms(SWEEP_MS);
+            self.expire_waiting(log);
+            self.run_ready(log);
+        }
+        if !self.timer_armed {
+            self.timer_armed = true;
+            log.wake_at(self.next_sweep);
+        }
+    }
+}
