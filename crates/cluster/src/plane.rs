@@ -276,16 +276,29 @@ pub struct IoMetrics {
 pub struct VolumeMetrics {
     /// Which volume.
     pub uuid: Uuid,
-    /// Read, Compare, Verify.
-    pub reads: IoMetrics,
-    /// Write, Write Zeroes, Copy.
-    pub writes: IoMetrics,
-    /// Deallocate.
-    pub trims: IoMetrics,
-    /// Commands in work now. Count.
-    pub inflight: u64,
+    /// Reads.
+    pub reads: IoTotals,
+    /// Writes, fused ones included.
+    pub writes: IoTotals,
+    /// Other commands that succeeded: trims, compares, copies, reservations ... Count.
+    pub others: u64,
+    /// Commands that failed, failed compares and reservation conflicts included. Count.
+    pub failed: u64,
+    /// Commands that had to wait for an overlapping one. Count.
+    pub waited: u64,
     /// Its space.
     pub usage: VolumeUsage,
+}
+
+/// Successful I/O of one kind.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct IoTotals {
+    /// Commands. Count.
+    pub operations: u64,
+    /// Data moved. Bytes.
+    pub bytes: u64,
+    /// Time from the receipt of each command to its answer, added up. Nanoseconds.
+    pub time_ns: u64,
 }
 
 /// Counters of one drive.

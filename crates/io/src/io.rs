@@ -4,8 +4,8 @@
 //! brings completions and expired timers. Nothing here waits but `poll`.
 
 use crate::{
-    Buf, DriveCounters, DriveHandle, DriveInfo, Driver, Error, Event, FileId, ListenerId, Op, OpenDrive, Pool, Slices,
-    SocketId, Tag, TimerId, Timers, Wait, Wake,
+    Buf, DriveCounters, DriveHandle, DriveInfo, Driver, Error, Event, FileId, ListenerId, Op, OpenDrive,
+    Pool, Slices, SocketId, Tag, TimerId, Timers, Wait, Wake,
 };
 use dolmen_types::{Nanos, UnixMillis};
 use std::{net::SocketAddr, sync::Arc};

@@ -6,8 +6,8 @@ use crate::{
     drive::Payload,
 };
 use dolmen_io::{
-    DriveCounters, DriveHandle, DriveInfo, Driver, Error, ErrorKind, Event, FileId, ListenerId, Op, OpenDrive, Pool,
-    SocketId, Tag, Wait, Wake,
+    DriveCounters, DriveHandle, DriveInfo, Driver, Error, ErrorKind, Event, FileId, ListenerId, Op,
+    OpenDrive, Pool, SocketId, Tag, Wait, Wake,
 };
 use dolmen_types::{Nanos, UnixMillis};
 use std::{net::SocketAddr, sync::Arc};

@@ -138,6 +138,12 @@ impl PoolOwner {
         self.free_units
     }
 
+    /// The same, by drive in the plan's order.
+    #[must_use]
+    pub fn free_units_by_drive(&self) -> Vec<u32> {
+        self.free.iter().map(|f| u32::try_from(f.len()).expect("units fit 32 bits")).collect()
+    }
+
     /// Live bytes that the pool takes in all: raw space less the reserve.
     #[must_use]
     pub fn capacity_bytes(&self) -> u64 {

@@ -43,6 +43,8 @@ pub struct PoolOptions {
     pub unit_bytes: Option<u32>,
     /// Fresh random bytes for the UUIDs of a new pool and of drives that join.
     pub seed: [u8; 32],
+    /// The pool that the node has served before: no other is opened, and none is made in its place.
+    pub expect: Option<Uuid>,
 }
 
 /// Opens (or, over blank drives alone, makes) the pool that lives on these drives, and records this opening's incarnation
@@ -68,6 +70,15 @@ pub async fn open_pool(
     }
     let newest =
         found.iter().filter_map(Found::superblock).max_by_key(|s| (s.incarnation, s.sequence)).cloned();
+    if let Some(expected) = options.expect
+        && newest.as_ref().is_none_or(|s| s.pool != expected)
+    {
+        let what = newest.map_or("are blank".into(), |s| format!("hold pool {}", s.pool));
+        return Err(StoreError::Refused(format!(
+            "this node has served pool {expected}, and the drives named {what}; nothing was written. Name the pool's own \
+             drives, or use a fresh data folder"
+        )));
+    }
     match newest {
         Some(newest) => reopen(&exec, &drives, &found, newest, &options).await,
         None => make(&exec, &drives, &options).await,

@@ -21,8 +21,7 @@ use dolmen_nvme::spec::{
     Capabilities, ControllerConfig, ControllerStatus, Property, PropertyGet, PropertySet, SPEC_VERSION_1_4,
     ShutdownRequest, Status,
 };
-use dolmen_types::{Nanos, Nqn, limits};
-use std::net::IpAddr;
+use dolmen_types::{Nanos, Nqn, UnixMillis, limits};
 
 const INVALID: Status = Status::INVALID_FIELD.with_dnr();
 
@@ -50,14 +49,14 @@ pub(crate) struct HostIdentity {
 pub(crate) struct Association {
     pub(crate) kind: Kind,
     pub(crate) host: HostIdentity,
-    /// Where it comes from.
-    pub(crate) peer: IpAddr,
     /// The admin queue's connection.
     pub(crate) admin: Key,
     /// What the host may see; the controller holds it.
     pub(crate) view: ViewId,
     /// As the host asked for. Milliseconds.
     pub(crate) keep_alive_ms: u32,
+    /// When.
+    pub(crate) since: UnixMillis,
 }
 
 /// What must happen after a property was written.
@@ -75,9 +74,9 @@ pub(crate) struct Controller {
     pub(crate) id: u16,
     pub(crate) kind: Kind,
     pub(crate) host: HostIdentity,
-    pub(crate) peer: IpAddr,
     pub(crate) admin: Key,
     pub(crate) view: ViewId,
+    pub(crate) since: UnixMillis,
     pub(crate) features: Features,
     pub(crate) events: Events,
     pub(crate) errors: ErrorLog,
@@ -90,7 +89,7 @@ pub(crate) struct Controller {
 impl Controller {
     /// A controller as Connect makes it.
     pub(crate) fn new(id: u16, made: Association, now: Nanos) -> Controller {
-        let Association { kind, host, peer, admin, view, keep_alive_ms } = made;
+        let Association { kind, host, admin, view, keep_alive_ms, since } = made;
         let supported = match kind {
             Kind::Io => Notice::Namespace.config_bit() | Notice::Ana.config_bit(),
             Kind::Discovery => Notice::Discovery.config_bit(),
@@ -99,9 +98,9 @@ impl Controller {
             id,
             kind,
             host,
-            peer,
             admin,
             view,
+            since,
             features: Features::new(features::round_keep_alive(keep_alive_ms)),
             events: Events::new(supported),
             errors: ErrorLog::default(),

@@ -155,7 +155,8 @@ impl Target {
         let (peer, now) = (connection.peer.ip().to_canonical(), io.now());
         let view = self.hold_view(&host.nqn, peer);
         let keep_alive_ms = command.keep_alive_ms;
-        let association = Association { kind, host: host.clone(), peer, admin: key, view, keep_alive_ms };
+        let association =
+            Association { kind, host: host.clone(), admin: key, view, keep_alive_ms, since: io.wall() };
         let made = self.controllers.insert(|id| Controller::new(id, association, now));
         let Some(id) = made else {
             self.views.release(view);

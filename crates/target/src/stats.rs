@@ -1,7 +1,7 @@
 //! What a target counts, and what it can tell about its hosts. Plain numbers, read by the node's metrics.
 
-use dolmen_types::Nqn;
-use std::net::{IpAddr, SocketAddr};
+use dolmen_types::{Nqn, UnixMillis};
+use std::net::SocketAddr;
 
 /// Traffic of a connection or of a core.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -76,7 +76,11 @@ pub struct HostInfo {
     /// Its identifier.
     pub host_id: [u8; 16],
     /// Where its admin queue comes from.
-    pub peer: IpAddr,
+    pub peer: SocketAddr,
+    /// Our address that it came to.
+    pub local: SocketAddr,
+    /// When it connected.
+    pub since: UnixMillis,
     /// The controller.
     pub controller: u16,
     /// True for a discovery controller.

@@ -314,16 +314,22 @@ impl Target {
     /// The controllers of this core, discovery controllers included.
     #[must_use]
     pub fn hosts(&self) -> Vec<HostInfo> {
-        let info = |c: &crate::controller::Controller| HostInfo {
-            host_nqn: c.host.nqn.clone(),
-            host_id: c.host.id,
-            peer: c.peer,
-            controller: c.id,
-            discovery: c.kind == Kind::Discovery,
-            io_queues: u32::try_from(c.queues.len()).unwrap_or(u32::MAX),
-            namespaces: self.views.at(c.view).spaces().iter().map(|s| s.nsid.0).collect(),
+        let info = |c: &crate::controller::Controller| {
+            // A controller ends with its admin queue's connection.
+            let admin = self.connections.get(c.admin)?;
+            Some(HostInfo {
+                host_nqn: c.host.nqn.clone(),
+                host_id: c.host.id,
+                peer: admin.peer,
+                local: admin.local,
+                since: c.since,
+                controller: c.id,
+                discovery: c.kind == Kind::Discovery,
+                io_queues: u32::try_from(c.queues.len()).unwrap_or(u32::MAX),
+                namespaces: self.views.at(c.view).spaces().iter().map(|s| s.nsid.0).collect(),
+            })
         };
-        self.controllers.iter().map(info).collect()
+        self.controllers.iter().filter_map(info).collect()
     }
 
     /// Opcode and stages of I/O commands that were answered lately, oldest first.

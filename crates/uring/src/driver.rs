@@ -14,8 +14,8 @@ use crate::{
     waker::Waker,
 };
 use dolmen_io::{
-    DriveCounters, DriveHandle, DriveInfo, Driver, Error, Event, FileId, ListenerId, Op, OpenDrive, Pool, SocketId, Tag,
-    Wait, Wake,
+    DriveCounters, DriveHandle, DriveInfo, Driver, Error, Event, FileId, ListenerId, Op, OpenDrive, Pool,
+    SocketId, Tag, Wait, Wake,
 };
 use dolmen_types::{Nanos, UnixMillis};
 use io_uring::{opcode, types};

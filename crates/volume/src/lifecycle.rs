@@ -279,6 +279,11 @@ impl Volumes {
         let volume = &mut self.volumes[slot];
         volume.life = Life::Free;
         volume.backing = Backing::Null;
+        let backlog = std::mem::take(&mut volume.backlog);
+        self.backlogs.retain(|&other| other != slot);
+        self.backlogged -= backlog.len();
+        // They are told that it is gone when they are looked at.
+        backlog.into_iter().for_each(|request| self.submit(request));
         self.by_uuid.remove(&uuid);
         self.free_slots.push(slot);
     }

@@ -32,15 +32,15 @@ pub const MAX_WRITE_ZEROES_BYTES: usize = 65_536 * 4096;
 /// Hosts that may be registered with one volume.
 pub const MAX_REGISTRANTS: usize = 128;
 
-/// Commands that may be under way in one core's volumes at once. Beyond it a command is answered
-/// [`VolumeError::Busy`](crate::VolumeError::Busy), which hosts retry.
+/// Commands that may be under way in one core's volumes at once; later ones wait in backlogs.
 pub const MAX_COMMANDS: usize = 65_536;
 
-/// Ranges that one core's commands may hold or wait for at once; beyond it likewise.
+/// Ranges that one core's commands may hold or wait for at once; later ones wait in backlogs.
 pub const MAX_LOCKED_RANGES: usize = 4 * MAX_COMMANDS;
 
-/// Waiting commands that a new one may have to wait for; beyond it likewise. Bounds what a hot spot costs its neighbours.
-pub const MAX_WAITING_CONFLICTS: usize = 2048;
+/// Commands of one volume that may be under way at once; later ones wait in its backlog before they are looked at. So no
+/// volume takes all slots, and the work that a hot spot causes (every command looks at all that it overlaps) is bounded.
+pub const MAX_VOLUME_COMMANDS: usize = 4096;
 
 /// Command slots that hosts cannot use, so that control requests always get one.
 pub const RESERVED_COMMANDS: usize = 1024;
@@ -66,7 +66,7 @@ pub const MAX_LABEL_BYTES: usize = 63;
 pub const MAX_PROJECT_BYTES: usize = 63;
 
 const _: () = assert!(ATOMIC_WRITE_BYTES <= MAX_COMMAND_BLOCKS * dolmen_types::limits::BLOCK_BYTES);
-const _: () = assert!(RESERVED_COMMANDS < MAX_COMMANDS);
+const _: () = assert!(RESERVED_COMMANDS + MAX_VOLUME_COMMANDS < MAX_COMMANDS);
 const _: () = assert!(2 * MAX_DEALLOCATE_RANGES <= dolmen_store::MAX_BATCH_RECORDS);
 const _: () = assert!(MAX_COPY_RANGE_BYTES <= MAX_COPY_BYTES);
 const _: () = assert!(MAX_COPY_BYTES <= MAX_TRANSFER_BYTES);

@@ -74,9 +74,9 @@ pub(crate) struct LockTable {
     hits: Vec<u32>,
 }
 
-/// The table has as many ranges as it may hold, or too many claims wait for these ranges already.
+/// The table has as many ranges as it may hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct TooMany;
+pub(crate) struct TableFull;
 
 impl LockTable {
     /// A table of at most `limit` ranges, `expected` of them without growing.
@@ -97,28 +97,22 @@ impl LockTable {
     }
 
     /// Claims all `ranges` (none empty) for `owner`. True in the second place: granted at once; otherwise `owner`
-    /// turns up in the `granted` list of a later [`LockTable::release`]. Refused when more than `max_waiting` conflicts
-    /// are with claims that wait themselves: that bounds what one hot spot costs everybody else on the core.
+    /// turns up in the `granted` list of a later [`LockTable::release`].
     pub(crate) fn claim(
         &mut self,
         locks: &mut RangeLocks,
         owner: u32,
         ranges: &[(Range<u64>, Mode)],
-        max_waiting: usize,
-    ) -> Result<(Claim, bool), TooMany> {
+    ) -> Result<(Claim, bool), TableFull> {
         assert!(!ranges.is_empty(), "a claim has a range");
         if self.len() + ranges.len() > self.limit {
-            return Err(TooMany);
+            return Err(TableFull);
         }
         let mut blockers = 0;
         if locks.root != NIL {
             for (range, mode) in ranges {
                 self.search(locks.root, range, *mode);
                 blockers += u32::try_from(self.hits.len()).expect("fewer hits than nodes");
-                let waits = |&&hit: &&u32| self.nodes[self.nodes[hit as usize].head as usize].blockers > 0;
-                if self.hits.iter().filter(waits).count() > max_waiting {
-                    return Err(TooMany);
-                }
             }
         }
         self.arrivals += 1;
@@ -360,7 +354,7 @@ mod tests {
                             (start..end, if write { Mode::Exclusive } else { Mode::Shared })
                         })
                         .collect();
-                    let (claim, now) = table.claim(&mut locks, owner, &ranges, 1000).unwrap();
+                    let (claim, now) = table.claim(&mut locks, owner, &ranges).unwrap();
                     model.claims.push((owner, ranges));
                     claims.push((owner, claim));
                     if now {
@@ -393,21 +387,10 @@ mod tests {
     fn a_full_table_refuses_and_stays_usable() {
         let mut table = LockTable::new(0, 2);
         let mut locks = RangeLocks::new();
-        let (a, _) = table.claim(&mut locks, 1, &[(0..1, Mode::Shared), (5..6, Mode::Shared)], 9).unwrap();
-        assert_eq!(table.claim(&mut locks, 2, &[(0..1, Mode::Shared)], 9), Err(TooMany));
+        let (a, _) = table.claim(&mut locks, 1, &[(0..1, Mode::Shared), (5..6, Mode::Shared)]).unwrap();
+        assert_eq!(table.claim(&mut locks, 2, &[(0..1, Mode::Shared)]), Err(TableFull));
         table.release(&mut locks, a, &mut Vec::new());
-        assert!(table.claim(&mut locks, 2, &[(0..1, Mode::Shared)], 9).unwrap().1);
-    }
-
-    #[test]
-    fn a_hot_spot_refuses_more_waiters() {
-        let mut table = LockTable::new(0, 100);
-        let mut locks = RangeLocks::new();
-        for owner in 0..5 {
-            assert!(table.claim(&mut locks, owner, &[(0..1, Mode::Exclusive)], 3).is_ok());
-        }
-        assert_eq!(table.claim(&mut locks, 5, &[(0..1, Mode::Exclusive)], 3), Err(TooMany));
-        assert!(table.claim(&mut locks, 5, &[(1..2, Mode::Exclusive)], 3).unwrap().1);
+        assert!(table.claim(&mut locks, 2, &[(0..1, Mode::Shared)]).unwrap().1);
     }
 
     #[test]
@@ -415,7 +398,7 @@ mod tests {
         let mut table = LockTable::new(0, 20_000);
         let mut locks = RangeLocks::new();
         for i in 0..20_000u32 {
-            table.claim(&mut locks, i, &[(u64::from(i)..u64::from(i) + 1, Mode::Exclusive)], 9).unwrap();
+            table.claim(&mut locks, i, &[(u64::from(i)..u64::from(i) + 1, Mode::Exclusive)]).unwrap();
         }
         fn depth(t: &LockTable, at: u32) -> usize {
             if at == NIL {

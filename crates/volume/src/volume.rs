@@ -1,7 +1,7 @@
 //! One volume as its home core knows it.
 
 use crate::{
-    Health, VolumeInfo, VolumeRef, VolumeStats,
+    Health, Request, VolumeInfo, VolumeRef, VolumeStats,
     backing::{Backing, MemoryBlocks},
     locks::RangeLocks,
     reservation::Reservations,
@@ -10,6 +10,7 @@ use dolmen_types::{
     CoreId, Uuid,
     volume::{SectorSize, VolumeDescriptor, VolumeKind, VolumeState},
 };
+use std::collections::VecDeque;
 
 /// Where a slot stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,6 +43,10 @@ pub(crate) struct Volume {
     /// As sequenced: what later commands are judged by.
     pub(crate) reservations: Reservations,
     pub(crate) stats: VolumeStats,
+    /// Commands of hosts that have a slot.
+    pub(crate) commands: usize,
+    /// Those that wait for one, in order of arrival.
+    pub(crate) backlog: VecDeque<Request>,
     /// A control request is under way; others wait.
     pub(crate) changing: bool,
 }
@@ -63,8 +68,15 @@ impl Volume {
             locks: RangeLocks::new(),
             reservations: Reservations::default(),
             stats: VolumeStats::default(),
+            commands: 0,
+            backlog: VecDeque::new(),
             changing: false,
         }
+    }
+
+    /// True when a command that arrives now has to wait for others to end, when `limit` of this volume may be under way.
+    pub(crate) fn must_wait(&self, limit: usize) -> bool {
+        !self.backlog.is_empty() || self.commands >= limit
     }
 
     /// What is told about it. `mapped_blocks` is the log's figure, `stopped` that of its group.

@@ -5,7 +5,7 @@ use crate::{
     VolumeStats,
     backing::{Durable, Log},
     group::{Group, Phase},
-    limits::{MAX_COMMANDS, MAX_CONTROL_REQUESTS, MAX_LOCKED_RANGES, SWEEP_MS},
+    limits::{MAX_COMMANDS, MAX_CONTROL_REQUESTS, MAX_LOCKED_RANGES, MAX_VOLUME_COMMANDS, SWEEP_MS},
     locks::LockTable,
     op::{OpId, Ops},
     volume::{Life, Volume},
@@ -31,6 +31,12 @@ pub struct Volumes {
     pub(crate) ops: Ops,
     pub(crate) locks: LockTable,
     inbox: Vec<Request>,
+    /// Slots of volumes that have a backlog, each once; who is first goes next.
+    pub(crate) backlogs: VecDeque<usize>,
+    /// [`MAX_VOLUME_COMMANDS`], but for tests.
+    pub(crate) volume_limit: usize,
+    /// Commands in backlogs.
+    pub(crate) backlogged: usize,
     completions: Vec<StoreDone>,
     pub(crate) replies: Vec<(CoreId, Reply)>,
     /// Granted, to be run.
@@ -43,7 +49,10 @@ pub struct Volumes {
     pub(crate) waiting: usize,
     next_sweep: Nanos,
     timer_armed: bool,
+    /// Control requests that have not begun: new ones, and those that wait for another one of their volume.
     pub(crate) control_inbox: VecDeque<ControlRequest>,
+    /// There are new ones.
+    control_arrived: bool,
     pub(crate) control_replies: Vec<ControlReply>,
     pub(crate) notices: Vec<Notice>,
     pub(crate) changes: Vec<Change>,
@@ -70,6 +79,9 @@ impl Volumes {
             ops: Ops::new(EXPECTED_COMMANDS, MAX_COMMANDS),
             locks: LockTable::new(EXPECTED_COMMANDS, MAX_LOCKED_RANGES),
             inbox: Vec::new(),
+            backlogs: VecDeque::new(),
+            volume_limit: MAX_VOLUME_COMMANDS,
+            backlogged: 0,
             completions: Vec::new(),
             replies: Vec::new(),
             ready: VecDeque::new(),
@@ -79,6 +91,7 @@ impl Volumes {
             next_sweep: Nanos(0),
             timer_armed: false,
             control_inbox: VecDeque::new(),
+            control_arrived: false,
             control_replies: Vec::new(),
             notices: Vec::new(),
             changes: Vec::new(),
@@ -108,6 +121,7 @@ impl Volumes {
             self.control_replies.push(ControlReply { token: request.token, result });
         } else {
             self.control_inbox.push_back(request);
+            self.control_arrived = true;
         }
     }
 
@@ -148,7 +162,13 @@ impl Volumes {
     /// (Deletions that are durable but not finished go on after the next start.)
     #[must_use]
     pub fn outstanding(&self) -> usize {
-        self.inbox.len() + self.ops.len() + self.control_inbox.len()
+        self.inbox.len() + self.backlogged + self.ops.len() + self.control_inbox.len()
+    }
+
+    /// True when another [`Volumes::step`] would find something to do at once: the core must not sleep.
+    #[must_use]
+    pub fn has_work(&self) -> bool {
+        self.control_arrived || !self.inbox.is_empty() || !self.completions.is_empty()
     }
 
     /// The counters of every volume that serves.
@@ -172,18 +192,22 @@ impl Volumes {
             self.log_done(done, log);
         }
         self.completions = completions;
+        self.control_arrived = false;
         self.run_control(log);
         self.run_purges(log);
         self.retry_unsent(log);
         self.run_ready(log);
         self.retry_starved(log);
+        self.admit_backlogs(log);
         let mut inbox = std::mem::take(&mut self.inbox);
         for request in inbox.drain(..) {
             worked = true;
-            self.admit(request, log);
+            self.arrive(request, log);
         }
+        inbox.append(&mut self.inbox);
         self.inbox = inbox;
         self.run_ready(log);
+        self.admit_backlogs(log);
         self.sweep(log);
         worked
     }
@@ -218,13 +242,14 @@ impl Volumes {
 
     /// Answers waiting commands whose deadline has passed, a few times per second, while any wait.
     fn sweep<L: Log>(&mut self, log: &mut L) {
-        if self.waiting + self.starved.len() + self.unsent.len() == 0 {
+        if self.waiting + self.backlogged + self.starved.len() + self.unsent.len() == 0 {
             return;
         }
         let now = log.now();
         if now >= self.next_sweep {
             self.next_sweep = now.plus_ms(SWEEP_MS);
             self.expire_waiting(log);
+            self.expire_backlogs(log);
             self.run_ready(log);
         }
         if !self.timer_armed {

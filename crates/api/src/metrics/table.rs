@@ -60,28 +60,16 @@ pub(super) const POOL: &[Metric<PoolStatus>] = &[
 
 /// Per volume.
 pub(super) const VOLUME: &[Metric<VolumeMetrics>] = &[
-    row(
-        "volume_read_operations",
-        "",
-        "Reads completed, failed ones included",
-        Counter(|m| m.reads.operations),
-    ),
+    row("volume_read_operations", "", "Reads completed", Counter(|m| m.reads.operations)),
     row("volume_read", "bytes", "Data moved by reads", Counter(|m| m.reads.bytes)),
-    row("volume_read_errors", "", "Reads that failed", Counter(|m| m.reads.errors)),
     row(
         "volume_read_time",
         "seconds",
         "Time that reads took from receipt to answer, added up",
         Seconds(|m| m.reads.time_ns),
     ),
-    row(
-        "volume_write_operations",
-        "",
-        "Writes completed, failed ones included",
-        Counter(|m| m.writes.operations),
-    ),
+    row("volume_write_operations", "", "Writes completed", Counter(|m| m.writes.operations)),
     row("volume_write", "bytes", "Data moved by writes", Counter(|m| m.writes.bytes)),
-    row("volume_write_errors", "", "Writes that failed", Counter(|m| m.writes.errors)),
     row(
         "volume_write_time",
         "seconds",
@@ -89,20 +77,13 @@ pub(super) const VOLUME: &[Metric<VolumeMetrics>] = &[
         Seconds(|m| m.writes.time_ns),
     ),
     row(
-        "volume_trim_operations",
+        "volume_other_operations",
         "",
-        "Trims completed, failed ones included",
-        Counter(|m| m.trims.operations),
+        "Trims, compares, copies and other commands completed",
+        Counter(|m| m.others),
     ),
-    row("volume_trim", "bytes", "Data moved by trims", Counter(|m| m.trims.bytes)),
-    row("volume_trim_errors", "", "Trims that failed", Counter(|m| m.trims.errors)),
-    row(
-        "volume_trim_time",
-        "seconds",
-        "Time that trims took from receipt to answer, added up",
-        Seconds(|m| m.trims.time_ns),
-    ),
-    row("volume_inflight", "", "Commands in work", Gauge(|m| m.inflight)),
+    row("volume_failed", "", "Commands that failed", Counter(|m| m.failed)),
+    row("volume_waited", "", "Commands that waited for an overlapping one", Counter(|m| m.waited)),
     row("volume_mapped", "bytes", "Bytes written and not trimmed", Gauge(|m| m.usage.mapped_bytes)),
     row(
         "volume_stored",
@@ -114,12 +95,7 @@ pub(super) const VOLUME: &[Metric<VolumeMetrics>] = &[
 
 /// Per drive.
 pub(super) const DRIVE: &[Metric<DriveMetrics>] = &[
-    row(
-        "drive_read_operations",
-        "",
-        "Reads completed, failed ones included",
-        Counter(|m| m.reads.operations),
-    ),
+    row("drive_read_operations", "", "Reads completed", Counter(|m| m.reads.operations)),
     row("drive_read", "bytes", "Data moved by reads", Counter(|m| m.reads.bytes)),
     row("drive_read_errors", "", "Reads that failed", Counter(|m| m.reads.errors)),
     row(
@@ -128,12 +104,7 @@ pub(super) const DRIVE: &[Metric<DriveMetrics>] = &[
         "Time that reads took from receipt to answer, added up",
         Seconds(|m| m.reads.time_ns),
     ),
-    row(
-        "drive_write_operations",
-        "",
-        "Writes completed, failed ones included",
-        Counter(|m| m.writes.operations),
-    ),
+    row("drive_write_operations", "", "Writes completed", Counter(|m| m.writes.operations)),
     row("drive_write", "bytes", "Data moved by writes", Counter(|m| m.writes.bytes)),
     row("drive_write_errors", "", "Writes that failed", Counter(|m| m.writes.errors)),
     row(

@@ -15,18 +15,19 @@ use std::{error::Error, time::Duration};
 const REGION: u64 = 256 << 20;
 /// Random 4 KiB commands before the final reading of everything.
 const COMMANDS: u64 = 120_000;
+/// Reads, writes and trims.
+const VERIFIED_MIX: Mix = Mix { reads: 30, zeroes: 2 };
 
-fn load(session: &Session, namespace: &Namespace, size_bytes: usize, depth: usize) -> LoadOptions {
-    let _ = session;
+fn load(namespace: &Namespace, size_bytes: usize, depth: usize) -> LoadOptions {
     LoadOptions {
-        namespace: *namespace,
+        namespace: namespace.clone(),
         region_start: 0,
         region_bytes: REGION,
         size_bytes,
         depth,
         queues: 1,
         pattern: Pattern::Random,
-        mix: Mix { reads: 30, zeroes: 2 },
+        mix: VERIFIED_MIX,
         verify: None,
         seed: 1,
         deadline_ms: None,
@@ -40,11 +41,11 @@ pub(super) fn verify_over_a_kill(
     namespace: &Namespace,
     node: &mut Node,
 ) -> Result<(), Box<dyn Error>> {
-    let options = LoadOptions { verify: Some(1), ..load(session, namespace, 4096, 32) };
+    let options = LoadOptions { verify: Some(1), ..load(namespace, 4096, 32) };
     let mut load = Load::new(session.subsystem(), options)?;
     let sweep = load.units();
     let bar = progress(COMMANDS + sweep);
-    load.set_work(Pattern::Random, load_mix(), COMMANDS);
+    load.set_work(Pattern::Random, VERIFIED_MIX, COMMANDS);
     let mut killed = false;
     let mut failure: Option<Box<dyn Error>> = None;
     bar.set_message("writing and reading at random, every block stamped and checked");
@@ -88,10 +89,6 @@ pub(super) fn verify_over_a_kill(
     Ok(())
 }
 
-fn load_mix() -> Mix {
-    Mix { reads: 30, zeroes: 2 }
-}
-
 /// Measures a few usual workloads and prints a table.
 pub(super) fn measure(
     session: &mut Session,
@@ -111,7 +108,7 @@ pub(super) fn measure(
     let bar = progress(cases.len() as u64);
     for (name, size, depth, pattern, mix) in cases {
         bar.set_message(format!("{name}, depth {depth}"));
-        let options = LoadOptions { pattern, mix, ..load(session, namespace, size, depth) };
+        let options = LoadOptions { pattern, mix, ..load(namespace, size, depth) };
         let mut load = Load::new(session.subsystem(), options)?;
         let start = session.now();
         let each_ns = u64::try_from(each.as_nanos())?;

@@ -11,6 +11,7 @@
 //! world.
 
 use crate::node::{
+    boot::home_core,
     message::{Answer, Between, FromCore, Links, OpenedDrive, ToCore},
     report::{CoreReport, LoopCounters, PoolReport},
 };
@@ -93,9 +94,13 @@ pub struct Core {
 
     /// Core 0: the drives as they were opened.
     drives: Vec<OpenedDrive>,
+    /// The pool, once it is open.
+    plan: Option<Arc<PoolPlan>>,
     /// This core's handles of the pool's drives, in the pool's order.
     files: Vec<FileId>,
     owner: Option<PoolOwner>,
+    /// Core 0: what the shards' claims contradict each other in.
+    contradiction: Option<String>,
     store: Option<Store>,
     volumes: Option<Volumes>,
     target: Option<Target>,
@@ -144,8 +149,10 @@ impl Core {
             links: Links::default(),
             backlog: (0..cores).map(|_| VecDeque::new()).collect(),
             drives: Vec::new(),
+            plan: None,
             files: Vec::new(),
             owner: None,
+            contradiction: None,
             store: None,
             volumes: None,
             target: None,
@@ -301,7 +308,8 @@ impl Core {
         if let Some(target) = &mut self.target {
             target.step(&mut self.io);
         }
-        more | self.route_requests()
+        more |= self.route_requests();
+        more | self.volumes.as_ref().is_some_and(Volumes::has_work)
     }
 
     /// Takes what the store has finished to the volumes; true when there was something.
@@ -397,7 +405,12 @@ impl Core {
         }
         for message in self.to_pool.drain(..) {
             match &mut self.owner {
-                Some(owner) => owner.on_shard(message),
+                Some(owner) => {
+                    if let Err(error) = owner.on_shard(message) {
+                        // Two shards claim one unit: nothing may be served from such drives.
+                        self.contradiction.get_or_insert(error.to_string());
+                    }
+                }
                 None => post(&mut self.links, &mut self.backlog, CoreId(0), Between::ToPool(message)),
             }
         }
@@ -452,7 +465,7 @@ impl Core {
                 let candidates = drives.map(|(d, path)| Candidate { info: d.info.clone(), path }).collect();
                 let opening = dolmen_store::open_pool(self.exec.handle(), candidates, options);
                 let task = async move { drop(answer.send(opening.await)) };
-                self.exec.spawn_now(task);
+                self.exec.handle().spawn(task).expect("nothing else runs on the core yet");
             }
             ToCore::OpenStore { plan, drives, answer } => {
                 if let Err(why) = self.open_store(&plan, &drives) {
@@ -505,20 +518,28 @@ impl Core {
         }
         let shards = plan.shards_of(usize::from(self.id.0), self.cores);
         let (tuning, exec) = (ShardTuning::default(), self.exec.handle());
-        self.store = Some(Store::open(plan, &shards, &files, tuning, STORE, exec));
+        let mut salt = [0; 8];
+        self.io.random(&mut salt);
+        let salt = u64::from_le_bytes(salt);
+        self.store = Some(Store::open(plan, &shards, &files, tuning, STORE, salt, &exec));
+        self.plan = Some(plan.clone());
         self.files = files;
         Ok(())
     }
 
-    /// The protection groups whose shard lives here; without a pool, every group by number.
+    /// The protection groups whose shard lives here.
     fn groups(&self) -> Vec<PgId> {
-        let core = usize::from(self.id.0);
-        let home = |pg: u32| self.store.as_ref().map_or(pg as usize % self.cores, |s| s.home_of(PgId(pg), self.cores));
-        (0..PROTECTION_GROUPS).filter(|&pg| home(pg) == core).map(PgId).collect()
+        let Some(plan) = &self.plan else { return Vec::new() };
+        let here = |pg: &PgId| home_core(plan, *pg, self.cores) == self.id;
+        (0..PROTECTION_GROUPS).map(PgId).filter(here).collect()
     }
 
     fn open_volumes(&mut self, restart: Restart, answer: Answer<Vec<VolumeInfo>>) {
-        self.volumes = Some(Volumes::new(self.id, &self.groups(), restart, VOLUME));
+        let mut volumes = Volumes::new(self.id, &self.groups(), restart, VOLUME);
+        if let Some(store) = &mut self.store {
+            volumes.open(&mut self.io, store);
+        }
+        self.volumes = Some(volumes);
         self.waiting.volumes = Some(answer);
     }
 
@@ -561,7 +582,8 @@ impl Core {
             && let Some(result) = self.store.as_ref().and_then(Store::ready)
             && let Some(answer) = self.waiting.store.take()
         {
-            drop(answer.send(result.map_err(|e| e.to_string())));
+            let contradiction = self.contradiction.clone().map_or(Ok(()), Err);
+            drop(answer.send(result.map_err(|e| e.to_string()).and(contradiction)));
         }
         if self.waiting.volumes.is_some()
             && self.volumes.as_ref().is_some_and(Volumes::is_open)
@@ -612,7 +634,7 @@ impl Core {
                 capacity_bytes: owner.capacity_bytes(),
             }),
             drives: self.files.iter().map(|&file| self.io.drive_counters(file)).collect(),
-            stopped: self.store.as_ref().and_then(Store::stopped),
+            stopped: self.store.as_ref().and_then(Store::stopped).map(|(shard, why)| format!("shard {shard}: {why}")),
             buffers_free: u64::try_from(self.io.pool().available(BLOCK_BYTES)).unwrap_or(u64::MAX),
             buffers_total: self.buffers_total,
         }

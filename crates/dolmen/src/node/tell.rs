@@ -3,7 +3,7 @@
 use crate::node::{message::OpenedDrive, report::CoreReport};
 use dolmen_cluster::plane::{
     ConnectionMetrics, ControllerStatus, CoreMetrics, DriveMetrics, DriveState, DriveStatus, HostStatus,
-    IoMetrics, MetricsSnapshot, PoolState, PoolStatus, Protection, VolumeMetrics, VolumeStatus, VolumeUsage,
+    IoMetrics, IoTotals, MetricsSnapshot, PoolState, PoolStatus, Protection, VolumeMetrics, VolumeStatus, VolumeUsage,
 };
 use dolmen_io::{DriveCounters, OpCounters};
 use dolmen_store::{PoolPlan, SpaceReport};
@@ -191,16 +191,14 @@ fn volume_metrics(reports: &[CoreReport]) -> Vec<VolumeMetrics> {
         .flat_map(|r| &r.volume_stats)
         .map(|(uuid, stats)| VolumeMetrics {
             uuid: *uuid,
-            reads: IoMetrics {
+            reads: IoTotals {
                 operations: stats.reads.count(),
                 bytes: stats.read_bytes,
-                errors: 0,
                 time_ns: stats.reads.total_ns,
             },
-            writes: IoMetrics {
+            writes: IoTotals {
                 operations: stats.writes.count(),
                 bytes: stats.write_bytes,
-                errors: 0,
                 time_ns: stats.writes.total_ns,
             },
             others: stats.others,

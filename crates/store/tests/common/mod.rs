@@ -113,7 +113,8 @@ impl Node {
         let mut seed = [0; 32];
         io.random(&mut seed);
         let files: Vec<_> = drives.iter().map(|d| d.info.file).collect();
-        let options = PoolOptions { shards: setup.shards, unit_bytes: Some(setup.unit_bytes), seed };
+        let options =
+            PoolOptions { shards: setup.shards, unit_bytes: Some(setup.unit_bytes), seed, expect: None };
         let opening = open_pool(exec.handle(), drives, options);
         let plan = run(&mut io, &mut exec, opening)?;
         let files: Vec<_> = plan.order.iter().map(|&i| files[i]).collect();

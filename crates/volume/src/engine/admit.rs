@@ -4,10 +4,10 @@ use crate::{
     Command, Done, LbaRange, Reply, Request, VolumeError, Volumes,
     backing::{Backing, Log},
     limits::{
-        MAX_COPY_BYTES, MAX_COPY_RANGE_BYTES, MAX_COPY_RANGES, MAX_DEALLOCATE_RANGES, MAX_VERIFY_BYTES,
-        MAX_WAITING_CONFLICTS, MAX_WRITE_ZEROES_BYTES, RESERVED_COMMANDS,
+        MAX_COPY_BYTES, MAX_COPY_RANGE_BYTES, MAX_COPY_RANGES, MAX_DEALLOCATE_RANGES, MAX_LOCKED_RANGES,
+        MAX_VERIFY_BYTES, MAX_WRITE_ZEROES_BYTES, RESERVED_COMMANDS,
     },
-    locks::{Mode, TooMany},
+    locks::{Mode, TableFull},
     op::{Kind, Op, Phase, merge_spans, spans_of},
     reservation::{Access, ReservationCommand},
     span::Span,
@@ -35,6 +35,51 @@ struct Parsed {
 type Refused = (VolumeError, Option<Buf>, Option<Buf>);
 
 impl Volumes {
+    /// A command has arrived: it goes in, or waits in the backlog when its volume or the core has as many as it may.
+    pub(crate) fn arrive<L: Log>(&mut self, request: Request, log: &mut L) {
+        let slot = request.volume.slot as usize;
+        let no_room = !self.has_room();
+        match self.volumes.get_mut(slot) {
+            Some(volume)
+                if volume.must_wait(self.volume_limit) || (no_room && volume.life == Life::Serving) =>
+            {
+                if volume.backlog.is_empty() {
+                    self.backlogs.push_back(slot);
+                }
+                volume.backlog.push_back(request);
+                self.backlogged += 1;
+            }
+            _ => self.admit(request, log),
+        }
+    }
+
+    /// True when another command can have a slot and as many range locks as it may need.
+    fn has_room(&self) -> bool {
+        !self.ops.is_full(RESERVED_COMMANDS) && self.locks.len() + MAX_DEALLOCATE_RANGES < MAX_LOCKED_RANGES
+    }
+
+    /// Lets commands of backlogs go in, one of each volume at a time, while there is room.
+    pub(crate) fn admit_backlogs<L: Log>(&mut self, log: &mut L) {
+        let mut stuck = 0;
+        while stuck < self.backlogs.len() && self.has_room() {
+            let slot = self.backlogs.pop_front().expect("there are backlogs");
+            let volume = &mut self.volumes[slot];
+            if volume.commands >= self.volume_limit {
+                self.backlogs.push_back(slot);
+                stuck += 1;
+                continue;
+            }
+            stuck = 0;
+            if let Some(request) = volume.backlog.pop_front() {
+                self.backlogged -= 1;
+                if !volume.backlog.is_empty() {
+                    self.backlogs.push_back(slot);
+                }
+                self.admit(request, log);
+            }
+        }
+    }
+
     /// Takes a command in: ends it at once, or gives it a slot and its claim.
     pub(crate) fn admit<L: Log>(&mut self, request: Request, log: &mut L) {
         let Request { token, from, volume: at, host_id: host, deadline, mut stamps, command } = request;
@@ -76,6 +121,7 @@ impl Volumes {
             sent: None,
             cancelled: None,
         };
+        self.volumes[slot].commands += 1;
         self.claim_for(op, log);
     }
 
@@ -92,7 +138,6 @@ impl Volumes {
             Life::Free | Life::Creating | Life::Deleting => Some(VolumeError::Gone),
             Life::Quarantined => Some(VolumeError::NotReady),
             Life::Serving if now >= deadline => Some(VolumeError::Expired),
-            Life::Serving if self.ops.is_full(RESERVED_COMMANDS) => Some(VolumeError::Busy),
             Life::Serving => None,
         };
         match (volume, error) {
@@ -183,14 +228,12 @@ impl Volumes {
         let id = self.ops.put(op);
         let mut granted = true;
         if !ranges.is_empty() {
-            let is_control = matches!(self.ops.at(id).kind, Kind::Control(_));
-            let max_waiting = if is_control { usize::MAX } else { MAX_WAITING_CONFLICTS };
-            match self.locks.claim(&mut self.volumes[slot].locks, id, ranges, max_waiting) {
+            match self.locks.claim(&mut self.volumes[slot].locks, id, ranges) {
                 Ok((claim, now)) => {
                     self.ops.at(id).claim = Some(claim);
                     granted = now;
                 }
-                Err(TooMany) => return self.finish(id, Err(VolumeError::Busy), log),
+                Err(TableFull) => return self.finish(id, Err(VolumeError::Busy), log),
             }
         }
         if granted {

@@ -2,7 +2,7 @@
 
 use super::records::{Decision, decide};
 use crate::{
-    Done, Notice, Reply, ReservationCommand, VolumeError, Volumes,
+    Done, Notice, Reply, Request, ReservationCommand, VolumeError, Volumes,
     backing::{Backing, Log, Refusal, host_error},
     group,
     op::{ControlOp, Kind, Op, OpId, Phase},
@@ -195,6 +195,22 @@ impl Volumes {
         self.next_sweep_now();
     }
 
+    /// Answers the oldest of those in backlogs while they are late. (Deadlines grow with arrival; one that does
+    /// not is answered when its turn comes.)
+    pub(crate) fn expire_backlogs<L: Log>(&mut self, log: &mut L) {
+        let now = log.now();
+        for at in 0..self.backlogs.len() {
+            let slot = self.backlogs[at];
+            let late = |r: &mut Request| now >= r.deadline;
+            while let Some(request) = self.volumes[slot].backlog.pop_front_if(late) {
+                self.backlogged -= 1;
+                self.admit(request, log);
+            }
+        }
+        let volumes = &self.volumes;
+        self.backlogs.retain(|&slot| !volumes[slot].backlog.is_empty());
+    }
+
     /// Ends commands that wait for overlapping ones and can no longer run in time, or were called off.
     pub(crate) fn expire_waiting<L: Log>(&mut self, log: &mut L) {
         let now = log.now();
@@ -267,6 +283,7 @@ impl Volumes {
         if let Kind::Control(control) = op.kind {
             return self.control_ended(*control, op.token, op.volume, result, log);
         }
+        self.volumes[op.volume].commands -= 1;
         if let Some(whole) =
             op.sent.take().filter(|_| op.span.is_aligned() && !matches!(op.kind, Kind::Copy(_)))
         {

@@ -263,30 +263,69 @@ fn null_volumes_forget_and_read_zeros() {
 }
 
 #[test]
-fn a_hot_block_does_not_pile_up() {
+fn a_hot_volume_waits_for_itself_and_leaves_room_for_others() {
+    let mut bench = Bench::new();
+    let hot = durable(&mut bench, SectorSize::B4096);
+    let other = bench.create(descriptor(2, SectorSize::B4096, VolumeKind::Durable, 8));
+    let many = limits::MAX_VOLUME_COMMANDS + 100;
+    for _ in 0..many {
+        bench.send(hot, Command::WriteZeroes { lba: 0, blocks: 1, deallocate: true });
+    }
+    let late = bench.send_as(HOST, hot, Nanos(500), Command::Verify { lba: 9, blocks: 1 });
+    let neighbour = bench.send(other, Command::WriteZeroes { lba: 0, blocks: 1, deallocate: true });
+    bench.step();
+    assert_eq!(bench.log.appends.len(), 2, "one of the hot ones, and the neighbour's");
+    assert_eq!((bench.volumes.outstanding(), bench.volumes.backlogged), (many + 2, 101));
+    while !bench.replies.contains_key(&neighbour) {
+        let done = bench.log.end_append().unwrap();
+        bench.volumes.on_store_done(done);
+        bench.step();
+    }
+    assert!(bench.volumes.backlogged > 90);
+    // Control requests get through, and so does the end of the volume.
+    let third = descriptor(3, SectorSize::B4096, VolumeKind::Durable, 1);
+    let created = bench.ask(ControlCommand::Create(Box::new(third)));
+    bench.log.now = Nanos(1 << 40);
+    bench.settle();
+    assert!(bench.controls[&created].is_ok());
+    assert_eq!(bench.replies[&late].result, Err(VolumeError::Expired));
+    assert_eq!(bench.replies.values().filter(|r| r.result == Ok(Done::Ok)).count(), many + 1);
+    assert_eq!((bench.volumes.outstanding(), bench.volumes.backlogs.len()), (0, 0));
+}
+
+#[test]
+fn those_in_the_backlog_of_a_deleted_volume_are_told() {
     let mut bench = Bench::new();
     let volume = durable(&mut bench, SectorSize::B4096);
-    for _ in 0..limits::MAX_WAITING_CONFLICTS + 3 {
+    for _ in 0..limits::MAX_VOLUME_COMMANDS + 100 {
         bench.send(volume, Command::WriteZeroes { lba: 0, blocks: 1, deallocate: true });
     }
+    bench.step();
+    bench.ask(ControlCommand::Delete { uuid: Uuid([1; 16]), expected_revision: None });
     bench.settle();
-    let busy = bench.replies.values().filter(|r| r.result == Err(VolumeError::Busy)).count();
-    assert_eq!((busy, bench.replies.len()), (1, limits::MAX_WAITING_CONFLICTS + 3));
+    let told =
+        |result: Result<Done, VolumeError>| bench.replies.values().filter(|r| r.result == result).count();
+    assert_eq!(told(Ok(Done::Ok)) + told(Err(VolumeError::Gone)), limits::MAX_VOLUME_COMMANDS + 100);
+    assert!(told(Err(VolumeError::Gone)) > 0);
+    assert_eq!((bench.volumes.outstanding(), bench.volumes.backlogs.len()), (0, 0));
 }
 
 #[test]
 fn hosts_can_not_take_the_last_slots() {
     let mut bench = Bench::new();
-    let volume = bench.create(descriptor(1, SectorSize::B4096, VolumeKind::Durable, 1 << 20));
-    let usable = limits::MAX_COMMANDS - limits::RESERVED_COMMANDS;
-    for i in 0..=usable as u64 {
-        bench.send(volume, Command::WriteZeroes { lba: i, blocks: 1, deallocate: true });
+    let volumes: Vec<VolumeRef> =
+        (1..=17).map(|n| bench.create(descriptor(n, SectorSize::B4096, VolumeKind::Durable, 4096))).collect();
+    for volume in volumes {
+        for lba in 0..limits::MAX_VOLUME_COMMANDS as u64 {
+            bench.send(volume, Command::WriteZeroes { lba, blocks: 1, deallocate: true });
+        }
     }
     bench.step();
-    let busy = bench.replies.values().filter(|r| r.result == Err(VolumeError::Busy)).count();
-    assert_eq!((busy, bench.replies.len()), (1, 1));
-    let other = descriptor(2, SectorSize::B4096, VolumeKind::Durable, 1);
+    assert!(bench.volumes.ops.is_full(limits::RESERVED_COMMANDS) && !bench.volumes.ops.is_full(0));
+    let other = descriptor(18, SectorSize::B4096, VolumeKind::Durable, 1);
     let token = bench.ask(ControlCommand::Create(Box::new(other)));
     bench.settle();
     assert!(bench.controls[&token].is_ok());
+    assert_eq!(bench.replies.len(), 17 * limits::MAX_VOLUME_COMMANDS);
+    assert!(bench.replies.values().all(|r| r.result == Ok(Done::Ok)));
 }

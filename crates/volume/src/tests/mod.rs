@@ -137,6 +137,7 @@ impl Bench {
     /// One step, without any progress of the log.
     pub(crate) fn step(&mut self) {
         self.volumes.run(&mut self.log);
+        assert!(!self.volumes.has_work(), "a step leaves nothing that could be done at once");
         let mut replies = Vec::new();
         self.volumes.drain(&mut replies);
         for (core, reply) in replies {

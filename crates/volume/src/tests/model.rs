@@ -127,6 +127,7 @@ fn run(seed: u64, sector: SectorSize, kind: VolumeKind) {
     let mut rng = Rng(seed);
     let mut bench = Bench::new();
     let volume = bench.create(descriptor(1, sector, kind, 16));
+    bench.volumes.volume_limit = if seed.is_multiple_of(3) { 5 } else { limits::MAX_VOLUME_COMMANDS };
     let mut model = Model { bytes: vec![0; 16 * 4096], sector: sector.bytes() as usize };
     let mut expected: BTreeMap<u64, Expect> = BTreeMap::new();
     for _ in 0..300 {

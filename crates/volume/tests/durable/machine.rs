@@ -53,7 +53,7 @@ fn plan(io: &mut Io, exec: &mut Exec) -> (PoolPlan, Vec<dolmen_io::FileId>) {
     let files: Vec<_> = drives.iter().map(|d| d.info.file).collect();
     let mut seed = [0; 32];
     io.random(&mut seed);
-    let options = PoolOptions { shards: 1, unit_bytes: Some(1 << 20), seed };
+    let options = PoolOptions { shards: 1, unit_bytes: Some(1 << 20), seed, expect: None };
     let result = Rc::new(RefCell::new(None));
     let (slot, handle) = (result.clone(), exec.handle());
     exec.handle()
