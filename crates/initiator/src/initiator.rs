@@ -197,7 +197,7 @@ impl Initiator {
         self.get(id).map_or(State::Closed, |s| s.state().clone())
     }
 
-    /// What the subsystem's controller said of itself, once it was identified.
+    /// What the subsystem's controller said of itself when it last became live; `None` before it first did.
     #[must_use]
     pub fn identity(&self, id: SubsystemId) -> Option<&Identity> {
         self.get(id).and_then(Subsystem::identity)

@@ -43,13 +43,13 @@ impl Reserve {
         let metadata = (2 * shards).max(units / 80);
         let cleaning = (2 * shards).max(units / 100);
         let clean_below = metadata + cleaning + (2 * shards).max(units / 50);
-        // What commits' own headers, open segments and leases ahead take comes out of the 7 % too.
-        let (by_share, by_shards) =
-            (u64::from(units) * 93 / 100, u64::from(units.saturating_sub(11 * shards)));
-        let capacity_bytes = if units >= 512 && by_share <= by_shards {
+        // What commits' own headers, open segments and leases ahead take comes out of the 7 % too. A pool too small for that
+        // gives up what its shards need to go on.
+        let by_share = u64::from(units) * 93 / 100;
+        let capacity_bytes = if units >= 512 && by_share <= u64::from(units.saturating_sub(11 * shards)) {
             by_share * u64::from(unit_bytes)
         } else {
-            by_share.min(by_shards) * u64::from(unit_bytes - 4096) * 7 / 8
+            by_share.min(u64::from(units.saturating_sub(14 * shards))) * u64::from(unit_bytes - 4096) * 7 / 8
         };
         Reserve { metadata, cleaning, clean_below, capacity_bytes }
     }

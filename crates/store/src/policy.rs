@@ -1,5 +1,8 @@
 //! Which segment to clean: cost-benefit, as pure arithmetic over live counts and ages.
 //!
+//! Utilisation is measured against what a segment holds when cleaning fills it: headers take their share, and a segment that
+//! is as full as that would gain nothing.
+//!
 //! Cleaning a segment of utilisation `u` costs reading and writing `u` of it and gains `1 - u`; the gain lasts the longer
 //! the longer the segment has been left alone. So the one with the highest `(1 - u) / (1 + u) * age` goes first.
 
@@ -17,16 +20,23 @@ pub(crate) struct Candidate<T> {
 /// A segment fuller than this gains too little: parts of 1000.
 const WORTHWHILE_PER_MILLE: u64 = 970;
 
-/// The candidate to clean next, among segments of `unit_bytes`; `None` when none is worth it.
-pub(crate) fn victim<T: Copy>(candidates: impl Iterator<Item = Candidate<T>>, unit_bytes: u64) -> Option<T> {
+/// Live bytes that fit a segment of `unit_bytes` that cleaning fills: pages less the segment's header and one header per 64
+/// blocks.
+pub(crate) fn dense_bytes(unit_bytes: u32) -> u64 {
+    let pages = u64::from(unit_bytes / 4096) - 1;
+    pages * 64 / 65 * 4096
+}
+
+/// The candidate to clean next, among segments that hold `dense_bytes`; `None` when none is worth it.
+pub(crate) fn victim<T: Copy>(candidates: impl Iterator<Item = Candidate<T>>, dense_bytes: u64) -> Option<T> {
     let score = |c: &Candidate<T>| {
-        let free = u128::from(unit_bytes.saturating_sub(c.live_bytes));
-        let cost = u128::from(unit_bytes + c.live_bytes);
+        let free = u128::from(dense_bytes.saturating_sub(c.live_bytes));
+        let cost = u128::from(dense_bytes + c.live_bytes);
         // The square root of the age: a uniform load is then cleaned nearly greedily, a skewed one still apart.
         free * u128::from(c.age.max(1).isqrt()) * 1024 / cost
     };
     candidates
-        .filter(|c| c.live_bytes * 1000 <= unit_bytes * WORTHWHILE_PER_MILLE)
+        .filter(|c| c.live_bytes * 1000 <= dense_bytes * WORTHWHILE_PER_MILLE)
         .map(|c| (score(&c), c.id))
         .reduce(|best, c| if c.0 > best.0 { c } else { best })
         .map(|(_, id)| id)

@@ -99,7 +99,7 @@ fn accept(drive: &Candidate, found: &Found) -> Result<(), StoreError> {
     let path = &drive.path;
     let refuse = |text: String| Err(StoreError::Refused(text));
     match found {
-        Found::Blank | Found::BeingMade | Found::Ours(_) => Ok(()),
+        Found::Blank | Found::BeingMade(_) | Found::Ours(_) => Ok(()),
         Found::Newer(version) => refuse(format!(
             "{path} belongs to a pool of format version {version}, which this program does not know; use a newer one"
         )),
@@ -127,7 +127,7 @@ async fn make(exec: &Handle, drives: &[Candidate], options: &PoolOptions) -> Res
     let entries: Vec<DriveEntry> =
         (0u64..).zip(drives).map(|(i, d)| entry(d, unit_bytes, derive(&options.seed, i + 1))).collect();
     let units: u64 = entries.iter().map(|e| u64::from(e.units)).sum();
-    let needed = 12 * u64::from(options.shards) + 4;
+    let needed = 16 * u64::from(options.shards) + 4;
     if units < needed || entries.iter().any(|e| e.units == 0) {
         return Err(StoreError::Refused(format!(
             "{total} bytes are too little for a pool of {} shards: it takes {needed} units of {unit_bytes} bytes and 1 MiB per drive",
@@ -166,7 +166,7 @@ async fn reopen(
     let mut order = vec![usize::MAX; block.drives.len()];
     let mut joining = Vec::new();
     for (i, (drive, found)) in drives.iter().zip(found).enumerate() {
-        let Some(own) = found.superblock() else {
+        let Some(own) = found.membership(block.pool) else {
             joining.push(i);
             continue;
         };

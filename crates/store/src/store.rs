@@ -87,6 +87,7 @@ impl Store {
 
     /// Queues a batch; its [`Done`] comes when it is durable and applied, in chain order. The shard is that of `batch.pg`,
     /// which must live here.
+    #[allow(clippy::result_large_err)] // The batch goes back to the caller, in place.
     pub fn append(&mut self, batch: Batch, ticket: Ticket) -> Result<(), (Batch, AppendError)> {
         match self.shard(batch.pg) {
             Some(shard) => shard.borrow_mut().append(batch, ticket),
@@ -275,8 +276,7 @@ fn read_result(event: Event) -> Option<Result<Buf, (Error, Option<Buf>)>> {
 
 fn new_shard(id: LogIdentity, geometry: Rc<Geometry>, tuning: ShardTuning, tag: Tag) -> Shard {
     let map = Map::new(tuning.cache_bytes);
-    let mut log = Log::default();
-    log.next_number = 1;
+    let mut log = Log { next_number: 1, ..Log::default() };
     // Segments of a stream are counted from 1.
     log.streams.iter_mut().for_each(|s| s.next_seq = 1);
     Shard {

@@ -1,5 +1,5 @@
 //! The plain life of a store: write, read, trim, objects, restart, checkpoint, several drives and cores.
-#![allow(clippy::cast_possible_truncation)]
+#![allow(clippy::cast_possible_truncation, clippy::unwrap_used)]
 
 mod common;
 use common::*;

@@ -1,7 +1,7 @@
 //! The store against the plainest model, with everything mixed: batches of writes, unmaps, objects, lines that come and
 //! go, checkpoints, restarts, kills and power cuts with commits under way. After each recovery the state must be exactly
 //! that of all batches up to some number, and that number must not lie below the last acknowledged one.
-#![allow(clippy::cast_possible_truncation)]
+#![allow(clippy::cast_possible_truncation, clippy::unwrap_used)]
 
 mod common;
 use common::*;
@@ -71,6 +71,12 @@ struct Run {
     groups: Vec<Group>,
     blocks: u64,
     fresh: u64,
+    /// Checkpoints, and bytes moved by cleaning, in all lives of the node.
+    totals: (u64, u64),
+    /// Of a thousand steps, how many pull the plug or kill.
+    crashes: u64,
+    /// Mostly writes, so that the pool stays full.
+    crowded: bool,
 }
 
 impl Run {
@@ -87,7 +93,18 @@ impl Run {
             next_line: 1 + u64::from(pg) * 1000,
         };
         let groups = (0..groups).map(group).collect();
-        Run { world, setup, node, rng: Rng::new(seed ^ 0x55), groups, blocks, fresh: 1 }
+        Run {
+            world,
+            setup,
+            node,
+            rng: Rng::new(seed ^ 0x55),
+            groups,
+            blocks,
+            fresh: 1,
+            totals: (0, 0),
+            crashes: 30,
+            crowded: false,
+        }
     }
 
     fn below(&mut self, n: u64) -> u64 {
@@ -107,17 +124,19 @@ impl Run {
             let line = self.groups[g].lines[pick];
             let lba = self.below(self.blocks);
             let n = 1 + self.below(6).min(self.blocks - lba - 1);
+            let writes = if self.crowded { 37 } else { 28 };
             changes.push(match self.below(40) {
-                0..28 => {
+                die if die < writes => {
                     let values = (0..n).map(|_| {
                         self.fresh += 1;
-                        if self.rng.next_u64() % 8 == 0 { 0 } else { self.fresh }
+                        if self.rng.next_u64().is_multiple_of(8) { 0 } else { self.fresh }
                     });
                     Change::Write(line, lba, values.collect())
                 }
                 28..34 => Change::Unmap(line, lba, n * (1 + self.rng.next_u64() % 10)),
-                34..37 => Change::Put(u128::from(lba % 7), self.fresh),
-                37..39 => Change::Delete(u128::from(lba % 7)),
+                37 => Change::Unmap(line, lba, n),
+                34..36 | 38 => Change::Put(u128::from(lba % 7), self.fresh),
+                36 => Change::Delete(u128::from(lba % 7)),
                 _ => {
                     self.groups[g].lines.remove(pick);
                     changes.push(Change::Drop(line));
@@ -206,6 +225,10 @@ impl Run {
 
     /// Power cut or kill with whatever is under way, maybe twice in a row; then exactly a prefix must be there.
     fn crash(&mut self) {
+        for store in &self.node.stores {
+            self.totals.0 += store.checkpoints();
+            self.totals.1 += store.space().cleaned_bytes;
+        }
         let twice = self.below(3) == 0;
         if self.below(3) == 0 {
             self.world.kill_node(NODE)
@@ -247,7 +270,11 @@ impl Run {
 
     fn run(&mut self, steps: u64) {
         for _ in 0..steps {
-            match self.below(100) {
+            if self.below(1000) < self.crashes {
+                self.crash();
+                continue;
+            }
+            match self.below(97) {
                 0..70 => {
                     let g = self.below(self.groups.len() as u64) as usize;
                     self.send(g);
@@ -264,7 +291,7 @@ impl Run {
                     self.settle();
                     self.verify();
                 }
-                96 => {
+                _ => {
                     self.settle();
                     let world = self.world.clone();
                     let fresh = World::new(0);
@@ -274,11 +301,11 @@ impl Run {
                     self.node = Node::open(&world, &self.setup).unwrap();
                     self.verify();
                 }
-                _ => self.crash(),
             }
         }
         self.settle();
         self.verify();
+        println!("{:?} {:?}", self.node.space(), self.totals);
         for store in &self.node.stores {
             assert_eq!(store.space().integrity_errors, 0);
         }
@@ -292,17 +319,35 @@ fn recover_a_little(world: &World, setup: &Setup, turns: u64) {
     Node::open_for(&world, setup, limit);
 }
 
+/// Seeds of one test; a soak sets `DOLMEN_SEEDS` to try many more.
+fn seeds(first: u64, count: u64) -> std::ops::Range<u64> {
+    let factor = std::env::var("DOLMEN_SEEDS").ok().and_then(|v| v.parse().ok()).unwrap_or(1);
+    first * 1000..first * 1000 + count * factor
+}
+
 #[test]
 fn one_shard_with_everything() {
-    for seed in 0..12 {
+    for seed in seeds(0, 12) {
         let mut run = Run::new(seed, Setup::tiny(48), 1, 110);
         run.run(700);
     }
 }
 
 #[test]
+fn a_crowded_pool_that_must_clean() {
+    let mut cleaned = 0;
+    for seed in seeds(3, 6) {
+        let mut run = Run::new(seed, Setup::tiny(40), 1, 120);
+        (run.crashes, run.crowded) = (6, true);
+        run.run(1500);
+        cleaned += run.totals.1;
+    }
+    assert!(cleaned > 0, "nothing was cleaned: the test misses its aim");
+}
+
+#[test]
 fn roomy_pool_with_long_logs() {
-    for seed in 100..104 {
+    for seed in seeds(1, 4) {
         let mut setup = Setup::tiny(200);
         setup.tuning.delta_entries = 2000;
         setup.tuning.log_bytes = 8 << 20;
@@ -312,7 +357,7 @@ fn roomy_pool_with_long_logs() {
 
 #[test]
 fn several_drives_shards_and_cores() {
-    for seed in 200..206 {
+    for seed in seeds(2, 6) {
         let mut setup = Setup::tiny(48);
         setup.drives = vec![("d0", 3 << 20), ("d1", 4 << 20), ("d2", 5 << 20)];
         setup.shards = 3;

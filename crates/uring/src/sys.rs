@@ -225,12 +225,19 @@ pub(crate) fn random(mut out: &mut [u8]) {
     }
 }
 
-/// Descriptors that this process may have open.
-pub(crate) fn descriptor_limit() -> u32 {
+/// True when this process may lock any amount of memory: by capability, or for want of a limit.
+pub(crate) fn may_lock_memory() -> bool {
+    const VERSION_3: u32 = 0x2008_0522;
+    const CAP_IPC_LOCK: u32 = 14;
     let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
-    // SAFETY: `limit` lives across the call.
-    unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &mut limit) };
-    u32::try_from(limit.rlim_cur).unwrap_or(u32::MAX)
+    // The header is (version, pid); the answer is twice (effective, permitted, inheritable).
+    let (header, mut answer) = ([VERSION_3, 0], [0u32; 6]);
+    // SAFETY: all structures live across the calls and have the kernel's sizes.
+    let capable = unsafe {
+        libc::getrlimit(libc::RLIMIT_MEMLOCK, &mut limit);
+        libc::syscall(libc::SYS_capget, header.as_ptr(), answer.as_mut_ptr()) == 0
+    };
+    limit.rlim_cur == libc::RLIM_INFINITY || (capable && answer[0] & (1 << CAP_IPC_LOCK) != 0)
 }
 
 #[cfg(test)]

@@ -63,7 +63,8 @@ pub async fn boot(
     let paths: Vec<String> = options.drives.iter().map(|d| d.path.display().to_string()).collect();
     let opened = cores.ask(first, |answer| ToCore::OpenDrives { drives, answer }).await?;
     let opened = opened.map_err(ServeError::new)?;
-    let shards = std::thread::available_parallelism().map_or(1, usize::from).max(cores.count()).min(MAX_SHARDS);
+    let shards =
+        std::thread::available_parallelism().map_or(1, usize::from).max(cores.count()).min(MAX_SHARDS);
     let shards = u16::try_from(shards).expect("at most 16");
     let pool = PoolOptions { shards, unit_bytes: None, seed: fresh_seed(), expect: known_pool };
     let plan = cores.ask(first, |answer| ToCore::OpenPool { paths, options: pool, answer }).await?;
@@ -73,7 +74,8 @@ pub async fn boot(
         created = plan.created, "pool opened"
     );
     let drives: Vec<OpenedDrive> = plan.order.iter().map(|&i| opened[i].clone()).collect();
-    let recovering = cores.ask_all(|answer| ToCore::OpenStore { plan: plan.clone(), drives: drives.clone(), answer });
+    let recovering =
+        cores.ask_all(|answer| ToCore::OpenStore { plan: plan.clone(), drives: drives.clone(), answer });
     for result in recovering.await? {
         result.map_err(ServeError::new)?;
     }

@@ -15,13 +15,13 @@ use crate::node::{
     message::{Answer, Between, FromCore, Links, OpenedDrive, ToCore},
     report::{CoreReport, LoopCounters, PoolReport},
 };
-use dolmen_io::{
-    Event, FileId, Inbox, Io, Owner, Poller, Tag, Turn, Wait,
-    exec::Exec,
-};
+use dolmen_io::{Event, FileId, Inbox, Io, Owner, Poller, Tag, Turn, Wait, exec::Exec};
 use dolmen_store::{Candidate, PoolOwner, PoolPlan, ShardTuning, Store, ToPool, ToShard};
 use dolmen_target::{NamespaceTable, Target, TargetConfig};
-use dolmen_types::{CoreId, Nanos, PgId, ShardId, limits::{BLOCK_BYTES, PROTECTION_GROUPS}};
+use dolmen_types::{
+    CoreId, Nanos, PgId, ShardId,
+    limits::{BLOCK_BYTES, PROTECTION_GROUPS},
+};
 use dolmen_volume::{
     Change, ControlCommand, ControlDone, ControlError, ControlReply, ControlRequest, Notice, Reply, Restart,
     VolumeInfo, Volumes,
@@ -494,9 +494,9 @@ impl Core {
         }
     }
 
-    fn open_drives(&mut self, drives: &[dolmen_io::OpenDrive]) -> Result<Vec<OpenedDrive>, String> {
+    fn open_drives(&mut self, drives: &[OpenDrive]) -> Result<Vec<OpenedDrive>, String> {
         for drive in drives {
-            let info = self.io.open_drive(drive).map_err(|e| e.to_string())?;
+            let info = self.io.open_drive(drive).map_err(|e| describe(drive, &e))?;
             let handle = self.io.export_drive(info.file).map_err(|e| e.to_string())?;
             self.drives.push(OpenedDrive { info, handle });
         }
@@ -634,11 +634,26 @@ impl Core {
                 capacity_bytes: owner.capacity_bytes(),
             }),
             drives: self.files.iter().map(|&file| self.io.drive_counters(file)).collect(),
-            stopped: self.store.as_ref().and_then(Store::stopped).map(|(shard, why)| format!("shard {shard}: {why}")),
+            stopped: self
+                .store
+                .as_ref()
+                .and_then(Store::stopped)
+                .map(|(shard, why)| format!("shard {shard}: {why}")),
             buffers_free: u64::try_from(self.io.pool().available(BLOCK_BYTES)).unwrap_or(u64::MAX),
             buffers_total: self.buffers_total,
         }
     }
+}
+
+/// Why a drive can't be opened, and what to do about it.
+fn describe(drive: &OpenDrive, error: &dolmen_io::Error) -> String {
+    let path = drive.path.display();
+    if drive.create_bytes.is_none() && !drive.path.exists() {
+        return format!(
+            "there is no drive {path}; to make a file that stands for one, give its size: --drive {path}:10GiB"
+        );
+    }
+    error.to_string()
 }
 
 /// Puts a message into a core's mailbox, or behind those that wait for it to have room. Order is kept.

@@ -66,6 +66,9 @@ impl Cores {
         };
         let mask: Mask = options.uring_mask.join(",").parse().map_err(ServeError::config)?;
         let count = cpus.len();
+        // Every connection takes a descriptor.
+        let descriptors = dolmen_uring::raise_descriptor_limit();
+        tracing::debug!(descriptors, "limit of open files");
         let spin_ns = u64::try_from(options.poll_window.as_nanos()).unwrap_or(u64::MAX);
         let config = UringConfig {
             pool: PoolConfig::sized(POOL_BYTES),
@@ -82,7 +85,8 @@ impl Cores {
             let body = move || core_thread(id, count, cpu, &config, spin_ns, out, &ready);
             let thread = thread::Builder::new().name(name).spawn(body).map_err(ServeError::system)?;
             threads.push(thread);
-            let started = started.recv().map_err(|_| ServeError::new("a core's thread ended at its start"))??;
+            let started =
+                started.recv().map_err(|_| ServeError::new("a core's thread ended at its start"))??;
             features = Some(started.features);
             inboxes.push(started.inbox);
             wakers.push(started.waker);
@@ -164,10 +168,7 @@ impl Talk {
     }
 
     /// Asks every core at once and waits for all answers, in the order of the cores.
-    pub async fn ask_all<T>(
-        &self,
-        mut make: impl FnMut(Answer<T>) -> ToCore,
-    ) -> Result<Vec<T>, ServeError> {
+    pub async fn ask_all<T>(&self, mut make: impl FnMut(Answer<T>) -> ToCore) -> Result<Vec<T>, ServeError> {
         let mut receivers = Vec::new();
         for core in self.ids() {
             receivers.push(self.send(core, &mut make)?);

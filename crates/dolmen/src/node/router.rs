@@ -134,7 +134,9 @@ impl Node {
     async fn carry_out(&self, request: NodeRequest) {
         // A receiver that went away meanwhile needs no answer.
         match request {
-            NodeRequest::CreateVolume { descriptor, answer } => drop(answer.send(self.create(*descriptor).await)),
+            NodeRequest::CreateVolume { descriptor, answer } => {
+                drop(answer.send(self.create(*descriptor).await))
+            }
             NodeRequest::UpdateVolume { descriptor, expected_revision, answer } => {
                 drop(answer.send(self.update(*descriptor, expected_revision).await));
             }

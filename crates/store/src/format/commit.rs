@@ -240,11 +240,12 @@ pub(crate) fn claimed_len(first: &[u8]) -> Option<usize> {
     (len >= ALIGN && len.is_multiple_of(ALIGN) && len <= MAX_HEADER_BYTES).then_some(len)
 }
 
-/// Decodes a whole header of this log that claims to be at `slot` and `offset` of a unit of `unit_bytes`.
+/// Decodes a whole header of this log that claims to be at `slot` (any, when its segment has lost its header) and
+/// `offset` of a unit of `unit_bytes`.
 pub(crate) fn decode(
     bytes: &[u8],
     id: &LogIdentity,
-    slot: Slot,
+    slot: Option<Slot>,
     offset: u32,
     unit_bytes: u32,
 ) -> Option<CommitHeader> {
@@ -259,8 +260,9 @@ pub(crate) fn decode(
     let (number, previous, incarnation, durable_through) = (r.u64()?, r.u64()?, r.u64()?, r.u64()?);
     let stream_seq = r.u64()?;
     let ours = pool == id.pool && shard == id.shard && incarnation == id.incarnation;
-    let here = own_slot == slot && own_offset == offset && header_len as usize == bytes.len();
-    let place = CommitPlace { stream, stream_seq, slot, offset, number, previous, durable_through };
+    let here =
+        slot.is_none_or(|s| s == own_slot) && own_offset == offset && header_len as usize == bytes.len();
+    let place = CommitPlace { stream, stream_seq, slot: own_slot, offset, number, previous, durable_through };
     let header = CommitHeader { place, header_len, payload_len, check };
     let fits = payload_len <= MAX_PAYLOAD_BYTES && header.end() <= u64::from(unit_bytes);
     (ours && here && fits && durable_through < number).then_some(header)

@@ -164,6 +164,7 @@ impl Delta {
 }
 
 #[cfg(test)]
+#[allow(clippy::cast_possible_truncation)] // Models index with small numbers.
 mod tests {
     use super::*;
     use crate::location::Location;

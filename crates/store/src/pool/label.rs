@@ -39,8 +39,8 @@ pub enum Identity {
 /// What a drive holds, as opening a pool needs to know it.
 pub(super) enum Found {
     Blank,
-    /// A superblock of a pool whose making was not finished: counts as blank.
-    BeingMade,
+    /// A superblock of a pool whose making was not finished: counts as blank, unless a sister drive knows better.
+    BeingMade(Superblock),
     Ours(Superblock),
     Newer(u32),
     Damaged,
@@ -51,12 +51,21 @@ impl Found {
     pub(super) fn superblock(&self) -> Option<&Superblock> {
         if let Found::Ours(block) = self { Some(block) } else { None }
     }
+
+    /// The superblock by which this drive is one of `pool`, whose making was finished on some drive.
+    pub(super) fn membership(&self, pool: Uuid) -> Option<&Superblock> {
+        match self {
+            Found::Ours(block) => Some(block),
+            Found::BeingMade(block) if block.pool == pool => Some(block),
+            _ => None,
+        }
+    }
 }
 
 /// What a drive holds; reads only.
 pub async fn identify_drive(exec: Handle, info: DriveInfo) -> Result<Identity, StoreError> {
     Ok(match look(&exec, &info).await? {
-        Found::Blank | Found::BeingMade => Identity::Blank,
+        Found::Blank | Found::BeingMade(_) => Identity::Blank,
         Found::Ours(block) => {
             Identity::Ours { pool: block.pool, drive: block.drives[usize::from(block.index)].uuid }
         }
@@ -121,7 +130,7 @@ fn superblock(first: &[u8]) -> Option<Found> {
     }
     match (newer, best) {
         (Some(version), _) => Some(Found::Newer(version)),
-        (None, Some(block)) if block.incarnation == 0 => Some(Found::BeingMade),
+        (None, Some(block)) if block.incarnation == 0 => Some(Found::BeingMade(block)),
         (None, Some(block)) => Some(Found::Ours(block)),
         (None, None) => damaged.then_some(Found::Damaged),
     }

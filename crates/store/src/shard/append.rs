@@ -8,6 +8,7 @@ use dolmen_types::limits::BLOCK_BYTES;
 
 impl Shard {
     /// Queues a batch.
+    #[allow(clippy::result_large_err)] // The batch goes back to the caller, in place.
     pub(crate) fn append(&mut self, batch: Batch, ticket: Ticket) -> Result<(), (Batch, AppendError)> {
         match &self.phase {
             Phase::Serving if !self.closing => {}

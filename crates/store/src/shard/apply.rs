@@ -2,8 +2,8 @@
 
 use super::{FlightState, Phase, Shard};
 use crate::format::commit::{CommitHeader, LogRecord, NO_PG, records};
-use crate::map::{Entry, Line};
-use crate::{Done, Marks, StoreError};
+use crate::map::Entry;
+use crate::{Done, StoreError};
 use dolmen_types::{Epoch, Nanos, PgId, Seq};
 
 impl Shard {
@@ -77,7 +77,7 @@ impl Shard {
                 }
                 LogRecord::CreateLine { line } => {
                     self.announced.remove(&line);
-                    self.map.lines.entry(line).or_insert_with(Line::default);
+                    self.map.lines.entry(line).or_default();
                 }
                 LogRecord::DropLine { line } => self.drop_line(line),
             }
@@ -88,7 +88,7 @@ impl Shard {
 
     fn mark(&mut self, pg: PgId, epoch: Epoch, seq: Seq) {
         if pg != NO_PG {
-            let marks = self.marks.entry(pg).or_insert(Marks::default());
+            let marks = self.marks.entry(pg).or_default();
             marks.epoch = marks.epoch.max(epoch);
             marks.highest_seq = marks.highest_seq.max(seq);
         }
@@ -96,7 +96,7 @@ impl Shard {
 
     /// A version of a block is at a place now. Of a line that is gone (replay of what came before its drop) nothing is kept.
     fn set_entry(&mut self, line: u64, lba: u64, entry: Entry) {
-        if !self.map.lines.get(&line).is_some_and(|l| !l.dropped) {
+        if self.map.lines.get(&line).is_none_or(|l| l.dropped) {
             return;
         }
         self.segments.add_delta(&entry);
@@ -105,7 +105,7 @@ impl Shard {
     }
 
     fn unmap(&mut self, line: u64, lba: u64, end: u64, seq: u64) {
-        if !self.map.lines.get(&line).is_some_and(|l| !l.dropped) {
+        if self.map.lines.get(&line).is_none_or(|l| l.dropped) {
             return;
         }
         let segments = &mut self.segments;

@@ -12,13 +12,13 @@ use crate::format::page::{Level, verify};
 use crate::format::segment::{SEGMENT_HEADER_BYTES, Stream};
 use crate::location::{BLOCK_GRANULES, Slot};
 use crate::map::{Entry, Lookup};
-use crate::policy::{Candidate, victim};
+use crate::policy::{Candidate, dense_bytes, victim};
 use dolmen_io::exec::Handle;
 use dolmen_types::LineId;
 use dolmen_types::limits::BLOCK_BYTES;
 
-/// Blocks that one commit moves at most.
-const MOVE_BLOCKS: usize = 64;
+/// Versions that are looked up at a time; those that live are then moved, in one commit or several.
+const BATCH_ITEMS: usize = 256;
 
 /// Blocks that are read in one go.
 const RUN_BLOCKS: usize = 32;
@@ -42,22 +42,20 @@ pub(super) async fn serve(shard: Shared, exec: Handle) {
             continue;
         };
         let outcome = clean(&shard, &exec, slot).await;
-        let mut s = shard.borrow_mut();
-        s.moving.clear();
-        match (outcome, s.segments.at_mut(slot)) {
-            (Ok(()), Some(segment)) => {
-                segment.cleaned = true;
-                s.cleaned += 1;
-            }
-            (Err(Damaged), Some(segment)) => segment.quarantined = true,
-            (_, None) => {}
-        }
-        drop(s);
+        shard.borrow_mut().cleaned_up(slot, &outcome);
         exec.yield_now().await;
     }
 }
 
 impl super::Shard {
+    fn cleaned_up(&mut self, slot: Slot, outcome: &Result<(), Damaged>) {
+        self.moving.clear();
+        let Some(segment) = self.segments.at_mut(slot) else { return };
+        segment.cleaned = outcome.is_ok();
+        segment.quarantined = outcome.is_err();
+        self.cleaned += usize::from(outcome.is_ok());
+    }
+
     fn pick_victim(&self) -> Option<Slot> {
         // Enough is emptied: the checkpoint comes first.
         if !self.space.level.clean || self.cleaned >= 2 * self.freeable_goal() {
@@ -73,7 +71,7 @@ impl super::Shard {
                 live_bytes: u64::from(s.live()),
                 age: self.log.applied - s.last_commit + 1,
             });
-        victim(candidates, u64::from(self.geometry.unit_bytes))
+        victim(candidates, dense_bytes(self.geometry.unit_bytes))
     }
 }
 
@@ -95,7 +93,9 @@ async fn clean(shard: &Shared, exec: &Handle, slot: Slot) -> Result<(), Damaged>
     let (mut offset, mut seen) = (SEGMENT_HEADER_BYTES, 0);
     let mut items = Vec::new();
     while seen < last {
-        let Some((commit, bytes)) = scan.commit(&id, slot, offset).await.map_err(|_| Damaged)? else { break };
+        let Some((commit, bytes)) = scan.commit(&id, Some(slot), offset).await.map_err(|_| Damaged)? else {
+            break;
+        };
         seen = commit.place.number;
         offset = u32::try_from(commit.end()).map_err(|_| Damaged)?;
         let mut seq = 0;
@@ -115,8 +115,8 @@ async fn clean(shard: &Shared, exec: &Handle, slot: Slot) -> Result<(), Damaged>
                 _ => {}
             }
         }
-        while items.len() >= MOVE_BLOCKS {
-            let rest = items.split_off(MOVE_BLOCKS);
+        while items.len() >= BATCH_ITEMS {
+            let rest = items.split_off(BATCH_ITEMS);
             move_items(shard, exec, &items).await?;
             items = rest;
         }
@@ -148,10 +148,20 @@ async fn move_items(shard: &Shared, exec: &Handle, items: &[MoveItem]) -> Result
             }
         }
     }
-    let job = read_runs(shard, exec, live).await?;
-    if job.items.is_empty() {
-        return Ok(());
+    live.sort_by_key(|i| i.entry.location);
+    let mut rest = live.as_slice();
+    while !rest.is_empty() {
+        let room = shard.borrow().move_room().max(1);
+        let (part, tail) = rest.split_at(rest.len().min(room));
+        rest = tail;
+        let job = read_runs(shard, exec, part).await?;
+        move_now(shard, exec, job).await?;
     }
+    Ok(())
+}
+
+/// Hands a job to the log and waits until its commit is applied.
+async fn move_now(shard: &Shared, exec: &Handle, job: MoveJob) -> Result<(), Damaged> {
     shard.borrow_mut().move_jobs.push_back(job);
     let bell = shard.borrow().clean_bell.clone();
     exec.yield_now().await;
@@ -219,10 +229,9 @@ async fn still_held(shard: &Shared, exec: &Handle, item: &MoveItem) -> Result<bo
 }
 
 /// Reads the stored forms, what lies one behind the other in one go, and verifies each.
-async fn read_runs(shard: &Shared, exec: &Handle, mut items: Vec<MoveItem>) -> Result<MoveJob, Damaged> {
-    items.sort_by_key(|i| i.entry.location);
+async fn read_runs(shard: &Shared, exec: &Handle, items: &[MoveItem]) -> Result<MoveJob, Damaged> {
     let mut job = MoveJob { items: Vec::new(), data: Vec::new() };
-    let mut rest = items.as_slice();
+    let mut rest = items;
     while let Some(first) = rest.first() {
         let follows = |i: usize| {
             let step = u32::try_from(i).expect("runs are short") * BLOCK_GRANULES;

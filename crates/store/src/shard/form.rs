@@ -11,6 +11,11 @@ use dolmen_io::{Buf, Io, Slices, Tag};
 use dolmen_types::limits::BLOCK_BYTES;
 use dolmen_types::{Epoch, Nanos, Seq};
 
+/// Blocks that one commit moves at most: their records fit one page of header.
+const MOVE_BLOCKS: usize = 64;
+
+const _: () = assert!(FIXED_BYTES + 24 + 56 * MOVE_BLOCKS <= 4096);
+
 /// Payload on its way into staging buffers.
 struct Staging {
     bufs: Vec<Buf>,
@@ -100,6 +105,9 @@ impl Shard {
         if rolls {
             if self.log.streams[Stream::Hot as usize].leases.len() < 2 {
                 self.want_hot(payload == 0);
+                if payload > 0 {
+                    self.wait_for_units(io.now());
+                }
                 return false;
             }
             room = (self.geometry.unit_bytes - SEGMENT_HEADER_BYTES) as usize;
@@ -145,6 +153,17 @@ impl Shard {
     /// Bytes that are left in a stream's open segment.
     fn room(&self, stream: Stream) -> usize {
         self.log.streams[stream as usize].open.map_or(0, |o| (self.geometry.unit_bytes - o.tail) as usize)
+    }
+
+    /// Blocks that the next commit of moves has room for.
+    pub(super) fn move_room(&self) -> usize {
+        let blocks = |room: usize| (room.saturating_sub(4096) / BLOCK_BYTES).min(MOVE_BLOCKS);
+        let (here, fresh) = (
+            blocks(self.room(Stream::Cold)),
+            blocks((self.geometry.unit_bytes - SEGMENT_HEADER_BYTES) as usize),
+        );
+        // In a large segment the last few blocks are not worth a commit's header.
+        if here >= (fresh / 8).max(1) { here } else { fresh }
     }
 
     /// How many queued batches fit one commit of at most `room` bytes: number, header bytes, payload bytes.

@@ -67,6 +67,7 @@ pub(crate) struct Reads {
     /// Reads that wait for a buffer.
     stalled: VecDeque<usize>,
     /// Finished requests' memory, for reuse.
+    #[allow(clippy::vec_box)] // The boxes themselves are what is reused.
     spare: Vec<Box<Request>>,
     /// The leaf that each waiting request needs.
     leaves: Vec<Option<PageRef>>,

@@ -65,7 +65,7 @@ pub(super) async fn era(shard: &Shared, exec: &Handle, era: &Era) -> Result<(), 
         }
         return Ok(());
     }
-    no_proof_of_more(&id, &mut cursors, number + 1).await?;
+    no_proof_of_more(shard, exec, &id, &mut cursors, number + 1).await?;
     // What may have been under way is believed only when its payload is there too.
     while let Some((index, found, _)) = waiting.pop_front() {
         let unit_scan = payload_scan(shard, exec, &found.0);
@@ -148,7 +148,7 @@ impl Cursor {
             self.at = Some((scan, header, start.offset.max(SEGMENT_HEADER_BYTES)));
         }
         let Some((scan, header, offset)) = self.at.as_mut() else { return Ok(()) };
-        let here = scan.commit(id, header.slot, *offset).await.map_err(medium)?;
+        let here = scan.commit(id, Some(header.slot), *offset).await.map_err(medium)?;
         if let Some(found) = here.filter(|f| f.0.place.stream_seq == header.stream_seq) {
             self.peeked = Some(found);
             return Ok(());
@@ -156,7 +156,7 @@ impl Cursor {
         let Some(successor) = header.successor else { return Ok(()) };
         let stream_seq = header.stream_seq + 1;
         if let Some((mut scan, header)) = open(shard, exec, id, self.stream, successor, stream_seq).await? {
-            let first = scan.commit(id, header.slot, SEGMENT_HEADER_BYTES).await.map_err(medium)?;
+            let first = scan.commit(id, Some(header.slot), SEGMENT_HEADER_BYTES).await.map_err(medium)?;
             if let Some(found) = first.filter(|f| f.0.place.stream_seq == stream_seq) {
                 self.peeked = Some(found);
                 self.at = Some((scan, header, SEGMENT_HEADER_BYTES));
@@ -210,24 +210,26 @@ async fn open(
     Ok(Some((scan, header)))
 }
 
-/// Fails when a valid commit behind the end of the log says that commit `missing` was durable.
+/// Fails when a valid commit behind the end of the log says that commit `missing` was durable. Looked for where the streams
+/// end and where they would go on, whether or not the segment there still has its header.
 async fn no_proof_of_more(
+    shard: &Shared,
+    exec: &Handle,
     id: &LogIdentity,
     cursors: &mut [Cursor; 2],
     missing: u64,
 ) -> Result<(), StoreError> {
-    let proof = |f: &Found| f.0.place.durable_through >= missing;
+    let geometry = shard.borrow().geometry.clone();
     for cursor in cursors {
-        let mut proven = cursor.peeked.as_ref().is_some_and(proof);
-        if let (None, Some((scan, header, offset))) = (&cursor.peeked, cursor.at.as_mut()) {
-            let end = offset.saturating_add(LOOK_BEHIND_BYTES);
-            let mut at = offset.saturating_add(PAGE_BYTES);
-            while at < end && !proven {
-                let found =
-                    scan.commit(id, header.slot, at).await.map_err(|reason| StoreError::Medium { reason })?;
-                proven = found.as_ref().is_some_and(proof);
-                at += PAGE_BYTES;
-            }
+        let mut proven = cursor.peeked.as_ref().is_some_and(|f| f.0.place.durable_through >= missing);
+        let mut onward = Some(cursor.start.unit);
+        if let Some((scan, header, offset)) = cursor.at.as_mut() {
+            proven = proven || (cursor.peeked.is_none() && proof(scan, id, *offset, missing).await?);
+            onward = header.successor;
+        }
+        if let Some(unit) = onward.filter(|u| !proven && geometry.holds(*u)) {
+            let mut scan = SegmentScan::new(exec.clone(), geometry.clone(), unit);
+            proven = proof(&mut scan, id, SEGMENT_HEADER_BYTES, missing).await?;
         }
         if proven {
             return Err(corrupt(
@@ -237,4 +239,23 @@ async fn no_proof_of_more(
         }
     }
     Ok(())
+}
+
+/// True when a commit at or behind `offset` says that `missing` was durable.
+async fn proof(
+    scan: &mut SegmentScan,
+    id: &LogIdentity,
+    offset: u32,
+    missing: u64,
+) -> Result<bool, StoreError> {
+    let end = offset.saturating_add(LOOK_BEHIND_BYTES);
+    let mut at = offset;
+    while at < end {
+        let found = scan.commit(id, None, at).await.map_err(|reason| StoreError::Medium { reason })?;
+        if found.is_some_and(|f| f.0.place.durable_through >= missing) {
+            return Ok(true);
+        }
+        at += PAGE_BYTES;
+    }
+    Ok(false)
 }

@@ -36,7 +36,7 @@ impl SegmentScan {
     pub(crate) async fn commit(
         &mut self,
         id: &LogIdentity,
-        slot: Slot,
+        slot: Option<Slot>,
         offset: u32,
     ) -> Result<Option<(CommitHeader, Vec<u8>)>, String> {
         let unit_bytes = self.geometry.unit_bytes;

@@ -96,15 +96,7 @@ impl Shard {
             self.space.full = false;
             return true;
         }
-        let waited = match self.queue.front_mut() {
-            Some(head) if head.since == Nanos(0) => {
-                head.since = now;
-                0
-            }
-            Some(head) => now.since(head.since),
-            None => 0,
-        };
-        let mut give_up = waited > self.tuning.full_wait_ms * 1_000_000;
+        let mut give_up = self.head_waited(now);
         if !self.allowed(bytes) {
             // Exact after a checkpoint that began after now, and the owner's answer to what it found.
             match self.space.blocked {
@@ -124,12 +116,35 @@ impl Shard {
                 Some(_) => {}
             }
         }
-        if give_up && let Some(head) = self.queue.pop_front() {
-            self.space.blocked = None;
-            super::append::created(&head.batch).for_each(|line| drop(self.announced.remove(&line)));
-            self.refuse(head.ticket, StoreError::Full);
+        if give_up {
+            self.refuse_head();
         }
         false
+    }
+
+    /// The host batch at the head of the queue waits for units; it is ended with `Full` when it has waited long enough.
+    pub(crate) fn wait_for_units(&mut self, now: Nanos) {
+        if self.head_waited(now) {
+            self.refuse_head();
+        }
+    }
+
+    /// True when the head of the queue has waited as long as it may.
+    fn head_waited(&mut self, now: Nanos) -> bool {
+        let Some(head) = self.queue.front_mut() else { return false };
+        if head.since == Nanos(0) {
+            head.since = now;
+        }
+        now.since(head.since) > self.tuning.full_wait_ms * 1_000_000
+    }
+
+    fn refuse_head(&mut self) {
+        let Some(head) = self.queue.pop_front() else { return };
+        self.space.blocked = None;
+        for line in super::append::created(&head.batch) {
+            self.announced.remove(&line);
+        }
+        self.refuse(head.ticket, StoreError::Full);
     }
 
     /// Changed blocks that make a checkpoint due: the knob, but no more than a small part of the pool, since what they

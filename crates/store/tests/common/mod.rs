@@ -1,5 +1,5 @@
 //! A node with a store and nothing else, over simulated drives: turns the loop, routes messages, waits for completions.
-#![allow(dead_code, unreachable_pub, missing_docs, clippy::cast_possible_truncation)]
+#![allow(dead_code, unreachable_pub, missing_docs, clippy::cast_possible_truncation, clippy::unwrap_used)]
 
 use dolmen_io::exec::Exec;
 use dolmen_io::{DriveInfo, Io, OpenDrive, Owner, PoolConfig, Tag, Wait};
@@ -84,7 +84,37 @@ pub fn run<T: 'static>(io: &mut Io, exec: &mut Exec, future: impl Future<Output 
     slot.take().unwrap()
 }
 
+/// Opens the drives of a setup.
+fn candidates(io: &mut Io, setup: &Setup) -> Result<Vec<Candidate>, StoreError> {
+    let mut drives = Vec::new();
+    for &(path, size) in &setup.drives {
+        let open = OpenDrive { path: path.into(), create_bytes: Some(size), sparse: true, exclusive: true };
+        let info: DriveInfo = io.open_drive(&open).map_err(|e| StoreError::Drive(e.to_string()))?;
+        drives.push(Candidate { info, path: path.to_string() });
+    }
+    Ok(drives)
+}
+
 impl Node {
+    /// Begins to open or make a pool and gives up after some turns of the loop.
+    pub fn start_for(world: &World, setup: &Setup, turns: u64) {
+        let mut io = Io::new(Box::new(world.driver(CoreConfig { node: NODE, pool: pool_config() })));
+        let mut exec = Exec::new(EXEC, 64, &io);
+        let drives = candidates(&mut io, setup).unwrap();
+        let options = PoolOptions { shards: setup.shards, unit_bytes: Some(setup.unit_bytes), seed: [7; 32] };
+        let opening = open_pool(exec.handle(), drives, options);
+        exec.handle().spawn(async move { drop(opening.await) }).unwrap();
+        let mut events = Vec::new();
+        for _ in 0..turns {
+            io.poll(if exec.has_ready() { Wait::No } else { Wait::Until(io.now().plus_ms(50)) }, &mut events);
+            for (tag, event) in events.drain(..) {
+                exec.deliver(tag.key, event);
+            }
+            exec.run(&mut io);
+            io.submit();
+        }
+    }
+
     /// Opens (or makes) the pool and waits until it serves.
     pub fn open(world: &World, setup: &Setup) -> Result<Node, StoreError> {
         Node::start(world, setup)?.until_ready()
@@ -103,13 +133,7 @@ impl Node {
     pub fn start(world: &World, setup: &Setup) -> Result<Node, StoreError> {
         let mut io = Io::new(Box::new(world.driver(CoreConfig { node: NODE, pool: pool_config() })));
         let mut exec = Exec::new(EXEC, 64, &io);
-        let mut drives = Vec::new();
-        for &(path, size) in &setup.drives {
-            let open =
-                OpenDrive { path: path.into(), create_bytes: Some(size), sparse: true, exclusive: true };
-            let info: DriveInfo = io.open_drive(&open).map_err(|e| StoreError::Drive(e.to_string()))?;
-            drives.push(Candidate { info, path: path.to_string() });
-        }
+        let drives = candidates(&mut io, setup)?;
         let mut seed = [0; 32];
         io.random(&mut seed);
         let files: Vec<_> = drives.iter().map(|d| d.info.file).collect();
@@ -224,13 +248,13 @@ impl Node {
     }
 
     pub fn wait(&mut self, ticket: u64) -> Done {
-        for _ in 0..1_000_000 {
+        for _ in 0..100_000 {
             if let Some(done) = self.done.remove(&ticket) {
                 return done;
             }
             self.turn();
         }
-        panic!("ticket {ticket} hangs at {:?}", self.io.now());
+        panic!("ticket {ticket} hangs at {:?}: {:?}", self.io.now(), self.space());
     }
 
     /// Appends and waits for the end.

@@ -1,0 +1,180 @@
+//! Crash enumeration: short workloads, cut at every moment, with every mixture of unflushed writes kept, dropped and torn
+//! (as far as the limits go); then a second cut right behind the recovery. What is found must be exactly the state after
+//! some batch, and not before the last acknowledged one.
+#![allow(clippy::cast_possible_truncation, clippy::unwrap_used)]
+
+mod common;
+use common::*;
+use dolmen_sim::{CrashLimits, World};
+use dolmen_types::PgId;
+
+const BLOCKS: u64 = 64;
+
+/// One step of a workload.
+enum Step {
+    /// Batches that are under way together; each writes the blocks named by (first, count), with values of its own.
+    Write(Vec<Vec<(u64, u64)>>),
+    Unmap(u64, u64),
+    Checkpoint,
+}
+
+/// A workload over one line, and the line's contents after each batch.
+struct Workload {
+    setup: Setup,
+    /// Run before recording, to fill segments.
+    before: Vec<Step>,
+    steps: Vec<Step>,
+}
+
+struct History {
+    node: Node,
+    seq: u64,
+    states: Vec<Vec<u64>>,
+    marking: bool,
+}
+
+impl History {
+    fn run(&mut self, steps: &[Step]) {
+        for step in steps {
+            match step {
+                Step::Write(batches) => {
+                    let mut tickets = Vec::new();
+                    for runs in batches {
+                        self.seq += 1;
+                        let mut state = self.states.last().unwrap().clone();
+                        let mut records = Vec::new();
+                        for &(first, count) in runs {
+                            let values: Vec<u64> = (0..count).map(|i| self.seq * 100 + i).collect();
+                            state[first as usize..(first + count) as usize].copy_from_slice(&values);
+                            records.push(self.node.write(1, first, &values));
+                        }
+                        self.states.push(state);
+                        tickets.push((self.seq, self.node.append(0, self.seq, records).unwrap()));
+                    }
+                    for (seq, ticket) in tickets {
+                        assert_eq!(self.node.wait(ticket).result, Ok(()));
+                        self.mark(seq);
+                    }
+                }
+                Step::Unmap(first, count) => {
+                    self.seq += 1;
+                    let mut state = self.states.last().unwrap().clone();
+                    state[*first as usize..(first + count) as usize].fill(0);
+                    self.states.push(state);
+                    self.node.commit(0, self.seq, vec![unmap(1, *first, *count)]).unwrap();
+                    self.mark(self.seq);
+                }
+                Step::Checkpoint => self.node.checkpoint(),
+            }
+        }
+    }
+
+    fn mark(&self, seq: u64) {
+        if self.marking {
+            self.node.world.mark(seq);
+        }
+    }
+}
+
+fn check(world: &World, setup: &Setup, states: &[Vec<u64>], acknowledged: u64, label: &str) -> u64 {
+    let mut node = Node::open(world, setup).unwrap_or_else(|e| panic!("{label}: {e}"));
+    let highest = node.stores[0].marks(PgId(0)).highest_seq.0;
+    assert!(highest >= acknowledged, "{label}: acknowledged {acknowledged}, found {highest}");
+    let mut found = Vec::new();
+    for first in (0..BLOCKS).step_by(16) {
+        found.extend(node.read(0, 1, first, 16).unwrap_or_else(|e| panic!("{label}: {e}")));
+    }
+    assert_eq!(found, states[highest as usize], "{label}: the state after batch {highest}");
+    highest
+}
+
+fn enumerate(workload: &Workload, limits: CrashLimits) -> usize {
+    let world = World::new(77);
+    let node = Node::open(&world, &workload.setup).unwrap();
+    let mut history = History { node, seq: 1, states: vec![vec![0; BLOCKS as usize]; 2], marking: false };
+    history.node.commit(0, 1, vec![create(1)]).unwrap();
+    history.run(&workload.before);
+    let durable = history.seq;
+    history.marking = true;
+    world.start_recording();
+    history.run(&workload.steps);
+    let recording = world.stop_recording().unwrap();
+    let states = history.states.clone();
+    drop(history);
+    let mut count = 0;
+    for state in recording.crash_states(limits) {
+        count += 1;
+        let acknowledged = state.mark.unwrap_or(durable).max(durable);
+        let world = World::restore(count, &state);
+        let found = check(&world, &workload.setup, &states, acknowledged, &state.label);
+        // The second cut: nothing that was served may go, nothing that was discarded may come back.
+        world.crash();
+        let again =
+            check(&world, &workload.setup, &states, found, &format!("second cut after {}", state.label));
+        assert_eq!(again, found, "{}", state.label);
+    }
+    count as usize
+}
+
+fn limits(total: usize) -> CrashLimits {
+    CrashLimits { per_point: 24, total, seed: 5 }
+}
+
+#[test]
+fn commits_under_way_together() {
+    let steps = vec![
+        Step::Write(vec![vec![(0, 3)], vec![(2, 4)], vec![(10, 1), (0, 1)]]),
+        Step::Unmap(1, 4),
+        Step::Write(vec![vec![(3, 2)], vec![(40, 8)], vec![(44, 2)], vec![(0, 10)]]),
+    ];
+    let mut setup = Setup::tiny(32);
+    // Small commits, so that several are under way.
+    setup.tuning.commit_bytes = 48 * 1024;
+    let states = enumerate(&Workload { setup, before: vec![], steps }, limits(500));
+    assert!(states > 50, "{states} states only");
+}
+
+#[test]
+fn over_a_segment_switch() {
+    let steps = (0..8).map(|i| Step::Write(vec![vec![(i * 5, 5)], vec![(i * 5 + 2, 4)]])).collect();
+    let states = enumerate(&Workload { setup: Setup::tiny(32), before: vec![], steps }, limits(500));
+    assert!(states > 50, "{states} states only");
+}
+
+#[test]
+fn over_checkpoints() {
+    let steps = vec![
+        Step::Write(vec![vec![(0, 10)], vec![(20, 10)]]),
+        Step::Checkpoint,
+        Step::Write(vec![vec![(5, 10)]]),
+        Step::Unmap(22, 3),
+        Step::Checkpoint,
+        Step::Write(vec![vec![(0, 2)], vec![(60, 4)]]),
+    ];
+    let states = enumerate(&Workload { setup: Setup::tiny(32), before: vec![], steps }, limits(500));
+    assert!(states > 100, "{states} states only");
+}
+
+#[test]
+fn while_cleaning() {
+    // Few units and many overwrites: cleaning and the checkpoints that free units run all the time.
+    let before =
+        (0..30).map(|i| Step::Write(vec![vec![((i * 7) % 52, 9)], vec![((i * 11) % 60, 3)]])).collect();
+    let steps =
+        (0..24).map(|i| Step::Write(vec![vec![((i * 13) % 52, 9)], vec![((i * 5) % 60, 3)]])).collect();
+    let mut setup = Setup::tiny(20);
+    setup.tuning.delta_entries = 64;
+    let states = enumerate(&Workload { setup, before, steps }, limits(400));
+    assert!(states > 100, "{states} states only");
+}
+
+#[test]
+fn over_two_drives() {
+    let mut setup = Setup::tiny(16);
+    setup.drives = vec![("d0", 2 << 20), ("d1", 3 << 20)];
+    let mut steps: Vec<Step> =
+        (0..10).map(|i| Step::Write(vec![vec![(i * 5, 5)], vec![(i * 3, 4)]])).collect();
+    steps.insert(5, Step::Checkpoint);
+    let states = enumerate(&Workload { setup, before: vec![], steps }, limits(300));
+    assert!(states > 100, "{states} states only");
+}

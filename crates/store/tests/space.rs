@@ -1,0 +1,146 @@
+//! Space: overwriting for ever, a full pool, and how space comes back.
+#![allow(clippy::cast_possible_truncation, clippy::unwrap_used)]
+
+mod common;
+use common::*;
+use dolmen_sim::{Rng, World};
+use dolmen_store::*;
+
+/// A pool whose host data fills `percent` of what it takes, overwritten at random `times` over; the figures at the end.
+fn overwrite(units: u64, percent: u64, times: u64) -> SpaceReport {
+    let world = World::new(percent);
+    let mut setup = Setup::tiny(units);
+    setup.unit_bytes = 128 * 1024;
+    setup.drives = vec![("d0", (1 << 20) + units * 128 * 1024)];
+    setup.tuning.delta_entries = 4096;
+    setup.tuning.log_bytes = 64 << 20;
+    setup.tuning.commit_bytes = 120 * 1024;
+    setup.tuning.cache_bytes = 4 << 20;
+    let mut node = Node::open(&world, &setup).unwrap();
+    node.commit(0, 1, vec![create(1)]).unwrap();
+    let blocks = node.owner.capacity_bytes() * percent / 100 / BLOCK as u64;
+    let (mut seq, mut rng) = (1, Rng::new(7));
+    let mut model = vec![0u64; blocks as usize];
+    let mut waiting = std::collections::VecDeque::new();
+    for i in 0..blocks * (times + 1) {
+        let lba = if i < blocks { i } else { rng.next_u64() % blocks };
+        seq += 1;
+        model[lba as usize] = seq;
+        let record = node.write(1, lba, &[seq]);
+        waiting.push_back(
+            node.append(0, seq, vec![record]).unwrap_or_else(|e| panic!("{e:?}: {:?}", node.space())),
+        );
+        if waiting.len() >= 32 {
+            // A full queue depth goes into few commits.
+            for ticket in waiting.drain(..) {
+                let done = node.wait(ticket);
+                assert_eq!(done.result, Ok(()), "write {i} of {}: {:?}", blocks * (times + 1), node.space());
+            }
+        }
+    }
+    for ticket in waiting {
+        assert_eq!(node.wait(ticket).result, Ok(()));
+    }
+    let report = node.space();
+    world.crash();
+    drop(node);
+    let mut node = Node::open(&world, &setup).unwrap();
+    for lba in (0..blocks).step_by(20) {
+        let n = 20.min(blocks - lba);
+        assert_eq!(node.read(0, 1, lba, n as usize).unwrap(), model[lba as usize..(lba + n) as usize]);
+    }
+    report
+}
+
+#[test]
+fn a_pool_at_80_per_cent_is_overwritten_for_ever() {
+    let report = overwrite(96, 80, 6);
+    let host = report.host_written_bytes as f64;
+    println!(
+        "drive bytes per host byte {:.2}, of which cleaning {:.2}, map {:.2}",
+        report.drive_written_bytes as f64 / host,
+        report.cleaned_bytes as f64 / host,
+        report.map_written_bytes as f64 / host
+    );
+    assert!(report.cleaned_bytes > 0);
+    assert!((report.drive_written_bytes as f64) < 12.0 * host);
+}
+
+#[test]
+fn a_full_pool_refuses_writes_takes_the_rest_and_comes_back() {
+    let world = World::new(3);
+    let setup = Setup::tiny(40);
+    let mut node = Node::open(&world, &setup).unwrap();
+    node.commit(0, 1, vec![create(1)]).unwrap();
+    let (mut seq, mut lba) = (1, 0);
+    loop {
+        seq += 1;
+        let record = node.write(1, lba, &[seq, seq + 1]);
+        match node.commit(0, seq, vec![record]) {
+            Ok(()) => lba += 2,
+            Err(StoreError::Full) => break,
+            Err(other) => panic!("{other}"),
+        }
+        assert!(lba < 1000, "the pool never fills");
+    }
+    let capacity = node.owner.capacity_bytes();
+    assert!(lba * BLOCK as u64 * 10 > capacity * 9, "{lba} blocks of {capacity} bytes");
+    // Overwrites count as well; everything else goes on.
+    for _ in 0..10 {
+        seq += 1;
+        let record = node.write(1, 0, &[9]);
+        assert_eq!(node.commit(0, seq, vec![record]), Err(StoreError::Full));
+    }
+    assert_eq!(node.read(0, 1, 0, 1).unwrap(), [2]);
+    for i in 0..100 {
+        seq += 1;
+        node.commit(0, seq, vec![Record::Put { key: key(i % 5), value: vec![1; 500].into() }]).unwrap();
+    }
+    // Trimmed space comes back by itself.
+    seq += 1;
+    node.commit(0, seq, vec![unmap(1, 0, lba / 2)]).unwrap();
+    let mut tries = 0;
+    loop {
+        seq += 1;
+        let record = node.write(1, 0, &[77]);
+        match node.commit(0, seq, vec![record]) {
+            Ok(()) => break,
+            Err(StoreError::Full) => (0..50).for_each(|_| node.turn()),
+            Err(other) => panic!("{other}"),
+        }
+        tries += 1;
+        assert!(tries < 100, "space does not come back: {:?}", node.space());
+    }
+    // The rest of what was trimmed can be written too.
+    for first in (2..lba / 2 - 12).step_by(2) {
+        seq += 1;
+        let record = node.write(1, first, &[seq, seq]);
+        assert_eq!(node.commit(0, seq, vec![record]), Ok(()), "{first} of {lba}: {:?}", node.space());
+    }
+    assert_eq!(node.read(0, 1, 0, 1).unwrap(), [77]);
+}
+
+#[test]
+fn a_dropped_line_gives_everything_back() {
+    let world = World::new(4);
+    let mut node = Node::open(&world, &Setup::tiny(48)).unwrap();
+    let mut seq = 0;
+    for line in 1..30 {
+        seq += 1;
+        node.commit(0, seq, vec![create(line)]).unwrap();
+        for lba in 0..15 {
+            seq += 1;
+            let record = node.write(line, lba * 10, &[seq; 10]);
+            node.commit(0, seq, vec![record])
+                .unwrap_or_else(|e| panic!("line {line}: {e}: {:?}", node.space()));
+        }
+        seq += 1;
+        node.commit(0, seq, vec![drop_line(line)]).unwrap();
+        assert_eq!(node.read(0, line, 0, 1), Err(StoreError::NoLine(dolmen_types::LineId(line))));
+    }
+    node.checkpoint();
+    node.checkpoint();
+    let space = node.space();
+    assert_eq!(space.live_bytes, space.map_bytes, "only map pages are left");
+    assert!(space.map_bytes < 16 * 1024);
+}
