@@ -129,12 +129,21 @@ pub(crate) fn stream_socket(addr: SocketAddr) -> Result<OwnedFd, Error> {
     Ok(fd)
 }
 
-/// A listening socket and the address it got. Accepted sockets inherit NODELAY from it.
+/// Silence after which the kernel asks whether a peer is still there, pause between questions, and unanswered questions
+/// that end a connection: a peer whose machine died is noticed within two minutes. Seconds, seconds, count.
+const KEEPALIVE: [(i32, i32); 3] =
+    [(libc::TCP_KEEPIDLE, 60), (libc::TCP_KEEPINTVL, 10), (libc::TCP_KEEPCNT, 6)];
+
+/// A listening socket and the address it got. Accepted sockets inherit NODELAY and keep-alive from it.
 pub(crate) fn listener(addr: SocketAddr, reuse_port: bool) -> Result<(OwnedFd, SocketAddr), Error> {
     let fd = stream_socket(addr)?;
     set_option(&fd, libc::SOL_SOCKET, libc::SO_REUSEADDR, 1)?;
     if reuse_port {
         set_option(&fd, libc::SOL_SOCKET, libc::SO_REUSEPORT, 1)?;
+    }
+    set_option(&fd, libc::SOL_SOCKET, libc::SO_KEEPALIVE, 1)?;
+    for (name, value) in KEEPALIVE {
+        set_option(&fd, libc::IPPROTO_TCP, name, value)?;
     }
     if addr.is_ipv6() {
         set_option(&fd, libc::IPPROTO_IPV6, libc::IPV6_V6ONLY, 1)?;
