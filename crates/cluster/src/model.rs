@@ -28,7 +28,7 @@ use std::collections::{BTreeMap, BTreeSet};
 /// Ids made durable ahead of their use, so that not every volume costs a write of the state file. Count.
 const MARK_STEP: u32 = 16;
 
-/// The largest NSID of a real namespace (NVM Express Base Specification 2.0, 3.2.1.2).
+/// The largest NSID that is given out.
 const LAST_NSID: u32 = limits::MAX_NSID;
 
 /// Names a caller that waits; echoed in [`Command::Answer`].
@@ -261,7 +261,7 @@ impl Model {
         if self.used.nsid.0 < LAST_NSID {
             return Nsid(self.used.nsid.0 + 1);
         }
-        let taken: BTreeSet<u32> = self.volumes.values().map(|e| e.descriptor.nsid.0).collect();
+        let taken: BTreeSet<u32> = self.volumes.values().map(|e| e.descriptor().nsid.0).collect();
         let free = (1..=LAST_NSID).find(|n| !taken.contains(n));
         Nsid(free.expect("there are fewer volumes than namespace ids"))
     }
