@@ -373,10 +373,7 @@ impl Model {
         let mut entry = self.remove(uuid).expect("the caller found it in this map");
         match pending {
             Pending::Create { .. } => {}
-            Pending::Update { next, .. } => {
-                self.names.remove(&(next.project.clone(), next.name.clone()));
-                entry = Entry::stored(*next);
-            }
+            Pending::Update { next, .. } => entry = Entry::stored(*next),
             Pending::Delete { new_revision, .. } => entry.set_deleting(new_revision),
         }
         let view = entry.view();
