@@ -133,10 +133,6 @@ impl Initiator {
     ///
     /// # Errors
     /// The request itself, with the reason why it was not taken.
-    #[expect(
-        clippy::result_large_err,
-        reason = "the request goes back by value: nothing is allocated per command"
-    )]
     pub fn submit(
         &mut self,
         io: &mut Io,

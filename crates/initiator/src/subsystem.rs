@@ -112,10 +112,6 @@ impl Subsystem {
     }
 
     /// Takes a command.
-    #[expect(
-        clippy::result_large_err,
-        reason = "the request goes back by value: nothing is allocated per command"
-    )]
     pub(crate) fn submit(&mut self, io: &mut Io, request: Request) -> Result<(), (Request, SubmitError)> {
         if let Err(e) = self.admissible(&request.command) {
             return Err((request, e));

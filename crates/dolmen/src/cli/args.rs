@@ -82,8 +82,6 @@ pub enum Format {
 pub enum Command {
     /// Run the daemon in the foreground
     Serve(Box<ServeArgs>),
-    /// Try everything in a minute: a node in a temporary folder, verified I/O over a kill, measurements
-    Demo(DemoArgs),
     /// Make, list, show, resize and delete volumes; say who may use them
     Volume {
         /// What to do.

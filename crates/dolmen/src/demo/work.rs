@@ -20,7 +20,7 @@ const VERIFIED_MIX: Mix = Mix { reads: 30, zeroes: 2 };
 
 fn load(namespace: &Namespace, size_bytes: usize, depth: usize) -> LoadOptions {
     LoadOptions {
-        namespace: namespace.clone(),
+        namespace: *namespace,
         region_start: 0,
         region_bytes: REGION,
         size_bytes,
