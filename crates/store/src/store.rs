@@ -274,7 +274,8 @@ fn read_result(event: Event) -> Option<Result<Buf, (Error, Option<Buf>)>> {
     }
 }
 
-fn new_shard(id: LogIdentity, geometry: Rc<Geometry>, tuning: ShardTuning, tag: Tag) -> Shard {
+/// A shard that has not begun to recover.
+pub(crate) fn new_shard(id: LogIdentity, geometry: Rc<Geometry>, tuning: ShardTuning, tag: Tag) -> Shard {
     let map = Map::new(tuning.cache_bytes);
     let mut log = Log { next_number: 1, ..Log::default() };
     // Segments of a stream are counted from 1.

@@ -12,7 +12,9 @@ use dolmen_io::Buf;
 use dolmen_io::exec::Handle;
 
 /// Bytes of one write of metadata at most.
-pub(crate) const STAGE_BYTES: usize = 128 * 1024;
+pub(crate) const STAGE_BYTES: usize = 256 * 1024;
+
+const _: () = assert!(STAGE_BYTES <= dolmen_io::PoolConfig::LARGE_BYTES);
 
 /// What is staged and where it goes.
 struct Stage {

@@ -23,7 +23,7 @@ mod space;
 
 pub(crate) use log::{Flight, FlightState, Lease, Log};
 pub(crate) use read::{ID_MASK, KIND_COMMIT, KIND_DATA, KIND_LEAF, KIND_MASK, KIND_TIMER, Reads};
-pub(crate) use recover::run as run_shard;
+pub(crate) use recover::{load as load_shard, run as run_shard};
 pub(crate) use scan::SegmentScan;
 
 use crate::format::anchor::Chunk;
@@ -41,7 +41,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::rc::Rc;
 
 /// Bytes of all keyed objects of a shard at most: a checkpoint writes them all.
-pub(crate) const MAX_OBJECTS_BYTES: usize = 12 << 20;
+pub(crate) const MAX_OBJECTS_BYTES: usize = 8 << 20;
 
 /// A shard, shared by the core's turn and its tasks.
 pub(crate) type Shared = Rc<RefCell<Shard>>;

@@ -182,8 +182,9 @@ impl Shard {
             || self.checkpoint.log_bytes >= self.tuning.log_bytes
             || self.checkpoint.dropping
             || (scarce && (freeable >= self.freeable_goal() || (freeable > 0 && self.starved())));
-        if due {
-            self.checkpoint.requested = true;
+        self.checkpoint.requested = due;
+        // The last checkpoint waits for everything under way, and looks for itself whether it has ended.
+        if due || self.closing {
             self.checkpoint_bell.notify();
         }
     }
