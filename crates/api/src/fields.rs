@@ -159,4 +159,36 @@ mod tests {
         assert!(Fields::parse(b"{", &query).is_err());
         assert!(Fields::parse(b"  ", &query).is_ok());
     }
+
+    #[test]
+    fn no_bytes_make_it_panic() {
+        let seed = br#"{"name":"a","size":1,"acl":{"values":["x",null]},"labels":[{"key":"k","value":7}],"f":"true"}"#;
+        let mut dice = 1u64;
+        let mut roll = |sides: usize| {
+            dice = dice.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            usize::try_from(dice >> 33).unwrap() % sides
+        };
+        for _ in 0..20_000 {
+            let mut bytes = seed.to_vec();
+            for _ in 0..=roll(4) {
+                let at = roll(bytes.len());
+                match roll(3) {
+                    0 => bytes[at] = u8::try_from(roll(256)).unwrap(),
+                    1 => bytes.truncate(at.max(1)),
+                    _ => bytes.insert(at, b"{}[]\",:0n"[roll(9)]),
+                }
+            }
+            let Ok(f) = Fields::parse(&bytes, &HashMap::new()) else { continue };
+            for name in ["name", "size", "acl", "labels", "f"] {
+                let _ = (
+                    f.text(name),
+                    f.number(name),
+                    f.flag(name),
+                    f.texts(name),
+                    f.labels(name),
+                    f.given(name),
+                );
+            }
+        }
+    }
 }

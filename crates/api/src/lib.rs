@@ -17,7 +17,7 @@ mod system;
 mod volumes;
 mod wire;
 
-pub use server::{Endpoints, Server, ServerOptions};
+pub use server::{BindError, Endpoints, Server, ServerOptions};
 
 /// What `GET /version` answers; clients want exactly this.
 pub const API_VERSION: &str = "v2.0";

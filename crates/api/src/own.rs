@@ -14,7 +14,7 @@ use axum::{
     body::Body,
     extract::{Path, Query, State},
 };
-use dolmen_cluster::{Error, Kind};
+use dolmen_cluster::Error;
 use dolmen_security::Level;
 use dolmen_types::volume::VolumeKind;
 use serde_json::{Value, json};
@@ -108,8 +108,8 @@ pub(crate) async fn create_volume(
         }
     };
     if kind != VolumeKind::Durable && !app.allow_test_volumes {
-        let text = "kind: test volumes are not allowed here; start the daemon with --allow-test-volumes";
-        return Err(Error::new(Kind::FailedPrecondition, text).into());
+        let why = "test volumes are not allowed here; start the daemon with --allow-test-volumes";
+        return Err(Error::invalid("kind", why).into());
     }
     let report = volumes::create_from(&app, &caller, &path, &fields, kind).await?;
     Ok(Json(wire::own_volume(&app.cluster, &report)))

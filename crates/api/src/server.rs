@@ -10,6 +10,7 @@ use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
     server::conn::auto,
 };
+use socket2::{Domain, Protocol, Socket, Type};
 use std::{
     fmt,
     future::Future,
@@ -56,6 +57,9 @@ const MAX_STREAMS: u32 = 64;
 
 /// How often a silent HTTP/2 connection is probed.
 const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(30);
+
+/// Connections that may wait in the kernel. Count.
+const BACKLOG: i32 = 1024;
 
 /// Pause after a failed accept (no file descriptors, for instance).
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -122,11 +126,12 @@ impl fmt::Debug for Server {
 
 impl Server {
     /// Binds all addresses. Connections wait in the kernel until [`Server::run`].
-    pub async fn bind(mut options: ServerOptions) -> Result<Server, BindError> {
+    ///
+    /// Must be called in a Tokio runtime.
+    pub fn bind(mut options: ServerOptions) -> Result<Server, BindError> {
         let mut listeners = Vec::new();
         for address in &options.listen {
-            let listener =
-                TcpListener::bind(address).await.map_err(|source| BindError { address: *address, source })?;
+            let listener = listen(*address).map_err(|source| BindError { address: *address, source })?;
             if let Ok(bound) = listener.local_addr()
                 && options.endpoints.api_port == 0
             {
@@ -175,6 +180,20 @@ impl Server {
         let _ = timeout(DRAIN_DEADLINE, async { while connections.join_next().await.is_some() {} }).await;
         connections.shutdown().await;
     }
+}
+
+/// Listens as the data ports do: an IPv6 address takes IPv6 only, so `0.0.0.0` and `::` can be given together.
+fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    if address.is_ipv6() {
+        socket.set_only_v6(true)?;
+    }
+    // A restart must not wait for the old connections' TIME-WAIT.
+    socket.set_reuse_address(true)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    TcpListener::from_std(socket.into())
 }
 
 async fn accept_loop(listener: TcpListener, accepted: mpsc::Sender<TcpStream>) {

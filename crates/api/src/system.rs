@@ -82,7 +82,8 @@ fn logical_bytes(volumes: &[VolumeReport]) -> u64 {
 
 /// `ClusterHealth`: Error when a volume can't be written, Warning when one is not fully protected.
 pub(crate) fn health(pool: &PoolStatus, volumes: &[VolumeReport]) -> Value {
-    let count = |state| volumes.iter().filter(|v| v.protection == Some(state)).count();
+    let live = || volumes.iter().filter(|v| v.view.life != Life::Deleting);
+    let count = |state| live().filter(|v| v.protection == Some(state)).count();
     let (degraded, read_only) = (count(Protection::Degraded), count(Protection::ReadOnly));
     let unavailable = count(Protection::NotAvailable);
     let state = if matches!(pool.state, PoolState::Stopped(_)) || read_only + unavailable > 0 {

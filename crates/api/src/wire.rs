@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 /// RFC 3339 in UTC, to the millisecond.
 pub(crate) fn timestamp(at: UnixMillis) -> String {
     let millis = i64::try_from(at.0).unwrap_or(i64::MAX);
-    jiff::Timestamp::from_millisecond(millis).map_or_else(|_| String::new(), |t| t.to_string())
+    jiff::Timestamp::from_millisecond(millis).map_or_else(|_| String::new(), |t| format!("{t:.3}"))
 }
 
 /// Reads RFC 3339, or ISO 8601 with an offset.

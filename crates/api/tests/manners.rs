@@ -1,4 +1,5 @@
 //! Codes, formats and limits of the API over real TLS: what is refused, how, and that nothing refused leaves a trace.
+#![allow(clippy::unwrap_used)] // a test that can't go on fails
 
 mod support;
 
@@ -248,7 +249,7 @@ async fn test_volumes_only_where_allowed() {
     let mut body = spec("n");
     body["kind"] = "null".into();
     let node = Node::start_with(dir.path(), plane::Log::default(), false).await;
-    node.call("POST", "/dolmen/v1/volumes", &body.to_string()).await.refusal(412, 9);
+    node.call("POST", "/dolmen/v1/volumes", &body.to_string()).await.refusal(400, 3);
     let plain = node.call("POST", VOLUMES, &body.to_string()).await.ok();
     let seen = node.call("GET", "/dolmen/v1/volumes/?name=n", "").await.ok();
     assert_eq!((&seen["kind"], &seen["UUID"]), (&json!("durable"), &plain["UUID"]));
@@ -339,4 +340,34 @@ async fn garbage_is_answered_or_closed_and_the_server_lives() {
     }
     node.call("GET", "/api/v2/version", "").await.ok();
     node.stop().await;
+}
+
+#[tokio::test]
+async fn http2_is_spoken_where_the_client_asks_for_it() {
+    use http_body_util::{BodyExt, Empty};
+    use hyper_util::rt::{TokioExecutor, TokioIo};
+    let (_dir, node) = started().await;
+    let mut config = node.tls.clone();
+    config.alpn_protocols = vec![b"h2".to_vec()];
+    let stream = tokio::net::TcpStream::connect(node.address).await.unwrap();
+    let connector = tokio_rustls::TlsConnector::from(std::sync::Arc::new(config));
+    let stream = connector.connect("127.0.0.1".try_into().unwrap(), stream).await.unwrap();
+    assert_eq!(stream.get_ref().1.alpn_protocol(), Some(&b"h2"[..]));
+    let (mut sender, connection) =
+        hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
+    let driving = tokio::spawn(connection);
+    for _ in 0..3 {
+        let request = hyper::Request::builder()
+            .uri(format!("https://{}/api/v2/version", node.address))
+            .header("authorization", format!("Bearer {}", node.token))
+            .body(Empty::<hyper::body::Bytes>::new())
+            .unwrap();
+        let response = sender.send_request(request).await.unwrap();
+        assert_eq!(response.status(), 200);
+        let body = response.into_body().collect().await.unwrap().to_bytes();
+        assert_eq!(serde_json::from_slice::<Value>(&body).unwrap(), json!({"apiVersion": "v2.0"}));
+    }
+    // The connection is open and idle: the server's end does not wait for it.
+    node.stop().await;
+    driving.await.unwrap().unwrap();
 }

@@ -30,8 +30,9 @@ impl Daemon {
         serve.arg("serve").arg("--data").arg(&folder);
         serve.arg("--drive").arg(format!("{}:1GiB", folder.join("drive0").display()));
         serve.args(["--sparse", "--listen", "127.0.0.1", "--allow-test-volumes", "--log-level", "warn"]);
-        serve.args(["--cores", "1", "--port", &port.to_string(), "--discovery-port", &discovery.to_string()]);
-        serve.args(["--api-port", &api.to_string()]).args(&args.serve_arg);
+        serve.args(["--port", &port.to_string(), "--discovery-port", &discovery.to_string()]);
+        serve.args(["--api-port", &api.to_string(), "--cores", &format!("{0}-{0}", args.server_cpu)]);
+        serve.args(&args.serve_arg);
         // Children inherit the affinity of the thread that starts them.
         let child = std::thread::scope(|scope| {
             let start =

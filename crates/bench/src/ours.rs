@@ -79,7 +79,7 @@ impl Goal {
     fn contest(&self, args: &Args) -> Result<Rates> {
         let mut session = Session::connect(io()?, self.options.clone())?;
         let options = LoadOptions {
-            namespace: self.namespace.clone(),
+            namespace: self.namespace,
             region_start: 0,
             region_bytes: self.namespace.size_bytes(),
             size_bytes: SIZE_BYTES,

@@ -6,6 +6,17 @@ use std::{fmt, time::Duration};
 
 /// Cache-line round trips below this belong to the fast state. Nanoseconds.
 const FAST_BELOW_NS: u64 = 250;
+/// From here on somebody else uses the two CPUs. Nanoseconds.
+const BUSY_FROM_NS: u64 = 1000;
+
+/// The state of the two CPUs, by their cache-line round trip.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    Fast,
+    Slow,
+    /// Shared with others, or changing: no ground for a comparison.
+    Unfit,
+}
 
 /// One contestant, once.
 #[derive(Clone, Debug, Serialize)]
@@ -46,10 +57,14 @@ impl Sample {
         }
     }
 
-    /// `Some(true)`: the machine was fast all along; `None`: it changed.
-    fn fast(&self) -> Option<bool> {
-        let [before, after] = self.line_ns.map(|ns| ns < FAST_BELOW_NS);
-        (before == after).then_some(before)
+    fn state(&self) -> State {
+        let one = |ns| match ns {
+            0..FAST_BELOW_NS => State::Fast,
+            FAST_BELOW_NS..BUSY_FROM_NS => State::Slow,
+            _ => State::Unfit,
+        };
+        let [before, after] = self.line_ns.map(one);
+        if before == after { before } else { State::Unfit }
     }
 }
 
@@ -65,7 +80,7 @@ impl Round {
     /// Ours over the floor in requests per second, when both ran in one state of the machine.
     fn ratio(&self) -> Option<f64> {
         let ours = self.ours.as_ref()?;
-        let comparable = self.floor.fast().is_some() && self.floor.fast() == ours.fast();
+        let comparable = self.floor.state() != State::Unfit && self.floor.state() == ours.state();
         (comparable && self.floor.per_second > 0.0).then(|| ours.per_second / self.floor.per_second)
     }
 
@@ -86,7 +101,9 @@ impl fmt::Display for Round {
         }
         match self.ratio() {
             Some(ratio) => write!(f, "  ratio {ratio:.3}"),
-            None if self.ours.is_some() => f.write_str("  (the machine changed its state: not compared)"),
+            None if self.ours.is_some() => {
+                f.write_str("  (not compared: the CPUs changed their state, or others use them)")
+            }
             None => Ok(()),
         }
     }
@@ -124,7 +141,7 @@ pub(crate) struct Report {
     ratio: Option<Spread>,
     /// Ours over the floor, mean latency, round by round.
     latency_ratio: Option<Spread>,
-    /// Rounds left out of the ratios because the machine changed its state.
+    /// Rounds left out of the ratios because the CPUs changed their state or others used them.
     not_compared: usize,
     rounds: Vec<Round>,
 }
@@ -221,7 +238,11 @@ impl fmt::Display for Report {
             )?;
         }
         if self.not_compared > 0 {
-            write!(f, "\n{} round(s) not compared: the machine changed its state", self.not_compared)?;
+            write!(
+                f,
+                "\n{} round(s) not compared: the CPUs changed their state, or others used them",
+                self.not_compared
+            )?;
         }
         Ok(())
     }
@@ -253,5 +274,6 @@ mod tests {
         assert_eq!(round([360, 350], [370, 360]).ratio(), Some(0.9));
         assert_eq!(round([100, 120], [370, 360]).ratio(), None);
         assert_eq!(round([100, 370], [100, 370]).ratio(), None);
+        assert_eq!(round([2000, 2000], [2000, 2000]).ratio(), None);
     }
 }

@@ -10,7 +10,14 @@ use std::{
 /// The held lock; dropping it (or the end of the process, however it comes) frees the folder.
 #[derive(Debug)]
 pub struct FolderLock {
-    _file: File,
+    file: File,
+}
+
+impl Drop for FolderLock {
+    fn drop(&mut self) {
+        // Nobody holds it from here on; if that can't be written, the next holder writes over it.
+        let _ = self.file.set_len(0);
+    }
 }
 
 /// Why the folder can't be had.
@@ -69,8 +76,14 @@ impl FolderLock {
         file.set_len(0).map_err(io)?;
         file.seek(SeekFrom::Start(0)).map_err(io)?;
         writeln!(file, "{}", std::process::id()).map_err(io)?;
-        Ok(FolderLock { _file: file })
+        Ok(FolderLock { file })
     }
+}
+
+/// The process that wrote itself into the folder's lock and hasn't left it cleanly, whether or not it lives.
+#[must_use]
+pub fn holder(folder: &Path) -> Option<u32> {
+    read_pid(&mut File::open(folder.join("lock")).ok()?)
 }
 
 fn read_pid(file: &mut File) -> Option<u32> {
@@ -90,7 +103,9 @@ mod tests {
         let refused = FolderLock::take(dir.path()).unwrap_err();
         assert!(matches!(refused, LockError::Held { pid: Some(pid), .. } if pid == std::process::id()));
         assert!(refused.to_string().contains("in use by process"));
+        assert_eq!(holder(dir.path()), Some(std::process::id()));
         drop(held);
+        assert_eq!(holder(dir.path()), None);
         FolderLock::take(dir.path()).unwrap();
     }
 }

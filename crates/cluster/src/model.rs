@@ -28,8 +28,8 @@ use std::collections::{BTreeMap, BTreeSet};
 /// Ids made durable ahead of their use, so that not every volume costs a write of the state file. Count.
 const MARK_STEP: u32 = 16;
 
-/// The largest NSID of a real namespace (NVM Express Base Specification 2.0, 3.2.1.2).
-const LAST_NSID: u32 = 0xFFFF_FFFE;
+/// The largest NSID that is given out.
+const LAST_NSID: u32 = limits::MAX_NSID;
 
 /// Names a caller that waits; echoed in [`Command::Answer`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -223,9 +223,9 @@ impl Model {
             return vec![Command::Answer { request, result: Err(error) }];
         }
         let mut commands = Vec::new();
-        let nsid = Nsid(self.used.nsid.0 + 1);
+        let nsid = self.next_nsid();
         let line = LineId(self.used.line.0 + 1);
-        self.used = Marks { nsid, line };
+        self.used = Marks { nsid: self.used.nsid.max(nsid), line };
         if nsid > self.durable.nsid || line > self.durable.line {
             self.durable = Marks {
                 nsid: Nsid(nsid.0.saturating_add(MARK_STEP - 1).min(LAST_NSID)),
@@ -255,6 +255,17 @@ impl Model {
         commands
     }
 
+    /// A namespace id that no volume has: a fresh one as long as there are, so that a host's memory of a deleted volume never
+    /// meets another; then the lowest free one.
+    fn next_nsid(&self) -> Nsid {
+        if self.used.nsid.0 < LAST_NSID {
+            return Nsid(self.used.nsid.0 + 1);
+        }
+        let taken: BTreeSet<u32> = self.volumes.values().map(|e| e.descriptor().nsid.0).collect();
+        let free = (1..=LAST_NSID).find(|n| !taken.contains(n));
+        Nsid(free.expect("there are fewer volumes than namespace ids"))
+    }
+
     /// Whether a new volume fits: name free, limits kept.
     fn admit(&self, spec: &VolumeSpec, uuid: Uuid) -> Result<(), Error> {
         if self.names.contains_key(&(spec.project.clone(), spec.name.clone())) {
@@ -263,9 +274,6 @@ impl Model {
         if self.volumes.len() >= limits::MAX_VOLUMES as usize {
             let text = format!("the cluster has its {} volumes; delete some first", limits::MAX_VOLUMES);
             return Err(Error::new(Kind::ResourceExhausted, text));
-        }
-        if self.used.nsid.0 >= LAST_NSID {
-            return Err(Error::new(Kind::ResourceExhausted, "all namespace ids have been used"));
         }
         if self.used.line.0 == u64::MAX {
             return Err(Error::new(Kind::ResourceExhausted, "all lines have been used"));
@@ -365,10 +373,7 @@ impl Model {
         let mut entry = self.remove(uuid).expect("the caller found it in this map");
         match pending {
             Pending::Create { .. } => {}
-            Pending::Update { next, .. } => {
-                self.names.remove(&(next.project.clone(), next.name.clone()));
-                entry = Entry::stored(*next);
-            }
+            Pending::Update { next, .. } => entry = Entry::stored(*next),
             Pending::Delete { new_revision, .. } => entry.set_deleting(new_revision),
         }
         let view = entry.view();

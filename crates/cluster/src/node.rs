@@ -114,7 +114,7 @@ impl Handle {
     /// Makes a volume; returns when it is durable and in use.
     pub async fn create_volume(&self, spec: VolumeSpec) -> Result<VolumeReport, Error> {
         let view = self.change(|answer| Message::Create { spec, answer }).await?;
-        Ok(self.report(view, None))
+        Ok(self.report(view, Seen::Nothing))
     }
 
     /// Changes a volume; returns when the change is durable and in force.
@@ -126,7 +126,7 @@ impl Handle {
         change: VolumeChange,
     ) -> Result<VolumeReport, Error> {
         let view = self.change(|answer| Message::Update { project, key, expected, change, answer }).await?;
-        Ok(self.report(view, None))
+        Ok(self.report(view, Seen::Nothing))
     }
 
     /// Gives a volume up; returns when no host can see it any more. Its space comes back in the background.
@@ -143,20 +143,25 @@ impl Handle {
     pub async fn volume(&self, project: Option<String>, key: VolumeKey) -> Result<VolumeReport, Error> {
         let view = self.ask(|answer| Message::Find { project, key, answer }).await??;
         let only = Some(view.descriptor.uuid);
-        let status = self.plane.query(|answer| NodeRequest::ListVolumes { only, answer }).await.ok();
-        Ok(self.report(view, status.and_then(|list| list.into_iter().next())))
+        let found = self.plane.query(|answer| NodeRequest::ListVolumes { only, answer }).await;
+        let seen = match found {
+            Ok(list) => Seen::of(list.into_iter().next()),
+            Err(_) => Seen::Silence,
+        };
+        Ok(self.report(view, seen))
     }
 
     /// All volumes in the order of their UUIDs, those in `Deleting` included, after `after`.
     pub async fn volumes(&self, after: Option<Uuid>) -> Result<Vec<VolumeReport>, Error> {
         let views = self.ask(|answer| Message::List { after, answer }).await?;
         let found = self.plane.query(|answer| NodeRequest::ListVolumes { only: None, answer }).await;
+        let silent = found.is_err();
         let mut statuses = found.unwrap_or_default().into_iter().peekable();
         let reports = views.into_iter().map(|view| {
             let uuid = view.descriptor.uuid;
             while statuses.next_if(|s| s.descriptor.uuid < uuid).is_some() {}
             let status = statuses.next_if(|s| s.descriptor.uuid == uuid);
-            self.report(view, status)
+            self.report(view, if silent { Seen::Silence } else { Seen::of(status) })
         });
         Ok(reports.collect())
     }
@@ -210,15 +215,31 @@ impl Handle {
         receiver.await.map_err(|_| stopped())
     }
 
-    fn report(&self, view: VolumeView, status: Option<VolumeStatus>) -> VolumeReport {
+    fn report(&self, view: VolumeView, seen: Seen) -> VolumeReport {
         let pg_uuid = self.identity.pg_uuid(view.descriptor.pg);
-        let (usage, connected_hosts, protection) = match status {
-            Some(status) => (status.usage, status.connected_hosts, status.protection),
-            // Just made or changed: nothing is known to be wrong with it.
-            None => (VolumeUsage::default(), Vec::new(), Protection::FullyProtected),
+        let (usage, connected_hosts, protection) = match seen {
+            Seen::Status(status) => (status.usage, status.connected_hosts, status.protection),
+            Seen::Nothing => (VolumeUsage::default(), Vec::new(), Protection::FullyProtected),
+            Seen::Silence => (VolumeUsage::default(), Vec::new(), Protection::NotAvailable),
         };
         let protection = (view.life != Life::Creating).then_some(protection);
         VolumeReport { view, usage, connected_hosts, protection, pg_uuid }
+    }
+}
+
+/// What the data plane says about a volume.
+enum Seen {
+    /// This.
+    Status(Box<VolumeStatus>),
+    /// Nothing yet: just made or changed, and nothing is known to be wrong with it.
+    Nothing,
+    /// It doesn't answer, so nobody is served.
+    Silence,
+}
+
+impl Seen {
+    fn of(status: Option<VolumeStatus>) -> Seen {
+        status.map_or(Seen::Nothing, |status| Seen::Status(Box::new(status)))
     }
 }
 

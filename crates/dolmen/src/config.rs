@@ -122,7 +122,7 @@ pub struct ServeArgs {
     #[arg(long, num_args = 0..=1, default_missing_value = "true", value_name = "BOOL", require_equals = true)]
     pub sparse: Option<bool>,
 
-    /// Address to listen on, IPv4 or IPv6 [default: 0.0.0.0]. Repeatable
+    /// Address to listen on, IPv4 or IPv6 (:: takes IPv6 only) [default: 0.0.0.0]. Repeatable
     #[arg(long, value_name = "IP")]
     pub listen: Vec<IpAddr>,
 
@@ -211,8 +211,9 @@ impl ServeOptions {
 fn read_file(path: &Path) -> Result<ServeArgs, ConfigError> {
     let text = std::fs::read_to_string(path)
         .map_err(|why| ConfigError::new(format!("--config {}: {why}", path.display())))?;
-    toml::from_str(&text)
-        .map_err(|why| ConfigError::new(format!("--config {}: {}", path.display(), why.to_string().trim_end())))
+    toml::from_str(&text).map_err(|why| {
+        ConfigError::new(format!("--config {}: {}", path.display(), why.to_string().trim_end()))
+    })
 }
 
 /// Flags win over the file; a list given by flags replaces the file's list.
@@ -242,10 +243,9 @@ fn merged(flags: ServeArgs, file: ServeArgs) -> ServeArgs {
 }
 
 fn check(args: ServeArgs) -> Result<ServeOptions, ConfigError> {
-    let data = args
-        .data
-        .filter(|path| !path.as_os_str().is_empty())
-        .ok_or_else(|| ConfigError::new("--data is missing: name the folder that keeps this node's identity and keys"))?;
+    let data = args.data.filter(|path| !path.as_os_str().is_empty()).ok_or_else(|| {
+        ConfigError::new("--data is missing: name the folder that keeps this node's identity and keys")
+    })?;
     let ports = Ports {
         port: args.port.unwrap_or(4420),
         discovery_port: args.discovery_port.unwrap_or(8009),
@@ -286,11 +286,14 @@ struct Ports {
 impl Ports {
     /// Ports of different services differ, unless the system chooses them.
     fn check(&self) -> Result<(), ConfigError> {
-        let named = [("--port", self.port), ("--discovery-port", self.discovery_port), ("--api-port", self.api_port)];
+        let named =
+            [("--port", self.port), ("--discovery-port", self.discovery_port), ("--api-port", self.api_port)];
         for (i, (name, port)) in named.iter().enumerate() {
             for (other, other_port) in &named[i + 1..] {
                 if *port != 0 && port == other_port {
-                    return Err(ConfigError::new(format!("{name} and {other} are both {port}; they must differ")));
+                    return Err(ConfigError::new(format!(
+                        "{name} and {other} are both {port}; they must differ"
+                    )));
                 }
             }
         }
@@ -361,7 +364,8 @@ fn check_cluster_name(name: Option<String>) -> Result<String, ConfigError> {
 
 fn check_mask(names: Vec<String>) -> Result<Vec<String>, ConfigError> {
     let good = |name: &String| {
-        !name.is_empty() && name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b"-_".contains(&b))
+        !name.is_empty()
+            && name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b"-_".contains(&b))
     };
     match names.iter().find(|name| !good(name)) {
         Some(bad) => Err(ConfigError::new(format!("--uring-mask '{bad}': not the name of a feature"))),
@@ -372,7 +376,8 @@ fn check_mask(names: Vec<String>) -> Result<Vec<String>, ConfigError> {
 /// Reads `2` (a count) or `0,2-3` (a list of CPUs; a single CPU is written `3,`).
 fn parse_cores(text: &str) -> Result<Cores, ConfigError> {
     let bad = |why: &str| ConfigError::new(format!("--cores '{text}': {why}"));
-    let number = |t: &str| t.trim().parse::<usize>().map_err(|_| bad("write a count (2) or a list of CPUs (0,2-3)"));
+    let number =
+        |t: &str| t.trim().parse::<usize>().map_err(|_| bad("write a count (2) or a list of CPUs (0,2-3)"));
     if !text.contains([',', '-']) {
         let count = number(text)?;
         return match count {

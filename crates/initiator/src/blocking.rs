@@ -5,8 +5,8 @@
 //! limit and kept under way together.
 
 use crate::{
-    BlockRange, Command, Completion, DiscoveredSubsystem, Error, Failure, Identity, Initiator, Namespace,
-    Notice, OWNER, Options, Request, State, SubmitError, SubsystemId,
+    BlockRange, Command, Completion, DiscoveredSubsystem, Error, ErrorKind, Failure, Identity, Initiator,
+    Namespace, Notice, OWNER, Options, Request, State, SubmitError, SubsystemId,
     identity::{DISCOVERY_ENTRY_BYTES, discovery_entries, discovery_header},
     load::Load,
 };
@@ -24,6 +24,8 @@ const TIMEOUT_MS: u64 = 60_000;
 const WINDOW: usize = 16;
 /// Records of a discovery log that are read at most.
 const MAX_DISCOVERY_RECORDS: u64 = 4096;
+/// Namespaces that a list may have at most.
+const MAX_NAMESPACES: usize = 65_536;
 /// Attempts to read a discovery log that changes meanwhile.
 const DISCOVERY_TRIES: u32 = 5;
 /// All namespaces, or the controller as a whole.
@@ -132,10 +134,10 @@ impl Session {
     /// What the controller said of itself.
     ///
     /// # Panics
-    /// Never: a session exists only once its controller was identified.
+    /// Never: a session exists only once its controller was live.
     #[must_use]
     pub fn identity(&self) -> &Identity {
-        self.initiator.identity(self.subsystem).expect("a session's controller was identified")
+        self.initiator.identity(self.subsystem).expect("a session's controller was live")
     }
 
     /// The subsystem, for a [`Load`].
@@ -215,7 +217,7 @@ impl Session {
     /// NSIDs of all namespaces that we may see, ascending.
     ///
     /// # Errors
-    /// What the command answers.
+    /// What the command answers; [`SessionError::Malformed`] for more than 65,536.
     pub fn namespaces(&mut self) -> Result<Vec<u32>> {
         let mut all: Vec<u32> = Vec::new();
         loop {
@@ -226,6 +228,10 @@ impl Session {
             all.extend(ids.iter().map(|id| id.get()).take_while(|&id| id != 0).filter(|&id| id > last));
             if all.len() - before < ids.len() {
                 return Ok(all);
+            }
+            if all.len() > MAX_NAMESPACES {
+                let what = "the list of namespaces has no end";
+                return Err(SessionError::Malformed(Error::new(ErrorKind::Protocol, what)));
             }
         }
     }
@@ -386,7 +392,7 @@ impl Session {
             while under_way < WINDOW && next < length && outcome.is_ok() {
                 let range = next..length.min(next + piece);
                 let Some(buf) = self.io.alloc(range.len()) else { break };
-                let at = lba + (range.start / block) as u64;
+                let at = lba.saturating_add((range.start / block) as u64);
                 let blocks = u32::try_from(range.len() / block).expect("at most 65,536");
                 let command = make(buf, range.clone(), at, blocks);
                 let request = Request { ticket: range.start as u64, deadline, queue: None, command };

@@ -251,3 +251,86 @@ pub(crate) fn succeeded(what: &str, status: Status) -> Result<(), Error> {
 fn get(property: Property, wide: bool) -> Sqe {
     PropertyGet { property, wide }.encode(0)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use dolmen_types::{Nqn, Uuid};
+    use zerocopy::IntoBytes;
+
+    fn begin() -> Bringup {
+        let nqn: Nqn = "nqn.2014-08.org.example:a".parse().unwrap();
+        let options = Options::new("192.0.2.1:4420".parse().unwrap(), nqn.clone(), nqn, Uuid([1; 16]));
+        Bringup::begin(&Options { io_queues: 4, ..options }).0
+    }
+
+    fn ok() -> Cqe {
+        Cqe::new(0, Status::SUCCESS)
+    }
+
+    /// Brings a controller to where CSTS is awaited.
+    fn enabling() -> Bringup {
+        let mut b = begin();
+        b.answer(&ok().with_dw0(5), &[], Nanos(0)).unwrap();
+        let cap = Capabilities {
+            max_queue_entries: 63,
+            timeout: 2,
+            subsystem_reset: false,
+            command_sets: 1,
+            min_page: 0,
+            max_page: 0,
+        };
+        b.answer(&ok().with_result(cap.bits()), &[], Nanos(0)).unwrap();
+        b.answer(&ok(), &[], Nanos(0)).unwrap();
+        assert_eq!((b.identity().controller_id, b.identity().max_entries), (5, 64));
+        b
+    }
+
+    fn kind(result: Result<Step, Error>) -> ErrorKind {
+        result.unwrap_err().kind
+    }
+
+    #[test]
+    fn waits_for_ready_as_long_as_cap_says() {
+        let mut b = enabling();
+        assert_eq!(b.answer(&ok(), &[], Nanos(0)), Ok(Step::Wait(Nanos(0).plus_ms(READY_POLL_MS))));
+        assert!(matches!(b.again(), Step::Send(_, Payload::None)));
+        assert!(matches!(b.answer(&ok(), &[], Nanos(999_999_999)), Ok(Step::Wait(_))));
+        assert_eq!(kind(b.answer(&ok(), &[], Nanos(1_000_000_000))), ErrorKind::Timeout);
+        let mut b = enabling();
+        assert_eq!(
+            kind(b.answer(&ok().with_dw0(ControllerStatus::FATAL), &[], Nanos(0))),
+            ErrorKind::Protocol
+        );
+    }
+
+    #[test]
+    fn refuses_what_it_cannot_use() {
+        let demands = ok().with_dw0(connect_response::AUTHENTICATION_REQUIRED);
+        assert_eq!(kind(begin().answer(&demands, &[], Nanos(0))), ErrorKind::Unsupported);
+        let busy = Cqe::new(0, Status::CONNECT_CONTROLLER_BUSY);
+        assert!(!begin().answer(&busy, &[], Nanos(0)).unwrap_err().is_final());
+        let mut b = enabling();
+        b.answer(&ok().with_dw0(ControllerStatus::READY), &[], Nanos(0)).unwrap();
+        assert_eq!(kind(b.answer(&ok(), &[0; 100], Nanos(0))), ErrorKind::Protocol);
+    }
+
+    #[test]
+    fn takes_the_queues_that_are_granted() {
+        let to_queues = || {
+            let mut b = enabling();
+            b.answer(&ok().with_dw0(ControllerStatus::READY), &[], Nanos(0)).unwrap();
+            let mut page = IdentifyController::zeroed();
+            page.io_command_capsule = 260.into();
+            let step = b.answer(&ok(), page.as_bytes(), Nanos(0)).unwrap();
+            assert!(matches!(step, Step::Send(..)), "no events are offered, so none are asked for");
+            assert_eq!((b.identity().in_capsule_bytes, b.identity().events), (4096, false));
+            b
+        };
+        for (granted, opened) in [(1, 1), (3, 3), (128, 4)] {
+            let answer = ok().with_dw0(number_of_queues::value(granted, 200));
+            assert_eq!(to_queues().answer(&answer, &[], Nanos(0)), Ok(Step::OpenQueues(opened)));
+        }
+        assert_eq!(kind(to_queues().answer(&ok().with_dw0(u32::MAX), &[], Nanos(0))), ErrorKind::Protocol);
+    }
+}

@@ -1,5 +1,6 @@
 //! Why something failed: [`Error`] for subsystems as a whole, [`Failure`] for one command.
 
+use crate::SubmitError;
 use dolmen_nvme::spec::Status;
 use std::fmt;
 
@@ -78,6 +79,8 @@ pub enum Failure {
     Lost,
     /// The caller disconnected.
     Disconnected,
+    /// It was not taken in the first place; only a [`Load`](crate::load::Load) reports this.
+    NotTaken(SubmitError),
 }
 
 impl Failure {
@@ -98,6 +101,7 @@ impl fmt::Display for Failure {
             Failure::Expired => f.write_str("the deadline passed"),
             Failure::Lost => f.write_str("the connection to the controller was lost"),
             Failure::Disconnected => f.write_str("disconnected"),
+            Failure::NotTaken(why) => fmt::Display::fmt(why, f),
         }
     }
 }

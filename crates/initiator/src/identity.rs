@@ -58,7 +58,7 @@ impl Identity {
 }
 
 /// A namespace, as Identify Namespace and the descriptor list describe it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Namespace {
     /// NSID.
     pub nsid: u32,

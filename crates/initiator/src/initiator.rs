@@ -133,10 +133,6 @@ impl Initiator {
     ///
     /// # Errors
     /// The request itself, with the reason why it was not taken.
-    #[expect(
-        clippy::result_large_err,
-        reason = "the request goes back by value: nothing is allocated per command"
-    )]
     pub fn submit(
         &mut self,
         io: &mut Io,
@@ -197,7 +193,7 @@ impl Initiator {
         self.get(id).map_or(State::Closed, |s| s.state().clone())
     }
 
-    /// What the subsystem's controller said of itself, once it was identified.
+    /// What the subsystem's controller said of itself when it last became live; `None` before it first did.
     #[must_use]
     pub fn identity(&self, id: SubsystemId) -> Option<&Identity> {
         self.get(id).and_then(Subsystem::identity)

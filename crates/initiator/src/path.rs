@@ -56,6 +56,8 @@ pub(crate) struct Path {
     /// Of the association; events of sockets of an earlier one are not ours any more.
     generation: u16,
     bringup: Option<Bringup>,
+    /// What the controller said of itself when it last was live.
+    identity: Option<Identity>,
     admin: Option<Queue>,
     io: Vec<Queue>,
     /// I/O queues that are not connected yet.
@@ -78,6 +80,7 @@ impl Path {
             phase: Phase::Idle,
             generation: 0,
             bringup: None,
+            identity: None,
             admin: None,
             io: Vec::new(),
             opening: 0,
@@ -109,7 +112,7 @@ impl Path {
     }
 
     pub(crate) fn identity(&self) -> Option<&Identity> {
-        self.bringup.as_ref().map(Bringup::identity).filter(|i| i.max_transfer_bytes > 0)
+        self.identity.as_ref()
     }
 
     pub(crate) fn retry_at(&self) -> Nanos {
@@ -284,6 +287,7 @@ impl Path {
             Step::OpenQueues(count) => self.open_queues(io, shared, count),
             Step::Live => {
                 (self.phase, self.step_until) = (Phase::Live, NEVER);
+                self.identity = self.bringup.as_ref().map(|b| b.identity().clone());
                 self.keeping_alive = false;
                 self.keep_alive_at = keep_alive_pause_ms(shared).map_or(NEVER, |ms| io.now().plus_ms(ms));
                 if self.identity().is_some_and(|i| i.events) {

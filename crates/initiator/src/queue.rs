@@ -7,7 +7,8 @@
 use crate::{
     Error, ErrorKind, Options,
     initiator::Key,
-    slots::{Payload, SlotId, Slots},
+    outbox::Outbox,
+    slots::{Payload, Place, SlotId, Slots},
 };
 use dolmen_io::{Io, Owner, Pool, Slices, SocketId, Tag};
 use dolmen_nvme::{
@@ -61,8 +62,6 @@ pub(crate) struct Queue {
     in_capsule_bytes: u32,
     stage_bytes: usize,
 }
-
-use crate::outbox::Outbox;
 
 impl Queue {
     /// Starts to connect; `depth` commands may be under way at a time.
@@ -186,7 +185,7 @@ impl Queue {
         }
         self.free.pop();
         self.under[usize::from(cid)] = id;
-        slot.place = crate::slots::Place::Sent { queue: self.number, cid };
+        slot.place = Place::Sent { queue: self.number, cid };
         slot.sent = now;
         Dispatch::Sent
     }

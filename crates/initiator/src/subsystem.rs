@@ -15,6 +15,7 @@
 use crate::{
     Completion, Error, Failure, Identity, Notice, Options, Request, State, SubmitError, SubsystemId,
     command::{Command, Lane, Resend},
+    options::ADMIN_ENTRIES,
     path::{Answer, Path},
     slots::{Origin, Payload, Place, SlotId, Slots},
 };
@@ -73,7 +74,9 @@ impl Subsystem {
     /// A subsystem that starts to connect in the next [`Subsystem::tick`].
     pub(crate) fn new(id: SubsystemId, owner: Owner, options: Options, now: Nanos) -> Subsystem {
         let queues = usize::from(options.io_queues);
-        let slots = Slots::new(options.capacity() + queues + OWN_SLOTS);
+        // An abandoned command keeps its slot as long as its identifier, and is no longer counted as its caller's.
+        let identifiers = queues * usize::from(options.queue_depth) + usize::from(ADMIN_ENTRIES);
+        let slots = Slots::new(options.capacity() + identifiers + queues + OWN_SLOTS);
         Subsystem {
             lanes: (0..queues).map(|_| VecDeque::new()).collect(),
             shared: Shared { id, owner, options, slots },
@@ -109,10 +112,6 @@ impl Subsystem {
     }
 
     /// Takes a command.
-    #[expect(
-        clippy::result_large_err,
-        reason = "the request goes back by value: nothing is allocated per command"
-    )]
     pub(crate) fn submit(&mut self, io: &mut Io, request: Request) -> Result<(), (Request, SubmitError)> {
         if let Err(e) = self.admissible(&request.command) {
             return Err((request, e));
@@ -165,7 +164,8 @@ impl Subsystem {
             self.admin.push_back(id);
             return;
         }
-        let queues = self.path.io_queues().max(1).min(self.lanes.len());
+        // While the path is down all lanes fill; those that are not granted are spread over the others then.
+        let queues = if self.path.is_live() { self.path.io_queues().max(1) } else { self.lanes.len() };
         let lane = match slot.origin {
             Origin::Caller { queue: Some(q), .. } => usize::from(q) % queues,
             _ => {

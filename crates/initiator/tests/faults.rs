@@ -8,7 +8,7 @@ mod pair;
 
 use common::{BLOCK, Behaviour};
 use dolmen_initiator::{
-    Command, Data, ErrorKind, Failure, Namespace, Notice, Resend, State,
+    Command, Data, ErrorKind, Failure, Namespace, Notice, Request, Resend, State, SubmitError,
     load::{Load, LoadOptions, Mix, Pattern, Rng},
 };
 use dolmen_nvme::{
@@ -28,8 +28,8 @@ fn namespace() -> Namespace {
     }
 }
 
-fn load(p: &Pair, seed: u64) -> Load {
-    let options = LoadOptions {
+fn load_options(seed: u64) -> LoadOptions {
+    LoadOptions {
         namespace: namespace(),
         region_start: 64 * 4096,
         region_bytes: 900 * 4096,
@@ -41,8 +41,7 @@ fn load(p: &Pair, seed: u64) -> Load {
         verify: Some(0xd01),
         seed,
         deadline_ms: None,
-    };
-    Load::new(p.id, options).unwrap()
+    }
 }
 
 /// Drives a load until it is done; `trouble` is called every turn.
@@ -83,7 +82,7 @@ fn verified_load_through_resets_drops_and_partitions() {
             o.io_timeout_ms = 3000;
         });
         p.live();
-        let mut load = load(&p, seed);
+        let mut load = Load::new(p.id, load_options(seed)).unwrap();
         load.set_work(Pattern::Random, Mix { reads: 40, zeroes: 10 }, 6000);
         let mut rng = Rng::new(seed);
         let mut cut = 0;
@@ -165,13 +164,61 @@ fn deadlines_end_commands_wherever_they_are() {
     assert_eq!(p.wait(3).result, Err(Failure::Expired));
 }
 
+/// A silent controller and impatient callers: what was given up keeps its identifier, and nothing overflows.
+#[test]
+fn many_commands_given_up_are_bounded() {
+    let mut p = Pair::new(8, Behaviour { swallow: usize::MAX, ..Behaviour::default() }, |o| {
+        (o.queue_depth, o.backlog) = (8, 4);
+        o.io_timeout_ms = 2000;
+    });
+    p.live();
+    let (mut ticket, mut full) = (0, false);
+    for _ in 0..20 {
+        loop {
+            let (deadline, buf) = (p.io.now().plus_ms(20), p.buf(BLOCK, 0));
+            let command = Command::Read { nsid: 1, lba: 0, blocks: 1, buf };
+            let request = Request { ticket, deadline, queue: None, command };
+            ticket += 1;
+            if p.initiator.submit(&mut p.io, p.id, request).is_err() {
+                full = true;
+                break;
+            }
+        }
+        let before = p.io.now();
+        p.until("the deadlines", |p| p.io.now().since(before) > 50_000_000);
+        assert_eq!(p.completions.drain(..).filter(|c| c.result == Err(Failure::Expired)).count(), 20);
+    }
+    assert!(full);
+    p.peer.behaviour.swallow = 0;
+    assert_eq!(p.write(0, 1, 1).result, Ok(0));
+}
+
+#[test]
+fn a_load_that_is_too_large_says_so() {
+    let mut p = Pair::new(9, Behaviour { max_transfer: 1, ..Behaviour::default() }, |_| {});
+    p.live();
+    let options = LoadOptions { size_bytes: 64 * 1024, region_start: 0, ..load_options(1) };
+    let mut load = Load::new(p.id, options).unwrap();
+    load.step(&mut p.io, &mut p.initiator);
+    assert!(load.is_done());
+    assert_eq!(load.stats().first_error, Some(Failure::NotTaken(SubmitError::TooLarge)));
+}
+
 #[test]
 fn a_silent_controller_is_noticed() {
     // By its keep-alive ...
     let mut p = Pair::new(3, Behaviour { deaf: true, ..Behaviour::default() }, |o| o.keep_alive_ms = 1000);
     p.live();
     p.until("lost", |p| p.notices.iter().any(|n| matches!(n, Notice::PathLost { .. })));
+    assert!(
+        p.initiator.identity(p.id).is_some(),
+        "what is known of a controller stays known while it is away"
+    );
     p.peer.behaviour.deaf = false;
+    while p.initiator.state(p.id) == State::Connecting {
+        assert!(p.initiator.identity(p.id).is_some());
+        p.turn();
+    }
     p.live();
     // ... or by a command without an answer, which is then sent again.
     let mut p = Pair::new(4, Behaviour { swallow: 1, ..Behaviour::default() }, |o| o.io_timeout_ms = 500);

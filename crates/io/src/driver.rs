@@ -28,7 +28,8 @@ pub struct OpenDrive {
     pub path: PathBuf,
     /// `Some(bytes)`: create a missing regular file with this size (preallocated unless `sparse`).
     pub create_bytes: Option<u64>,
-    /// Do not preallocate a file that is made.
+    /// Do not preallocate a file that is made, and give discarded ranges of a file back to its file system (a preallocated
+    /// file keeps its space, so that later writes find it).
     pub sparse: bool,
     /// Refuse when another process (or another open of this one) holds the drive.
     pub exclusive: bool,

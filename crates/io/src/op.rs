@@ -34,7 +34,8 @@ pub type Slices = Vec<Slice>;
 /// One operation. Buffers belong to it until its terminal event.
 #[derive(Debug)]
 pub enum Op {
-    /// Accept connections until the listener is closed: many [`Event::Accepted`], at last [`Event::Failed`].
+    /// Accept connections until the listener is closed: many [`Event::Accepted`], at last [`Event::Failed`]. One that fails with
+    /// [`ErrorKind::Resources`] (no descriptors left) may be started again after a pause.
     Accept {
         /// From [`Driver::listen`](crate::Driver::listen).
         listener: ListenerId,

@@ -40,7 +40,7 @@ impl Default for DriveFaults {
     }
 }
 
-/// An operation that shall fail, see [`World::fail_next`].
+/// An operation that shall fail, see [`World::fail_next`](crate::World::fail_next).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
     /// The next read.

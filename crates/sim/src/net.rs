@@ -84,6 +84,8 @@ pub(crate) struct Net {
     ends: Vec<End>,
     listeners: Vec<Listener>,
     pools: BTreeMap<usize, Pool>,
+    /// Ends whose receive waits for a buffer.
+    hungry: BTreeSet<usize>,
     cuts: BTreeSet<(NodeId, NodeId)>,
     down: BTreeSet<NodeId>,
     next_port: u16,
@@ -128,6 +130,7 @@ impl Net {
             ends: Vec::new(),
             listeners: Vec::new(),
             pools: BTreeMap::new(),
+            hungry: BTreeSet::new(),
             cuts: BTreeSet::new(),
             down: BTreeSet::new(),
             next_port: FIRST_EPHEMERAL,
@@ -252,8 +255,11 @@ impl Net {
     pub(crate) fn receive(&mut self, core: usize, tag: Tag, sock: SocketId) {
         match self.ends.get_mut(at(sock)).filter(|e| e.open) {
             None => self.events.push((core, tag, closed("receive"))),
-            Some(end) if end.receiving.is_some() || !(end.connected || end.reset) => {
+            Some(end) if end.receiving.is_some() => {
                 self.events.push((core, tag, failed(ErrorKind::Refused, "receive", 0)));
+            }
+            Some(end) if !end.connected => {
+                self.events.push((core, tag, failed(ErrorKind::Connection, "receive", 107)));
             }
             Some(end) => {
                 end.receiving = Some(tag);
@@ -273,8 +279,11 @@ impl Net {
         match self.ends.get_mut(at(sock)).filter(|e| e.open) {
             None => self.events.push((core, tag, closed("send"))),
             Some(end) if end.reset => self.events.push((core, tag, was_reset("send"))),
-            Some(end) if end.sending.is_some() || !end.connected => {
+            Some(end) if end.sending.is_some() => {
                 self.events.push((core, tag, failed(ErrorKind::Refused, "send", 0)));
+            }
+            Some(end) if !end.connected => {
+                self.events.push((core, tag, failed(ErrorKind::Connection, "send", 107)));
             }
             Some(end) => {
                 end.sending = Some(Sending { tag, data, slice: 0, sent: 0 });
@@ -297,9 +306,11 @@ impl Net {
 
     /// Receives that waited for buffers go on.
     pub(crate) fn pump_core(&mut self, core: usize) {
-        for end in 0..self.ends.len() {
-            if self.ends[end].core == core && self.ends[end].receiving.is_some() {
+        for end in std::mem::take(&mut self.hungry) {
+            if self.ends[end].core == core {
                 self.pump_receive(end);
+            } else {
+                self.hungry.insert(end);
             }
         }
     }
@@ -468,7 +479,10 @@ impl Net {
         let chunk = PoolConfig::CHUNK_BYTES.min(pool.largest());
         let e = &mut self.ends[end];
         while let (Some(tag), false) = (e.receiving, e.incoming.is_empty()) {
-            let Some(mut buf) = pool.alloc(chunk) else { return };
+            let Some(mut buf) = pool.alloc_fitting(chunk) else {
+                self.hungry.insert(end);
+                return;
+            };
             let most = e.incoming.len().min(chunk);
             let n = if self.rng.one_in(4) { 1 + self.rng.index(most) } else { most };
             fill(&mut buf, n, &mut e.incoming);

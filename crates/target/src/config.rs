@@ -59,7 +59,8 @@ pub struct Bounds {
     pub requests: u32,
     /// Payload bytes that one connection may hold in buffers (data under way and replies not yet sent).
     pub connection_bytes: usize,
-    /// Payload bytes that all R2Ts of this core may have asked for and not yet got.
+    /// Payload bytes that all R2Ts of this core may have asked for and not yet got; at most an eighth of the pool, so that
+    /// hosts that are slow to send never take the memory that others need.
     pub solicited_bytes: usize,
 }
 
@@ -78,7 +79,9 @@ pub struct TargetConfig {
     pub cores: u16,
     /// Names of the subsystem.
     pub identity: Identity,
-    /// Addresses of the I/O port (4420) to listen on.
+    /// Addresses of the I/O port (4420) to listen on; every core listens on all of them. Port 0 binds a free one: start one
+    /// core first, then give its [`Target::config`](crate::Target::config) addresses to the others. The first address's
+    /// port is the one told to hosts.
     pub io_listen: Vec<SocketAddr>,
     /// Addresses of the discovery port (8009) to listen on. Both ports answer both kinds of controller.
     pub discovery_listen: Vec<SocketAddr>,

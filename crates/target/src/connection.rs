@@ -108,8 +108,8 @@ pub(crate) struct Connection {
     pub(crate) view: Option<ViewId>,
     pub(crate) host_nqn: Option<Nqn>,
     pub(crate) host_id: [u8; 16],
-    /// True when replies may carry the SUCCESS flag.
-    pub(crate) success_flag: bool,
+    /// SQ flow control: completions carry the queue's head. Without it successful reads need no completion (TCP 3.3.3).
+    pub(crate) flow_control: bool,
     /// Entries of the submission queue.
     pub(crate) sq_entries: u16,
     sq_head: u16,
@@ -157,7 +157,7 @@ impl Connection {
             view: None,
             host_nqn: None,
             host_id: [0; 16],
-            success_flag: false,
+            flow_control: true,
             sq_entries: 1,
             sq_head: 0,
             granted: 0,
@@ -222,7 +222,20 @@ impl Connection {
 
     /// A completion with the queue's head.
     pub(crate) fn completion(&self, cid: u16, status: Status) -> Cqe {
-        Cqe::new(cid, status).with_sq_head(self.sq_head)
+        Cqe::new(cid, status).with_sq_head(if self.flow_control { self.sq_head } else { 0 })
+    }
+
+    /// Sets what Connect asked for. Connect itself took the queue's first entry.
+    pub(crate) fn start_queue(&mut self, entries: u16, flow_control: bool) {
+        self.sq_entries = entries;
+        self.sq_head = 1 % entries.max(1);
+        self.flow_control = flow_control;
+    }
+
+    /// The completion of a Connect that made a queue; SQHD FFFFh agrees to do without flow control (Base 6.3).
+    pub(crate) fn connected(&self, cid: u16, dw0: u32) -> Cqe {
+        let head = if self.flow_control { self.sq_head } else { u16::MAX };
+        Cqe::new(cid, Status::SUCCESS).with_dw0(dw0).with_sq_head(head)
     }
 
     /// The controller and queue that it serves.

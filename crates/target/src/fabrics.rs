@@ -129,7 +129,11 @@ impl Target {
             Err(_) => Err((Status::DATA_SGL_LENGTH_INVALID.with_dnr(), 0)),
         };
         match outcome {
-            Ok(id) => self.succeed(io, key, sqe, u64::from(connect_response::success(id))),
+            Ok(id) => {
+                let Some(connection) = self.connections.get(key) else { return };
+                let cqe = connection.connected(sqe.cid.get(), connect_response::success(id));
+                self.respond(io, key, cqe);
+            }
             Err(refusal) => self.refuse(io, key, sqe.cid.get(), refusal),
         }
     }
@@ -188,8 +192,7 @@ impl Target {
         }
         let own = self.config.core;
         let connection = self.connections.get_mut(key).ok_or((Status::INTERNAL_ERROR, 0))?;
-        connection.sq_entries = command.sq_size + 1;
-        connection.success_flag = command.flow_control_disabled();
+        connection.start_queue(command.sq_size + 1, !command.flow_control_disabled());
         connection.host_nqn = Some(host.nqn.clone());
         connection.host_id = host.id;
         connection.since = io.now();
@@ -239,7 +242,7 @@ impl Target {
     /// Makes a connection the queue that its Connect asked for.
     fn adopt(&mut self, io: &mut Io, key: Key, command: &ConnectCommand, host: &HostIdentity, phase: Phase) {
         let Some(connection) = self.connections.get_mut(key) else { return };
-        connection.sq_entries = command.sq_size + 1;
+        connection.start_queue(command.sq_size + 1, !command.flow_control_disabled());
         connection.host_nqn = Some(host.nqn.clone());
         connection.host_id = host.id;
         connection.since = io.now();
@@ -316,8 +319,7 @@ impl Target {
                     max_transfers: MAX_OPEN_R2TS.min(depth),
                 };
                 connection.protocol.set_queue(settings);
-                let dword = connect_response::success(controller);
-                let cqe = connection.completion(cid, Status::SUCCESS).with_dw0(dword);
+                let cqe = connection.connected(cid, connect_response::success(controller));
                 self.respond(io, key, cqe);
             }
             Err(refusal) => {

@@ -16,9 +16,6 @@ use dolmen_types::{Nqn, limits, volume::SectorSize};
 use dolmen_volume::limits as volume_limits;
 use zerocopy::{IntoBytes, little_endian::U16};
 
-/// Highest namespace id that we report (NN); ids are handed out below it.
-pub const MAX_NSID: u32 = 1 << 20;
-
 /// In-capsule data of an I/O command. Bytes. Equal to what the transport grants every admin command, so that the
 /// receive path has one size; larger writes are solicited and land in a buffer of their own.
 pub(crate) const IN_CAPSULE_BYTES: u32 = 8192;
@@ -161,7 +158,7 @@ fn controller(who: &Subject<'_>) -> IdentifyController {
     page.ana_capabilities = 0x1f | 1 << 6;
     page.ana_group_max = limits::PROTECTION_GROUPS.into();
     page.ana_groups = limits::PROTECTION_GROUPS.into();
-    page.namespaces = MAX_NSID.into();
+    page.namespaces = limits::MAX_NSID.into();
     page.max_namespaces = limits::MAX_VOLUMES.into();
     // Compare, Dataset Management, Write Zeroes, Save/Select, reservations, Timestamp, Verify, Copy.
     page.optional_nvm = (1u16 | 1 << 2 | 1 << 3 | 1 << 4 | 1 << 5 | 1 << 6 | 1 << 7 | 1 << 8).into();
@@ -240,4 +237,3 @@ fn nvm_controller() -> IdentifyNvmController {
 
 const _: () = assert!(volume_limits::MAX_VERIFY_BYTES.is_power_of_two());
 const _: () = assert!(LAST_CONTROLLER_ID < 0xfff0);
-const _: () = assert!(limits::MAX_VOLUMES <= MAX_NSID);

@@ -49,9 +49,9 @@ impl Target {
         };
         let (volume, transfer) = (plan.space.volume, plan.transfer);
         match transfer {
-            Transfer::FromHost(length) => {
+            Transfer::FromHost { least, most } => {
                 let plan = DataPlan::of(sqe, capsule_data)?;
-                if plan.length() != length {
+                if !(least..=most).contains(&plan.length()) {
                     return Err(LENGTH_INVALID);
                 }
                 Ok(self.collect(io, key, sqe, plan))
@@ -451,7 +451,7 @@ pub(crate) fn stage_data(
     let Ok(length) = u32::try_from(data.len()) else { return Err(data) };
     let attach = data.len() >= ATTACH_BYTES;
     let copied = if attach { 0 } else { data.len() };
-    let end = if connection.success_flag { DataEnd::LastAndSuccess } else { DataEnd::Last };
+    let end = if connection.flow_control { DataEnd::Last } else { DataEnd::LastAndSuccess };
     let cqe = connection.completion(cid, Status::SUCCESS);
     let need = 2 * MAX_HEADER_BYTES + copied + DIGEST_BYTES;
     // As much as the commands under way will stage if they all read as much as this one.

@@ -42,7 +42,6 @@ mod view;
 mod wire;
 
 pub use config::{Bounds, Identity, LAST_CONTROLLER_ID, TargetConfig, Timeouts};
-pub use identify::MAX_NSID;
 pub use logs::Health;
 pub use message::Envelope;
 pub use stats::{ConnectionInfo, Counters, HostInfo, TargetStats};

@@ -93,6 +93,7 @@ impl Target {
             match event {
                 ControllerEvent::Command { sqe, capsule_data } => {
                     connection.progress = io.now();
+                    connection.advance_head();
                     let command = HeldCommand { sqe, capsule_data };
                     if self.take_command(io, key, command) == Taken::NoMemory {
                         self.count_stall(key);
@@ -134,12 +135,9 @@ impl Target {
             self.start_command(io, key, &command.sqe, command.capsule_data)
         };
         let Some(connection) = self.connections.get_mut(key) else { return Taken::Yes };
-        match taken {
-            Taken::Yes => connection.advance_head(),
-            Taken::NoMemory => {
-                connection.held = Some(command);
-                self.stall(key);
-            }
+        if taken == Taken::NoMemory {
+            connection.held = Some(command);
+            self.stall(key);
         }
         taken
     }

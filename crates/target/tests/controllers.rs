@@ -243,3 +243,18 @@ fn a_queue_can_be_disconnected_alone() {
     let admin = rig.exec(0, ctrl.admin, Sqe::disconnect(0), Payload::None).cqe.status();
     assert_eq!(admin, Status::INVALID_QUEUE_TYPE.with_dnr());
 }
+
+#[test]
+fn the_queue_head_is_told_only_under_flow_control() {
+    let mut rig = rig();
+    for (attributes, first) in [(0, 1), (4, 0xffff)] {
+        let conn = rig.dial(0, 4420, Digests::NONE, 16);
+        let command = ConnectCommand { sq_size: 3, attributes, ..Rig::connect_command(0, 0) };
+        let data = ConnectData::new(HOST_ID, ConnectData::DYNAMIC, SUBSYSTEM, HOST);
+        assert_eq!(rig.connect(0, conn, command, data).cqe.sq_head.get(), first);
+        let get = PropertyGet { property: Property::VS, wide: false };
+        let heads: Vec<u16> =
+            (0..5).map(|_| rig.exec(0, conn, get.encode(0), Payload::None).cqe.sq_head.get()).collect();
+        assert_eq!(heads, if attributes == 0 { [2, 3, 0, 1, 2] } else { [0; 5] });
+    }
+}

@@ -28,6 +28,9 @@ pub const MAX_IP_ACL_ENTRIES: usize = 16;
 /// Volumes of one pool at most; bounds the active namespace lists and the ANA log.
 pub const MAX_VOLUMES: u32 = 16_384;
 
+/// Largest namespace id that is given out, and the number of namespaces that a controller reports (NN).
+pub const MAX_NSID: u32 = 1 << 20;
+
 /// Largest logical size of one volume. Bytes (256 TiB).
 pub const MAX_VOLUME_BYTES: u64 = 256 << 40;
 
@@ -42,4 +45,5 @@ pub const MAX_CORES: usize = 256;
 
 const _: () = assert!(MAX_TRANSFER_BYTES.is_multiple_of(BLOCK_BYTES));
 const _: () = assert!(MAX_TRANSFER_BYTES.is_power_of_two());
+const _: () = assert!(MAX_VOLUMES <= MAX_NSID);
 const _: () = assert!(MAX_VOLUME_BYTES.is_multiple_of(BLOCK_BYTES as u64));

@@ -58,8 +58,7 @@ impl Chunks {
             pool_empty: false,
             chunk_bytes: PoolConfig::CHUNK_BYTES.min(pool.largest()),
         };
-        // SAFETY: the memory lives until `Chunks` is dropped, which the driver does after the kernel let go of everything and the
-        // ring is closed.
+        // SAFETY: the memory lives until `Chunks` is dropped, and the driver does that once no request is outstanding.
         unsafe { submitter.register_buf_ring_with_flags(entries.as_ptr() as u64, most, GROUP, 0) }
             .map_err(|e| errors::no_ring(e.raw_os_error().unwrap_or(libc::EINVAL)))?;
         Ok(chunks)

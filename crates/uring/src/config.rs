@@ -13,6 +13,9 @@ pub struct UringConfig {
     /// Receive buffers that are kept provided to the kernel: as few as suffice, so that memory stays warm, and up to this
     /// many when they run dry. A power of two, at most 32768.
     pub most_chunks: u16,
+    /// Register the pool with the kernel where that is allowed. Saves the pinning of pages at every drive operation with one
+    /// buffer; but all of the pool's memory is taken at once, used or not.
+    pub register_pool: bool,
     /// Other cores of this process listen on the same addresses (SO_REUSEPORT).
     pub reuse_port: bool,
     /// Features not to use even where the kernel has them.
@@ -25,6 +28,7 @@ impl Default for UringConfig {
             pool: PoolConfig::sized(64 << 20),
             submission_entries: 1024,
             most_chunks: 1024,
+            register_pool: false,
             reuse_port: false,
             mask: Mask::default(),
         }
@@ -38,7 +42,7 @@ pub struct Mask {
     pub multishot: bool,
     /// `defer`: completion work runs only when this thread asks for it.
     pub defer: bool,
-    /// `fixed`: the pool is registered with the kernel.
+    /// `fixed`: the pool is registered with the kernel; needs CAP_IPC_LOCK or an unlimited RLIMIT_MEMLOCK, and to be wanted.
     pub fixed: bool,
     /// `files`: sockets and drives are registered with the kernel.
     pub files: bool,

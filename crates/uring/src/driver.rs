@@ -97,8 +97,8 @@ impl Uring {
     fn refill(&mut self) {
         let io = &mut *self.io;
         io.chunks.refill(&io.pool);
-        if io.sockets.starving() && io.chunks.provided() > 0 {
-            io.sockets.feed_starved(&mut self.ring);
+        if io.sockets.starving() {
+            io.sockets.feed_starved(io.chunks.provided(), &mut self.ring);
         }
     }
 

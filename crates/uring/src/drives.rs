@@ -116,7 +116,9 @@ impl Drives {
         let nothing_to_do = match &work {
             Work::Read { buf } => buf.is_empty(),
             Work::Write { data, .. } => data.iter().all(|s| s.is_empty()),
-            Work::Discard { len } => *len == 0 || self.files[index].as_ref().is_some_and(|f| f.no_discard),
+            Work::Discard { len } => {
+                *len == 0 || !opened.discards || self.files[index].as_ref().is_some_and(|f| f.no_discard)
+            }
             Work::Flush => false,
         };
         if nothing_to_do {

@@ -25,6 +25,7 @@ mod errors;
 mod identify;
 mod listeners;
 mod open;
+mod process;
 mod ring;
 mod sockets;
 mod sys;
@@ -33,3 +34,4 @@ mod waker;
 
 pub use config::{Features, Mask, MaskError, UringConfig};
 pub use driver::Uring;
+pub use process::{pin_thread, raise_descriptor_limit};

@@ -25,6 +25,8 @@ pub(crate) struct Opened {
     pub(crate) fd: OwnedFd,
     pub(crate) path: PathBuf,
     pub(crate) align_bytes: u32,
+    /// Discards do something; see [`OpenDrive::sparse`].
+    pub(crate) discards: bool,
 }
 
 /// How often, and how far apart, opening is tried again when nobody alive seems to be in the way.
@@ -70,6 +72,7 @@ pub(crate) fn open(options: &OpenDrive) -> Result<(Opened, DriveInfo), Error> {
             format!("{} wants alignment to {align_bytes} bytes; {ALIGN_BYTES} is the most", path.display());
         return Err(errors::refused(what));
     }
+    let discards = block_device || options.sparse;
     let identity = if block_device { identify::block_device(&file) } else { identify::Identity::default() };
     let info = DriveInfo {
         file: FileId(u32::MAX),
@@ -81,7 +84,7 @@ pub(crate) fn open(options: &OpenDrive) -> Result<(Opened, DriveInfo), Error> {
         serial: identity.serial,
         model: identity.model,
     };
-    Ok((Opened { fd: file.into(), path: path.clone(), align_bytes }, info))
+    Ok((Opened { fd: file.into(), path: path.clone(), align_bytes, discards }, info))
 }
 
 /// Makes a file and what it takes to find it again durable.
@@ -214,6 +217,14 @@ fn block_geometry(file: &File, path: &Path) -> Result<(u64, u32), Error> {
         return Err(failed("ask for the size of", path, &std::io::Error::last_os_error()));
     }
     Ok((bytes, u32::try_from(sector).unwrap_or(USUAL_ALIGN).max(512)))
+}
+
+impl Drop for Opened {
+    fn drop(&mut self) {
+        // The kernel may hold the open file for a moment after our last operation on it; the lock shall not wait for that.
+        // SAFETY: no pointers. Without a lock there is nothing to undo.
+        unsafe { libc::flock(self.fd.as_raw_fd(), libc::LOCK_UN) };
+    }
 }
 
 /// Opened drives are named by their path in messages.

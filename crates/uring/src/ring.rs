@@ -1,8 +1,8 @@
 //! The io_uring itself: set-up and probing, pushing requests, entering the kernel, taking completions.
 
 use crate::{
-    config::{Features, Mask, UringConfig},
-    errors, sys,
+    config::{Features, UringConfig},
+    errors, process, sys,
     token::{Kind, Token},
 };
 use dolmen_io::{Error, Pool};
@@ -121,21 +121,27 @@ impl Ring {
         };
         let (free_files, early) = (Vec::new(), Vec::new());
         let mut ring = Ring { uring, registered: None, features, free_files, outstanding: 0, early };
-        ring.register(mask, pool);
+        ring.register(config, pool);
         Ok(ring)
     }
 
     /// Registers what may be registered; refusals are no failure.
-    fn register(&mut self, mask: &Mask, pool: &Pool) {
+    fn register(&mut self, config: &UringConfig, pool: &Pool) {
+        let mask = &config.mask;
         let (base, bytes) = pool.region();
-        if !mask.fixed && bytes <= LARGEST_REGISTERED_BYTES {
+        // Under a limit, memory locked for this would be missing for the next core's ring.
+        if config.register_pool && !mask.fixed && bytes <= LARGEST_REGISTERED_BYTES && sys::may_lock_memory()
+        {
             let region = libc::iovec { iov_base: base.cast(), iov_len: bytes };
-            // SAFETY: the driver holds the pool until the ring is gone.
+            // SAFETY: registration alone touches nothing, it keeps the pages; requests that name the region hold buffers of it.
             self.features.fixed_buffers =
                 unsafe { self.uring.submitter().register_buffers(&[region]) }.is_ok();
         }
-        let files = sys::descriptor_limit().min(MOST_REGISTERED_FILES);
-        if !mask.files && self.uring.submitter().register_files_sparse(files).is_ok() {
+        let files = process::descriptor_limit().min(MOST_REGISTERED_FILES);
+        // Before 6.13 a file that was taken out of the table stayed open until older requests on other files had ended, which
+        // for receives may be never. The nearest thing that can be probed came with 6.15.
+        let closes_at_once = self.uring.params().is_feature_no_iowait();
+        if !mask.files && closes_at_once && self.uring.submitter().register_files_sparse(files).is_ok() {
             self.features.fixed_files = files;
             self.free_files = (0..files).rev().collect();
         }

@@ -13,6 +13,7 @@ use crate::{
 use dolmen_io::{Error, Event, Slices, SocketId, Tag};
 use io_uring::opcode;
 use std::{
+    collections::VecDeque,
     net::SocketAddr,
     os::fd::{AsRawFd, OwnedFd},
 };
@@ -61,7 +62,8 @@ struct Slot {
 pub(crate) struct Sockets {
     slots: Vec<Slot>,
     free: Vec<usize>,
-    starved: Vec<usize>,
+    /// Slots whose receive waits for a chunk, longest wait first.
+    starved: VecDeque<usize>,
 }
 
 fn failed(error: Error) -> Event {
@@ -129,6 +131,7 @@ impl Sockets {
             Receive::Starved(tag) => {
                 socket.receive = Receive::Idle;
                 out.push((tag, Event::ReceiveStopped));
+                self.starved.retain(|&waiting| waiting != index);
             }
             Receive::Armed(_) => {
                 socket.stopping = true;
@@ -169,18 +172,22 @@ impl Sockets {
         for (kind, _) in under_way.into_iter().filter(|(_, busy)| *busy) {
             ring.cancel(Token::new(kind, index, generation));
         }
+        self.starved.retain(|&waiting| waiting != index);
         self.finish_close(index, ring, out);
     }
 
-    /// Receives that found no chunk are made again, now that there are some.
-    pub(crate) fn feed_starved(&mut self, ring: &mut Ring) {
-        for index in std::mem::take(&mut self.starved) {
-            let Some(slot) = self.slots.get_mut(index) else { continue };
+    /// As many receives that found no chunk are made again as there are chunks now.
+    pub(crate) fn feed_starved(&mut self, mut chunks: usize, ring: &mut Ring) {
+        while chunks > 0
+            && let Some(index) = self.starved.pop_front()
+        {
+            let slot = &mut self.slots[index];
             let token = Token::new(Kind::Receive, index, slot.generation);
             if let Some(socket) = slot.socket.as_deref_mut()
                 && let Receive::Starved(tag) = socket.receive
             {
                 socket.arm_receive(tag, token, ring);
+                chunks -= 1;
             }
         }
     }
@@ -202,7 +209,7 @@ impl Sockets {
             Kind::Send => socket.sent(cqe, ring, out),
             _ => {
                 if socket.received(cqe, chunks, ring, out) {
-                    self.starved.push(index);
+                    self.starved.push_back(index);
                 }
             }
         }

@@ -129,12 +129,21 @@ pub(crate) fn stream_socket(addr: SocketAddr) -> Result<OwnedFd, Error> {
     Ok(fd)
 }
 
-/// A listening socket and the address it got. Accepted sockets inherit NODELAY from it.
+/// Silence after which the kernel asks whether a peer is still there, pause between questions, and unanswered questions
+/// that end a connection: a peer whose machine died is noticed within two minutes. Seconds, seconds, count.
+const KEEPALIVE: [(i32, i32); 3] =
+    [(libc::TCP_KEEPIDLE, 60), (libc::TCP_KEEPINTVL, 10), (libc::TCP_KEEPCNT, 6)];
+
+/// A listening socket and the address it got. Accepted sockets inherit NODELAY and keep-alive from it.
 pub(crate) fn listener(addr: SocketAddr, reuse_port: bool) -> Result<(OwnedFd, SocketAddr), Error> {
     let fd = stream_socket(addr)?;
     set_option(&fd, libc::SOL_SOCKET, libc::SO_REUSEADDR, 1)?;
     if reuse_port {
         set_option(&fd, libc::SOL_SOCKET, libc::SO_REUSEPORT, 1)?;
+    }
+    set_option(&fd, libc::SOL_SOCKET, libc::SO_KEEPALIVE, 1)?;
+    for (name, value) in KEEPALIVE {
+        set_option(&fd, libc::IPPROTO_TCP, name, value)?;
     }
     if addr.is_ipv6() {
         set_option(&fd, libc::IPPROTO_IPV6, libc::IPV6_V6ONLY, 1)?;
@@ -225,12 +234,19 @@ pub(crate) fn random(mut out: &mut [u8]) {
     }
 }
 
-/// Descriptors that this process may have open.
-pub(crate) fn descriptor_limit() -> u32 {
+/// True when this process may lock any amount of memory: by capability, or for want of a limit.
+pub(crate) fn may_lock_memory() -> bool {
+    const VERSION_3: u32 = 0x2008_0522;
+    const CAP_IPC_LOCK: u32 = 14;
     let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
-    // SAFETY: `limit` lives across the call.
-    unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &mut limit) };
-    u32::try_from(limit.rlim_cur).unwrap_or(u32::MAX)
+    // The header is (version, pid); the answer is twice (effective, permitted, inheritable).
+    let (header, mut answer) = ([VERSION_3, 0], [0u32; 6]);
+    // SAFETY: all structures live across the calls and have the kernel's sizes.
+    let capable = unsafe {
+        libc::getrlimit(libc::RLIMIT_MEMLOCK, &mut limit);
+        libc::syscall(libc::SYS_capget, header.as_ptr(), answer.as_mut_ptr()) == 0
+    };
+    limit.rlim_cur == libc::RLIM_INFINITY || (capable && answer[0] & (1 << CAP_IPC_LOCK) != 0)
 }
 
 #[cfg(test)]

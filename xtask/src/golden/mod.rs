@@ -18,7 +18,7 @@ pub(crate) use dissect::tshark;
 use dissect::{Dissection, dissect};
 use kind::{Kind, Kinds};
 
-use crate::vm::{Guest, Options};
+use crate::vm::{Guest, Options, Work};
 
 /// The ports that `tests/vm/golden.sh` uses.
 const PORTS: &[u16] = &[4420, 4421, 8009];
@@ -59,12 +59,12 @@ struct Golden {
 /// Captures, sorts and writes the golden files; with a capture file given, only sorts and writes.
 pub(crate) fn golden(series: &str, pcap: Option<&Path>) -> Result<()> {
     crate::packages::ensure_vm_tools()?;
-    let work = crate::vm::work_dir()?;
-    let fresh = work.join("golden.pcap");
+    let work = Work::open()?;
+    let fresh = work.dir().join("golden.pcap");
     let pcap = match pcap {
         Some(pcap) => pcap,
         None => {
-            record(series, &fresh)?;
+            record(series, work.dir(), &fresh)?;
             &fresh
         }
     };
@@ -81,9 +81,9 @@ fn versions_of(pcap: &Path) -> PathBuf {
 }
 
 /// Runs `tests/vm/golden.sh` in a guest and keeps its capture.
-fn record(series: &str, pcap: &Path) -> Result<()> {
+fn record(series: &str, work: &Path, pcap: &Path) -> Result<()> {
     let options = Options { series: series.to_owned(), ..Options::default() };
-    let mut guest = Guest::boot(&options, &crate::vm::work_dir()?)?;
+    let mut guest = Guest::boot(&options, work)?;
     guest.bring_scripts()?;
     let output = guest.check("sh /share/golden.sh", Duration::from_secs(300))?;
     for (name, to) in [("golden.pcap", pcap.to_owned()), ("golden.versions", versions_of(pcap))] {

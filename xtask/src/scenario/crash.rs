@@ -17,7 +17,7 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
 const ROUNDS: u32 = 3;
 
 /// The load: verified writes that take longer than the rounds; what each block must hold follows from the seed.
-const LOAD: &str = "--rw=randwrite --bs=8k --iodepth=16 --size=256M --verify=crc32c --randseed=11";
+const LOAD: &str = "--rw=randwrite --bs=8k --iodepth=16 --size=128M --verify=crc32c --randseed=11";
 
 /// A file system takes a journalled load meanwhile: files are written and synced one after the other, and those
 /// that were synced are found whole.
@@ -26,7 +26,7 @@ fn under_load(stage: &mut Stage, ending: Ending) -> Result<()> {
     let ext4 = stage.brick.uuid(Volume::Ext4).to_owned();
     stage.host(
         &format!(
-            "connect 2\nmkfs.ext4 -q -F /dev/$(await_disk {ext4}) || fail mkfs\n\
+            "connect 2\ncat /sys/block/$(await_disk {raw})/nsid >/run/nsid\nmkfs.ext4 -q -F /dev/$(await_disk {ext4}) || fail mkfs\n\
              modprobe ext4; mkdir -p /mnt; mount -t ext4 /dev/$(await_disk {ext4}) /mnt || fail mount\n"
         ),
         60,
@@ -45,9 +45,10 @@ fn under_load(stage: &mut Stage, ending: Ending) -> Result<()> {
          done\n",
     )?;
     for _ in 0..ROUNDS {
-        std::thread::sleep(Duration::from_secs(3));
+        std::thread::sleep(Duration::from_secs(2));
         stage.brick.interrupt(ending, &mut stage.guest)?;
     }
+    ensure!(stage.guest.is_running(blocks)?, "the load ended before the last interruption");
     std::thread::sleep(Duration::from_secs(2));
     stage.host("touch /run/enough", 20)?;
     let outcome = stage.host_ends(files, 60)?;
@@ -65,6 +66,7 @@ fn under_load(stage: &mut Stage, ending: Ending) -> Result<()> {
              (cd /mnt && md5sum -c /run/synced >/run/found 2>&1) || {{ grep -v ': OK' /run/found; fail checksums; }}\n\
              umount /mnt\n\
              disk=$(await_disk {raw}) || fail no disk\n\
+             [ $(cat /sys/block/$disk/nsid) = $(cat /run/nsid) ] || fail 'the NSID has changed'\n\
              run_fio load $disk {LOAD} --verify_only\n\
              no_io_errors\ndisconnect\n"
         ),

@@ -123,6 +123,16 @@ impl Daemon {
         }
     }
 
+    /// Processor time the daemon has used so far, all threads together, in clock ticks of 10 ms.
+    pub(crate) fn cpu_ticks(&mut self) -> Result<u64> {
+        let pid = self.running()?.id();
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
+        // The name in brackets may hold anything; utime and stime are the 12th and 13th field behind it.
+        let (_, fields) = stat.rsplit_once(')').context("a stat line without a name")?;
+        let fields = fields.split_whitespace().skip(11).take(2);
+        fields.map(|ticks| ticks.parse::<u64>().context("a stat line without times")).sum()
+    }
+
     /// Runs a verb of the command line against this daemon and returns its JSON.
     pub(crate) fn cli(&self, words: &[&str]) -> Result<Value> {
         let text = crate::sh::run(&self.binary.to_string_lossy())

@@ -1,6 +1,7 @@
 //! Finding, connecting, identity, access: what happens before the first block is read.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
@@ -16,6 +17,7 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
     Scenario { name: "reports", needs: Needs::Daemon, run: reports },
     Scenario { name: "stranger", needs: Needs::Daemon, run: stranger },
     Scenario { name: "resize", needs: Needs::Daemon, run: resize },
+    Scenario { name: "idle", needs: Needs::Daemon, run: idle },
 ];
 
 /// Discovery on its own port and on the data port names the subsystem and where it is to be had; connect-all
@@ -81,7 +83,7 @@ fn connect_matrix(stage: &mut Stage) -> Result<()> {
 }
 
 /// tshark finds no malformed PDU, no wrong digest, and enough PDUs to mean something.
-fn wire_is_clean(capture: &std::path::Path, port: u16) -> Result<()> {
+fn wire_is_clean(capture: &Path, port: u16) -> Result<()> {
     let count = |filter: &str| -> Result<Vec<String>> {
         let mut command = crate::golden::tshark(capture, &[port]);
         let output = command
@@ -144,7 +146,7 @@ fn reports(stage: &mut Stage) -> Result<()> {
          ask list-ns $c --csi=0; ask nvm-id-ctrl $c; ask nvm-id-ns $c -n $nsid; ask cmdset-ind-id-ns $c -n $nsid\n\
          ask smart-log $c; ask error-log $c; ask fw-log $c; ask changed-ns-list-log $c\n\
          ask effects-log $c; ask ana-log $c\n\
-         for feature in 2 4 5 6 7 0xb 0xf; do ask get-feature $c -f $feature; done\n\
+         for feature in 2 4 5 7 0xb 0xf; do ask get-feature $c -f $feature; done\n\
          ask get-feature $c -f 0x81 -l 16 -c 1\n\
          for offset in 0x0 0x8 0x14 0x1c; do ask get-property $c --offset=$offset; done\n\
          dd if=/dev/urandom of=/run/block bs=4096 count=1 2>/dev/null\n\
@@ -209,5 +211,23 @@ fn resize(stage: &mut Stage) -> Result<()> {
          no_io_errors\ndisconnect\n"
     );
     stage.host(&script, 60)?;
+    Ok(())
+}
+
+/// With a host connected and nothing to do, the daemon sleeps: under two hundredths of a core.
+fn idle(stage: &mut Stage) -> Result<()> {
+    const WATCHED: Duration = Duration::from_secs(5);
+    let uuid = stage.brick.uuid(Volume::Raw).to_owned();
+    let script =
+        format!("connect 2\ndd if=/dev/$(await_disk {uuid}) of=/dev/null bs=64k count=64 iflag=direct");
+    stage.host(&script, 30)?;
+    // Time for the polling to give way.
+    std::thread::sleep(Duration::from_secs(10));
+    let before = stage.brick.daemon()?.cpu_ticks()?;
+    std::thread::sleep(WATCHED);
+    let used_ms = (stage.brick.daemon()?.cpu_ticks()? - before) * 10;
+    let allowed_ms = WATCHED.as_millis() * 2 / 100;
+    ensure!(u128::from(used_ms) < allowed_ms, "an idle daemon used {used_ms} ms of {WATCHED:?}");
+    stage.host("no_io_errors\ndisconnect", 30)?;
     Ok(())
 }

@@ -12,13 +12,13 @@ mod fabric;
 mod initiator;
 mod stage;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
 use clap::ValueEnum;
 
-use crate::vm::{Guest, Options};
+use crate::vm::{Guest, Options, Work};
 use brick::Brick;
 use stage::Stage;
 
@@ -98,6 +98,7 @@ pub(crate) fn run(plan: &Plan) -> Result<Tally> {
     {
         bail!("no scenario is called {unknown}; there are: {}", known.join(", "));
     }
+    let work = Work::open()?;
     let mut tally = Tally::default();
     for series in &plan.series {
         let chosen: Vec<&Scenario> = SCENARIOS
@@ -107,7 +108,7 @@ pub(crate) fn run(plan: &Plan) -> Result<Tally> {
             .filter(|scenario| is_chosen(scenario, series, plan))
             .collect();
         if !chosen.is_empty() {
-            tally.add(run_group(series, &chosen, plan));
+            tally.add(run_group(series, &chosen, plan, work.dir()));
         }
     }
     Ok(tally)
@@ -124,10 +125,10 @@ fn is_chosen(scenario: &Scenario, series: &str, plan: &Plan) -> bool {
 }
 
 /// Runs scenarios in one guest; if the guest can't be had, all of them have failed.
-fn run_group(series: &str, scenarios: &[&Scenario], plan: &Plan) -> Tally {
+fn run_group(series: &str, scenarios: &[&Scenario], plan: &Plan, work: &Path) -> Tally {
     let mut tally = Tally::default();
     let start = Instant::now();
-    let mut stage = match set_up(series, plan) {
+    let mut stage = match set_up(series, plan, work) {
         Ok(stage) => stage,
         Err(error) => {
             println!("vm {series}: FAILED to set up: {error:#}");
@@ -158,8 +159,7 @@ fn run_group(series: &str, scenarios: &[&Scenario], plan: &Plan) -> Tally {
     tally
 }
 
-fn set_up(series: &str, plan: &Plan) -> Result<Stage> {
-    let work = crate::vm::work_dir()?;
+fn set_up(series: &str, plan: &Plan, work: &Path) -> Result<Stage> {
     let initiator_port = daemon::free_ports(1)?[0];
     let options = Options {
         series: series.to_owned(),
@@ -168,10 +168,10 @@ fn set_up(series: &str, plan: &Plan) -> Result<Stage> {
     };
     // The daemon first: if it does not start there is no need for a guest.
     let brick = match plan.against {
-        Against::Dolmen => Some(Brick::dolmen(&plan.binary, &work)?),
+        Against::Dolmen => Some(Brick::dolmen(&plan.binary, work)?),
         Against::Kernel => None,
     };
-    let mut guest = Guest::boot(&options, &work).context("booting the guest")?;
+    let mut guest = Guest::boot(&options, work).context("booting the guest")?;
     guest.bring_scripts()?;
     let brick = match brick {
         Some(brick) => brick,

@@ -140,6 +140,14 @@ impl Guest {
         Ok(Outcome { status, output: self.output_of(job) })
     }
 
+    /// Whether a script is still running.
+    pub(crate) fn is_running(&mut self, job: Job) -> Result<bool> {
+        while let Some(line) = self.next_line(Instant::now())? {
+            self.note(&line);
+        }
+        Ok(!self.finished.contains_key(&job))
+    }
+
     /// Runs a shell script and returns its outcome, whatever its exit code.
     pub(crate) fn run(&mut self, script: &str, limit: Duration) -> Result<Outcome> {
         let job = self.start(script)?;

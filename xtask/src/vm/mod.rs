@@ -9,7 +9,8 @@ mod guest;
 mod initramfs;
 mod kernel;
 
-use std::path::PathBuf;
+use std::fs::{self, File, TryLockError};
+use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 
@@ -18,15 +19,44 @@ pub(crate) use guest::{Guest, Job, Options, Outcome};
 /// The guest's network; 192.0.2.0/24 is kept for documentation, so it collides with nobody's.
 const NETWORK: &str = "192.0.2.0/24";
 
-/// The folder in the build tree where kernels, archives and logs lie.
-pub(crate) fn work_dir() -> Result<PathBuf> {
-    let dir = crate::root().join("target/vm");
-    std::fs::create_dir_all(&dir)?;
-    Ok(dir)
+/// The folder in the build tree where kernels, archives and logs lie. While one of these lives no other process
+/// boots a guest: there is one emulator at a time, and what an earlier one left behind can be swept away.
+pub(crate) struct Work {
+    dir: PathBuf,
+    _lock: File,
 }
+
+impl Work {
+    /// Waits for its turn, then removes what killed runs left.
+    pub(crate) fn open() -> Result<Self> {
+        let dir = crate::root().join("target/vm");
+        fs::create_dir_all(&dir)?;
+        let lock = File::create(dir.join("lock"))?;
+        if let Err(TryLockError::WouldBlock) = lock.try_lock() {
+            eprintln!("waiting for another run in the virtual machine");
+            lock.lock()?;
+        }
+        for entry in fs::read_dir(&dir)? {
+            let entry = entry?;
+            let name = entry.file_name();
+            if TEMPORARY.iter().any(|prefix| name.to_string_lossy().starts_with(prefix)) {
+                fs::remove_dir_all(entry.path())?;
+            }
+        }
+        Ok(Self { dir, _lock: lock })
+    }
+
+    /// The folder.
+    pub(crate) fn dir(&self) -> &Path {
+        &self.dir
+    }
+}
+
+/// How the names of folders begin that live no longer than a run: shared folders, daemons' data.
+const TEMPORARY: [&str; 2] = ["share-", "node-"];
 
 /// Boots a guest and gives its shell to this terminal.
 pub(crate) fn shell(series: &str) -> Result<()> {
     crate::packages::ensure_vm_tools()?;
-    guest::interactive(&Options { series: series.to_owned(), ..Options::default() }, &work_dir()?)
+    guest::interactive(&Options { series: series.to_owned(), ..Options::default() }, Work::open()?.dir())
 }

@@ -1,5 +1,5 @@
 //! A whole control side over real TLS on loopback, and a client that writes its requests byte by byte.
-#![allow(dead_code)] // each test file uses its part
+#![allow(dead_code, unreachable_pub)] // each test file uses its part
 
 pub mod plane;
 
@@ -37,7 +37,7 @@ pub struct Node {
     pub address: SocketAddr,
     pub token: String,
     pub tokens: TokenFile,
-    connector: TlsConnector,
+    pub tls: rustls::ClientConfig,
     stop: oneshot::Sender<()>,
     tasks: Vec<JoinHandle<()>>,
 }
@@ -121,7 +121,6 @@ impl Node {
             allow_test_volumes,
             now,
         })
-        .await
         .unwrap();
         let address = server.local_addresses().unwrap()[0];
         let (stop, stopped) = oneshot::channel::<()>();
@@ -133,7 +132,7 @@ impl Node {
             address,
             token: std::fs::read_to_string(folder.join("token")).unwrap().trim().to_string(),
             tokens,
-            connector: TlsConnector::from(Arc::new(config)),
+            tls: config,
             stop,
             tasks: vec![serving, service, plane],
         }
@@ -158,7 +157,8 @@ impl Node {
     pub async fn raw(&self, bytes: &[u8]) -> Answer {
         let stream = TcpStream::connect(self.address).await.unwrap();
         let name = "127.0.0.1".try_into().unwrap();
-        let mut stream = self.connector.connect(name, stream).await.unwrap();
+        let connector = TlsConnector::from(Arc::new(self.tls.clone()));
+        let mut stream = connector.connect(name, stream).await.unwrap();
         stream.write_all(bytes).await.unwrap();
         let mut answer = Vec::new();
         let _ = tokio::time::timeout(Duration::from_secs(10), stream.read_to_end(&mut answer)).await;

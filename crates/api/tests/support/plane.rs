@@ -9,7 +9,7 @@ use dolmen_types::{
     volume::{VolumeDescriptor, VolumeState},
 };
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, btree_map::Entry},
     sync::{Arc, Mutex},
 };
 use tokio::sync::mpsc;
@@ -24,13 +24,15 @@ pub async fn run(log: Log, mut requests: mpsc::Receiver<NodeRequest>, linger: u3
         let mut volumes = log.lock().unwrap();
         match request {
             NodeRequest::CreateVolume { descriptor, answer } => {
-                let result = if volumes.contains_key(&descriptor.uuid) {
-                    Err(PlaneError::Conflict)
-                } else if descriptor.name == "refused-by-plane" {
-                    Err(PlaneError::Exhausted("no room for the record".into()))
-                } else {
-                    volumes.insert(descriptor.uuid, *descriptor);
-                    Ok(())
+                let result = match volumes.entry(descriptor.uuid) {
+                    Entry::Occupied(_) => Err(PlaneError::Conflict),
+                    Entry::Vacant(_) if descriptor.name == "refused-by-plane" => {
+                        Err(PlaneError::Exhausted("no room for the record".into()))
+                    }
+                    Entry::Vacant(place) => {
+                        place.insert(*descriptor);
+                        Ok(())
+                    }
                 };
                 let _ = answer.send(result);
             }

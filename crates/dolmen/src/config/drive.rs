@@ -28,7 +28,10 @@ impl DriveOption {
             return Ok(DriveOption { path: text.into(), size_bytes: None });
         };
         let Ok(ByteSize(bytes)) = suffix.parse::<ByteSize>() else {
-            return if !suffix.is_empty() && suffix.bytes().all(|b| b.is_ascii_digit()) && !text.starts_with("/dev/") {
+            return if !suffix.is_empty()
+                && suffix.bytes().all(|b| b.is_ascii_digit())
+                && !text.starts_with("/dev/")
+            {
                 bad(&format!("the size has no unit; write {path}:{suffix}GiB, or :{suffix}B for bytes"))
             } else {
                 Ok(DriveOption { path: text.into(), size_bytes: None })

@@ -23,8 +23,13 @@ pub(super) fn program() -> std::io::Result<PathBuf> {
 
 /// Runs a verb of the command line; its output goes to ours.
 pub(super) fn run_cli(data: &Path, words: &[&str]) -> Result<(), Box<dyn Error>> {
-    let status = Command::new(program()?).arg("--data").arg(data).args(words).stdin(Stdio::null()).status()?;
-    if status.success() { Ok(()) } else { Err(format!("`dolmen {}` failed ({status})", words.join(" ")).into()) }
+    let status =
+        Command::new(program()?).arg("--data").arg(data).args(words).stdin(Stdio::null()).status()?;
+    if status.success() {
+        Ok(())
+    } else {
+        Err(format!("`dolmen {}` failed ({status})", words.join(" ")).into())
+    }
 }
 
 /// A node in a folder.
@@ -99,8 +104,9 @@ impl Node {
             .arg(self.data_folder())
             .args(["status", "--output", "json"])
             .output()?;
-        let status: serde_json::Value = serde_json::from_slice(&output.stdout)
-            .map_err(|e| format!("`dolmen status` said nothing usable ({e}): {}", String::from_utf8_lossy(&output.stderr)))?;
+        let status: serde_json::Value = serde_json::from_slice(&output.stdout).map_err(|e| {
+            format!("`dolmen status` said nothing usable ({e}): {}", String::from_utf8_lossy(&output.stderr))
+        })?;
         let nqn = status.get("subsystemNQN").and_then(serde_json::Value::as_str);
         Ok(nqn.ok_or("`dolmen status` does not tell the subsystem NQN")?.to_string())
     }

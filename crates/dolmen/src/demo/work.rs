@@ -20,7 +20,7 @@ const VERIFIED_MIX: Mix = Mix { reads: 30, zeroes: 2 };
 
 fn load(namespace: &Namespace, size_bytes: usize, depth: usize) -> LoadOptions {
     LoadOptions {
-        namespace: namespace.clone(),
+        namespace: *namespace,
         region_start: 0,
         region_bytes: REGION,
         size_bytes,
@@ -77,7 +77,11 @@ pub(super) fn verify_over_a_kill(
     bar.finish_and_clear();
     let stats = load.stats();
     if let Some(violation) = &stats.first_violation {
-        return Err(format!("{} blocks are not what was acknowledged; the first: {violation}", stats.violations).into());
+        return Err(format!(
+            "{} blocks are not what was acknowledged; the first: {violation}",
+            stats.violations
+        )
+        .into());
     }
     if let Some(error) = &stats.first_error {
         return Err(format!("{} commands failed; the first: {error}", stats.errors).into());
@@ -103,7 +107,14 @@ pub(super) fn measure(
         ("4K random read", 4096, 1, Pattern::Random, Mix::READ),
     ];
     let mut table = Table::new();
-    table.load_preset(presets::UTF8_BORDERS_ONLY).set_header(["workload", "depth", "IOPS", "throughput", "p50", "p99"]);
+    table.load_preset(presets::UTF8_BORDERS_ONLY).set_header([
+        "workload",
+        "depth",
+        "IOPS",
+        "throughput",
+        "p50",
+        "p99",
+    ]);
     let micros = |ns: u64| format!("{} us", ns / 1000);
     let bar = progress(cases.len() as u64);
     for (name, size, depth, pattern, mix) in cases {
@@ -115,7 +126,8 @@ pub(super) fn measure(
         session.run(&mut load, |_, now| now.since(start) < each_ns && !interrupted());
         let seconds = session.now().since(start).max(1);
         let stats = load.stats();
-        let per_second = |n: u64| u64::try_from(u128::from(n) * 1_000_000_000 / u128::from(seconds)).unwrap_or(0);
+        let per_second =
+            |n: u64| u64::try_from(u128::from(n) * 1_000_000_000 / u128::from(seconds)).unwrap_or(0);
         let latency = if mix == Mix::READ { &stats.read_latency } else { &stats.change_latency };
         table.add_row([
             name.to_string(),
@@ -132,7 +144,9 @@ pub(super) fn measure(
     }
     bar.finish_and_clear();
     println!("\n{table}");
-    println!("Node and host share this machine's cores, and a file stands for the drive: a demonstration, not a benchmark.");
+    println!(
+        "Node and host share this machine's cores, and a file stands for the drive: a demonstration, not a benchmark."
+    );
     Ok(())
 }
 

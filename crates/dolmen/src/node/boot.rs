@@ -20,30 +20,23 @@ use std::{fs, path::Path, sync::Arc};
 const MAX_SHARDS: usize = 16;
 
 /// What the start has found.
-pub struct Booted {
+pub(crate) struct Booted {
     /// The pool.
-    pub plan: Arc<PoolPlan>,
+    pub(crate) plan: Arc<PoolPlan>,
     /// Its drives, in the plan's order.
-    pub drives: Vec<OpenedDrive>,
+    pub(crate) drives: Vec<OpenedDrive>,
     /// All volumes of all cores.
-    pub volumes: Vec<VolumeInfo>,
-}
-
-impl Booted {
-    /// The core that a protection group lives on.
-    pub fn home(&self, pg: PgId, cores: usize) -> CoreId {
-        home_core(&self.plan, pg, cores)
-    }
+    pub(crate) volumes: Vec<VolumeInfo>,
 }
 
 /// The core that a protection group lives on.
-pub fn home_core(plan: &PoolPlan, pg: PgId, cores: usize) -> CoreId {
+pub(crate) fn home_core(plan: &PoolPlan, pg: PgId, cores: usize) -> CoreId {
     let shard = pg.0 % u32::from(plan.shards.max(1));
     CoreId(u16::try_from(shard as usize % cores.max(1)).expect("cores are at most 256"))
 }
 
 /// Brings the pool and its volumes up on running cores. `known_pool` is the pool that this data folder has served before.
-pub async fn boot(
+pub(crate) async fn boot(
     options: &ServeOptions,
     cores: &Talk,
     known_pool: Option<Uuid>,
@@ -63,7 +56,8 @@ pub async fn boot(
     let paths: Vec<String> = options.drives.iter().map(|d| d.path.display().to_string()).collect();
     let opened = cores.ask(first, |answer| ToCore::OpenDrives { drives, answer }).await?;
     let opened = opened.map_err(ServeError::new)?;
-    let shards = std::thread::available_parallelism().map_or(1, usize::from).max(cores.count()).min(MAX_SHARDS);
+    let shards =
+        std::thread::available_parallelism().map_or(1, usize::from).max(cores.count()).min(MAX_SHARDS);
     let shards = u16::try_from(shards).expect("at most 16");
     let pool = PoolOptions { shards, unit_bytes: None, seed: fresh_seed(), expect: known_pool };
     let plan = cores.ask(first, |answer| ToCore::OpenPool { paths, options: pool, answer }).await?;
@@ -73,7 +67,8 @@ pub async fn boot(
         created = plan.created, "pool opened"
     );
     let drives: Vec<OpenedDrive> = plan.order.iter().map(|&i| opened[i].clone()).collect();
-    let recovering = cores.ask_all(|answer| ToCore::OpenStore { plan: plan.clone(), drives: drives.clone(), answer });
+    let recovering =
+        cores.ask_all(|answer| ToCore::OpenStore { plan: plan.clone(), drives: drives.clone(), answer });
     for result in recovering.await? {
         result.map_err(ServeError::new)?;
     }
@@ -95,7 +90,7 @@ fn fresh_seed() -> [u8; 32] {
 const BOOT_FILE: &str = "boot-id";
 
 /// Whether the machine has been up since this folder was last served.
-pub fn restart_kind(folder: &Path) -> Restart {
+pub(crate) fn restart_kind(folder: &Path) -> Restart {
     match (fs::read_to_string(folder.join(BOOT_FILE)), boot_id()) {
         (Ok(then), Some(now)) if then == now => Restart::Process,
         _ => Restart::PowerOn,
@@ -103,7 +98,7 @@ pub fn restart_kind(folder: &Path) -> Restart {
 }
 
 /// Remembers which boot of the machine this is.
-pub fn remember(folder: &Path) {
+pub(crate) fn remember(folder: &Path) {
     if let Some(id) = boot_id()
         && let Err(error) = fs::write(folder.join(BOOT_FILE), id)
     {

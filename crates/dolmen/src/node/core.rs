@@ -15,13 +15,13 @@ use crate::node::{
     message::{Answer, Between, FromCore, Links, OpenedDrive, ToCore},
     report::{CoreReport, LoopCounters, PoolReport},
 };
-use dolmen_io::{
-    Event, FileId, Inbox, Io, Owner, Poller, Tag, Turn, Wait,
-    exec::Exec,
-};
+use dolmen_io::{Event, FileId, Inbox, Io, OpenDrive, Owner, Poller, Tag, Turn, Wait, exec::Exec};
 use dolmen_store::{Candidate, PoolOwner, PoolPlan, ShardTuning, Store, ToPool, ToShard};
 use dolmen_target::{NamespaceTable, Target, TargetConfig};
-use dolmen_types::{CoreId, Nanos, PgId, ShardId, limits::{BLOCK_BYTES, PROTECTION_GROUPS}};
+use dolmen_types::{
+    CoreId, Nanos, PgId, ShardId,
+    limits::{BLOCK_BYTES, PROTECTION_GROUPS},
+};
 use dolmen_volume::{
     Change, ControlCommand, ControlDone, ControlError, ControlReply, ControlRequest, Notice, Reply, Restart,
     VolumeInfo, Volumes,
@@ -33,15 +33,15 @@ use std::{
 use tokio::sync::mpsc;
 
 /// Tags of the loop's own timers.
-pub const LOOP: Owner = Owner(0);
+pub(crate) const LOOP: Owner = Owner(0);
 /// Tags of the target's operations.
-pub const TARGET: Owner = Owner(1);
+pub(crate) const TARGET: Owner = Owner(1);
 /// Tags of the store's operations.
-pub const STORE: Owner = Owner(2);
+pub(crate) const STORE: Owner = Owner(2);
 /// Tags of long flows' operations.
-pub const EXEC: Owner = Owner(3);
+pub(crate) const EXEC: Owner = Owner(3);
 /// Tags of the volumes' timers.
-pub const VOLUME: Owner = Owner(5);
+pub(crate) const VOLUME: Owner = Owner(5);
 
 /// Long flows of one core at most: a few per shard.
 const MAX_TASKS: usize = 1024;
@@ -79,7 +79,7 @@ struct Closing {
 }
 
 /// One core's loop and everything that lives on it.
-pub struct Core {
+pub(crate) struct Core {
     id: CoreId,
     cores: usize,
     io: Io,
@@ -127,7 +127,7 @@ pub struct Core {
 impl Core {
     /// A core with nothing on it, which does what `inbox` tells it. `spin_ns` is how long it polls after the last work.
     #[must_use]
-    pub fn new(
+    pub(crate) fn new(
         id: CoreId,
         cores: usize,
         io: Io,
@@ -176,12 +176,12 @@ impl Core {
     }
 
     /// Turns until told to end.
-    pub fn run(&mut self) {
+    pub(crate) fn run(&mut self) {
         while self.turn() {}
     }
 
     /// One turn; false when the core has been told to end.
-    pub fn turn(&mut self) -> bool {
+    pub(crate) fn turn(&mut self) -> bool {
         let began = self.io.now();
         let wait = if self.exec.has_ready() { Wait::No } else { self.poller.wait(began, self.last) };
         self.io.poll(wait, &mut self.events);
@@ -480,7 +480,7 @@ impl Core {
                 if let Some(target) = &mut self.target {
                     target.set_namespaces(&mut self.io, table);
                 }
-                drop(answer.send(()));
+                let _ = answer.send(());
             }
             ToCore::Volume { command, answer } => self.ask_volumes(command, Pending::User(answer)),
             ToCore::Report { answer } => self.ask_volumes(ControlCommand::List, Pending::Report(answer)),
@@ -494,9 +494,9 @@ impl Core {
         }
     }
 
-    fn open_drives(&mut self, drives: &[dolmen_io::OpenDrive]) -> Result<Vec<OpenedDrive>, String> {
+    fn open_drives(&mut self, drives: &[OpenDrive]) -> Result<Vec<OpenedDrive>, String> {
         for drive in drives {
-            let info = self.io.open_drive(drive).map_err(|e| e.to_string())?;
+            let info = self.io.open_drive(drive).map_err(|e| describe(drive, &e))?;
             let handle = self.io.export_drive(info.file).map_err(|e| e.to_string())?;
             self.drives.push(OpenedDrive { info, handle });
         }
@@ -597,7 +597,7 @@ impl Core {
             && (*give_up <= now || self.target.as_ref().is_none_or(Target::is_drained))
             && let Some((answer, _)) = self.waiting.drained.take()
         {
-            drop(answer.send(()));
+            let _ = answer.send(());
         }
         self.watch_closing(now);
         more
@@ -614,7 +614,7 @@ impl Core {
         }
         let down = closing.store_told && self.store.as_ref().is_none_or(Store::is_down);
         if down && let Some(closing) = self.waiting.closed.take() {
-            drop(closing.answer.send(()));
+            let _ = closing.answer.send(());
         }
     }
 
@@ -634,11 +634,26 @@ impl Core {
                 capacity_bytes: owner.capacity_bytes(),
             }),
             drives: self.files.iter().map(|&file| self.io.drive_counters(file)).collect(),
-            stopped: self.store.as_ref().and_then(Store::stopped).map(|(shard, why)| format!("shard {shard}: {why}")),
+            stopped: self
+                .store
+                .as_ref()
+                .and_then(Store::stopped)
+                .map(|(shard, why)| format!("shard {shard}: {why}")),
             buffers_free: u64::try_from(self.io.pool().available(BLOCK_BYTES)).unwrap_or(u64::MAX),
             buffers_total: self.buffers_total,
         }
     }
+}
+
+/// Why a drive can't be opened, and what to do about it.
+fn describe(drive: &OpenDrive, error: &dolmen_io::Error) -> String {
+    let path = drive.path.display();
+    if drive.create_bytes.is_none() && !drive.path.exists() {
+        return format!(
+            "there is no drive {path}; to make a file that stands for one, give its size: --drive {path}:10GiB"
+        );
+    }
+    error.to_string()
 }
 
 /// Puts a message into a core's mailbox, or behind those that wait for it to have room. Order is kept.

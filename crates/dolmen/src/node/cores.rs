@@ -28,16 +28,16 @@ const POOL_BYTES: usize = 256 << 20;
 
 /// The way to talk to the cores.
 #[derive(Clone)]
-pub struct Talk {
+pub(crate) struct Talk {
     inboxes: Vec<InboxSender<ToCore>>,
 }
 
 /// The running cores.
-pub struct Cores {
+pub(crate) struct Cores {
     talk: Talk,
     threads: Vec<JoinHandle<()>>,
     /// What a core's ring uses of the kernel.
-    pub features: Features,
+    pub(crate) features: Features,
 }
 
 struct Started {
@@ -59,13 +59,19 @@ impl Drop for Vital {
 
 impl Cores {
     /// Starts a thread per core and connects them with each other.
-    pub fn start(options: &ServeOptions, out: &mpsc::UnboundedSender<FromCore>) -> Result<Cores, ServeError> {
+    pub(crate) fn start(
+        options: &ServeOptions,
+        out: &mpsc::UnboundedSender<FromCore>,
+    ) -> Result<Cores, ServeError> {
         let cpus: Vec<Option<usize>> = match &options.cores {
             Wanted::Count(n) => vec![None; *n],
             Wanted::List(list) => list.iter().copied().map(Some).collect(),
         };
         let mask: Mask = options.uring_mask.join(",").parse().map_err(ServeError::config)?;
         let count = cpus.len();
+        // Every connection takes a descriptor.
+        let descriptors = dolmen_uring::raise_descriptor_limit();
+        tracing::debug!(descriptors, "limit of open files");
         let spin_ns = u64::try_from(options.poll_window.as_nanos()).unwrap_or(u64::MAX);
         let config = UringConfig {
             pool: PoolConfig::sized(POOL_BYTES),
@@ -82,7 +88,8 @@ impl Cores {
             let body = move || core_thread(id, count, cpu, &config, spin_ns, out, &ready);
             let thread = thread::Builder::new().name(name).spawn(body).map_err(ServeError::system)?;
             threads.push(thread);
-            let started = started.recv().map_err(|_| ServeError::new("a core's thread ended at its start"))??;
+            let started =
+                started.recv().map_err(|_| ServeError::new("a core's thread ended at its start"))??;
             features = Some(started.features);
             inboxes.push(started.inbox);
             wakers.push(started.waker);
@@ -94,12 +101,12 @@ impl Cores {
     }
 
     /// The way to talk to them.
-    pub fn talk(&self) -> &Talk {
+    pub(crate) fn talk(&self) -> &Talk {
         &self.talk
     }
 
     /// Ends the loops and waits for their threads.
-    pub fn stop(&mut self) {
+    pub(crate) fn stop(&mut self) {
         for inbox in &self.talk.inboxes {
             drop(inbox.send(ToCore::Exit));
         }
@@ -112,12 +119,12 @@ impl Cores {
 
 impl Talk {
     /// How many there are.
-    pub fn count(&self) -> usize {
+    pub(crate) fn count(&self) -> usize {
         self.inboxes.len()
     }
 
     /// The cores' numbers.
-    pub fn ids(&self) -> impl Iterator<Item = CoreId> + use<> {
+    pub(crate) fn ids(&self) -> impl Iterator<Item = CoreId> + use<> {
         (0..u16::try_from(self.count()).unwrap_or(u16::MAX)).map(CoreId)
     }
 
@@ -143,7 +150,7 @@ impl Talk {
     }
 
     /// Sends the request that `make` builds round its answer's sender.
-    pub fn send<T>(
+    pub(crate) fn send<T>(
         &self,
         core: CoreId,
         make: impl FnOnce(Answer<T>) -> ToCore,
@@ -155,7 +162,7 @@ impl Talk {
     }
 
     /// Sends a request and waits for its answer.
-    pub async fn ask<T>(
+    pub(crate) async fn ask<T>(
         &self,
         core: CoreId,
         make: impl FnOnce(Answer<T>) -> ToCore,
@@ -164,7 +171,7 @@ impl Talk {
     }
 
     /// Asks every core at once and waits for all answers, in the order of the cores.
-    pub async fn ask_all<T>(
+    pub(crate) async fn ask_all<T>(
         &self,
         mut make: impl FnMut(Answer<T>) -> ToCore,
     ) -> Result<Vec<T>, ServeError> {

@@ -7,9 +7,9 @@
 //! - [`report`], [`message`]: what is said between them.
 
 mod boot;
-pub mod core;
+mod core;
 mod cores;
-pub mod message;
+mod message;
 mod report;
 mod router;
 mod serve;
@@ -17,7 +17,7 @@ mod tell;
 mod wipe;
 
 pub use serve::serve;
-pub use wipe::wipe_drive;
+pub use wipe::{DriveIdentity, identify_drive, wipe_drive};
 
 use std::fmt;
 

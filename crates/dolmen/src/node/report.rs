@@ -8,55 +8,55 @@ use dolmen_volume::{VolumeInfo, VolumeStats};
 
 /// How a core's loop has spent its time.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct LoopCounters {
+pub(crate) struct LoopCounters {
     /// Turns.
-    pub turns: u64,
+    pub(crate) turns: u64,
     /// Turns that may have slept in the kernel.
-    pub sleeps: u64,
+    pub(crate) sleeps: u64,
     /// Time in turns that did not wait. Nanoseconds.
-    pub busy_ns: u64,
+    pub(crate) busy_ns: u64,
     /// Time in waits. Nanoseconds.
-    pub idle_ns: u64,
+    pub(crate) idle_ns: u64,
     /// Messages from other cores.
-    pub messages: u64,
+    pub(crate) messages: u64,
 }
 
 /// A snapshot of one core.
 #[derive(Clone, Debug)]
-pub struct CoreReport {
+pub(crate) struct CoreReport {
     /// Which core.
-    pub core: CoreId,
+    pub(crate) core: CoreId,
     /// Its loop.
-    pub counters: LoopCounters,
+    pub(crate) counters: LoopCounters,
     /// Its target.
-    pub target: TargetStats,
+    pub(crate) target: TargetStats,
     /// Queues that it serves.
-    pub connections: Vec<ConnectionInfo>,
+    pub(crate) connections: Vec<ConnectionInfo>,
     /// Controllers that live on it.
-    pub hosts: Vec<HostInfo>,
+    pub(crate) hosts: Vec<HostInfo>,
     /// Volumes whose home it is.
-    pub volumes: Vec<VolumeInfo>,
+    pub(crate) volumes: Vec<VolumeInfo>,
     /// Their counters.
-    pub volume_stats: Vec<(Uuid, VolumeStats)>,
+    pub(crate) volume_stats: Vec<(Uuid, VolumeStats)>,
     /// The space of its shards; zeros on a core without.
-    pub space: SpaceReport,
+    pub(crate) space: SpaceReport,
     /// Core 0: units that no shard holds, and the bytes that hosts' data may take in all.
-    pub pool: Option<PoolReport>,
+    pub(crate) pool: Option<PoolReport>,
     /// What it has done with each drive, in the pool's order.
-    pub drives: Vec<DriveCounters>,
+    pub(crate) drives: Vec<DriveCounters>,
     /// Why its shards take no writes, if they don't.
-    pub stopped: Option<String>,
+    pub(crate) stopped: Option<String>,
     /// 4 KiB buffers that are free now.
-    pub buffers_free: u64,
+    pub(crate) buffers_free: u64,
     /// 4 KiB buffers in all.
-    pub buffers_total: u64,
+    pub(crate) buffers_total: u64,
 }
 
 /// What the owner of the pool's units knows.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct PoolReport {
+pub(crate) struct PoolReport {
     /// Units that no shard holds, by drive, in the pool's order.
-    pub free_units: Vec<u32>,
+    pub(crate) free_units: Vec<u32>,
     /// Bytes of data that hosts may store in all.
-    pub capacity_bytes: u64,
+    pub(crate) capacity_bytes: u64,
 }

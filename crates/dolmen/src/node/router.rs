@@ -27,15 +27,15 @@ use std::{
 use tokio::sync::{mpsc, oneshot};
 
 /// What every request needs.
-pub struct Node {
+pub(crate) struct Node {
     /// The cores.
-    pub cores: Talk,
+    pub(crate) cores: Talk,
     /// The pool.
-    pub plan: Arc<PoolPlan>,
+    pub(crate) plan: Arc<PoolPlan>,
     /// Its drives, in the plan's order.
-    pub drives: Vec<OpenedDrive>,
+    pub(crate) drives: Vec<OpenedDrive>,
     /// Whether volumes that keep nothing may be made.
-    pub allow_test_volumes: bool,
+    pub(crate) allow_test_volumes: bool,
     catalogue: Mutex<Catalogue>,
     /// Asks the publisher to tell when everything sent before is in force.
     barrier: mpsc::UnboundedSender<oneshot::Sender<()>>,
@@ -93,7 +93,7 @@ fn namespace(info: &VolumeInfo) -> Option<Namespace> {
 
 impl Node {
     /// A router over cores that have booted; `generation` is larger than any that hosts were ever told.
-    pub fn start(
+    pub(crate) fn start(
         cores: Talk,
         booted: Booted,
         generation: u64,
@@ -118,13 +118,13 @@ impl Node {
     }
 
     /// The table as it is now.
-    pub fn table(&self) -> Arc<NamespaceTable> {
+    pub(crate) fn table(&self) -> Arc<NamespaceTable> {
         self.catalogue.lock().unwrap_or_else(PoisonError::into_inner).table()
     }
 
     /// Serves requests until the control side goes away. Every request is a task of its own, so that none waits for
     /// another's drives.
-    pub async fn serve(self: Arc<Node>, mut requests: mpsc::Receiver<NodeRequest>) {
+    pub(crate) async fn serve(self: Arc<Node>, mut requests: mpsc::Receiver<NodeRequest>) {
         while let Some(request) = requests.recv().await {
             let node = self.clone();
             tokio::spawn(async move { node.carry_out(request).await });
@@ -134,7 +134,9 @@ impl Node {
     async fn carry_out(&self, request: NodeRequest) {
         // A receiver that went away meanwhile needs no answer.
         match request {
-            NodeRequest::CreateVolume { descriptor, answer } => drop(answer.send(self.create(*descriptor).await)),
+            NodeRequest::CreateVolume { descriptor, answer } => {
+                drop(answer.send(self.create(*descriptor).await))
+            }
             NodeRequest::UpdateVolume { descriptor, expected_revision, answer } => {
                 drop(answer.send(self.update(*descriptor, expected_revision).await));
             }

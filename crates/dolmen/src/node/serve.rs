@@ -164,6 +164,9 @@ impl Ports {
             0 => probe.local_addr().map(|a| a.port()).map_err(ServeError::system),
             _ => Ok(port),
         };
-        Ok(Ports { data: choose(options.port, &data)?, discovery: choose(options.discovery_port, &discovery)? })
+        Ok(Ports {
+            data: choose(options.port, &data)?,
+            discovery: choose(options.discovery_port, &discovery)?,
+        })
     }
 }

@@ -3,7 +3,8 @@
 use crate::node::{message::OpenedDrive, report::CoreReport};
 use dolmen_cluster::plane::{
     ConnectionMetrics, ControllerStatus, CoreMetrics, DriveMetrics, DriveState, DriveStatus, HostStatus,
-    IoMetrics, IoTotals, MetricsSnapshot, PoolState, PoolStatus, Protection, VolumeMetrics, VolumeStatus, VolumeUsage,
+    IoMetrics, IoTotals, MetricsSnapshot, PoolState, PoolStatus, Protection, VolumeMetrics, VolumeStatus,
+    VolumeUsage,
 };
 use dolmen_io::{DriveCounters, OpCounters};
 use dolmen_store::{PoolPlan, SpaceReport};
@@ -96,7 +97,8 @@ fn space(reports: &[CoreReport]) -> SpaceReport {
 pub(super) fn pool(plan: &PoolPlan, drives: &[OpenedDrive], reports: &[CoreReport]) -> PoolStatus {
     let sum = space(reports);
     let physical_bytes = drives.iter().map(|d| d.info.size_bytes).sum();
-    let usable_bytes = reports.iter().find_map(|r| r.pool.as_ref()).map_or(0, |p| p.capacity_bytes).min(physical_bytes);
+    let usable_bytes =
+        reports.iter().find_map(|r| r.pool.as_ref()).map_or(0, |p| p.capacity_bytes).min(physical_bytes);
     let used_bytes = sum.live_bytes.saturating_sub(sum.map_bytes).min(usable_bytes);
     let logical = reports.iter().flat_map(|r| &r.volumes).map(|v| block_bytes(v.mapped_blocks)).sum();
     let free_bytes = usable_bytes - used_bytes;

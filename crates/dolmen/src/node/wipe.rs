@@ -1,7 +1,10 @@
 //! Looks at a drive, or makes it blank, without a pool: one ring on the calling thread, one task, done.
 
 use crate::node::{ServeError, core::EXEC};
-use dolmen_io::{DriveInfo, Io, OpenDrive, Wait, exec::{Exec, Handle}};
+use dolmen_io::{
+    DriveInfo, Io, OpenDrive, Wait,
+    exec::{Exec, Handle},
+};
 use dolmen_store::StoreError;
 use dolmen_uring::{Uring, UringConfig};
 use std::{cell::RefCell, future::Future, path::Path, rc::Rc};

@@ -371,7 +371,7 @@ impl Load {
             // It will not be taken later either.
             self.budget = 0;
             self.stats.errors += 1;
-            self.stats.first_error.get_or_insert(Failure::Lost);
+            self.stats.first_error.get_or_insert(Failure::NotTaken(error));
         }
     }
 

@@ -325,7 +325,12 @@ impl Decoder {
             data_len: 0,
         };
         if has_data {
-            self.lay_out_data(&mut frame, data_offset, total)?;
+            // A capsule's data may only follow its header at once or at PDO; hosts that leave PDO out mean the former.
+            let offset = match (kind, data_offset) {
+                (PduKind::CAPSULE_CMD, 0) => u8::try_from(frame.head_bytes()).unwrap_or(u8::MAX),
+                _ => data_offset,
+            };
+            self.lay_out_data(&mut frame, offset, total)?;
         } else if total != head_bytes || kind == PduKind::H2C_DATA || kind == PduKind::C2H_DATA {
             return Err(Violation::field(field::LENGTH, "PLEN does not fit the PDU type"));
         }

@@ -65,15 +65,10 @@ impl Meter {
     }
 }
 
-/// Pins the calling thread to one CPU.
+/// Pins the calling thread, if a CPU is named.
 fn pin(cpu: Option<usize>) {
-    let Some(cpu) = cpu else { return };
-    // SAFETY: an all-zero set is valid, and it lives across the call.
-    unsafe {
-        let mut set: libc::cpu_set_t = std::mem::zeroed();
-        libc::CPU_SET(cpu, &mut set);
-        let result = libc::sched_setaffinity(0, size_of::<libc::cpu_set_t>(), &set);
-        assert!(result == 0, "cannot pin to CPU {cpu}");
+    if let Some(cpu) = cpu {
+        crate::pin_thread(cpu).expect("the caller names CPUs that there are");
     }
 }
 

@@ -65,7 +65,6 @@ pub(crate) trait Log {
     fn read(&mut self, pg: PgId, line: LineId, first: u64, buf: Buf, ticket: u64);
 
     /// Queues a batch; answered with `ticket` when it is durable and applied.
-    #[expect(clippy::result_large_err, reason = "the batch goes back by value, as the store hands it back")]
     fn append(&mut self, batch: Batch, ticket: u64) -> Result<(), (Batch, Refusal)>;
 
     /// What a line takes.

@@ -1,0 +1,288 @@
+//! The grammar of the command line.
+
+use crate::{config::ServeArgs, demo::DemoArgs};
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use dolmen_types::{ByteSize, Nqn};
+use std::{net::IpAddr, path::PathBuf};
+
+const EXIT_CODES: &str = "\
+Exit codes:
+  0  done
+  1  failed, or refused by the daemon for what was asked
+  2  the command line or the configuration is wrong
+  3  the object does not exist
+  4  a conflict: the name is taken, or the object changed in between
+  5  no daemon answers
+  6  not permitted: the token is missing, expired or lacks the role
+  7  can't be done now: try again
+
+Examples:
+  dolmen serve --data /var/lib/dolmen --drive /dev/nvme1n1
+  dolmen --data /var/lib/dolmen volume create web --size 10GiB --acl nqn.2014-08.org.nvmexpress:uuid:...
+  dolmen --data /var/lib/dolmen connect-help web
+  dolmen --endpoint https://192.0.2.1:8443 --token-file token status";
+
+/// Disaggregated block storage over NVMe/TCP: the daemon and its command line
+#[derive(Debug, Parser)]
+#[command(name = "dolmen", version, after_help = EXIT_CODES, max_term_width = 110)]
+#[command(subcommand_required = true, arg_required_else_help = true)]
+pub struct Cli {
+    /// Flags of every verb.
+    #[command(flatten)]
+    pub global: Global,
+    /// The verb.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// Flags that may stand before or after the verb.
+#[derive(Args, Clone, Debug, Default)]
+pub struct Global {
+    /// Data folder of a node on this machine; port, certificate and token are found in it
+    #[arg(long, global = true, value_name = "DIR", help_heading = "Global options", display_order = 900)]
+    pub data: Option<PathBuf>,
+
+    /// Management API of a node elsewhere (https://HOST:PORT); needs --token-file
+    #[arg(long, global = true, value_name = "URL", help_heading = "Global options", display_order = 901)]
+    pub endpoint: Option<String>,
+
+    /// File with the token for --endpoint
+    #[arg(long, global = true, value_name = "FILE", help_heading = "Global options", display_order = 902)]
+    pub token_file: Option<PathBuf>,
+
+    /// The node's certificate for --endpoint, a copy of its DIR/tls.crt [default: tls.crt beside the token file]
+    #[arg(long, global = true, value_name = "FILE", help_heading = "Global options", display_order = 903)]
+    pub certificate: Option<PathBuf>,
+
+    /// Tables for people, or JSON for programs
+    #[arg(
+        long,
+        short,
+        global = true,
+        value_name = "FORMAT",
+        default_value = "table",
+        help_heading = "Global options",
+        display_order = 904
+    )]
+    pub output: Format,
+}
+
+/// How answers are written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    /// For people.
+    #[default]
+    Table,
+    /// For programs.
+    Json,
+}
+
+/// The verbs.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run the daemon in the foreground
+    Serve(Box<ServeArgs>),
+    /// Make, list, show, resize and delete volumes; say who may use them
+    Volume {
+        /// What to do.
+        #[command(subcommand)]
+        command: VolumeCommand,
+    },
+    /// The cluster's nodes
+    Node {
+        /// What to do.
+        #[command(subcommand)]
+        command: NodeCommand,
+    },
+    /// The pool of drives
+    Pool {
+        /// What to do.
+        #[command(subcommand)]
+        command: PoolCommand,
+    },
+    /// The drives
+    Drive {
+        /// What to do.
+        #[command(subcommand)]
+        command: DriveCommand,
+    },
+    /// Connected hosts
+    Host {
+        /// What to do.
+        #[command(subcommand)]
+        command: HostCommand,
+    },
+    /// What happened
+    Event {
+        /// What to do.
+        #[command(subcommand)]
+        command: EventCommand,
+    },
+    /// How the node is, in one page
+    Status,
+    /// The commands that connect a host to a volume, once and for every boot
+    ConnectHelp {
+        /// Name or UUID of the volume
+        volume: String,
+    },
+    /// See it work: a node, a volume, data that survives a kill, and how fast it is; needs nothing set up
+    Demo(DemoArgs),
+    /// Print a completion script for a shell
+    Completions {
+        /// Which shell
+        shell: clap_complete::Shell,
+    },
+}
+
+/// Verbs of volumes.
+#[derive(Debug, Subcommand)]
+pub enum VolumeCommand {
+    /// Make a volume; returns when hosts can use it
+    Create(CreateArgs),
+    /// List all volumes
+    List,
+    /// Show one volume
+    Show {
+        /// Name or UUID
+        volume: String,
+    },
+    /// Make a volume larger
+    Resize {
+        /// Name or UUID
+        volume: String,
+        /// The new size, with a unit (20GiB)
+        #[arg(long)]
+        size: ByteSize,
+    },
+    /// Delete a volume and its data
+    Delete {
+        /// Name or UUID
+        volume: String,
+    },
+    /// Admit hosts
+    Allow(AccessArgs),
+    /// Stop admitting hosts
+    Deny(AccessArgs),
+}
+
+/// Arguments of `volume create`.
+#[derive(Args, Debug)]
+pub struct CreateArgs {
+    /// Name: letters, digits, - _ .
+    pub name: String,
+    /// Size, with a unit (10GiB); rounded up to 4 KiB. Space is taken as it is written
+    #[arg(long)]
+    pub size: ByteSize,
+    /// A host that may use it, by NQN (on the host: cat /etc/nvme/hostnqn), or ALLOW_ANY. Repeatable; without it nobody
+    /// is admitted
+    #[arg(long, value_name = "NQN", value_parser = parse_host)]
+    pub acl: Vec<String>,
+    /// A source address that may use it; a host needs to be admitted by both [default: any]. Repeatable
+    #[arg(long, value_name = "IP")]
+    pub ip_acl: Vec<IpAddr>,
+    /// Logical block size that hosts see
+    #[arg(long, value_name = "BYTES", default_value = "4096", value_parser = ["512", "4096"])]
+    pub sector_size: String,
+    /// A label. Repeatable
+    #[arg(long, value_name = "KEY=VALUE", value_parser = parse_label)]
+    pub label: Vec<(String, String)>,
+    /// What stands behind it; null and memory lose all data and need a daemon with --allow-test-volumes
+    #[arg(long, default_value = "durable")]
+    pub kind: Kind,
+}
+
+/// What stands behind a volume.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum Kind {
+    /// The drives.
+    #[default]
+    Durable,
+    /// Nothing: reads zeros, forgets writes.
+    Null,
+    /// Memory, gone when the daemon ends.
+    Memory,
+}
+
+/// Arguments of `volume allow` and `volume deny`.
+#[derive(Args, Debug)]
+pub struct AccessArgs {
+    /// Name or UUID
+    pub volume: String,
+    /// Host NQNs, or ALLOW_ANY for every host
+    #[arg(value_name = "NQN", value_parser = parse_host, required_unless_present = "ip")]
+    pub hosts: Vec<String>,
+    /// A source address, or ALLOW_ANY. Repeatable
+    #[arg(long, value_name = "IP", value_parser = parse_address)]
+    pub ip: Vec<String>,
+}
+
+/// Verbs of nodes.
+#[derive(Debug, Subcommand)]
+pub enum NodeCommand {
+    /// List the nodes
+    List,
+}
+
+/// Verbs of the pool.
+#[derive(Debug, Subcommand)]
+pub enum PoolCommand {
+    /// Show the pool's space and state
+    Show,
+}
+
+/// Verbs of drives.
+#[derive(Debug, Subcommand)]
+pub enum DriveCommand {
+    /// List the drives
+    List,
+    /// Make a drive of this machine blank, so that serve takes it; all its data is lost
+    Wipe {
+        /// A block device or a file
+        path: PathBuf,
+        /// Don't ask
+        #[arg(long)]
+        yes: bool,
+    },
+}
+
+/// Verbs of hosts.
+#[derive(Debug, Subcommand)]
+pub enum HostCommand {
+    /// List connected hosts
+    List,
+}
+
+/// Verbs of events.
+#[derive(Debug, Subcommand)]
+pub enum EventCommand {
+    /// List events, oldest first
+    List {
+        /// Only the last so many
+        #[arg(long, value_name = "COUNT", default_value_t = 100)]
+        limit: usize,
+        /// Only from this time on (2026-01-31T12:00:00Z)
+        #[arg(long, value_name = "TIME")]
+        since: Option<String>,
+    },
+}
+
+fn parse_host(text: &str) -> Result<String, String> {
+    if text == "ALLOW_ANY" || text == "ALLOW_NONE" {
+        return Ok(text.into());
+    }
+    text.parse::<Nqn>().map(|nqn| nqn.to_string()).map_err(|why| why.to_string())
+}
+
+fn parse_address(text: &str) -> Result<String, String> {
+    if text == "ALLOW_ANY" || text == "ALLOW_NONE" {
+        return Ok(text.into());
+    }
+    text.parse::<IpAddr>().map(|ip| ip.to_string()).map_err(|why| why.to_string())
+}
+
+fn parse_label(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((key, value)) if !key.is_empty() && !value.is_empty() => Ok((key.into(), value.into())),
+        _ => Err("write KEY=VALUE".into()),
+    }
+}

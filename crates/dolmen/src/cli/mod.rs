@@ -1,0 +1,137 @@
+//! The command line: what was asked, who answers, and with which exit code it ends.
+
+pub mod args;
+mod client;
+mod connect;
+mod error;
+mod locate;
+mod log;
+mod output;
+mod system;
+mod volume;
+
+use crate::{
+    config::ServeOptions,
+    demo,
+    node::{self, DriveIdentity},
+};
+use args::{Cli, Command, DriveCommand, Global};
+use clap::{CommandFactory, FromArgMatches};
+use client::Client;
+use error::{CliError, Exit};
+use output::Output;
+use std::{
+    io::{self, IsTerminal, Write},
+    path::Path,
+    process::ExitCode,
+};
+
+/// Runs the program with the process's own arguments.
+pub fn run() -> ExitCode {
+    let matches = match Cli::command().try_get_matches() {
+        Ok(matches) => matches,
+        Err(why) => {
+            let code = if why.use_stderr() { Exit::Usage } else { Exit::Done };
+            let _ = why.print();
+            return code.into();
+        }
+    };
+    let cli = match Cli::from_arg_matches(&matches) {
+        Ok(cli) => cli,
+        Err(why) => {
+            let _ = why.print();
+            return Exit::Usage.into();
+        }
+    };
+    match dispatch(cli) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("{error}");
+            error.exit.into()
+        }
+    }
+}
+
+fn dispatch(cli: Cli) -> Result<ExitCode, CliError> {
+    let Cli { global, command } = cli;
+    match command {
+        Command::Serve(args) => return serve(&global, *args),
+        Command::Demo(args) => {
+            return demo::demo(&args).map_err(|why| CliError::new(Exit::Failed, why.to_string()));
+        }
+        Command::Completions { shell } => completions(shell)?,
+        Command::Drive { command: DriveCommand::Wipe { path, yes } } => wipe(&path, yes)?,
+        remote => {
+            let client = Client::new(locate::target(&global)?)?;
+            let output = Output::new(global.output);
+            answer(&client, &output, remote)?;
+        }
+    }
+    Ok(Exit::Done.into())
+}
+
+/// The verbs that a daemon answers.
+fn answer(client: &Client, output: &Output, command: Command) -> Result<(), CliError> {
+    match command {
+        Command::Volume { command } => volume::run(client, output, command),
+        Command::Node { .. } => system::nodes(client, output),
+        Command::Pool { .. } => system::pool(client, output),
+        Command::Drive { .. } => system::drives(client, output),
+        Command::Host { .. } => system::hosts(client, output),
+        Command::Event { command } => system::events(client, output, &command),
+        Command::Status => system::status(client, output),
+        Command::ConnectHelp { volume } => connect::help(client, output, &volume),
+        Command::Serve(_) | Command::Demo(_) | Command::Completions { .. } => Ok(()),
+    }
+}
+
+fn serve(global: &Global, args: crate::config::ServeArgs) -> Result<ExitCode, CliError> {
+    for (given, flag) in
+        [(global.endpoint.is_some(), "--endpoint"), (global.token_file.is_some(), "--token-file")]
+    {
+        if given {
+            return Err(CliError::usage(format!(
+                "serve doesn't take {flag}: it is a daemon, not a client of one"
+            )));
+        }
+    }
+    let options =
+        ServeOptions::load(global.data.as_deref(), args).map_err(|why| CliError::usage(why.to_string()))?;
+    log::start(options.log_level, options.log_format);
+    node::serve(&options).map_err(|why| CliError::new(Exit::Failed, why.to_string()))
+}
+
+fn completions(shell: clap_complete::Shell) -> Result<(), CliError> {
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut Cli::command(), "dolmen", &mut script);
+    io::stdout().write_all(&script).map_err(|why| CliError::new(Exit::Failed, why.to_string()))
+}
+
+/// Makes a drive blank. People at a terminal are asked first; a script has to say that it means it.
+fn wipe(path: &Path, yes: bool) -> Result<(), CliError> {
+    let failed = |why: node::ServeError| CliError::new(Exit::Failed, why.to_string());
+    let holds = match node::identify_drive(path).map_err(failed)? {
+        DriveIdentity::Blank => "nothing".to_string(),
+        DriveIdentity::Ours { pool, drive, .. } => format!("drive {drive} of Dolmen pool {pool}"),
+        DriveIdentity::Newer { version, .. } => {
+            format!("a Dolmen drive of format {version}, newer than this program")
+        }
+        DriveIdentity::Damaged => "a damaged drive of a Dolmen pool".to_string(),
+        DriveIdentity::Foreign(what) => what,
+    };
+    if !yes {
+        if !io::stdin().is_terminal() {
+            let text = format!("{} holds {holds}; nothing was wiped", path.display());
+            return Err(CliError::new(Exit::Failed, text).hint("if all of it may be lost: add --yes"));
+        }
+        eprint!("{} holds {holds}. All of it will be lost. Type 'yes': ", path.display());
+        let mut line = String::new();
+        let _ = io::stdin().read_line(&mut line);
+        if line.trim() != "yes" {
+            return Err(CliError::new(Exit::Failed, "nothing was wiped"));
+        }
+    }
+    node::wipe_drive(path).map_err(failed)?;
+    println!("{} is blank", path.display());
+    Ok(())
+}

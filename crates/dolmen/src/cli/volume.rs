@@ -1,0 +1,333 @@
+//! `dolmen volume ...`
+
+use super::{
+    args::{AccessArgs, CreateArgs, Kind, VolumeCommand},
+    client::Client,
+    error::{CliError, Exit},
+    output::{Align, Output, pairs, size, table, text, texts},
+};
+use dolmen_types::{ByteSize, Uuid};
+use serde_json::{Value, json};
+use std::{thread, time::Duration};
+
+/// How often a new volume is looked at until it is Available, and how long in all.
+const POLL: Duration = Duration::from_millis(200);
+const POLLS: u32 = 150;
+
+/// Tries of a change that others keep getting in between.
+const TRIES: u32 = 8;
+
+const ANY: &str = "ALLOW_ANY";
+const NONE: &str = "ALLOW_NONE";
+
+pub(crate) fn run(client: &Client, output: &Output, command: VolumeCommand) -> Result<(), CliError> {
+    match command {
+        VolumeCommand::Create(args) => create(client, output, args),
+        VolumeCommand::List => list(client, output),
+        VolumeCommand::Show { volume } => show(client, output, &volume),
+        VolumeCommand::Resize { volume, size } => resize(client, output, &volume, size),
+        VolumeCommand::Delete { volume } => delete(client, output, &volume),
+        VolumeCommand::Allow(args) => access(client, output, &args, allowed),
+        VolumeCommand::Deny(args) => access(client, output, &args, denied),
+    }
+}
+
+/// The path of a volume by name or UUID under `base`.
+fn path(base: &str, volume: &str) -> Result<String, CliError> {
+    if volume.parse::<Uuid>().is_ok() {
+        return Ok(format!("{base}/{volume}"));
+    }
+    dolmen_cluster::volume::check_name("VOLUME", volume).map_err(|why| CliError::usage(why.text))?;
+    Ok(format!("{base}/?name={volume}"))
+}
+
+/// The volume as the daemon tells it, with our additions.
+pub(crate) fn fetch(client: &Client, volume: &str) -> Result<Value, CliError> {
+    client.get(&path("/dolmen/v1/volumes", volume)?).map_err(|why| missing(client, why))
+}
+
+fn missing(client: &Client, error: CliError) -> CliError {
+    match error.exit {
+        Exit::NotFound => {
+            error.hint(format!("this tells which volumes there are: {}", client.suggest("volume list")))
+        }
+        _ => error,
+    }
+}
+
+/// A list as the API wants it: `ALLOW_NONE` where it is empty.
+fn list_value(values: Vec<String>) -> Value {
+    if values.is_empty() { json!({"values": [NONE]}) } else { json!({ "values": values }) }
+}
+
+fn create(client: &Client, output: &Output, args: CreateArgs) -> Result<(), CliError> {
+    let nobody = args.acl.is_empty() || args.acl == [NONE];
+    let kind = match args.kind {
+        Kind::Durable => "durable",
+        Kind::Null => "null",
+        Kind::Memory => "memory",
+    };
+    let mut body = json!({
+        "name": args.name,
+        "size": args.size.0.to_string(),
+        "acl": list_value(args.acl),
+        "sectorSize": args.sector_size,
+        "kind": kind,
+    });
+    if !args.ip_acl.is_empty() {
+        body["IPAcl"] = list_value(args.ip_acl.iter().map(ToString::to_string).collect());
+    }
+    if !args.label.is_empty() {
+        let labels = args.label.iter().map(|(key, value)| json!({"key": key, "value": value}));
+        body["labels"] = labels.collect();
+    }
+    let made = client.post("/dolmen/v1/volumes", &body).map_err(|error| match error.exit {
+        Exit::Conflict if error.text.contains("exists") => {
+            error.hint("choose another name, or resize the one there")
+        }
+        _ => error,
+    })?;
+    let made = when_available(client, made)?;
+    output.put(&made, |v| {
+        format!("volume '{}' of {} is available (UUID {})", text(v, "name"), size(v, "size"), text(v, "UUID"))
+    });
+    let name = text(&made, "name");
+    if nobody {
+        output.remark(&format!(
+            "Nobody is admitted yet. On the host: cat /etc/nvme/hostnqn; then here: {}",
+            client.suggest(&format!("volume allow {name} NQN"))
+        ));
+    }
+    output.remark(&format!("How a host connects: {}", client.suggest(&format!("connect-help {name}"))));
+    Ok(())
+}
+
+/// Waits until a volume that is being made is in use.
+fn when_available(client: &Client, mut volume: Value) -> Result<Value, CliError> {
+    for _ in 0..POLLS {
+        if volume["state"] != "Creating" {
+            return Ok(volume);
+        }
+        thread::sleep(POLL);
+        volume = fetch(client, &text(&volume, "UUID"))?;
+    }
+    let why = format!("volume '{}' is still being made", text(&volume, "name"));
+    Err(CliError::new(Exit::TryAgain, why).hint("look again: volume list; the daemon's log may say why"))
+}
+
+fn admitted(volume: &Value) -> String {
+    match texts(&volume["acl"]["values"]).as_slice() {
+        [word] if word == NONE => "nobody".into(),
+        [word] if word == ANY => "any host".into(),
+        [one] => one.clone(),
+        many => format!("{} hosts", many.len()),
+    }
+}
+
+fn list(client: &Client, output: &Output) -> Result<(), CliError> {
+    let mut volumes = Vec::new();
+    loop {
+        // In pages, since the API bounds each.
+        let after = volumes.last().map_or_else(String::new, |v| format!("&offsetUUID={}", text(v, "UUID")));
+        let page = client.get(&format!("/dolmen/v1/volumes?showAll=true{after}"))?;
+        let page = page["volumes"].as_array().cloned().unwrap_or_default();
+        if page.is_empty() {
+            break;
+        }
+        volumes.extend(page);
+    }
+    volumes.sort_by_key(|v| text(v, "name"));
+    output.put(&Value::Array(volumes), |volumes| {
+        let columns = [
+            ("NAME", Align::Left),
+            ("SIZE", Align::Right),
+            ("USED", Align::Right),
+            ("STATE", Align::Left),
+            ("PROTECTION", Align::Left),
+            ("ADMITTED", Align::Left),
+            ("CONNECTED", Align::Right),
+            ("UUID", Align::Left),
+        ];
+        let rows = volumes.as_array().map(Vec::as_slice).unwrap_or_default().iter().map(|v| {
+            vec![
+                text(v, "name"),
+                size(v, "size"),
+                size(&v["statistics"], "logicalUsedStorage"),
+                text(v, "state"),
+                text(v, "protectionState"),
+                admitted(v),
+                texts(&v["connectedHosts"]).len().to_string(),
+                text(v, "UUID"),
+            ]
+        });
+        table(
+            &columns,
+            rows.collect(),
+            "There are no volumes. Make one: dolmen volume create NAME --size 10GiB",
+        )
+    });
+    Ok(())
+}
+
+fn show(client: &Client, output: &Output, volume: &str) -> Result<(), CliError> {
+    output.put(&fetch(client, volume)?, |v| {
+        let labels = v["labels"].as_array().map(Vec::as_slice).unwrap_or_default();
+        let labels: Vec<String> =
+            labels.iter().map(|l| format!("{}={}", text(l, "key"), text(l, "value"))).collect();
+        pairs(&[
+            ("Name", text(v, "name")),
+            ("UUID", text(v, "UUID")),
+            ("State", text(v, "state")),
+            ("Protection", text(v, "protectionState")),
+            ("Size", format!("{} ({} bytes)", size(v, "size"), text(v, "size"))),
+            ("Written", size(&v["statistics"], "logicalUsedStorage")),
+            ("Stored", size(&v["statistics"], "physicalUsedStorage")),
+            ("Sector size", text(v, "sectorSize")),
+            ("NSID", text(v, "nsid")),
+            ("Kind", text(v, "kind")),
+            ("Admitted hosts", texts(&v["acl"]["values"]).join("\n")),
+            ("Admitted addresses", texts(&v["IPAcl"]["values"]).join("\n")),
+            ("Connected hosts", none_if_empty(texts(&v["connectedHosts"]))),
+            ("Labels", none_if_empty(labels)),
+            ("Created", text(v, "creationTime")),
+            ("ETag", text(v, "ETag")),
+        ])
+    });
+    Ok(())
+}
+
+fn none_if_empty(values: Vec<String>) -> String {
+    if values.is_empty() { "none".into() } else { values.join("\n") }
+}
+
+/// Changes a volume with what `body_of` makes of its present state; again if someone else changed it in between.
+/// `None` means that there is nothing to change.
+fn change(
+    client: &Client,
+    volume: &str,
+    body_of: impl Fn(&Value) -> Result<Option<Value>, CliError>,
+) -> Result<Value, CliError> {
+    let mut tries = 0;
+    loop {
+        let seen = fetch(client, volume)?;
+        let Some(body) = body_of(&seen)? else { return Ok(seen) };
+        let uuid = text(&seen, "UUID");
+        match client.put(&path("/api/v2/volumes", &uuid)?, &text(&seen, "ETag"), &body) {
+            Ok(_) => return fetch(client, &uuid),
+            Err(why) if tries < TRIES && matches!(why.exit, Exit::Conflict | Exit::TryAgain) => {
+                tries += 1;
+                thread::sleep(POLL);
+            }
+            Err(why) => return Err(missing(client, why)),
+        }
+    }
+}
+
+fn resize(client: &Client, output: &Output, volume: &str, new: ByteSize) -> Result<(), CliError> {
+    let changed = change(client, volume, |_| Ok(Some(json!({"size": new.0.to_string()}))))?;
+    output.put(&changed, |v| format!("volume '{}' has {}", text(v, "name"), size(v, "size")));
+    Ok(())
+}
+
+fn delete(client: &Client, output: &Output, volume: &str) -> Result<(), CliError> {
+    let seen = fetch(client, volume)?;
+    let done =
+        client.delete(&path("/api/v2/volumes", &text(&seen, "UUID"))?).map_err(|why| missing(client, why))?;
+    output.put(&done, |_| {
+        format!("volume '{}' is deleted; its space comes back in the background", text(&seen, "name"))
+    });
+    Ok(())
+}
+
+/// Makes a new list from the old one, the words of the command line and the field's name.
+type Edit = fn(&[String], &[String], &str) -> Result<Vec<String>, CliError>;
+
+fn access(client: &Client, output: &Output, args: &AccessArgs, edit: Edit) -> Result<(), CliError> {
+    let changed = change(client, &args.volume, |seen| {
+        let mut body = json!({});
+        for (field, words) in [("acl", &args.hosts), ("IPAcl", &args.ip)] {
+            let old = texts(&seen[field]["values"]);
+            let new = if words.is_empty() { old.clone() } else { edit(&old, words, field)? };
+            if new != old {
+                body[field] = list_value(new);
+            }
+        }
+        Ok(body.as_object().is_some_and(|fields| !fields.is_empty()).then_some(body))
+    })?;
+    output.put(&changed, |v| {
+        let addresses = texts(&v["IPAcl"]["values"]).join(", ");
+        let hosts = texts(&v["acl"]["values"]).join(", ");
+        format!("volume '{}' admits hosts {hosts} from addresses {addresses}", text(v, "name"))
+    });
+    Ok(())
+}
+
+/// The list with `words` added.
+fn allowed(old: &[String], words: &[String], _field: &str) -> Result<Vec<String>, CliError> {
+    if words.iter().any(|w| w == ANY) {
+        return Ok(vec![ANY.into()]);
+    }
+    if words.iter().any(|w| w == NONE) {
+        return Err(CliError::usage("ALLOW_NONE admits nobody; to stop admitting: dolmen volume deny"));
+    }
+    if old == [ANY] {
+        // Every host is admitted already; a list would narrow that.
+        return Ok(old.to_vec());
+    }
+    let mut new: Vec<String> = old.iter().filter(|v| *v != NONE).cloned().collect();
+    for word in words {
+        if !new.contains(word) {
+            new.push(word.clone());
+        }
+    }
+    Ok(new)
+}
+
+/// The list with `words` taken away.
+fn denied(old: &[String], words: &[String], field: &str) -> Result<Vec<String>, CliError> {
+    if words.iter().any(|w| w == ANY) {
+        return Ok(vec![NONE.into()]);
+    }
+    if old == [ANY] {
+        let what = if field == "acl" { "every host" } else { "every address" };
+        let why = format!("the volume admits {what}, so a single one can't be taken out");
+        return Err(CliError::new(Exit::Failed, why)
+            .hint("deny ALLOW_ANY first (nobody is admitted then), and allow those that may"));
+    }
+    let new: Vec<String> = old.iter().filter(|v| !words.contains(v)).cloned().collect();
+    Ok(if new.is_empty() { vec![NONE.into()] } else { new })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn list(words: &[&str]) -> Vec<String> {
+        words.iter().map(|w| (*w).into()).collect()
+    }
+
+    #[test]
+    fn allowing_adds_and_denying_takes_away() {
+        let add = |old: &[&str], words: &[&str]| allowed(&list(old), &list(words), "acl").unwrap();
+        assert_eq!(add(&[NONE], &["a"]), ["a"]);
+        assert_eq!(add(&["a"], &["b", "a"]), ["a", "b"]);
+        assert_eq!(add(&["a"], &[ANY]), [ANY]);
+        assert_eq!(add(&[ANY], &["a"]), [ANY], "a volume open to all is not narrowed by accident");
+        let take = |old: &[&str], words: &[&str]| denied(&list(old), &list(words), "acl");
+        assert_eq!(take(&["a", "b"], &["a"]).unwrap(), ["b"]);
+        assert_eq!(take(&["a"], &["a"]).unwrap(), [NONE]);
+        assert_eq!(take(&[ANY], &[ANY]).unwrap(), [NONE]);
+        assert_eq!(take(&["a", "b"], &[ANY]).unwrap(), [NONE]);
+        assert_eq!(take(&[NONE], &["a"]).unwrap(), [NONE]);
+        assert!(take(&[ANY], &["a"]).is_err());
+        assert!(allowed(&list(&["a"]), &list(&[NONE]), "acl").is_err());
+    }
+
+    #[test]
+    fn names_and_uuids_have_their_paths() {
+        assert_eq!(path("/v", "a.b").unwrap(), "/v/?name=a.b");
+        let uuid = "5c1d3f4e-0000-4000-8000-000000000009";
+        assert_eq!(path("/v", uuid).unwrap(), format!("/v/{uuid}"));
+        assert_eq!(path("/v", "a&b=c").unwrap_err().exit, Exit::Usage);
+    }
+}

@@ -1,0 +1,312 @@
+//! The command line as its users run it: the real binary against a real control side over TLS, with a data plane in
+//! memory behind it.
+#![allow(clippy::unwrap_used)] // a test that can't go on fails
+
+#[path = "../../api/tests/support/plane.rs"]
+#[allow(dead_code, unreachable_pub)]
+mod plane;
+
+use dolmen::{
+    config::{ServeArgs, ServeOptions},
+    control::{Control, ControlError, DataSide, Prepared},
+};
+use dolmen_cluster::plane::{Recovered, channel};
+use serde_json::Value;
+use std::{
+    path::Path,
+    process::{Command, Output},
+};
+use tokio::{runtime::Runtime, sync::mpsc};
+
+const DOLMEN: &str = env!("CARGO_BIN_EXE_dolmen");
+const HOST: &str = "nqn.2014-08.org.nvmexpress:uuid:11111111-1111-4111-8111-111111111111";
+
+struct Node {
+    control: Control,
+    _plane: Runtime,
+}
+
+fn options(data: &Path) -> ServeOptions {
+    let args = ServeArgs {
+        drive: vec!["/drives/a:1GiB".into()],
+        listen: vec!["127.0.0.1".parse().unwrap()],
+        api_port: Some(0),
+        allow_test_volumes: Some(true),
+        ..ServeArgs::default()
+    };
+    ServeOptions::load(Some(data), args).unwrap()
+}
+
+fn start(data: &Path) -> Result<Node, ControlError> {
+    let options = options(data);
+    let prepared = Prepared::open(&options)?;
+    let runtime = Runtime::new().unwrap();
+    let (plane, requests) = channel();
+    runtime.spawn(plane::run(plane::Log::default(), requests, 2));
+    let (_notices, notices) = mpsc::channel(1);
+    let data =
+        DataSide { recovered: Recovered::default(), plane, notices, nvme_port: 4420, discovery_port: 8009 };
+    Ok(Node { control: prepared.start(&options, data)?, _plane: runtime })
+}
+
+fn run(args: &[&str]) -> Output {
+    Command::new(DOLMEN).args(args).output().unwrap()
+}
+
+/// Runs a verb that must succeed; its stdout.
+fn good(data: &Path, args: &[&str]) -> String {
+    let output = run(&[args, &["--data", data.to_str().unwrap()]].concat());
+    let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(0), "{args:?}: {stderr}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// Runs a command that must fail with this code; its stderr.
+fn bad(code: i32, args: &[&str]) -> String {
+    let output = run(args);
+    let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(code), "{args:?}: {stderr}");
+    assert!(output.stdout.is_empty(), "{args:?} says something on stdout");
+    stderr
+}
+
+#[test]
+fn a_volume_from_create_to_delete() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = dir.path().join("data");
+    let node = start(&data).unwrap();
+    let on = |args: &[&str]| good(&data, args);
+    assert!(on(&["volume", "list"]).contains("There are no volumes"));
+    let made = run(&["--data", data.to_str().unwrap(), "volume", "create", "web", "--size", "10GiB"]);
+    assert_eq!(made.status.code(), Some(0));
+    assert!(String::from_utf8_lossy(&made.stdout).contains("volume 'web' of 10 GiB is available"));
+    assert!(String::from_utf8_lossy(&made.stderr).contains("Nobody is admitted yet"));
+    assert!(on(&["connect-help", "web"]).contains("volume allow web NQN"));
+    assert!(on(&["volume", "allow", "web", HOST, "--ip", "192.0.2.9"]).contains(HOST));
+    let seen: Value = serde_json::from_str(&on(&["volume", "show", "web", "-o", "json"])).unwrap();
+    assert_eq!((&seen["acl"]["values"][0], &seen["sectorSize"]), (&Value::from(HOST), &Value::from(4096)));
+    let uuid = seen["UUID"].as_str().unwrap();
+    assert!(on(&["volume", "show", uuid]).contains("10 GiB (10737418240 bytes)"));
+    assert!(on(&["volume", "resize", "web", "--size", "20GiB"]).contains("20 GiB"));
+    assert!(on(&["volume", "list"]).contains("20 GiB"));
+    let why = bad(1, &["--data", data.to_str().unwrap(), "volume", "resize", "web", "--size", "1GiB"]);
+    assert!(why.contains("size: ") && why.contains("shrink"), "{why}");
+    assert!(on(&["connect-help", "web"]).contains("nvme connect -t tcp -a 127.0.0.1 -s 4420 -n nqn.2016-01"));
+    assert!(on(&["volume", "deny", "web", HOST]).contains("ALLOW_NONE"));
+    let why = bad(4, &["--data", data.to_str().unwrap(), "volume", "create", "web", "--size", "1GiB"]);
+    assert!(why.contains("exists already"), "{why}");
+    assert!(on(&["volume", "delete", "web"]).contains("is deleted"));
+    let why = bad(3, &["--data", data.to_str().unwrap(), "volume", "show", "web"]);
+    assert!(why.contains("does not exist") && why.contains("volume list"), "{why}");
+    let args = [
+        "volume",
+        "create",
+        "n",
+        "--size",
+        "1GiB",
+        "--kind",
+        "null",
+        "--sector-size",
+        "512",
+        "--acl",
+        "ALLOW_ANY",
+    ];
+    on(&[&args[..], &["--label", "a=b", "--ip-acl", "::1"]].concat());
+    let seen: Value = serde_json::from_str(&on(&["volume", "list", "--output", "json"])).unwrap();
+    let found = seen.as_array().unwrap().iter().find(|v| v["name"] == "n").unwrap();
+    assert_eq!((&found["kind"], &found["sectorSize"]), (&Value::from("null"), &Value::from(512)));
+    node.control.stop();
+}
+
+#[test]
+fn the_node_tells_about_itself() {
+    let dir = tempfile::tempdir().unwrap();
+    let node = start(dir.path()).unwrap();
+    let on = |args: &[&str]| good(dir.path(), args);
+    assert!(on(&["status"]).contains("nqn.2016-01.com.lightbitslabs:uuid:"));
+    assert!(on(&["node", "list"]).contains("Active"));
+    assert!(on(&["pool", "show"]).contains("Ready"));
+    assert!(on(&["drive", "list"]).contains("/drives/a"));
+    assert!(on(&["host", "list"]).contains(HOST));
+    on(&["volume", "create", "v", "--size", "1GiB"]);
+    assert!(on(&["event", "list"]).contains("VolumeCreated"));
+    assert!(on(&["event", "list", "--since", "2100-01-01T00:00:00+00:00"]).contains("Nothing happened"));
+    for args in [
+        &["status"][..],
+        &["node", "list"],
+        &["pool", "show"],
+        &["drive", "list"],
+        &["host", "list"],
+        &["event", "list"],
+        &["volume", "list"],
+        &["connect-help", "v"],
+    ] {
+        let text = on(&[args, &["--output", "json"]].concat());
+        serde_json::from_str::<Value>(&text).unwrap_or_else(|why| panic!("{args:?}: {why}: {text}"));
+    }
+    node.control.stop();
+}
+
+#[test]
+fn endpoint_and_token_from_elsewhere() {
+    let dir = tempfile::tempdir().unwrap();
+    let node = start(dir.path()).unwrap();
+    let url = format!("https://{}", node.control.addresses()[0]);
+    let token = dir.path().join("token");
+    let token = token.to_str().unwrap();
+    let output = run(&["--endpoint", &url, "--token-file", token, "status"]);
+    assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
+    let away = tempfile::tempdir().unwrap();
+    let copy = away.path().join("token");
+    std::fs::copy(token, &copy).unwrap();
+    let copied = copy.to_str().unwrap();
+    let why = bad(2, &["--endpoint", &url, "--token-file", copied, "status"]);
+    assert!(why.contains("--certificate"), "{why}");
+    let certificate = dir.path().join("tls.crt");
+    let certificate = certificate.to_str().unwrap();
+    let with = ["--endpoint", &url, "--token-file", copied, "--certificate", certificate, "status"];
+    assert_eq!(run(&with).status.code(), Some(0));
+    std::fs::write(&copy, "not.a.token").unwrap();
+    let why = bad(6, &with);
+    assert!(why.contains("malformed") && why.contains("DIR/token"), "{why}");
+    // Another node's certificate: not the node that was meant.
+    let other = tempfile::tempdir().unwrap();
+    let stranger = start(other.path()).unwrap();
+    let theirs = other.path().join("tls.crt");
+    let why = bad(
+        5,
+        &["--endpoint", &url, "--token-file", token, "--certificate", theirs.to_str().unwrap(), "status"],
+    );
+    assert!(why.contains("not the node that was meant"), "{why}");
+    for wrong in ["http://127.0.0.1:1", "127.0.0.1:8443", "https://", "https://a/b", "https://a:x"] {
+        bad(2, &["--endpoint", wrong, "--token-file", token, "status"]);
+    }
+    stranger.control.stop();
+    node.control.stop();
+}
+
+#[test]
+fn who_does_not_answer_is_told_with_the_way_out() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = dir.path().join("data");
+    let text = data.to_str().unwrap();
+    assert!(bad(5, &["--data", text, "status"]).contains("there is no data folder"));
+    std::fs::create_dir(&data).unwrap();
+    assert!(bad(5, &["--data", text, "status"]).contains("is not the data folder of a node"));
+    let prepared = Prepared::open(&options(&data)).unwrap();
+    let why = bad(7, &["--data", text, "status"]);
+    assert!(why.contains("is starting") && why.contains(&std::process::id().to_string()), "{why}");
+    drop(prepared);
+    start(&data).unwrap().control.stop();
+    let why = bad(5, &["--data", text, "status"]);
+    assert!(why.contains("is not running") && why.contains("dolmen serve"), "{why}");
+    // A daemon that was killed leaves its file behind.
+    std::fs::write(data.join("endpoint"), r#"{"api":"127.0.0.1:1","pid":1}"#).unwrap();
+    let why = bad(5, &["--data", text, "status"]);
+    assert!(why.contains("no daemon answers at 127.0.0.1:1") && why.contains("dolmen serve"), "{why}");
+    assert!(bad(2, &["status"]).contains("--data DIR"));
+    assert!(bad(2, &["--data", text, "--endpoint", "https://a", "status"]).contains("give one"));
+}
+
+#[test]
+fn one_daemon_per_folder_and_one_identity_for_life() {
+    use std::os::unix::fs::PermissionsExt;
+    let dir = tempfile::tempdir().unwrap();
+    let data = dir.path().join("deep/data");
+    let node = start(&data).unwrap();
+    let refused = start(&data).err().expect("the folder is taken").to_string();
+    assert!(refused.contains(&std::process::id().to_string()), "{refused}");
+    for (file, mode) in
+        [("", 0o700), ("token", 0o600), ("token.key", 0o600), ("tls.key", 0o600), ("endpoint", 0o600)]
+    {
+        let found = std::fs::metadata(data.join(file)).unwrap().permissions().mode() & 0o777;
+        assert_eq!(found, mode, "{file}");
+    }
+    let identity = node.control.cluster().identity().clone();
+    node.control.stop();
+    let node = start(&data).unwrap();
+    assert_eq!(*node.control.cluster().identity(), identity);
+    node.control.stop();
+    let occupied = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = occupied.local_addr().unwrap().port();
+    let taken = ServeOptions { api_port: port, ..options(&data) };
+    let prepared = Prepared::open(&taken).unwrap();
+    let (plane, _requests) = channel();
+    let (_notices, notices) = mpsc::channel(1);
+    let side =
+        DataSide { recovered: Recovered::default(), plane, notices, nvme_port: 4420, discovery_port: 8009 };
+    let why = prepared.start(&taken, side).unwrap_err().to_string();
+    assert!(why.contains(&port.to_string()), "{why}");
+}
+
+#[test]
+fn wrong_command_lines_end_with_two() {
+    for args in [
+        &[][..],
+        &["frobnicate"],
+        &["volume"],
+        &["volume", "create", "v"],
+        &["volume", "create", "v", "--size", "10"],
+        &["volume", "create", "v", "--size", "10GiB", "--acl", "host"],
+        &["volume", "create", "v", "--size", "10GiB", "--sector-size", "520"],
+        &["volume", "allow", "v"],
+        &["serve"],
+        &["serve", "--data", "/tmp/x"],
+        &["serve", "--data", "/tmp/x", "--drive", "/tmp/y:10"],
+        &["serve", "--endpoint", "https://a", "--data", "/tmp/x", "--drive", "/dev/x"],
+        &["completions", "tclsh"],
+    ] {
+        let output = run(args);
+        assert_eq!(output.status.code(), Some(2), "{args:?}");
+        assert!(!output.stderr.is_empty(), "{args:?}");
+    }
+    assert!(bad(2, &["volume", "create", "v", "--size", "10"]).contains("10GiB"));
+}
+
+#[test]
+fn help_version_and_completions() {
+    let text = |args: &[&str]| {
+        let output = run(args);
+        assert_eq!(output.status.code(), Some(0), "{args:?}");
+        String::from_utf8(output.stdout).unwrap()
+    };
+    assert!(text(&["--version"]).starts_with("dolmen "));
+    let help = text(&["--help"]);
+    assert!(help.contains("Exit codes:") && help.contains("--token-file"));
+    for shell in ["bash", "zsh", "fish"] {
+        assert!(text(&["completions", shell]).contains("connect-help"));
+    }
+}
+
+/// `docs/cli.md` is made from the program's own help. To renew it: `UPDATE_DOCS=1 cargo test -p dolmen --test cli`.
+#[test]
+fn the_documentation_is_the_program_s_own_help() {
+    use clap::CommandFactory;
+    fn section(out: &mut String, command: &mut clap::Command, name: &str) {
+        let help = command.clone().term_width(110).bin_name(name).render_long_help().to_string();
+        let help: Vec<&str> = help.lines().map(str::trim_end).collect();
+        out.push_str(&format!("\n## {name}\n\n```text\n{}\n```\n", help.join("\n").trim_end()));
+        let names: Vec<String> = command.get_subcommands().map(|sub| sub.get_name().to_string()).collect();
+        let names = names.into_iter().filter(|sub| sub != "help");
+        for sub in names {
+            let child = command.find_subcommand_mut(&sub).unwrap();
+            section(out, child, &format!("{name} {sub}"));
+        }
+    }
+    let mut made = String::from(
+        "# The command line\n\nMade from the program's own help; a test compares. Renew it with\n\
+         `UPDATE_DOCS=1 cargo test -p dolmen --test cli`.\n",
+    );
+    let mut command = dolmen::cli::args::Cli::command();
+    command.build();
+    section(&mut made, &mut command, "dolmen");
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/cli.md");
+    if std::env::var_os("UPDATE_DOCS").is_some() {
+        std::fs::write(&path, &made).unwrap();
+    }
+    let kept = std::fs::read_to_string(&path).unwrap_or_default();
+    assert!(
+        kept == made,
+        "docs/cli.md is out of date; renew it: UPDATE_DOCS=1 cargo test -p dolmen --test cli"
+    );
+}

@@ -1,0 +1,113 @@
+//! The real target on one core, with volumes in memory behind it.
+#![allow(dead_code, unreachable_pub, clippy::unwrap_used)] // helpers of tests
+
+use dolmen_io::{Io, Owner, Wait};
+use dolmen_target::{Identity, Namespace, NamespaceTable, Target, TargetConfig};
+use dolmen_types::{
+    CoreId, Nsid, PgId, Uuid,
+    volume::{HostAccess, IpAccess, SectorSize},
+};
+use dolmen_volume::{Command, Done, Reply, Request, VolumeError, VolumeRef};
+use std::{net::SocketAddr, sync::Arc};
+
+pub const SUBSYSTEM: &str = "nqn.2016-01.com.lightbitslabs:uuid:11111111-2222-4333-8444-555555555555";
+const TARGET: Owner = Owner(1);
+
+/// A namespace that everybody may see; nsid 1 has 4096-byte blocks, nsid 2 has 512-byte blocks.
+pub fn space(nsid: u32, bytes: u64) -> Arc<Namespace> {
+    Arc::new(Namespace {
+        nsid: Nsid(nsid),
+        uuid: Uuid([u8::try_from(nsid).unwrap(); 16]),
+        volume: VolumeRef { core: CoreId(0), slot: nsid, generation: 1 },
+        pg: PgId(0),
+        size_bytes: bytes,
+        sector: if nsid == 2 { SectorSize::B512 } else { SectorSize::B4096 },
+        acl: HostAccess::Any,
+        ip_acl: IpAccess::Any,
+    })
+}
+
+pub struct Server {
+    pub io: Io,
+    pub target: Target,
+    pub addr: SocketAddr,
+    /// By nsid - 1: block size and contents.
+    pub volumes: Vec<(usize, Vec<u8>)>,
+}
+
+impl Server {
+    /// Listens at `addr`, with these contents or fresh ones of 8 MiB each.
+    pub fn start(mut io: Io, addr: SocketAddr, volumes: Option<Vec<(usize, Vec<u8>)>>) -> Server {
+        let identity = Identity {
+            subsystem: SUBSYSTEM.parse().unwrap(),
+            serial: "d01be9".into(),
+            model: "Dolmen".into(),
+            firmware: "test".into(),
+        };
+        let mut config = TargetConfig::new(identity);
+        config.io_listen = vec![addr];
+        let mut target = Target::new(config, TARGET);
+        target.start(&mut io).unwrap();
+        let addr = target.config().io_listen[0];
+        let volumes = volumes.unwrap_or_else(|| vec![(4096, vec![0; 8 << 20]), (512, vec![0; 8 << 20])]);
+        let mut server = Server { io, target, addr, volumes };
+        server.set(1, &[space(1, 8 << 20), space(2, 8 << 20)]);
+        server
+    }
+
+    pub fn set(&mut self, generation: u64, spaces: &[Arc<Namespace>]) {
+        let table = Arc::new(NamespaceTable::new(generation, spaces.to_vec()));
+        self.target.set_namespaces(&mut self.io, table);
+    }
+
+    pub fn turn(&mut self, wait: Wait) -> bool {
+        let mut events = Vec::new();
+        self.io.poll(wait, &mut events);
+        let quiet = events.is_empty();
+        for (tag, event) in events {
+            assert_eq!(tag.owner, TARGET);
+            self.target.on_event(&mut self.io, tag.key, event);
+        }
+        for request in std::mem::take(&mut self.target.outputs().requests) {
+            let reply = self.answer(request);
+            self.target.on_reply(&mut self.io, reply);
+        }
+        self.target.step(&mut self.io);
+        self.io.submit();
+        quiet
+    }
+
+    fn answer(&mut self, request: Request) -> Reply {
+        let index = usize::try_from(request.volume.slot).unwrap() - 1;
+        let (block, data) = &mut self.volumes[index];
+        let end = data.len();
+        let span = |lba: u64, blocks: u32| {
+            let start = usize::try_from(lba).unwrap() * *block;
+            start..start + usize::try_from(blocks).unwrap() * *block
+        };
+        let (mut result, mut kept) = (Ok(Done::Ok), None);
+        match request.command {
+            Command::Read { lba, blocks, buf } if span(lba, blocks).end > end => {
+                (result, kept) = (Err(VolumeError::OutOfRange), Some(buf));
+            }
+            Command::Read { lba, blocks, mut buf } => {
+                buf.copy_from_slice(&data[span(lba, blocks)]);
+                kept = Some(buf);
+            }
+            Command::Write { lba, blocks, buf } => {
+                data[span(lba, blocks)].copy_from_slice(&buf);
+                kept = Some(buf);
+            }
+            Command::Compare { lba, blocks, buf } => {
+                if data[span(lba, blocks)] != *buf {
+                    result = Err(VolumeError::CompareFailed);
+                }
+                kept = Some(buf);
+            }
+            Command::WriteZeroes { lba, blocks, .. } => data[span(lba, blocks)].fill(0),
+            Command::Deallocate { ranges } => ranges.iter().for_each(|r| data[span(r.lba, r.blocks)].fill(0)),
+            _ => {}
+        }
+        Reply { token: request.token, result, buf: kept, buf2: None, stamps: request.stamps }
+    }
+}
