@@ -143,13 +143,12 @@ impl Drives {
         let request = slot.request.as_mut().expect("the caller filled it");
         let fd = Fd(request.opened.fd.as_raw_fd());
         let offset = request.offset + request.done as u64;
-        let fixed = ring.features().fixed_buffers;
         let length = |n: usize| u32::try_from(n).expect("a pool buffer is small");
         let entry = match &mut request.work {
             Work::Read { buf } => {
                 let rest = &mut buf[request.done..];
                 let (at, len) = (rest.as_mut_ptr(), length(rest.len()));
-                if fixed {
+                if ring.is_registered(at) {
                     opcode::ReadFixed::new(fd, at, len, 0).offset(offset).build()
                 } else {
                     opcode::Read::new(fd, at, len).offset(offset).build()
@@ -160,7 +159,7 @@ impl Drives {
                 gather(data, request.done, &mut slot.vectors);
                 if let [one] = slot.vectors[..] {
                     let (at, len) = (one.iov_base.cast_const().cast(), length(one.iov_len));
-                    if fixed {
+                    if ring.is_registered(at) {
                         opcode::WriteFixed::new(fd, at, len, 0).offset(offset).rw_flags(sync).build()
                     } else {
                         opcode::Write::new(fd, at, len).offset(offset).rw_flags(sync).build()

@@ -92,6 +92,8 @@ pub(crate) struct Ring {
     /// Place of the ring's descriptor in the thread's table.
     registered: Option<u32>,
     features: Features,
+    /// Addresses of the pool that is registered, empty when none is.
+    registered_pool: std::ops::Range<usize>,
     free_files: Vec<u32>,
     /// Requests whose last completion has not been taken.
     outstanding: usize,
@@ -120,9 +122,22 @@ impl Ring {
             taskrun_flag,
         };
         let (free_files, early) = (Vec::new(), Vec::new());
-        let mut ring = Ring { uring, registered: None, features, free_files, outstanding: 0, early };
+        let mut ring = Ring {
+            uring,
+            registered: None,
+            features,
+            registered_pool: 0..0,
+            free_files,
+            outstanding: 0,
+            early,
+        };
         ring.register(config, pool);
         Ok(ring)
+    }
+
+    /// True for memory that the kernel knows: our own pool, when it is registered; never a buffer of another core.
+    pub(crate) fn is_registered(&self, at: *const u8) -> bool {
+        self.registered_pool.contains(&(at as usize))
     }
 
     /// Registers what may be registered; refusals are no failure.
@@ -136,6 +151,9 @@ impl Ring {
             // SAFETY: registration alone touches nothing, it keeps the pages; requests that name the region hold buffers of it.
             self.features.fixed_buffers =
                 unsafe { self.uring.submitter().register_buffers(&[region]) }.is_ok();
+            if self.features.fixed_buffers {
+                self.registered_pool = base as usize..base as usize + bytes;
+            }
         }
         let files = process::descriptor_limit().min(MOST_REGISTERED_FILES);
         // Before 6.13 a file that was taken out of the table stayed open until older requests on other files had ended, which
