@@ -26,6 +26,15 @@ use std::{
     process::ExitCode,
 };
 
+/// Prints a line for people or programs. When the reader has gone (`dolmen volume list | head`), the program ends as one
+/// that was told so by the system.
+pub(crate) fn say(line: std::fmt::Arguments<'_>) {
+    if let Err(error) = writeln!(io::stdout(), "{line}") {
+        let code = if error.kind() == io::ErrorKind::BrokenPipe { 141 } else { 1 };
+        std::process::exit(code);
+    }
+}
+
 /// Runs the program with the process's own arguments.
 pub fn run() -> ExitCode {
     let matches = match Cli::command().try_get_matches() {
@@ -132,6 +141,6 @@ fn wipe(path: &Path, yes: bool) -> Result<(), CliError> {
         }
     }
     node::wipe_drive(path).map_err(failed)?;
-    println!("{} is blank", path.display());
+    say!("{} is blank", path.display());
     Ok(())
 }

@@ -31,8 +31,8 @@ impl Output {
     /// An object or a list for programs, or what `people` makes of it.
     pub(crate) fn put(&self, value: &Value, people: impl FnOnce(&Value) -> String) {
         match self.format {
-            Format::Json => println!("{}", pretty(value)),
-            Format::Table => println!("{}", people(value).trim_end()),
+            Format::Json => say!("{}", pretty(value)),
+            Format::Table => say!("{}", people(value).trim_end()),
         }
     }
 

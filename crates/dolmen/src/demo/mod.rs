@@ -50,12 +50,12 @@ pub struct DemoArgs {
 pub fn demo(args: &DemoArgs) -> Result<ExitCode, Box<dyn Error>> {
     catch_interrupts()?;
     let folder = tempfile::Builder::new().prefix("dolmen-demo-").tempdir()?;
-    println!("Starting a node in {} ...", folder.path().display());
+    say!("Starting a node in {} ...", folder.path().display());
     let mut node = Node::start(folder.path(), args.listen)?;
     let data = node.data_folder();
     run_cli(&data, &["volume", "create", "demo", "--size", "2GiB", "--acl", "ALLOW_ANY"])?;
     let subsystem: Nqn = node.subsystem_nqn()?.parse()?;
-    println!("Serving volume 'demo' (2 GiB, thin) on {}.\n", node.address());
+    say!("Serving volume 'demo' (2 GiB, thin) on {}.\n", node.address());
 
     let mut session = connect(node.address(), &subsystem)?;
     let nsid = *session.namespaces()?.first().ok_or("the node shows no namespace")?;
@@ -66,18 +66,18 @@ pub fn demo(args: &DemoArgs) -> Result<ExitCode, Box<dyn Error>> {
     }
     let _ = session.disconnect();
 
-    println!("\nTo use the volume from a Linux host:\n");
+    say!("\nTo use the volume from a Linux host:\n");
     run_cli(&data, &["connect-help", "demo"])?;
-    println!("\nTo look around, in another terminal:\n");
-    println!("    {} --data {} status", child::program()?.display(), data.display());
+    say!("\nTo look around, in another terminal:\n");
+    say!("    {} --data {} status", child::program()?.display(), data.display());
     if !args.once && !interrupted() {
-        println!("\nServing until Ctrl-C. The folder is removed then.");
+        say!("\nServing until Ctrl-C. The folder is removed then.");
         while !interrupted() && node.is_running()? {
             std::thread::sleep(Duration::from_millis(200));
         }
     }
     node.stop()?;
-    println!("\nThe node has stopped; {} is removed.", folder.path().display());
+    say!("\nThe node has stopped; {} is removed.", folder.path().display());
     Ok(ExitCode::SUCCESS)
 }
 

@@ -86,9 +86,10 @@ pub(super) fn verify_over_a_kill(
     if let Some(error) = &stats.first_error {
         return Err(format!("{} commands failed; the first: {error}", stats.errors).into());
     }
-    println!(
+    say!(
         "Verified: {} writes and {} reads of 4 KiB across a kill -9, no error, every byte as acknowledged.",
-        stats.changes, stats.reads
+        stats.changes,
+        stats.reads
     );
     Ok(())
 }
@@ -143,8 +144,8 @@ pub(super) fn measure(
         }
     }
     bar.finish_and_clear();
-    println!("\n{table}");
-    println!(
+    say!("\n{table}");
+    say!(
         "Node and host share this machine's cores, and a file stands for the drive: a demonstration, not a benchmark."
     );
     Ok(())

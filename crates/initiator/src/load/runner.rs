@@ -307,7 +307,10 @@ impl Load {
             }
             (_, Some(buf)) => Some(buf),
             (_, None) => match io.alloc(size) {
-                Some(buf) => Some(buf),
+                Some(mut buf) => {
+                    self.fill(&mut buf);
+                    Some(buf)
+                }
                 None => return false,
             },
         };
@@ -322,6 +325,14 @@ impl Load {
                 self.take_back(index, work, unit, request, error);
                 false
             }
+        }
+    }
+
+    /// Puts noise into a fresh buffer: what is written must not be blocks of zeros, which a thin target need not store, nor
+    /// compressible.
+    fn fill(&mut self, buf: &mut Buf) {
+        for word in buf.as_chunks_mut::<8>().0 {
+            *word = self.rng.next_u64().to_le_bytes();
         }
     }
 
