@@ -85,6 +85,11 @@ impl Host {
         }
     }
 
+    /// Commands that succeeded.
+    pub fn done(&self) -> u64 {
+        self.load.stats().reads + self.load.stats().changes
+    }
+
     /// Panics when the host has seen what it must not see.
     pub fn judge(&self) {
         let stats = self.load.stats();

@@ -120,30 +120,39 @@ impl Run {
             self.ask(volume.pg, ControlCommand::Create(Box::new(volume.clone())));
             self.until("a volume is made", |run| run.asked.iter().all(Option::is_none));
             let mut host = Host::new(&self.world, &mut self.rng, number, &volume);
-            let budget = self.rng.between(150, 500);
-            host.load.set_work(Pattern::Random, Mix { reads: 40, zeroes: 10 }, budget);
+            host.load.set_work(Pattern::Random, Mix { reads: 40, zeroes: 10 }, u64::MAX);
             self.hosts.push(host);
         }
     }
 
-    /// Load and faults, until the load is spent.
+    /// Load and faults.
     fn torment(&mut self) {
-        let (end, faults) = (self.world.now().0 + 20 * SECOND, self.rng.between(3, 12));
-        for _ in 0..faults {
-            let pause = match self.rng.below(3) {
-                0 => self.rng.below(MS),
-                1 => self.rng.below(10 * MS),
-                _ => self.rng.below(60 * MS),
+        for _ in 0..self.rng.between(5, 25) {
+            let pause = match self.rng.below(4) {
+                0 => self.rng.below(MS / 10),
+                1 => self.rng.below(2 * MS),
+                2 => self.rng.below(10 * MS),
+                _ => self.rng.below(40 * MS),
             };
             let at = Nanos(self.world.now().0 + pause);
             while self.world.now() < at {
                 self.round(at);
             }
             self.fault();
-            if self.world.now().0 > end {
-                break;
+            if self.rng.one_in(3) {
+                self.until_answered();
             }
         }
+        self.hosts.iter_mut().for_each(|h| h.load.stop());
+    }
+
+    /// Lets the load get through for a while, whatever stands in its way.
+    fn until_answered(&mut self) {
+        let more = self.rng.below(200);
+        let wanted: Vec<u64> = self.hosts.iter().map(|h| h.done() + more).collect();
+        self.until("commands are answered", |run| {
+            run.hosts.iter().zip(&wanted).any(|(host, &wanted)| host.done() >= wanted)
+        });
     }
 
     fn serving(&self) -> bool {
