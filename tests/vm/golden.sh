@@ -120,6 +120,8 @@ data() {
     try nvme write-zeroes $1 -s 8 -c 7
     try nvme write-zeroes $1 -s 8 -c 7 --deac
     try nvme dsm $1 --ad --slbs=16,64 --blocks=8,16
+    # The kernel's own discards carry a buffer for 256 ranges, however few they name.
+    try blkdiscard -o 65536 -l 65536 $1
     try nvme dsm $1 --idw --slbs=16 --blocks=8
     try nvme verify $1 -s 0 -c 7
     try nvme write-uncor $1 -s 0 -c 0

@@ -98,7 +98,11 @@ fn command_capsules() {
     };
     assert_eq!(refused(&mut plain(), &with(|h| h.flags = flags::HEADER_DIGEST)), field(1));
     assert_eq!(refused(&mut plain(), &with(|h| h.header_len = 24)), field(2));
-    assert_eq!(refused(&mut plain(), &with(|h| h.length = 71.into())), field(3));
+    assert_eq!(refused(&mut plain(), &with(|h| h.length = 71.into())), field(4));
+    // PDO 0 means that data follows at once.
+    let at_once = with(|h| (h.data_offset, h.length) = (0, 80.into()));
+    let event = plain().receive(&mut &at_once[..80]).unwrap().unwrap();
+    assert!(matches!(event, ControllerEvent::Command { capsule_data: 8, .. }));
     assert_eq!(refused(&mut plain(), &with(|h| (h.data_offset, h.length) = (72, 71.into()))), field(4));
     assert_eq!(refused(&mut plain(), &with(|h| (h.data_offset, h.length) = (71, 80.into()))), field(3));
     assert_eq!(refused(&mut plain(), &with(|h| (h.data_offset, h.length) = (74, 80.into()))), field(3));

@@ -1,16 +1,12 @@
 //! The 64-bit checks of everything on a drive: XXH3-64, seeded so that right bytes in a wrong place are wrong.
 
+pub(crate) use dolmen_kernels::check64;
 use dolmen_types::limits::BLOCK_BYTES;
 
 /// Where the check sits in every structure that begins with magic and check: behind the 8 bytes of magic.
 const SEAL_AT: usize = 8;
 /// What the check covers starts here.
 const SEALED_FROM: usize = 16;
-
-/// Check of `bytes` under `seed`.
-pub(crate) fn check64(seed: u64, bytes: &[u8]) -> u64 {
-    twox_hash::XxHash3_64::oneshot_with_seed(seed, bytes)
-}
 
 /// The seed of a stored block's check: its line, address and write sequence number, mixed.
 pub(crate) fn block_seed(line: u64, lba: u64, seq: u64) -> u64 {

@@ -1,9 +1,25 @@
 //! The flash engine of one node: everything is written by appending.
+//!
+//! ```text
+//!   Store (per core)  hosts shards; each shard: append -> commit in the log -> map;  read -> map -> drive -> check
+//!   PoolOwner (core 0)  leases units to shards, keeps the reserve, shares out what hosts may fill
+//!   open_pool         which drives are the pool's;  check_pool  reads everything offline;  identify_drive, wipe_drive
+//! ```
+//!
+//! A write: [`Store::append`] queues a batch; `shard/form.rs` gathers batches into a commit, stages and checks their blocks and
+//! writes it with one durable operation; `shard/apply.rs` applies commits in chain order once they are durable and ends the
+//! appends. A read: `shard/read.rs` asks `map/lookup.rs`, reads what is contiguous in one go and verifies every block.
+//! `shard/checkpoint.rs` merges what changed into map pages and gives emptied segments back; `shard/clean.rs` empties sparse
+//! ones; `shard/recover.rs` and `shard/replay.rs` bring all of it back. The bytes are described in `docs/format/`.
+//!
+//! Promises: what was acknowledged is found again whole after any crash; a batch is all or nothing; a block that is not what was
+//! written is an error with its address, never data. Never: waits, allocates per block, retries a flush, looks at a clock.
 #![forbid(unsafe_code)]
 
 mod batch;
 mod bytes;
 mod check;
+mod checker;
 mod error;
 mod format;
 mod location;
@@ -21,6 +37,7 @@ pub use batch::{
     AppendError, Batch, Done, Key, LineUsage, MAX_BATCH_RECORDS, MAX_OBJECT_BYTES, Marks, Record, Records,
     Ticket,
 };
+pub use checker::{CheckReport, check_pool};
 pub use error::StoreError;
 pub use message::{Purpose, SpaceLevel, ToPool, ToShard, UnitId};
 pub use owner::PoolOwner;

@@ -21,6 +21,9 @@ struct View {
     live_bytes: u64,
     /// What it waits for, per stream.
     wants: [Option<Purpose>; 3],
+    /// Streams that have had their first unit. It comes from what the shard gave up by restarting, so no reserve stands
+    /// before it: recovery never waits for space.
+    begun: [bool; 3],
     level: SpaceLevel,
 }
 
@@ -42,7 +45,7 @@ impl Reserve {
     pub(crate) fn of(units: u32, unit_bytes: u32, shards: u32) -> Reserve {
         let metadata = (2 * shards).max(units / 80);
         let cleaning = (2 * shards).max(units / 100);
-        let clean_below = metadata + cleaning + (2 * shards).max(units / 50);
+        let clean_below = metadata + cleaning + (2 * shards).max(units / 24);
         // What commits' own headers, open segments and leases ahead take comes out of the 7 % too. A pool too small for that
         // gives up what its shards need to go on.
         let by_share = u64::from(units) * 93 / 100;
@@ -58,7 +61,8 @@ impl Reserve {
     fn floor(&self, purpose: Purpose) -> u32 {
         match purpose {
             Purpose::Metadata => 0,
-            Purpose::Clean | Purpose::Control => self.metadata,
+            Purpose::Clean => self.metadata / 2,
+            Purpose::Control => self.metadata,
             Purpose::Host => self.metadata + self.cleaning,
         }
     }
@@ -194,12 +198,15 @@ impl PoolOwner {
         for purpose in [Purpose::Metadata, Purpose::Clean, Purpose::Control, Purpose::Host] {
             let (shards, first) = (self.shards.len(), self.next_shard);
             for index in (0..shards).map(|i| (first + i) % shards) {
-                let wanted = self.shards[index].wants[stream_of(purpose) as usize] == Some(purpose);
-                if !wanted || self.free_units <= self.reserve.floor(purpose) {
+                let (view, stream) = (&self.shards[index], stream_of(purpose) as usize);
+                let floor = if view.begun[stream] { self.reserve.floor(purpose) } else { 0 };
+                if view.wants[stream] != Some(purpose) || self.free_units <= floor {
                     continue;
                 }
                 let Some(unit) = self.take() else { return };
-                self.shards[index].wants[stream_of(purpose) as usize] = None;
+                let view = &mut self.shards[index];
+                view.wants[stream_of(purpose) as usize] = None;
+                view.begun[stream_of(purpose) as usize] = true;
                 let shard = ShardId(u16::try_from(index).expect("at most MAX_SHARDS"));
                 self.out.push((shard, ToShard::Lease { unit, purpose }));
                 self.next_shard = (index + 1) % shards;

@@ -55,21 +55,7 @@ pub async fn open_pool(
     drives: Vec<Candidate>,
     options: PoolOptions,
 ) -> Result<PoolPlan, StoreError> {
-    if drives.is_empty() || drives.len() > MAX_DRIVES {
-        return Err(StoreError::Refused(format!(
-            "a pool has 1 to {MAX_DRIVES} drives, {} were named",
-            drives.len()
-        )));
-    }
-    let mut found = Vec::new();
-    for drive in &drives {
-        found.push(look(&exec, &drive.info).await.map_err(|e| named(drive, e))?);
-    }
-    for (drive, found) in drives.iter().zip(&found) {
-        accept(drive, found)?;
-    }
-    let newest =
-        found.iter().filter_map(Found::superblock).max_by_key(|s| (s.incarnation, s.sequence)).cloned();
+    let (found, newest) = survey(&exec, &drives).await?;
     if let Some(expected) = options.expect
         && newest.as_ref().is_none_or(|s| s.pool != expected)
     {
@@ -82,6 +68,37 @@ pub async fn open_pool(
     match newest {
         Some(newest) => reopen(&exec, &drives, &found, newest, &options).await,
         None => make(&exec, &drives, &options).await,
+    }
+}
+
+/// Looks at every drive and refuses what is not ours to touch; the newest superblock, if there is one.
+async fn survey(exec: &Handle, drives: &[Candidate]) -> Result<(Vec<Found>, Option<Superblock>), StoreError> {
+    if drives.is_empty() || drives.len() > MAX_DRIVES {
+        return Err(StoreError::Refused(format!(
+            "a pool has 1 to {MAX_DRIVES} drives, {} were named",
+            drives.len()
+        )));
+    }
+    let mut found = Vec::new();
+    for drive in drives {
+        found.push(look(exec, &drive.info).await.map_err(|e| named(drive, e))?);
+    }
+    for (drive, found) in drives.iter().zip(&found) {
+        accept(drive, found)?;
+    }
+    let newest =
+        found.iter().filter_map(Found::superblock).max_by_key(|s| (s.incarnation, s.sequence)).cloned();
+    Ok((found, newest))
+}
+
+/// The plan of the pool on these drives as it stands; reads only. Every drive must be the pool's.
+pub(crate) async fn read_plan(exec: &Handle, drives: &[Candidate]) -> Result<PoolPlan, StoreError> {
+    let (found, newest) = survey(exec, drives).await?;
+    let Some(mut block) = newest else { return Err(StoreError::Refused("the drives hold no pool".into())) };
+    let (order, joining) = members(drives, &found, &mut block)?;
+    match joining.first() {
+        Some(&i) => Err(StoreError::Refused(format!("{} is blank", drives[i].path))),
+        None => Ok(plan(&block, order, false)),
     }
 }
 
@@ -163,6 +180,37 @@ async fn reopen(
     options: &PoolOptions,
 ) -> Result<PoolPlan, StoreError> {
     let mut block = newest;
+    let (mut order, joining) = members(drives, found, &mut block)?;
+    for i in joining {
+        let salt = u64::try_from(block.drives.len()).unwrap_or(u64::MAX);
+        let entry = entry(&drives[i], block.unit_bytes, derive(&options.seed, 1000 + salt));
+        if block.drives.len() == MAX_DRIVES || entry.units == 0 {
+            return Err(StoreError::Refused(format!(
+                "{} is too small, or the pool has its most drives",
+                drives[i].path
+            )));
+        }
+        zero(exec, drives[i].info.file, 0, LABEL_BYTES).await?;
+        block.drives.push(entry);
+        order.push(i);
+    }
+    block.incarnation += 1;
+    block.sequence += 1;
+    // New drives first: should we die before the old ones know them, the newest superblock still names everything.
+    let written: Vec<usize> = order.iter().rev().copied().collect();
+    for &i in &written {
+        write_one(exec, drives, &order, i, &block).await?;
+    }
+    Ok(plan(&block, order, false))
+}
+
+/// Matches the drives with the superblock's table and brings paths and serial numbers up to date: for each drive of the pool
+/// the index of its candidate, and the candidates that are blank.
+fn members(
+    drives: &[Candidate],
+    found: &[Found],
+    block: &mut Superblock,
+) -> Result<(Vec<usize>, Vec<usize>), StoreError> {
     let mut order = vec![usize::MAX; block.drives.len()];
     let mut joining = Vec::new();
     for (i, (drive, found)) in drives.iter().zip(found).enumerate() {
@@ -195,28 +243,8 @@ async fn reopen(
         known.path.clone_from(&drive.path);
         known.serial = drive.info.serial.clone().unwrap_or_default();
     }
-    missing(&block, &order)?;
-    for i in joining {
-        let salt = u64::try_from(block.drives.len()).unwrap_or(u64::MAX);
-        let entry = entry(&drives[i], block.unit_bytes, derive(&options.seed, 1000 + salt));
-        if block.drives.len() == MAX_DRIVES || entry.units == 0 {
-            return Err(StoreError::Refused(format!(
-                "{} is too small, or the pool has its most drives",
-                drives[i].path
-            )));
-        }
-        zero(exec, drives[i].info.file, 0, LABEL_BYTES).await?;
-        block.drives.push(entry);
-        order.push(i);
-    }
-    block.incarnation += 1;
-    block.sequence += 1;
-    // New drives first: should we die before the old ones know them, the newest superblock still names everything.
-    let written: Vec<usize> = order.iter().rev().copied().collect();
-    for &i in &written {
-        write_one(exec, drives, &order, i, &block).await?;
-    }
-    Ok(plan(&block, order, false))
+    missing(block, &order)?;
+    Ok((order, joining))
 }
 
 /// Refuses a pool with a drive missing, by the name under which the operator knew it.

@@ -9,7 +9,7 @@ use crate::{
     ToPool, ToShard,
 };
 use dolmen_io::{Buf, Error, Event, FileId, Io, Owner, Tag, TimerId, exec};
-use dolmen_types::{Lba, LineId, PgId, Seq, ShardId};
+use dolmen_types::{Lba, LineId, Nanos, PgId, Seq, ShardId};
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::rc::Rc;
@@ -130,6 +130,7 @@ impl Store {
             (KIND_COMMIT, Event::Written(slices)) => {
                 io.recycle(slices);
                 shard.commit_written(id, io.now(), Ok(()));
+                shard.refill_reserve(io);
             }
             (KIND_COMMIT, Event::Failed { error, .. }) => {
                 shard.commit_written(id, io.now(), Err(error.to_string()))
@@ -154,6 +155,8 @@ impl Store {
         let (mut worked, mut waiting) = (false, false);
         for (_, shard) in &self.shards {
             let mut shard = shard.borrow_mut();
+            shard.now = io.now();
+            shard.refill_reserve(io);
             if shard.has_stalled_reads() {
                 shard.retry_stalled(io);
             }
@@ -274,7 +277,8 @@ fn read_result(event: Event) -> Option<Result<Buf, (Error, Option<Buf>)>> {
     }
 }
 
-fn new_shard(id: LogIdentity, geometry: Rc<Geometry>, tuning: ShardTuning, tag: Tag) -> Shard {
+/// A shard that has not begun to recover.
+pub(crate) fn new_shard(id: LogIdentity, geometry: Rc<Geometry>, tuning: ShardTuning, tag: Tag) -> Shard {
     let map = Map::new(tuning.cache_bytes);
     let mut log = Log { next_number: 1, ..Log::default() };
     // Segments of a stream are counted from 1.
@@ -291,16 +295,21 @@ fn new_shard(id: LogIdentity, geometry: Rc<Geometry>, tuning: ShardTuning, tag: 
         marks: BTreeMap::new(),
         log,
         queue: VecDeque::new(),
+        reserve: Vec::new(),
+        kept_pages: Vec::new(),
+        kept_stage: None,
         announced: BTreeSet::new(),
         reads: crate::shard::Reads::default(),
         moving: BTreeMap::new(),
         move_jobs: VecDeque::new(),
         cleaned: 0,
+        cleaner_idle: true,
         checkpoint: crate::shard::CheckpointState::default(),
         space: crate::shard::SpaceState::default(),
         counters: crate::shard::Counters::default(),
         closing: false,
         down: false,
+        now: Nanos(0),
         checkpoint_bell: exec::Notify::default(),
         lease_bell: exec::Notify::default(),
         clean_bell: exec::Notify::default(),

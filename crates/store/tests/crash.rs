@@ -88,7 +88,8 @@ fn check(world: &World, setup: &Setup, states: &[Vec<u64>], acknowledged: u64, l
     highest
 }
 
-fn enumerate(workload: &Workload, limits: CrashLimits) -> usize {
+/// Runs a workload and checks every crash state; how many there were, and the bytes that cleaning moved.
+fn enumerate(workload: &Workload, limits: CrashLimits) -> (usize, u64) {
     let world = World::new(77);
     let node = Node::open(&world, &workload.setup).unwrap();
     let mut history = History { node, seq: 1, states: vec![vec![0; BLOCKS as usize]; 2], marking: false };
@@ -100,6 +101,7 @@ fn enumerate(workload: &Workload, limits: CrashLimits) -> usize {
     history.run(&workload.steps);
     let recording = world.stop_recording().unwrap();
     let states = history.states.clone();
+    let cleaned = history.node.space().cleaned_bytes;
     drop(history);
     let mut count = 0;
     for state in recording.crash_states(limits) {
@@ -113,7 +115,7 @@ fn enumerate(workload: &Workload, limits: CrashLimits) -> usize {
             check(&world, &workload.setup, &states, found, &format!("second cut after {}", state.label));
         assert_eq!(again, found, "{}", state.label);
     }
-    count as usize
+    (count as usize, cleaned)
 }
 
 fn limits(total: usize) -> CrashLimits {
@@ -130,14 +132,14 @@ fn commits_under_way_together() {
     let mut setup = Setup::tiny(32);
     // Small commits, so that several are under way.
     setup.tuning.commit_bytes = 48 * 1024;
-    let states = enumerate(&Workload { setup, before: vec![], steps }, limits(500));
+    let (states, _) = enumerate(&Workload { setup, before: vec![], steps }, limits(500));
     assert!(states > 50, "{states} states only");
 }
 
 #[test]
 fn over_a_segment_switch() {
     let steps = (0..8).map(|i| Step::Write(vec![vec![(i * 5, 5)], vec![(i * 5 + 2, 4)]])).collect();
-    let states = enumerate(&Workload { setup: Setup::tiny(32), before: vec![], steps }, limits(500));
+    let (states, _) = enumerate(&Workload { setup: Setup::tiny(32), before: vec![], steps }, limits(500));
     assert!(states > 50, "{states} states only");
 }
 
@@ -151,7 +153,7 @@ fn over_checkpoints() {
         Step::Checkpoint,
         Step::Write(vec![vec![(0, 2)], vec![(60, 4)]]),
     ];
-    let states = enumerate(&Workload { setup: Setup::tiny(32), before: vec![], steps }, limits(500));
+    let (states, _) = enumerate(&Workload { setup: Setup::tiny(32), before: vec![], steps }, limits(500));
     assert!(states > 100, "{states} states only");
 }
 
@@ -164,8 +166,9 @@ fn while_cleaning() {
         (0..24).map(|i| Step::Write(vec![vec![((i * 13) % 52, 9)], vec![((i * 5) % 60, 3)]])).collect();
     let mut setup = Setup::tiny(20);
     setup.tuning.delta_entries = 64;
-    let states = enumerate(&Workload { setup, before, steps }, limits(400));
+    let (states, cleaned) = enumerate(&Workload { setup, before, steps }, limits(400));
     assert!(states > 100, "{states} states only");
+    assert!(cleaned > 0, "nothing was cleaned: the test misses its aim");
 }
 
 #[test]
@@ -175,6 +178,6 @@ fn over_two_drives() {
     let mut steps: Vec<Step> =
         (0..10).map(|i| Step::Write(vec![vec![(i * 5, 5)], vec![(i * 3, 4)]])).collect();
     steps.insert(5, Step::Checkpoint);
-    let states = enumerate(&Workload { setup, before: vec![], steps }, limits(300));
+    let (states, _) = enumerate(&Workload { setup, before: vec![], steps }, limits(300));
     assert!(states > 100, "{states} states only");
 }

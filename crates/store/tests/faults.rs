@@ -190,3 +190,37 @@ fn mutated_drives_never_serve_wrong_data() {
     }
     assert!(refused > 0 && refused < 60, "{refused} of 60 refused");
 }
+
+/// The offline check over the drives of a node that is down.
+fn check_offline(world: &World, setup: &Setup) -> CheckReport {
+    let (mut io, mut exec, drives) = offline(world, setup);
+    let checking = check_pool(exec.handle(), drives);
+    run(&mut io, &mut exec, checking).unwrap()
+}
+
+#[test]
+fn the_offline_check_reads_everything_and_names_what_is_damaged() {
+    let world = World::new(8);
+    let setup = Setup::tiny(32);
+    let mut node = filled(&world, &setup);
+    node.checkpoint();
+    let record = node.write(1, 2, &[500, 501]);
+    node.commit(0, 60, vec![record]).unwrap();
+    node.commit(0, 61, vec![unmap(1, 1000, 1)]).unwrap();
+    drop(node);
+    let report = check_offline(&world, &setup);
+    assert_eq!((report.problems, report.lines, report.blocks), (0, 1, 40), "{report:?}");
+    let before = world.image(NODE, path("d0"));
+    for value in [13, 501] {
+        let place = find_block(&world, value)[0];
+        world.overwrite(NODE, path("d0"), place + 8, b"rot");
+    }
+    let report = check_offline(&world, &setup);
+    assert_eq!(report.problems, 2, "{report:?}");
+    assert!(report.named[0].contains("block 39"), "{report:?}");
+    assert!(report.named[1].contains("block 3 "), "{report:?}");
+    // It changed nothing.
+    let after = world.image(NODE, path("d0"));
+    assert_eq!(before.pages(), after.pages());
+    Node::open(&world, &setup).unwrap();
+}

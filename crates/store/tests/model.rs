@@ -163,9 +163,16 @@ impl Run {
 
     fn send(&mut self, g: usize) {
         let changes = self.changes(g);
-        let records = self.records(&changes);
         let (pg, seq) = (self.groups[g].pg, self.groups[g].sent + 1);
-        let ticket = self.node.append(pg, seq, records).unwrap_or_else(|e| panic!("{e:?}: {changes:?}"));
+        let ticket = loop {
+            let records = self.records(&changes);
+            match self.node.append(pg, seq, records) {
+                Ok(ticket) => break ticket,
+                // The queue is at its bound: some turns later it is not.
+                Err(AppendError::Busy) => (0..20).for_each(|_| self.node.turn()),
+                Err(other) => panic!("{other:?}: {changes:?}"),
+            }
+        };
         self.groups[g].sent = seq;
         self.groups[g].under_way.push((seq, ticket, changes));
     }

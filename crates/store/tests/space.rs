@@ -7,11 +7,11 @@ use dolmen_sim::{Rng, World};
 use dolmen_store::*;
 
 /// A pool whose host data fills `percent` of what it takes, overwritten at random `times` over; the figures at the end.
-fn overwrite(units: u64, percent: u64, times: u64) -> SpaceReport {
+fn overwrite(units: u64, unit_bytes: u32, percent: u64, times: u64) -> SpaceReport {
     let world = World::new(percent);
     let mut setup = Setup::tiny(units);
-    setup.unit_bytes = 128 * 1024;
-    setup.drives = vec![("d0", (1 << 20) + units * 128 * 1024)];
+    setup.unit_bytes = unit_bytes;
+    setup.drives = vec![("d0", (1 << 20) + units * u64::from(unit_bytes))];
     setup.tuning.delta_entries = 4096;
     setup.tuning.log_bytes = 64 << 20;
     setup.tuning.commit_bytes = 120 * 1024;
@@ -52,16 +52,32 @@ fn overwrite(units: u64, percent: u64, times: u64) -> SpaceReport {
     report
 }
 
-#[test]
-fn a_pool_at_80_per_cent_is_overwritten_for_ever() {
-    let report = overwrite(96, 80, 6);
-    let host = report.host_written_bytes as f64;
+/// Shows where the drive bytes went.
+fn figures(report: SpaceReport) -> SpaceReport {
+    let per_host_byte = |bytes: u64| bytes as f64 / report.host_written_bytes as f64;
     println!(
         "drive bytes per host byte {:.2}, of which cleaning {:.2}, map {:.2}",
-        report.drive_written_bytes as f64 / host,
-        report.cleaned_bytes as f64 / host,
-        report.map_written_bytes as f64 / host
+        per_host_byte(report.drive_written_bytes),
+        per_host_byte(report.cleaned_bytes),
+        per_host_byte(report.map_written_bytes)
     );
+    report
+}
+
+/// The figure of a pool of real proportions; takes a while.
+#[test]
+#[ignore = "a minute or more; run by hand for the figures"]
+fn amplification_of_a_pool_of_512_units() {
+    for percent in [75, 80] {
+        let report = figures(overwrite(512, 512 * 1024, percent, 3));
+        assert!(report.drive_written_bytes * 2 < report.host_written_bytes * 9);
+    }
+}
+
+#[test]
+fn a_pool_at_80_per_cent_is_overwritten_for_ever() {
+    let report = figures(overwrite(96, 128 * 1024, 80, 6));
+    let host = report.host_written_bytes as f64;
     assert!(report.cleaned_bytes > 0);
     assert!((report.drive_written_bytes as f64) < 12.0 * host);
 }
@@ -143,4 +159,98 @@ fn a_dropped_line_gives_everything_back() {
     let space = node.space();
     assert_eq!(space.live_bytes, space.map_bytes, "only map pages are left");
     assert!(space.map_bytes < 16 * 1024);
+}
+
+#[test]
+fn one_busy_shard_may_fill_the_pool() {
+    let world = World::new(5);
+    let mut setup = Setup::tiny(96);
+    (setup.shards, setup.cores) = (2, 2);
+    let mut node = Node::open(&world, &setup).unwrap();
+    node.commit(0, 1, vec![create(1)]).unwrap();
+    node.commit(1, 1, vec![create(2)]).unwrap();
+    let (mut seq, mut lba) = (1, 0);
+    loop {
+        seq += 1;
+        let record = node.write(1, lba, &[seq; 8]);
+        match node.commit(0, seq, vec![record]) {
+            Ok(()) => lba += 8,
+            Err(StoreError::Full) => break,
+            Err(other) => panic!("{other}"),
+        }
+    }
+    let capacity = node.owner.capacity_bytes();
+    assert!(lba * BLOCK as u64 * 10 > capacity * 8, "{lba} blocks of {capacity} bytes: {:?}", node.space());
+    // The other shard is refused as well, and both come back together.
+    let record = node.write(2, 0, &[1; 12]);
+    assert_eq!(node.commit(1, 2, vec![record]), Err(StoreError::Full));
+    node.commit(0, seq + 1, vec![drop_line(1)]).unwrap();
+    let mut tries = 0;
+    for seq in 3.. {
+        let record = node.write(2, 0, &[seq; 12]);
+        if node.commit(1, seq, vec![record]).is_ok() {
+            break;
+        }
+        (0..50).for_each(|_| node.turn());
+        tries += 1;
+        assert!(tries < 200, "space does not come back to the other shard");
+    }
+}
+
+#[test]
+fn a_full_pool_survives_restarts() {
+    for (seed, shards) in [(6, 1), (7, 2), (8, 3)] {
+        let world = World::new(seed);
+        let mut setup = Setup::tiny(40 + 24 * u64::from(shards));
+        setup.shards = shards;
+        setup.tuning.full_wait_ms = 300;
+        let mut node = Node::open(&world, &setup).unwrap();
+        let pgs = u32::from(shards);
+        let (mut seq, mut lba, mut rng) = (0, 0, Rng::new(seed));
+        for pg in 0..pgs {
+            seq += 1;
+            node.commit(pg, seq, vec![create(u64::from(pg) + 1)]).unwrap();
+        }
+        for life in 0..12 {
+            let mut refused = 0;
+            while refused < 4 {
+                seq += 1;
+                let pg = (rng.next_u64() % u64::from(pgs)) as u32;
+                let at = if rng.next_u64().is_multiple_of(2) { lba } else { rng.next_u64() % (lba + 1) };
+                let record = node.write(u64::from(pg) + 1, at, &[seq; 3]);
+                match node.commit(pg, seq, vec![record]) {
+                    Ok(()) => lba = lba.max(at + 3),
+                    Err(StoreError::Full) => refused += 1,
+                    Err(other) => panic!("{other}"),
+                }
+            }
+            for i in 0..30 {
+                seq += 1;
+                let value = vec![1; 900].into();
+                node.commit((i % u128::from(pgs)) as u32, seq, vec![Record::Put { key: key(i % 4), value }])
+                    .unwrap();
+            }
+            if life % 2 == 0 {
+                world.crash()
+            } else {
+                world.kill_node(NODE)
+            }
+            drop(node);
+            node = Node::open(&world, &setup).unwrap();
+        }
+        for pg in 0..pgs {
+            seq += 1;
+            node.commit(pg, seq, vec![unmap(u64::from(pg) + 1, 0, lba / 2)]).unwrap();
+        }
+        let mut tries = 0;
+        loop {
+            seq += 1;
+            let record = node.write(1, 0, &[seq; 8]);
+            if node.commit(0, seq, vec![record]).is_ok() {
+                break;
+            }
+            tries += 1;
+            assert!(tries < 100, "space does not come back: {:?}", node.space());
+        }
+    }
 }

@@ -49,9 +49,9 @@ impl Target {
         };
         let (volume, transfer) = (plan.space.volume, plan.transfer);
         match transfer {
-            Transfer::FromHost(length) => {
+            Transfer::FromHost { least, most } => {
                 let plan = DataPlan::of(sqe, capsule_data)?;
-                if plan.length() != length {
+                if !(least..=most).contains(&plan.length()) {
                     return Err(LENGTH_INVALID);
                 }
                 Ok(self.collect(io, key, sqe, plan))

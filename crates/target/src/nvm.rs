@@ -25,8 +25,13 @@ pub(crate) enum Transfer {
     ToHost(u32),
     /// To the host: a report of this length.
     Report(u32),
-    /// From the host.
-    FromHost(u32),
+    /// From the host: so much is needed, and so much may come. Bytes.
+    FromHost {
+        /// What the command reads.
+        least: u32,
+        /// What its SGL may describe at most; the rest is taken and not looked at.
+        most: u32,
+    },
 }
 
 /// Where an I/O command goes.
@@ -37,6 +42,9 @@ pub(crate) struct Plan<'a> {
     /// Its data.
     pub(crate) transfer: Transfer,
 }
+
+/// Data of a full list of 256 ranges: Linux sends always so much, however few it names.
+const DATASET_BYTES: u32 = 4096;
 
 /// What an I/O command needs; `None` when it is done already (a Flush of everything: all that was acknowledged is durable).
 pub(crate) fn plan<'a>(sqe: &Sqe, view: &'a View) -> Result<Option<Plan<'a>>, Status> {
@@ -72,8 +80,11 @@ fn is_supported(opcode: NvmOpcode) -> bool {
 fn transfer(opcode: NvmOpcode, sqe: &Sqe, space: &Namespace) -> Result<Transfer, Status> {
     Ok(match opcode {
         NvmOpcode::READ => Transfer::ToHost(data_bytes(sqe, space)?),
-        NvmOpcode::WRITE | NvmOpcode::COMPARE => Transfer::FromHost(data_bytes(sqe, space)?),
-        NvmOpcode::DATASET_MANAGEMENT => Transfer::FromHost(u32_of(DatasetCommand::of(sqe).data_bytes())),
+        NvmOpcode::WRITE | NvmOpcode::COMPARE => exactly(data_bytes(sqe, space)?),
+        NvmOpcode::DATASET_MANAGEMENT => {
+            let least = u32_of(DatasetCommand::of(sqe).data_bytes());
+            Transfer::FromHost { least, most: DATASET_BYTES.max(least) }
+        }
         NvmOpcode::VERIFY => {
             bounded(sqe, space, volume_limits::MAX_VERIFY_BYTES)?;
             Transfer::Nothing
@@ -92,10 +103,10 @@ fn transfer(opcode: NvmOpcode, sqe: &Sqe, space: &Namespace) -> Result<Transfer,
             if usize::from(copy.ranges) > volume_limits::MAX_COPY_RANGES {
                 return Err(Status::COMMAND_SIZE_LIMIT_EXCEEDED.with_dnr());
             }
-            Transfer::FromHost(u32_of(usize::from(copy.ranges) * size_of::<CopyDescriptor>()))
+            exactly(u32_of(usize::from(copy.ranges) * size_of::<CopyDescriptor>()))
         }
-        NvmOpcode::RESERVATION_REGISTER | NvmOpcode::RESERVATION_ACQUIRE => Transfer::FromHost(16),
-        NvmOpcode::RESERVATION_RELEASE => Transfer::FromHost(8),
+        NvmOpcode::RESERVATION_REGISTER | NvmOpcode::RESERVATION_ACQUIRE => exactly(16),
+        NvmOpcode::RESERVATION_RELEASE => exactly(8),
         NvmOpcode::RESERVATION_REPORT => {
             let report = ReportCommand::of(sqe);
             // Fabrics hosts have 128-bit identifiers, which only the extended form can hold (Base 7.4).
@@ -110,6 +121,11 @@ fn transfer(opcode: NvmOpcode, sqe: &Sqe, space: &Namespace) -> Result<Transfer,
         }
         _ => Transfer::Nothing,
     })
+}
+
+/// Data from the host whose length the command leaves no choice about.
+fn exactly(bytes: u32) -> Transfer {
+    Transfer::FromHost { least: bytes, most: bytes }
 }
 
 /// Lengths here are bounded far below 4 GiB.
@@ -165,9 +181,11 @@ pub(crate) fn is_pair(first: &Sqe, second: &Sqe) -> bool {
 }
 
 fn deallocate(sqe: &Sqe, bytes: &[u8]) -> Result<Option<Command>, Status> {
-    if !DatasetCommand::of(sqe).deallocate {
+    let dataset = DatasetCommand::of(sqe);
+    if !dataset.deallocate {
         return Ok(None);
     }
+    let bytes = bytes.get(..dataset.data_bytes()).ok_or(INVALID)?;
     let (ranges, _) = <[DsmRange]>::ref_from_prefix_with_elems(bytes, bytes.len() / size_of::<DsmRange>())
         .map_err(|_| INVALID)?;
     let ranges = ranges.iter().map(|r| LbaRange { lba: r.start.get(), blocks: r.blocks.get() }).collect();

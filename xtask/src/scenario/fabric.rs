@@ -146,7 +146,7 @@ fn reports(stage: &mut Stage) -> Result<()> {
          ask list-ns $c --csi=0; ask nvm-id-ctrl $c; ask nvm-id-ns $c -n $nsid; ask cmdset-ind-id-ns $c -n $nsid\n\
          ask smart-log $c; ask error-log $c; ask fw-log $c; ask changed-ns-list-log $c\n\
          ask effects-log $c; ask ana-log $c\n\
-         for feature in 2 4 5 6 7 0xb 0xf; do ask get-feature $c -f $feature; done\n\
+         for feature in 2 4 5 7 0xb 0xf; do ask get-feature $c -f $feature; done\n\
          ask get-feature $c -f 0x81 -l 16 -c 1\n\
          for offset in 0x0 0x8 0x14 0x1c; do ask get-property $c --offset=$offset; done\n\
          dd if=/dev/urandom of=/run/block bs=4096 count=1 2>/dev/null\n\

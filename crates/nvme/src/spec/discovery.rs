@@ -124,8 +124,9 @@ impl DiscoveryEntry {
         entry.transport = TransportType::TCP.0;
         entry.family = if address.is_ipv4() { AddressFamily::IPV4.0 } else { AddressFamily::IPV6.0 };
         entry.subsystem_type = kind.0;
-        entry.requirements =
-            TransportRequirement::NO_SECURE_CHANNEL | TransportRequirement::FLOW_CONTROL_OPTIONAL;
+        // Secure channel "not specified", as the kernel's target says it: libnvme 1.3 takes "not required" for a wish for TLS
+        // and then finds no key.
+        entry.requirements = TransportRequirement::FLOW_CONTROL_OPTIONAL;
         entry.port_id = port_id.into();
         entry.controller_id = 0xffff.into();
         entry.admin_queue_size = 32.into();
@@ -153,6 +154,6 @@ mod tests {
         assert_eq!(padded_ascii(&entry.service), "4420");
         assert_eq!(padded_ascii(&entry.address), "192.0.2.1");
         assert_eq!(padded_ascii(&entry.subsystem_nqn), "nqn.2014-08.org.a");
-        assert_eq!(entry.as_bytes()[..10], [3, 1, 2, 6, 1, 0, 0xff, 0xff, 32, 0]);
+        assert_eq!(entry.as_bytes()[..10], [3, 1, 2, 4, 1, 0, 0xff, 0xff, 32, 0]);
     }
 }

@@ -147,11 +147,6 @@ impl HeaderWriter {
         HeaderWriter { w, batches: 0 }
     }
 
-    /// Bytes so far.
-    pub(crate) fn len(&self) -> usize {
-        self.w.len()
-    }
-
     pub(crate) fn batch(&mut self, pg: PgId, epoch: Epoch, seq: Seq) {
         self.batches += 1;
         self.w.u8(kind::BATCH).u8(0).u16(0).u32(pg.0).u64(epoch.0).u64(seq.0);

@@ -1,1 +1,273 @@
+//! Golden bytes of every structure, round trips, and decoders that meet any bytes.
 
+use super::anchor::{Anchor, Chunk, Era, Start};
+use super::body::{Body, LineRow, SegmentRow, put_object};
+use super::commit::{self, CommitPlace, HeaderWriter, LogIdentity, LogRecord, records};
+use super::page::{Leaf, Level, PageName, PageRef, encode_leaf, encode_node, node_refs, verify};
+use super::segment::{SegmentHeader, Stream};
+use super::superblock::{DriveEntry, NotOurs, Superblock};
+use crate::check::{block_check, check64};
+use crate::location::{Location, Slot};
+use crate::map::Entry;
+use crate::{Key, Marks, UnitId};
+use dolmen_types::{Epoch, PgId, Seq, ShardId, Uuid};
+use proptest::prelude::*;
+use std::fmt::Write;
+
+const POOL: Uuid = Uuid([0xaa; 16]);
+
+fn unit(drive: u16, unit: u32) -> UnitId {
+    UnitId { drive, unit }
+}
+
+/// The first bytes in hexadecimal, 16 to a line, and the XXH3-64 of all.
+fn picture(bytes: &[u8], shown: usize) -> String {
+    let mut text = String::new();
+    for line in bytes[..shown].chunks(16) {
+        line.iter().for_each(|b| write!(text, "{b:02x}").unwrap());
+        text.push('\n');
+    }
+    write!(text, "{} bytes, {:016x}", bytes.len(), check64(0, bytes)).unwrap();
+    text
+}
+
+fn superblock() -> Superblock {
+    let drive = |i: u8| DriveEntry {
+        uuid: Uuid([i; 16]),
+        units: 1000 + u32::from(i),
+        serial: format!("SER{i}"),
+        path: format!("/dev/d{i}"),
+    };
+    Superblock {
+        sequence: 5,
+        pool: POOL,
+        index: 1,
+        incarnation: 7,
+        shards: 2,
+        columns: (1, 0),
+        unit_bytes: 1 << 20,
+        drives: vec![drive(1), drive(2)],
+    }
+}
+
+fn anchor() -> Anchor {
+    let start = |n: u32| Start { unit: unit(1, n), offset: n * 4096, stream_seq: u64::from(n) + 10 };
+    let era = |n: u32, end| Era {
+        incarnation: u64::from(n),
+        salt: 0x1111 * u64::from(n),
+        end,
+        starts: [start(n), start(n + 1)],
+    };
+    Anchor {
+        generation: 9,
+        pool: POOL,
+        shard: ShardId(1),
+        base: 100,
+        chain: 0xc0ffee,
+        eras: vec![era(3, 120), era(4, u64::MAX)],
+        chunks: vec![Chunk { unit: unit(0, 8), offset: 8192, len: 5000, check: 0xbeef }],
+    }
+}
+
+fn segment() -> SegmentHeader {
+    SegmentHeader {
+        pool: POOL,
+        shard: ShardId(1),
+        stream: Stream::Cold,
+        slot: Slot(17),
+        stream_seq: 33,
+        incarnation: 7,
+        salt: 0x5a17,
+        unit_bytes: 1 << 20,
+        columns: (1, 0),
+        column: 0,
+        successor: Some(unit(1, 77)),
+        members: vec![unit(0, 66)],
+    }
+}
+
+const LOG: LogIdentity = LogIdentity { pool: POOL, shard: ShardId(1), incarnation: 7, salt: 0x5a17 };
+
+fn commit() -> (commit::CommitHeader, Vec<u8>, Vec<u8>) {
+    let payload = [vec![1; 4096], vec![2; 4096], vec![3; 4096]].concat();
+    let mut w = HeaderWriter::start(Vec::new());
+    w.batch(PgId(5), Epoch(2), Seq(40));
+    w.create_line(9);
+    w.write(9, 100, 2, 0);
+    w.block(block_check(9, 100, 40, &payload[..4096]));
+    w.block(block_check(9, 101, 40, &payload[4096..8192]));
+    w.unmap(9, 200, 1 << 40);
+    w.put(Key { kind: 3, id: 0x1234 }, b"value");
+    w.delete(Key { kind: 4, id: 0x5678 });
+    w.drop_line(8);
+    w.moved(9, 300, 11, Location::new(Slot(2), 8192), 256, 512, block_check(9, 300, 11, &payload[8192..]));
+    let place = CommitPlace {
+        stream: Stream::Hot,
+        stream_seq: 33,
+        slot: Slot(17),
+        offset: 4096,
+        number: 55,
+        previous: 0xfeed,
+        durable_through: 53,
+    };
+    let (header, bytes) = w.finish(&LOG, place, 3 * 4096);
+    (header, bytes, payload)
+}
+
+fn name() -> PageName {
+    PageName { pool: POOL, line: 9, generation: 6 }
+}
+
+fn entries() -> Vec<(u64, Entry)> {
+    let entry =
+        |n: u64| Entry { seq: n, location: Location::new(Slot(3), 4096), check: n * 7, granules: 256 };
+    vec![(1000, entry(1)), (1001, entry(2)), (5000, entry(3))]
+}
+
+fn body() -> Vec<u8> {
+    let node = PageRef { first: 10, location: Location::new(Slot(1), 4096), check: 3, count: 2 };
+    let row = SegmentRow {
+        slot: Slot(2),
+        unit: unit(1, 3),
+        stream: Stream::Hot,
+        stream_seq: 4,
+        live: 8192,
+        last_commit: 99,
+    };
+    let body = Body {
+        next_seq: [5, 6, 7],
+        segments: vec![row],
+        lines: vec![LineRow { line: 9, dropped: true, mapped: 2, stored: 8192, nodes: vec![node] }],
+        marks: vec![(PgId(5), Marks { epoch: Epoch(2), highest_seq: Seq(40) })],
+        objects: vec![(PgId(5), Key { kind: 1, id: 2 }, b"object".to_vec().into())],
+    };
+    let mut w = body.encode_head(1);
+    let (pg, key, value) = &body.objects[0];
+    put_object(&mut w, *pg, *key, value);
+    let bytes = w.finish();
+    assert_eq!(Body::decode(&bytes), Some(body));
+    bytes
+}
+
+#[test]
+fn golden_bytes() {
+    let (leaf_ref, leaf) = encode_leaf(&entries(), &name(), Vec::new());
+    let (_, node) = encode_node(&[leaf_ref], &name(), Vec::new());
+    let pictures = [
+        ("superblock", picture(&superblock().encode(), 320)),
+        ("anchor", picture(&anchor().encode(), 240)),
+        ("segment header", picture(&segment().encode(), 96)),
+        ("commit", picture(&commit().1, 368)),
+        ("leaf", picture(&leaf, 160)),
+        ("node", picture(&node, 96)),
+        ("checkpoint body", picture(&body(), 224)),
+    ];
+    let all: String = pictures.iter().map(|(n, p)| format!("{n}\n{p}\n")).collect();
+    assert_eq!(
+        all.trim(),
+        include_str!("golden.txt").trim(),
+        "the format changed: a new version, or a mistake?\n{all}"
+    );
+}
+
+#[test]
+fn round_trips() {
+    assert_eq!(Superblock::decode(&superblock().encode()), Ok(superblock()));
+    assert_eq!(Anchor::decode(&anchor().encode()), Some(anchor()));
+    assert_eq!(SegmentHeader::decode(&segment().encode()), Some(segment()));
+    let (header, bytes, payload) = commit();
+    assert_eq!(commit::claimed_len(&bytes), Some(4096));
+    assert_eq!(commit::decode(&bytes, &LOG, Some(Slot(17)), 4096, 1 << 20), Some(header));
+    assert_eq!(commit::decode(&bytes, &LOG, Some(Slot(18)), 4096, 1 << 20), None);
+    assert_eq!(commit::decode(&bytes, &LOG, Some(Slot(17)), 8192, 1 << 20), None);
+    assert_eq!(commit::decode(&bytes, &LogIdentity { salt: 1, ..LOG }, None, 4096, 1 << 20), None);
+    assert_eq!(commit::decode(&bytes, &LOG, None, 4096, 16384), None);
+    assert!(commit::payload_holds(&bytes, &header, &payload));
+    assert!(!commit::payload_holds(&bytes, &header, &payload[..8192]));
+    let got: Vec<LogRecord<'_>> = records(&bytes, &header).map(Option::unwrap).collect();
+    assert_eq!(got.len(), 8);
+    assert_eq!(got[4], LogRecord::Put { key: Key { kind: 3, id: 0x1234 }, value: b"value" });
+    let (page, leaf) = encode_leaf(&entries(), &name(), Vec::new());
+    assert!(verify(&leaf, Level::Leaf, 9, &page) && !verify(&leaf, Level::Leaf, 8, &page));
+    assert!(!verify(&leaf, Level::Node, 9, &page));
+    let view = Leaf::trusted(&leaf);
+    assert_eq!(view.from(0).collect::<Vec<_>>(), entries());
+    assert_eq!(view.from(1001).count(), 2);
+    assert_eq!(view.from(5001).count(), 0);
+    let (above, node) = encode_node(&[page], &name(), Vec::new());
+    assert!(verify(&node, Level::Node, 9, &above));
+    assert_eq!(node_refs(&node), [page]);
+}
+
+#[test]
+fn newer_and_damaged_superblocks_are_told_apart() {
+    let mut bytes = superblock().encode();
+    bytes[300] ^= 1;
+    assert_eq!(Superblock::decode(&bytes), Err(NotOurs::Damaged));
+    bytes[16] = 2;
+    assert_eq!(Superblock::decode(&bytes), Err(NotOurs::Newer(2)));
+    bytes[0] = 0;
+    assert_eq!(Superblock::decode(&bytes), Err(NotOurs::Unknown));
+}
+
+/// Puts a right check over wrong bytes, so that decoders meet what a hostile drive could hold.
+fn resealed(mut bytes: Vec<u8>, seed: u64) -> Vec<u8> {
+    crate::check::seal(seed, &mut bytes);
+    bytes
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 400, ..ProptestConfig::default() })]
+
+    /// Whatever the bytes, decoders answer; with a right check over wrong bytes too.
+    #[test]
+    fn decoders_never_panic(at in 0usize..4096, with in proptest::collection::vec(any::<u8>(), 1..24), which in 0usize..7) {
+        let mutate = |mut bytes: Vec<u8>| {
+            let at = 16 + at % (bytes.len() - 16);
+            let end = (at + with.len()).min(bytes.len());
+            bytes[at..end].copy_from_slice(&with[..end - at]);
+            bytes
+        };
+        match which {
+            0 => drop(Superblock::decode(&resealed(mutate(superblock().encode()), 0))),
+            1 => drop(Anchor::decode(&resealed(mutate(anchor().encode()), 0))),
+            2 => drop(SegmentHeader::decode(&resealed(mutate(segment().encode()), 0))),
+            3 => {
+                let (_, bytes, payload) = commit();
+                let bytes = resealed(mutate(bytes), LOG.salt);
+                commit::claimed_len(&bytes);
+                if let Some(header) = commit::decode(&bytes, &LOG, None, 4096, 1 << 20) {
+                    prop_assert!(records(&bytes, &header).count() < 1000);
+                    commit::payload_holds(&bytes, &header, &payload);
+                }
+            }
+            4 => {
+                let (page, bytes) = encode_leaf(&entries(), &name(), Vec::new());
+                let bytes = resealed(mutate(bytes), 0);
+                let check = u64::from_le_bytes(bytes[8..16].try_into().unwrap());
+                if verify(&bytes, Level::Leaf, 9, &PageRef { check, ..page }) {
+                    let leaf = Leaf::trusted(&bytes);
+                    prop_assert!(leaf.from(0).count() <= 126);
+                    leaf.seek(1001);
+                }
+            }
+            5 => {
+                let (page, bytes) = encode_node(&[], &name(), Vec::new());
+                let bytes = resealed(mutate(bytes), 0);
+                let check = u64::from_le_bytes(bytes[8..16].try_into().unwrap());
+                if verify(&bytes, Level::Node, 9, &PageRef { check, ..page }) {
+                    prop_assert!(node_refs(&bytes).len() <= 126);
+                }
+            }
+            _ => drop(Body::decode(&mutate(body()))),
+        }
+    }
+
+    #[test]
+    fn noise_is_nothing(bytes in proptest::collection::vec(any::<u8>(), 4096)) {
+        prop_assert_eq!(Anchor::decode(&bytes), None);
+        prop_assert_eq!(SegmentHeader::decode(&bytes), None);
+        prop_assert_eq!(commit::decode(&bytes, &LOG, None, 4096, 1 << 20), None);
+        prop_assert_eq!(Body::decode(&bytes), None);
+    }
+}

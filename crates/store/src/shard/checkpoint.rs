@@ -1,7 +1,7 @@
 //! Checkpoints: the frozen delta is merged into leaves, the body is written, the anchor makes it count, and only then are
 //! emptied segments given back. Runs beside host I/O, a node of the map at a time.
 
-use super::meta::MetaWriter;
+use super::meta::{MetaWriter, keep_page, page_buffer};
 use super::{Phase, Shared};
 use crate::ToPool;
 use crate::check::check64;
@@ -170,10 +170,15 @@ pub(super) async fn write_anchor(shard: &Shared, exec: &Handle, anchor: &Anchor)
     let bytes = anchor.encode();
     for copy in 0..ANCHOR_COPIES {
         for &file in &files {
-            let mut buf = exec.alloc(bytes.len()).await;
+            let mut buf = page_buffer(shard, exec).await;
             buf.copy_from_slice(&bytes);
+            let slice = buf.freeze();
+            let kept = slice.clone();
             let at = anchor_offset(anchor.shard, anchor.generation % ANCHOR_SLOTS, copy);
-            exec.write_durable(file, at, vec![buf.freeze()]).await.map_err(|e| e.to_string())?;
+            exec.write_durable(file, at, vec![slice]).await.map_err(|e| e.to_string())?;
+            if let Ok(buf) = kept.try_into_buf() {
+                keep_page(shard, buf);
+            }
         }
     }
     Ok(())

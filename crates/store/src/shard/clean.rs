@@ -14,6 +14,7 @@ use crate::location::{BLOCK_GRANULES, Slot};
 use crate::map::{Entry, Lookup};
 use crate::policy::{Candidate, dense_bytes, victim};
 use dolmen_io::exec::Handle;
+use dolmen_io::{Event, Op};
 use dolmen_types::LineId;
 use dolmen_types::limits::BLOCK_BYTES;
 
@@ -31,11 +32,13 @@ pub(super) async fn serve(shard: Shared, exec: Handle) {
     let bell = shard.borrow().clean_bell.clone();
     loop {
         let slot = {
-            let s = shard.borrow();
+            let mut s = shard.borrow_mut();
             if !matches!(s.phase, Phase::Serving) || s.closing {
                 return;
             }
-            s.pick_victim()
+            let slot = s.pick_victim();
+            s.cleaner_idle = slot.is_none();
+            slot
         };
         let Some(slot) = slot else {
             bell.notified().await;
@@ -228,10 +231,11 @@ async fn still_held(shard: &Shared, exec: &Handle, item: &MoveItem) -> Result<bo
     }
 }
 
-/// Reads the stored forms, what lies one behind the other in one go, and verifies each.
+/// Reads the stored forms, what lies one behind the other in one go and all runs at once, and verifies each.
 async fn read_runs(shard: &Shared, exec: &Handle, items: &[MoveItem]) -> Result<MoveJob, Damaged> {
     let mut job = MoveJob { items: Vec::new(), data: Vec::new() };
     let mut rest = items;
+    let mut reads = Vec::new();
     while let Some(first) = rest.first() {
         let follows = |i: usize| {
             let step = u32::try_from(i).expect("runs are short") * BLOCK_GRANULES;
@@ -240,14 +244,17 @@ async fn read_runs(shard: &Shared, exec: &Handle, items: &[MoveItem]) -> Result<
         let count = (1..rest.len().min(RUN_BLOCKS)).take_while(|&i| follows(i)).count() + 1;
         let (run, tail) = rest.split_at(count);
         rest = tail;
+        let mut buf = exec.alloc(count * BLOCK_BYTES).await;
+        buf.set_len(count * BLOCK_BYTES);
         let (file, offset) = {
             let s = shard.borrow();
             let unit = s.segments.at(first.entry.location.slot()).map(|seg| seg.unit).ok_or(Damaged)?;
             s.geometry.place(unit, first.entry.location.offset())
         };
-        let mut buf = exec.alloc(count * BLOCK_BYTES).await;
-        buf.set_len(count * BLOCK_BYTES);
-        let buf = exec.read(file, offset, buf).await.map_err(|_| Damaged)?;
+        reads.push((run, exec.start(Op::Read { file, offset, buf })));
+    }
+    for (run, read) in reads {
+        let Event::Read(buf) = read.await else { return Err(Damaged) };
         let holds = |(item, bytes): (&MoveItem, &[u8])| {
             block_check(item.line, item.lba, item.entry.seq, bytes) == item.entry.check
         };

@@ -7,7 +7,7 @@ use crate::format::commit::{CommitPlace, FIXED_BYTES, HeaderWriter, MAX_HEADER_B
 use crate::format::segment::{SEGMENT_HEADER_BYTES, Stream};
 use crate::location::GRANULE_BYTES;
 use crate::{Batch, Purpose, Record, Ticket};
-use dolmen_io::{Buf, Io, Slices, Tag};
+use dolmen_io::{Buf, Io, PoolConfig, Slices, Tag};
 use dolmen_types::limits::BLOCK_BYTES;
 use dolmen_types::{Epoch, Nanos, Seq};
 
@@ -69,6 +69,24 @@ impl Staging {
     }
 }
 
+/// Buffers that each shard keeps back: data, header and segment header of one commit.
+const RESERVED_BUFFERS: usize = 3;
+
+/// The memory of a commit of batches.
+struct Buffers {
+    staging: Staging,
+    header: Buf,
+    segment: Option<Buf>,
+}
+
+impl Buffers {
+    /// From the pool; `None` when it has too few now.
+    fn alloc(io: &Io, header: usize, payload: usize, rolls: bool) -> Option<Buffers> {
+        let segment = if rolls { Some(io.alloc(SEGMENT_HEADER_BYTES as usize)?) } else { None };
+        Some(Buffers { staging: Staging::alloc(io, payload)?, header: io.alloc(header)?, segment })
+    }
+}
+
 impl Shard {
     /// Forms what can be formed now; true when something was.
     pub(crate) fn form(&mut self, io: &mut Io) -> bool {
@@ -112,19 +130,18 @@ impl Shard {
             }
             room = (self.geometry.unit_bytes - SEGMENT_HEADER_BYTES) as usize;
         }
-        let (count, header_bytes, payload_bytes) = self.gather(room);
+        let (mut count, header_bytes, payload_bytes) = self.gather(room);
         let header_room = (FIXED_BYTES + header_bytes).next_multiple_of(4096);
-        let (Some(mut staging), Some(mut header_buf)) =
-            (Staging::alloc(io, payload_bytes), io.alloc(header_room))
-        else {
+        let mut buffers = Buffers::alloc(io, header_room, payload_bytes, rolls);
+        if buffers.is_none() {
+            // The pool may be full of the very data that waits here: one batch at a time gets through on the reserve.
+            count = 1;
+            buffers = self.reserved(payload);
+        }
+        let Some(Buffers { mut staging, header: mut header_buf, segment: segment_buf }) = buffers else {
             return false;
         };
-        let (mut segment_buf, mut segment_header) = (None, None);
-        if rolls {
-            let Some(buf) = io.alloc(SEGMENT_HEADER_BYTES as usize) else { return false };
-            segment_buf = Some(buf);
-            segment_header = self.open_segment(Stream::Hot);
-        }
+        let segment_header = if rolls { self.open_segment(Stream::Hot) } else { None };
         let mut header = HeaderWriter::start(self.log.spare.pop().unwrap_or_default());
         let mut tickets = self.log.spare_tickets.pop().unwrap_or_default();
         for _ in 0..count {
@@ -132,7 +149,6 @@ impl Shard {
             self.stage(&pending.batch, &mut header, &mut staging);
             tickets.push(pending.ticket);
         }
-        debug_assert!(header.len() <= header_room, "headers were measured");
         let mut slices = io.slices();
         let start = self.put_segment_header(segment_buf, segment_header, Stream::Hot, &mut slices);
         let header_at = slices.len();
@@ -148,6 +164,29 @@ impl Shard {
             Launch { header: fixed, bytes, tickets, start, payload: u64::from(payload_len), slices },
         );
         true
+    }
+
+    /// The buffers that are kept back, for a commit of one batch with `payload` bytes of data when nothing else is under way.
+    fn reserved(&mut self, payload: usize) -> Option<Buffers> {
+        if !self.log.flights.is_empty() || self.reserve.len() < RESERVED_BUFFERS {
+            return None;
+        }
+        let (mut data, header, mut segment) = (self.reserve.pop()?, self.reserve.pop()?, self.reserve.pop()?);
+        if data.capacity() < payload {
+            return None;
+        }
+        data.set_len(payload);
+        segment.set_len(SEGMENT_HEADER_BYTES as usize);
+        let staging = Staging { bufs: vec![data], current: 0, used: 0, total: 0 };
+        Some(Buffers { staging, header, segment: Some(segment) })
+    }
+
+    /// Fills the reserve up again; called where buffers have just come back.
+    pub(crate) fn refill_reserve(&mut self, io: &Io) {
+        while self.reserve.len() < RESERVED_BUFFERS {
+            let Some(buf) = io.alloc(PoolConfig::LARGE_BYTES.min(io.pool().largest())) else { return };
+            self.reserve.push(buf);
+        }
     }
 
     /// Bytes that are left in a stream's open segment.

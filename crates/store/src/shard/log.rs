@@ -37,6 +37,8 @@ pub(crate) struct StreamState {
     pub(crate) leases: VecDeque<Lease>,
     /// What the pool's owner was asked for and has not answered.
     pub(crate) wanted: Option<crate::Purpose>,
+    /// Since when.
+    pub(crate) wanted_since: Nanos,
     /// Number of the next segment.
     pub(crate) next_seq: u64,
 }

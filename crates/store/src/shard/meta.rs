@@ -12,7 +12,9 @@ use dolmen_io::Buf;
 use dolmen_io::exec::Handle;
 
 /// Bytes of one write of metadata at most.
-pub(crate) const STAGE_BYTES: usize = 128 * 1024;
+pub(crate) const STAGE_BYTES: usize = 256 * 1024;
+
+const _: () = assert!(STAGE_BYTES <= dolmen_io::PoolConfig::LARGE_BYTES);
 
 /// What is staged and where it goes.
 struct Stage {
@@ -20,6 +22,38 @@ struct Stage {
     unit: UnitId,
     offset: u32,
     len: usize,
+}
+
+/// Leaves that a checkpoint reads at a time, and pages kept for that.
+pub(super) const READ_AHEAD: usize = 16;
+
+/// Sets aside what a checkpoint needs, while the pool is still fresh.
+pub(super) async fn keep_buffers(shard: &Shared, exec: &Handle) {
+    for _ in 0..READ_AHEAD {
+        let page = exec.alloc(PAGE_BYTES as usize).await;
+        shard.borrow_mut().kept_pages.push(page);
+    }
+    let stage = exec.alloc(STAGE_BYTES).await;
+    shard.borrow_mut().kept_stage = Some(stage);
+}
+
+/// One of the kept pages; from the pool when they are out.
+pub(super) async fn page_buffer(shard: &Shared, exec: &Handle) -> Buf {
+    let kept = shard.borrow_mut().kept_pages.pop();
+    let mut buf = match kept {
+        Some(buf) => buf,
+        None => exec.alloc(PAGE_BYTES as usize).await,
+    };
+    buf.set_len(PAGE_BYTES as usize);
+    buf
+}
+
+/// Gives a page back to the kept ones.
+pub(super) fn keep_page(shard: &Shared, buf: Buf) {
+    let mut s = shard.borrow_mut();
+    if s.kept_pages.len() < READ_AHEAD {
+        s.kept_pages.push(buf);
+    }
 }
 
 /// Appends to the metadata stream of one shard. Errors are reasons to stop the shard.
@@ -88,7 +122,11 @@ impl MetaWriter {
             shard.counters.map_written += stage.len as u64;
             shard.geometry.place(stage.unit, u64::from(stage.offset))
         };
-        self.exec.write(file, offset, vec![stage.buf.freeze()]).await.map_err(|e| e.to_string())
+        let slice = stage.buf.freeze();
+        let kept = slice.clone();
+        self.exec.write(file, offset, vec![slice]).await.map_err(|e| e.to_string())?;
+        self.shard.borrow_mut().kept_stage = kept.try_into_buf().ok();
+        Ok(())
     }
 
     /// Makes sure that the open segment has room for `bytes`; the room.
@@ -148,7 +186,12 @@ impl MetaWriter {
         });
         if !follows {
             self.flush_stage().await?;
-            let buf = self.exec.alloc(STAGE_BYTES).await;
+            let kept = self.shard.borrow_mut().kept_stage.take();
+            let mut buf = match kept {
+                Some(buf) => buf,
+                None => self.exec.alloc(STAGE_BYTES).await,
+            };
+            buf.set_len(STAGE_BYTES);
             self.stage = Some(Stage { buf, unit: placed.unit, offset: placed.offset, len: 0 });
         }
         if let Some(stage) = self.stage.as_mut() {

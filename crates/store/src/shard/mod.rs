@@ -23,7 +23,7 @@ mod space;
 
 pub(crate) use log::{Flight, FlightState, Lease, Log};
 pub(crate) use read::{ID_MASK, KIND_COMMIT, KIND_DATA, KIND_LEAF, KIND_MASK, KIND_TIMER, Reads};
-pub(crate) use recover::run as run_shard;
+pub(crate) use recover::{load as load_shard, run as run_shard};
 pub(crate) use scan::SegmentScan;
 
 use crate::format::anchor::Chunk;
@@ -41,7 +41,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::rc::Rc;
 
 /// Bytes of all keyed objects of a shard at most: a checkpoint writes them all.
-pub(crate) const MAX_OBJECTS_BYTES: usize = 12 << 20;
+pub(crate) const MAX_OBJECTS_BYTES: usize = 8 << 20;
 
 /// A shard, shared by the core's turn and its tasks.
 pub(crate) type Shared = Rc<RefCell<Shard>>;
@@ -174,6 +174,11 @@ pub(crate) struct Shard {
     pub(crate) marks: BTreeMap<PgId, Marks>,
     pub(crate) log: Log,
     pub(crate) queue: VecDeque<Pending>,
+    /// Buffers kept back, so that a pool full of queued data does not keep that very data from being written.
+    pub(crate) reserve: Vec<dolmen_io::Buf>,
+    /// The checkpoint's own buffers, so that it gets on however full the pool is: pages, and the stage of its writes.
+    pub(crate) kept_pages: Vec<dolmen_io::Buf>,
+    pub(crate) kept_stage: Option<dolmen_io::Buf>,
     /// Lines whose creation is queued or under way.
     pub(crate) announced: BTreeSet<u64>,
     pub(crate) reads: read::Reads,
@@ -181,11 +186,15 @@ pub(crate) struct Shard {
     pub(crate) move_jobs: VecDeque<MoveJob>,
     /// Segments that cleaning emptied since the last freeze: the next checkpoint frees them.
     pub(crate) cleaned: usize,
+    /// The cleaner finds nothing to gain, or has emptied enough.
+    pub(crate) cleaner_idle: bool,
     pub(crate) checkpoint: CheckpointState,
     pub(crate) space: SpaceState,
     pub(crate) counters: Counters,
     pub(crate) closing: bool,
     pub(crate) down: bool,
+    /// The time of the turn that is running.
+    pub(crate) now: Nanos,
     /// Wakes the checkpoint task.
     pub(crate) checkpoint_bell: Notify,
     /// Wakes whatever waits for a lease.

@@ -9,6 +9,7 @@ use crate::{Done, StoreError, Ticket};
 use dolmen_io::{Buf, Error, Io, Tag};
 use dolmen_types::limits::BLOCK_BYTES;
 use dolmen_types::{Lba, LineId, Nanos, Seq};
+use smallvec::SmallVec;
 use std::collections::VecDeque;
 
 /// Event keys: shard in the top byte, then the kind, then what the kind needs.
@@ -108,14 +109,14 @@ impl Shard {
             });
         }
         let none = Nanos(0);
-        let (mut entries, mut pieces) = (Vec::new(), Vec::new());
-        if let Some(mut old) = self.reads.spare.pop() {
-            std::mem::swap(&mut entries, &mut old.entries);
-            std::mem::swap(&mut pieces, &mut old.pieces);
-        }
+        let mut spare = self.reads.spare.pop();
+        let (mut entries, mut pieces) = match spare.as_deref_mut() {
+            Some(old) => (std::mem::take(&mut old.entries), std::mem::take(&mut old.pieces)),
+            None => (Vec::new(), Vec::new()),
+        };
         entries.clear();
         pieces.clear();
-        let request = Box::new(Request {
+        let request = Request {
             ticket,
             line,
             at,
@@ -130,7 +131,14 @@ impl Shard {
             attempts: 0,
             submitted: none,
             drive: none,
-        });
+        };
+        let request = match spare {
+            Some(mut old) => {
+                *old = request;
+                old
+            }
+            None => Box::new(request),
+        };
         let index = self.reads.free.pop().unwrap_or_else(|| {
             self.reads.slots.push(None);
             self.reads.leaves.push(None);
@@ -201,7 +209,7 @@ impl Shard {
         cut_pieces(&request.entries, &mut request.pieces);
         // All buffers first, so that a short pool leaves nothing half begun.
         let whole = request.pieces.first().is_some_and(|p| p.count == request.blocks);
-        let mut bufs = Vec::new();
+        let mut bufs = SmallVec::<[Buf; 4]>::new();
         if !whole {
             for piece in &request.pieces {
                 match io.alloc(piece.count * BLOCK_BYTES) {

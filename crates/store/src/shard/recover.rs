@@ -2,6 +2,7 @@
 //! for good, and service.
 
 use super::checkpoint::{chunk_holds, flush_drives, write_anchor};
+use super::meta::keep_buffers;
 use super::{Phase, SegmentScan, Shared, checkpoint, clean, replay};
 use crate::format::anchor::{
     ANCHOR_BYTES, ANCHOR_COPIES, ANCHOR_SLOTS, Anchor, Era, MAX_ERAS, anchor_offset,
@@ -34,16 +35,23 @@ pub(crate) async fn run(shard: Shared, exec: Handle) {
     checkpoint::serve(shard, exec).await;
 }
 
-async fn recover(shard: &Shared, exec: &Handle) -> Result<(), StoreError> {
+/// Brings the shard's state into memory, and changes nothing on the drives: the anchor, and its eras as they ended.
+pub(crate) async fn load(shard: &Shared, exec: &Handle) -> Result<(Option<Anchor>, Vec<Era>), StoreError> {
     let old = newest_anchor(shard, exec).await?;
     let mut eras = Vec::new();
     if let Some(anchor) = &old {
         restore(shard, exec, anchor).await?;
         eras = replay_all(shard, exec, anchor).await?;
     }
+    Ok((old, eras))
+}
+
+async fn recover(shard: &Shared, exec: &Handle) -> Result<(), StoreError> {
+    let (old, mut eras) = load(shard, exec).await?;
     // What was read may still sit in a volatile cache; from here on it counts.
     let drive = |text| StoreError::Drive(text);
     flush_drives(shard, exec).await.map_err(drive)?;
+    keep_buffers(shard, exec).await;
     report(shard);
     first_leases(shard).await;
     let sealed = {

@@ -10,6 +10,9 @@ use crate::location::Slot;
 use dolmen_io::{Buf, exec::Handle};
 use std::rc::Rc;
 
+/// Bytes that are read ahead: a few small commits, or the header of a large one.
+const WINDOW_BYTES: u32 = 32 * 1024;
+
 /// Reads one unit.
 pub(crate) struct SegmentScan {
     exec: Handle,
@@ -72,10 +75,10 @@ impl SegmentScan {
         let covers =
             |w: &(u32, Buf)| w.0 <= offset && offset + len <= w.0 + u32::try_from(w.1.len()).unwrap_or(0);
         if !self.window.as_ref().is_some_and(covers) {
-            let want = (unit_bytes - offset).min(u32::try_from(STAGE_BYTES).expect("fits 32 bits"));
+            let want = (unit_bytes - offset).min(len.max(WINDOW_BYTES));
             let mut buf = match self.window.take() {
-                Some((_, buf)) => buf,
-                None => self.exec.alloc(STAGE_BYTES).await,
+                Some((_, buf)) if buf.capacity() >= want as usize => buf,
+                _ => self.exec.alloc(want as usize).await,
             };
             buf.set_len(want as usize);
             let (file, at) = self.geometry.place(self.unit, u64::from(offset));

@@ -8,7 +8,10 @@ use dolmen_types::Nanos;
 use dolmen_types::limits::BLOCK_BYTES;
 
 /// Cleaned segments that are worth a checkpoint when space is scarce: at most this many at a time.
-const MAX_FREEABLE: usize = 16;
+const MAX_FREEABLE: usize = 128;
+
+/// A unit that was asked for this long ago is not to be had without a checkpoint. Nanoseconds.
+const STARVED_NS: u64 = 10_000_000;
 
 impl Shard {
     /// A message of the pool's owner.
@@ -33,6 +36,9 @@ impl Shard {
     pub(crate) fn want(&mut self, purpose: Purpose) {
         let state = &mut self.log.streams[stream_of(purpose) as usize];
         if state.wanted.is_none_or(|p| p < purpose) {
+            if state.wanted.is_none() {
+                state.wanted_since = self.now;
+            }
             state.wanted = Some(purpose);
             self.to_pool.push(ToPool::Want { shard: self.id.shard, purpose });
         }
@@ -95,6 +101,10 @@ impl Shard {
             self.space.blocked = None;
             self.space.full = false;
             return true;
+        }
+        if !self.log.streams[Stream::Hot as usize].leases.iter().any(|l| l.host) {
+            // Leases that control records took from the reserve are not for host data.
+            self.want(Purpose::Host);
         }
         let mut give_up = self.head_waited(now);
         if !self.allowed(bytes) {
@@ -160,14 +170,28 @@ impl Shard {
             + self.cleaned
     }
 
-    /// Cleaned segments at which a checkpoint pays.
+    /// Cleaned segments at which a checkpoint pays: it rewrites most of the map under a random load, so it should give
+    /// back a few per cent of the pool at a time.
     pub(crate) fn freeable_goal(&self) -> usize {
-        (self.geometry.total_units() / 128).clamp(1, MAX_FREEABLE)
+        (self.geometry.total_units() / 32).clamp(1, MAX_FREEABLE)
     }
 
-    /// True when the head of the queue waits for units.
-    pub(crate) fn starved(&self) -> bool {
-        self.queue.front().is_some_and(|p| p.since != Nanos(0)) || !self.move_jobs.is_empty()
+    /// True when a stream has waited for a unit for longer than an answer takes.
+    fn starved(&self, stream: Stream) -> bool {
+        let state = &self.log.streams[stream as usize];
+        state.wanted.is_some() && self.now.since(state.wanted_since) > STARVED_NS
+    }
+
+    /// True when space is scarce and a checkpoint now is the way to get some. Each one rewrites a good part of the map under a
+    /// random load, so while the cleaner gets on, even waiting hosts are better served by one that frees several units.
+    fn checkpoint_frees(&self) -> bool {
+        if !self.space.level.clean {
+            return false;
+        }
+        let (freeable, goal) = (self.freeable(), self.freeable_goal());
+        let hosts_wait = !self.queue.is_empty() && self.starved(Stream::Hot);
+        let cleaner_waits = self.cleaner_idle || (!self.move_jobs.is_empty() && self.starved(Stream::Cold));
+        freeable >= goal || (freeable > 0 && cleaner_waits) || (hosts_wait && freeable > goal / 2)
     }
 
     /// Wakes the checkpoint task when a checkpoint is due.
@@ -175,15 +199,14 @@ impl Shard {
         if self.checkpoint.running || self.phase != Phase::Serving {
             return;
         }
-        let scarce = self.space.level.clean;
-        let freeable = if scarce { self.freeable() } else { 0 };
         let due = self.checkpoint.requested
             || self.map.live.len() >= self.delta_limit()
             || self.checkpoint.log_bytes >= self.tuning.log_bytes
             || self.checkpoint.dropping
-            || (scarce && (freeable >= self.freeable_goal() || (freeable > 0 && self.starved())));
-        if due {
-            self.checkpoint.requested = true;
+            || self.checkpoint_frees();
+        self.checkpoint.requested = due;
+        // The last checkpoint waits for everything under way, and looks for itself whether it has ended.
+        if due || self.closing {
             self.checkpoint_bell.notify();
         }
     }

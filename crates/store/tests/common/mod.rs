@@ -95,13 +95,24 @@ fn candidates(io: &mut Io, setup: &Setup) -> Result<Vec<Candidate>, StoreError> 
     Ok(drives)
 }
 
+/// A loop without a store, and the drives of a setup opened on it.
+pub fn offline(world: &World, setup: &Setup) -> (Io, Exec, Vec<Candidate>) {
+    let mut io = Io::new(Box::new(world.driver(CoreConfig { node: NODE, pool: pool_config() })));
+    let exec = Exec::new(EXEC, 64, &io);
+    let drives = candidates(&mut io, setup).unwrap();
+    (io, exec, drives)
+}
+
 impl Node {
     /// Begins to open or make a pool and gives up after some turns of the loop.
     pub fn start_for(world: &World, setup: &Setup, turns: u64) {
-        let mut io = Io::new(Box::new(world.driver(CoreConfig { node: NODE, pool: pool_config() })));
-        let mut exec = Exec::new(EXEC, 64, &io);
-        let drives = candidates(&mut io, setup).unwrap();
-        let options = PoolOptions { shards: setup.shards, unit_bytes: Some(setup.unit_bytes), seed: [7; 32] };
+        let (mut io, mut exec, drives) = offline(world, setup);
+        let options = PoolOptions {
+            shards: setup.shards,
+            unit_bytes: Some(setup.unit_bytes),
+            seed: [7; 32],
+            expect: None,
+        };
         let opening = open_pool(exec.handle(), drives, options);
         exec.handle().spawn(async move { drop(opening.await) }).unwrap();
         let mut events = Vec::new();

@@ -4,7 +4,7 @@
 //! afterwards; readers see the old leaf under the frozen delta or the new one, which comes to the same.
 
 use super::super::Shared;
-use super::super::meta::MetaWriter;
+use super::super::meta::{MetaWriter, READ_AHEAD, keep_page, page_buffer};
 use crate::format::PAGE_BYTES;
 use crate::format::page::{Leaf, Level, PAGE_SLOTS, PageName, PageRef, encode_leaf, encode_node, verify};
 use crate::location::{Location, Slot};
@@ -19,9 +19,6 @@ const SPARSE: usize = PAGE_SLOTS / 4;
 
 /// Nodes of dropped lines that one checkpoint frees.
 const FREED_NODES: usize = 64;
-
-/// Leaves that are read at a time.
-const READ_AHEAD: usize = 16;
 
 /// A leaf of the node to come: one that stays, or entries to be written.
 enum Planned {
@@ -163,7 +160,11 @@ async fn load(
             loaded.push(match wait {
                 Ok(bytes) => bytes,
                 Err(completion) => match completion.await {
-                    Event::Read(buf) if verify(&buf, Level::Leaf, line, page) => buf.to_vec(),
+                    Event::Read(buf) if verify(&buf, Level::Leaf, line, page) => {
+                        let bytes = buf.to_vec();
+                        keep_page(shard, buf);
+                        bytes
+                    }
                     Event::Failed { error, .. } => return Err(error.to_string()),
                     _ => return Err(format!("the leaf of line {line} at {} does not check", page.location)),
                 },
@@ -178,8 +179,7 @@ async fn start_read(
     exec: &Handle,
     page: &PageRef,
 ) -> Result<dolmen_io::exec::Completion, String> {
-    let mut buf = exec.alloc(PAGE_BYTES as usize).await;
-    buf.set_len(PAGE_BYTES as usize);
+    let buf = page_buffer(shard, exec).await;
     let s = shard.borrow();
     let unit = s.segments.at(page.location.slot()).map(|seg| seg.unit);
     let unit = unit.ok_or_else(|| format!("a page is said to be at {}, which is nowhere", page.location))?;

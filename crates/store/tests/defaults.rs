@@ -1,0 +1,87 @@
+//! The knobs of production: 1 MiB units, large commits, host commands of the largest size at depth.
+#![allow(clippy::cast_possible_truncation, clippy::unwrap_used)]
+
+mod common;
+use common::*;
+use dolmen_sim::{Rng, World};
+use dolmen_store::*;
+use dolmen_types::PgId;
+
+#[test]
+fn large_commands_at_depth() {
+    let world = World::new(11);
+    let unit = 1 << 20;
+    let setup = Setup {
+        drives: vec![("d0", (1 << 20) + 60 * unit), ("d1", (1 << 20) + 40 * unit)],
+        unit_bytes: unit as u32,
+        shards: 2,
+        cores: 1,
+        tuning: ShardTuning::default(),
+    };
+    let mut node = Node::open(&world, &setup).unwrap();
+    let (mut rng, mut seq) = (Rng::new(3), [1; 2]);
+    const BLOCKS: u64 = 4000;
+    let mut model = vec![vec![0u64; BLOCKS as usize]; 2];
+    for pg in 0..2 {
+        node.commit(pg, 1, vec![create(u64::from(pg) + 1)]).unwrap();
+    }
+    for round in 0..40 {
+        let mut tickets = Vec::new();
+        for _ in 0..12 {
+            let pg = rng.next_u64() % 2;
+            let count = 1 + rng.next_u64() % 65;
+            let first = rng.next_u64() % (BLOCKS - count);
+            let s = &mut seq[pg as usize];
+            *s += 1;
+            let values: Vec<u64> = (0..count).map(|i| if i % 9 == 4 { 0 } else { *s * 1000 + i }).collect();
+            model[pg as usize][first as usize..(first + count) as usize].copy_from_slice(&values);
+            let record = node.write(pg + 1, first, &values);
+            tickets.push(node.append(pg as u32, *s, vec![record]).unwrap());
+        }
+        for ticket in tickets {
+            assert_eq!(node.wait(ticket).result, Ok(()));
+        }
+        if round % 15 == 7 {
+            world.crash();
+            drop(node);
+            node = Node::open(&world, &setup).unwrap();
+            assert_eq!(node.stores[0].marks(PgId(1)).highest_seq.0, seq[1]);
+        }
+        if round == 20 {
+            node.checkpoint();
+        }
+    }
+    for pg in 0..2u32 {
+        for first in (0..BLOCKS).step_by(50) {
+            let got = node.read(pg, u64::from(pg) + 1, first, 50).unwrap();
+            assert_eq!(got, model[pg as usize][first as usize..first as usize + 50]);
+        }
+    }
+    node.shutdown();
+    let mut node = Node::open(&world, &setup).unwrap();
+    assert_eq!(node.read(0, 1, 100, 20).unwrap(), model[0][100..120]);
+}
+
+#[test]
+fn a_pool_full_of_queued_data_still_gets_written() {
+    let world = World::new(12);
+    let setup = Setup::tiny(200);
+    let mut node = Node::open(&world, &setup).unwrap();
+    node.commit(0, 1, vec![create(1)]).unwrap();
+    // Every buffer that there is goes into batches that wait.
+    let (mut tickets, mut seq) = (Vec::new(), 1);
+    while node.io.pool().available(BLOCK) > 0 && tickets.len() < 60 {
+        let mut hoard = Vec::new();
+        for i in 0..8 {
+            if node.io.pool().available(BLOCK) > 0 {
+                hoard.push(node.write(1, seq * 10 + i, &[seq * 100 + i + 1]));
+            }
+        }
+        seq += 1;
+        tickets.push(node.append(0, seq, hoard).unwrap());
+    }
+    assert_eq!(node.io.pool().available(BLOCK), 0, "{} batches", tickets.len());
+    for ticket in tickets {
+        assert_eq!(node.wait(ticket).result, Ok(()));
+    }
+}
