@@ -30,7 +30,6 @@ pub const SUBSYSTEM: &str = "nqn.2020-01.example:simulated";
 /// Its drives.
 pub const DRIVES: [&str; 2] = ["d0", "d1"];
 
-const DRIVE_BYTES: u64 = 48 << 20;
 const UNIT_BYTES: u32 = 128 * 1024;
 
 /// What came of a request to a volume.
@@ -60,6 +59,16 @@ pub struct Process {
     pub turns: u64,
 }
 
+/// How a process starts.
+#[derive(Clone, Copy, Debug)]
+pub struct Begin {
+    /// The node's count of starts.
+    pub generation: u64,
+    pub restart: Restart,
+    /// Size of each drive, should it be made.
+    pub drive_bytes: u64,
+}
+
 /// Where the process has come to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Standing {
@@ -71,13 +80,13 @@ pub enum Standing {
 }
 
 impl Process {
-    /// Starts the process with so many cores. `generation` is the node's count of starts.
-    pub fn start(world: &World, rng: &mut Rng, cores: usize, generation: u64, restart: Restart) -> Process {
+    /// Starts the process with so many cores.
+    pub fn start(world: &World, rng: &mut Rng, cores: usize, how: Begin) -> Process {
         let (out, changes) = mpsc::unbounded_channel();
         let spin_ns = [0, 0, 2_000][rng.index(3)];
         let (mut all, mut inboxes, mut wakers) = (Vec::new(), Vec::new(), Vec::new());
         for index in 0..cores {
-            let config = CoreConfig { node: NODE, pool: PoolConfig::sized(16 << 20) };
+            let config = CoreConfig { node: NODE, pool: PoolConfig::sized(pool_bytes()) };
             let io = Io::new(Box::new(world.driver(config)));
             let waker = io.waker();
             let (sender, receiver) = inbox(4096, waker.clone());
@@ -92,12 +101,12 @@ impl Process {
         let shards = u16::try_from(rng.between(1, 4)).unwrap();
         let drive = |path: &&str| OpenDrive {
             path: path.into(),
-            create_bytes: Some(DRIVE_BYTES),
+            create_bytes: Some(how.drive_bytes),
             sparse: true,
             exclusive: true,
         };
         let pool = PoolOptions { shards, unit_bytes: Some(UNIT_BYTES), seed, expect: None };
-        let start = Start { drives: DRIVES.iter().map(drive).collect(), pool, restart };
+        let start = Start { drives: DRIVES.iter().map(drive).collect(), pool, restart: how.restart };
         let job = {
             let talk = talk.clone();
             async move { boot::bring_up(&talk, start).await }
@@ -106,7 +115,7 @@ impl Process {
             cores: all,
             talk,
             changes,
-            catalogue: Catalogue::new(generation << 32, Vec::new()),
+            catalogue: Catalogue::new(how.generation << 32, Vec::new()),
             plan: None,
             phase: Phase::Booting(Box::pin(job)),
             asked: Vec::new(),
@@ -116,6 +125,14 @@ impl Process {
 
     pub fn cores(&self) -> usize {
         self.cores.len()
+    }
+
+    pub fn describe(&self) -> String {
+        let pool = self.plan.as_ref().map(|p| {
+            let units: Vec<u32> = p.drives.iter().map(|d| d.units).collect();
+            (p.shards, units)
+        });
+        format!("{} cores, shards and units {pool:?}", self.cores.len())
     }
 
     pub fn turn_core(&mut self, index: usize) {
@@ -248,4 +265,9 @@ async fn listen(talk: Talk, table: Arc<NamespaceTable>) -> Result<(), ServeError
 /// Where the node listens.
 pub fn address() -> SocketAddr {
     SocketAddr::new(NODE.addr(), 4420)
+}
+
+/// Buffers of one core: each shard keeps some large ones for itself, and all shards may live on one core.
+fn pool_bytes() -> usize {
+    std::env::var("DOLMEN_POOL_MIB").ok().and_then(|t| t.parse::<usize>().ok()).unwrap_or(48) << 20
 }

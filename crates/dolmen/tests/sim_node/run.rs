@@ -2,7 +2,7 @@
 
 use crate::{
     host::{Host, REGION_BYTES},
-    node::{DRIVES, NODE, Outcome, Process, Standing},
+    node::{Begin, DRIVES, NODE, Outcome, Process, Standing},
 };
 use dolmen_initiator::load::{Mix, Pattern};
 use dolmen_sim::{DriveFaults, Rng, World};
@@ -56,6 +56,7 @@ struct Run {
     trace: Trace,
     process: Option<Process>,
     starts: u64,
+    drive_bytes: u64,
     /// When the process starts (again), while there is none, and how.
     start_at: (Nanos, Restart),
     stop_began: Nanos,
@@ -89,6 +90,7 @@ pub fn run(seed: u64) -> Report {
         trace: Trace(0xcbf2_9ce4_8422_2325),
         process: None,
         starts: 0,
+        drive_bytes: 0,
         hosts: Vec::new(),
         asked: Vec::new(),
         side: None,
@@ -98,6 +100,8 @@ pub fn run(seed: u64) -> Report {
         mend_at: Vec::new(),
         loud: std::env::var_os("DOLMEN_LOUD").is_some(),
     };
+    // Small drives are cleaned all the time, large ones never.
+    run.drive_bytes = [10, 14, 20, 48][run.rng.index(4)] << 20;
     run.prepare();
     run.torment();
     run.come_to_rest("every command ends once the world is whole");
@@ -340,7 +344,8 @@ impl Run {
         self.starts += 1;
         let cores = 1 + self.rng.index(3);
         self.tell(&format!("start {} with {cores} cores", self.starts));
-        self.process = Some(Process::start(&self.world, &mut self.rng, cores, self.starts, self.start_at.1));
+        let how = Begin { generation: self.starts, restart: self.start_at.1, drive_bytes: self.drive_bytes };
+        self.process = Some(Process::start(&self.world, &mut self.rng, cores, how));
     }
 
     fn step_process(&mut self) {
@@ -441,6 +446,7 @@ impl Run {
     fn describe(&self) -> String {
         let standing = self.process.as_ref().map(Process::standing);
         let hosts: Vec<String> = self.hosts.iter().map(Host::describe).collect();
-        format!("node {standing:?} after {} starts; {}", self.starts, hosts.join("; "))
+        let what = self.process.as_ref().map(Process::describe).unwrap_or_default();
+        format!("node {standing:?} after {} starts, {what}; {}", self.starts, hosts.join("; "))
     }
 }
