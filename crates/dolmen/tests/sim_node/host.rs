@@ -26,7 +26,7 @@ pub struct Host {
 impl Host {
     pub fn new(world: &World, rng: &mut Rng, number: u16, volume: &VolumeDescriptor) -> Host {
         let node = NodeId(number + 1);
-        let mut io = Io::new(Box::new(world.driver(CoreConfig { node, pool: PoolConfig::sized(16 << 20) })));
+        let mut io = Io::new(Box::new(world.driver(CoreConfig { node, pool: PoolConfig::sized(64 << 20) })));
         let mut initiator = Initiator::new(OWNER);
         let name = format!("nqn.2014-08.org.nvmexpress:uuid:11111111-2222-4333-8444-00000000000{number}");
         let host_id = Uuid([u8::try_from(number + 1).unwrap(); 16]);
@@ -93,12 +93,12 @@ impl Host {
     /// Panics when the host has seen what it must not see.
     pub fn judge(&self) {
         let stats = self.load.stats();
-        assert_eq!(stats.first_violation, None, "host {}: lost or wrong data", self.node.0);
-        assert_eq!(stats.first_error, None, "host {}: an error", self.node.0);
+        assert_eq!(stats.first_violation, None, "lost or wrong data: {}", self.describe());
+        assert_eq!(stats.first_error, None, "an error: {}", self.describe());
     }
 
     pub fn describe(&self) -> String {
-        let last = self.notices.iter().rev().take(2).collect::<Vec<_>>();
+        let last = self.notices.iter().rev().take(4).collect::<Vec<_>>();
         format!(
             "host {}: {:?}, {} under way, done {}, last {last:?}",
             self.node.0,
