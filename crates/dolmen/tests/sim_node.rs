@@ -4,7 +4,7 @@
 //! What is judged: hosts see every block as their model allows it and never an error; a node that has nothing to do
 //! sleeps; once the world is whole, everything ends in bounded time; the same seed gives the same history.
 //!
-//! `DOLMEN_SEEDS=n` runs so many seeds, `DOLMEN_SEED=n` only that one (`DOLMEN_LOUD=1`: and tells what happens).
+//! `DOLMEN_SEEDS=n` runs so many seeds (from `DOLMEN_FIRST_SEED` on), `DOLMEN_SEED=n` only that one (`DOLMEN_LOUD=1`: and tells what happens).
 #![allow(missing_docs, unreachable_pub, clippy::unwrap_used)] // a test
 
 #[path = "sim_node/host.rs"]
@@ -26,7 +26,10 @@ fn number(name: &str) -> Option<u64> {
 fn nodes_keep_what_they_acknowledged() {
     let seeds = match number("DOLMEN_SEED") {
         Some(seed) => seed..seed + 1,
-        None => 0..number("DOLMEN_SEEDS").unwrap_or(SEEDS),
+        None => {
+            let first = number("DOLMEN_FIRST_SEED").unwrap_or(0);
+            first..first + number("DOLMEN_SEEDS").unwrap_or(SEEDS)
+        }
     };
     let mut failed = Vec::new();
     for seed in seeds {

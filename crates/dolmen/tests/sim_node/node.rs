@@ -30,6 +30,8 @@ pub const SUBSYSTEM: &str = "nqn.2020-01.example:simulated";
 /// Its drives.
 pub const DRIVES: [&str; 2] = ["d0", "d1"];
 
+/// Buffers of one core. Each shard keeps some large ones for itself, and all shards may live on one core.
+const POOL_BYTES: usize = 48 << 20;
 const UNIT_BYTES: u32 = 128 * 1024;
 
 /// What came of a request to a volume.
@@ -86,7 +88,7 @@ impl Process {
         let spin_ns = [0, 0, 2_000][rng.index(3)];
         let (mut all, mut inboxes, mut wakers) = (Vec::new(), Vec::new(), Vec::new());
         for index in 0..cores {
-            let config = CoreConfig { node: NODE, pool: PoolConfig::sized(pool_bytes()) };
+            let config = CoreConfig { node: NODE, pool: PoolConfig::sized(POOL_BYTES) };
             let io = Io::new(Box::new(world.driver(config)));
             let waker = io.waker();
             let (sender, receiver) = inbox(4096, waker.clone());
@@ -265,9 +267,4 @@ async fn listen(talk: Talk, table: Arc<NamespaceTable>) -> Result<(), ServeError
 /// Where the node listens.
 pub fn address() -> SocketAddr {
     SocketAddr::new(NODE.addr(), 4420)
-}
-
-/// Buffers of one core: each shard keeps some large ones for itself, and all shards may live on one core.
-fn pool_bytes() -> usize {
-    std::env::var("DOLMEN_POOL_MIB").ok().and_then(|t| t.parse::<usize>().ok()).unwrap_or(48) << 20
 }
