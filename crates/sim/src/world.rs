@@ -42,7 +42,9 @@ pub(crate) struct Inner {
     happenings: BinaryHeap<Reverse<Happening>>,
     happened: u64,
     pub(crate) writes: u64,
-    last_waiter: Option<usize>,
+    last_looker: Option<usize>,
+    /// The core that looks now also looked last: it is the only one being driven.
+    alone: bool,
     recording: Option<Recording>,
 }
 
@@ -119,7 +121,8 @@ impl World {
             happenings: BinaryHeap::new(),
             happened: 0,
             writes: 0,
-            last_waiter: None,
+            last_looker: None,
+            alone: false,
             recording: None,
         })))
     }
@@ -233,6 +236,7 @@ impl Inner {
 
     /// One look of `core` at the world that doesn't wait.
     pub(crate) fn look(&mut self, core: usize) {
+        self.alone = self.last_looker.replace(core) == Some(core);
         self.cores[core].state = CoreState::Running;
         self.run_until(Nanos(self.now.0 + LOOK_NS));
     }
@@ -247,8 +251,7 @@ impl Inner {
     /// nothing will ever happen.
     pub(crate) fn wait(&mut self, core: usize, until: Nanos) {
         // Others get their turn before time moves, but a core that is the only one being driven is not held up.
-        let alone = self.last_waiter == Some(core);
-        self.last_waiter = Some(core);
+        let alone = self.alone;
         self.cores[core].state = CoreState::Waiting(until);
         while !self.has_work(core) && self.now < until && (alone || !self.others_can_run(core)) {
             let happening = self.happenings.peek().map(|h| h.0.at);

@@ -200,3 +200,18 @@ fn a_killed_process_resets_and_close_ends_what_is_under_way() {
     assert!(matches!(&events[0], (0, 5, Event::Failed { error, .. }) if error.kind == ErrorKind::Closed));
     assert!(matches!(events[1], (0, 7, Event::Closed)));
 }
+
+/// A core that polls without waiting is not overlooked by one that waits again and again: time stays for both.
+#[test]
+fn a_waiting_core_does_not_run_ahead_of_a_busy_one() {
+    let world = World::new(5);
+    let core = || Io::new(Box::new(world.driver(CoreConfig::default())));
+    let (mut busy, mut waiting) = (core(), core());
+    let (start, mut events) = (world.now(), Vec::new());
+    for _ in 0..100 {
+        busy.poll(Wait::No, &mut events);
+        let until = waiting.now().plus_ms(1000);
+        waiting.poll(Wait::Until(until), &mut events);
+    }
+    assert!(world.now().since(start) < 1_000_000, "{} ns", world.now().since(start));
+}

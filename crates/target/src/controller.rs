@@ -139,7 +139,7 @@ impl Controller {
     /// Adds an I/O queue.
     pub(crate) fn join(&mut self, qid: u16, queue: QueueAt) -> Result<(), Status> {
         if self.queues.iter().any(|(q, _)| *q == qid) {
-            return Err(Status::COMMAND_SEQUENCE_ERROR.with_dnr());
+            return Err(Status::COMMAND_SEQUENCE_ERROR);
         }
         self.queues.push((qid, queue));
         Ok(())

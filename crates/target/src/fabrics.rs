@@ -31,6 +31,13 @@ fn invalid(what: ConnectError) -> Refusal {
     (Status::CONNECT_INVALID_PARAMETERS.with_dnr(), what.dword())
 }
 
+/// A Connect of an I/O queue for a controller that is not there (any more). No DNR: between its Connects the node may have
+/// restarted, or the controller ended; the host gets a new one by beginning again, and Linux gives a path up for good
+/// when it reads DNR here.
+fn no_longer(what: ConnectError) -> Refusal {
+    (Status::CONNECT_INVALID_PARAMETERS, what.dword())
+}
+
 /// QID of the admin queue.
 const ADMIN_QUEUE: u16 = 0;
 
@@ -180,7 +187,7 @@ impl Target {
     ) -> Result<(), Refusal> {
         let (kind, host) = self.check_connect(command, data)?;
         let controller = data.controller_id.get();
-        let core = self.config.core_of(controller).ok_or(invalid(ConnectError::CONTROLLER_ID))?;
+        let core = self.config.core_of(controller).ok_or(no_longer(ConnectError::CONTROLLER_ID))?;
         if kind == Kind::Discovery || command.queue > limits::MAX_IO_QUEUES {
             return Err(invalid(ConnectError::QUEUE));
         }
@@ -277,15 +284,15 @@ impl Target {
     /// Lets a queue join a controller of this core, or says why not.
     fn admit(&mut self, join: &Join) -> Result<(), Refusal> {
         let controller =
-            self.controllers.get_mut(join.controller).ok_or(invalid(ConnectError::CONTROLLER_ID))?;
+            self.controllers.get_mut(join.controller).ok_or(no_longer(ConnectError::CONTROLLER_ID))?;
         if controller.host.nqn != join.host_nqn {
-            return Err(invalid(ConnectError::HOST_NQN));
+            return Err(no_longer(ConnectError::HOST_NQN));
         }
         if controller.host.id != join.host_id {
-            return Err(invalid(ConnectError::HOST_ID));
+            return Err(no_longer(ConnectError::HOST_ID));
         }
         if !controller.accepts_queues() {
-            return Err((Status::COMMAND_SEQUENCE_ERROR.with_dnr(), 0));
+            return Err((Status::COMMAND_SEQUENCE_ERROR, 0));
         }
         controller.join(join.qid, join.queue).map_err(|status| (status, 0))
     }

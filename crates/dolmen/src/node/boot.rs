@@ -20,19 +20,29 @@ use std::{fs, path::Path, sync::Arc};
 const MAX_SHARDS: usize = 16;
 
 /// What the start has found.
-pub(crate) struct Booted {
+pub struct Booted {
     /// The pool.
-    pub(crate) plan: Arc<PoolPlan>,
+    pub plan: Arc<PoolPlan>,
     /// Its drives, in the plan's order.
-    pub(crate) drives: Vec<OpenedDrive>,
+    pub drives: Vec<OpenedDrive>,
     /// All volumes of all cores.
-    pub(crate) volumes: Vec<VolumeInfo>,
+    pub volumes: Vec<VolumeInfo>,
 }
 
 /// The core that a protection group lives on.
-pub(crate) fn home_core(plan: &PoolPlan, pg: PgId, cores: usize) -> CoreId {
+pub fn home_core(plan: &PoolPlan, pg: PgId, cores: usize) -> CoreId {
     let shard = pg.0 % u32::from(plan.shards.max(1));
     CoreId(u16::try_from(shard as usize % cores.max(1)).expect("cores are at most 256"))
+}
+
+/// What to bring up.
+pub struct Start {
+    /// The drives; all or none are opened.
+    pub drives: Vec<OpenDrive>,
+    /// For a new pool, and which pool it must be.
+    pub pool: PoolOptions,
+    /// Whether reservations that do not persist are still there.
+    pub restart: Restart,
 }
 
 /// Brings the pool and its volumes up on running cores. `known_pool` is the pool that this data folder has served before.
@@ -42,8 +52,7 @@ pub(crate) async fn boot(
     known_pool: Option<Uuid>,
     restart: Restart,
 ) -> Result<Booted, ServeError> {
-    let first = CoreId(0);
-    let drives: Vec<OpenDrive> = options
+    let drives = options
         .drives
         .iter()
         .map(|drive| OpenDrive {
@@ -53,13 +62,23 @@ pub(crate) async fn boot(
             exclusive: true,
         })
         .collect();
-    let paths: Vec<String> = options.drives.iter().map(|d| d.path.display().to_string()).collect();
-    let opened = cores.ask(first, |answer| ToCore::OpenDrives { drives, answer }).await?;
-    let opened = opened.map_err(ServeError::new)?;
     let shards =
         std::thread::available_parallelism().map_or(1, usize::from).max(cores.count()).min(MAX_SHARDS);
     let shards = u16::try_from(shards).expect("at most 16");
     let pool = PoolOptions { shards, unit_bytes: None, seed: fresh_seed(), expect: known_pool };
+    bring_up(cores, Start { drives, pool, restart }).await
+}
+
+/// The sequence itself, for cores of any world.
+///
+/// # Errors
+/// Which drive or pool can't be opened and why, in words.
+pub async fn bring_up(cores: &Talk, start: Start) -> Result<Booted, ServeError> {
+    let first = CoreId(0);
+    let Start { drives, pool, restart } = start;
+    let paths: Vec<String> = drives.iter().map(|d| d.path.display().to_string()).collect();
+    let opened = cores.ask(first, |answer| ToCore::OpenDrives { drives, answer }).await?;
+    let opened = opened.map_err(ServeError::new)?;
     let plan = cores.ask(first, |answer| ToCore::OpenPool { paths, options: pool, answer }).await?;
     let plan = Arc::new(plan.map_err(ServeError::system)?);
     tracing::info!(

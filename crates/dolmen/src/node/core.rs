@@ -33,15 +33,15 @@ use std::{
 use tokio::sync::mpsc;
 
 /// Tags of the loop's own timers.
-pub(crate) const LOOP: Owner = Owner(0);
+pub const LOOP: Owner = Owner(0);
 /// Tags of the target's operations.
-pub(crate) const TARGET: Owner = Owner(1);
+pub const TARGET: Owner = Owner(1);
 /// Tags of the store's operations.
-pub(crate) const STORE: Owner = Owner(2);
+pub const STORE: Owner = Owner(2);
 /// Tags of long flows' operations.
-pub(crate) const EXEC: Owner = Owner(3);
+pub const EXEC: Owner = Owner(3);
 /// Tags of the volumes' timers.
-pub(crate) const VOLUME: Owner = Owner(5);
+pub const VOLUME: Owner = Owner(5);
 
 /// Long flows of one core at most: a few per shard.
 const MAX_TASKS: usize = 1024;
@@ -79,7 +79,7 @@ struct Closing {
 }
 
 /// One core's loop and everything that lives on it.
-pub(crate) struct Core {
+pub struct Core {
     id: CoreId,
     cores: usize,
     io: Io,
@@ -127,7 +127,7 @@ pub(crate) struct Core {
 impl Core {
     /// A core with nothing on it, which does what `inbox` tells it. `spin_ns` is how long it polls after the last work.
     #[must_use]
-    pub(crate) fn new(
+    pub fn new(
         id: CoreId,
         cores: usize,
         io: Io,
@@ -176,12 +176,12 @@ impl Core {
     }
 
     /// Turns until told to end.
-    pub(crate) fn run(&mut self) {
+    pub fn run(&mut self) {
         while self.turn() {}
     }
 
     /// One turn; false when the core has been told to end.
-    pub(crate) fn turn(&mut self) -> bool {
+    pub fn turn(&mut self) -> bool {
         let began = self.io.now();
         let wait = if self.exec.has_ready() { Wait::No } else { self.poller.wait(began, self.last) };
         self.io.poll(wait, &mut self.events);

@@ -28,7 +28,7 @@ const POOL_BYTES: usize = 256 << 20;
 
 /// The way to talk to the cores.
 #[derive(Clone)]
-pub(crate) struct Talk {
+pub struct Talk {
     inboxes: Vec<InboxSender<ToCore>>,
 }
 
@@ -95,7 +95,7 @@ impl Cores {
             wakers.push(started.waker);
         }
         let features = features.ok_or_else(|| ServeError::new("--cores: at least one is needed"))?;
-        let cores = Cores { talk: Talk { inboxes }, threads, features };
+        let cores = Cores { talk: Talk::new(inboxes), threads, features };
         cores.talk.link(&wakers);
         Ok(cores)
     }
@@ -118,18 +118,25 @@ impl Cores {
 }
 
 impl Talk {
+    /// The way to talk to cores that take their requests from these inboxes, by their number.
+    #[must_use]
+    pub fn new(inboxes: Vec<InboxSender<ToCore>>) -> Talk {
+        Talk { inboxes }
+    }
+
     /// How many there are.
-    pub(crate) fn count(&self) -> usize {
+    #[must_use]
+    pub fn count(&self) -> usize {
         self.inboxes.len()
     }
 
     /// The cores' numbers.
-    pub(crate) fn ids(&self) -> impl Iterator<Item = CoreId> + use<> {
+    pub fn ids(&self) -> impl Iterator<Item = CoreId> + use<> {
         (0..u16::try_from(self.count()).unwrap_or(u16::MAX)).map(CoreId)
     }
 
-    /// A mailbox for each ordered pair of different cores.
-    fn link(&self, wakers: &[Arc<dyn Wake>]) {
+    /// Gives the cores a mailbox for each ordered pair of different ones; `wakers` are theirs, by their number.
+    pub fn link(&self, wakers: &[Arc<dyn Wake>]) {
         let count = self.count();
         let mut all: Vec<Links> = (0..count).map(|_| Links::default()).collect();
         for from in 0..count {
@@ -150,7 +157,10 @@ impl Talk {
     }
 
     /// Sends the request that `make` builds round its answer's sender.
-    pub(crate) fn send<T>(
+    ///
+    /// # Errors
+    /// There is no such core, or it has too many requests waiting.
+    pub fn send<T>(
         &self,
         core: CoreId,
         make: impl FnOnce(Answer<T>) -> ToCore,
@@ -162,7 +172,10 @@ impl Talk {
     }
 
     /// Sends a request and waits for its answer.
-    pub(crate) async fn ask<T>(
+    ///
+    /// # Errors
+    /// As [`Talk::send`], or the core ended first.
+    pub async fn ask<T>(
         &self,
         core: CoreId,
         make: impl FnOnce(Answer<T>) -> ToCore,
@@ -171,10 +184,10 @@ impl Talk {
     }
 
     /// Asks every core at once and waits for all answers, in the order of the cores.
-    pub(crate) async fn ask_all<T>(
-        &self,
-        mut make: impl FnMut(Answer<T>) -> ToCore,
-    ) -> Result<Vec<T>, ServeError> {
+    ///
+    /// # Errors
+    /// As [`Talk::ask`].
+    pub async fn ask_all<T>(&self, mut make: impl FnMut(Answer<T>) -> ToCore) -> Result<Vec<T>, ServeError> {
         let mut receivers = Vec::new();
         for core in self.ids() {
             receivers.push(self.send(core, &mut make)?);

@@ -12,11 +12,11 @@ use std::sync::Arc;
 use tokio::sync::oneshot;
 
 /// The sender of the one answer to a request; dropped when the core ends first.
-pub(crate) type Answer<T> = oneshot::Sender<T>;
+pub type Answer<T> = oneshot::Sender<T>;
 
 /// Between cores, through mailboxes.
 #[derive(Debug)]
-pub(crate) enum Between {
+pub enum Between {
     /// A host's command for a volume whose home is the receiver.
     Request(Request),
     /// The answer, for the target that the command came from.
@@ -33,24 +33,24 @@ pub(crate) enum Between {
 
 /// The mailboxes of one core: one pair for each other core, by its number; none for itself.
 #[derive(Default)]
-pub(crate) struct Links {
+pub struct Links {
     /// To other cores.
-    pub(crate) out: Vec<Option<mailbox::Sender<Between>>>,
+    pub out: Vec<Option<mailbox::Sender<Between>>>,
     /// From other cores.
-    pub(crate) into: Vec<mailbox::Receiver<Between>>,
+    pub into: Vec<mailbox::Receiver<Between>>,
 }
 
 /// A drive that core 0 has opened.
 #[derive(Clone, Debug)]
-pub(crate) struct OpenedDrive {
+pub struct OpenedDrive {
     /// What it is.
-    pub(crate) info: DriveInfo,
+    pub info: DriveInfo,
     /// For the other cores.
-    pub(crate) handle: DriveHandle,
+    pub handle: DriveHandle,
 }
 
 /// From the control side to a core. The start is a sequence of these, in this order; see [`super::boot`].
-pub(crate) enum ToCore {
+pub enum ToCore {
     /// The mailboxes to the other cores.
     Link(Links),
     /// Core 0: open the drives, all or none.
@@ -129,7 +129,7 @@ pub(crate) enum ToCore {
 
 /// From a core to the control side, unasked.
 #[derive(Debug)]
-pub(crate) enum FromCore {
+pub enum FromCore {
     /// A volume came, changed or went. Sent before the answer to the request that made it.
     Change(Change),
 }

@@ -5,13 +5,15 @@
 //! - [`boot`]: drives, pool, recovery, volumes, in that order; nothing listens before.
 //! - [`router`]: carries out what the control side asks, and keeps the table of namespaces.
 //! - [`report`], [`message`]: what is said between them.
+//!
+//! What runs on a core, and how it is told what to do, is public so that whole nodes can be run over a simulated world.
 
-mod boot;
-mod core;
-mod cores;
-mod message;
-mod report;
-mod router;
+pub mod boot;
+pub mod core;
+pub mod cores;
+pub mod message;
+pub mod report;
+pub mod router;
 mod serve;
 mod tell;
 mod wipe;

@@ -42,13 +42,31 @@ pub(crate) struct Node {
 }
 
 /// The volumes that exist, and the table made from them.
-struct Catalogue {
+pub struct Catalogue {
     volumes: BTreeMap<Uuid, VolumeInfo>,
     spaces: BTreeMap<Uuid, Arc<Namespace>>,
     generation: u64,
 }
 
 impl Catalogue {
+    /// The volumes that a start has found; `generation` is larger than any that hosts were ever told.
+    #[must_use]
+    pub fn new(generation: u64, found: Vec<VolumeInfo>) -> Catalogue {
+        let mut catalogue = Catalogue { volumes: BTreeMap::new(), spaces: BTreeMap::new(), generation };
+        for info in found {
+            catalogue.apply(Change::Present(Box::new(info)));
+        }
+        catalogue
+    }
+
+    /// Takes changes in the order in which the cores told them; the table that is to be in force after them.
+    #[must_use]
+    pub fn take(&mut self, changes: Vec<Change>) -> Arc<NamespaceTable> {
+        self.generation += 1;
+        changes.into_iter().for_each(|change| self.apply(change));
+        self.table()
+    }
+
     fn apply(&mut self, change: Change) {
         match change {
             Change::Present(info) => {
@@ -71,7 +89,9 @@ impl Catalogue {
         }
     }
 
-    fn table(&self) -> Arc<NamespaceTable> {
+    /// The table as it is now.
+    #[must_use]
+    pub fn table(&self) -> Arc<NamespaceTable> {
         Arc::new(NamespaceTable::new(self.generation, self.spaces.values().cloned().collect()))
     }
 }
@@ -100,10 +120,7 @@ impl Node {
         allow_test_volumes: bool,
         changes: mpsc::UnboundedReceiver<FromCore>,
     ) -> Arc<Node> {
-        let mut catalogue = Catalogue { volumes: BTreeMap::new(), spaces: BTreeMap::new(), generation };
-        for info in booted.volumes {
-            catalogue.apply(Change::Present(Box::new(info)));
-        }
+        let catalogue = Catalogue::new(generation, booted.volumes);
         let (barrier, barriers) = mpsc::unbounded_channel();
         let node = Arc::new(Node {
             cores,
@@ -266,9 +283,7 @@ async fn publish(
         if !batch.is_empty() {
             let table = {
                 let mut catalogue = node.catalogue.lock().unwrap_or_else(PoisonError::into_inner);
-                catalogue.generation += 1;
-                batch.into_iter().for_each(|change| catalogue.apply(change));
-                catalogue.table()
+                catalogue.take(batch)
             };
             let told = node.cores.ask_all(|answer| ToCore::Namespaces { table: table.clone(), answer }).await;
             if told.is_err() {

@@ -1,0 +1,270 @@
+//! A node's data side in a simulated world: real cores, turned in one thread, told what to do by the messages that
+//! the daemon's control side uses.
+
+use dolmen::node::{
+    ServeError,
+    boot::{self, Booted, Start, home_core},
+    core::Core,
+    cores::Talk,
+    message::{FromCore, ToCore},
+    router::Catalogue,
+};
+use dolmen_io::{Io, OpenDrive, PoolConfig, inbox};
+use dolmen_sim::{CoreConfig, NodeId, Rng, World};
+use dolmen_store::{PoolOptions, PoolPlan};
+use dolmen_target::{Identity, NamespaceTable, TargetConfig};
+use dolmen_types::CoreId;
+use dolmen_volume::{ControlCommand, ControlDone, ControlError, Restart};
+use std::{
+    net::SocketAddr,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, Waker},
+};
+use tokio::sync::mpsc;
+
+/// The machine that the node runs on.
+pub const NODE: NodeId = NodeId(0);
+/// The subsystem that it serves.
+pub const SUBSYSTEM: &str = "nqn.2020-01.example:simulated";
+/// Its drives.
+pub const DRIVES: [&str; 2] = ["d0", "d1"];
+
+/// Buffers of one core. Each shard keeps some large ones for itself, and all shards may live on one core.
+const POOL_BYTES: usize = 48 << 20;
+const UNIT_BYTES: u32 = 128 * 1024;
+
+/// What came of a request to a volume.
+pub type Outcome = Result<ControlDone, ControlError>;
+
+/// A conversation of the control side with the cores.
+type Job<T> = Pin<Box<dyn Future<Output = Result<T, ServeError>>>>;
+
+/// What the process is doing.
+enum Phase {
+    Booting(Job<Booted>),
+    Listening(Job<()>),
+    Serving,
+    Stopping(Job<()>),
+}
+
+/// One life of the process.
+pub struct Process {
+    cores: Vec<Core>,
+    talk: Talk,
+    changes: mpsc::UnboundedReceiver<FromCore>,
+    catalogue: Catalogue,
+    plan: Option<Arc<PoolPlan>>,
+    phase: Phase,
+    asked: Vec<(u64, Job<Outcome>)>,
+    /// Turns of all cores.
+    pub turns: u64,
+}
+
+/// How a process starts.
+#[derive(Clone, Copy, Debug)]
+pub struct Begin {
+    /// The node's count of starts.
+    pub generation: u64,
+    pub restart: Restart,
+    /// Size of each drive, should it be made.
+    pub drive_bytes: u64,
+}
+
+/// Where the process has come to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standing {
+    Starting,
+    Serving,
+    Stopping,
+    /// Ended in an orderly way.
+    Over,
+}
+
+impl Process {
+    /// Starts the process with so many cores.
+    pub fn start(world: &World, rng: &mut Rng, cores: usize, how: Begin) -> Process {
+        let (out, changes) = mpsc::unbounded_channel();
+        let spin_ns = [0, 0, 2_000][rng.index(3)];
+        let (mut all, mut inboxes, mut wakers) = (Vec::new(), Vec::new(), Vec::new());
+        for index in 0..cores {
+            let config = CoreConfig { node: NODE, pool: PoolConfig::sized(POOL_BYTES) };
+            let io = Io::new(Box::new(world.driver(config)));
+            let waker = io.waker();
+            let (sender, receiver) = inbox(4096, waker.clone());
+            all.push(Core::new(core_id(index), cores, io, receiver, out.clone(), spin_ns));
+            inboxes.push(sender);
+            wakers.push(waker);
+        }
+        let talk = Talk::new(inboxes);
+        talk.link(&wakers);
+        let mut seed = [0; 32];
+        rng.fill(&mut seed);
+        let shards = u16::try_from(rng.between(1, 4)).unwrap();
+        let drive = |path: &&str| OpenDrive {
+            path: path.into(),
+            create_bytes: Some(how.drive_bytes),
+            sparse: true,
+            exclusive: true,
+        };
+        let pool = PoolOptions { shards, unit_bytes: Some(UNIT_BYTES), seed, expect: None };
+        let start = Start { drives: DRIVES.iter().map(drive).collect(), pool, restart: how.restart };
+        let job = {
+            let talk = talk.clone();
+            async move { boot::bring_up(&talk, start).await }
+        };
+        Process {
+            cores: all,
+            talk,
+            changes,
+            catalogue: Catalogue::new(how.generation << 32, Vec::new()),
+            plan: None,
+            phase: Phase::Booting(Box::pin(job)),
+            asked: Vec::new(),
+            turns: 0,
+        }
+    }
+
+    pub fn cores(&self) -> usize {
+        self.cores.len()
+    }
+
+    pub fn describe(&self) -> String {
+        let pool = self.plan.as_ref().map(|p| {
+            let units: Vec<u32> = p.drives.iter().map(|d| d.units).collect();
+            (p.shards, units)
+        });
+        format!("{} cores, shards and units {pool:?}", self.cores.len())
+    }
+
+    pub fn turn_core(&mut self, index: usize) {
+        self.turns += 1;
+        let _ = self.cores[index].turn();
+    }
+
+    pub fn standing(&self) -> Standing {
+        match self.phase {
+            Phase::Booting(_) | Phase::Listening(_) => Standing::Starting,
+            Phase::Serving => Standing::Serving,
+            Phase::Stopping(_) => Standing::Stopping,
+        }
+    }
+
+    /// Asks the home of a protection group; the outcome comes from [`Process::step`] with the number.
+    pub fn ask(&mut self, number: u64, pg: dolmen_types::PgId, command: ControlCommand) {
+        let plan = self.plan.as_ref().expect("asked only while serving");
+        let (talk, core) = (self.talk.clone(), home_core(plan, pg, self.cores.len()));
+        let job = async move { talk.ask(core, |answer| ToCore::Volume { command, answer }).await };
+        self.asked.push((number, Box::pin(job)));
+    }
+
+    /// Asks every core for its report, for nobody.
+    pub fn report(&self) {
+        for core in self.talk.ids() {
+            drop(self.talk.send(core, |answer| ToCore::Report { answer }));
+        }
+    }
+
+    /// Begins an orderly end.
+    pub fn stop(&mut self) {
+        let talk = self.talk.clone();
+        self.phase = Phase::Stopping(Box::pin(async move {
+            talk.ask_all(|answer| ToCore::Drain { answer }).await?;
+            talk.ask_all(|answer| ToCore::Close { answer }).await?;
+            Ok(())
+        }));
+    }
+
+    /// The control side's part; answers to [`Process::ask`] are appended to `out`.
+    pub fn step(&mut self, out: &mut Vec<(u64, Outcome)>) -> Standing {
+        self.publish();
+        match &mut self.phase {
+            Phase::Serving => {}
+            Phase::Booting(job) => {
+                if let Some(booted) = poll(job) {
+                    self.plan = Some(booted.plan);
+                    drop(
+                        self.catalogue.take(
+                            booted
+                                .volumes
+                                .into_iter()
+                                .map(|v| dolmen_volume::Change::Present(v.into()))
+                                .collect(),
+                        ),
+                    );
+                    let (talk, table) = (self.talk.clone(), self.catalogue.table());
+                    self.phase = Phase::Listening(Box::pin(listen(talk, table)));
+                }
+            }
+            Phase::Listening(job) => {
+                if poll(job).is_some() {
+                    self.phase = Phase::Serving;
+                }
+            }
+            Phase::Stopping(job) => {
+                if poll(job).is_some() {
+                    return Standing::Over;
+                }
+            }
+        }
+        self.asked.retain_mut(|(number, job)| match poll(job) {
+            None => true,
+            Some(outcome) => {
+                out.push((*number, outcome));
+                false
+            }
+        });
+        self.standing()
+    }
+
+    /// Puts what changed into force on every core.
+    fn publish(&mut self) {
+        let mut batch = Vec::new();
+        while let Ok(FromCore::Change(change)) = self.changes.try_recv() {
+            batch.push(change);
+        }
+        if batch.is_empty() {
+            return;
+        }
+        let table = self.catalogue.take(batch);
+        for core in self.talk.ids() {
+            drop(self.talk.send(core, |answer| ToCore::Namespaces { table: table.clone(), answer }));
+        }
+    }
+}
+
+fn core_id(index: usize) -> CoreId {
+    CoreId(u16::try_from(index).unwrap())
+}
+
+fn poll<T>(job: &mut Job<T>) -> Option<T> {
+    match job.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
+        Poll::Pending => None,
+        Poll::Ready(result) => Some(result.unwrap()),
+    }
+}
+
+async fn listen(talk: Talk, table: Arc<NamespaceTable>) -> Result<(), ServeError> {
+    let identity = Identity {
+        subsystem: SUBSYSTEM.parse().unwrap(),
+        serial: "1".into(),
+        model: "Dolmen".into(),
+        firmware: "1".into(),
+    };
+    for core in talk.ids() {
+        let config = TargetConfig {
+            core,
+            cores: u16::try_from(talk.count()).unwrap(),
+            io_listen: vec![address()],
+            ..TargetConfig::new(identity.clone())
+        };
+        let (config, table) = (Box::new(config), table.clone());
+        talk.ask(core, |answer| ToCore::Listen { config, table, answer }).await?.unwrap();
+    }
+    Ok(())
+}
+
+/// Where the node listens.
+pub fn address() -> SocketAddr {
+    SocketAddr::new(NODE.addr(), 4420)
+}
