@@ -4,7 +4,7 @@
 //! - [`core`]: one core's turn. [`cores`]: their threads.
 //! - [`boot`]: drives, pool, recovery, volumes, in that order; nothing listens before.
 //! - [`router`]: carries out what the control side asks, and keeps the table of namespaces.
-//! - [`report`], [`message`]: what is said between them.
+//! - [`report`], [`message`]: what is said between them. [`watch`]: what is told unasked.
 
 mod boot;
 mod core;
@@ -14,6 +14,7 @@ mod report;
 mod router;
 mod serve;
 mod tell;
+mod watch;
 mod wipe;
 
 pub use serve::serve;
