@@ -310,6 +310,11 @@ impl Model {
         }
         let next = applied(old, change);
         let (uuid, expected_revision) = (old.uuid, old.revision);
+        if next == *old {
+            // Nothing to do is success. The data plane would keep its revision, and so must we.
+            return Ok(vec![Command::Answer { request, result: Ok(entry.view()) }]);
+        }
+        let next = VolumeDescriptor { revision: old.revision.saturating_add(1), ..next };
         // Both names are taken while the change is under way.
         self.names.insert((next.project.clone(), next.name.clone()), uuid);
         let entry = self.volumes.get_mut(&uuid).expect("entry() found it in this map");
@@ -482,6 +487,7 @@ impl Model {
     }
 }
 
+/// The descriptor with `change` made, at the revision that it had.
 fn applied(old: &VolumeDescriptor, change: VolumeChange) -> VolumeDescriptor {
     VolumeDescriptor {
         size_bytes: change.size_bytes.unwrap_or(old.size_bytes),
@@ -489,7 +495,6 @@ fn applied(old: &VolumeDescriptor, change: VolumeChange) -> VolumeDescriptor {
         ip_acl: change.ip_acl.unwrap_or_else(|| old.ip_acl.clone()),
         name: change.name.unwrap_or_else(|| old.name.clone()),
         labels: change.labels.unwrap_or_else(|| old.labels.clone()),
-        revision: old.revision.saturating_add(1),
         ..old.clone()
     }
 }

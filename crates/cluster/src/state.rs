@@ -118,17 +118,23 @@ pub enum StateError {
     },
 }
 
+/// What helps when the file is lost.
+const REMEDY: &str = "put back a copy, or remove it and start again; the volumes are on the drives, but hosts find them \
+under their old name only with --subsystem-nqn NQN-OF-BEFORE";
+
 impl fmt::Display for StateError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            StateError::File { path, source } => write!(f, "the state file {}: {source}", path.display()),
+            StateError::File { path, source } => {
+                write!(f, "the state file {}: {source}. If it is damaged: {REMEDY}", path.display())
+            }
             StateError::Newer { path, found } => write!(
                 f,
                 "the state file {} has format {found}, this program knows up to {FORMAT}; run a newer dolmen",
                 path.display()
             ),
             StateError::Damaged { path, what } => {
-                write!(f, "the state file {} is damaged: no good value of '{what}'", path.display())
+                write!(f, "the state file {} is damaged: no good value of '{what}'; {REMEDY}", path.display())
             }
             StateError::OtherSubsystem { kept, asked } => write!(
                 f,

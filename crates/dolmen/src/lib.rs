@@ -5,11 +5,6 @@
 //! [`demo`] shows all of it in a minute.
 #![forbid(unsafe_code)]
 
-/// `println!` that does not panic when nobody reads any more.
-macro_rules! say {
-    ($($arg:tt)*) => { $crate::cli::say(format_args!($($arg)*)) };
-}
-
 pub mod cli;
 pub mod config;
 pub mod control;

@@ -87,24 +87,39 @@ pub(crate) fn open(options: &OpenDrive) -> Result<(Opened, DriveInfo), Error> {
     Ok((Opened { fd: file.into(), path: path.clone(), align_bytes, discards }, info))
 }
 
-/// Makes a file and what it takes to find it again durable.
+/// Makes a file and what it takes to find it again durable. Where the file system can, the file has no name before it is
+/// complete, so that a process killed here leaves no drive of a wrong size behind.
 fn create(path: &Path, bytes: u64, sparse: bool) -> Result<(), Error> {
-    let file = OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(path)
+    let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let nameless = OpenOptions::new().write(true).mode(0o600).custom_flags(libc::O_TMPFILE).open(folder);
+    let named = nameless.is_err();
+    let file = nameless
+        .or_else(|_| OpenOptions::new().write(true).create_new(true).mode(0o600).open(path))
         .map_err(|e| failed("create", path, &e))?;
-    let made = size(&file, bytes, sparse).and_then(|()| file.sync_all()).and_then(|()| {
-        let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        File::open(folder)?.sync_all()
-    });
+    let made = size(&file, bytes, sparse)
+        .and_then(|()| file.sync_all())
+        .and_then(|()| if named { Ok(()) } else { name(&file, path) })
+        .and_then(|()| File::open(folder)?.sync_all());
     made.map_err(|e| {
-        // Half a drive is none. Should this fail too, the next start finds a file of the wrong size and says so.
-        let _ = fs::remove_file(path);
+        // Half a drive is none. Should this fail too, the next start finds a file of the wrong size.
+        if named {
+            let _ = fs::remove_file(path);
+        }
         let how = if sparse { "create" } else { "preallocate" };
         failed(&format!("{how} {bytes} bytes for"), path, &e)
     })
+}
+
+/// Gives a file without a name its name; fails if the name is taken.
+fn name(file: &File, path: &Path) -> std::io::Result<()> {
+    let from = CString::new(format!("/proc/self/fd/{}", file.as_raw_fd()))?;
+    let to = CString::new(path.as_os_str().as_bytes())?;
+    let (here, follow) = (libc::AT_FDCWD, libc::AT_SYMLINK_FOLLOW);
+    // SAFETY: both strings end with a zero and live across the call.
+    match unsafe { libc::linkat(here, from.as_ptr(), here, to.as_ptr(), follow) } {
+        0 => Ok(()),
+        _ => Err(std::io::Error::last_os_error()),
+    }
 }
 
 fn size(file: &File, bytes: u64, sparse: bool) -> std::io::Result<()> {

@@ -259,6 +259,25 @@ fn a_change_under_way_keeps_others_out_and_both_names_taken() {
 }
 
 #[test]
+fn a_change_to_what_is_so_already_keeps_the_revision() {
+    let mut model = Model::recover(Marks::default(), Marks::default(), Vec::new());
+    let d = made(&mut model, "a", 1);
+    let key = VolumeKey::Uuid(d.uuid);
+    let change =
+        VolumeChange { size_bytes: Some(d.size_bytes), name: Some("a".into()), ..VolumeChange::default() };
+    let same =
+        Input::Update { request: RequestId(2), project: None, key: key.clone(), expected: None, change };
+    match model.step(same).as_slice() {
+        [Command::Answer { result: Ok(view), .. }] => assert_eq!(view.descriptor.revision, d.revision),
+        other => panic!("{other:?}"),
+    }
+    // The next change names the revision that the data plane has.
+    let delete = Input::Delete { request: RequestId(3), project: None, key, expected: Some(d.revision) };
+    let commands = model.step(delete);
+    assert!(matches!(commands.as_slice(), [Command::Delete { expected_revision: 1, .. }]), "{commands:?}");
+}
+
+#[test]
 fn the_number_of_volumes_is_bounded() {
     let mut model = Model::recover(Marks::default(), Marks::default(), Vec::new());
     let first = made(&mut model, "a", 1);

@@ -281,7 +281,7 @@ impl Service {
     }
 
     fn record(&mut self, what: Occurrence) {
-        tracing::info!(event = what.name, subject = what.subject, severity = ?what.severity, "{}", what.text);
+        log(&what);
         let UnixMillis(unix_ms) = (self.ambient.now)();
         let event = Event { id: self.next_event, unix_ms, what };
         self.next_event += 1;
@@ -338,6 +338,16 @@ fn selected(events: &VecDeque<Event>, filter: &EventFilter) -> Vec<Event> {
         .take(filter.limit)
         .cloned()
         .collect()
+}
+
+/// An event in the log, as loud as it is grave.
+fn log(what: &Occurrence) {
+    let Occurrence { name, subject, severity, text, .. } = what;
+    match severity {
+        Severity::Info => tracing::info!(event = name, subject, ?severity, "{text}"),
+        Severity::Critical => tracing::error!(event = name, subject, ?severity, "{text}"),
+        _ => tracing::warn!(event = name, subject, ?severity, "{text}"),
+    }
 }
 
 /// What the data plane noticed, as an event.

@@ -32,8 +32,7 @@ pub(crate) fn help(client: &Client, output: &Output, name: &str) -> Result<(), C
         "disconnect": steps.disconnect(),
     });
     let allow = client.suggest(&format!("volume allow {} NQN", text(&seen, "name")));
-    output.put(&value, |_| page(&seen, &steps, &allow));
-    Ok(())
+    output.put(&value, |_| page(&seen, &steps, &allow))
 }
 
 /// What the commands are made from.

@@ -21,19 +21,10 @@ use client::Client;
 use error::{CliError, Exit};
 use output::Output;
 use std::{
-    io::{self, IsTerminal, Write},
+    io::{self, IsTerminal},
     path::Path,
     process::ExitCode,
 };
-
-/// Prints a line for people or programs. When the reader has gone (`dolmen volume list | head`), the program ends as one
-/// that was told so by the system.
-pub(crate) fn say(line: std::fmt::Arguments<'_>) {
-    if let Err(error) = writeln!(io::stdout(), "{line}") {
-        let code = if error.kind() == io::ErrorKind::BrokenPipe { 141 } else { 1 };
-        std::process::exit(code);
-    }
-}
 
 /// Runs the program with the process's own arguments.
 pub fn run() -> ExitCode {
@@ -69,7 +60,9 @@ fn dispatch(cli: Cli) -> Result<ExitCode, CliError> {
             return demo::demo(&args).map_err(|why| CliError::new(Exit::Failed, why.to_string()));
         }
         Command::Completions { shell } => completions(shell)?,
-        Command::Drive { command: DriveCommand::Wipe { path, yes } } => wipe(&path, yes)?,
+        Command::Drive { command: DriveCommand::Wipe { path, yes } } => {
+            wipe(&Output::new(global.output), &path, yes)?;
+        }
         remote => {
             let client = Client::new(locate::target(&global)?)?;
             let output = Output::new(global.output);
@@ -113,11 +106,11 @@ fn serve(global: &Global, args: crate::config::ServeArgs) -> Result<ExitCode, Cl
 fn completions(shell: clap_complete::Shell) -> Result<(), CliError> {
     let mut script = Vec::new();
     clap_complete::generate(shell, &mut Cli::command(), "dolmen", &mut script);
-    io::stdout().write_all(&script).map_err(|why| CliError::new(Exit::Failed, why.to_string()))
+    output::say(&script)
 }
 
 /// Makes a drive blank. People at a terminal are asked first; a script has to say that it means it.
-fn wipe(path: &Path, yes: bool) -> Result<(), CliError> {
+fn wipe(output: &Output, path: &Path, yes: bool) -> Result<(), CliError> {
     let failed = |why: node::ServeError| CliError::new(Exit::Failed, why.to_string());
     let holds = match node::identify_drive(path).map_err(failed)? {
         DriveIdentity::Blank => "nothing".to_string(),
@@ -141,6 +134,6 @@ fn wipe(path: &Path, yes: bool) -> Result<(), CliError> {
         }
     }
     node::wipe_drive(path).map_err(failed)?;
-    say!("{} is blank", path.display());
-    Ok(())
+    let answer = serde_json::json!({"path": path.display().to_string(), "blank": true});
+    output.put(&answer, |_| format!("{} is blank", path.display()))
 }

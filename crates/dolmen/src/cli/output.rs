@@ -1,9 +1,13 @@
 //! Answers on stdout: tables and sentences for people, or JSON for programs.
 
-use super::args::Format;
+use super::{
+    args::Format,
+    error::{CliError, Exit},
+};
 use comfy_table::{CellAlignment, Table, presets};
 use dolmen_types::ByteSize;
 use serde_json::Value;
+use std::io::{self, Write};
 
 /// Where answers go.
 #[derive(Clone, Copy, Debug)]
@@ -29,11 +33,12 @@ impl Output {
     }
 
     /// An object or a list for programs, or what `people` makes of it.
-    pub(crate) fn put(&self, value: &Value, people: impl FnOnce(&Value) -> String) {
-        match self.format {
-            Format::Json => say!("{}", pretty(value)),
-            Format::Table => say!("{}", people(value).trim_end()),
-        }
+    pub(crate) fn put(&self, value: &Value, people: impl FnOnce(&Value) -> String) -> Result<(), CliError> {
+        let text = match self.format {
+            Format::Json => pretty(value),
+            Format::Table => people(value),
+        };
+        say(format!("{}\n", text.trim_end()).as_bytes())
     }
 
     /// A remark for people, on stderr, so that programs are not disturbed.
@@ -41,6 +46,17 @@ impl Output {
         if self.format == Format::Table {
             eprintln!("{text}");
         }
+    }
+}
+
+/// Writes to stdout. A reader that has seen enough (`| head`) is no failure.
+pub(crate) fn say(bytes: &[u8]) -> Result<(), CliError> {
+    let mut out = io::stdout().lock();
+    match out.write_all(bytes).and_then(|()| out.flush()) {
+        Err(why) if why.kind() != io::ErrorKind::BrokenPipe => {
+            Err(CliError::new(Exit::Failed, format!("the answer can't be written: {why}")))
+        }
+        _ => Ok(()),
     }
 }
 

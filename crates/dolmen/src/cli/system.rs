@@ -34,8 +34,7 @@ pub(crate) fn nodes(client: &Client, output: &Output) -> Result<(), CliError> {
             ]
         });
         table(&columns, rows, "There are no nodes.")
-    });
-    Ok(())
+    })
 }
 
 fn pool_pairs(p: &Value) -> Vec<(&'static str, String)> {
@@ -54,8 +53,7 @@ fn pool_pairs(p: &Value) -> Vec<(&'static str, String)> {
 }
 
 pub(crate) fn pool(client: &Client, output: &Output) -> Result<(), CliError> {
-    output.put(&client.get("/dolmen/v1/pool")?, |p| pairs(&pool_pairs(p)));
-    Ok(())
+    output.put(&client.get("/dolmen/v1/pool")?, |p| pairs(&pool_pairs(p)))
 }
 
 fn drive_table(drives: &Value) -> String {
@@ -86,8 +84,7 @@ fn drive_table(drives: &Value) -> String {
 }
 
 pub(crate) fn drives(client: &Client, output: &Output) -> Result<(), CliError> {
-    output.put(&client.get("/dolmen/v1/drives")?["drives"], drive_table);
-    Ok(())
+    output.put(&client.get("/dolmen/v1/drives")?["drives"], drive_table)
 }
 
 pub(crate) fn hosts(client: &Client, output: &Output) -> Result<(), CliError> {
@@ -111,8 +108,7 @@ pub(crate) fn hosts(client: &Client, output: &Output) -> Result<(), CliError> {
             ]
         });
         table(&columns, rows, "No host is connected.")
-    });
-    Ok(())
+    })
 }
 
 pub(crate) fn events(client: &Client, output: &Output, command: &EventCommand) -> Result<(), CliError> {
@@ -140,8 +136,7 @@ pub(crate) fn events(client: &Client, output: &Output, command: &EventCommand) -
             vec![text(e, "Time"), text(e, "Severity"), text(e, "EventName"), text(e, "Description")]
         });
         table(&columns, rows, "Nothing happened.")
-    });
-    Ok(())
+    })
 }
 
 /// A text as it may stand in a query.
@@ -183,6 +178,5 @@ pub(crate) fn status(client: &Client, output: &Output) -> Result<(), CliError> {
         ];
         lines.extend(pool_pairs(&s["pool"]));
         format!("{}\n{}", pairs(&lines), drive_table(&s["drives"]))
-    });
-    Ok(())
+    })
 }

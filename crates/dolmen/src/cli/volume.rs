@@ -90,7 +90,7 @@ fn create(client: &Client, output: &Output, args: CreateArgs) -> Result<(), CliE
     let made = when_available(client, made)?;
     output.put(&made, |v| {
         format!("volume '{}' of {} is available (UUID {})", text(v, "name"), size(v, "size"), text(v, "UUID"))
-    });
+    })?;
     let name = text(&made, "name");
     if nobody {
         output.remark(&format!(
@@ -165,8 +165,7 @@ fn list(client: &Client, output: &Output) -> Result<(), CliError> {
             rows.collect(),
             "There are no volumes. Make one: dolmen volume create NAME --size 10GiB",
         )
-    });
-    Ok(())
+    })
 }
 
 fn show(client: &Client, output: &Output, volume: &str) -> Result<(), CliError> {
@@ -192,8 +191,7 @@ fn show(client: &Client, output: &Output, volume: &str) -> Result<(), CliError> 
             ("Created", text(v, "creationTime")),
             ("ETag", text(v, "ETag")),
         ])
-    });
-    Ok(())
+    })
 }
 
 fn none_if_empty(values: Vec<String>) -> String {
@@ -225,8 +223,7 @@ fn change(
 
 fn resize(client: &Client, output: &Output, volume: &str, new: ByteSize) -> Result<(), CliError> {
     let changed = change(client, volume, |_| Ok(Some(json!({"size": new.0.to_string()}))))?;
-    output.put(&changed, |v| format!("volume '{}' has {}", text(v, "name"), size(v, "size")));
-    Ok(())
+    output.put(&changed, |v| format!("volume '{}' has {}", text(v, "name"), size(v, "size")))
 }
 
 fn delete(client: &Client, output: &Output, volume: &str) -> Result<(), CliError> {
@@ -235,8 +232,7 @@ fn delete(client: &Client, output: &Output, volume: &str) -> Result<(), CliError
         client.delete(&path("/api/v2/volumes", &text(&seen, "UUID"))?).map_err(|why| missing(client, why))?;
     output.put(&done, |_| {
         format!("volume '{}' is deleted; its space comes back in the background", text(&seen, "name"))
-    });
-    Ok(())
+    })
 }
 
 /// Makes a new list from the old one, the words of the command line and the field's name.
@@ -258,8 +254,7 @@ fn access(client: &Client, output: &Output, args: &AccessArgs, edit: Edit) -> Re
         let addresses = texts(&v["IPAcl"]["values"]).join(", ");
         let hosts = texts(&v["acl"]["values"]).join(", ");
         format!("volume '{}' admits hosts {hosts} from addresses {addresses}", text(v, "name"))
-    });
-    Ok(())
+    })
 }
 
 /// The list with `words` added.

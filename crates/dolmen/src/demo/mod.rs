@@ -4,6 +4,14 @@
 //! verifies it over NVMe/TCP with our own initiator while the node is killed and started again, measures, and tells how a
 //! real host connects.
 
+/// Tells people. That nobody reads any more is no reason to stop.
+macro_rules! say {
+    ($($arg:tt)*) => {{
+        use std::io::Write as _;
+        let _ = writeln!(std::io::stdout(), $($arg)*);
+    }};
+}
+
 mod child;
 mod work;
 

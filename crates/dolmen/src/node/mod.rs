@@ -4,7 +4,7 @@
 //! - [`core`]: one core's turn. [`cores`]: their threads.
 //! - [`boot`]: drives, pool, recovery, volumes, in that order; nothing listens before.
 //! - [`router`]: carries out what the control side asks, and keeps the table of namespaces.
-//! - [`report`], [`message`]: what is said between them.
+//! - [`report`], [`message`]: what is said between them. [`watch`]: what is told unasked.
 //!
 //! What runs on a core, and how it is told what to do, is public so that whole nodes can be run over a simulated world.
 
@@ -16,6 +16,7 @@ pub mod report;
 pub mod router;
 mod serve;
 mod tell;
+mod watch;
 mod wipe;
 
 pub use serve::serve;

@@ -189,7 +189,7 @@ impl Node {
     }
 
     /// A snapshot of every core; `None` (and so no answer) when the node is stopping.
-    async fn reports(&self) -> Option<Vec<super::report::CoreReport>> {
+    pub(super) async fn reports(&self) -> Option<Vec<super::report::CoreReport>> {
         let reports = self.cores.ask_all(|answer| ToCore::Report { answer }).await.ok()?;
         Some(reports.into_iter().map(|r| *r).collect())
     }

@@ -14,6 +14,7 @@ use crate::{
         cores::{Cores, Talk},
         message::{FromCore, ToCore},
         router::Node,
+        watch::watch,
     },
     notify::{self, Phase},
 };
@@ -46,7 +47,7 @@ pub fn serve(options: &ServeOptions) -> Result<ExitCode, ServeError> {
     tracing::info!(cores = talk.count(), features = %cores.features, "cores started");
 
     let (notices, notices_in) = mpsc::channel::<Notice>(MAX_PENDING_NOTICES);
-    let found = runtime.block_on(start(options, &prepared, &talk, ports, changes))?;
+    let found = runtime.block_on(start(options, &prepared, &talk, ports, changes, notices))?;
     let data = DataSide {
         recovered: found.recovered,
         plane: found.plane,
@@ -65,7 +66,6 @@ pub fn serve(options: &ServeOptions) -> Result<ExitCode, ServeError> {
     notify::tell(Phase::Stopping);
     tracing::info!(signal, "stopping");
     control.stop();
-    drop(notices);
     let down = runtime.block_on(async {
         talk.ask_all(|answer| ToCore::Drain { answer }).await?;
         talk.ask_all(|answer| ToCore::Close { answer }).await
@@ -88,6 +88,7 @@ async fn start(
     talk: &Talk,
     ports: Ports,
     changes: mpsc::UnboundedReceiver<FromCore>,
+    notices: mpsc::Sender<Notice>,
 ) -> Result<Found, ServeError> {
     let state = prepared.state();
     let restart = boot::restart_kind(&options.data);
@@ -111,6 +112,7 @@ async fn start(
     let (plane, requests) = plane::channel();
     tokio::spawn(node.clone().serve(requests));
     listen(options, prepared.identity(), talk, ports, &node).await?;
+    tokio::spawn(watch(node, notices));
     Ok(Found { recovered, plane })
 }
 
@@ -157,7 +159,12 @@ impl Ports {
     /// The ports asked for; free ones for 0, the same for every core and address.
     fn choose(options: &ServeOptions) -> Result<Ports, ServeError> {
         let ip = options.listen.first().copied().ok_or_else(|| ServeError::new("no address to listen on"))?;
-        let probe = || TcpListener::bind(SocketAddr::new(ip, 0)).map_err(ServeError::system);
+        let probe = || {
+            let refused = |why| {
+                ServeError::new(format!("--listen {ip}: no address of this machine to listen on: {why}"))
+            };
+            TcpListener::bind(SocketAddr::new(ip, 0)).map_err(refused)
+        };
         // Both are held while they are chosen, so that they differ.
         let (data, discovery) = (probe()?, probe()?);
         let choose = |port: u16, probe: &TcpListener| match port {

@@ -93,6 +93,12 @@ fn space(reports: &[CoreReport]) -> SpaceReport {
     sum
 }
 
+/// Free space below which a pool counts as full: of the last hundredth, part is in units that no write of any size can
+/// have, and writes fail now and then. Bytes.
+pub(super) fn full_below(usable_bytes: u64) -> u64 {
+    usable_bytes / 100
+}
+
 /// The pool as a whole.
 pub(super) fn pool(plan: &PoolPlan, drives: &[OpenedDrive], reports: &[CoreReport]) -> PoolStatus {
     let sum = space(reports);
@@ -104,7 +110,7 @@ pub(super) fn pool(plan: &PoolPlan, drives: &[OpenedDrive], reports: &[CoreRepor
     let free_bytes = usable_bytes - used_bytes;
     let state = match reports.iter().find_map(|r| r.stopped.clone()) {
         Some(reason) => PoolState::Stopped(reason),
-        None if free_bytes == 0 => PoolState::Full,
+        None if free_bytes < full_below(usable_bytes) => PoolState::Full,
         None => PoolState::Ready,
     };
     PoolStatus {

@@ -1,0 +1,147 @@
+//! Looks at the node once a second and tells the control side what changed: hosts that came or went, drives that
+//! failed, a pool that became full or stopped. What comes and goes within one look is not told.
+//!
+//! Promises: a crowd of hosts is told over several looks, so that it costs neither memory nor the rest of the events.
+
+use crate::node::{report::CoreReport, router::Node, tell};
+use dolmen_cluster::plane::{DriveState, DriveStatus, HostStatus, Notice, PoolState, PoolStatus};
+use dolmen_types::Nqn;
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
+use tokio::sync::mpsc;
+
+/// Between two looks.
+const EVERY: Duration = Duration::from_secs(1);
+
+/// Hosts told of in one look at most; the others wait for the next. Count.
+const HOSTS_A_LOOK: usize = 16;
+
+/// Watches until the control side or the cores are gone.
+pub(super) async fn watch(node: Arc<Node>, notices: mpsc::Sender<Notice>) {
+    let mut told = Told::default();
+    loop {
+        tokio::time::sleep(EVERY).await;
+        let Some(reports) = node.reports().await else { return };
+        for notice in told.look(&node, &reports) {
+            if notices.send(notice).await.is_err() {
+                return;
+            }
+        }
+    }
+}
+
+/// What the control side believes.
+#[derive(Debug, Default)]
+struct Told {
+    hosts: BTreeSet<Nqn>,
+    pool: PoolState,
+    /// By the pool's order; a drive that isn't there yet is healthy.
+    drives: Vec<DriveState>,
+}
+
+impl Told {
+    fn look(&mut self, node: &Node, reports: &[CoreReport]) -> Vec<Notice> {
+        let mut notices = self.hosts(&tell::hosts(reports));
+        notices.extend(self.drives(&tell::drives(&node.plan, &node.drives, reports)));
+        notices.extend(self.pool(&tell::pool(&node.plan, &node.drives, reports)));
+        notices
+    }
+
+    /// Hosts with a controller that is more than a look into discovery.
+    fn hosts(&mut self, hosts: &[HostStatus]) -> Vec<Notice> {
+        let here: Vec<_> = hosts
+            .iter()
+            .filter_map(|h| h.controllers.iter().find(|c| !c.discovery).map(|c| (&h.nqn, c.peer)))
+            .collect();
+        let known: BTreeSet<&Nqn> = here.iter().map(|(nqn, _)| *nqn).collect();
+        let gone: Vec<Nqn> = self.hosts.iter().filter(|nqn| !known.contains(nqn)).cloned().collect();
+        let left = gone
+            .into_iter()
+            .map(|nqn| Notice::HostDisconnected { nqn, reason: "it has no controller here any more".into() });
+        let came = here
+            .iter()
+            .filter(|(nqn, _)| !self.hosts.contains(*nqn))
+            .map(|(nqn, peer)| Notice::HostConnected { nqn: (*nqn).clone(), peer: *peer });
+        let notices: Vec<Notice> = left.chain(came).take(HOSTS_A_LOOK).collect();
+        for notice in &notices {
+            match notice {
+                Notice::HostConnected { nqn, .. } => drop(self.hosts.insert(nqn.clone())),
+                Notice::HostDisconnected { nqn, .. } => drop(self.hosts.remove(nqn)),
+                Notice::Drive { .. } | Notice::Pool { .. } | Notice::Integrity { .. } => {}
+            }
+        }
+        notices
+    }
+
+    fn drives(&mut self, drives: &[DriveStatus]) -> Vec<Notice> {
+        self.drives.resize(drives.len(), DriveState::Healthy);
+        let mut notices = Vec::new();
+        for (told, drive) in self.drives.iter_mut().zip(drives) {
+            if *told != drive.state {
+                told.clone_from(&drive.state);
+                notices.push(Notice::Drive { path: drive.path.clone(), state: drive.state.clone() });
+            }
+        }
+        notices
+    }
+
+    /// A full pool is ready again only with twice the space that makes it full, lest it be told every second.
+    fn pool(&mut self, pool: &PoolStatus) -> Option<Notice> {
+        let scarce = pool.free_bytes < 2 * tell::full_below(pool.usable_bytes);
+        if pool.state == self.pool
+            || (self.pool == PoolState::Full && pool.state == PoolState::Ready && scarce)
+        {
+            return None;
+        }
+        self.pool.clone_from(&pool.state);
+        Some(Notice::Pool { state: pool.state.clone() })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use dolmen_cluster::plane::ControllerStatus;
+    use dolmen_types::Uuid;
+
+    fn host(number: usize, discovery: bool) -> HostStatus {
+        let address = "127.0.0.1:4420".parse().unwrap();
+        HostStatus {
+            nqn: format!("nqn.2014-08.org.example:{number}").parse().unwrap(),
+            host_id: Uuid([0; 16]),
+            controllers: vec![ControllerStatus {
+                cntlid: 1,
+                discovery,
+                peer: address,
+                local: address,
+                io_queues: 1,
+                since: Default::default(),
+            }],
+            volumes: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn each_host_is_told_once_and_a_crowd_bit_by_bit() {
+        let mut told = Told::default();
+        assert!(told.hosts(&[host(1, true)]).is_empty(), "discovery is not told");
+        let crowd: Vec<_> = (0..HOSTS_A_LOOK + 3).map(|n| host(n, false)).collect();
+        assert_eq!(told.hosts(&crowd).len(), HOSTS_A_LOOK);
+        assert_eq!(told.hosts(&crowd).len(), 3);
+        assert!(told.hosts(&crowd).is_empty());
+        let left = told.hosts(&crowd[1..]);
+        assert!(matches!(left.as_slice(), [Notice::HostDisconnected { nqn, .. }] if *nqn == crowd[0].nqn));
+    }
+
+    #[test]
+    fn a_pool_at_the_brink_is_told_once() {
+        let mut told = Told::default();
+        let at =
+            |free_bytes, state| PoolStatus { usable_bytes: 1000, free_bytes, state, ..PoolStatus::default() };
+        assert!(told.pool(&at(500, PoolState::Ready)).is_none());
+        assert!(told.pool(&at(5, PoolState::Full)).is_some());
+        assert!(told.pool(&at(12, PoolState::Ready)).is_none());
+        assert!(told.pool(&at(5, PoolState::Full)).is_none());
+        assert!(told.pool(&at(20, PoolState::Ready)).is_some());
+        assert!(told.pool(&at(20, PoolState::Stopped("drive".into()))).is_some());
+    }
+}
