@@ -159,6 +159,9 @@ impl State {
     /// Opens the state in `folder`, making it at the first start.
     pub fn open(folder: &Path, first: &FirstStart) -> Result<State, StateError> {
         let path = folder.join("state.redb");
+        if !path.exists() {
+            State::make(folder, &path, first)?;
+        }
         let db = Database::create(&path).map_err(|e| file_error(&path, e))?;
         let mut state = State { db, path, identity: identity_of(first) };
         match state.text("format")? {
@@ -173,6 +176,23 @@ impl State {
             }),
             _ => Ok(state),
         }
+    }
+
+    /// Makes the file under another name, and gives it its own when it is complete: a process killed here leaves nothing
+    /// that the next start would have to call damaged.
+    fn make(folder: &Path, path: &Path, first: &FirstStart) -> Result<(), StateError> {
+        let unfinished = folder.join("state.redb.new");
+        let failed = |e: std::io::Error| file_error(&unfinished, e);
+        match std::fs::remove_file(&unfinished) {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(failed(e)),
+            _ => {}
+        }
+        let db = Database::create(&unfinished).map_err(|e| file_error(&unfinished, e))?;
+        let state = State { db, path: unfinished.clone(), identity: identity_of(first) };
+        state.write_identity()?;
+        drop(state);
+        std::fs::rename(&unfinished, path).map_err(failed)?;
+        std::fs::File::open(folder).and_then(|folder| folder.sync_all()).map_err(failed)
     }
 
     /// Who we are.
@@ -421,6 +441,15 @@ mod tests {
         assert!(matches!(refused, StateError::OtherSubsystem { .. }));
         let same = FirstStart { subsystem_nqn: Some(made.subsystem_nqn.clone()), ..first(1) };
         State::open(dir.path(), &same).unwrap();
+    }
+
+    #[test]
+    fn a_first_start_that_was_killed_is_begun_again() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("state.redb.new"), vec![0; 4096]).unwrap();
+        let made = State::open(dir.path(), &first(1)).unwrap().identity().clone();
+        assert_eq!(made, *State::open(dir.path(), &first(9)).unwrap().identity());
+        assert!(!dir.path().join("state.redb.new").exists());
     }
 
     #[test]

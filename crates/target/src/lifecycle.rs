@@ -215,7 +215,11 @@ impl Target {
         for (_, queue) in controller.queues {
             self.close_queue(io, queue);
         }
-        self.close(io, controller.admin);
+        // An admin queue that ends has its reason for it to say yet.
+        let ends = self.connections.get(controller.admin).is_some_and(|c| matches!(c.phase, Phase::Ending));
+        if !ends {
+            self.close(io, controller.admin);
+        }
     }
 
     // Deadlines.

@@ -95,6 +95,18 @@ fn violations_are_named_and_end_the_connection() {
 }
 
 #[test]
+fn an_admin_queue_is_told_why_it_ends_with_its_controller() {
+    let mut rig = rig(1);
+    let ctrl = rig.controller(0, HOST);
+    let io = rig.io_queue(&ctrl, HOST, 1, Digests::NONE);
+    rig.machines[0].send_raw(ctrl.admin, IcReq::new(0, 0, 0).as_bytes());
+    rig.turns(60);
+    assert!(rig.machines[0].terminated(ctrl.admin).is_some());
+    assert!(rig.machines[0].is_gone(ctrl.admin) && rig.machines[0].is_gone(io));
+    assert_eq!(rig.cores[0].target.stats().connections, 0);
+}
+
+#[test]
 fn every_state_of_a_connection_has_a_deadline() {
     let mut rig = rig(2);
     let silent = rig.machines[0].dial_raw(server(4420));
