@@ -168,13 +168,11 @@ impl Shard {
 
     /// The buffers that are kept back, for a commit of one batch with `payload` bytes of data when nothing else is under way.
     fn reserved(&mut self, payload: usize) -> Option<Buffers> {
-        if !self.log.flights.is_empty() || self.reserve.len() < RESERVED_BUFFERS {
+        let whole = self.log.flights.is_empty() && self.reserve.len() >= RESERVED_BUFFERS;
+        if !whole || self.reserve.last()?.capacity() < payload {
             return None;
         }
         let (mut data, header, mut segment) = (self.reserve.pop()?, self.reserve.pop()?, self.reserve.pop()?);
-        if data.capacity() < payload {
-            return None;
-        }
         data.set_len(payload);
         segment.set_len(SEGMENT_HEADER_BYTES as usize);
         let staging = Staging { bufs: vec![data], current: 0, used: 0, total: 0 };
