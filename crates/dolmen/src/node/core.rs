@@ -11,26 +11,21 @@
 //! world.
 
 use crate::node::{
-    boot::home_core,
     message::{Answer, Between, FromCore, Links, OpenedDrive, ToCore},
-    report::{CoreReport, LoopCounters, PoolReport},
+    report::{CoreReport, LoopCounters},
 };
-use dolmen_io::{Event, FileId, Inbox, Io, OpenDrive, Owner, Poller, Tag, Turn, Wait, exec::Exec};
-use dolmen_store::{Candidate, PoolOwner, PoolPlan, ShardTuning, Store, ToPool, ToShard};
-use dolmen_target::{NamespaceTable, Target, TargetConfig};
-use dolmen_types::{
-    CoreId, Nanos, PgId, ShardId,
-    limits::{BLOCK_BYTES, PROTECTION_GROUPS},
-};
-use dolmen_volume::{
-    Change, ControlCommand, ControlDone, ControlError, ControlReply, ControlRequest, Notice, Reply, Restart,
-    VolumeInfo, Volumes,
-};
+use dolmen_io::{Event, FileId, Inbox, Io, Owner, Poller, Tag, Turn, Wait, exec::Exec};
+use dolmen_store::{PoolOwner, PoolPlan, Store, ToPool, ToShard};
+use dolmen_target::Target;
+use dolmen_types::{CoreId, Nanos, ShardId, limits::BLOCK_BYTES};
+use dolmen_volume::{Change, ControlDone, ControlError, ControlReply, Notice, Reply, VolumeInfo, Volumes};
 use std::{
     collections::{BTreeMap, VecDeque},
     sync::Arc,
 };
 use tokio::sync::mpsc;
+
+mod control;
 
 /// Tags of the loop's own timers.
 pub const LOOP: Owner = Owner(0);
@@ -440,220 +435,6 @@ impl Core {
             out.flush();
         }
     }
-
-    // The control side.
-
-    fn take_commands(&mut self) -> bool {
-        let mut commands = std::mem::take(&mut self.commands);
-        let any = self.inbox.drain(&mut commands) > 0;
-        for command in commands.drain(..) {
-            self.take_command(command);
-        }
-        self.commands = commands;
-        any
-    }
-
-    fn take_command(&mut self, command: ToCore) {
-        match command {
-            ToCore::Link(links) => self.links = links,
-            ToCore::OpenDrives { drives, answer } => {
-                let opened = self.open_drives(&drives);
-                drop(answer.send(opened));
-            }
-            ToCore::OpenPool { paths, options, answer } => {
-                let drives = self.drives.iter().zip(paths);
-                let candidates = drives.map(|(d, path)| Candidate { info: d.info.clone(), path }).collect();
-                let opening = dolmen_store::open_pool(self.exec.handle(), candidates, options);
-                let task = async move { drop(answer.send(opening.await)) };
-                self.exec.handle().spawn(task).expect("nothing else runs on the core yet");
-            }
-            ToCore::OpenStore { plan, drives, answer } => {
-                if let Err(why) = self.open_store(&plan, &drives) {
-                    drop(answer.send(Err(why)));
-                } else {
-                    self.waiting.store = Some(answer);
-                }
-            }
-            ToCore::OpenVolumes { restart, answer } => self.open_volumes(restart, answer),
-            ToCore::Listen { config, table, answer } => drop(answer.send(self.listen(*config, table))),
-            ToCore::Namespaces { table, answer } => {
-                if let Some(target) = &mut self.target {
-                    target.set_namespaces(&mut self.io, table);
-                }
-                let _ = answer.send(());
-            }
-            ToCore::Volume { command, answer } => self.ask_volumes(command, Pending::User(answer)),
-            ToCore::Report { answer } => self.ask_volumes(ControlCommand::List, Pending::Report(answer)),
-            ToCore::Drain { answer } => self.drain(answer),
-            ToCore::Close { answer } => {
-                let give_up = self.io.now().plus_ms(DRAIN_MS);
-                self.io.timer_at(Tag { owner: LOOP, key: 0 }, give_up);
-                self.waiting.closed = Some(Closing { answer, give_up, store_told: false });
-            }
-            ToCore::Exit => self.exit = true,
-        }
-    }
-
-    fn open_drives(&mut self, drives: &[OpenDrive]) -> Result<Vec<OpenedDrive>, String> {
-        for drive in drives {
-            let info = self.io.open_drive(drive).map_err(|e| describe(drive, &e))?;
-            let handle = self.io.export_drive(info.file).map_err(|e| e.to_string())?;
-            self.drives.push(OpenedDrive { info, handle });
-        }
-        Ok(self.drives.clone())
-    }
-
-    fn open_store(&mut self, plan: &Arc<PoolPlan>, drives: &[OpenedDrive]) -> Result<(), String> {
-        let mut files = Vec::new();
-        for drive in drives {
-            let file = if self.id.0 == 0 {
-                drive.info.file
-            } else {
-                self.io.share_drive(&drive.handle).map_err(|e| e.to_string())?
-            };
-            files.push(file);
-        }
-        if self.id.0 == 0 {
-            self.owner = Some(PoolOwner::new(plan));
-        }
-        let shards = plan.shards_of(usize::from(self.id.0), self.cores);
-        let (tuning, exec) = (ShardTuning::default(), self.exec.handle());
-        let mut salt = [0; 8];
-        self.io.random(&mut salt);
-        let salt = u64::from_le_bytes(salt);
-        self.store = Some(Store::open(plan, &shards, &files, tuning, STORE, salt, &exec));
-        self.plan = Some(plan.clone());
-        self.files = files;
-        Ok(())
-    }
-
-    /// The protection groups whose shard lives here.
-    fn groups(&self) -> Vec<PgId> {
-        let Some(plan) = &self.plan else { return Vec::new() };
-        let here = |pg: &PgId| home_core(plan, *pg, self.cores) == self.id;
-        (0..PROTECTION_GROUPS).map(PgId).filter(here).collect()
-    }
-
-    fn open_volumes(&mut self, restart: Restart, answer: Answer<Vec<VolumeInfo>>) {
-        let mut volumes = Volumes::new(self.id, &self.groups(), restart, VOLUME);
-        if let Some(store) = &mut self.store {
-            volumes.open(&mut self.io, store);
-        }
-        self.volumes = Some(volumes);
-        self.waiting.volumes = Some(answer);
-    }
-
-    fn listen(&mut self, config: TargetConfig, table: Arc<NamespaceTable>) -> Result<(), String> {
-        let mut target = Target::new(config, TARGET);
-        target.set_namespaces(&mut self.io, table);
-        let listening = target.start(&mut self.io).map_err(|e| e.to_string());
-        self.target = Some(target);
-        listening
-    }
-
-    fn ask_volumes(&mut self, command: ControlCommand, pending: Pending) {
-        let token = self.next_token;
-        self.next_token += 1;
-        match &mut self.volumes {
-            Some(volumes) => {
-                self.pending.insert(token, pending);
-                volumes.control(ControlRequest { token, command });
-            }
-            None => {
-                self.pending.insert(token, pending);
-                self.answer(ControlReply { token, result: Err(ControlError::NotReady) });
-            }
-        }
-    }
-
-    fn drain(&mut self, answer: Answer<()>) {
-        if let Some(target) = &mut self.target {
-            target.drain(&mut self.io);
-        }
-        let give_up = self.io.now().plus_ms(DRAIN_MS);
-        self.io.timer_at(Tag { owner: LOOP, key: 0 }, give_up);
-        self.waiting.drained = Some((answer, give_up));
-    }
-
-    /// Answers the control side's long questions when the time has come. True when that gives the volumes work.
-    fn watch(&mut self) -> bool {
-        let mut more = false;
-        if self.waiting.store.is_some()
-            && let Some(result) = self.store.as_ref().and_then(Store::ready)
-            && let Some(answer) = self.waiting.store.take()
-        {
-            let contradiction = self.contradiction.clone().map_or(Ok(()), Err);
-            drop(answer.send(result.map_err(|e| e.to_string()).and(contradiction)));
-        }
-        if self.waiting.volumes.is_some()
-            && self.volumes.as_ref().is_some_and(Volumes::is_open)
-            && let Some(answer) = self.waiting.volumes.take()
-        {
-            self.ask_volumes(ControlCommand::List, Pending::Opened(answer));
-            more = true;
-        }
-        let now = self.io.now();
-        if let Some((_, give_up)) = &self.waiting.drained
-            && (*give_up <= now || self.target.as_ref().is_none_or(Target::is_drained))
-            && let Some((answer, _)) = self.waiting.drained.take()
-        {
-            let _ = answer.send(());
-        }
-        self.watch_closing(now);
-        more
-    }
-
-    fn watch_closing(&mut self, now: Nanos) {
-        let Some(closing) = &mut self.waiting.closed else { return };
-        let idle = self.volumes.as_ref().is_none_or(|v| v.outstanding() == 0);
-        if !closing.store_told && (idle || closing.give_up <= now) {
-            closing.store_told = true;
-            if let Some(store) = &mut self.store {
-                store.shutdown();
-            }
-        }
-        let down = closing.store_told && self.store.as_ref().is_none_or(Store::is_down);
-        if down && let Some(closing) = self.waiting.closed.take() {
-            let _ = closing.answer.send(());
-        }
-    }
-
-    fn report(&self, volumes: Vec<VolumeInfo>) -> CoreReport {
-        let stats = self.volumes.as_ref().map(|v| v.stats().map(|(uuid, s)| (uuid, s.clone())).collect());
-        CoreReport {
-            core: self.id,
-            counters: self.counters,
-            target: self.target.as_ref().map(Target::stats).unwrap_or_default(),
-            connections: self.target.as_ref().map(Target::connections).unwrap_or_default(),
-            hosts: self.target.as_ref().map(Target::hosts).unwrap_or_default(),
-            volumes,
-            volume_stats: stats.unwrap_or_default(),
-            space: self.store.as_ref().map(Store::space).unwrap_or_default(),
-            pool: self.owner.as_ref().map(|owner| PoolReport {
-                free_units: owner.free_units_by_drive(),
-                capacity_bytes: owner.capacity_bytes(),
-            }),
-            drives: self.files.iter().map(|&file| self.io.drive_counters(file)).collect(),
-            stopped: self
-                .store
-                .as_ref()
-                .and_then(Store::stopped)
-                .map(|(shard, why)| format!("shard {shard}: {why}")),
-            buffers_free: u64::try_from(self.io.pool().available(BLOCK_BYTES)).unwrap_or(u64::MAX),
-            buffers_total: self.buffers_total,
-        }
-    }
-}
-
-/// Why a drive can't be opened, and what to do about it.
-fn describe(drive: &OpenDrive, error: &dolmen_io::Error) -> String {
-    let path = drive.path.display();
-    if drive.create_bytes.is_none() && !drive.path.exists() {
-        return format!(
-            "there is no drive {path}; to make a file that stands for one, give its size: --drive {path}:10GiB"
-        );
-    }
-    error.to_string()
 }
 
 /// Puts a message into a core's mailbox, or behind those that wait for it to have room. Order is kept.
