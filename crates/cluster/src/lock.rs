@@ -17,6 +17,8 @@ impl Drop for FolderLock {
     fn drop(&mut self) {
         // Nobody holds it from here on; if that can't be written, the next holder writes over it.
         let _ = self.file.set_len(0);
+        // A child process between fork and exec has the file open too; the lock shall not wait for it.
+        let _ = self.file.unlock();
     }
 }
 
