@@ -1,7 +1,7 @@
 //! One `--drive` of the daemon: a path and, for a file, its size.
 
 use super::ConfigError;
-use dolmen_types::ByteSize;
+use dolmen_types::{ByteSize, SizeError};
 use std::path::PathBuf;
 
 /// Smallest drive that makes sense. Bytes (256 MiB).
@@ -27,7 +27,11 @@ impl DriveOption {
         let Some((path, suffix)) = text.rsplit_once(':') else {
             return Ok(DriveOption { path: text.into(), size_bytes: None });
         };
-        let Ok(ByteSize(bytes)) = suffix.parse::<ByteSize>() else {
+        let size = suffix.parse::<ByteSize>();
+        if let Err(why @ SizeError::TooLarge(_)) = &size {
+            return bad(&why.to_string());
+        }
+        let Ok(ByteSize(bytes)) = size else {
             return if !suffix.is_empty()
                 && suffix.bytes().all(|b| b.is_ascii_digit())
                 && !text.starts_with("/dev/")
@@ -76,6 +80,7 @@ mod tests {
             ("/d/a:10", "/d/a:10GiB"),
             ("/d/a:1MiB", "at least 256 MiB"),
             ("/d/a:9000PiB", "large"),
+            ("/d/a:999999PiB", "more than 64 bits"),
         ] {
             let error = DriveOption::parse(bad).unwrap_err().to_string();
             assert!(error.contains(says), "{bad}: {error}");

@@ -69,6 +69,13 @@ impl Cores {
         };
         let mask: Mask = options.uring_mask.join(",").parse().map_err(ServeError::config)?;
         let count = cpus.len();
+        let present = thread::available_parallelism().map_or(1, usize::from);
+        if count > present {
+            let text = format!(
+                "--cores {count}: this process may use {present} CPUs, and a core needs one of its own"
+            );
+            return Err(ServeError::new(text));
+        }
         // Every connection takes a descriptor.
         let descriptors = dolmen_uring::raise_descriptor_limit();
         tracing::debug!(descriptors, "limit of open files");

@@ -96,7 +96,11 @@ async fn start(
     let booted = boot(options, talk, known, restart).await?;
     if known.is_none() {
         if !booted.plan.created {
-            tracing::warn!(pool = %booted.plan.pool, "a new data folder for a pool that was there: taken over");
+            tracing::warn!(
+                pool = %booted.plan.pool, subsystem = %prepared.identity().subsystem_nqn,
+                "a new data folder for a pool that was there: taken over, under this new subsystem NQN; hosts that knew \
+                 the old one need it back (--subsystem-nqn with a fresh data folder)"
+            );
         }
         state.set_pool(booted.plan.pool).map_err(ServeError::system)?;
     }
