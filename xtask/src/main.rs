@@ -34,7 +34,7 @@ enum Verb {
         #[arg(long)]
         skip_vm: bool,
     },
-    /// Measure, against a bare TCP program in the same run; the words go to the benchmark.
+    /// Measure this tree's daemon, a null volume, against a bare TCP program in the same run.
     Bench {
         /// The benchmark's own words; `--help` lists them.
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
@@ -106,8 +106,14 @@ fn verb(verb: Verb) -> Result<()> {
     match verb {
         Verb::Test { skip_vm } => test::test(skip_vm),
         Verb::Bench { words } => {
-            let cargo = ["run", "--quiet", "--release", "--package", "dolmen-bench", "--"];
-            sh::run("cargo").args(cargo).args(words).dir(root()).status()
+            sh::run("cargo").args(["build", "--release", "--package", "dolmen"]).dir(root()).status()?;
+            let cargo = ["run", "--release", "--package", "dolmen-bench", "--"];
+            let chosen = |word: &String| {
+                ["--target", "--floor-only", "--dolmen", "--help", "-h"].contains(&word.as_str())
+            };
+            let daemon = root().join("target/release/dolmen").display().to_string();
+            let ours = if words.iter().any(chosen) { vec![] } else { vec!["--dolmen".to_string(), daemon] };
+            sh::run("cargo").args(cargo).args(ours).args(words).dir(root()).status()
         }
         Verb::Fuzz { target, seconds } => fuzz::fuzz(target.as_deref(), seconds),
         Verb::Tidy => tidy::tidy(),
