@@ -289,7 +289,8 @@ impl Load {
             }
             let Some(index) = self.idle.pop() else { return };
             if !self.issue(io, initiator, index) {
-                self.idle.push(index);
+                // Another place may have a buffer where this one found none: it goes first next time.
+                self.idle.insert(0, index);
                 return;
             }
             self.budget -= 1;
