@@ -222,15 +222,19 @@ impl Store {
     pub fn lines(&self, pg: PgId) -> Vec<LineId> {
         let Some(shard) = self.shard(pg) else { return Vec::new() };
         let shard = shard.borrow();
-        shard.map.lines.iter().filter(|(_, l)| !l.dropped).map(|(&line, _)| LineId(line)).collect()
+        shard.map.lines.iter().filter(|(_, l)| l.now.head).map(|(&line, _)| LineId(line)).collect()
     }
 
     /// A line, its snapshots and its parent. `None` when nothing of it is left.
     #[must_use]
     pub fn line(&self, pg: PgId, line: LineId) -> Option<LineInfo> {
         let shard = self.shard(pg)?.borrow();
-        let tree = shard.map.lines.get(&line.0).filter(|l| !l.dropped)?;
-        Some(LineInfo { head: !tree.dropped, ..LineInfo::default() })
+        let now = &shard.map.lines.get(&line.0).filter(|l| !l.now.is_doomed())?.now;
+        Some(LineInfo {
+            head: now.head,
+            snapshots: now.points().iter().filter(|p| p.snapshot).map(|p| Seq(p.seq)).collect(),
+            parent: now.parent.map(|(line, at)| (LineId(line), Seq(at))),
+        })
     }
 
     /// Lists what changed between two states of lines of this group's shard. Its end comes from [`Store::drain_diffs`]. It
@@ -249,13 +253,7 @@ impl Store {
     /// What a line takes; nothing for one that does not exist.
     #[must_use]
     pub fn usage(&self, pg: PgId, line: LineId) -> LineUsage {
-        let usage = self.shard(pg).and_then(|s| s.borrow().map.usage(line));
-        usage.map_or(LineUsage::default(), |(mapped_blocks, stored_bytes)| LineUsage {
-            mapped_blocks,
-            stored_bytes,
-            head_bytes: stored_bytes,
-            ..LineUsage::default()
-        })
+        self.shard(pg).and_then(|s| s.borrow().map.usage(line)).unwrap_or_default()
     }
 
     /// Where the space of this core's shards is.
@@ -329,9 +327,10 @@ pub(crate) fn new_shard(id: LogIdentity, geometry: Rc<Geometry>, tuning: ShardTu
         reserve: Vec::new(),
         kept_pages: Vec::new(),
         kept_stage: None,
-        announced: BTreeSet::new(),
+        announced: crate::shard::Announced::default(),
         reads: crate::shard::Reads::default(),
-        moving: BTreeMap::new(),
+        moving: BTreeSet::new(),
+        moves_forgotten: false,
         move_jobs: VecDeque::new(),
         cleaned: 0,
         cleaner_idle: true,

@@ -8,11 +8,13 @@
 //!   read   -> map (leaf read on a miss) -> drive -> check -> Done
 //! ```
 
+mod announced;
 mod append;
 mod apply;
 mod checkpoint;
 mod clean;
 mod form;
+mod lines;
 mod log;
 mod meta;
 mod read;
@@ -21,6 +23,7 @@ mod replay;
 mod scan;
 mod space;
 
+pub(crate) use announced::Announced;
 pub(crate) use log::{Flight, FlightState, Lease, Log};
 pub(crate) use read::{ID_MASK, KIND_COMMIT, KIND_DATA, KIND_LEAF, KIND_MASK, KIND_TIMER, Reads};
 pub(crate) use recover::{load as load_shard, run as run_shard};
@@ -142,7 +145,7 @@ pub(crate) struct CheckpointState {
     /// How many were begun and finished since start.
     pub(crate) begun: u64,
     pub(crate) finished: u64,
-    /// Lines that were dropped wait for their leaves to be freed.
+    /// Lines or points that were dropped wait for what they needed to be freed.
     pub(crate) dropping: bool,
 }
 
@@ -179,10 +182,13 @@ pub(crate) struct Shard {
     /// The checkpoint's own buffers, so that it gets on however full the pool is: pages, and the stage of its writes.
     pub(crate) kept_pages: Vec<dolmen_io::Buf>,
     pub(crate) kept_stage: Option<dolmen_io::Buf>,
-    /// Lines whose creation is queued or under way.
-    pub(crate) announced: BTreeSet<u64>,
+    /// Changes to lines that are queued or under way.
+    pub(crate) announced: Announced,
     pub(crate) reads: read::Reads,
-    pub(crate) moving: BTreeMap<(u64, u64), u64>,
+    /// Versions (line, block, sequence number) that cleaning is about to move.
+    pub(crate) moving: BTreeSet<(u64, u64, u64)>,
+    /// Some were taken off that list though they may still be needed.
+    pub(crate) moves_forgotten: bool,
     pub(crate) move_jobs: VecDeque<MoveJob>,
     /// Segments that cleaning emptied since the last freeze: the next checkpoint frees them.
     pub(crate) cleaned: usize,
