@@ -20,12 +20,15 @@ mod batch;
 mod bytes;
 mod check;
 mod checker;
+mod columns;
 mod error;
 mod format;
 mod location;
 mod map;
+mod membership;
 mod message;
 mod owner;
+mod parity;
 mod plan;
 mod policy;
 mod pool;
@@ -38,8 +41,10 @@ pub use batch::{
     Ticket,
 };
 pub use checker::{CheckReport, check_pool};
+pub use columns::{Columns, Shape};
 pub use error::StoreError;
-pub use message::{Purpose, SpaceLevel, ToPool, ToShard, UnitId};
+pub use format::superblock::DriveState;
+pub use message::{Members, Purpose, SpaceLevel, ToPool, ToShard, UnitId};
 pub use owner::PoolOwner;
 pub use plan::{PlanDrive, PoolPlan, ShardTuning, SpaceReport};
 pub use pool::{Candidate, Identity, PoolOptions, identify_drive, open_pool, wipe_drive};

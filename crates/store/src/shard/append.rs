@@ -75,7 +75,7 @@ impl Shard {
                 Record::CreateLine { .. } | Record::DropLine { .. } => 16,
             };
         }
-        let room = self.geometry.unit_bytes as usize - 4096;
+        let room = self.drives.unit_bytes as usize - 4096;
         let whole = (header + FIXED_BYTES).next_multiple_of(4096) + payload;
         if header + FIXED_BYTES > MAX_HEADER_BYTES || whole > room.min(self.tuning.commit_bytes) {
             return Err("the batch does not fit one commit");
