@@ -215,6 +215,7 @@ impl Node {
             acl: Some(new.acl),
             ip_acl: Some(new.ip_acl),
             labels: Some(new.labels),
+            qos: Some(new.qos),
         };
         self.change(core, ControlCommand::Update { uuid: new.uuid, update: Box::new(update) }).await
     }

@@ -240,6 +240,8 @@ fn volume_metrics(reports: &[CoreReport]) -> Vec<VolumeMetrics> {
             others: stats.others,
             failed: stats.failed,
             waited: stats.waited,
+            throttled: stats.throttled,
+            throttled_ns: stats.throttled_ns,
             usage: usages.get(uuid).copied().unwrap_or_default(),
         })
         .collect();

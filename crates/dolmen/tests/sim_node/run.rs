@@ -184,6 +184,7 @@ impl Run {
             acl: HostAccess::Any,
             ip_acl: IpAccess::Any,
             labels: Vec::new(),
+            qos: None,
             created: UnixMillis(1),
             revision: 1,
             state: VolumeState::Available,

@@ -241,6 +241,7 @@ pub(crate) fn descriptor(n: u8, sector: SectorSize, blocks: u64) -> VolumeDescri
         acl: HostAccess::Any,
         ip_acl: IpAccess::Any,
         labels: vec![("who".into(), "test".into())],
+        qos: None,
         created: UnixMillis(1),
         revision: 1,
         state: VolumeState::Available,
