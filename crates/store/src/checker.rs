@@ -9,7 +9,7 @@ use crate::format::page::{Leaf, Level, PageRef, verify};
 use crate::location::BLOCK_GRANULES;
 use crate::map::{Entry, LeafRef};
 use crate::pool::read_plan;
-use crate::shard::{Geometry, Shared, load_shard};
+use crate::shard::{Drives, FetchError, Shared, load_shard, stored};
 use crate::store::new_shard;
 use crate::{Candidate, PoolPlan, ShardTuning, StoreError, UnitId};
 use dolmen_io::exec::Handle;
@@ -61,9 +61,8 @@ impl CheckReport {
 /// Checks the pool on these drives, which nobody serves meanwhile. Fails only where there is no pool to check.
 pub async fn check_pool(exec: Handle, drives: Vec<Candidate>) -> Result<CheckReport, StoreError> {
     let plan = read_plan(&exec, &drives).await?;
-    let files = plan.order.iter().map(|&i| drives[i].info.file).collect();
-    let units = plan.drives.iter().map(|d| d.units).collect();
-    let geometry = Rc::new(Geometry { files, units, unit_bytes: plan.unit_bytes });
+    let files: Vec<_> = plan.order.iter().map(|at| at.map(|i| drives[i].info.file)).collect();
+    let pool_drives = Rc::new(Drives::new(&plan, &files, &ShardTuning::default()));
     let mut report = CheckReport {
         pool: plan.pool,
         drives: plan.drives.iter().map(|d| d.path.clone()).collect(),
@@ -72,12 +71,13 @@ pub async fn check_pool(exec: Handle, drives: Vec<Candidate>) -> Result<CheckRep
     };
     let mut holders = BTreeMap::new();
     for id in (0..plan.shards).map(ShardId) {
-        let shard = offline_shard(&plan, id, &geometry);
+        let shard = offline_shard(&plan, id, &pool_drives);
         if let Err(error) = load_shard(&shard, &exec).await {
             report.problem(format!("shard {id}: {error}"));
             continue;
         }
-        let held: Vec<UnitId> = shard.borrow().segments.iter().map(|(_, s)| s.unit).collect();
+        let held: Vec<UnitId> =
+            shard.borrow().segments.iter().flat_map(|(_, s)| s.columns.units().to_vec()).collect();
         report.units_held += held.len() as u64;
         for unit in held {
             if let Some(other) = holders.insert(unit, id) {
@@ -90,10 +90,10 @@ pub async fn check_pool(exec: Handle, drives: Vec<Candidate>) -> Result<CheckRep
     Ok(report)
 }
 
-fn offline_shard(plan: &PoolPlan, shard: ShardId, geometry: &Rc<Geometry>) -> Shared {
+fn offline_shard(plan: &PoolPlan, shard: ShardId, pool_drives: &Rc<Drives>) -> Shared {
     let id = LogIdentity { pool: plan.pool, shard, incarnation: plan.incarnation, salt: 0 };
     let tag = Tag { owner: Owner(0), key: 0 };
-    Rc::new(RefCell::new(new_shard(id, geometry.clone(), ShardTuning::default(), tag)))
+    Rc::new(RefCell::new(new_shard(id, pool_drives.clone(), ShardTuning::default(), tag)))
 }
 
 async fn check_shard(shard: &Shared, exec: &Handle, report: &mut CheckReport) {
@@ -147,29 +147,15 @@ async fn read_leaf(
     line: u64,
     page: &PageRef,
 ) -> Result<Vec<(u64, Entry)>, String> {
-    let bytes = read_at(shard, exec, page.location, BLOCK_BYTES).await?;
-    if !verify(&bytes, Level::Leaf, line, page) {
-        return Err(format!("the page at {} does not check", page.location));
+    let mut buf = exec.alloc(BLOCK_BYTES).await;
+    buf.set_len(BLOCK_BYTES);
+    let holds = |bytes: &[u8]| verify(bytes, Level::Leaf, line, page);
+    match stored(shard, exec, page.location, buf, holds).await {
+        Ok(bytes) => {
+            Ok(Leaf::trusted(&bytes).slots().filter_map(|(lba, v)| v.stored().map(|e| (lba, *e))).collect())
+        }
+        Err(error) => Err(format!("the page at {}: {error}", page.location)),
     }
-    Ok(Leaf::trusted(&bytes).slots().filter_map(|(lba, v)| v.stored().map(|e| (lba, *e))).collect())
-}
-
-async fn read_at(
-    shard: &Shared,
-    exec: &Handle,
-    location: crate::location::Location,
-    len: usize,
-) -> Result<dolmen_io::Buf, String> {
-    let place = {
-        let s = shard.borrow();
-        let inside = location.offset() + len as u64 <= u64::from(s.geometry.unit_bytes);
-        let unit = s.segments.at(location.slot()).map(|seg| seg.unit).filter(|_| inside);
-        unit.map(|u| s.geometry.place(u, location.offset()))
-    };
-    let (file, offset) = place.ok_or_else(|| format!("{location} is nowhere"))?;
-    let mut buf = exec.alloc(len).await;
-    buf.set_len(len);
-    exec.read(file, offset, buf).await.map_err(|(e, _)| e.to_string())
 }
 
 /// Reads stored blocks, what lies one behind the other in one go, and names each that does not check.
@@ -190,21 +176,28 @@ async fn check_blocks(
         let (run, tail) = rest.split_at(count);
         rest = tail;
         report.blocks += count as u64;
-        match read_at(shard, exec, first.location, count * BLOCK_BYTES).await {
-            Ok(bytes) => {
-                for ((lba, entry), block) in run.iter().zip(bytes.chunks_exact(BLOCK_BYTES)) {
-                    if block_check(line, *lba, entry.seq, block) != entry.check {
-                        report.problem(format!(
-                            "line {line}: block {lba} at {} does not check",
-                            entry.location
-                        ));
-                    }
-                }
-            }
-            Err(why) => {
-                let (from, to) = (run[0].0, run[count - 1].0);
-                report.problem(format!("line {line}: blocks {from} to {to} can't be read: {why}"));
+        if let Err(error) = read_run(shard, exec, line, run).await {
+            for (lba, entry) in run {
+                let one = [(*lba, *entry)];
+                let Err(error) =
+                    (if count == 1 { Err(error.clone()) } else { read_run(shard, exec, line, &one).await })
+                else {
+                    continue;
+                };
+                report.problem(format!("line {line}: block {lba} at {}: {error}", entry.location));
             }
         }
     }
+}
+
+/// Reads blocks that lie one behind the other.
+async fn read_run(shard: &Shared, exec: &Handle, line: u64, run: &[(u64, Entry)]) -> Result<(), FetchError> {
+    let Some((_, first)) = run.first() else { return Ok(()) };
+    let mut buf = exec.alloc(run.len() * BLOCK_BYTES).await;
+    buf.set_len(run.len() * BLOCK_BYTES);
+    let holds = |bytes: &[u8]| {
+        let mut blocks = run.iter().zip(bytes.chunks_exact(BLOCK_BYTES));
+        blocks.all(|((lba, entry), block)| block_check(line, *lba, entry.seq, block) == entry.check)
+    };
+    stored(shard, exec, first.location, buf, holds).await.map(drop)
 }

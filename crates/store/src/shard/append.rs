@@ -77,7 +77,7 @@ impl Shard {
                 Record::CloneLine { .. } => 32,
             };
         }
-        let room = self.geometry.unit_bytes as usize - 4096;
+        let room = self.drives.unit_bytes as usize - 4096;
         let whole = (header + FIXED_BYTES).next_multiple_of(4096) + payload;
         if header + FIXED_BYTES > MAX_HEADER_BYTES || whole > room.min(self.tuning.commit_bytes) {
             return Err("the batch does not fit one commit");

@@ -1,0 +1,106 @@
+//! Laying a commit over the columns of its segment: cutting the run of header and payload, and making the parity.
+
+use crate::parity;
+use dolmen_io::{Buf, Io, Slice, Slices};
+
+/// Buffers for `len` bytes in all, each as large as the pool has them; `None` when it has too few now.
+pub(super) fn buffers(io: &Io, len: usize) -> Option<Vec<Buf>> {
+    let largest = io.pool().largest() / 4096 * 4096;
+    let (mut bufs, mut left) = (Vec::new(), len);
+    while left > 0 {
+        let part = left.min(largest);
+        bufs.push(io.alloc(part)?);
+        left -= part;
+    }
+    Some(bufs)
+}
+
+/// Cuts a run into `data` columns of `depth` bytes; what the run does not fill is filled with the page of zeros.
+pub(super) fn cut(run: &[Slice], depth: usize, data: usize, zeros: Option<&Slice>) -> Vec<Slices> {
+    let mut columns: Vec<Slices> = vec![Slices::new()];
+    let mut room = depth;
+    for slice in run {
+        let mut from = 0;
+        while from < slice.len() {
+            if room == 0 {
+                columns.push(Slices::new());
+                room = depth;
+            }
+            let part = (slice.len() - from).min(room);
+            let whole = from == 0 && part == slice.len();
+            let piece = if whole { slice.clone() } else { slice.slice(from..from + part) };
+            columns.last_mut().expect("there is one").push(piece);
+            (from, room) = (from + part, room - part);
+        }
+    }
+    if let Some(zeros) = zeros {
+        while columns.len() < data || room > 0 {
+            if room == 0 {
+                columns.push(Slices::new());
+                room = depth;
+            }
+            let part = room.min(zeros.len());
+            columns.last_mut().expect("there is one").push(zeros.slice(0..part));
+            room -= part;
+        }
+    }
+    columns
+}
+
+/// Fills the parity columns of `columns`, which have `depth` bytes each, into `bufs`; as slices.
+pub(super) fn fill_parity(columns: &[Slices], depth: usize, bufs: Vec<Vec<Buf>>) -> Vec<Slices> {
+    let mut walks: Vec<Walk<'_>> = columns.iter().map(|c| Walk { slices: c, index: 0, from: 0 }).collect();
+    let mut out: Vec<Slices> = Vec::new();
+    let mut targets: Vec<(Vec<Buf>, usize, usize)> = bufs.into_iter().map(|b| (b, 0, 0)).collect();
+    let mut at = 0;
+    while at < depth {
+        let room = |(bufs, index, from): &(Vec<Buf>, usize, usize)| bufs[*index].len() - from;
+        let part = walks.iter().map(Walk::left).chain(targets.iter().map(room)).min().unwrap_or(0);
+        let part = part.min(depth - at);
+        debug_assert!(part > 0, "every column has its depth");
+        let data: Vec<&[u8]> = walks.iter().map(|w| w.part(part)).collect();
+        let mut sums: Vec<&mut [u8]> =
+            targets.iter_mut().map(|(bufs, index, from)| &mut bufs[*index][*from..*from + part]).collect();
+        parity::encode(&data, &mut sums);
+        walks.iter_mut().for_each(|w| w.advance(part));
+        for (bufs, index, from) in &mut targets {
+            *from += part;
+            if *from == bufs[*index].len() {
+                (*index, *from) = (*index + 1, 0);
+            }
+        }
+        at += part;
+    }
+    for (mut bufs, index, from) in targets {
+        bufs.truncate(index + usize::from(from > 0));
+        if let Some(last) = bufs.last_mut().filter(|_| from > 0) {
+            last.set_len(from);
+        }
+        out.push(bufs.into_iter().map(Buf::freeze).collect());
+    }
+    out
+}
+
+/// A place in a column.
+struct Walk<'a> {
+    slices: &'a [Slice],
+    index: usize,
+    from: usize,
+}
+
+impl<'a> Walk<'a> {
+    fn left(&self) -> usize {
+        self.slices.get(self.index).map_or(0, |s| s.len() - self.from)
+    }
+
+    fn part(&self, len: usize) -> &'a [u8] {
+        &self.slices[self.index][self.from..self.from + len]
+    }
+
+    fn advance(&mut self, len: usize) {
+        self.from += len;
+        if self.from == self.slices[self.index].len() {
+            (self.index, self.from) = (self.index + 1, 0);
+        }
+    }
+}

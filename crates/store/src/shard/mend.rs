@@ -1,0 +1,107 @@
+//! Host reads that did not work out on the direct way: queued here, answered through the other columns by tasks of their own,
+//! and handed back to `read.rs` in the next step.
+
+use super::Shared;
+use super::fetch::{FetchError, stored};
+use super::read::run_holds;
+use crate::format::page::{Level, PageRef, verify};
+use crate::location::Location;
+use crate::map::Found;
+use dolmen_io::Buf;
+use dolmen_io::exec::{Handle, Notify};
+use dolmen_types::limits::BLOCK_BYTES;
+use std::collections::VecDeque;
+
+/// Tasks of each shard that answer such reads.
+pub(super) const TASKS: usize = 8;
+
+/// What is to be read.
+#[derive(Clone, Debug)]
+pub(super) enum Wanted {
+    /// Consecutive blocks that lie one behind the other.
+    Blocks { lba: u64, found: Vec<Found>, piece: usize },
+    /// A leaf of a line's map.
+    Leaf { line: u64, page: PageRef },
+}
+
+/// One such read.
+#[derive(Debug)]
+pub(super) struct Job {
+    /// The host's request, and which of its attempts.
+    pub(super) index: usize,
+    pub(super) serial: u64,
+    pub(super) wanted: Wanted,
+}
+
+/// What came of one.
+pub(super) struct Mended {
+    pub(super) job: Job,
+    pub(super) result: Result<Buf, FetchError>,
+}
+
+/// See the module.
+#[derive(Default)]
+pub(crate) struct Mends {
+    pub(super) queue: VecDeque<Job>,
+    pub(super) done: Vec<Mended>,
+    /// Tasks that wait for one, each by its own bell.
+    idle: Vec<Notify>,
+}
+
+impl Mends {
+    /// Queues a read.
+    pub(super) fn push(&mut self, job: Job) {
+        self.queue.push_back(job);
+        if let Some(bell) = self.idle.pop() {
+            bell.notify();
+        }
+    }
+}
+
+/// One of the tasks.
+pub(super) async fn serve(shard: Shared, exec: Handle) {
+    loop {
+        let job = shard.borrow_mut().mends.queue.pop_front();
+        let Some(job) = job else {
+            let bell = Notify::default();
+            shard.borrow_mut().mends.idle.push(bell.clone());
+            bell.notified().await;
+            continue;
+        };
+        let result = match &job.wanted {
+            Wanted::Leaf { line, page } => leaf(&shard, &exec, *line, page).await,
+            Wanted::Blocks { lba, found, .. } => blocks(&shard, &exec, *lba, found).await,
+        };
+        shard.borrow_mut().mends.done.push(Mended { job, result });
+        exec.yield_now().await;
+    }
+}
+
+async fn buffer(exec: &Handle, len: usize) -> Buf {
+    let mut buf = exec.alloc(len).await;
+    buf.set_len(len);
+    buf
+}
+
+async fn leaf(shard: &Shared, exec: &Handle, line: u64, page: &PageRef) -> Result<Buf, FetchError> {
+    let buf = buffer(exec, BLOCK_BYTES).await;
+    stored(shard, exec, page.location, buf, |bytes| verify(bytes, Level::Leaf, line, page)).await
+}
+
+/// A run of blocks, all at once if they can be had so, else one by one.
+async fn blocks(shard: &Shared, exec: &Handle, lba: u64, found: &[Found]) -> Result<Buf, FetchError> {
+    let first = found.first().map_or(Location(0), |f| f.entry.location);
+    let buf = buffer(exec, found.len() * BLOCK_BYTES).await;
+    let whole = stored(shard, exec, first, buf, |bytes| run_holds(lba, found, bytes)).await;
+    if whole.is_ok() || found.len() == 1 {
+        return whole;
+    }
+    let mut run = buffer(exec, found.len() * BLOCK_BYTES).await;
+    for ((lba, f), target) in (lba..).zip(found).zip(run.chunks_exact_mut(BLOCK_BYTES)) {
+        let buf = buffer(exec, BLOCK_BYTES).await;
+        let one = std::slice::from_ref(f);
+        let block = stored(shard, exec, f.entry.location, buf, |bytes| run_holds(lba, one, bytes)).await?;
+        target.copy_from_slice(&block);
+    }
+    Ok(run)
+}
