@@ -27,7 +27,7 @@ mod scan;
 mod space;
 
 pub(crate) use drives::{Complaint, Drives};
-pub(crate) use fetch::{FetchError, stored, within};
+pub(crate) use fetch::{FetchError, Way, stored_how, within};
 pub(crate) use log::{Flight, Lease, Log};
 pub(crate) use members::Risk;
 pub(crate) use mend::Mends;
