@@ -658,9 +658,9 @@ fn several_drives_shards_and_cores() {
 #[test]
 fn drives_that_fail_vanish_hang_and_come_back() {
     let mut losses = 0;
-    for (count, mib) in [(2, 6), (3, 6), (4, 6), (5, 6)] {
-        for seed in seeds(4 + count as u64, 3) {
-            let mut setup = Setup { drives: drives(count, mib), parity: 1, ..Setup::tiny(0) };
+    for (count, mib, parity) in [(2, 6, 1), (3, 6, 1), (4, 6, 1), (5, 6, 1), (4, 9, 2), (5, 9, 2)] {
+        for seed in seeds(4 + 10 * u64::from(parity) + count as u64, 3) {
+            let mut setup = Setup { drives: drives(count, mib), parity, ..Setup::tiny(0) };
             setup.tuning.stuck_write_ms = 200;
             // Large enough for wide segments now and then.
             setup.unit_bytes = 128 * 1024;

@@ -31,7 +31,7 @@ mod space;
 
 pub(crate) use announced::Announced;
 pub(crate) use drives::{Complaint, Drives};
-pub(crate) use fetch::{FetchError, stored, within};
+pub(crate) use fetch::{FetchError, Way, stored_how, within};
 pub(crate) use log::{Flight, Lease, Log};
 pub(crate) use members::Risk;
 pub(crate) use mend::Mends;
