@@ -673,3 +673,15 @@ fn drives_that_fail_vanish_hang_and_come_back() {
     }
     assert!(losses > 12, "{losses} drives lost only");
 }
+
+/// While a checkpoint had merged a leaf and not ended yet, an old version that cleaning had moved showed through: the hole over it
+/// had gone together with the version, and the delta still named the version.
+#[test]
+fn a_hole_goes_together_with_what_it_hid() {
+    let mut setup = Setup { drives: drives(5, 9), parity: 2, ..Setup::tiny(0) };
+    setup.tuning.stuck_write_ms = 200;
+    (setup.unit_bytes, setup.tuning.commit_bytes) = (128 * 1024, 120 * 1024);
+    let mut run = Run::new(29010, setup, 1, 90);
+    run.versions = true;
+    run.run(500);
+}

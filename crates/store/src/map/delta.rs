@@ -95,6 +95,22 @@ impl LineDelta {
         self.hole_count = self.hole_count + layer.len() - before;
     }
 
+    /// Forgets everything about `lba..end`: leaves say it now.
+    pub(crate) fn forget(&mut self, lba: u64, end: u64) {
+        let range = (lba, 0)..(end.max(lba), 0);
+        let (mut gone, mut blocks, mut last) = (0, 0, None);
+        for ((block, _), _) in self.entries.extract_if(range, |_, _| true) {
+            gone += 1;
+            blocks += usize::from(last.replace(block) != Some(block));
+        }
+        self.extra -= gone - blocks;
+        for layer in self.holes.values_mut() {
+            let before = layer.len();
+            layer.cut(lba, end);
+            self.hole_count = self.hole_count + layer.len() - before;
+        }
+    }
+
     /// The number from which on the version `seq` of a block is hidden by something here.
     pub(crate) fn successor(&self, lba: u64, seq: u64) -> Option<u64> {
         let from = seq.checked_add(1)?;

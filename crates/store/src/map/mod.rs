@@ -7,7 +7,7 @@
 //!   leaves         4 KiB pages in the log, read through a cache with a byte budget               drives
 //! ```
 //! Every stored block keeps its sequence number for life and is named by exactly one entry. A lookup starts from the leaf
-//! and lays both deltas over it; the newest sequence number wins, so it does not matter how far a running merge has come.
+//! and lays both deltas over it; the newest sequence number wins. What a merge has put into leaves leaves the frozen delta.
 //! What a line holds nothing of it shows of its parent. Which versions are kept says `lineage.rs`; merges prune the rest.
 
 mod cache;

@@ -203,17 +203,27 @@ impl Bench {
         if !std::mem::take(&mut self.frozen) {
             return;
         }
+        let lines: Vec<u64> = self.map.lines.keys().copied().collect();
+        for line in lines {
+            self.merge_line(line);
+            // Readers come between.
+            self.check();
+        }
+        self.map.frozen = None;
+    }
+
+    fn merge_line(&mut self, line: u64) {
         let nothing = LineDelta::default();
-        let frozen = self.map.frozen.take().unwrap_or_default();
-        for (&line, tree) in &mut self.map.lines {
-            let Some(base) = tree.base.take() else { continue };
+        {
+            let Some(tree) = self.map.lines.get_mut(&line) else { return };
+            let Some(base) = tree.base.take() else { return };
             let mut old = Vec::new();
             for leaf in tree.nodes.iter().flat_map(|n| &n.leaves) {
                 let bytes = self.map.cache.at(leaf.hint, &leaf.page()).expect("a large cache").to_vec();
                 old.extend(Leaf::trusted(&bytes).slots());
             }
             let mut merged = Merged::default();
-            let delta = frozen.line(line).unwrap_or(&nothing);
+            let delta = self.map.frozen.as_ref().and_then(|f| f.line(line)).unwrap_or(&nothing);
             merge::merge(old.into_iter(), delta, 0, u64::MAX, &base, &mut merged);
             for freed in merged.freed {
                 assert!(self.used.remove(&freed.location.0), "freed once");
@@ -235,6 +245,9 @@ impl Bench {
             let pages: Vec<_> = leaves.iter().map(LeafRef::page).collect();
             let (page, _) = encode_node(&pages[..pages.len().min(1)], &name, Vec::new());
             tree.nodes = if leaves.is_empty() { Vec::new() } else { vec![Node { page, leaves }] };
+        }
+        if let Some(frozen) = &mut self.map.frozen {
+            frozen.change(line, |d| d.forget(0, u64::MAX));
         }
     }
 

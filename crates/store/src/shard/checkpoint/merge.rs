@@ -1,8 +1,9 @@
 //! Merging the frozen delta into one line's tree, node by node, and sweeping what dropped points have freed.
 //!
 //! Only the checkpoint changes trees, so places in one stay valid across waits. Pages are written first and swapped in
-//! afterwards; readers see the old leaf under the frozen delta or the new one, which comes to the same. What is needed is
-//! decided by the line's state when the checkpoint began: replay starts from there, so it finds what its records name.
+//! afterwards, and what they hold leaves the frozen delta in the same breath: readers see the old leaf under the delta, or the
+//! new one without it. What is needed is decided by the line's state when the checkpoint began: replay starts from there, so it
+//! finds what its records name.
 
 use super::super::Shared;
 use super::super::fetch::{begin, end};
@@ -138,7 +139,15 @@ impl Job<'_> {
         }
         tree.counts.replace(&plan.before, &plan.after);
         let fresh: Vec<Node> = written.into_iter().map(|n| n.node).collect();
+        let whole = tree.nodes.is_empty().then_some((0, u64::MAX));
         drop(tree.nodes.splice(nodes, fresh));
+        // From here on these leaves speak for themselves: a hole may be gone with all that it hid, and what the delta has of
+        // that must not show through.
+        if let Some(frozen) = &mut s.map.frozen {
+            for (from, to) in dirty.iter().map(|g| (g.from, g.to)).chain(whole) {
+                frozen.change(line, |d| d.forget(from, to));
+            }
+        }
         // An empty node leaves its place to the next one; an empty tree has been looked at once.
         Ok(if count == 0 && tree.nodes.is_empty() { 1 } else { count })
     }
