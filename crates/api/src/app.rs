@@ -28,7 +28,7 @@ const REQUEST_DEADLINE: Duration = Duration::from_secs(30);
 
 /// Resources of the management API that this version doesn't serve: they answer 501 instead of 404, so that a client
 /// tells "can't" from "isn't there".
-const LATER: [&str; 16] = [
+const LATER: [&str; 31] = [
     "snapshots",
     "rollback",
     "policies",
@@ -45,6 +45,23 @@ const LATER: [&str; 16] = [
     "logs",
     "clusters",
     "workflows",
+    // Of the cluster.
+    "upgrade",
+    "encryption",
+    "clusterRootKey",
+    "clusterRootkey",
+    "IdpConfiguration",
+    "idpClientConfs",
+    "authMaps",
+    "inBandAuth",
+    "federatedAuthentication",
+    "cflogin",
+    "cf-service-credentials",
+    // Of a node.
+    "replace",
+    "start",
+    "stop",
+    "restart",
 ];
 
 /// What every handler sees.

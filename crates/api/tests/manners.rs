@@ -371,3 +371,53 @@ async fn http2_is_spoken_where_the_client_asks_for_it() {
     node.stop().await;
     driving.await.unwrap().unwrap();
 }
+
+#[tokio::test]
+async fn what_the_api_knows_and_this_version_does_not_serve_is_told_apart_from_nonsense() {
+    let (_dir, node) = started().await;
+    for (method, path) in [
+        ("GET", "/logs"),
+        ("POST", "/nvmeDevices"),
+        ("POST", "/nvmeDevices/x"),
+        ("GET", "/servers/x"),
+        ("POST", "/servers/x/upgrade"),
+        ("POST", "/cluster/upgrade"),
+        ("POST", "/cluster/encryption/enable"),
+        ("POST", "/nodes/x/replace"),
+        ("POST", "/nodes/x/start"),
+        ("POST", "/nodes/x/stop"),
+        ("POST", "/nodes/x/restart"),
+        ("POST", "/projects"),
+        ("PUT", "/projects/x"),
+        ("DELETE", "/projects/x"),
+        ("GET", "/projects/x/credentials/y"),
+        ("GET", "/projects/x/roles"),
+        ("GET", "/adminEndpoints/1"),
+        ("GET", "/projects/x/resourcePolicies"),
+        ("GET", "/policies"),
+        ("POST", "/projects/default/snapshots"),
+        ("GET", "/projects/default/snapshots/?Name=x"),
+        ("GET", "/projects/default/snapshots/diff/x"),
+        ("PUT", "/projects/default/volumes/x/rollback"),
+        ("POST", "/featureFlags/x/enable"),
+        ("GET", "/clusterConfig/x"),
+        ("POST", "/cluster/clusterRootKey/rotate"),
+        ("GET", "/cluster/clusterRootkey"),
+        ("GET", "/cluster/IdpConfiguration"),
+        ("GET", "/cluster/idpClientConfs/x"),
+        ("GET", "/cluster/authMaps"),
+        ("POST", "/cluster/inBandAuth/enable"),
+        ("POST", "/cluster/federatedAuthentication/enable"),
+        ("GET", "/projects/x/trustedHosts"),
+        ("GET", "/projects/x/trustedHostSecrets/y"),
+        ("GET", "/hosts"),
+        ("POST", "/cflogin"),
+        ("GET", "/clusters"),
+        ("GET", "/cf-service-credentials"),
+        ("GET", "/workflows/x"),
+    ] {
+        node.call(method, &format!("/api/v2{path}"), "").await.refusal(501, 12);
+    }
+    node.call("GET", "/api/v2/frobnicate", "").await.refusal(404, 5);
+    node.stop().await;
+}
