@@ -267,7 +267,12 @@ async fn test_volumes_only_where_allowed() {
 async fn the_metrics_page_is_well_formed() {
     let (_dir, node) = started().await;
     node.call("POST", VOLUMES, &spec("a").to_string()).await.ok();
-    let answer = node.call("GET", "/metrics", "").await;
+    let plain = node.call("GET", "/metrics", "").await;
+    assert!(plain.head.contains("text/plain; version=0.0.4") && !plain.text.contains("# EOF"));
+    assert!(plain.text.contains("# TYPE dolmen_core_turns_total counter\n"), "{}", plain.text);
+    let bearer = format!("Bearer {}", node.token);
+    let accept = "application/openmetrics-text;version=1.0.0;q=0.5,text/plain;version=0.0.4;q=0.4";
+    let answer = node.request("GET", "/metrics", &[("Authorization", &bearer), ("Accept", accept)], "").await;
     assert_eq!(answer.status, 200);
     assert!(answer.head.contains("application/openmetrics-text"));
     let (mut helps, mut types) = (0, 0);
