@@ -98,6 +98,19 @@ async fn what_cannot_be_honoured_is_refused_by_field_name() {
         let why = node.call("POST", VOLUMES, &body.to_string()).await.refusal(status, code);
         assert!(why.starts_with(&format!("{field}: ")), "{field} {value}: {why}");
     }
+    let made = node.call("POST", VOLUMES, &spec("a").to_string()).await.ok();
+    let path = format!("{VOLUMES}/{}", made["UUID"].as_str().unwrap());
+    for (body, status, code) in [
+        (json!({"replicaCount": 2, "size": "2gib"}), 400, 3),
+        (json!({"compression": "True"}), 501, 12),
+        (json!({"qosPolicyName": "gold"}), 501, 12),
+    ] {
+        node.call("PUT", &path, &body.to_string()).await.refusal(status, code);
+    }
+    assert_eq!(node.call("GET", &path, "").await.ok()["ETag"], made["ETag"], "nothing was changed");
+    // An object sent back as it came asks for nothing.
+    node.call("PUT", &path, &made.to_string()).await.ok();
+    node.call("DELETE", &path, "").await.ok();
     let mut body = spec("refused");
     body["projectName"] = "elsewhere".into();
     node.call("POST", VOLUMES, &body.to_string()).await.refusal(404, 5);
