@@ -131,6 +131,7 @@ fn the_node_tells_about_itself() {
     on(&["volume", "create", "v", "--size", "1GiB"]);
     assert!(on(&["event", "list"]).contains("VolumeCreated"));
     assert!(on(&["event", "list", "--since", "2100-01-01T00:00:00+00:00"]).contains("Nothing happened"));
+    assert!(on(&["event", "list", "--since", "2020-01-01"]).contains("VolumeCreated"));
     for args in [
         &["status"][..],
         &["node", "list"],
