@@ -99,15 +99,20 @@ pub(super) fn full_below(usable_bytes: u64) -> u64 {
     usable_bytes / 100
 }
 
+/// What hosts' data takes, and what it may still take: the map takes its part of the same space. Bytes.
+fn used_and_free(sum: &SpaceReport, usable_bytes: u64) -> (u64, u64) {
+    let used_bytes = sum.live_bytes.saturating_sub(sum.map_bytes).min(usable_bytes);
+    (used_bytes, usable_bytes.saturating_sub(sum.live_bytes))
+}
+
 /// The pool as a whole.
 pub(super) fn pool(plan: &PoolPlan, drives: &[OpenedDrive], reports: &[CoreReport]) -> PoolStatus {
     let sum = space(reports);
     let physical_bytes = drives.iter().map(|d| d.info.size_bytes).sum();
     let usable_bytes =
         reports.iter().find_map(|r| r.pool.as_ref()).map_or(0, |p| p.capacity_bytes).min(physical_bytes);
-    let used_bytes = sum.live_bytes.saturating_sub(sum.map_bytes).min(usable_bytes);
+    let (used_bytes, free_bytes) = used_and_free(&sum, usable_bytes);
     let logical = reports.iter().flat_map(|r| &r.volumes).map(|v| block_bytes(v.mapped_blocks)).sum();
-    let free_bytes = usable_bytes - used_bytes;
     let state = match reports.iter().find_map(|r| r.stopped.clone()) {
         Some(reason) => PoolState::Stopped(reason),
         None if free_bytes < full_below(usable_bytes) => PoolState::Full,
@@ -270,5 +275,19 @@ fn core_metrics(report: &CoreReport) -> CoreMetrics {
         messages: report.counters.messages,
         buffers_used: report.buffers_total.saturating_sub(report.buffers_free),
         buffers_total: report.buffers_total,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_map_takes_is_not_free() {
+        let sum = SpaceReport { live_bytes: 995, map_bytes: 35, ..SpaceReport::default() };
+        let (used, free) = used_and_free(&sum, 1000);
+        assert_eq!((used, free), (960, 5));
+        assert!(free < full_below(1000), "a store that takes nothing more is told as full");
+        assert_eq!(used_and_free(&SpaceReport { live_bytes: 1100, ..sum }, 1000), (1000, 0));
     }
 }
