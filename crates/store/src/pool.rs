@@ -146,9 +146,13 @@ async fn make(exec: &Handle, drives: &[Candidate], options: &PoolOptions) -> Res
     let units: u64 = entries.iter().map(|e| u64::from(e.units)).sum();
     let needed = 16 * u64::from(options.shards) + 4;
     if units < needed || entries.iter().any(|e| e.units == 0) {
+        let sizes: Vec<String> =
+            drives.iter().map(|d| format!("{} has {} bytes", d.path, d.info.size_bytes)).collect();
         return Err(StoreError::Refused(format!(
-            "{total} bytes are too little for a pool of {} shards: it takes {needed} units of {unit_bytes} bytes and 1 MiB per drive",
-            options.shards
+            "too little for a pool of {} shards, which takes {needed} units of {unit_bytes} bytes, and at least one of \
+             them and 1 MiB of each drive: {}",
+            options.shards,
+            sizes.join(", ")
         )));
     }
     let mut block = Superblock {

@@ -108,7 +108,8 @@ impl Process {
             exclusive: true,
         };
         let pool = PoolOptions { shards, unit_bytes: Some(UNIT_BYTES), seed, expect: None };
-        let start = Start { drives: DRIVES.iter().map(drive).collect(), pool, restart: how.restart };
+        let start =
+            Start { drives: DRIVES.iter().map(drive).collect(), pool, restart: how.restart, unmake: |_| () };
         let job = {
             let talk = talk.clone();
             async move { boot::bring_up(&talk, start).await }
