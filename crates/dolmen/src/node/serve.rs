@@ -1,7 +1,7 @@
 //! The life of the daemon: what is started in which order, and how it ends.
 //!
 //! ```text
-//!   start  folder, keys → cores → drives, pool, recovery → volumes → targets listen → API listens → ready
+//!   start  folder, keys → ports tried → cores → drives, pool, recovery → volumes → targets listen → API listens → ready
 //!   stop   API ends → targets drain → volumes finish, checkpoint → threads end
 //! ```
 
