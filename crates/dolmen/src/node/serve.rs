@@ -54,13 +54,13 @@ pub fn serve(options: &ServeOptions) -> Result<ExitCode, ServeError> {
         discovery_port: ports.discovery,
     };
     let subsystem = prepared.identity().subsystem_nqn.clone();
-    let control = prepared.start(options, data).map_err(ServeError::system)?;
+    let mut control = prepared.start(options, data).map_err(ServeError::system)?;
     notify::tell(Phase::Ready);
     tracing::info!(
         data_port = ports.data, discovery_port = ports.discovery, api = ?control.addresses(), %subsystem, "ready"
     );
 
-    let signal = control.wait_for_signal().map_err(ServeError::system)?;
+    let signal = control.wait_for_signal();
     notify::tell(Phase::Stopping);
     tracing::info!(signal, "stopping");
     control.stop();
