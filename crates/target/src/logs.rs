@@ -43,6 +43,11 @@ pub struct Health {
     pub power_on_hours: u64,
 }
 
+impl Health {
+    /// Critical Warning bit 3: the media take no writes.
+    pub const READ_ONLY: u8 = 1 << 3;
+}
+
 impl Default for Health {
     fn default() -> Self {
         Health {
@@ -113,7 +118,12 @@ pub(crate) fn page(sqe: &Sqe, who: &Subject<'_>, events: &mut Events) -> Result<
         (LogId::SUPPORTED, discovery) => supported(discovery),
         (LogId::ERROR, _) => who.errors.page(),
         (_, true) | (LogId::DISCOVERY, false) => return Err(Status::INVALID_LOG_PAGE.with_dnr()),
-        (LogId::SMART, _) => smart(who),
+        (LogId::SMART, _) => {
+            if clear {
+                events.clear(Notice::Health);
+            }
+            smart(who)
+        }
         (LogId::FIRMWARE, _) => firmware(who),
         (LogId::CHANGED_NAMESPACES, _) => {
             let mut page = [U32::ZERO; changed_namespaces::ENTRIES];

@@ -164,6 +164,8 @@ fn reports(stage: &mut Stage) -> Result<()> {
          ask resv-release /dev/$disk -n $nsid --crkey=0x1122 --rtype=1 --rrela=0\n\
          ask resv-register /dev/$disk -n $nsid --crkey=0x1122 --rrega=1\n\
          [ -z \"$failed\" ] || fail refusals\n\
+         counts() {{ nvme smart-log $c | grep -q 'host_write_commands.*[1-9]'; }}\n\
+         wait_for 10 counts\n\
          nvme compare /dev/$disk -s 8 -c 0 -z 4096 -d /run/block >/dev/null 2>&1 && fail 'compare found no difference'\n\
          ask reset $c\n\
          wait_for 20 grep -q live /sys/class/nvme/nvme0/state\n\
