@@ -15,8 +15,8 @@ pub(crate) const HOST_BEHAVIOR_BYTES: usize = 512;
 /// Granularity of the keep alive timer (KAS), in units of 100 ms.
 pub(crate) const KEEP_ALIVE_GRANULARITY: u16 = 10;
 
-/// Namespaces for which one host may have set a reservation mask.
-const MAX_MASKS: usize = 4096;
+/// Namespaces for which one host may have set a value of a feature.
+const MAX_NAMESPACE_VALUES: usize = 4096;
 
 const INVALID: Status = Status::INVALID_FIELD.with_dnr();
 
@@ -64,7 +64,9 @@ pub(crate) struct Features {
     arbitration: u32,
     over_threshold: u16,
     under_threshold: u16,
-    error_recovery: u16,
+    /// Error recovery: one for all, and those of single namespaces.
+    error_recovery_all: u16,
+    error_recovery: BTreeMap<u32, u16>,
     atomicity_normal: u32,
     queues: u32,
     /// Keep alive timeout; 0 is none. Milliseconds.
@@ -83,7 +85,8 @@ impl Features {
             arbitration: 0,
             over_threshold: u16::MAX,
             under_threshold: 0,
-            error_recovery: 0,
+            error_recovery_all: 0,
+            error_recovery: BTreeMap::new(),
             atomicity_normal: 0,
             queues: number_of_queues::value(limits::MAX_IO_QUEUES, limits::MAX_IO_QUEUES),
             keep_alive_ms,
@@ -132,7 +135,7 @@ impl Features {
                 if nsid != u32::MAX && !(at.sees)(nsid) {
                     return Err(Status::INVALID_NAMESPACE.with_dnr());
                 }
-                u32::from(self.error_recovery)
+                u32::from(self.error_recovery.get(&nsid).copied().unwrap_or(self.error_recovery_all))
             }
             FeatureId::NUMBER_OF_QUEUES => self.queues,
             FeatureId::WRITE_ATOMICITY => self.atomicity_normal,
@@ -186,7 +189,9 @@ impl Features {
                 if value & (1 << 16) != 0 {
                     return Err(INVALID);
                 }
-                self.error_recovery = u16::try_from(value & 0xffff).map_err(|_| INVALID)?;
+                let [low, high, ..] = value.to_le_bytes();
+                let (all, each) = (&mut self.error_recovery_all, &mut self.error_recovery);
+                set_of_namespace(all, each, u16::from_le_bytes([low, high]), nsid, at)?;
             }
             FeatureId::NUMBER_OF_QUEUES => return self.set_queues(value, at),
             FeatureId::WRITE_ATOMICITY => self.atomicity_normal = value & 1,
@@ -203,7 +208,10 @@ impl Features {
             FeatureId::HOST_BEHAVIOR => self.set_host_behavior(data)?,
             // Fabrics: it came with Connect (Base 5.27.1.25).
             FeatureId::HOST_ID => return Err(Status::COMMAND_SEQUENCE_ERROR.with_dnr()),
-            FeatureId::RESERVATION_MASK => self.set_mask(nsid, value, at)?,
+            FeatureId::RESERVATION_MASK => {
+                let [mask, ..] = (value & 0b1110).to_le_bytes();
+                set_of_namespace(&mut self.mask_all, &mut self.masks, mask, nsid, at)?;
+            }
             _ => return Err(INVALID),
         }
         Ok(0)
@@ -226,23 +234,6 @@ impl Features {
             return Err(INVALID);
         }
         self.host_behavior = *new;
-        Ok(())
-    }
-
-    fn set_mask(&mut self, nsid: u32, value: u32, at: &Context<'_>) -> Result<(), Status> {
-        let [mask, ..] = (value & 0b1110).to_le_bytes();
-        if nsid == u32::MAX {
-            self.mask_all = mask;
-            self.masks.clear();
-            return Ok(());
-        }
-        if !(at.sees)(nsid) {
-            return Err(Status::INVALID_NAMESPACE.with_dnr());
-        }
-        if self.masks.len() >= MAX_MASKS && !self.masks.contains_key(&nsid) {
-            self.masks.pop_first();
-        }
-        self.masks.insert(nsid, mask);
         Ok(())
     }
 
@@ -271,6 +262,29 @@ impl Features {
         };
         ((ms & 0xffff_ffff_ffff) | (origin << 1) << 48).to_le_bytes()
     }
+}
+
+/// Sets a feature that namespaces have one by one: of the one named, or of all.
+fn set_of_namespace<T>(
+    all: &mut T,
+    each: &mut BTreeMap<u32, T>,
+    value: T,
+    nsid: u32,
+    at: &Context<'_>,
+) -> Result<(), Status> {
+    if nsid == u32::MAX {
+        *all = value;
+        each.clear();
+        return Ok(());
+    }
+    if !(at.sees)(nsid) {
+        return Err(Status::INVALID_NAMESPACE.with_dnr());
+    }
+    if each.len() >= MAX_NAMESPACE_VALUES && !each.contains_key(&nsid) {
+        each.pop_first();
+    }
+    each.insert(nsid, value);
+    Ok(())
 }
 
 /// A keep alive timeout as it is kept: rounded up to the granularity that we report.
@@ -359,6 +373,19 @@ mod tests {
         assert_eq!(set(&mut f, FeatureId::RESERVATION_MASK, 2, 2), Err(Status::INVALID_NAMESPACE.with_dnr()));
         assert_eq!(set(&mut f, FeatureId::RESERVATION_MASK, u32::MAX, 0b1000), Ok(0));
         assert_eq!(get(&f, FeatureId::RESERVATION_MASK, 1, 0), Ok(Value::Dword(0b1000)));
+    }
+
+    #[test]
+    fn error_recovery_is_per_namespace() {
+        let mut f = Features::new(0);
+        assert_eq!(set(&mut f, FeatureId::ERROR_RECOVERY, 1, 100), Ok(0));
+        assert_eq!(get(&f, FeatureId::ERROR_RECOVERY, 1, 0), Ok(Value::Dword(100)));
+        assert_eq!(get(&f, FeatureId::ERROR_RECOVERY, u32::MAX, 0), Ok(Value::Dword(0)));
+        let unseen = Err(Status::INVALID_NAMESPACE.with_dnr());
+        assert_eq!(set(&mut f, FeatureId::ERROR_RECOVERY, 2, 100), unseen);
+        assert_eq!(set(&mut f, FeatureId::ERROR_RECOVERY, u32::MAX, 7), Ok(0));
+        assert_eq!(get(&f, FeatureId::ERROR_RECOVERY, 1, 0), Ok(Value::Dword(7)));
+        assert_eq!(set(&mut f, FeatureId::ERROR_RECOVERY, 1, 1 << 16), Err(INVALID));
     }
 
     #[test]
