@@ -1,11 +1,15 @@
 //! Get and Set Features of one controller: what can be set, what it starts as, and what a host may not ask.
 //!
 //! Nothing is saveable: a controller made by Connect lives as long as its association (Base 5.27.1). Everything a host
-//! can set here is its own; nothing of it changes what other hosts see.
+//! can set here is its own; nothing of it changes what other hosts see. The exception is Reservation Persistence, which
+//! is the volume's.
 
 use crate::events::Events;
-use dolmen_nvme::spec::{FeatureId, FeatureSelect, Sqe, Status, feature_select, number_of_queues};
+use dolmen_nvme::spec::{
+    AdminOpcode, FeatureId, FeatureSelect, Sqe, Status, feature_select, number_of_queues,
+};
 use dolmen_types::{Nanos, UnixMillis, limits};
+use dolmen_volume::ReservationCommand;
 use std::collections::BTreeMap;
 
 /// Data of the Timestamp feature, both ways. Bytes.
@@ -148,6 +152,8 @@ impl Features {
                 data[..self.host_behavior.len()].copy_from_slice(&self.host_behavior);
                 return Ok(Value::Data(data));
             }
+            // As it starts; the current value is the volume's (see [`persistence`]).
+            FeatureId::RESERVATION_PERSISTENCE => 0,
             // EXHID: fabrics hosts have 128-bit identifiers only.
             FeatureId::HOST_ID if sqe.cdw11.get() & 1 != 0 => return Ok(Value::Data(at.host_id.to_vec())),
             FeatureId::RESERVATION_MASK => {
@@ -302,6 +308,25 @@ fn nsid_is_strict(id: FeatureId) -> bool {
     matches!(id, FeatureId::NUMBER_OF_QUEUES | FeatureId::ASYNC_EVENT | FeatureId::KEEP_ALIVE)
 }
 
+/// What a Get or Set Features command asks of a volume, when it is about Reservation Persistence: the one feature that is the
+/// namespace's own state, the same for all hosts. Of one namespace at a time.
+pub(crate) fn persistence(sqe: &Sqe) -> Result<Option<ReservationCommand>, Status> {
+    if feature_select::id(sqe) != FeatureId::RESERVATION_PERSISTENCE {
+        return Ok(None);
+    }
+    let command = match AdminOpcode(sqe.opcode) {
+        AdminOpcode::SET_FEATURES if feature_select::save(sqe) => {
+            return Err(Status::FEATURE_NOT_SAVEABLE.with_dnr());
+        }
+        AdminOpcode::SET_FEATURES => {
+            ReservationCommand::SetPersistence { persists: sqe.cdw11.get() & 1 != 0 }
+        }
+        _ if feature_select::select(sqe) == FeatureSelect::Current => ReservationCommand::Report,
+        _ => return Ok(None),
+    };
+    if sqe.nsid.get() == u32::MAX { Err(INVALID) } else { Ok(Some(command)) }
+}
+
 /// SEL 011b of every feature there is; `None` for one that there is not: PCIe's interrupts, the volatile write cache
 /// that we do not have (Base 5.27.1.6 wants Invalid Field then), write protection.
 fn capabilities(id: FeatureId, discovery: bool) -> Option<u32> {
@@ -315,7 +340,9 @@ fn capabilities(id: FeatureId, discovery: bool) -> Option<u32> {
         | FeatureId::WRITE_ATOMICITY
         | FeatureId::TIMESTAMP
         | FeatureId::HOST_BEHAVIOR => Some(CHANGEABLE),
-        FeatureId::ERROR_RECOVERY | FeatureId::RESERVATION_MASK => Some(CHANGEABLE | PER_NAMESPACE),
+        FeatureId::ERROR_RECOVERY | FeatureId::RESERVATION_MASK | FeatureId::RESERVATION_PERSISTENCE => {
+            Some(CHANGEABLE | PER_NAMESPACE)
+        }
         FeatureId::COMMAND_SET_PROFILE | FeatureId::HOST_ID => Some(0),
         _ => None,
     }
@@ -359,7 +386,7 @@ mod tests {
     #[test]
     fn what_is_absent_is_an_invalid_field() {
         let mut f = Features::new(0);
-        for id in [0x00, 0x03, 0x06, 0x08, 0x09, 0x0c, 0x10, 0x80, 0x83, 0x84, 0xc0] {
+        for id in [0x00, 0x03, 0x06, 0x08, 0x09, 0x0c, 0x10, 0x80, 0x84, 0xc0] {
             assert_eq!(get(&f, FeatureId(id), 0, 0), Err(INVALID), "{id:x}");
             assert_eq!(set(&mut f, FeatureId(id), 0, 0), Err(INVALID), "{id:x}");
         }
