@@ -327,6 +327,11 @@ pub(crate) fn persistence(sqe: &Sqe) -> Result<Option<ReservationCommand>, Statu
     if sqe.nsid.get() == u32::MAX { Err(INVALID) } else { Ok(Some(command)) }
 }
 
+/// Whether an I/O controller keeps a feature per namespace; `None` for one that it does not have.
+pub(crate) fn is_per_namespace(id: FeatureId) -> Option<bool> {
+    capabilities(id, false).map(|bits| bits & PER_NAMESPACE != 0)
+}
+
 /// SEL 011b of every feature there is; `None` for one that there is not: PCIe's interrupts, the volatile write cache
 /// that we do not have (Base 5.27.1.6 wants Invalid Field then), write protection.
 fn capabilities(id: FeatureId, discovery: bool) -> Option<u32> {
