@@ -22,6 +22,9 @@ mod check;
 mod checker;
 mod error;
 mod format;
+#[cfg(any(test, fuzzing))]
+#[doc(hidden)]
+pub mod fuzzing;
 mod location;
 mod map;
 mod message;

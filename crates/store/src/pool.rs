@@ -5,7 +5,7 @@
 //! again; the second makes the pool.
 
 mod label;
-mod signature;
+pub(crate) mod signature;
 
 pub use label::{Identity, identify_drive, wipe_drive};
 

@@ -10,7 +10,10 @@ use dolmen_io::{DriveCounters, OpCounters};
 use dolmen_store::{PoolPlan, SpaceReport};
 use dolmen_types::{Nqn, Uuid, limits::BLOCK_BYTES};
 use dolmen_volume::{Health, VolumeInfo};
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 fn block_bytes(blocks: u64) -> u64 {
     blocks.saturating_mul(u64::try_from(BLOCK_BYTES).unwrap_or(0))
@@ -156,6 +159,26 @@ pub(super) fn drives(plan: &PoolPlan, drives: &[OpenedDrive], reports: &[CoreRep
             }
         })
         .collect()
+}
+
+/// What the SMART log says of the node: traffic since the start, and whether the pool still takes writes. Wear and spare
+/// area belong to the drives, which are replaced one by one; of the whole there is nothing to tell until one fails.
+pub(super) fn health(reports: &[CoreReport], up: Duration) -> dolmen_target::Health {
+    let mut health = dolmen_target::Health {
+        media_errors: space(reports).integrity_errors,
+        power_on_hours: up.as_secs() / 3600,
+        ..dolmen_target::Health::default()
+    };
+    for traffic in reports.iter().map(|r| &r.target.traffic) {
+        health.reads += traffic.reads;
+        health.writes += traffic.writes;
+        health.bytes_read += traffic.bytes_read;
+        health.bytes_written += traffic.bytes_written;
+    }
+    if reports.iter().any(|r| r.stopped.is_some()) {
+        health.critical_warning |= dolmen_target::Health::READ_ONLY;
+    }
+    health
 }
 
 fn free_bytes(plan: &PoolPlan, reports: &[CoreReport], drive: usize) -> u64 {

@@ -59,6 +59,12 @@ impl Core {
                 }
                 let _ = answer.send(());
             }
+            ToCore::Health { health, answer } => {
+                if let Some(target) = &mut self.target {
+                    target.set_health(&mut self.io, health);
+                }
+                let _ = answer.send(());
+            }
             ToCore::Volume { command, answer } => self.ask_volumes(command, Pending::User(answer)),
             ToCore::Report { answer } => self.ask_volumes(ControlCommand::List, Pending::Report(answer)),
             ToCore::Drain { answer } => self.drain(answer),
