@@ -24,6 +24,9 @@ mod columns;
 mod diff;
 mod error;
 mod format;
+#[cfg(any(test, fuzzing))]
+#[doc(hidden)]
+pub mod fuzzing;
 mod location;
 mod map;
 mod membership;

@@ -1,12 +1,17 @@
 //! Looks at the node once a second and tells the control side what changed: hosts that came or went, drives that
-//! failed, a pool that became full or stopped. What comes and goes within one look is not told.
+//! failed, a pool that became full or stopped. What comes and goes within one look is not told. The targets learn what
+//! their SMART log says in the same look.
 //!
 //! Promises: a crowd of hosts is told over several looks, so that it costs neither memory nor the rest of the events.
 
-use crate::node::{report::CoreReport, router::Node, tell};
+use crate::node::{message::ToCore, report::CoreReport, router::Node, tell};
 use dolmen_cluster::plane::{DriveState, DriveStatus, HostStatus, Notice, PoolState, PoolStatus};
 use dolmen_types::Nqn;
-use std::{collections::BTreeSet, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeSet,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 use tokio::sync::mpsc;
 
 /// Between two looks.
@@ -17,10 +22,17 @@ const HOSTS_A_LOOK: usize = 16;
 
 /// Watches until the control side or the cores are gone.
 pub(super) async fn watch(node: Arc<Node>, notices: mpsc::Sender<Notice>) {
-    let mut told = Told::default();
+    let (mut told, mut health, began) = (Told::default(), Default::default(), Instant::now());
     loop {
         tokio::time::sleep(EVERY).await;
         let Some(reports) = node.reports().await else { return };
+        let now = tell::health(&reports, began.elapsed());
+        if now != health {
+            health = now;
+            if node.cores.ask_all(|answer| ToCore::Health { health, answer }).await.is_err() {
+                return;
+            }
+        }
         for notice in told.look(&node, &reports) {
             if notices.send(notice).await.is_err() {
                 return;

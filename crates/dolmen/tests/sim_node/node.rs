@@ -118,7 +118,8 @@ impl Process {
             expect: None,
             absent: Vec::new(),
         };
-        let start = Start { drives: DRIVES.iter().map(drive).collect(), pool, restart: how.restart };
+        let start =
+            Start { drives: DRIVES.iter().map(drive).collect(), pool, restart: how.restart, unmake: |_| () };
         let job = {
             let talk = talk.clone();
             async move { boot::bring_up(&talk, start).await }
