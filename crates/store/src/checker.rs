@@ -10,7 +10,7 @@ use crate::format::commit::LogIdentity;
 use crate::format::page::{Leaf, Level, PageRef, verify};
 use crate::format::segment::{SEGMENT_HEADER_BYTES, Stream};
 use crate::location::{BLOCK_GRANULES, Slot};
-use crate::map::Entry;
+use crate::map::{Entry, LeafRef};
 use crate::parity;
 use crate::pool::read_plan;
 use crate::segments::Segment;
@@ -116,9 +116,9 @@ fn offline_shard(plan: &PoolPlan, shard: ShardId, pool_drives: &Rc<Drives>) -> S
 async fn check_shard(shard: &Shared, exec: &Handle, report: &mut CheckReport) {
     let lines: Vec<(u64, Vec<PageRef>)> = {
         let s = shard.borrow();
-        let live = s.map.lines.iter().filter(|(_, l)| !l.dropped);
+        let live = s.map.lines.iter().filter(|(_, l)| !l.now.is_doomed());
         live.map(|(&line, tree)| {
-            (line, tree.nodes.iter().flat_map(|n| n.leaves.iter().map(|l| l.page)).collect())
+            (line, tree.nodes.iter().flat_map(|n| n.leaves.iter().map(LeafRef::page)).collect())
         })
         .collect()
     };
@@ -142,19 +142,20 @@ async fn check_shard(shard: &Shared, exec: &Handle, report: &mut CheckReport) {
         }
         let recent: Vec<(u64, Entry)> = {
             let s = shard.borrow();
-            s.map.live.line(line).into_iter().flat_map(|d| d.points()).map(|(lba, e)| (lba, *e)).collect()
+            s.map.live.line(line).into_iter().flat_map(|d| d.entries()).map(|(lba, e)| (lba, *e)).collect()
         };
         check_blocks(shard, exec, line, &recent, report).await;
     }
 }
 
+/// True unless the log since the checkpoint says that the version is elsewhere, or that nobody sees it any more.
 fn still_named(shard: &Shared, line: u64, lba: u64, entry: &Entry) -> bool {
     let s = shard.borrow();
-    let mut block = [Some(*entry)];
-    if let Some(delta) = s.map.live.line(line) {
-        delta.overlay(lba, &mut block);
-    }
-    block[0] == Some(*entry)
+    let Some(tree) = s.map.lines.get(&line) else { return false };
+    let Some(delta) = s.map.live.line(line) else { return true };
+    let moved = delta.entry(lba, entry.seq).is_some_and(|e| e != entry);
+    let hidden = delta.successor(lba, entry.seq).is_some_and(|next| !tree.now.needs(entry.seq, Some(next)));
+    !moved && !hidden
 }
 
 async fn read_leaf(
@@ -172,7 +173,7 @@ async fn read_leaf(
             if way == Way::Mended {
                 report.mended(format!("line {line}: the leaf at {}", page.location));
             }
-            Ok(Leaf::trusted(&bytes).from(0).collect())
+            Ok(Leaf::trusted(&bytes).slots().filter_map(|(lba, v)| v.stored().map(|e| (lba, *e))).collect())
         }
         Err(error) => Err(format!("the page at {}: {error}", page.location)),
     }

@@ -22,6 +22,7 @@ mod bytes;
 mod check;
 mod checker;
 mod columns;
+mod diff;
 mod error;
 mod format;
 mod location;
@@ -38,11 +39,12 @@ mod shard;
 mod store;
 
 pub use batch::{
-    AppendError, Batch, Done, Key, LineUsage, MAX_BATCH_RECORDS, MAX_OBJECT_BYTES, Marks, Record, Records,
-    Ticket,
+    AppendError, Batch, Done, Key, LineInfo, LineUsage, MAX_BATCH_RECORDS, MAX_CLONE_DEPTH, MAX_OBJECT_BYTES,
+    MAX_SNAPSHOTS_PER_SHARD, Marks, Record, Records, Ticket,
 };
 pub use checker::{CheckReport, check_pool};
 pub use columns::{Columns, Shape};
+pub use diff::{ChangedRange, DiffDone, DiffPage, DiffRequest, MAX_DIFF_RANGES, MAX_DIFFS, View};
 pub use error::StoreError;
 pub use format::superblock::DriveState;
 pub use message::{Members, Purpose, SpaceLevel, ToPool, ToShard, UnitId};

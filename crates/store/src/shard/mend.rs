@@ -6,7 +6,7 @@ use super::fetch::{FetchError, stored};
 use super::read::run_holds;
 use crate::format::page::{Level, PageRef, verify};
 use crate::location::Location;
-use crate::map::Entry;
+use crate::map::Found;
 use dolmen_io::Buf;
 use dolmen_io::exec::{Handle, Notify};
 use dolmen_types::limits::BLOCK_BYTES;
@@ -18,8 +18,8 @@ pub(super) const TASKS: usize = 8;
 /// What is to be read.
 #[derive(Clone, Debug)]
 pub(super) enum Wanted {
-    /// Blocks of a line that lie one behind the other.
-    Blocks { line: u64, lba: u64, entries: Vec<Entry>, piece: usize },
+    /// Consecutive blocks that lie one behind the other.
+    Blocks { lba: u64, found: Vec<Found>, piece: usize },
     /// A leaf of a line's map.
     Leaf { line: u64, page: PageRef },
 }
@@ -70,7 +70,7 @@ pub(super) async fn serve(shard: Shared, exec: Handle) {
         };
         let result = match &job.wanted {
             Wanted::Leaf { line, page } => leaf(&shard, &exec, *line, page).await,
-            Wanted::Blocks { line, lba, entries, .. } => blocks(&shard, &exec, *line, *lba, entries).await,
+            Wanted::Blocks { lba, found, .. } => blocks(&shard, &exec, *lba, found).await,
         };
         shard.borrow_mut().mends.done.push(Mended { job, result });
         exec.yield_now().await;
@@ -89,25 +89,18 @@ async fn leaf(shard: &Shared, exec: &Handle, line: u64, page: &PageRef) -> Resul
 }
 
 /// A run of blocks, all at once if they can be had so, else one by one.
-async fn blocks(
-    shard: &Shared,
-    exec: &Handle,
-    line: u64,
-    lba: u64,
-    entries: &[Entry],
-) -> Result<Buf, FetchError> {
-    let first = entries.first().map_or(Location(0), |e| e.location);
-    let buf = buffer(exec, entries.len() * BLOCK_BYTES).await;
-    let whole = stored(shard, exec, first, buf, |bytes| run_holds(line, lba, entries, bytes)).await;
-    if whole.is_ok() || entries.len() == 1 {
+async fn blocks(shard: &Shared, exec: &Handle, lba: u64, found: &[Found]) -> Result<Buf, FetchError> {
+    let first = found.first().map_or(Location(0), |f| f.entry.location);
+    let buf = buffer(exec, found.len() * BLOCK_BYTES).await;
+    let whole = stored(shard, exec, first, buf, |bytes| run_holds(lba, found, bytes)).await;
+    if whole.is_ok() || found.len() == 1 {
         return whole;
     }
-    let mut run = buffer(exec, entries.len() * BLOCK_BYTES).await;
-    for ((lba, entry), target) in (lba..).zip(entries).zip(run.chunks_exact_mut(BLOCK_BYTES)) {
+    let mut run = buffer(exec, found.len() * BLOCK_BYTES).await;
+    for ((lba, f), target) in (lba..).zip(found).zip(run.chunks_exact_mut(BLOCK_BYTES)) {
         let buf = buffer(exec, BLOCK_BYTES).await;
-        let one = std::slice::from_ref(entry);
-        let block =
-            stored(shard, exec, entry.location, buf, |bytes| run_holds(line, lba, one, bytes)).await?;
+        let one = std::slice::from_ref(f);
+        let block = stored(shard, exec, f.entry.location, buf, |bytes| run_holds(lba, one, bytes)).await?;
         target.copy_from_slice(&block);
     }
     Ok(run)

@@ -8,6 +8,7 @@
 //!   read   -> map (leaf read on a miss) -> drive -> check -> Done
 //! ```
 
+mod announced;
 mod append;
 mod apply;
 mod checkpoint;
@@ -16,6 +17,7 @@ mod drives;
 mod fetch;
 mod form;
 mod layout;
+mod lines;
 mod log;
 mod members;
 mod mend;
@@ -26,6 +28,7 @@ mod replay;
 mod scan;
 mod space;
 
+pub(crate) use announced::Announced;
 pub(crate) use drives::{Complaint, Drives};
 pub(crate) use fetch::{FetchError, Way, stored_how, within};
 pub(crate) use log::{Flight, Lease, Log};
@@ -130,7 +133,7 @@ pub(crate) struct CheckpointState {
     /// How many were begun and finished since start.
     pub(crate) begun: u64,
     pub(crate) finished: u64,
-    /// Lines that were dropped wait for their leaves to be freed.
+    /// Lines or points that were dropped wait for what they needed to be freed.
     pub(crate) dropping: bool,
 }
 
@@ -167,12 +170,15 @@ pub(crate) struct Shard {
     /// The checkpoint's own buffers, so that it gets on however full the pool is: pages, and the stage of its writes.
     pub(crate) kept_pages: Vec<dolmen_io::Buf>,
     pub(crate) kept_stage: Option<dolmen_io::Buf>,
-    /// Lines whose creation is queued or under way.
-    pub(crate) announced: BTreeSet<u64>,
+    /// Changes to lines that are queued or under way.
+    pub(crate) announced: Announced,
     pub(crate) reads: read::Reads,
     /// Host reads that did not work out on the direct way.
     pub(crate) mends: Mends,
-    pub(crate) moving: BTreeMap<(u64, u64), u64>,
+    /// Versions (line, block, sequence number) that cleaning is about to move.
+    pub(crate) moving: BTreeSet<(u64, u64, u64)>,
+    /// Some were taken off that list though they may still be needed.
+    pub(crate) moves_forgotten: bool,
     pub(crate) move_jobs: VecDeque<MoveJob>,
     /// Segments that cleaning emptied since the last freeze: the next checkpoint frees them.
     pub(crate) cleaned: usize,

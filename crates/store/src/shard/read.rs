@@ -7,7 +7,7 @@ use super::{Phase, Shard};
 use crate::check::block_check;
 use crate::format::page::{Level, PageRef, verify};
 use crate::location::{BLOCK_GRANULES, Location};
-use crate::map::{Entry, Lookup};
+use crate::map::{Found, Lookup};
 use crate::{Done, StoreError, Ticket};
 use dolmen_io::{Buf, Error, Io, Tag};
 use dolmen_types::limits::BLOCK_BYTES;
@@ -53,7 +53,9 @@ struct Request {
     buf: Option<Buf>,
     blocks: usize,
     /// What the map said, block by block, as far as it is known.
-    entries: Vec<Option<Entry>>,
+    entries: Vec<Option<Found>>,
+    /// How far the map's answer is, block by block.
+    levels: Vec<u8>,
     pieces: Vec<Piece>,
     outstanding: usize,
     error: Option<StoreError>,
@@ -85,8 +87,8 @@ pub(crate) struct Reads {
     /// Finished requests' memory, for reuse.
     #[allow(clippy::vec_box)] // The boxes themselves are what is reused.
     spare: Vec<Box<Request>>,
-    /// The leaf that each waiting request needs.
-    leaves: Vec<Option<PageRef>>,
+    /// The leaf that each waiting request needs, and of which line.
+    leaves: Vec<Option<(u64, PageRef)>>,
     serial: u64,
 }
 
@@ -137,11 +139,15 @@ impl Shard {
         }
         let none = Nanos(0);
         let mut spare = self.reads.spare.pop();
-        let (mut entries, mut pieces) = match spare.as_deref_mut() {
-            Some(old) => (std::mem::take(&mut old.entries), std::mem::take(&mut old.pieces)),
-            None => (Vec::new(), Vec::new()),
+        let (mut entries, mut levels, mut pieces) = match spare.as_deref_mut() {
+            Some(old) => (
+                std::mem::take(&mut old.entries),
+                std::mem::take(&mut old.levels),
+                std::mem::take(&mut old.pieces),
+            ),
+            None => Default::default(),
         };
-        entries.clear();
+        unresolve(&mut entries, &mut levels, blocks);
         pieces.clear();
         let request = Request {
             ticket,
@@ -154,6 +160,7 @@ impl Shard {
             buf: Some(buf),
             blocks,
             entries,
+            levels,
             pieces,
             outstanding: 0,
             error: None,
@@ -190,28 +197,28 @@ impl Shard {
     /// Looks up what is not known yet; then reads the data, or first the leaf that is missing.
     fn resolve(&mut self, io: &mut Io, index: usize) {
         let Some(mut request) = self.reads.slots[index].take() else { return };
-        let known = request.entries.len();
-        let found = self.map.lookup(
-            request.line,
-            request.lba + known as u64,
-            request.blocks - known,
-            &mut request.entries,
-        );
+        let at = request.at.map(|s| s.0);
+        let found = self.map.lookup(request.line, at, request.lba, &mut request.entries, &mut request.levels);
         match found {
             Lookup::NoLine => {
                 request.error = Some(StoreError::NoLine(request.line));
                 self.finish(index, request);
             }
-            Lookup::Miss { page, .. } => self.read_leaf(io, index, request, page),
+            Lookup::NoSnapshot => {
+                let at = request.at.unwrap_or_default();
+                request.error = Some(StoreError::NoSnapshot { line: request.line, at });
+                self.finish(index, request);
+            }
+            Lookup::Miss { line, page } => self.read_leaf(io, index, request, line, page),
             Lookup::Complete => self.read_data(io, index, request),
         }
     }
 
     /// Reads a leaf that a request needs.
-    fn read_leaf(&mut self, io: &mut Io, index: usize, mut request: Box<Request>, page: PageRef) {
+    fn read_leaf(&mut self, io: &mut Io, index: usize, mut request: Box<Request>, line: u64, page: PageRef) {
         if !self.is_somewhere(page.location, BLOCK_BYTES) {
             let reason = format!("a leaf is said to be at {}, which is nowhere", page.location);
-            request.error = Some(StoreError::Map { line: request.line, reason });
+            request.error = Some(StoreError::Map { line: LineId(line), reason });
             return self.finish(index, request);
         }
         (request.serial, request.since, request.mending) = (self.reads.next_serial(), io.now(), false);
@@ -223,22 +230,22 @@ impl Shard {
                 Some(buf) => {
                     let key = self.tag.key | KIND_LEAF | read_key(request.serial, index, 0);
                     io.read(Tag { owner: self.tag.owner, key }, file, offset, buf);
-                    self.reads.leaves[index] = Some(page);
+                    self.reads.leaves[index] = Some((line, page));
                 }
                 None => self.reads.stalled.push_back(index),
             },
             None => {
-                self.reads.leaves[index] = Some(page);
-                self.mend_leaf(index, &mut request, page);
+                self.reads.leaves[index] = Some((line, page));
+                self.mend_leaf(index, &mut request, line, page);
             }
         }
         self.reads.slots[index] = Some(request);
     }
 
     /// Asks for a leaf through other columns.
-    fn mend_leaf(&mut self, index: usize, request: &mut Request, page: PageRef) {
+    fn mend_leaf(&mut self, index: usize, request: &mut Request, line: u64, page: PageRef) {
         request.mending = true;
-        let wanted = Wanted::Leaf { line: request.line.0, page };
+        let wanted = Wanted::Leaf { line, page };
         self.mends.push(Job { index, serial: request.serial, wanted });
     }
 
@@ -264,17 +271,9 @@ impl Shard {
 
     /// Reads the stored blocks of a resolved request, or ends it when there are none.
     fn read_data(&mut self, io: &mut Io, index: usize, mut request: Box<Request>) {
-        if let Some(at) = request.at
-            && let Some(newer) = request.entries.iter().position(|e| e.is_some_and(|e| e.seq > at.0))
-        {
-            request.error = Some(StoreError::VersionGone { lba: Lba(request.lba + newer as u64), at });
-            return self.finish(index, request);
-        }
         cut_pieces(&request.entries, &mut request.pieces);
-        let location = |p: &Piece| request.entries[p.first].map_or(Location(0), |e| e.location);
-        if let Some(piece) =
-            request.pieces.iter().find(|p| !self.is_somewhere(location(p), p.count * BLOCK_BYTES))
-        {
+        let somewhere = |p: &Piece| self.is_somewhere(location_of(&request, p), p.count * BLOCK_BYTES);
+        if let Some(piece) = request.pieces.iter().find(|p| !somewhere(p)) {
             let lba = Lba(request.lba + piece.first as u64);
             request.error = Some(StoreError::Integrity { line: request.line, lba });
             return self.finish(index, request);
@@ -303,7 +302,7 @@ impl Shard {
         (request.serial, request.since) = (self.reads.next_serial(), io.now());
         for (number, buf) in bufs.into_iter().enumerate() {
             let piece = request.pieces[number];
-            let location = request.entries[piece.first].map_or(Location(0), |e| e.location);
+            let location = location_of(&request, &piece);
             request.outstanding += 1;
             if let Some((file, offset)) = self.direct(location) {
                 let key = self.tag.key | KIND_DATA | read_key(request.serial, index, number);
@@ -326,10 +325,10 @@ impl Shard {
     fn mend_piece(&mut self, index: usize, request: &mut Request, number: usize) {
         let piece = &mut request.pieces[number];
         piece.mending = true;
-        let entries =
+        let found =
             request.entries[piece.first..piece.first + piece.count].iter().flatten().copied().collect();
         let lba = request.lba + piece.first as u64;
-        let wanted = Wanted::Blocks { line: request.line.0, lba, entries, piece: number };
+        let wanted = Wanted::Blocks { lba, found, piece: number };
         self.mends.push(Job { index, serial: request.serial, wanted });
     }
 
@@ -354,14 +353,14 @@ impl Shard {
         direct: bool,
     ) {
         let Some(mut request) = self.take_request(index, serial) else { return };
-        let Some(page) = self.reads.leaves[index] else {
+        let Some((line, page)) = self.reads.leaves[index] else {
             self.reads.slots[index] = Some(request);
             return;
         };
-        let holds = result.as_ref().is_ok_and(|buf| verify(buf, Level::Leaf, request.line.0, &page));
+        let holds = result.as_ref().is_ok_and(|buf| verify(buf, Level::Leaf, line, &page));
         if direct && !holds && self.mendable(page.location) {
             if !request.mending {
-                self.mend_leaf(index, &mut request, page);
+                self.mend_leaf(index, &mut request, line, page);
             }
             self.reads.slots[index] = Some(request);
             return;
@@ -369,14 +368,14 @@ impl Shard {
         self.reads.leaves[index] = None;
         request.drive = io.now();
         match result {
-            Ok(buf) if holds => self.map.leaf_read(request.line, &page, &buf),
+            Ok(buf) if holds => self.map.leaf_read(LineId(line), &page, &buf),
             Ok(_) | Err(FetchError::Damaged | FetchError::Nowhere) => {
                 // A checkpoint may have replaced the leaf and its place may be in use again: then the lookup asks for another.
                 request.attempts += 1;
                 if request.attempts >= MAX_ATTEMPTS {
                     self.counters.integrity_errors += 1;
                     let reason = format!("the leaf at {} does not check", page.location);
-                    request.error = Some(StoreError::Map { line: request.line, reason });
+                    request.error = Some(StoreError::Map { line: LineId(line), reason });
                     return self.finish(index, request);
                 }
             }
@@ -397,7 +396,7 @@ impl Shard {
             self.reads.slots[index] = Some(request);
             return;
         };
-        let location = request.entries[piece.first].map_or(Location(0), |e| e.location);
+        let location = location_of(&request, &piece);
         match result {
             Ok(buf) => {
                 let holds = verify_piece(&request, piece, &buf);
@@ -469,14 +468,14 @@ impl Shard {
         for index in 0..self.reads.slots.len() {
             let late = |r: &mut Box<Request>| r.since != Nanos(0) && self.now.since(r.since) > bound_ns;
             let Some(mut request) = self.reads.slots[index].take_if(late) else { continue };
-            if let Some(page) = self.reads.leaves[index] {
+            if let Some((line, page)) = self.reads.leaves[index] {
                 if !request.mending && self.mendable(page.location) {
-                    self.mend_leaf(index, &mut request, page);
+                    self.mend_leaf(index, &mut request, line, page);
                 }
             } else {
                 for number in 0..request.pieces.len() {
                     let piece = request.pieces[number];
-                    let location = request.entries[piece.first].map_or(Location(0), |e| e.location);
+                    let location = location_of(&request, &piece);
                     if !piece.done && !piece.mending && self.mendable(location) {
                         self.mend_piece(index, &mut request, number);
                     }
@@ -492,7 +491,9 @@ impl Shard {
         request.again = false;
         request.attempts += 1;
         let before = std::mem::take(&mut request.entries);
-        let found = self.map.lookup(request.line, request.lba, request.blocks, &mut request.entries);
+        unresolve(&mut request.entries, &mut request.levels, request.blocks);
+        let at = request.at.map(|s| s.0);
+        let found = self.map.lookup(request.line, at, request.lba, &mut request.entries, &mut request.levels);
         let unchanged = found == Lookup::Complete && request.entries == before;
         if unchanged && self.mend_wrong(index, &mut request) {
             self.reads.slots[index] = Some(request);
@@ -504,7 +505,7 @@ impl Shard {
             request.error = Some(StoreError::Integrity { line: request.line, lba });
             return self.finish(index, request);
         }
-        request.entries.clear();
+        unresolve(&mut request.entries, &mut request.levels, request.blocks);
         request.pieces.clear();
         self.reads.slots[index] = Some(request);
         self.resolve(io, index);
@@ -517,7 +518,7 @@ impl Shard {
             let piece = request.pieces[number];
             let (from, to) = (piece.first * BLOCK_BYTES, (piece.first + piece.count) * BLOCK_BYTES);
             let holds = request.buf.as_ref().is_some_and(|buf| verify_piece(request, piece, &buf[from..to]));
-            let location = request.entries[piece.first].map_or(Location(0), |e| e.location);
+            let location = location_of(request, &piece);
             if !holds && !piece.mending && self.mendable(location) {
                 request.pieces[number].done = false;
                 request.outstanding += 1;
@@ -561,6 +562,19 @@ fn take_piece(request: &mut Request, piece: Piece, buf: Buf) {
     }
 }
 
+/// Nothing is known of so many blocks.
+fn unresolve(entries: &mut Vec<Option<Found>>, levels: &mut Vec<u8>, blocks: usize) {
+    entries.clear();
+    entries.resize(blocks, None);
+    levels.clear();
+    levels.resize(blocks, 0);
+}
+
+/// Where a piece begins.
+fn location_of(request: &Request, piece: &Piece) -> Location {
+    request.entries[piece.first].map_or(Location(0), |f| f.entry.location)
+}
+
 /// Zeros the parts of the caller's buffer that no piece fills.
 fn zero_unmapped(request: &mut Request) {
     let Some(buf) = request.buf.as_mut() else { return };
@@ -572,43 +586,44 @@ fn zero_unmapped(request: &mut Request) {
 }
 
 /// Cuts resolved blocks into runs that lie one behind the other in one segment.
-fn cut_pieces(entries: &[Option<Entry>], pieces: &mut Vec<Piece>) {
+fn cut_pieces(entries: &[Option<Found>], pieces: &mut Vec<Piece>) {
     pieces.clear();
     let mut next = None;
-    for (i, entry) in entries.iter().enumerate() {
-        if let Some(e) = entry {
+    for (i, found) in entries.iter().enumerate() {
+        if let Some(f) = found {
             match pieces.last_mut() {
-                Some(piece) if next == Some(e.location) => piece.count += 1,
+                Some(piece) if next == Some(f.entry.location) => piece.count += 1,
                 _ => pieces.push(Piece { first: i, count: 1, mending: false, done: false }),
             }
         }
-        next = entry.map(|e| e.location.plus(BLOCK_GRANULES));
+        next = found.map(|f| f.entry.location.plus(BLOCK_GRANULES));
     }
 }
 
-/// True when consecutive stored blocks from `lba` on are what their entries say.
-pub(super) fn run_holds(line: u64, lba: u64, entries: &[Entry], bytes: &[u8]) -> bool {
+/// True when consecutive stored blocks from `lba` on are what their entries say. A check belongs to the line that the block was
+/// written to.
+pub(super) fn run_holds(lba: u64, found: &[Found], bytes: &[u8]) -> bool {
     (lba..)
-        .zip(entries)
+        .zip(found)
         .zip(bytes.chunks_exact(BLOCK_BYTES))
-        .all(|((lba, e), bytes)| block_check(line, lba, e.seq, bytes) == e.check)
+        .all(|((lba, f), bytes)| block_check(f.line, lba, f.entry.seq, bytes) == f.entry.check)
 }
 
-fn block_holds(request: &Request, index: usize, entry: &Entry, bytes: &[u8]) -> bool {
-    run_holds(request.line.0, request.lba + index as u64, std::slice::from_ref(entry), bytes)
+fn block_holds(request: &Request, index: usize, found: &Found, bytes: &[u8]) -> bool {
+    run_holds(request.lba + index as u64, std::slice::from_ref(found), bytes)
 }
 
 fn verify_piece(request: &Request, piece: Piece, bytes: &[u8]) -> bool {
     let blocks = bytes.chunks_exact(BLOCK_BYTES).enumerate();
     blocks
         .map(|(i, b)| (piece.first + i, b))
-        .all(|(i, b)| request.entries[i].is_some_and(|e| block_holds(request, i, &e, b)))
+        .all(|(i, b)| request.entries[i].is_some_and(|f| block_holds(request, i, &f, b)))
 }
 
 /// Which block of a failed read does not hold.
-fn first_damaged(request: &Request, entries: &[Option<Entry>]) -> usize {
+fn first_damaged(request: &Request, entries: &[Option<Found>]) -> usize {
     let Some(buf) = &request.buf else { return 0 };
     let damaged =
-        |(i, (b, e)): &(usize, (&[u8], &Option<Entry>))| e.is_some_and(|e| !block_holds(request, *i, &e, b));
+        |(i, (b, f)): &(usize, (&[u8], &Option<Found>))| f.is_some_and(|f| !block_holds(request, *i, &f, b));
     buf.chunks_exact(BLOCK_BYTES).zip(entries).enumerate().find(damaged).map_or(0, |(i, _)| i)
 }
