@@ -50,6 +50,9 @@ pub struct PoolOptions {
     pub seed: [u8; 32],
     /// The pool that the node has served before: no other is opened, and none is made in its place.
     pub expect: Option<Uuid>,
+    /// Number of a superblock that was in force before: one with a lower number is refused, since other drives have gone on without
+    /// the ones that hold it. 0 for a pool that this node has not served.
+    pub at_least: u64,
     /// Drives that were named and could not be opened, and why: they may only be drives of the pool, and no more than it can lose.
     pub absent: Vec<(String, String)>,
 }
@@ -71,6 +74,12 @@ pub async fn open_pool(
         return Err(StoreError::Refused(format!(
             "this node has served pool {expected}, and the drives named {what}; nothing was written. Name the pool's own \
              drives, or use a fresh data folder"
+        )));
+    }
+    if let Some(newest) = newest.as_ref().filter(|s| s.sequence < options.at_least) {
+        return Err(StoreError::Refused(format!(
+            "the drives named have missed what pool {} did since; it went on with others. Name those too; nothing was written",
+            newest.pool
         )));
     }
     match newest {

@@ -74,6 +74,7 @@ pub(crate) async fn boot(
         unit_bytes: None,
         seed: fresh_seed(),
         expect: known_pool,
+        at_least: known_pool.map_or(0, |_| known_sequence(&options.data)),
         absent: Vec::new(),
     };
     bring_up(cores, Start { drives, pool, restart, unmake: remove }).await
@@ -151,6 +152,22 @@ fn fresh_seed() -> [u8; 32] {
     seed[..16].copy_from_slice(&fresh_uuid().0);
     seed[16..].copy_from_slice(&fresh_uuid().0);
     seed
+}
+
+/// The file in the data folder that tells how far the pool's superblock had come. Of two drives that mirror each other, one that
+/// comes back alone can't know by itself that the other went on without it.
+const SEQUENCE_FILE: &str = "pool-sequence";
+
+fn known_sequence(folder: &Path) -> u64 {
+    let text = fs::read_to_string(folder.join(SEQUENCE_FILE)).unwrap_or_default();
+    text.trim().parse().unwrap_or(0)
+}
+
+/// Remembers how far the pool's superblock has come.
+pub(crate) fn remember_sequence(folder: &Path, sequence: u64) {
+    if let Err(error) = fs::write(folder.join(SEQUENCE_FILE), format!("{sequence}\n")) {
+        tracing::warn!(%error, "the next start may not tell drives that were left behind");
+    }
 }
 
 /// The file in the data folder that tells in which boot of the machine it was last served.

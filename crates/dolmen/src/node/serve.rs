@@ -103,6 +103,7 @@ async fn start(
         state.set_pool(booted.plan.pool).map_err(ServeError::system)?;
     }
     boot::remember(&options.data);
+    boot::remember_sequence(&options.data, booted.plan.sequence);
     let generation = state.start_discovery_generation().map_err(ServeError::system)?;
     let known = booted.volumes.iter().map(|v| &v.descriptor);
     let recovered = Recovered {
@@ -114,7 +115,7 @@ async fn start(
     let (plane, requests) = plane::channel();
     tokio::spawn(node.clone().serve(requests));
     listen(options, prepared.identity(), talk, ports, &node).await?;
-    tokio::spawn(watch(node, notices));
+    tokio::spawn(watch(node, options.data.clone(), notices));
     Ok(Found { recovered, plane })
 }
 

@@ -116,6 +116,7 @@ impl Process {
             unit_bytes: Some(UNIT_BYTES),
             seed,
             expect: None,
+            at_least: 0,
             absent: Vec::new(),
         };
         let start =

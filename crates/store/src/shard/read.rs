@@ -518,7 +518,7 @@ impl Shard {
             let piece = request.pieces[number];
             let (from, to) = (piece.first * BLOCK_BYTES, (piece.first + piece.count) * BLOCK_BYTES);
             let holds = request.buf.as_ref().is_some_and(|buf| verify_piece(request, piece, &buf[from..to]));
-            let location = location_of(&request, &piece);
+            let location = location_of(request, &piece);
             if !holds && !piece.mending && self.mendable(location) {
                 request.pieces[number].done = false;
                 request.outstanding += 1;

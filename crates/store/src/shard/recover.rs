@@ -29,7 +29,14 @@ pub(crate) async fn run(shard: Shared, exec: Handle) {
         shard.borrow_mut().phase = Phase::Failed(error);
         return exec.yield_now().await;
     }
-    shard.borrow_mut().phase = Phase::Serving;
+    {
+        let mut s = shard.borrow_mut();
+        s.phase = Phase::Serving;
+        // Drives may have failed on other cores meanwhile.
+        if let Some(reason) = s.halted.clone() {
+            s.stop(reason);
+        }
+    }
     let mut spawned = exec.spawn(clean::serve(shard.clone(), exec.clone()));
     for _ in 0..mend::TASKS {
         spawned = spawned.and_then(|()| exec.spawn(mend::serve(shard.clone(), exec.clone())));

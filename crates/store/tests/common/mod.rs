@@ -128,6 +128,7 @@ impl Node {
             unit_bytes: Some(setup.unit_bytes),
             seed: [7; 32],
             expect: None,
+            at_least: 0,
             absent: Vec::new(),
         };
         let opening = open_pool(exec.handle(), drives, options);
@@ -171,6 +172,7 @@ impl Node {
             unit_bytes: Some(setup.unit_bytes),
             seed,
             expect: None,
+            at_least: 0,
             absent: Vec::new(),
         };
         let opening = open_pool(exec.handle(), drives, options);

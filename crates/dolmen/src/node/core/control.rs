@@ -215,10 +215,11 @@ impl Core {
             volumes,
             volume_stats: stats.unwrap_or_default(),
             space: self.store.as_ref().map(Store::space).unwrap_or_default(),
-            pool: self
-                .owner
-                .as_ref()
-                .map(|owner| PoolReport { drives: owner.drives(), capacity_bytes: owner.capacity_bytes() }),
+            pool: self.owner.as_ref().map(|owner| PoolReport {
+                sequence: owner.sequence(),
+                drives: owner.drives(),
+                capacity_bytes: owner.capacity_bytes(),
+            }),
             drives: self
                 .files
                 .iter()
