@@ -3,19 +3,18 @@
 //! Each shard is recovered in memory as at a start, without the seal; then every leaf of every line is read, and every stored
 //! block that the map names. A block that does not check is named by line and address.
 
-use crate::check::block_check;
 use crate::format::commit::LogIdentity;
 use crate::format::page::{Leaf, Level, PageRef, verify};
-use crate::location::BLOCK_GRANULES;
 use crate::map::Entry;
 use crate::pool::read_plan;
-use crate::shard::{Geometry, Shared, load_shard};
+use crate::shard::{Geometry, Shared, Span, load_shard};
 use crate::store::new_shard;
-use crate::{Candidate, PoolPlan, ShardTuning, StoreError, UnitId};
+use crate::stored::Version;
+use crate::{Candidate, Keyring, PoolPlan, ShardTuning, StoreError, UnitId};
 use dolmen_io::exec::Handle;
 use dolmen_io::{Owner, Tag};
 use dolmen_types::limits::BLOCK_BYTES;
-use dolmen_types::{ShardId, Uuid};
+use dolmen_types::{LineId, ShardId, Uuid};
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::rc::Rc;
@@ -23,8 +22,8 @@ use std::rc::Rc;
 /// Problems that are named at most; more are only counted.
 const MAX_NAMED: usize = 1000;
 
-/// Blocks that are read in one go.
-const RUN_BLOCKS: usize = 32;
+/// Bytes that are read in one go.
+const RUN_BYTES: usize = 128 * 1024;
 
 /// What a check found.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -58,8 +57,13 @@ impl CheckReport {
     }
 }
 
-/// Checks the pool on these drives, which nobody serves meanwhile. Fails only where there is no pool to check.
-pub async fn check_pool(exec: Handle, drives: Vec<Candidate>) -> Result<CheckReport, StoreError> {
+/// Checks the pool on these drives, which nobody serves meanwhile. Fails only where there is no pool to check. The blocks of an
+/// encrypted line are verified with its key; without it the line is named as a problem.
+pub async fn check_pool(
+    exec: Handle,
+    drives: Vec<Candidate>,
+    keyring: Keyring,
+) -> Result<CheckReport, StoreError> {
     let plan = read_plan(&exec, &drives).await?;
     let files = plan.order.iter().map(|&i| drives[i].info.file).collect();
     let units = plan.drives.iter().map(|d| d.units).collect();
@@ -72,7 +76,7 @@ pub async fn check_pool(exec: Handle, drives: Vec<Candidate>) -> Result<CheckRep
     };
     let mut holders = BTreeMap::new();
     for id in (0..plan.shards).map(ShardId) {
-        let shard = offline_shard(&plan, id, &geometry);
+        let shard = offline_shard(&plan, id, &geometry, keyring.clone());
         if let Err(error) = load_shard(&shard, &exec).await {
             report.problem(format!("shard {id}: {error}"));
             continue;
@@ -90,10 +94,10 @@ pub async fn check_pool(exec: Handle, drives: Vec<Candidate>) -> Result<CheckRep
     Ok(report)
 }
 
-fn offline_shard(plan: &PoolPlan, shard: ShardId, geometry: &Rc<Geometry>) -> Shared {
+fn offline_shard(plan: &PoolPlan, shard: ShardId, geometry: &Rc<Geometry>, keyring: Keyring) -> Shared {
     let id = LogIdentity { pool: plan.pool, shard, incarnation: plan.incarnation, salt: 0 };
     let tag = Tag { owner: Owner(0), key: 0 };
-    Rc::new(RefCell::new(new_shard(id, geometry.clone(), ShardTuning::default(), tag)))
+    Rc::new(RefCell::new(new_shard(id, geometry.clone(), ShardTuning::default(), tag, keyring)))
 }
 
 async fn check_shard(shard: &Shared, exec: &Handle, report: &mut CheckReport) {
@@ -107,6 +111,10 @@ async fn check_shard(shard: &Shared, exec: &Handle, report: &mut CheckReport) {
     };
     for (line, leaves) in lines {
         report.lines += 1;
+        if !shard.borrow().has_keys_of(line) {
+            report.problem(StoreError::NoKey(LineId(line)).to_string());
+            continue;
+        }
         for page in leaves {
             report.leaves += 1;
             match read_leaf(shard, exec, line, &page).await {
@@ -171,7 +179,7 @@ async fn read_at(
     exec.read(file, offset, buf).await.map_err(|(e, _)| e.to_string())
 }
 
-/// Reads stored blocks, what lies one behind the other in one go, and names each that does not check.
+/// Reads stored blocks, what lies on touching pages in one go, and names each that does not check.
 async fn check_blocks(
     shard: &Shared,
     exec: &Handle,
@@ -181,18 +189,19 @@ async fn check_blocks(
 ) {
     let mut rest = entries;
     while let Some((_, first)) = rest.first() {
-        let follows = |i: usize| {
-            let step = u32::try_from(i).expect("runs are short") * BLOCK_GRANULES;
-            rest[i].1.location == first.location.plus(step)
-        };
-        let count = (1..rest.len().min(RUN_BLOCKS)).take_while(|&i| follows(i)).count() + 1;
+        let mut span = Span::of(first);
+        let count = 1 + rest[1..].iter().take_while(|(_, e)| span.extend(e, RUN_BYTES)).count();
         let (run, tail) = rest.split_at(count);
         rest = tail;
         report.blocks += count as u64;
-        match read_at(shard, exec, first.location, count * BLOCK_BYTES).await {
+        match read_at(shard, exec, span.location(), span.len()).await {
             Ok(bytes) => {
-                for ((lba, entry), block) in run.iter().zip(bytes.chunks_exact(BLOCK_BYTES)) {
-                    if block_check(line, *lba, entry.seq, block) != entry.check {
+                for (lba, entry) in run {
+                    let version = Version { line, lba: *lba, seq: entry.seq };
+                    let holds = span.part(entry, &bytes).is_some_and(|stored| {
+                        shard.borrow_mut().forms.holds(entry.form, version, stored, entry.check) == Ok(true)
+                    });
+                    if !holds {
                         report.problem(format!(
                             "line {line}: block {lba} at {} does not check",
                             entry.location

@@ -22,6 +22,7 @@ mod check;
 mod checker;
 mod error;
 mod format;
+mod keyring;
 mod location;
 mod map;
 mod message;
@@ -32,13 +33,15 @@ mod pool;
 mod segments;
 mod shard;
 mod store;
+mod stored;
 
 pub use batch::{
-    AppendError, Batch, Done, Key, LineUsage, MAX_BATCH_RECORDS, MAX_OBJECT_BYTES, Marks, Record, Records,
-    Ticket,
+    AppendError, Batch, Done, Key, LineAttributes, LineUsage, MAX_BATCH_RECORDS, MAX_OBJECT_BYTES, Marks,
+    Record, Records, Ticket,
 };
 pub use checker::{CheckReport, check_pool};
 pub use error::StoreError;
+pub use keyring::{DataKey, Keyring};
 pub use message::{Purpose, SpaceLevel, ToPool, ToShard, UnitId};
 pub use owner::PoolOwner;
 pub use plan::{PlanDrive, PoolPlan, ShardTuning, SpaceReport};

@@ -17,6 +17,7 @@ fn large_commands_at_depth() {
         shards: 2,
         cores: 1,
         tuning: ShardTuning::default(),
+        keyring: Keyring::default(),
     };
     let mut node = Node::open(&world, &setup).unwrap();
     let (mut rng, mut seq) = (Rng::new(3), [1; 2]);

@@ -80,7 +80,8 @@ struct Run {
 }
 
 impl Run {
-    fn new(seed: u64, setup: Setup, groups: u32, blocks: u64) -> Run {
+    fn new(seed: u64, mut setup: Setup, groups: u32, blocks: u64) -> Run {
+        setup.keyring = keyring();
         let world = World::new(seed);
         let node = Node::open(&world, &setup).unwrap();
         let group = |pg| Group {
@@ -155,7 +156,7 @@ impl Run {
                 Record::Put { key: key(*id), value: vec![*value as u8; 1 + *id as usize * 100].into() }
             }
             Change::Delete(id) => Record::Delete { key: key(*id) },
-            Change::Create(line) => create(*line),
+            Change::Create(line) => create_some_kind(*line),
             Change::Drop(line) => drop_line(*line),
         };
         changes.iter().map(record).collect()

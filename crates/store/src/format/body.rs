@@ -6,7 +6,7 @@ use crate::format::page::PageRef;
 use crate::format::segment::Stream;
 use crate::format::{FORMAT_VERSION, put_unit, take_unit};
 use crate::location::Slot;
-use crate::{Key, MAX_OBJECT_BYTES, Marks, UnitId};
+use crate::{Key, LineAttributes, MAX_OBJECT_BYTES, Marks, UnitId};
 use dolmen_types::{Epoch, PgId, Seq};
 
 const MAGIC: &[u8; 8] = b"dolmCKPT";
@@ -35,6 +35,8 @@ pub(crate) struct LineRow {
     pub(crate) line: u64,
     /// It was dropped, and what is left of its map waits to be freed.
     pub(crate) dropped: bool,
+    /// How its blocks are stored.
+    pub(crate) attributes: LineAttributes,
     /// Blocks that its map holds.
     pub(crate) mapped: u64,
     /// Bytes that their stored forms take.
@@ -81,7 +83,9 @@ impl Body {
         }
         for line in &self.lines {
             w.u64(line.line)
-                .u32(u32::from(line.dropped))
+                .u16(u16::from(line.dropped))
+                .u8(line.attributes.bits())
+                .u8(0)
                 .u32(len32(line.nodes.len()))
                 .u64(line.mapped)
                 .u64(line.stored);
@@ -134,10 +138,12 @@ fn take_segment(r: &mut Reader<'_>) -> Option<SegmentRow> {
 }
 
 fn take_line(r: &mut Reader<'_>) -> Option<LineRow> {
-    let (line, dropped, count) = (r.u64()?, r.u32()? != 0, r.u32()?);
+    let (line, dropped, attributes) = (r.u64()?, r.u16()? != 0, LineAttributes::from_bits(r.u8()?));
+    r.u8()?;
+    let count = r.u32()?;
     let (mapped, stored) = (r.u64()?, r.u64()?);
     let nodes = (0..count).map(|_| PageRef::take(r)).collect::<Option<Vec<_>>>()?;
-    Some(LineRow { line, dropped, mapped, stored, nodes })
+    Some(LineRow { line, dropped, attributes, mapped, stored, nodes })
 }
 
 /// Appends one object to a body's bytes.

@@ -5,6 +5,7 @@ use crate::check::{seal, unseal};
 use crate::format::{FORMAT_VERSION, PAGE_BYTES};
 use crate::location::Location;
 use crate::map::Entry;
+use crate::stored::Form;
 use dolmen_types::Uuid;
 
 /// Entries of a leaf, and references of a node, at most.
@@ -77,7 +78,7 @@ pub(crate) fn encode_leaf(entries: &[(u64, Entry)], name: &PageName, memory: Vec
     header(&mut w, Level::Leaf, entries.len(), name, first);
     for (lba, e) in entries {
         let delta = u32::try_from(lba - first).expect("a leaf is split before it spans 2^32 blocks");
-        w.u32(delta).u8(1).u8(0).u16(e.granules).u64(e.location.0).u64(e.seq).u64(e.check);
+        w.u32(delta).u8(1).u8(e.form.0).u16(e.granules).u64(e.location.0).u64(e.seq).u64(e.check);
     }
     w.pad_to(PAGE_BYTES as usize);
     let check = seal(0, w.as_mut());
@@ -129,7 +130,8 @@ impl<'a> Leaf<'a> {
         let s = &self.slots[index * SLOT_BYTES..(index + 1) * SLOT_BYTES];
         let word = |at: usize| u64::from_le_bytes(s[at..at + 8].try_into().expect("8 bytes"));
         let granules = u16::from_le_bytes([s[6], s[7]]);
-        (self.lba(index), Entry { seq: word(16), location: Location(word(8)), check: word(24), granules })
+        let (location, form) = (Location(word(8)), Form(s[5]));
+        (self.lba(index), Entry { seq: word(16), location, check: word(24), granules, form })
     }
 
     /// Index of the first entry at or above `lba`.

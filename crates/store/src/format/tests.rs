@@ -2,14 +2,15 @@
 
 use super::anchor::{Anchor, Chunk, Era, Start};
 use super::body::{Body, LineRow, SegmentRow, put_object};
-use super::commit::{self, CommitPlace, HeaderWriter, LogIdentity, LogRecord, records};
+use super::commit::{self, CommitPlace, HeaderWriter, LogIdentity, LogRecord, StoredBlock, records};
 use super::page::{Leaf, Level, PageName, PageRef, encode_leaf, encode_node, node_refs, verify};
 use super::segment::{SegmentHeader, Stream};
 use super::superblock::{DriveEntry, NotOurs, Superblock};
 use crate::check::{block_check, check64};
 use crate::location::{Location, Slot};
 use crate::map::Entry;
-use crate::{Key, Marks, UnitId};
+use crate::stored::{Form, Version};
+use crate::{Key, LineAttributes, Marks, StoreError, UnitId};
 use dolmen_types::{Epoch, PgId, Seq, ShardId, Uuid};
 use proptest::prelude::*;
 use std::fmt::Write;
@@ -92,15 +93,24 @@ fn commit() -> (commit::CommitHeader, Vec<u8>, Vec<u8>) {
     let payload = [vec![1; 4096], vec![2; 4096], vec![3; 4096]].concat();
     let mut w = HeaderWriter::start(Vec::new());
     w.batch(PgId(5), Epoch(2), Seq(40));
-    w.create_line(9);
-    w.write(9, 100, 2, 0);
-    w.block(block_check(9, 100, 40, &payload[..4096]));
-    w.block(block_check(9, 101, 40, &payload[4096..8192]));
+    w.create_line(9, LineAttributes { compress: true, encrypt: true });
+    w.write_even(9, 100, 2, Form(0), 0);
+    w.check(block_check(9, 100, 40, &payload[..4096]));
+    w.check(block_check(9, 101, 40, &payload[4096..8192]));
+    w.write_each(9, 110, 1);
+    let check = block_check(9, 110, 40, &payload[8192..8192 + 160]);
+    w.block(StoredBlock { at: 512, granules: 10, form: Form(Form::LZ4), check });
     w.unmap(9, 200, 1 << 40);
     w.put(Key { kind: 3, id: 0x1234 }, b"value");
     w.delete(Key { kind: 4, id: 0x5678 });
     w.drop_line(8);
-    w.moved(9, 300, 11, Location::new(Slot(2), 8192), 256, 512, block_check(9, 300, 11, &payload[8192..]));
+    let moved = StoredBlock {
+        at: 512,
+        granules: 256,
+        form: Form(0),
+        check: block_check(9, 300, 11, &payload[8192..]),
+    };
+    w.moved(Version { line: 9, lba: 300, seq: 11 }, Location::new(Slot(2), 8192), moved);
     let place = CommitPlace {
         stream: Stream::Hot,
         stream_seq: 33,
@@ -114,13 +124,23 @@ fn commit() -> (commit::CommitHeader, Vec<u8>, Vec<u8>) {
     (header, bytes, payload)
 }
 
+/// Says whether a block of a line without a key is what was written.
+fn plain(version: Version, block: &StoredBlock, bytes: &[u8]) -> Result<bool, StoreError> {
+    Ok(block_check(version.line, version.lba, version.seq, bytes) == block.check)
+}
+
 fn name() -> PageName {
     PageName { pool: POOL, line: 9, generation: 6 }
 }
 
 fn entries() -> Vec<(u64, Entry)> {
-    let entry =
-        |n: u64| Entry { seq: n, location: Location::new(Slot(3), 4096), check: n * 7, granules: 256 };
+    let entry = |n: u64| Entry {
+        seq: n,
+        location: Location::new(Slot(3), 4096),
+        check: n * 7,
+        granules: 256,
+        form: Form(3),
+    };
     vec![(1000, entry(1)), (1001, entry(2)), (5000, entry(3))]
 }
 
@@ -134,10 +154,18 @@ fn body() -> Vec<u8> {
         live: 8192,
         last_commit: 99,
     };
+    let attributes = LineAttributes { compress: false, encrypt: true };
     let body = Body {
         next_seq: [5, 6, 7],
         segments: vec![row],
-        lines: vec![LineRow { line: 9, dropped: true, mapped: 2, stored: 8192, nodes: vec![node] }],
+        lines: vec![LineRow {
+            line: 9,
+            dropped: true,
+            attributes,
+            mapped: 2,
+            stored: 8192,
+            nodes: vec![node],
+        }],
         marks: vec![(PgId(5), Marks { epoch: Epoch(2), highest_seq: Seq(40) })],
         objects: vec![(PgId(5), Key { kind: 1, id: 2 }, b"object".to_vec().into())],
     };
@@ -157,7 +185,7 @@ fn golden_bytes() {
         ("superblock", picture(&superblock().encode(), 320)),
         ("anchor", picture(&anchor().encode(), 240)),
         ("segment header", picture(&segment().encode(), 96)),
-        ("commit", picture(&commit().1, 368)),
+        ("commit", picture(&commit().1, 416)),
         ("leaf", picture(&leaf, 160)),
         ("node", picture(&node, 96)),
         ("checkpoint body", picture(&body(), 224)),
@@ -182,11 +210,11 @@ fn round_trips() {
     assert_eq!(commit::decode(&bytes, &LOG, Some(Slot(17)), 8192, 1 << 20), None);
     assert_eq!(commit::decode(&bytes, &LogIdentity { salt: 1, ..LOG }, None, 4096, 1 << 20), None);
     assert_eq!(commit::decode(&bytes, &LOG, None, 4096, 16384), None);
-    assert!(commit::payload_holds(&bytes, &header, &payload));
-    assert!(!commit::payload_holds(&bytes, &header, &payload[..8192]));
+    assert_eq!(commit::payload_holds(&bytes, &header, &payload, plain), Ok(true));
+    assert_eq!(commit::payload_holds(&bytes, &header, &payload[..8192], plain), Ok(false));
     let got: Vec<LogRecord<'_>> = records(&bytes, &header).map(Option::unwrap).collect();
-    assert_eq!(got.len(), 8);
-    assert_eq!(got[4], LogRecord::Put { key: Key { kind: 3, id: 0x1234 }, value: b"value" });
+    assert_eq!(got.len(), 9);
+    assert_eq!(got[5], LogRecord::Put { key: Key { kind: 3, id: 0x1234 }, value: b"value" });
     let (page, leaf) = encode_leaf(&entries(), &name(), Vec::new());
     assert!(verify(&leaf, Level::Leaf, 9, &page) && !verify(&leaf, Level::Leaf, 8, &page));
     assert!(!verify(&leaf, Level::Node, 9, &page));
@@ -238,7 +266,7 @@ proptest! {
                 commit::claimed_len(&bytes);
                 if let Some(header) = commit::decode(&bytes, &LOG, None, 4096, 1 << 20) {
                     prop_assert!(records(&bytes, &header).count() < 1000);
-                    commit::payload_holds(&bytes, &header, &payload);
+                    prop_assert!(commit::payload_holds(&bytes, &header, &payload, plain).is_ok());
                 }
             }
             4 => {

@@ -168,10 +168,11 @@ impl Delta {
 mod tests {
     use super::*;
     use crate::location::Location;
+    use crate::stored::Form;
     use proptest::prelude::*;
 
     fn entry(seq: u64) -> Entry {
-        Entry { seq, location: Location(seq), check: 0, granules: 256 }
+        Entry { seq, location: Location(seq), check: 0, granules: 256, form: Form(0) }
     }
 
     proptest! {

@@ -66,11 +66,12 @@ pub(crate) fn split(entries: &[(u64, Entry)]) -> impl Iterator<Item = &[(u64, En
 mod tests {
     use super::*;
     use crate::location::Location;
+    use crate::stored::Form;
     use proptest::prelude::*;
     use std::collections::BTreeMap;
 
     fn entry(seq: u64, place: u64) -> Entry {
-        Entry { seq, location: Location(place), check: 0, granules: 256 }
+        Entry { seq, location: Location(place), check: 0, granules: 256, form: Form(0) }
     }
 
     proptest! {

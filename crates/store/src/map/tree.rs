@@ -1,6 +1,7 @@
 //! A line's tree: nodes in memory, leaves by reference.
 
 use super::cache::NO_FRAME;
+use crate::LineAttributes;
 use crate::format::page::PageRef;
 
 /// A reference to a leaf and the cache's hint for it.
@@ -45,6 +46,8 @@ pub(crate) struct Line {
     pub(crate) stored: u64,
     /// It was dropped; what is left of the tree waits to be freed.
     pub(crate) dropped: bool,
+    /// How its blocks are stored.
+    pub(crate) attributes: LineAttributes,
 }
 
 impl Line {

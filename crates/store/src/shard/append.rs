@@ -2,7 +2,10 @@
 
 use super::{MAX_OBJECTS_BYTES, Pending, Phase, Shard};
 use crate::format::commit::{FIXED_BYTES, MAX_HEADER_BYTES, write_record_bytes};
-use crate::{AppendError, Batch, MAX_BATCH_RECORDS, MAX_OBJECT_BYTES, Record, StoreError, Ticket};
+use crate::stored::{MAX_ENCRYPTED_LBA, MAX_ENCRYPTED_SEQ};
+use crate::{
+    AppendError, Batch, LineAttributes, MAX_BATCH_RECORDS, MAX_OBJECT_BYTES, Record, StoreError, Ticket,
+};
 use dolmen_types::Nanos;
 use dolmen_types::limits::BLOCK_BYTES;
 
@@ -48,12 +51,16 @@ impl Shard {
         for record in &batch.records {
             header += match record {
                 Record::Write { line, lba, data } => {
-                    self.line_exists(batch, line.0)?;
+                    let attributes = self.line_exists(batch, line.0)?;
                     if data.is_empty() || !data.len().is_multiple_of(BLOCK_BYTES) {
                         return Err("a write has whole store blocks, at least one");
                     }
                     let blocks = data.len() / BLOCK_BYTES;
-                    lba.0.checked_add(blocks as u64).ok_or("a write ends beyond the last address")?;
+                    let end =
+                        lba.0.checked_add(blocks as u64).ok_or("a write ends beyond the last address")?;
+                    if attributes.encrypt {
+                        self.may_encrypt(line.0, end, batch.seq.0)?;
+                    }
                     payload += data.len();
                     write_record_bytes(blocks)
                 }
@@ -84,11 +91,31 @@ impl Shard {
     }
 
     /// A line exists when it was created, in an applied batch, in one that was taken in before, or in this very one.
-    fn line_exists(&self, batch: &Batch, line: u64) -> Result<(), &'static str> {
-        let known = self.map.lines.get(&line).is_some_and(|l| !l.dropped)
-            || self.announced.contains(&line)
-            || created(batch).any(|l| l == line);
-        if known { Ok(()) } else { Err("the line does not exist") }
+    fn line_exists(&self, batch: &Batch, line: u64) -> Result<LineAttributes, &'static str> {
+        let here = || created(batch).find(|(l, _)| *l == line).map(|(_, attributes)| attributes);
+        self.attributes(line).or_else(here).ok_or("the line does not exist")
+    }
+
+    /// How the blocks of a line that exists, or is about to, are stored.
+    pub(super) fn attributes(&self, line: u64) -> Option<LineAttributes> {
+        let applied = self.map.lines.get(&line).filter(|l| !l.dropped).map(|l| l.attributes);
+        applied.or_else(|| self.announced.get(&line).copied())
+    }
+
+    /// False for an encrypted line whose key is not here.
+    pub(crate) fn has_keys_of(&self, line: u64) -> bool {
+        !self.attributes(line).is_some_and(|a| a.encrypt) || self.forms.has_key(line)
+    }
+
+    /// Whether blocks below `end` may be written to an encrypted line as `seq`.
+    fn may_encrypt(&self, line: u64, end: u64, seq: u64) -> Result<(), &'static str> {
+        if !self.forms.has_key(line) {
+            return Err("the key of an encrypted line is not here");
+        }
+        if end > MAX_ENCRYPTED_LBA || seq >= MAX_ENCRYPTED_SEQ {
+            return Err("an address or a sequence number is beyond what an encrypted line has");
+        }
+        Ok(())
     }
 
     /// Ends a queued append without having done anything.
@@ -99,6 +126,9 @@ impl Shard {
 }
 
 /// The lines that a batch creates.
-pub(super) fn created(batch: &Batch) -> impl Iterator<Item = u64> + '_ {
-    batch.records.iter().filter_map(|r| if let Record::CreateLine { line } = r { Some(line.0) } else { None })
+pub(super) fn created(batch: &Batch) -> impl Iterator<Item = (u64, LineAttributes)> + '_ {
+    batch.records.iter().filter_map(|r| match r {
+        Record::CreateLine { line, attributes } => Some((line.0, *attributes)),
+        _ => None,
+    })
 }

@@ -2,7 +2,7 @@
 
 use super::{FlightState, Phase, Shard};
 use crate::format::commit::{CommitHeader, LogRecord, NO_PG, records};
-use crate::map::Entry;
+use crate::map::{Entry, Line};
 use crate::{Done, StoreError};
 use dolmen_types::{Epoch, Nanos, PgId, Seq};
 
@@ -51,15 +51,13 @@ impl Shard {
                     (pg, seq) = (p, s);
                     self.mark(pg, epoch, seq);
                 }
-                LogRecord::Write { line, lba, granules, at, checks } => {
-                    let step = u32::from(granules);
-                    let places = (0..).map(|i| header.location(at + i * step));
-                    for ((lba, check), location) in (lba..).zip(checks.iter()).zip(places) {
-                        self.set_entry(line, lba, Entry { seq: seq.0, location, check, granules });
+                LogRecord::Write { line, lba, blocks } => {
+                    for (lba, block) in (lba..).zip(blocks.iter()) {
+                        self.set_entry(line, lba, header.entry(seq.0, &block));
                     }
                 }
-                LogRecord::Move { line, lba, seq, granules, at, check, .. } => {
-                    self.set_entry(line, lba, Entry { seq, location: header.location(at), check, granules });
+                LogRecord::Move { line, lba, seq, block, .. } => {
+                    self.set_entry(line, lba, header.entry(seq, &block));
                 }
                 LogRecord::Unmap { line, lba, blocks } => {
                     self.unmap(line, lba, lba.saturating_add(blocks), seq.0)
@@ -75,9 +73,9 @@ impl Shard {
                         self.objects_bytes -= old.len();
                     }
                 }
-                LogRecord::CreateLine { line } => {
+                LogRecord::CreateLine { line, attributes } => {
                     self.announced.remove(&line);
-                    self.map.lines.entry(line).or_default();
+                    self.map.lines.entry(line).or_insert_with(|| Line { attributes, ..Line::default() });
                 }
                 LogRecord::DropLine { line } => self.drop_line(line),
             }

@@ -137,6 +137,7 @@ fn build_body(shard: &Shared, frozen: &Frozen) -> (Vec<u8>, Vec<Slot>) {
     let line = |(&line, tree): (&u64, &crate::map::Line)| LineRow {
         line,
         dropped: tree.dropped,
+        attributes: tree.attributes,
         mapped: tree.mapped,
         stored: tree.stored,
         nodes: tree.nodes.iter().map(|n| n.page).collect(),

@@ -5,14 +5,14 @@
 //! asks the map. What is still on the list when the move's commit is formed is therefore what the map holds at that point of
 //! the commit order, live and at replay alike.
 
-use super::{MoveItem, MoveJob, Phase, SegmentScan, Shared};
-use crate::check::block_check;
+use super::{MoveItem, MoveJob, Phase, SegmentScan, Shared, Span};
 use crate::format::commit::{LogIdentity, LogRecord, records};
 use crate::format::page::{Level, verify};
 use crate::format::segment::{SEGMENT_HEADER_BYTES, Stream};
-use crate::location::{BLOCK_GRANULES, Slot};
-use crate::map::{Entry, Lookup};
+use crate::location::Slot;
+use crate::map::Lookup;
 use crate::policy::{Candidate, dense_bytes, victim};
+use crate::stored::Version;
 use dolmen_io::exec::Handle;
 use dolmen_io::{Event, Op};
 use dolmen_types::LineId;
@@ -21,8 +21,8 @@ use dolmen_types::limits::BLOCK_BYTES;
 /// Versions that are looked up at a time; those that live are then moved, in one commit or several.
 const BATCH_ITEMS: usize = 256;
 
-/// Blocks that are read in one go.
-const RUN_BLOCKS: usize = 32;
+/// Bytes that are read in one go.
+const RUN_BYTES: usize = 128 * 1024;
 
 /// What made the cleaner give a segment up; the segment is left alone from then on.
 struct Damaged;
@@ -105,15 +105,12 @@ async fn clean(shard: &Shared, exec: &Handle, slot: Slot) -> Result<(), Damaged>
         for record in records(&bytes, &commit).flatten() {
             match record {
                 LogRecord::Batch { seq: s, .. } => seq = s.0,
-                LogRecord::Write { line, lba, granules, at, checks } => {
-                    let places = (0..).map(|i| commit.location(at + i * u32::from(granules)));
-                    items.extend((lba..).zip(checks.iter()).zip(places).map(|((lba, check), location)| {
-                        MoveItem { line, lba, entry: Entry { seq, location, check, granules } }
-                    }));
+                LogRecord::Write { line, lba, blocks } => {
+                    let entries = blocks.iter().map(|block| commit.entry(seq, &block));
+                    items.extend((lba..).zip(entries).map(|(lba, entry)| MoveItem { line, lba, entry }));
                 }
-                LogRecord::Move { line, lba, seq, granules, at, check, .. } => {
-                    let entry = Entry { seq, location: commit.location(at), check, granules };
-                    items.push(MoveItem { line, lba, entry });
+                LogRecord::Move { line, lba, seq, block, .. } => {
+                    items.push(MoveItem { line, lba, entry: commit.entry(seq, &block) });
                 }
                 _ => {}
             }
@@ -231,39 +228,56 @@ async fn still_held(shard: &Shared, exec: &Handle, item: &MoveItem) -> Result<bo
     }
 }
 
-/// Reads the stored forms, what lies one behind the other in one go and all runs at once, and verifies each.
+/// Reads the stored forms, what lies on touching pages in one go and all runs at once, and verifies each. Blocks that fill whole
+/// pages go on from where they were read to; others are packed one behind the other.
 async fn read_runs(shard: &Shared, exec: &Handle, items: &[MoveItem]) -> Result<MoveJob, Damaged> {
-    let mut job = MoveJob { items: Vec::new(), data: Vec::new() };
     let mut rest = items;
     let mut reads = Vec::new();
     while let Some(first) = rest.first() {
-        let follows = |i: usize| {
-            let step = u32::try_from(i).expect("runs are short") * BLOCK_GRANULES;
-            rest[i].entry.location == first.entry.location.plus(step)
-        };
-        let count = (1..rest.len().min(RUN_BLOCKS)).take_while(|&i| follows(i)).count() + 1;
+        let mut span = Span::of(&first.entry);
+        let count = 1 + rest[1..].iter().take_while(|i| span.extend(&i.entry, RUN_BYTES)).count();
         let (run, tail) = rest.split_at(count);
         rest = tail;
-        let mut buf = exec.alloc(count * BLOCK_BYTES).await;
-        buf.set_len(count * BLOCK_BYTES);
+        let mut buf = exec.alloc(span.len()).await;
+        buf.set_len(span.len());
         let (file, offset) = {
             let s = shard.borrow();
-            let unit = s.segments.at(first.entry.location.slot()).map(|seg| seg.unit).ok_or(Damaged)?;
-            s.geometry.place(unit, first.entry.location.offset())
+            let inside = span.to() <= u64::from(s.geometry.unit_bytes);
+            let unit = s.segments.at(span.slot()).filter(|_| inside).map(|seg| seg.unit).ok_or(Damaged)?;
+            s.geometry.place(unit, span.from())
         };
-        reads.push((run, exec.start(Op::Read { file, offset, buf })));
+        reads.push((run, span, exec.start(Op::Read { file, offset, buf })));
     }
-    for (run, read) in reads {
+    let mut job = MoveJob { items: items.to_vec(), data: Vec::new() };
+    let whole = items.iter().all(|i| i.entry.bytes() as usize == BLOCK_BYTES)
+        && reads.iter().all(|(run, span, _)| span.len() == run.len() * BLOCK_BYTES);
+    let mut packed = None;
+    if !whole {
+        let bytes: usize = items.iter().map(|i| i.entry.bytes() as usize).sum();
+        let mut buf = exec.alloc(bytes.next_multiple_of(BLOCK_BYTES)).await;
+        buf.set_len(bytes.next_multiple_of(BLOCK_BYTES));
+        buf[bytes..].fill(0);
+        packed = Some((buf, 0));
+    }
+    for (run, span, read) in reads {
         let Event::Read(buf) = read.await else { return Err(Damaged) };
-        let holds = |(item, bytes): (&MoveItem, &[u8])| {
-            block_check(item.line, item.lba, item.entry.seq, bytes) == item.entry.check
-        };
-        if !run.iter().zip(buf.chunks_exact(BLOCK_BYTES)).all(holds) {
-            shard.borrow_mut().counters.integrity_errors += 1;
-            return Err(Damaged);
+        for item in run {
+            let bytes = span.part(&item.entry, &buf).ok_or(Damaged)?;
+            let mut s = shard.borrow_mut();
+            let version = Version { line: item.line, lba: item.lba, seq: item.entry.seq };
+            if s.forms.holds(item.entry.form, version, bytes, item.entry.check) != Ok(true) {
+                s.counters.integrity_errors += 1;
+                return Err(Damaged);
+            }
+            if let Some((packed, used)) = packed.as_mut() {
+                packed[*used..*used + bytes.len()].copy_from_slice(bytes);
+                *used += bytes.len();
+            }
         }
-        job.items.extend_from_slice(run);
-        job.data.push(buf.freeze());
+        if packed.is_none() {
+            job.data.push(buf.freeze());
+        }
     }
+    job.data.extend(packed.map(|(buf, _)| buf.freeze()));
     Ok(job)
 }

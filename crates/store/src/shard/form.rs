@@ -1,12 +1,13 @@
 //! Forming commits: which batches go together, staging their bytes, and the one durable write.
 
 use super::{Flight, FlightState, Phase, Shard};
-use crate::check::{block_check, is_zero};
+use crate::check::is_zero;
 use crate::format::anchor::Start;
-use crate::format::commit::{CommitPlace, FIXED_BYTES, HeaderWriter, MAX_HEADER_BYTES, NO_PG};
+use crate::format::commit::{CommitPlace, FIXED_BYTES, HeaderWriter, MAX_HEADER_BYTES, NO_PG, StoredBlock};
 use crate::format::segment::{SEGMENT_HEADER_BYTES, Stream};
 use crate::location::GRANULE_BYTES;
-use crate::{Batch, Purpose, Record, Ticket};
+use crate::stored::{Form, Forms, Version};
+use crate::{Batch, LineAttributes, Purpose, Record, Ticket};
 use dolmen_io::{Buf, Io, PoolConfig, Slices, Tag};
 use dolmen_types::limits::BLOCK_BYTES;
 use dolmen_types::{Epoch, Nanos, Seq};
@@ -38,28 +39,38 @@ impl Staging {
         Some(Staging { bufs, current: 0, used: 0, total: 0 })
     }
 
-    /// Copies one block in and returns where it lies: granules from the payload's start. This is where compression and
-    /// encryption have their place: the stored form is made here, once.
-    fn push(&mut self, block: &[u8]) -> (u32, &[u8]) {
-        if self.used == self.bufs[self.current].len() {
+    /// Room for the stored form of one block, and where it will lie: granules from the payload's start. A buffer in which a whole
+    /// block no longer fits is left: as many blocks as it has room for were in it then, so the buffers never run out.
+    fn room(&mut self) -> (u32, &mut [u8]) {
+        if self.used + BLOCK_BYTES > self.bufs[self.current].len() {
+            self.skip(self.bufs[self.current].len() - self.used);
             self.current += 1;
             self.used = 0;
         }
-        let at = u32::try_from(self.total).expect("a commit is far below 4 GiB") / GRANULE_BYTES;
-        let stored = &mut self.bufs[self.current][self.used..self.used + block.len()];
-        stored.copy_from_slice(block);
-        self.used += block.len();
-        self.total += block.len();
-        (at, stored)
+        (granules(self.total), &mut self.bufs[self.current][self.used..self.used + BLOCK_BYTES])
     }
 
-    /// Granules from the payload's start to the next block.
-    fn next(&self) -> u32 {
-        u32::try_from(self.total).expect("a commit is far below 4 GiB") / GRANULE_BYTES
+    /// The stored form in the room took this much.
+    fn took(&mut self, len: usize) {
+        self.used += len;
+        self.total += len;
+    }
+
+    /// Zeros up to the next page: whole blocks from here on are read straight to where they are wanted.
+    fn align(&mut self) {
+        self.skip(self.total.next_multiple_of(BLOCK_BYTES) - self.total);
+    }
+
+    fn skip(&mut self, len: usize) {
+        if len > 0 {
+            self.bufs[self.current][self.used..self.used + len].fill(0);
+            self.took(len);
+        }
     }
 
     /// The filled parts, appended to `slices`; their length.
     fn finish(mut self, slices: &mut Slices) -> u32 {
+        self.align();
         self.bufs.truncate(if self.total == 0 { 0 } else { self.current + 1 });
         if let Some(last) = self.bufs.last_mut() {
             last.set_len(self.used);
@@ -67,6 +78,11 @@ impl Staging {
         slices.extend(self.bufs.into_iter().map(Buf::freeze));
         u32::try_from(self.total).expect("a commit is far below 4 GiB")
     }
+}
+
+/// A distance in a payload.
+fn granules(bytes: usize) -> u32 {
+    u32::try_from(bytes).expect("a commit is far below 4 GiB") / GRANULE_BYTES
 }
 
 /// Buffers that each shard keeps back: data, header and segment header of one commit.
@@ -226,7 +242,15 @@ impl Shard {
             match record {
                 Record::Write { line, lba, data } => {
                     self.forget_moves(line.0, lba.0, (data.len() / BLOCK_BYTES) as u64);
-                    stage_write(line.0, lba.0, batch.seq.0, data, header, staging);
+                    let attributes = self.attributes(line.0).unwrap_or_default();
+                    let first = Version { line: line.0, lba: lba.0, seq: batch.seq.0 };
+                    Stage {
+                        header: &mut *header,
+                        staging: &mut *staging,
+                        forms: &mut self.forms,
+                        attributes,
+                    }
+                    .write(first, data);
                 }
                 Record::Unmap { line, lba, blocks } => {
                     self.forget_moves(line.0, lba.0, blocks.0);
@@ -234,7 +258,7 @@ impl Shard {
                 }
                 Record::Put { key, value } => header.put(*key, value),
                 Record::Delete { key } => header.delete(*key),
-                Record::CreateLine { line } => header.create_line(line.0),
+                Record::CreateLine { line, attributes } => header.create_line(line.0, *attributes),
                 Record::DropLine { line } => {
                     self.forget_moves(line.0, 0, u64::MAX);
                     header.drop_line(line.0);
@@ -276,7 +300,9 @@ impl Shard {
             let e = item.entry;
             // Whatever was formed since the cleaner looked has taken its block off this list.
             if self.moving.remove(&(item.line, item.lba)) == Some(e.seq) {
-                header.moved(item.line, item.lba, e.seq, e.location, e.granules, at, e.check);
+                let version = Version { line: item.line, lba: item.lba, seq: e.seq };
+                let block = StoredBlock { at, granules: e.granules, form: e.form, check: e.check };
+                header.moved(version, e.location, block);
             }
             at += u32::from(e.granules);
         }
@@ -369,24 +395,59 @@ struct Launch {
     slices: Slices,
 }
 
-/// Runs of zero blocks become unmaps; the rest is copied into staging and checked while it is warm.
-fn stage_write(line: u64, lba: u64, seq: u64, data: &[u8], header: &mut HeaderWriter, staging: &mut Staging) {
-    let block = |i: usize| &data[i * BLOCK_BYTES..(i + 1) * BLOCK_BYTES];
-    let (blocks, mut from) = (data.len() / BLOCK_BYTES, 0);
-    while from < blocks {
-        let zero = is_zero(block(from));
-        let to = (from + 1..blocks).find(|&i| is_zero(block(i)) != zero).unwrap_or(blocks);
-        let first = lba + from as u64;
-        if zero {
-            header.unmap(line, first, (to - from) as u64);
-        } else {
-            let count = u32::try_from(to - from).expect("a command's blocks are few");
-            header.write(line, first, count, staging.next());
-            for (lba, i) in (first..).zip(from..to) {
-                let (_, stored) = staging.push(block(i));
-                header.block(block_check(line, lba, seq, stored));
+/// Where a write record's blocks go, and how they are made.
+struct Stage<'a> {
+    header: &'a mut HeaderWriter,
+    staging: &'a mut Staging,
+    forms: &'a mut Forms,
+    attributes: LineAttributes,
+}
+
+impl Stage<'_> {
+    /// Runs of zero blocks become unmaps; the rest is made into its stored form in staging.
+    fn write(&mut self, first: Version, data: &[u8]) {
+        let block = |i: usize| &data[i * BLOCK_BYTES..(i + 1) * BLOCK_BYTES];
+        let (blocks, mut from) = (data.len() / BLOCK_BYTES, 0);
+        while from < blocks {
+            let zero = is_zero(block(from));
+            let to = (from + 1..blocks).find(|&i| is_zero(block(i)) != zero).unwrap_or(blocks);
+            let version = Version { lba: first.lba + from as u64, ..first };
+            if zero {
+                self.header.unmap(version.line, version.lba, (to - from) as u64);
+            } else if self.attributes.compress {
+                self.run_packed(version, &data[from * BLOCK_BYTES..to * BLOCK_BYTES]);
+            } else {
+                self.run_whole(version, &data[from * BLOCK_BYTES..to * BLOCK_BYTES]);
             }
+            from = to;
         }
-        from = to;
+    }
+
+    /// Blocks that stay as long as they are: on pages, one behind the other.
+    fn run_whole(&mut self, first: Version, data: &[u8]) {
+        self.staging.align();
+        let count = u32::try_from(data.len() / BLOCK_BYTES).expect("a command's blocks are few");
+        let form = if self.attributes.encrypt { Form(Form::ENCRYPTED) } else { Form(0) };
+        let at = self.staging.room().0;
+        self.header.write_even(first.line, first.lba, count, form, at);
+        for (lba, block) in (first.lba..).zip(data.chunks_exact(BLOCK_BYTES)) {
+            let made =
+                self.forms.make(self.attributes, Version { lba, ..first }, block, self.staging.room().1);
+            self.staging.took(made.len);
+            self.header.check(made.check);
+        }
+    }
+
+    /// Blocks of whatever length they come to, packed.
+    fn run_packed(&mut self, first: Version, data: &[u8]) {
+        let count = u32::try_from(data.len() / BLOCK_BYTES).expect("a command's blocks are few");
+        self.header.write_each(first.line, first.lba, count);
+        for (lba, block) in (first.lba..).zip(data.chunks_exact(BLOCK_BYTES)) {
+            let (at, room) = self.staging.room();
+            let made = self.forms.make(self.attributes, Version { lba, ..first }, block, room);
+            self.staging.took(made.len);
+            let granules = u16::try_from(granules(made.len)).expect("a block at most");
+            self.header.block(StoredBlock { at, granules, form: made.form, check: made.check });
+        }
     }
 }

@@ -20,24 +20,28 @@ mod recover;
 mod replay;
 mod scan;
 mod space;
+mod span;
 
 pub(crate) use log::{Flight, FlightState, Lease, Log};
 pub(crate) use read::{ID_MASK, KIND_COMMIT, KIND_DATA, KIND_LEAF, KIND_MASK, KIND_TIMER, Reads};
 pub(crate) use recover::{load as load_shard, run as run_shard};
 pub(crate) use scan::SegmentScan;
+pub(crate) use span::Span;
 
 use crate::format::anchor::Chunk;
 use crate::format::commit::LogIdentity;
 use crate::map::Map;
 use crate::segments::SegmentTable;
+use crate::stored::Forms;
 use crate::{
-    Batch, Done, Key, Marks, ShardTuning, SpaceLevel, SpaceReport, StoreError, Ticket, ToPool, UnitId,
+    Batch, Done, Key, LineAttributes, Marks, ShardTuning, SpaceLevel, SpaceReport, StoreError, Ticket,
+    ToPool, UnitId,
 };
 use dolmen_io::exec::Notify;
 use dolmen_io::{FileId, Tag};
 use dolmen_types::{Nanos, PgId};
 use std::cell::RefCell;
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
 
 /// Bytes of all keyed objects of a shard at most: a checkpoint writes them all.
@@ -180,7 +184,9 @@ pub(crate) struct Shard {
     pub(crate) kept_pages: Vec<dolmen_io::Buf>,
     pub(crate) kept_stage: Option<dolmen_io::Buf>,
     /// Lines whose creation is queued or under way.
-    pub(crate) announced: BTreeSet<u64>,
+    pub(crate) announced: BTreeMap<u64, LineAttributes>,
+    /// Makes and undoes stored forms.
+    pub(crate) forms: Forms,
     pub(crate) reads: read::Reads,
     pub(crate) moving: BTreeMap<(u64, u64), u64>,
     pub(crate) move_jobs: VecDeque<MoveJob>,

@@ -1,10 +1,9 @@
 //! Reads: look up, read what is contiguous in one go, verify every block, copy only where a read is in pieces.
 
-use super::{Phase, Shard};
-use crate::check::block_check;
+use super::{Phase, Shard, Span};
 use crate::format::page::{Level, PageRef, verify};
-use crate::location::BLOCK_GRANULES;
 use crate::map::{Entry, Lookup};
+use crate::stored::{Forms, Version};
 use crate::{Done, StoreError, Ticket};
 use dolmen_io::{Buf, Error, Io, Tag};
 use dolmen_types::limits::BLOCK_BYTES;
@@ -44,18 +43,20 @@ struct Request {
     pieces: Vec<Piece>,
     outstanding: usize,
     error: Option<StoreError>,
-    /// A block was not what the map said: it may have moved, look again.
-    again: bool,
+    /// The first block that was not what the map said: it may have moved, look again.
+    damaged: Option<usize>,
     attempts: u32,
     submitted: Nanos,
     drive: Nanos,
 }
 
-/// Blocks that lie one behind the other on a drive.
+/// Blocks that are read in one go.
 #[derive(Clone, Copy)]
 struct Piece {
     first: usize,
     count: usize,
+    /// The pages that hold them.
+    span: Span,
     /// It is the whole request and is read into the caller's buffer.
     whole: bool,
 }
@@ -127,7 +128,7 @@ impl Shard {
             pieces,
             outstanding: 0,
             error: None,
-            again: false,
+            damaged: None,
             attempts: 0,
             submitted: none,
             drive: none,
@@ -206,13 +207,17 @@ impl Shard {
             request.error = Some(StoreError::VersionGone { lba: Lba(request.lba + newer as u64), at });
             return self.finish(index, request);
         }
-        cut_pieces(&request.entries, &mut request.pieces);
+        if !self.has_keys_of(request.line.0) {
+            request.error = Some(StoreError::NoKey(request.line));
+            return self.finish(index, request);
+        }
+        cut_pieces(&request.entries, io.pool().largest(), &mut request.pieces);
         // All buffers first, so that a short pool leaves nothing half begun.
-        let whole = request.pieces.first().is_some_and(|p| p.count == request.blocks);
+        let whole = request.pieces.first().is_some_and(|p| is_whole(p, &request.entries));
         let mut bufs = SmallVec::<[Buf; 4]>::new();
         if !whole {
             for piece in &request.pieces {
-                match io.alloc(piece.count * BLOCK_BYTES) {
+                match io.alloc(piece.span.len()) {
                     Some(buf) => bufs.push(buf),
                     None => {
                         request.pieces.clear();
@@ -232,11 +237,9 @@ impl Shard {
         let mut nowhere = None;
         for (number, buf) in bufs.into_iter().enumerate() {
             let piece = request.pieces[number];
-            let location = request.entries[piece.first].map_or(crate::location::Location(0), |e| e.location);
-            let end = location.offset() + (piece.count * BLOCK_BYTES) as u64;
-            match self.segments.at(location.slot()) {
-                Some(segment) if end <= u64::from(self.geometry.unit_bytes) => {
-                    let (file, offset) = self.geometry.place(segment.unit, location.offset());
+            match self.segments.at(piece.span.slot()) {
+                Some(segment) if piece.span.to() <= u64::from(self.geometry.unit_bytes) => {
+                    let (file, offset) = self.geometry.place(segment.unit, piece.span.from());
                     let key = self.tag.key | KIND_DATA | (index as u64) << PIECE_BITS | number as u64;
                     io.read(Tag { owner: self.tag.owner, key }, file, offset, buf);
                     request.outstanding += 1;
@@ -304,15 +307,7 @@ impl Shard {
         request.outstanding -= 1;
         request.drive = io.now();
         match result {
-            Ok(buf) => {
-                request.again |= !verify_piece(&request, piece, &buf);
-                if piece.whole {
-                    request.buf = Some(buf);
-                } else if let Some(target) = request.buf.as_mut() {
-                    let from = piece.first * BLOCK_BYTES;
-                    target[from..from + buf.len()].copy_from_slice(&buf);
-                }
-            }
+            Ok(buf) => take_piece(&mut request, piece, buf, &mut self.forms),
             Err((error, buf)) => {
                 request.error = Some(StoreError::Medium { reason: error.to_string() });
                 if piece.whole {
@@ -322,7 +317,7 @@ impl Shard {
         }
         if request.outstanding > 0 {
             self.reads.slots[index] = Some(request);
-        } else if request.again && request.error.is_none() {
+        } else if request.damaged.is_some() && request.error.is_none() {
             self.look_again(io, index, request);
         } else {
             self.finish(index, request);
@@ -332,14 +327,14 @@ impl Shard {
     /// Some block was not what the map said. If the map says something else by now, the block moved and its old place is in
     /// use again; if it insists, the block is damaged.
     fn look_again(&mut self, io: &mut Io, index: usize, mut request: Box<Request>) {
-        request.again = false;
+        let damaged = request.damaged.take().unwrap_or(0);
         request.attempts += 1;
         let before = std::mem::take(&mut request.entries);
         let found = self.map.lookup(request.line, request.lba, request.blocks, &mut request.entries);
         let unchanged = found == Lookup::Complete && request.entries == before;
         if unchanged || request.attempts >= MAX_ATTEMPTS {
             self.counters.integrity_errors += 1;
-            let lba = Lba(request.lba + first_damaged(&request, &before) as u64);
+            let lba = Lba(request.lba + damaged as u64);
             request.error = Some(StoreError::Integrity { line: request.line, lba });
             return self.finish(index, request);
         }
@@ -370,36 +365,58 @@ fn zero_unmapped(request: &mut Request) {
     }
 }
 
-/// Cuts resolved blocks into runs that lie one behind the other in one segment.
-fn cut_pieces(entries: &[Option<Entry>], pieces: &mut Vec<Piece>) {
+/// Cuts resolved blocks into runs that are read in one go, at most `max_bytes` each.
+fn cut_pieces(entries: &[Option<Entry>], max_bytes: usize, pieces: &mut Vec<Piece>) {
     pieces.clear();
-    let mut next = None;
+    let mut open = false;
     for (i, entry) in entries.iter().enumerate() {
-        if let Some(e) = entry {
-            match pieces.last_mut() {
-                Some(piece) if next == Some(e.location) => piece.count += 1,
-                _ => pieces.push(Piece { first: i, count: 1, whole: false }),
-            }
+        let Some(e) = entry else {
+            open = false;
+            continue;
+        };
+        let last = pieces.last_mut().filter(|_| open);
+        match last.and_then(|piece| piece.span.extend(e, max_bytes).then_some(piece)) {
+            Some(piece) => piece.count += 1,
+            None => pieces.push(Piece { first: i, count: 1, span: Span::of(e), whole: false }),
         }
-        next = entry.map(|e| e.location.plus(BLOCK_GRANULES));
+        open = true;
     }
 }
 
-fn block_holds(request: &Request, index: usize, entry: &Entry, bytes: &[u8]) -> bool {
-    block_check(request.line.0, request.lba + index as u64, entry.seq, bytes) == entry.check
+/// True when a piece is the whole request, stored on pages of its own and as long as it was: it may be read to where it is
+/// wanted.
+fn is_whole(piece: &Piece, entries: &[Option<Entry>]) -> bool {
+    let kept = |e: &Option<Entry>| e.is_some_and(|e| e.form.is_whole() && e.bytes() as usize == BLOCK_BYTES);
+    piece.count == entries.len()
+        && piece.span.len() == entries.len() * BLOCK_BYTES
+        && entries.iter().all(kept)
 }
 
-fn verify_piece(request: &Request, piece: Piece, bytes: &[u8]) -> bool {
-    let blocks = bytes.chunks_exact(BLOCK_BYTES).enumerate();
-    blocks
-        .map(|(i, b)| (piece.first + i, b))
-        .all(|(i, b)| request.entries[i].is_some_and(|e| block_holds(request, i, &e, b)))
-}
-
-/// Which block of a failed read does not hold.
-fn first_damaged(request: &Request, entries: &[Option<Entry>]) -> usize {
-    let Some(buf) = &request.buf else { return 0 };
-    let damaged =
-        |(i, (b, e)): &(usize, (&[u8], &Option<Entry>))| e.is_some_and(|e| !block_holds(request, *i, &e, b));
-    buf.chunks_exact(BLOCK_BYTES).zip(entries).enumerate().find(damaged).map_or(0, |(i, _)| i)
+/// Verifies a piece that was read and turns its blocks into what was written: in place, or into the caller's buffer.
+fn take_piece(request: &mut Request, piece: Piece, mut buf: Buf, forms: &mut Forms) {
+    for i in piece.first..piece.first + piece.count {
+        let Some(entry) = request.entries[i] else { continue };
+        let version = Version { line: request.line.0, lba: request.lba + i as u64, seq: entry.seq };
+        let stored = piece.span.part(&entry, &buf);
+        let holds = stored.map_or(Ok(false), |s| forms.holds(entry.form, version, s, entry.check));
+        let target = i * BLOCK_BYTES..(i + 1) * BLOCK_BYTES;
+        let undone = match (&holds, stored, request.buf.as_mut()) {
+            (Ok(true), Some(_), _) if piece.whole => {
+                forms.undo_in_place(entry.form, version, &mut buf[target])
+            }
+            (Ok(true), Some(stored), Some(block)) => {
+                forms.undo(entry.form, version, stored, &mut block[target])
+            }
+            _ => false,
+        };
+        if !undone {
+            request.damaged = Some(request.damaged.map_or(i, |d| d.min(i)));
+        }
+        if let Err(error) = holds {
+            request.error = Some(error);
+        }
+    }
+    if piece.whole {
+        request.buf = Some(buf);
+    }
 }

@@ -152,7 +152,8 @@ async fn restore(shard: &Shared, exec: &Handle, anchor: &Anchor) -> Result<(), S
         let nodes = load_nodes(shard, exec, row.line, &row.nodes).await?;
         let mut s = shard.borrow_mut();
         s.checkpoint.dropping |= row.dropped;
-        let line = Line { nodes, mapped: row.mapped, stored: row.stored, dropped: row.dropped };
+        let crate::format::body::LineRow { mapped, stored, dropped, attributes, .. } = row;
+        let line = Line { nodes, mapped, stored, dropped, attributes };
         s.map.lines.insert(row.line, line);
     }
     Ok(())

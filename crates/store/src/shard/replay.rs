@@ -73,7 +73,13 @@ pub(super) async fn era(shard: &Shared, exec: &Handle, era: &Era) -> Result<(), 
             Some(mut scan) => scan.payload(&found.0).await.map_err(|e| StoreError::Medium { reason: e })?,
             None => break,
         };
-        if !payload_holds(&found.1, &found.0, &payload) {
+        let mut s = shard.borrow_mut();
+        // Without a key that a commit's blocks need there is no telling whether it is whole: then nothing is decided.
+        let holds = payload_holds(&found.1, &found.0, &payload, |version, block, bytes| {
+            s.forms.holds(block.form, version, bytes, block.check)
+        })?;
+        drop(s);
+        if !holds {
             break;
         }
         apply(shard, Some((index, found, id.shard)));

@@ -151,7 +151,7 @@ impl Shard {
     fn refuse_head(&mut self) {
         let Some(head) = self.queue.pop_front() else { return };
         self.space.blocked = None;
-        for line in super::append::created(&head.batch) {
+        for (line, _) in super::append::created(&head.batch) {
             self.announced.remove(&line);
         }
         self.refuse(head.ticket, StoreError::Full);
