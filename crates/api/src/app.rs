@@ -2,7 +2,7 @@
 
 use crate::{
     error::{ApiError, ApiResult},
-    events, metrics, own,
+    events, metrics, own, policies,
     server::Endpoints,
     system, volumes,
 };
@@ -28,17 +28,15 @@ const REQUEST_DEADLINE: Duration = Duration::from_secs(30);
 
 /// Resources of the management API that this version doesn't serve: they answer 501 instead of 404, so that a client
 /// tells "can't" from "isn't there".
-const LATER: [&str; 16] = [
+const LATER: [&str; 14] = [
     "snapshots",
     "rollback",
-    "policies",
     "resourcePolicies",
     "servers",
     "credentials",
     "roles",
     "adminEndpoints",
     "featureFlags",
-    "clusterConfig",
     "trustedHosts",
     "trustedHostSecrets",
     "hosts",
@@ -108,6 +106,7 @@ impl<S: Sync> FromRequestParts<S> for Caller {
 /// All routes.
 pub(crate) fn router(app: Arc<App>) -> Router {
     // An item URL with an empty last segment asks by name, in the query.
+    let policy = || get(policies::get).put(policies::update).delete(policies::delete);
     let volume = || get(volumes::get).put(volumes::update).delete(volumes::delete);
     let management = Router::new()
         .route("/version", get(system::version))
@@ -121,6 +120,11 @@ pub(crate) fn router(app: Arc<App>) -> Router {
         .route("/nvmeDevices/{serial}", get(system::device))
         .route("/projects", get(system::projects))
         .route("/projects/{project}", get(system::project))
+        .route("/policies", get(policies::list).post(policies::create))
+        .route("/policies/", policy())
+        .route("/policies/{uuid}", policy())
+        .route("/clusterConfig", get(policies::parameters))
+        .route("/clusterConfig/{name}", get(policies::parameter).put(policies::set_parameter))
         .route("/events", get(events::list))
         .route("/projects/{project}/events", get(events::list))
         .route("/volumes", get(volumes::list).post(volumes::create))

@@ -87,6 +87,15 @@ impl Fields {
         Ok(Some(texts.ok_or_else(wrong)?).filter(|texts| !texts.is_empty()))
     }
 
+    /// The fields of a field.
+    pub(crate) fn object(&self, name: &str) -> Result<Option<Fields>, Error> {
+        match self.value(name) {
+            None => Ok(None),
+            Some(Value::Object(fields)) => Ok(Some(Fields(fields.clone()))),
+            Some(_) => Err(Error::invalid(name, "must be a JSON object")),
+        }
+    }
+
     /// Labels: a list of `{"key", "value"}`.
     pub(crate) fn labels(&self, name: &str) -> Result<Option<Vec<(String, String)>>, Error> {
         let wrong = || Error::invalid(name, "must be [{\"key\": \"...\", \"value\": \"...\"}]");

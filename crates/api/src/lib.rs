@@ -12,6 +12,7 @@ mod events;
 mod fields;
 mod metrics;
 mod own;
+mod policies;
 mod server;
 mod system;
 mod volumes;

@@ -15,6 +15,7 @@ use axum::{
 use dolmen_cluster::{
     Error, Kind,
     node::VolumeReport,
+    qos::PolicyKey,
     volume::{self, DEFAULT_PROJECT, VolumeChange, VolumeKey, VolumeSpec},
 };
 use dolmen_security::Level;
@@ -102,6 +103,7 @@ pub(crate) async fn create_from(
         acl,
         ip_acl,
         labels,
+        qos: qos_policy(fields)?,
     };
     Ok(app.cluster.create_volume(spec).await?)
 }
@@ -129,7 +131,7 @@ fn refuse_unserved(fields: &Fields) -> Result<(), Error> {
     if fields.given("placementRestrictions") {
         return Err(Error::unimplemented("placementRestrictions", "a cluster of one node has one place"));
     }
-    refuse_qos(fields)
+    Ok(())
 }
 
 fn refuse_compression(fields: &Fields) -> Result<(), Error> {
@@ -139,13 +141,14 @@ fn refuse_compression(fields: &Fields) -> Result<(), Error> {
     }
 }
 
-fn refuse_qos(fields: &Fields) -> Result<(), Error> {
-    for field in ["qosPolicyUUID", "qosPolicyName"] {
-        if fields.given(field) {
-            return Err(Error::unimplemented(field, "QoS policies are not served by this version"));
-        }
+/// The QoS policy that the fields name; the UUID wins.
+fn qos_policy(fields: &Fields) -> Result<Option<PolicyKey>, Error> {
+    if let Some(text) = fields.nonempty("qosPolicyUUID")? {
+        let uuid =
+            text.parse().map_err(|why| Error::invalid("qosPolicyUUID", format!("'{text}' is {why}")))?;
+        return Ok(Some(PolicyKey::Uuid(uuid)));
     }
-    Ok(())
+    Ok(fields.nonempty("qosPolicyName")?.map(PolicyKey::Name))
 }
 
 /// An enum by name or by number; absent, 0 and its name mean the default.
@@ -293,7 +296,6 @@ pub(crate) async fn update(
 
 fn change_of(fields: &Fields) -> Result<VolumeChange, Error> {
     refuse_compression(fields)?;
-    refuse_qos(fields)?;
     let size_bytes = match fields.nonempty("size")? {
         Some(text) => Some(volume::parse_size("size", &text)?),
         None => None,
@@ -309,7 +311,7 @@ fn change_of(fields: &Fields) -> Result<VolumeChange, Error> {
     if let Some(labels) = &labels {
         volume::check_labels("labels", labels)?;
     }
-    Ok(VolumeChange { size_bytes, acl, ip_acl, name, labels })
+    Ok(VolumeChange { size_bytes, acl, ip_acl, name, labels, qos: qos_policy(fields)? })
 }
 
 /// `DELETE /volumes/{UUID}` and `DELETE /volumes/?name=N`

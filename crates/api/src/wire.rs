@@ -5,6 +5,7 @@ use dolmen_cluster::{
     model::Life,
     node::{Handle, VolumeReport},
     plane::{DriveState, DriveStatus, HostStatus, PoolState, PoolStatus, Protection},
+    qos,
 };
 use dolmen_types::{
     UnixMillis,
@@ -67,6 +68,10 @@ pub(crate) fn volume(cluster: &Handle, report: &VolumeReport) -> Value {
     let node = cluster.identity().node_uuid.to_string();
     let labels: Vec<Value> = d.labels.iter().map(|(k, v)| json!({"key": k, "value": v})).collect();
     let hosts: Vec<String> = report.connected_hosts.iter().map(ToString::to_string).collect();
+    let (qos_uuid, qos_name) = match &d.qos {
+        Some(qos) => (qos.policy.to_string(), qos.name.clone()),
+        None => (qos::no_limit_uuid().to_string(), qos::NO_LIMIT.into()),
+    };
     let (mapped, stored) = (report.usage.mapped_bytes.to_string(), report.usage.stored_bytes.to_string());
     json!({
         "state": life(report.view.life),
@@ -95,8 +100,8 @@ pub(crate) fn volume(cluster: &Handle, report: &VolumeReport) -> Value {
         "sourceSnapshotUUID": "",
         "sourceSnapshotName": "",
         "placementRestrictions": [],
-        "qosPolicyUUID": "",
-        "qosPolicyName": "",
+        "qosPolicyUUID": qos_uuid,
+        "qosPolicyName": qos_name,
         "primaryNodeUUID": node,
         "creationTime": timestamp(d.created),
         "labels": labels,

@@ -83,12 +83,21 @@ async fn cinder_from_setup_to_detach() {
     assert_eq!(text(&seen, "size"), "2147483648");
     assert_eq!(seen["acl"]["values"], json!([host]), "an absent list stays as it is");
 
-    // a snapshot and a QoS policy are told to be unserved, the latter by its field
+    // a snapshot is told to be unserved
     let snapshots = "/api/v2/projects/default/snapshots";
     cinder(&node, "GET", &format!("{snapshots}/?Name=s"), None, Value::Null).await.refusal(501, 12);
-    let qos = json!({"UUID": text(&made, "UUID"), "qosPolicyUUID": "5c1d3f4e-0000-4000-8000-000000000009"});
-    let why = cinder(&node, "PUT", &item, Some(text(&seen, "ETag")), qos).await.refusal(501, 12);
-    assert!(why.starts_with("qosPolicyUUID: "));
+
+    // retype to a QoS policy, which Cinder knows by its UUID
+    let policy = json!({"name": "gold", "qoSRateLimitPolicy": {"limitIOPS": {"readIOPSLimit": 500}}});
+    let policy = node.call("POST", "/api/v2/policies", &policy.to_string()).await.ok();
+    let qos = json!({"UUID": text(&made, "UUID"), "qosPolicyUUID": text(&policy, "UUID")});
+    cinder(&node, "PUT", &item, Some(text(&seen, "ETag")), qos).await.ok();
+    let seen = cinder(&node, "GET", &by_name, None, Value::Null).await.ok();
+    assert_eq!((text(&seen, "state"), text(&seen, "qosPolicyName")), ("Available", "gold"));
+    assert_eq!(seen["acl"]["values"], json!([host]), "a retype keeps the lists");
+    let qos = json!({"qosPolicyUUID": "5c1d3f4e-0000-4000-8000-000000000009"});
+    let why = cinder(&node, "PUT", &item, None, qos).await.refusal(400, 3);
+    assert!(why.starts_with("qosPolicyUUID: "), "{why}");
 
     // terminate_connection
     let none = json!({"acl": {"values": ["ALLOW_NONE"]}, "IPAcl": {"values": ["ALLOW_NONE"]}});

@@ -72,8 +72,9 @@ async fn what_cannot_be_honoured_is_refused_by_field_name() {
         ("compression", json!("maybe"), 400, 3),
         ("sourceSnapshotUUID", json!("5c1d3f4e-0000-4000-8000-000000000009"), 501, 12),
         ("sourceSnapshotName", json!("s"), 501, 12),
-        ("qosPolicyUUID", json!("x"), 501, 12),
-        ("qosPolicyName", json!("gold"), 501, 12),
+        ("qosPolicyUUID", json!("x"), 400, 3),
+        ("qosPolicyUUID", json!("5c1d3f4e-0000-4000-8000-000000000009"), 400, 3),
+        ("qosPolicyName", json!("gold"), 400, 3),
         ("placementRestrictions", json!([{"operator": "In"}]), 501, 12),
         ("sectorSize", json!(1024), 400, 3),
         ("size", json!("0"), 400, 3),
@@ -370,4 +371,116 @@ async fn http2_is_spoken_where_the_client_asks_for_it() {
     // The connection is open and idle: the server's end does not wait for it.
     node.stop().await;
     driving.await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn qos_policies_and_the_volumes_that_have_them() {
+    const POLICIES: &str = "/api/v2/policies";
+    let dir = tempfile::tempdir().unwrap();
+    let log = plane::Log::default();
+    let node = Node::start(dir.path(), log.clone()).await;
+    let post = async |body: Value| node.call("POST", POLICIES, &body.to_string()).await;
+    let limits =
+        json!({"limitIOPS": {"readIOPSLimit": 1024, "writeIOPSLimit": "512"}, "policyVisibility": "Global"});
+    let made = post(json!({"name": "silver", "description": "d", "qoSRateLimitPolicy": limits})).await.ok();
+    let uuid = made["UUID"].as_str().unwrap().to_string();
+    assert_eq!(
+        (&made["state"], &made["name"], &made["description"]),
+        (&json!("Active"), &json!("silver"), &json!("d"))
+    );
+    let limits = json!({"readIOPSLimit": 1024, "writeIOPSLimit": 512});
+    assert_eq!(made["QoSRateLimitPolicy"]["limitIOPS"], limits);
+    assert!(made["QoSRateLimitPolicy"].get("limitBw").is_none());
+    // What is wrong is told by its field.
+    let info = |v: Value| json!({"name": "x", "qoSRateLimitPolicy": v});
+    for (field, body) in [
+        ("name", json!({"qoSRateLimitPolicy": {}})),
+        ("qoSRateLimitPolicy", json!({"name": "x"})),
+        ("qoSRateLimitPolicy", info(json!("fast"))),
+        ("limitBw", info(json!({"limitBw": 7}))),
+        ("writeBWLimit", info(json!({"limitBw": {"writeBWLimit": "much"}}))),
+        ("readBWLimit", info(json!({"limitBw": {"readBWLimit": 4_294_967_296_u64}}))),
+        ("policyVisibility", info(json!({"policyVisibility": "Secret"}))),
+        ("projectsNamesScope", info(json!({"policyVisibility": "Scoped"}))),
+        ("projectsNamesScope", info(json!({"policyVisibility": "Global", "projectsNamesScope": ["a"]}))),
+        ("projectsNamesScope", info(json!({"projectsNamesScope": ["A B"]}))),
+    ] {
+        let why = post(body.clone()).await.refusal(400, 3);
+        assert!(why.starts_with(&format!("{field}: ")), "{body}: {why}");
+    }
+    post(json!({"name": "silver", "qoSRateLimitPolicy": {}})).await.refusal(409, 6);
+    let scoped = json!({"limitIOPSPerGB": {"readIOPSPerGBLimit": 3}, "projectsNamesScope": ["elsewhere"]});
+    post(json!({"name": "theirs", "QoSRateLimitPolicy": scoped})).await.ok();
+    // Volumes take what is for them, by name or UUID, and tell it.
+    let mut body = spec("a");
+    body["qosPolicyName"] = "theirs".into();
+    let why = node.call("POST", VOLUMES, &body.to_string()).await.refusal(400, 3);
+    assert!(why.starts_with("qosPolicyName: ") && why.contains("project"), "{why}");
+    body["qosPolicyName"] = "silver".into();
+    let a = node.call("POST", VOLUMES, &body.to_string()).await.ok();
+    assert_eq!((&a["qosPolicyUUID"], &a["qosPolicyName"]), (&json!(uuid), &json!("silver")));
+    let b = node.call("POST", VOLUMES, &spec("b").to_string()).await.ok();
+    assert_eq!(b["qosPolicyName"], "no-limit-policy");
+    // A change reaches the volumes that have it.
+    let item = format!("{POLICIES}/{uuid}");
+    let change = json!({"name": "gold", "qoSRateLimitPolicy": {"limitBw": {"writeBWLimit": 100}}});
+    assert_eq!(node.call("PUT", &item, &change.to_string()).await.ok(), json!({}));
+    let a = node.call("GET", &format!("{VOLUMES}/?name=a"), "").await.ok();
+    for _ in 0..100 {
+        if node.call("GET", &item, "").await.ok()["state"] == "Active" {
+            break;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+    let carried = log.lock().unwrap().values().find(|d| d.name == "a").unwrap().qos.clone().unwrap();
+    assert_eq!(
+        (carried.name.as_str(), carried.limits.megabytes.write, carried.limits.iops.read),
+        ("gold", 100, 0)
+    );
+    let renamed = node.call("GET", &format!("{VOLUMES}/?name=a"), "").await.ok();
+    assert_eq!((&renamed["qosPolicyUUID"], &renamed["qosPolicyName"]), (&a["qosPolicyUUID"], &json!("gold")));
+    // Lists and roles.
+    let names = async |answer: support::Answer| -> Vec<String> {
+        let list = answer.ok()["policies"].as_array().unwrap().clone();
+        list.iter().map(|p| p["name"].as_str().unwrap().to_string()).collect()
+    };
+    assert_eq!(names(node.call("GET", POLICIES, "").await).await, ["gold", "no-limit-policy", "theirs"]);
+    let for_default = format!("{POLICIES}?projectName=default");
+    assert_eq!(names(node.call("GET", &for_default, "").await).await, ["gold", "no-limit-policy"]);
+    assert_eq!(names(node.call("GET", &format!("{POLICIES}?name=theirs"), "").await).await, ["theirs"]);
+    let tenant = format!("Bearer {}", node.token_for(&["default:admin"]));
+    let tenant = [("Authorization", tenant.as_str())];
+    assert_eq!(names(node.request("GET", POLICIES, &tenant, "").await).await, ["gold", "no-limit-policy"]);
+    node.request("GET", &format!("{POLICIES}/?name=theirs"), &tenant, "").await.refusal(404, 5);
+    node.request("DELETE", &item, &tenant, "").await.refusal(403, 7);
+    node.request("PUT", &item, &tenant, "{}").await.refusal(403, 7);
+    // The default of new volumes.
+    let parameter = "/api/v2/clusterConfig/DefaultQoSName";
+    assert_eq!(node.call("GET", parameter, "").await.ok()["value"], "no-limit-policy");
+    let set = json!({"configParam": {"name": "DefaultQoSName", "value": "gold"}});
+    node.call("PUT", parameter, &set.to_string()).await.ok();
+    let wrong = json!({"configParam": {"value": "theirs"}});
+    assert!(
+        node.call("PUT", parameter, &wrong.to_string()).await.refusal(400, 3).starts_with("DefaultQoSName: ")
+    );
+    node.call("GET", "/api/v2/clusterConfig/EnableTrim", "").await.refusal(404, 5);
+    let c = node.call("POST", VOLUMES, &spec("c").to_string()).await.ok();
+    assert_eq!(c["qosPolicyName"], "gold");
+    node.call("DELETE", &item, "").await.refusal(400, 3);
+    node.call("DELETE", &format!("{POLICIES}/?name=theirs"), "").await.ok();
+    node.call("DELETE", &format!("{POLICIES}/?name=theirs"), "").await.refusal(404, 5);
+    node.stop().await;
+    // All of it survives a restart; what the state file has lost is told again by the volumes.
+    let node = Node::start(dir.path(), log.clone()).await;
+    assert_eq!(node.call("GET", parameter, "").await.ok()["value"], "gold");
+    assert_eq!(node.call("GET", &item, "").await.ok()["name"], "gold");
+    node.stop().await;
+    let dir = tempfile::tempdir().unwrap();
+    let node = Node::start(dir.path(), log).await;
+    let again = node.call("GET", &item, "").await.ok();
+    assert_eq!(
+        (&again["name"], &again["QoSRateLimitPolicy"]["limitBw"]["writeBWLimit"]),
+        (&json!("gold"), &json!(100))
+    );
+    node.stop().await;
 }

@@ -3,6 +3,7 @@
 //! - [`plane`]: the words between control and data.
 //! - [`model`]: the cluster's model as a step function: events in, commands out; no clock, no randomness, no I/O.
 //! - [`volume`]: what a user may ask of a volume, checked once, here.
+//! - [`qos`]: policies that limit the rate of volumes.
 //! - [`state`]: the embedded file that holds what must survive but isn't in the log (identity, marks, keys, events).
 //! - [`lock`]: one daemon per data folder.
 //! - [`node`]: the adapter that runs the model beside the data plane; [`node::Handle`] is what the API calls.
@@ -17,6 +18,7 @@ pub mod lock;
 pub mod model;
 pub mod node;
 pub mod plane;
+pub mod qos;
 pub mod state;
 pub mod volume;
 

@@ -7,6 +7,7 @@
 //! It never looks at a clock, a random number, a file or a socket: all of them come in with the event.
 
 mod entry;
+mod policies;
 #[cfg(test)]
 mod tests;
 
@@ -23,6 +24,8 @@ use dolmen_types::{
 };
 use entry::{Entry, Pending};
 pub use entry::{Life, VolumeView};
+use policies::Policies;
+pub use policies::PolicyView;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Ids made durable ahead of their use, so that not every volume costs a write of the state file. Count.
@@ -137,6 +140,7 @@ pub struct Model {
     used: Marks,
     /// Ids that may be given out.
     durable: Marks,
+    policies: Policies,
     /// Count of questions for the data plane's list so far.
     round: u64,
 }
@@ -159,6 +163,7 @@ impl Model {
             load: vec![GroupLoad::default(); limits::PROTECTION_GROUPS as usize],
             used,
             durable: marks,
+            policies: Policies::default(),
             round: 0,
         };
         for descriptor in volumes {
@@ -172,6 +177,21 @@ impl Model {
 
     /// Takes one input and says what must be done.
     pub fn step(&mut self, input: Input) -> Vec<Command> {
+        // What was refused is tried again when the data plane has been looked at, not at once.
+        let spreads = !matches!(&input, Input::Answered { result: None | Some(Err(_)), .. });
+        let mut commands = self.take(input);
+        if spreads {
+            commands.extend(self.spread());
+        }
+        commands
+    }
+
+    /// Gives volumes the new state of policies that have changed.
+    pub fn follow_policies(&mut self) -> Vec<Command> {
+        self.spread()
+    }
+
+    fn take(&mut self, input: Input) -> Vec<Command> {
         match input {
             Input::Create { request, spec, uuid, now } => self.create(request, spec, uuid, now),
             Input::Update { request, project, key, expected, change } => {
@@ -203,7 +223,7 @@ impl Model {
     /// got lost. Then the caller shall ask it for its list now and then: see [`Model::ask`].
     #[must_use]
     pub fn wants_observation(&self) -> bool {
-        self.volumes.values().any(|e| e.doubt.is_some() || e.is_deleting())
+        self.is_spreading() || self.volumes.values().any(|e| e.doubt.is_some() || e.is_deleting())
     }
 
     /// Starts a round: the number to send back with the list that is asked for after this call.
@@ -219,9 +239,11 @@ impl Model {
     }
 
     fn create(&mut self, request: RequestId, spec: VolumeSpec, uuid: Uuid, now: UnixMillis) -> Vec<Command> {
-        if let Err(error) = self.admit(&spec, uuid) {
-            return vec![Command::Answer { request, result: Err(error) }];
-        }
+        let admitted = self.admit(&spec, uuid);
+        let qos = match admitted.and_then(|()| self.assignment(spec.qos.as_ref(), &spec.project)) {
+            Ok(qos) => qos,
+            Err(error) => return vec![Command::Answer { request, result: Err(error) }],
+        };
         let mut commands = Vec::new();
         let nsid = self.next_nsid();
         let line = LineId(self.used.line.0 + 1);
@@ -246,6 +268,7 @@ impl Model {
             acl: spec.acl,
             ip_acl: spec.ip_acl,
             labels: spec.labels,
+            qos,
             created: now,
             revision: 1,
             state: VolumeState::Available,
@@ -308,7 +331,11 @@ impl Model {
         {
             return Err(name_taken(name, &old.project));
         }
-        let next = applied(old, change);
+        let qos = match &change.qos {
+            Some(key) => self.assignment(Some(key), &old.project)?,
+            None => old.qos.clone(),
+        };
+        let next = VolumeDescriptor { qos, ..applied(old, change) };
         let (uuid, expected_revision) = (old.uuid, old.revision);
         if next == *old {
             // Nothing to do is success. The data plane would keep its revision, and so must we.

@@ -4,20 +4,23 @@
 //! It promises: changes are answered within [`CHANGE_DEADLINE`] (their outcome may come later and is never forgotten);
 //! reads never wait for changes; events reach the file within a second. It decides nothing itself.
 
+mod policies;
 mod service;
 
 use crate::{
     Error, Kind,
     event::{Event, Occurrence},
-    model::{Life, VolumeView},
+    model::{Life, PolicyView, VolumeView},
     plane::{
         DriveStatus, HostStatus, MetricsSnapshot, NodeRequest, Notice, Plane, PoolStatus, Protection,
         Recovered, VolumeStatus, VolumeUsage,
     },
+    qos::{PolicyChange, PolicyKey, PolicySpec},
     state::{Credential, Identity, State, StateError},
     volume::{VolumeChange, VolumeKey, VolumeSpec},
 };
 use dolmen_types::{Nqn, UnixMillis, Uuid};
+use policies::PolicyMessage;
 use service::{Message, Service};
 use std::{sync::Arc, time::Duration};
 use tokio::{
@@ -164,6 +167,36 @@ impl Handle {
             self.report(view, if silent { Seen::Silence } else { Seen::of(status) })
         });
         Ok(reports.collect())
+    }
+
+    /// Makes a QoS policy.
+    pub async fn create_policy(&self, spec: PolicySpec) -> Result<PolicyView, Error> {
+        self.ask(|answer| Message::Policy(PolicyMessage::Create { spec, answer })).await?
+    }
+
+    /// Changes a QoS policy; returns when that is durable. The volumes that have it follow at once, a few at a time.
+    pub async fn update_policy(&self, key: PolicyKey, change: PolicyChange) -> Result<PolicyView, Error> {
+        self.ask(|answer| Message::Policy(PolicyMessage::Update { key, change, answer })).await?
+    }
+
+    /// Deletes a QoS policy that no volume has.
+    pub async fn delete_policy(&self, key: PolicyKey) -> Result<(), Error> {
+        self.ask(|answer| Message::Policy(PolicyMessage::Delete { key, answer })).await?
+    }
+
+    /// Chooses the QoS policy of volumes that name none.
+    pub async fn set_default_policy(&self, key: PolicyKey) -> Result<(), Error> {
+        self.ask(|answer| Message::Policy(PolicyMessage::SetDefault { key, answer })).await?
+    }
+
+    /// One QoS policy.
+    pub async fn policy(&self, key: PolicyKey) -> Result<PolicyView, Error> {
+        self.ask(|answer| Message::Policy(PolicyMessage::Find { key, answer })).await?
+    }
+
+    /// All QoS policies, by name.
+    pub async fn policies(&self) -> Result<Vec<PolicyView>, Error> {
+        self.ask(|answer| Message::Policy(PolicyMessage::List { answer })).await
     }
 
     /// Connected hosts.

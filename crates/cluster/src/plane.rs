@@ -32,8 +32,8 @@ pub enum NodeRequest {
         /// Success, or why nothing was kept.
         answer: Answer<Result<(), PlaneError>>,
     },
-    /// Put a new descriptor in the place of the one with `expected_revision`: size (never smaller), ACL, IP ACL, name
-    /// and labels may differ. Answered when durable and in force on every core (a host that lost access gets no more
+    /// Put a new descriptor in the place of the one with `expected_revision`: size (never smaller), ACL, IP ACL, name,
+    /// labels and QoS may differ. Answered when durable and in force on every core (a host that lost access gets no more
     /// data after the answer).
     UpdateVolume {
         /// The whole new descriptor; `revision` is larger than `expected_revision`.
@@ -286,6 +286,10 @@ pub struct VolumeMetrics {
     pub failed: u64,
     /// Commands that had to wait for an overlapping one. Count.
     pub waited: u64,
+    /// Commands that had to wait because the QoS policy allowed no more. Count.
+    pub throttled: u64,
+    /// Time that those waited, added up. Nanoseconds.
+    pub throttled_ns: u64,
     /// Its space.
     pub usage: VolumeUsage,
 }

@@ -1,10 +1,13 @@
 //! The embedded state of one node: one file in the data folder, for what must survive but isn't in the pool's log.
 //!
 //! It holds the identity (made once), the marks below which ids have been given out, the public keys of API
-//! credentials, and the ring of events. It never holds volumes: those are in the log. Every call blocks on the file;
+//! credentials, the QoS policies, and the ring of events. It never holds volumes: those are in the log. Every call blocks on the file;
 //! the caller keeps it off the threads that serve.
 
-use crate::event::{Event, MAX_EVENTS};
+use crate::{
+    event::{Event, MAX_EVENTS},
+    qos::{self, QosPolicy},
+};
 use dolmen_types::{LineId, Nqn, Nsid, PgId, Uuid};
 use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
 use std::{collections::VecDeque, fmt, path::Path, path::PathBuf};
@@ -19,6 +22,7 @@ const GENERATIONS_PER_START: u64 = 1 << 20;
 const TEXTS: TableDefinition<&str, &str> = TableDefinition::new("texts");
 const NUMBERS: TableDefinition<&str, u64> = TableDefinition::new("numbers");
 const CREDENTIALS: TableDefinition<(&str, &str), &[u8]> = TableDefinition::new("credentials");
+const QOS_POLICIES: TableDefinition<&str, &[u8]> = TableDefinition::new("qos_policies");
 const EVENTS: TableDefinition<u64, &[u8]> = TableDefinition::new("events");
 
 /// Who this cluster and this node are; made at first start, the same for ever.
@@ -260,6 +264,50 @@ impl State {
             tx.open_table(CREDENTIALS)?.insert(key, credential.public_key.as_slice())?;
             Ok(())
         })
+    }
+
+    /// All QoS policies.
+    pub fn qos_policies(&self) -> Result<Vec<QosPolicy>, StateError> {
+        self.read(|tx| {
+            let table = match tx.open_table(QOS_POLICIES) {
+                Ok(table) => table,
+                Err(redb::TableError::TableDoesNotExist(_)) => return Ok(Vec::new()),
+                Err(why) => return Err(why.into()),
+            };
+            let mut all = Vec::new();
+            for row in table.iter()? {
+                // One that this version can't read is told again by the volumes that have it.
+                all.extend(qos::decode(row?.1.value()));
+            }
+            Ok(all)
+        })
+    }
+
+    /// Adds or replaces a QoS policy.
+    pub fn put_qos_policy(&self, policy: &QosPolicy) -> Result<(), StateError> {
+        self.write(|tx| {
+            let key = policy.uuid.to_string();
+            tx.open_table(QOS_POLICIES)?.insert(key.as_str(), qos::encode(policy).as_slice())?;
+            Ok(())
+        })
+    }
+
+    /// Removes a QoS policy.
+    pub fn remove_qos_policy(&self, uuid: Uuid) -> Result<(), StateError> {
+        self.write(|tx| {
+            tx.open_table(QOS_POLICIES)?.remove(uuid.to_string().as_str())?;
+            Ok(())
+        })
+    }
+
+    /// The QoS policy of volumes that name none, if one was chosen.
+    pub fn default_qos_policy(&self) -> Result<Option<Uuid>, StateError> {
+        Ok(self.text("default_qos_policy")?.and_then(|text| text.parse().ok()))
+    }
+
+    /// Chooses it.
+    pub fn set_default_qos_policy(&self, uuid: Uuid) -> Result<(), StateError> {
+        self.set_texts(&[("default_qos_policy", &uuid.to_string())])
     }
 
     /// The events kept, oldest first.

@@ -2,7 +2,7 @@
 //!
 //! Texts name the field as the management API spells it, since that is what the user wrote.
 
-use crate::Error;
+use crate::{Error, qos::PolicyKey};
 use dolmen_types::{
     ByteSize, Nqn, Uuid, limits,
     volume::{HostAccess, IpAccess, SectorSize, VolumeKind},
@@ -37,6 +37,8 @@ pub struct VolumeSpec {
     pub ip_acl: IpAccess,
     /// Key and value, in the order given.
     pub labels: Vec<(String, String)>,
+    /// The QoS policy; the default one if none is named.
+    pub qos: Option<PolicyKey>,
 }
 
 /// What to change about a volume; `None` leaves it as it is.
@@ -52,6 +54,8 @@ pub struct VolumeChange {
     pub name: Option<String>,
     /// The whole new set.
     pub labels: Option<Vec<(String, String)>>,
+    /// Another QoS policy.
+    pub qos: Option<PolicyKey>,
 }
 
 /// Which volume is meant.

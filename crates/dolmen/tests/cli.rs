@@ -119,6 +119,35 @@ fn a_volume_from_create_to_delete() {
 }
 
 #[test]
+fn a_qos_policy_from_create_to_delete() {
+    let dir = tempfile::tempdir().unwrap();
+    let node = start(dir.path()).unwrap();
+    let data = dir.path().to_str().unwrap();
+    let on = |args: &[&str]| good(dir.path(), args);
+    let args = ["qos", "create", "silver", "--read-iops", "500", "--write-mb", "20", "--description", "slow"];
+    assert!(on(&args).contains("'silver'"));
+    assert!(on(&["qos", "list"]).contains("500 / -"));
+    on(&["qos", "update", "silver", "--write-iops", "7"]);
+    let seen = on(&["qos", "show", "silver"]);
+    assert!(seen.contains("500 / 7") && seen.contains("- / 20") && seen.contains("slow"), "{seen}");
+    on(&["volume", "create", "v", "--size", "1GiB", "--qos", "silver"]);
+    assert!(on(&["volume", "show", "v"]).contains("silver"));
+    let why = bad(1, &["--data", data, "qos", "delete", "silver"]);
+    assert!(why.contains("that of 1 volumes"), "{why}");
+    assert!(on(&["qos", "default"]).contains("no-limit-policy"));
+    assert!(on(&["qos", "default", "silver"]).contains("'silver'"));
+    on(&["qos", "default", "no-limit-policy"]);
+    let changed = on(&["volume", "update", "v", "--qos", "no-limit-policy", "--name", "w"]);
+    assert!(changed.contains("volume 'w' has the QoS policy 'no-limit-policy'"), "{changed}");
+    assert!(on(&["qos", "delete", "silver"]).contains("is deleted"));
+    assert!(bad(3, &["--data", data, "qos", "show", "silver"]).contains("qos list"));
+    bad(1, &["--data", data, "volume", "update", "w", "--qos", "silver"]);
+    bad(2, &["--data", data, "volume", "update", "w"]);
+    serde_json::from_str::<Value>(&on(&["qos", "list", "-o", "json"])).unwrap();
+    node.control.stop();
+}
+
+#[test]
 fn the_node_tells_about_itself() {
     let dir = tempfile::tempdir().unwrap();
     let node = start(dir.path()).unwrap();

@@ -7,7 +7,7 @@ use crate::format::commit::LogIdentity;
 use crate::format::page::{Leaf, Level, PageRef, verify};
 use crate::map::Entry;
 use crate::pool::read_plan;
-use crate::shard::{Geometry, Shared, Span, load_shard};
+use crate::shard::{Drives, FetchError, Shared, Span, load_shard, stored};
 use crate::store::new_shard;
 use crate::stored::Version;
 use crate::{Candidate, Keyring, PoolPlan, ShardTuning, StoreError, UnitId};
@@ -65,9 +65,8 @@ pub async fn check_pool(
     keyring: Keyring,
 ) -> Result<CheckReport, StoreError> {
     let plan = read_plan(&exec, &drives).await?;
-    let files = plan.order.iter().map(|&i| drives[i].info.file).collect();
-    let units = plan.drives.iter().map(|d| d.units).collect();
-    let geometry = Rc::new(Geometry { files, units, unit_bytes: plan.unit_bytes });
+    let files: Vec<_> = plan.order.iter().map(|at| at.map(|i| drives[i].info.file)).collect();
+    let pool_drives = Rc::new(Drives::new(&plan, &files, &ShardTuning::default()));
     let mut report = CheckReport {
         pool: plan.pool,
         drives: plan.drives.iter().map(|d| d.path.clone()).collect(),
@@ -76,12 +75,13 @@ pub async fn check_pool(
     };
     let mut holders = BTreeMap::new();
     for id in (0..plan.shards).map(ShardId) {
-        let shard = offline_shard(&plan, id, &geometry, keyring.clone());
+        let shard = offline_shard(&plan, id, &pool_drives, keyring.clone());
         if let Err(error) = load_shard(&shard, &exec).await {
             report.problem(format!("shard {id}: {error}"));
             continue;
         }
-        let held: Vec<UnitId> = shard.borrow().segments.iter().map(|(_, s)| s.unit).collect();
+        let held: Vec<UnitId> =
+            shard.borrow().segments.iter().flat_map(|(_, s)| s.columns.units().to_vec()).collect();
         report.units_held += held.len() as u64;
         for unit in held {
             if let Some(other) = holders.insert(unit, id) {
@@ -94,10 +94,10 @@ pub async fn check_pool(
     Ok(report)
 }
 
-fn offline_shard(plan: &PoolPlan, shard: ShardId, geometry: &Rc<Geometry>, keyring: Keyring) -> Shared {
+fn offline_shard(plan: &PoolPlan, shard: ShardId, pool_drives: &Rc<Drives>, keyring: Keyring) -> Shared {
     let id = LogIdentity { pool: plan.pool, shard, incarnation: plan.incarnation, salt: 0 };
     let tag = Tag { owner: Owner(0), key: 0 };
-    Rc::new(RefCell::new(new_shard(id, geometry.clone(), ShardTuning::default(), tag, keyring)))
+    Rc::new(RefCell::new(new_shard(id, pool_drives.clone(), ShardTuning::default(), tag, keyring)))
 }
 
 async fn check_shard(shard: &Shared, exec: &Handle, report: &mut CheckReport) {
@@ -154,29 +154,13 @@ async fn read_leaf(
     line: u64,
     page: &PageRef,
 ) -> Result<Vec<(u64, Entry)>, String> {
-    let bytes = read_at(shard, exec, page.location, BLOCK_BYTES).await?;
-    if !verify(&bytes, Level::Leaf, line, page) {
-        return Err(format!("the page at {} does not check", page.location));
+    let mut buf = exec.alloc(BLOCK_BYTES).await;
+    buf.set_len(BLOCK_BYTES);
+    let holds = |bytes: &[u8]| verify(bytes, Level::Leaf, line, page);
+    match stored(shard, exec, page.location, buf, holds).await {
+        Ok(bytes) => Ok(Leaf::trusted(&bytes).from(0).collect()),
+        Err(error) => Err(format!("the page at {}: {error}", page.location)),
     }
-    Ok(Leaf::trusted(&bytes).from(0).collect())
-}
-
-async fn read_at(
-    shard: &Shared,
-    exec: &Handle,
-    location: crate::location::Location,
-    len: usize,
-) -> Result<dolmen_io::Buf, String> {
-    let place = {
-        let s = shard.borrow();
-        let inside = location.offset() + len as u64 <= u64::from(s.geometry.unit_bytes);
-        let unit = s.segments.at(location.slot()).map(|seg| seg.unit).filter(|_| inside);
-        unit.map(|u| s.geometry.place(u, location.offset()))
-    };
-    let (file, offset) = place.ok_or_else(|| format!("{location} is nowhere"))?;
-    let mut buf = exec.alloc(len).await;
-    buf.set_len(len);
-    exec.read(file, offset, buf).await.map_err(|(e, _)| e.to_string())
 }
 
 /// Reads stored blocks, what lies on touching pages in one go, and names each that does not check.
@@ -194,25 +178,30 @@ async fn check_blocks(
         let (run, tail) = rest.split_at(count);
         rest = tail;
         report.blocks += count as u64;
-        match read_at(shard, exec, span.location(), span.len()).await {
-            Ok(bytes) => {
-                for (lba, entry) in run {
-                    let version = Version { line, lba: *lba, seq: entry.seq };
-                    let holds = span.part(entry, &bytes).is_some_and(|stored| {
-                        shard.borrow_mut().forms.holds(entry.form, version, stored, entry.check) == Ok(true)
-                    });
-                    if !holds {
-                        report.problem(format!(
-                            "line {line}: block {lba} at {} does not check",
-                            entry.location
-                        ));
-                    }
-                }
-            }
-            Err(why) => {
-                let (from, to) = (run[0].0, run[count - 1].0);
-                report.problem(format!("line {line}: blocks {from} to {to} can't be read: {why}"));
+        if let Err(error) = read_run(shard, exec, line, run).await {
+            for (lba, entry) in run {
+                let one = [(*lba, *entry)];
+                let Err(error) =
+                    (if count == 1 { Err(error.clone()) } else { read_run(shard, exec, line, &one).await })
+                else {
+                    continue;
+                };
+                report.problem(format!("line {line}: block {lba} at {}: {error}", entry.location));
             }
         }
     }
+}
+
+/// Reads blocks whose pages touch.
+async fn read_run(shard: &Shared, exec: &Handle, line: u64, run: &[(u64, Entry)]) -> Result<(), FetchError> {
+    let Some((_, first)) = run.first() else { return Ok(()) };
+    let mut span = Span::of(first);
+    run[1..].iter().for_each(|(_, e)| _ = span.extend(e, RUN_BYTES));
+    let mut buf = exec.alloc(span.len()).await;
+    buf.set_len(span.len());
+    let holds = |bytes: &[u8]| {
+        let blocks = run.iter().map(|(lba, e)| (Version { line, lba: *lba, seq: e.seq }, e));
+        span.holds(&mut shard.borrow_mut().forms, blocks, bytes)
+    };
+    stored(shard, exec, span.location(), buf, holds).await.map(drop)
 }

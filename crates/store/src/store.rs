@@ -3,7 +3,7 @@
 use crate::format::commit::LogIdentity;
 use crate::map::Map;
 use crate::segments::SegmentTable;
-use crate::shard::{Geometry, Log, Phase, Shard, Shared, run_shard};
+use crate::shard::{Complaint, Drives, Log, Phase, Reprotect, Shard, Shared, run_shard};
 use crate::stored::Forms;
 use crate::{
     AppendError, Batch, DataKey, Done, Key, Keyring, LineUsage, Marks, PoolPlan, ShardTuning, SpaceReport,
@@ -28,13 +28,14 @@ pub struct Store {
     /// Shards of the pool.
     total: u16,
     shards: Vec<(ShardId, Shared)>,
+    drives: Rc<Drives>,
     owner: Owner,
     timer: Option<TimerId>,
 }
 
 impl Store {
     /// Hosts the given shards of an opened pool (see [`PoolPlan::shards_of`]); `files[i]` is this core's handle of the plan's
-    /// drive `i`. Recovery starts at once as a task on `exec`, which must have room for two tasks per shard;
+    /// drive `i`, if it is there. Recovery starts at once as a task on `exec`, which must have room for ten tasks per shard;
     /// [`Store::ready`] tells when it has ended. `owner` tags the store's own drive operations (reads and commits).
     /// `salt` is fresh randomness of this opening.
     /// `keyring` holds the keys of the encrypted lines; recovery refuses a log whose tail it could not verify without one
@@ -44,33 +45,28 @@ impl Store {
     pub fn open(
         plan: &PoolPlan,
         shards: &[ShardId],
-        files: &[FileId],
+        files: &[Option<FileId>],
         tuning: ShardTuning,
         owner: Owner,
         salt: u64,
         keyring: &Keyring,
         exec: &exec::Handle,
     ) -> Store {
-        let units = plan.drives.iter().map(|d| d.units).collect();
-        let geometry = Rc::new(Geometry { files: files.to_vec(), units, unit_bytes: plan.unit_bytes });
+        let drives = Rc::new(Drives::new(plan, files, &tuning));
         let make = |(index, &id): (u64, &ShardId)| {
             let salt = crate::check::block_seed(salt, u64::from(id.0), plan.incarnation);
             let log_id = LogIdentity { pool: plan.pool, shard: id, incarnation: plan.incarnation, salt };
             let tag = Tag { owner, key: index << SHARD_SHIFT };
-            let shard = Rc::new(RefCell::new(new_shard(
-                log_id,
-                geometry.clone(),
-                tuning.clone(),
-                tag,
-                keyring.clone(),
-            )));
+            let shard = new_shard(log_id, drives.clone(), tuning.clone(), tag, keyring.clone());
+            let shard = Rc::new(RefCell::new(shard));
             if exec.spawn(run_shard(shard.clone(), exec.clone())).is_err() {
                 shard.borrow_mut().phase =
                     Phase::Failed(StoreError::Drive("the core has too many tasks".into()));
             }
             (id, shard)
         };
-        Store { total: plan.shards, shards: (0..).zip(shards).map(make).collect(), owner, timer: None }
+        let shards = (0..).zip(shards).map(make).collect();
+        Store { total: plan.shards, shards, drives, owner, timer: None }
     }
 
     /// `None` while recovering; then whether every shard serves.
@@ -185,6 +181,8 @@ impl Store {
             let mut shard = shard.borrow_mut();
             shard.now = io.now();
             shard.refill_reserve(io);
+            shard.look();
+            shard.take_mended(io);
             if shard.has_stalled_reads() {
                 shard.retry_stalled(io);
             }
@@ -212,6 +210,11 @@ impl Store {
         for (_, shard) in &self.shards {
             out.append(&mut shard.borrow_mut().to_pool);
         }
+        let Some(&(shard, _)) = self.shards.first() else { return };
+        out.extend(self.drives.complaints().into_iter().map(|complaint| match complaint {
+            Complaint::Failed(drive, reason) => ToPool::Failed { shard, drive, reason },
+            Complaint::Ailing(drive, reason) => ToPool::Ailing { shard, drive, reason },
+        }));
     }
 
     /// A message of the pool's owner for one of our shards.
@@ -262,7 +265,18 @@ impl Store {
         for (_, shard) in &self.shards {
             shard.borrow().report_space(&mut sum);
         }
+        sum.mended_reads = self.drives.mended();
         sum
+    }
+
+    /// Pauses re-protection (what lives on drives that are out or leaving is then only moved by ordinary cleaning), or bounds the
+    /// bytes that each shard moves for it in a second; 0 for no bound.
+    pub fn set_reprotection(&mut self, paused: bool, bytes_per_s: u64) {
+        for (_, shard) in &self.shards {
+            let mut shard = shard.borrow_mut();
+            shard.reprotect = Reprotect { paused, bytes_per_s };
+            shard.clean_bell.notify();
+        }
     }
 
     /// Asks for a checkpoint of every shard, soon.
@@ -308,7 +322,7 @@ fn read_result(event: Event) -> Option<Result<Buf, (Error, Option<Buf>)>> {
 /// A shard that has not begun to recover.
 pub(crate) fn new_shard(
     id: LogIdentity,
-    geometry: Rc<Geometry>,
+    drives: Rc<Drives>,
     tuning: ShardTuning,
     tag: Tag,
     keyring: Keyring,
@@ -319,7 +333,7 @@ pub(crate) fn new_shard(
     log.streams.iter_mut().for_each(|s| s.next_seq = 1);
     Shard {
         id,
-        geometry,
+        drives,
         tuning,
         phase: Phase::Recovering,
         map,
@@ -335,6 +349,7 @@ pub(crate) fn new_shard(
         announced: BTreeMap::new(),
         forms: Forms::new(keyring),
         reads: crate::shard::Reads::default(),
+        mends: crate::shard::Mends::default(),
         moving: BTreeMap::new(),
         move_jobs: VecDeque::new(),
         cleaned: 0,
@@ -344,10 +359,15 @@ pub(crate) fn new_shard(
         counters: crate::shard::Counters::default(),
         closing: false,
         down: false,
+        risk: crate::shard::Risk::default(),
+        reprotect: Reprotect::default(),
+        halted: None,
+        looked: Nanos(0),
         now: Nanos(0),
         checkpoint_bell: exec::Notify::default(),
         lease_bell: exec::Notify::default(),
         clean_bell: exec::Notify::default(),
+        members_bell: exec::Notify::default(),
         tag,
         done: Vec::new(),
         to_pool: Vec::new(),

@@ -53,7 +53,7 @@ fn a_failed_flush_stops_the_shard() {
     for _ in 0..2000 {
         node.turn();
     }
-    assert!(node.stores[0].stopped().is_some_and(|(_, reason)| reason.contains("checkpoint")));
+    assert!(node.stores[0].stopped().is_some_and(|(_, reason)| reason.contains("flush")));
     for i in 0..10 {
         assert_eq!(node.read(0, 1, i * 4, 4).unwrap(), expect(i));
     }

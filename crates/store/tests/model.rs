@@ -5,7 +5,7 @@
 
 mod common;
 use common::*;
-use dolmen_sim::{Rng, World};
+use dolmen_sim::{DriveFaults, Rng, World};
 use dolmen_store::*;
 use dolmen_types::{LineId, PgId};
 use std::collections::{BTreeMap, BTreeSet};
@@ -77,6 +77,9 @@ struct Run {
     crashes: u64,
     /// Mostly writes, so that the pool stays full.
     crowded: bool,
+    /// The drive that is lost, and how many were.
+    lost: Option<&'static str>,
+    losses: u64,
 }
 
 impl Run {
@@ -105,6 +108,48 @@ impl Run {
             totals: (0, 0),
             crashes: 30,
             crowded: false,
+            lost: None,
+            losses: 0,
+        }
+    }
+
+    /// Loses a drive in the middle of everything, if the pool can spare one.
+    fn lose(&mut self) {
+        if self.setup.parity == 0 || self.lost.is_some() || !self.node.is_protected() {
+            return;
+        }
+        let pick = self.below(self.setup.drives.len() as u64) as usize;
+        let name = self.setup.drives[pick].0;
+        match self.below(4) {
+            0 => {
+                let faults = DriveFaults { write_ppm: 1_000_000, ..DriveFaults::default() };
+                self.world.set_faults(NODE, path(name), faults);
+            }
+            1 => {
+                let faults = DriveFaults { flush_ppm: 1_000_000, ..DriveFaults::default() };
+                self.world.set_faults(NODE, path(name), faults);
+            }
+            2 => self.world.remove_drive(NODE, path(name)),
+            _ => {
+                let slow =
+                    DriveFaults { latency_ns: (8_000_000_000, 9_000_000_000), ..DriveFaults::default() };
+                self.world.set_faults(NODE, path(name), slow);
+            }
+        }
+        self.losses += 1;
+        self.lost = Some(name);
+    }
+
+    /// While the node is down a drive is taken out or put back.
+    fn shuffle(&mut self) {
+        if let Some(name) = self.lost {
+            if self.below(2) == 0 {
+                self.world.return_drive(NODE, path(name));
+                self.world.set_faults(NODE, path(name), DriveFaults::default());
+                self.lost = None;
+            } else {
+                self.world.remove_drive(NODE, path(name));
+            }
         }
     }
 
@@ -238,10 +283,20 @@ impl Run {
             self.totals.1 += store.space().cleaned_bytes;
         }
         let twice = self.below(3) == 0;
+        // A drive that is protected against may be gone when the node comes back.
+        let spare = self.setup.parity > 0 && self.lost.is_none() && self.node.is_protected();
         if self.below(3) == 0 {
             self.world.kill_node(NODE)
         } else {
             self.world.crash()
+        }
+        if spare && self.below(3) == 0 {
+            let pick = self.below(self.setup.drives.len() as u64) as usize;
+            self.lost = Some(self.setup.drives[pick].0);
+            self.losses += 1;
+            self.world.remove_drive(NODE, path(self.setup.drives[pick].0));
+        } else {
+            self.shuffle();
         }
         if self.below(4) == 0 && self.setup.shards > 1 {
             self.setup.cores = 1 + self.below(u64::from(self.setup.shards)) as usize;
@@ -251,6 +306,7 @@ impl Run {
             let turns = self.below(120);
             recover_a_little(&self.world, &self.setup, turns);
             self.world.crash();
+            self.shuffle();
         }
         self.node = Node::open(&self.world, &self.setup).unwrap_or_else(|e| panic!("recovery refuses: {e}"));
         for group in &mut self.groups {
@@ -282,6 +338,9 @@ impl Run {
                 self.crash();
                 continue;
             }
+            if self.below(60) == 0 {
+                self.lose();
+            }
             match self.below(97) {
                 0..70 => {
                     let g = self.below(self.groups.len() as u64) as usize;
@@ -306,6 +365,7 @@ impl Run {
                     let setup = Setup::tiny(30);
                     let old = std::mem::replace(&mut self.node, Node::open(&fresh, &setup).unwrap());
                     old.shutdown();
+                    self.shuffle();
                     self.node = Node::open(&world, &self.setup).unwrap();
                     self.verify();
                 }
@@ -367,9 +427,27 @@ fn roomy_pool_with_long_logs() {
 fn several_drives_shards_and_cores() {
     for seed in seeds(2, 6) {
         let mut setup = Setup::tiny(48);
-        setup.drives = vec![("d0", 3 << 20), ("d1", 4 << 20), ("d2", 5 << 20)];
+        setup.drives = vec![("d0", 4 << 20), ("d1", 5 << 20), ("d2", 6 << 20)];
         setup.shards = 3;
         setup.cores = 2;
         Run::new(seed, setup, 4, 50).run(500);
     }
+}
+
+#[test]
+fn drives_that_fail_vanish_hang_and_come_back() {
+    let mut losses = 0;
+    for (count, mib) in [(2, 6), (3, 6), (4, 6), (5, 6)] {
+        for seed in seeds(4 + count as u64, 3) {
+            let mut setup = Setup { drives: drives(count, mib), parity: 1, ..Setup::tiny(0) };
+            setup.tuning.stuck_write_ms = 200;
+            // Large enough for wide segments now and then.
+            setup.unit_bytes = 128 * 1024;
+            setup.tuning.commit_bytes = 120 * 1024;
+            let mut run = Run::new(seed, setup, 1, 90);
+            run.run(500);
+            losses += run.losses;
+        }
+    }
+    assert!(losses > 12, "{losses} drives lost only");
 }

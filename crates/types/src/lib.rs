@@ -6,6 +6,7 @@
 
 pub mod limits;
 mod nqn;
+pub mod qos;
 mod size;
 mod uuid;
 pub mod volume;

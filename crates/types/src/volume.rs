@@ -1,6 +1,6 @@
 //! What a volume is, as plain data: shared by the log's descriptors, the data path and the control side.
 
-use crate::{LineId, Nqn, Nsid, PgId, UnixMillis, Uuid};
+use crate::{LineId, Nqn, Nsid, PgId, UnixMillis, Uuid, qos::QosAssignment};
 use std::{collections::BTreeSet, net::IpAddr};
 
 /// Logical block size that hosts see.
@@ -131,6 +131,8 @@ pub struct VolumeDescriptor {
     pub ip_acl: IpAccess,
     /// Free labels (key, value), at most 16.
     pub labels: Vec<(String, String)>,
+    /// How its rate is limited; `None` for not at all.
+    pub qos: Option<QosAssignment>,
     /// When it was made.
     pub created: UnixMillis,
     /// Grows with every change; the API's ETag.

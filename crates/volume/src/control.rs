@@ -4,6 +4,7 @@
 use crate::VolumeRef;
 use dolmen_types::{
     Uuid,
+    qos::QosAssignment,
     volume::{HostAccess, IpAccess, VolumeDescriptor},
 };
 use std::fmt;
@@ -69,6 +70,8 @@ pub struct VolumeUpdate {
     pub ip_acl: Option<IpAccess>,
     /// New labels (all of them).
     pub labels: Option<Vec<(String, String)>>,
+    /// New QoS policy, or none; in force when the update is answered.
+    pub qos: Option<Option<QosAssignment>>,
 }
 
 /// What to do when the new size is smaller than the old one.

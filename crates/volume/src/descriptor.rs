@@ -6,7 +6,7 @@
 //!  3   log2 of the sector size: 9 or 12   u8
 //!  4   host access: 0 none, 1 any, 2 list u8
 //!  5   address access: likewise           u8
-//!  6   reserved, 0                        u16
+//!  6   flags: bit 0 it has a QoS policy   u16
 //!  8   namespace id                       u32
 //!  12  protection group                   u32
 //!  16  line                               u64
@@ -18,6 +18,10 @@
 //!      hosts: count u8, text each         ascending; present for a list only
 //!      addresses: count u8, each 4 or 6 (u8) and 4 or 16 bytes, ascending; present for a list only
 //!      labels: count u8, key and value    text each
+//!      QoS, only with flag bit 0:
+//!        policy's UUID, its revision      16 bytes, u64
+//!        read and write limit each of IOPS, MB/s, IOPS per GiB (0: none)  6 times u32
+//!        policy's name                    text
 //! ```
 //!
 //! Only durable volumes are recorded. A newer version, or bytes that do not add up to a valid descriptor, are an
@@ -34,6 +38,7 @@ use dolmen_types::{
         BLOCK_BYTES, MAX_ACL_ENTRIES, MAX_IP_ACL_ENTRIES, MAX_VOLUME_BYTES, MAX_VOLUME_NAME_BYTES,
         PROTECTION_GROUPS,
     },
+    qos::{PerDirection, QosAssignment, QosLimits},
     volume::{HostAccess, IpAccess, SectorSize, VolumeDescriptor, VolumeKind, VolumeState},
 };
 use std::{
@@ -43,13 +48,17 @@ use std::{
 
 const VERSION: u16 = 1;
 
+/// The volume has a QoS policy.
+const FLAG_QOS: u16 = 1;
+
 /// Bytes of the largest record.
 pub(crate) const MAX_BYTES: usize = 64
     + (1 + MAX_VOLUME_NAME_BYTES)
     + (1 + MAX_PROJECT_BYTES)
     + (1 + MAX_ACL_ENTRIES * (1 + Nqn::MAX_BYTES))
     + (1 + MAX_IP_ACL_ENTRIES * 17)
-    + (1 + MAX_LABELS * 2 * (1 + MAX_LABEL_BYTES));
+    + (1 + MAX_LABELS * 2 * (1 + MAX_LABEL_BYTES))
+    + (48 + 1 + MAX_VOLUME_NAME_BYTES);
 
 const _: () = assert!(MAX_BYTES <= dolmen_store::MAX_OBJECT_BYTES);
 
@@ -95,6 +104,12 @@ pub(crate) fn check(d: &VolumeDescriptor) -> Result<(), ControlError> {
     if d.labels.len() > MAX_LABELS || !d.labels.iter().all(label) {
         return invalid("labels", "must be at most 16, keys and values of at most 63 bytes");
     }
+    if let Some(qos) = &d.qos {
+        let named = !qos.name.is_empty() && qos.name.len() <= MAX_VOLUME_NAME_BYTES;
+        if qos.policy.is_nil() || !named || !qos.name.chars().all(name_char) {
+            return invalid("qos", "must name its policy");
+        }
+    }
     Ok(())
 }
 
@@ -107,7 +122,9 @@ pub(crate) fn encode(d: &VolumeDescriptor) -> Vec<u8> {
     let ip_acl = access(d.ip_acl == IpAccess::None, d.ip_acl == IpAccess::Any);
     let count = |n: usize| u8::try_from(n).expect("lists of a valid descriptor are short");
     out.extend_from_slice(&VERSION.to_le_bytes());
-    out.extend_from_slice(&[state, if d.sector == SectorSize::B512 { 9 } else { 12 }, acl, ip_acl, 0, 0]);
+    out.extend_from_slice(&[state, if d.sector == SectorSize::B512 { 9 } else { 12 }, acl, ip_acl]);
+    let flags = if d.qos.is_some() { FLAG_QOS } else { 0 };
+    out.extend_from_slice(&flags.to_le_bytes());
     out.extend_from_slice(&d.nsid.0.to_le_bytes());
     out.extend_from_slice(&d.pg.0.to_le_bytes());
     for number in [d.line.0, d.size_bytes, d.created.0, d.revision] {
@@ -140,7 +157,20 @@ pub(crate) fn encode(d: &VolumeDescriptor) -> Vec<u8> {
         put_text(&mut out, key);
         put_text(&mut out, value);
     }
+    if let Some(qos) = &d.qos {
+        put_qos(&mut out, qos);
+    }
     out
+}
+
+fn put_qos(out: &mut Vec<u8>, qos: &QosAssignment) {
+    out.extend_from_slice(&qos.policy.0);
+    out.extend_from_slice(&qos.revision.to_le_bytes());
+    for limit in [qos.limits.iops, qos.limits.megabytes, qos.limits.iops_per_gib] {
+        out.extend_from_slice(&limit.read.to_le_bytes());
+        out.extend_from_slice(&limit.write.to_le_bytes());
+    }
+    put_text(out, &qos.name);
 }
 
 /// The descriptor of a record.
@@ -150,8 +180,8 @@ pub(crate) fn decode(bytes: &[u8]) -> Result<VolumeDescriptor, DecodeError> {
     if version > VERSION {
         return Err(DecodeError::Newer { version });
     }
-    let (state, sector, acl, ip_acl, reserved) = (r.u8()?, r.u8()?, r.u8()?, r.u8()?, r.u16()?);
-    if version == 0 || reserved != 0 {
+    let (state, sector, acl, ip_acl, flags) = (r.u8()?, r.u8()?, r.u8()?, r.u8()?, r.u16()?);
+    if version == 0 || flags & !FLAG_QOS != 0 {
         return Err(DecodeError::Malformed);
     }
     let descriptor = VolumeDescriptor {
@@ -177,6 +207,7 @@ pub(crate) fn decode(bytes: &[u8]) -> Result<VolumeDescriptor, DecodeError> {
             _ => return Err(DecodeError::Malformed),
         },
         labels: read_labels(&mut r)?,
+        qos: if flags & FLAG_QOS != 0 { Some(read_qos(&mut r)?) } else { None },
         sector: match sector {
             9 => SectorSize::B512,
             12 => SectorSize::B4096,
@@ -226,6 +257,13 @@ fn read_labels(r: &mut Reader<'_>) -> Result<Vec<(String, String)>, DecodeError>
     (0..r.u8()?).map(|_| Ok((r.text()?.into(), r.text()?.into()))).collect()
 }
 
+fn read_qos(r: &mut Reader<'_>) -> Result<QosAssignment, DecodeError> {
+    let (policy, revision) = (Uuid(r.array()?), r.u64()?);
+    let mut limit = || Ok(PerDirection { read: r.u32()?, write: r.u32()? });
+    let limits = QosLimits { iops: limit()?, megabytes: limit()?, iops_per_gib: limit()? };
+    Ok(QosAssignment { policy, revision, name: r.text()?.into(), limits })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -244,6 +282,16 @@ mod tests {
             acl: HostAccess::Hosts([Nqn::DISCOVERY.parse().unwrap()].into()),
             ip_acl: IpAccess::Addresses(["10.0.0.1".parse().unwrap(), "::1".parse().unwrap()].into()),
             labels: vec![("k".into(), "v".into())],
+            qos: Some(QosAssignment {
+                policy: Uuid([8; 16]),
+                revision: 6,
+                name: "gold".into(),
+                limits: QosLimits {
+                    iops: PerDirection { read: 1, write: 2 },
+                    megabytes: PerDirection { read: 3, write: 4 },
+                    iops_per_gib: PerDirection { read: 0, write: 5 },
+                },
+            }),
             created: UnixMillis(0x0102),
             revision: 4,
             state: VolumeState::Available,
@@ -252,7 +300,7 @@ mod tests {
 
     #[test]
     fn golden_bytes() {
-        let mut golden = vec![1, 0, 1, 9, 2, 2, 0, 0, 5, 0, 0, 0, 3, 0, 0, 0];
+        let mut golden = vec![1, 0, 1, 9, 2, 2, 1, 0, 5, 0, 0, 0, 3, 0, 0, 0];
         golden.extend([9, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0x10, 0, 0, 0, 0, 0]);
         golden.extend([2, 1, 0, 0, 0, 0, 0, 0, 4, 0, 0, 0, 0, 0, 0, 0]);
         golden.extend([7; 16]);
@@ -260,10 +308,18 @@ mod tests {
         golden.extend([2, 4, 10, 0, 0, 1, 6]);
         golden.extend([0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1]);
         golden.extend(b"\x01\x01k\x01v");
+        golden.extend([8; 16]);
+        golden.extend([6, 0, 0, 0, 0, 0, 0, 0]);
+        golden.extend([1, 0, 0, 0, 2, 0, 0, 0, 3, 0, 0, 0, 4, 0, 0, 0, 0, 0, 0, 0, 5, 0, 0, 0]);
+        golden.extend(b"\x04gold");
         assert_eq!(encode(&sample()), golden);
         assert_eq!(decode(&golden), Ok(sample()));
         golden[0] = 2;
         assert_eq!(decode(&golden), Err(DecodeError::Newer { version: 2 }));
+        let without = VolumeDescriptor { qos: None, ..sample() };
+        let bytes = encode(&without);
+        assert_eq!((bytes[6], bytes.len()), (0, golden.len() - 53));
+        assert_eq!(decode(&bytes), Ok(without));
     }
 
     #[test]
@@ -293,6 +349,7 @@ mod tests {
         let address = |i: usize| IpAddr::V6(Ipv6Addr::from(u128::try_from(i).unwrap() + 1));
         d.ip_acl = IpAccess::Addresses((0..MAX_IP_ACL_ENTRIES).map(address).collect());
         d.labels = vec![("l".repeat(MAX_LABEL_BYTES), "v".repeat(MAX_LABEL_BYTES)); MAX_LABELS];
+        d.qos.as_mut().unwrap().name = "q".repeat(MAX_VOLUME_NAME_BYTES);
         check(&d).unwrap();
         assert_eq!(encode(&d).len(), MAX_BYTES);
         assert_eq!(decode(&encode(&d)), Ok(d));

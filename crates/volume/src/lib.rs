@@ -38,6 +38,7 @@ mod locks;
 mod notice;
 mod op;
 mod open;
+mod qos;
 mod request;
 mod reservation;
 mod span;

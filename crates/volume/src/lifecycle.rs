@@ -13,6 +13,7 @@ use crate::{
     descriptor,
     group::Phase as GroupPhase,
     op::{ControlOp, Kind, Op, Phase},
+    qos,
     span::Span,
     volume::{Life, Volume, slot_ref},
 };
@@ -122,11 +123,13 @@ impl Volumes {
             return Err(ControlError::Deleting);
         }
         let mut next = volume.descriptor.clone();
-        let VolumeUpdate { expected_revision: _, name, size_bytes, shrink, acl, ip_acl, labels } = update;
+        let VolumeUpdate { expected_revision: _, name, size_bytes, shrink, acl, ip_acl, labels, qos } =
+            update;
         next.name = name.unwrap_or(next.name);
         next.acl = acl.unwrap_or(next.acl);
         next.ip_acl = ip_acl.unwrap_or(next.ip_acl);
         next.labels = labels.unwrap_or(next.labels);
+        next.qos = qos.unwrap_or(next.qos);
         next.size_bytes = size_bytes.unwrap_or(next.size_bytes);
         descriptor::check(&next)?;
         if next.size_bytes < volume.descriptor.size_bytes && shrink == Shrink::Refuse {
@@ -157,6 +160,7 @@ impl Volumes {
         let mut next = volume.descriptor.clone();
         next.state = VolumeState::Deleting;
         next.revision += 1;
+        self.let_all_on(slot, log);
         self.start(token, slot, ControlOp::Delete(next), log);
         Ok(None)
     }
@@ -237,6 +241,8 @@ impl Volumes {
             ControlOp::Update(next) => {
                 volume.size = next.size_bytes;
                 volume.descriptor = next;
+                volume.throttle.set(volume.descriptor.qos.as_ref(), volume.size, log.now());
+                self.let_all_on(slot, log);
             }
             ControlOp::Delete(next) => {
                 volume.descriptor = next;
@@ -247,6 +253,13 @@ impl Volumes {
         self.changes.push(Change::Present(Box::new(info.clone())));
         let result = Ok(ControlDone::Volume(Box::new(info)));
         self.control_replies.push(ControlReply { token, result });
+    }
+
+    /// Lets on the commands that wait for the volume's rate: it has changed, or there is nothing to wait for any more.
+    fn let_all_on<L: Log>(&mut self, slot: usize, log: &mut L) {
+        for direction in qos::DIRECTIONS {
+            self.let_on(slot, direction, log);
+        }
     }
 
     /// A slot for a volume.

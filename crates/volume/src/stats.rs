@@ -47,6 +47,10 @@ pub struct VolumeStats {
     pub failed: u64,
     /// Commands that had to wait for an overlapping one.
     pub waited: u64,
+    /// Commands that had to wait because the volume's QoS policy allowed no more.
+    pub throttled: u64,
+    /// Time that those waited, added up when they go on. Nanoseconds.
+    pub throttled_ns: u64,
 }
 
 #[cfg(test)]

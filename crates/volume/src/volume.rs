@@ -4,6 +4,7 @@ use crate::{
     Health, Request, VolumeInfo, VolumeRef, VolumeStats,
     backing::{Backing, MemoryBlocks},
     locks::RangeLocks,
+    qos::Throttle,
     reservation::Reservations,
 };
 use dolmen_types::{
@@ -43,6 +44,8 @@ pub(crate) struct Volume {
     /// As sequenced: what later commands are judged by.
     pub(crate) reservations: Reservations,
     pub(crate) stats: VolumeStats,
+    /// How its rate is limited, and what waits for that.
+    pub(crate) throttle: Throttle,
     /// Commands of hosts that have a slot.
     pub(crate) commands: usize,
     /// Those that wait for one, in order of arrival.
@@ -59,6 +62,7 @@ impl Volume {
             life,
             sector_shift: if descriptor.sector == SectorSize::B512 { 9 } else { 12 },
             size: descriptor.size_bytes,
+            throttle: Throttle::new(descriptor.qos.as_ref(), descriptor.size_bytes),
             backing: match descriptor.kind {
                 VolumeKind::Durable => Backing::Durable(descriptor.line),
                 VolumeKind::Null => Backing::Null,
@@ -105,6 +109,7 @@ pub(crate) fn unknown_descriptor(uuid: Uuid, pg: dolmen_types::PgId) -> VolumeDe
         acl: dolmen_types::volume::HostAccess::None,
         ip_acl: dolmen_types::volume::IpAccess::None,
         labels: Vec::new(),
+        qos: None,
         created: dolmen_types::UnixMillis(0),
         revision: 0,
         state: VolumeState::Available,

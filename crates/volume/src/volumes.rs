@@ -13,7 +13,10 @@ use crate::{
 use dolmen_io::{Event, Io, Owner};
 use dolmen_store::{Done as StoreDone, Records, Store};
 use dolmen_types::{CoreId, Nanos, PgId, Uuid, limits::PROTECTION_GROUPS};
-use std::collections::{BTreeMap, VecDeque};
+use std::{
+    cmp::Reverse,
+    collections::{BTreeMap, BinaryHeap, VecDeque},
+};
 
 /// Slots that are there from the start.
 const EXPECTED_COMMANDS: usize = 4096;
@@ -37,6 +40,12 @@ pub struct Volumes {
     pub(crate) volume_limit: usize,
     /// Commands in backlogs.
     pub(crate) backlogged: usize,
+    /// When to look at the commands that a volume's QoS policy keeps waiting: time, id, slot, direction.
+    pub(crate) alarms: BinaryHeap<Reverse<(Nanos, u64, usize, usize)>>,
+    /// Id of the newest alarm.
+    pub(crate) next_alarm: u64,
+    /// Commands that wait so.
+    pub(crate) throttled: usize,
     completions: Vec<StoreDone>,
     pub(crate) replies: Vec<(CoreId, Reply)>,
     /// Granted, to be run.
@@ -48,7 +57,8 @@ pub struct Volumes {
     /// Commands that wait for overlapping ones.
     pub(crate) waiting: usize,
     next_sweep: Nanos,
-    timer_armed: bool,
+    /// When the timer fires that was set last, until it does.
+    timer: Option<Nanos>,
     /// Control requests that have not begun: new ones, and those that wait for another one of their volume.
     pub(crate) control_inbox: VecDeque<ControlRequest>,
     /// There are new ones.
@@ -82,6 +92,9 @@ impl Volumes {
             backlogs: VecDeque::new(),
             volume_limit: MAX_VOLUME_COMMANDS,
             backlogged: 0,
+            alarms: BinaryHeap::new(),
+            next_alarm: 0,
+            throttled: 0,
             completions: Vec::new(),
             replies: Vec::new(),
             ready: VecDeque::new(),
@@ -89,7 +102,7 @@ impl Volumes {
             unsent: VecDeque::new(),
             waiting: 0,
             next_sweep: Nanos(0),
-            timer_armed: false,
+            timer: None,
             control_inbox: VecDeque::new(),
             control_arrived: false,
             control_replies: Vec::new(),
@@ -111,7 +124,7 @@ impl Volumes {
 
     /// An event that carries our owner: the timer.
     pub fn on_event(&mut self, _event: Event) {
-        self.timer_armed = false;
+        self.timer = None;
     }
 
     /// A request of the control side. Answered in [`Volumes::drain_control`].
@@ -162,7 +175,7 @@ impl Volumes {
     /// (Deletions that are durable but not finished go on after the next start.)
     #[must_use]
     pub fn outstanding(&self) -> usize {
-        self.inbox.len() + self.backlogged + self.ops.len() + self.control_inbox.len()
+        self.inbox.len() + self.throttled + self.backlogged + self.ops.len() + self.control_inbox.len()
     }
 
     /// True when another [`Volumes::step`] would find something to do at once: the core must not sleep.
@@ -199,6 +212,7 @@ impl Volumes {
         self.run_ready(log);
         self.retry_starved(log);
         self.admit_backlogs(log);
+        self.run_alarms(log);
         let mut inbox = std::mem::take(&mut self.inbox);
         for request in inbox.drain(..) {
             worked = true;
@@ -242,7 +256,9 @@ impl Volumes {
 
     /// Answers waiting commands whose deadline has passed, a few times per second, while any wait.
     fn sweep<L: Log>(&mut self, log: &mut L) {
-        if self.waiting + self.backlogged + self.starved.len() + self.unsent.len() == 0 {
+        let waiting =
+            self.waiting + self.throttled + self.backlogged + self.starved.len() + self.unsent.len();
+        if waiting == 0 {
             return;
         }
         let now = log.now();
@@ -250,11 +266,14 @@ impl Volumes {
             self.next_sweep = now.plus_ms(SWEEP_MS);
             self.expire_waiting(log);
             self.expire_backlogs(log);
+            self.expire_throttled(log);
             self.run_ready(log);
         }
-        if !self.timer_armed {
-            self.timer_armed = true;
-            log.wake_at(self.next_sweep);
+        let alarm = self.alarms.peek().map_or(self.next_sweep, |Reverse((at, ..))| *at);
+        let wanted = alarm.min(self.next_sweep);
+        if self.timer.is_none_or(|at| wanted < at) {
+            self.timer = Some(wanted);
+            log.wake_at(wanted);
         }
     }
 }

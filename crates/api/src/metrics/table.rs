@@ -84,6 +84,18 @@ pub(super) const VOLUME: &[Metric<VolumeMetrics>] = &[
     ),
     row("volume_failed", "", "Commands that failed", Counter(|m| m.failed)),
     row("volume_waited", "", "Commands that waited for an overlapping one", Counter(|m| m.waited)),
+    row(
+        "volume_throttled",
+        "",
+        "Commands that waited because the volume's QoS policy allowed no more",
+        Counter(|m| m.throttled),
+    ),
+    row(
+        "volume_throttled_time",
+        "seconds",
+        "Time that commands waited for the volume's QoS policy, added up",
+        Seconds(|m| m.throttled_ns),
+    ),
     row("volume_mapped", "bytes", "Bytes written and not trimmed", Gauge(|m| m.usage.mapped_bytes)),
     row(
         "volume_stored",

@@ -95,6 +95,9 @@ fn differences(old: &VolumeDescriptor, next: &VolumeDescriptor) -> String {
     if old.labels != next.labels {
         said.push("labels".into());
     }
+    if old.qos != next.qos {
+        said.push("QoS policy".into());
+    }
     if said.is_empty() { "nothing".into() } else { said.join(", ") }
 }
 

@@ -1,7 +1,11 @@
 //! The model against a data plane in a map, under random requests, refusals, lost answers and restarts.
 
 use super::*;
-use dolmen_types::volume::{HostAccess, IpAccess, SectorSize, VolumeKind};
+use crate::qos::{NO_LIMIT, PolicyChange, PolicyKey, PolicySpec, QosPolicy, Visibility};
+use dolmen_types::{
+    qos::{PerDirection, QosLimits},
+    volume::{HostAccess, IpAccess, SectorSize, VolumeKind},
+};
 
 /// A small generator of numbers that look random; the seed is in the failure's message.
 struct Dice(u64);
@@ -25,6 +29,7 @@ fn spec(name: &str) -> VolumeSpec {
         acl: HostAccess::None,
         ip_acl: IpAccess::Any,
         labels: Vec::new(),
+        qos: None,
     }
 }
 
@@ -40,6 +45,8 @@ struct World {
     /// Every NSID and line ever given out.
     nsids: BTreeSet<Nsid>,
     lines: BTreeSet<LineId>,
+    /// The policies in the state file.
+    policies: BTreeMap<Uuid, QosPolicy>,
     next: u64,
     answered: BTreeSet<RequestId>,
 }
@@ -55,13 +62,19 @@ impl World {
             open: Vec::new(),
             nsids: BTreeSet::new(),
             lines: BTreeSet::new(),
+            policies: BTreeMap::new(),
             next: 0,
             answered: BTreeSet::new(),
         }
     }
 
     fn feed(&mut self, input: Input) {
-        for command in self.model.step(input) {
+        let commands = self.model.step(input);
+        self.take(commands);
+    }
+
+    fn take(&mut self, commands: Vec<Command>) {
+        for command in commands {
             match command {
                 Command::SaveMarks(marks) => self.saved = marks,
                 Command::Create(ref d) => {
@@ -86,16 +99,82 @@ impl World {
         match self.dice.roll(4) {
             0 | 1 => {
                 let uuid = Uuid::from_random(u128::from(self.next).to_be_bytes());
-                self.feed(Input::Create { request, spec: spec(&name), uuid, now: UnixMillis(0) });
+                let qos = self.some_policy();
+                let spec = VolumeSpec { qos, ..spec(&name) };
+                self.feed(Input::Create { request, spec, uuid, now: UnixMillis(0) });
             }
             2 => {
                 let new_name = (self.dice.roll(2) == 0).then(|| format!("v{}", self.dice.roll(4)));
+                let qos = self.some_policy();
                 let change =
-                    VolumeChange { name: new_name, size_bytes: Some(8192), ..VolumeChange::default() };
+                    VolumeChange { name: new_name, size_bytes: Some(8192), qos, ..VolumeChange::default() };
                 self.feed(Input::Update { request, project: None, key, expected: None, change });
             }
             _ => self.feed(Input::Delete { request, project: None, key, expected: None }),
         }
+    }
+
+    /// A policy that is there, none, or the default.
+    fn some_policy(&mut self) -> Option<PolicyKey> {
+        let names: Vec<String> = self.policies.values().map(|p| p.name.clone()).collect();
+        match (usize::try_from(self.dice.roll(4)).unwrap(), names.len()) {
+            (0, _) | (_, 0) => None,
+            (1, _) => Some(PolicyKey::Name(NO_LIMIT.into())),
+            (n, len) => Some(PolicyKey::Name(names[n % len].clone())),
+        }
+    }
+
+    /// A user makes, changes or deletes a policy.
+    fn policy(&mut self) {
+        let name = format!("p{}", self.dice.roll(2));
+        let key = PolicyKey::Name(name.clone());
+        let iops = PerDirection { read: u32::try_from(self.dice.roll(9)).unwrap(), write: 0 };
+        let limits = QosLimits { iops, ..QosLimits::default() };
+        self.next += 1;
+        self.answered.insert(RequestId(self.next - 1));
+        let uuid = Uuid::from_random(u128::from(self.next).to_be_bytes());
+        let changed = match self.dice.roll(4) {
+            0 => {
+                if let Ok(uuid) = self.model.unused_policy(&key) {
+                    self.policies.remove(&uuid);
+                    self.model.drop_policy(uuid);
+                }
+                return;
+            }
+            1 => {
+                let spec = PolicySpec { name, limits, ..PolicySpec::default() };
+                self.model.new_policy(spec, uuid)
+            }
+            _ => {
+                let change = PolicyChange { limits: Some(limits), ..PolicyChange::default() };
+                self.model.changed_policy(&key, change)
+            }
+        };
+        if let Ok(policy) = changed {
+            self.policies.insert(policy.uuid, policy.clone());
+            self.model.put_policy(policy);
+            let commands = self.model.follow_policies();
+            self.take(commands);
+        }
+    }
+
+    /// Every volume comes to carry its policy as it is.
+    fn check_followed(&mut self) {
+        for _ in 0..1000 {
+            while !self.open.is_empty() {
+                self.answer();
+            }
+            if !self.model.wants_observation() {
+                break;
+            }
+            self.erase();
+            self.observe();
+        }
+        for copy in self.plane.values().filter_map(|d| d.qos.clone()) {
+            let policy = &self.policies[&copy.policy];
+            assert_eq!(policy.assignment(), Some(copy), "seed {}", self.seed);
+        }
+        assert!(self.model.policies().iter().all(|p| !p.updating), "seed {}", self.seed);
     }
 
     /// The plane does, refuses, or loses the answer of (having done or not done) one open request.
@@ -156,6 +235,14 @@ impl World {
             self.answer();
         }
         self.model = Model::recover(self.saved, Marks::default(), self.plane.values().cloned().collect());
+        if self.dice.roll(4) == 0 {
+            // The state file is lost, and with it the policies that no volume has.
+            self.policies.clear();
+        }
+        let stored = self.policies.values().cloned().collect();
+        for policy in self.model.restore_policies(stored, None) {
+            self.policies.insert(policy.uuid, policy);
+        }
         self.check_settled();
     }
 
@@ -181,11 +268,12 @@ fn the_model_never_disagrees_with_the_plane() {
     for seed in 1..400 {
         let mut world = World::new(seed);
         for _ in 0..60 {
-            match world.dice.roll(12) {
+            match world.dice.roll(14) {
                 0..=5 => world.request(),
                 6..=8 => world.answer(),
                 9 => world.erase(),
                 10 => world.observe(),
+                11 | 12 => world.policy(),
                 _ if world.dice.roll(4) == 0 => world.restart(),
                 _ => {}
             }
@@ -196,6 +284,7 @@ fn the_model_never_disagrees_with_the_plane() {
         world.observe();
         world.check_settled();
         assert_eq!(world.answered.len() as u64, world.next, "seed {seed}: every caller is answered");
+        world.check_followed();
     }
 }
 
@@ -294,4 +383,39 @@ fn the_number_of_volumes_is_bounded() {
         commands.as_slice(),
         [Command::Answer { result: Err(Error { kind: Kind::ResourceExhausted, .. }), .. }]
     ));
+}
+
+#[test]
+fn policies_are_for_whom_they_say_and_stay_while_they_are_needed() {
+    let mut model = Model::recover(Marks::default(), Marks::default(), Vec::new());
+    assert!(model.restore_policies(Vec::new(), None).is_empty());
+    let spec = |name: &str, visibility| PolicySpec { name: name.into(), visibility, ..PolicySpec::default() };
+    let add = |model: &mut Model, spec: PolicySpec, n: u8| {
+        let policy = model.new_policy(spec, Uuid::from_random([n; 16])).unwrap();
+        model.put_policy(policy);
+    };
+    add(&mut model, spec("all", Visibility::Global), 1);
+    add(&mut model, spec("others", Visibility::Scoped(vec!["other".into()])), 2);
+    add(&mut model, spec("old", Visibility::Unavailable), 3);
+    let key = |name: &str| PolicyKey::Name(name.into());
+    let taken = model.new_policy(spec("all", Visibility::Global), Uuid::from_random([4; 16])).unwrap_err();
+    assert_eq!(taken.kind, Kind::AlreadyExists);
+    for name in ["others", "old", "none"] {
+        let why = model.assignment(Some(&key(name)), "default").unwrap_err();
+        assert!(why.kind == Kind::InvalidArgument && why.text.starts_with("qosPolicyName: "), "{why}");
+        assert!(model.possible_default(&key(name)).is_err());
+    }
+    assert_eq!(model.assignment(None, "default"), Ok(None));
+    assert_eq!(model.assignment(Some(&key(NO_LIMIT)), "default"), Ok(None));
+    let all = model.possible_default(&key("all")).unwrap();
+    model.set_default_policy(all);
+    assert_eq!(model.assignment(None, "default").unwrap().unwrap().policy, all);
+    let d = made(&mut model, "v", 9);
+    assert_eq!(d.qos.unwrap().name, "all");
+    assert!(model.unused_policy(&key("all")).unwrap_err().text.contains("default"));
+    model.set_default_policy(model.possible_default(&key(NO_LIMIT)).unwrap());
+    assert!(model.unused_policy(&key("all")).unwrap_err().text.contains("1 volumes"));
+    assert!(model.unused_policy(&key(NO_LIMIT)).is_err());
+    assert!(model.changed_policy(&key(NO_LIMIT), PolicyChange::default()).is_err());
+    assert!(model.unused_policy(&key("old")).is_ok());
 }

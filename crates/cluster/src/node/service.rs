@@ -1,6 +1,6 @@
 //! The task behind [`super::Handle`]: owns the model and the state file, executes the model's commands.
 
-use super::{Ambient, EventFilter};
+use super::{Ambient, EventFilter, policies::PolicyMessage};
 use crate::{
     Error, Kind,
     event::{Component, Event, MAX_EVENTS, Occurrence, Severity},
@@ -59,15 +59,16 @@ pub(super) enum Message {
         filter: EventFilter,
         answer: Answer<Vec<Event>>,
     },
+    Policy(PolicyMessage),
     Record(Occurrence),
 }
 
 /// The task's state.
 pub(super) struct Service {
-    model: Model,
+    pub(super) model: Model,
     state: Arc<State>,
     plane: Plane,
-    ambient: Ambient,
+    pub(super) ambient: Ambient,
     waiting: BTreeMap<RequestId, Answer<Result<VolumeView, Error>>>,
     next_request: u64,
     /// Answers of the data plane on their way back to the model.
@@ -91,7 +92,11 @@ impl Service {
         ambient: Ambient,
     ) -> Result<Service, StateError> {
         let highest = Marks { nsid: recovered.highest_nsid, line: recovered.highest_line };
-        let model = Model::recover(state.marks()?, highest, recovered.volumes);
+        let mut model = Model::recover(state.marks()?, highest, recovered.volumes);
+        for policy in model.restore_policies(state.qos_policies()?, state.default_qos_policy()?) {
+            tracing::info!(policy = policy.name, uuid = %policy.uuid, "QoS policy told again by its volumes");
+            state.put_qos_policy(&policy)?;
+        }
         let events = state.events()?;
         let (inputs, inputs_out) = mpsc::channel(crate::plane::MAX_PENDING_REQUESTS);
         Ok(Service {
@@ -177,6 +182,7 @@ impl Service {
             Message::Events { filter, answer } => {
                 let _ = answer.send(selected(&self.events, &filter));
             }
+            Message::Policy(message) => self.on_policy(message).await,
             Message::Record(what) => self.record(what),
         }
     }
@@ -193,10 +199,21 @@ impl Service {
         if matches!(input, Input::Observed { .. } | Input::Unobserved) {
             self.observing = false;
         }
-        let mut inputs = VecDeque::from([input]);
-        while let Some(input) = inputs.pop_front() {
-            for command in self.model.step(input) {
-                inputs.extend(self.execute(command).await);
+        let commands = self.model.step(input);
+        self.carry_out(commands).await;
+    }
+
+    /// Lets volumes follow a policy that has changed.
+    pub(super) async fn spread(&mut self) {
+        let commands = self.model.follow_policies();
+        self.carry_out(commands).await;
+    }
+
+    async fn carry_out(&mut self, commands: Vec<Command>) {
+        let mut commands = VecDeque::from(commands);
+        while let Some(command) = commands.pop_front() {
+            if let Some(input) = self.execute(command).await {
+                commands.extend(self.model.step(input));
             }
         }
     }
@@ -280,7 +297,7 @@ impl Service {
         });
     }
 
-    fn record(&mut self, what: Occurrence) {
+    pub(super) fn record(&mut self, what: Occurrence) {
         log(&what);
         let UnixMillis(unix_ms) = (self.ambient.now)();
         let event = Event { id: self.next_event, unix_ms, what };
@@ -305,7 +322,7 @@ impl Service {
     }
 
     /// Runs a blocking call on the state file off the runtime's threads.
-    async fn on_state(
+    pub(super) async fn on_state(
         &self,
         call: impl FnOnce(&State) -> Result<(), StateError> + Send + 'static,
     ) -> Result<(), String> {

@@ -88,6 +88,12 @@ pub enum Command {
         #[command(subcommand)]
         command: VolumeCommand,
     },
+    /// Policies that limit the rate of volumes
+    Qos {
+        /// What to do.
+        #[command(subcommand)]
+        command: QosCommand,
+    },
     /// The cluster's nodes
     Node {
         /// What to do.
@@ -154,6 +160,8 @@ pub enum VolumeCommand {
         #[arg(long)]
         size: ByteSize,
     },
+    /// Give a volume another QoS policy or another name
+    Update(UpdateArgs),
     /// Delete a volume and its data
     Delete {
         /// Name or UUID
@@ -186,6 +194,9 @@ pub struct CreateArgs {
     /// A label. Repeatable
     #[arg(long, value_name = "KEY=VALUE", value_parser = parse_label)]
     pub label: Vec<(String, String)>,
+    /// The QoS policy, by name or UUID [default: see `dolmen qos default`]
+    #[arg(long, value_name = "POLICY")]
+    pub qos: Option<String>,
     /// What stands behind it; null and memory lose all data and need a daemon with --allow-test-volumes
     #[arg(long, default_value = "durable")]
     pub kind: Kind,
@@ -201,6 +212,100 @@ pub enum Kind {
     Null,
     /// Memory, gone when the daemon ends.
     Memory,
+}
+
+/// Arguments of `volume update`.
+#[derive(Args, Debug)]
+pub struct UpdateArgs {
+    /// Name or UUID
+    pub volume: String,
+    /// The QoS policy, by name or UUID; no-limit-policy takes all limits away
+    #[arg(long, value_name = "POLICY", required_unless_present = "name")]
+    pub qos: Option<String>,
+    /// The new name
+    #[arg(long, value_name = "NAME")]
+    pub name: Option<String>,
+}
+
+/// Verbs of QoS policies.
+#[derive(Debug, Subcommand)]
+pub enum QosCommand {
+    /// Make a policy
+    Create(QosCreateArgs),
+    /// List all policies
+    List,
+    /// Show one policy
+    Show {
+        /// Name or UUID
+        policy: String,
+    },
+    /// Change a policy; the volumes that have it follow at once
+    Update(QosUpdateArgs),
+    /// Delete a policy that no volume has
+    Delete {
+        /// Name or UUID
+        policy: String,
+    },
+    /// Tell or choose the policy of new volumes that name none
+    Default {
+        /// Name or UUID; no-limit-policy limits nothing
+        policy: Option<String>,
+    },
+}
+
+/// The limits of a policy.
+#[derive(Args, Clone, Debug, Default)]
+pub struct LimitArgs {
+    /// Reads per second; 0 for no limit
+    #[arg(long, value_name = "COUNT")]
+    pub read_iops: Option<u32>,
+    /// Writes and other changes per second; 0 for no limit
+    #[arg(long, value_name = "COUNT")]
+    pub write_iops: Option<u32>,
+    /// Megabytes (10^6 bytes) read per second; 0 for no limit
+    #[arg(long, value_name = "COUNT")]
+    pub read_mb: Option<u32>,
+    /// Megabytes (10^6 bytes) written per second; 0 for no limit
+    #[arg(long, value_name = "COUNT")]
+    pub write_mb: Option<u32>,
+    /// Reads per second for each GiB of the volume's size; 0 for no limit
+    #[arg(long, value_name = "COUNT")]
+    pub read_iops_per_gib: Option<u32>,
+    /// Writes and other changes per second for each GiB of the volume's size; 0 for no limit
+    #[arg(long, value_name = "COUNT")]
+    pub write_iops_per_gib: Option<u32>,
+}
+
+/// Arguments of `qos create`.
+#[derive(Args, Debug)]
+pub struct QosCreateArgs {
+    /// Name: letters, digits, - _ .
+    pub name: String,
+    #[command(flatten)]
+    /// What it limits.
+    pub limits: LimitArgs,
+    /// For people
+    #[arg(long, value_name = "TEXT", default_value = "")]
+    pub description: String,
+    /// A project whose volumes may have it [default: all projects]. Repeatable
+    #[arg(long, value_name = "NAME")]
+    pub project: Vec<String>,
+}
+
+/// Arguments of `qos update`.
+#[derive(Args, Debug)]
+pub struct QosUpdateArgs {
+    /// Name or UUID
+    pub policy: String,
+    #[command(flatten)]
+    /// What it limits.
+    pub limits: LimitArgs,
+    /// The new description
+    #[arg(long, value_name = "TEXT")]
+    pub description: Option<String>,
+    /// The new name
+    #[arg(long, value_name = "NAME")]
+    pub name: Option<String>,
 }
 
 /// Arguments of `volume allow` and `volume deny`.

@@ -7,6 +7,7 @@ mod error;
 mod locate;
 mod log;
 mod output;
+mod qos;
 mod system;
 mod volume;
 
@@ -76,6 +77,7 @@ fn dispatch(cli: Cli) -> Result<ExitCode, CliError> {
 fn answer(client: &Client, output: &Output, command: Command) -> Result<(), CliError> {
     match command {
         Command::Volume { command } => volume::run(client, output, command),
+        Command::Qos { command } => qos::run(client, output, command),
         Command::Node { .. } => system::nodes(client, output),
         Command::Pool { .. } => system::pool(client, output),
         Command::Drive { .. } => system::drives(client, output),

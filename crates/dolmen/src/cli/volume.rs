@@ -1,7 +1,7 @@
 //! `dolmen volume ...`
 
 use super::{
-    args::{AccessArgs, CreateArgs, Kind, VolumeCommand},
+    args::{AccessArgs, CreateArgs, Kind, UpdateArgs, VolumeCommand},
     client::Client,
     error::{CliError, Exit},
     output::{Align, Output, pairs, size, table, text, texts},
@@ -26,6 +26,7 @@ pub(crate) fn run(client: &Client, output: &Output, command: VolumeCommand) -> R
         VolumeCommand::List => list(client, output),
         VolumeCommand::Show { volume } => show(client, output, &volume),
         VolumeCommand::Resize { volume, size } => resize(client, output, &volume, size),
+        VolumeCommand::Update(args) => update(client, output, args),
         VolumeCommand::Delete { volume } => delete(client, output, &volume),
         VolumeCommand::Allow(args) => access(client, output, &args, allowed),
         VolumeCommand::Deny(args) => access(client, output, &args, denied),
@@ -80,6 +81,9 @@ fn create(client: &Client, output: &Output, args: CreateArgs) -> Result<(), CliE
     if !args.label.is_empty() {
         let labels = args.label.iter().map(|(key, value)| json!({"key": key, "value": value}));
         body["labels"] = labels.collect();
+    }
+    if let Some(policy) = args.qos {
+        body[qos_field(&policy)] = policy.into();
     }
     let made = client.post("/dolmen/v1/volumes", &body).map_err(|error| match error.exit {
         Exit::Conflict if error.text.contains("exists") => {
@@ -184,6 +188,7 @@ fn show(client: &Client, output: &Output, volume: &str) -> Result<(), CliError> 
             ("Sector size", text(v, "sectorSize")),
             ("NSID", text(v, "nsid")),
             ("Kind", text(v, "kind")),
+            ("QoS policy", text(v, "qosPolicyName")),
             ("Admitted hosts", texts(&v["acl"]["values"]).join("\n")),
             ("Admitted addresses", texts(&v["IPAcl"]["values"]).join("\n")),
             ("Connected hosts", none_if_empty(texts(&v["connectedHosts"]))),
@@ -224,6 +229,27 @@ fn change(
 fn resize(client: &Client, output: &Output, volume: &str, new: ByteSize) -> Result<(), CliError> {
     let changed = change(client, volume, |_| Ok(Some(json!({"size": new.0.to_string()}))))?;
     output.put(&changed, |v| format!("volume '{}' has {}", text(v, "name"), size(v, "size")))
+}
+
+/// The field that takes a QoS policy as the user named it.
+fn qos_field(policy: &str) -> &'static str {
+    if policy.parse::<Uuid>().is_ok() { "qosPolicyUUID" } else { "qosPolicyName" }
+}
+
+fn update(client: &Client, output: &Output, args: UpdateArgs) -> Result<(), CliError> {
+    let changed = change(client, &args.volume, |_| {
+        let mut body = json!({});
+        if let Some(policy) = &args.qos {
+            body[qos_field(policy)] = policy.as_str().into();
+        }
+        if let Some(name) = &args.name {
+            body["newName"] = name.as_str().into();
+        }
+        Ok(Some(body))
+    })?;
+    output.put(&changed, |v| {
+        format!("volume '{}' has the QoS policy '{}'", text(v, "name"), text(v, "qosPolicyName"))
+    })
 }
 
 fn delete(client: &Client, output: &Output, volume: &str) -> Result<(), CliError> {

@@ -23,8 +23,8 @@ const MAX_SHARDS: usize = 16;
 pub struct Booted {
     /// The pool.
     pub plan: Arc<PoolPlan>,
-    /// Its drives, in the plan's order.
-    pub drives: Vec<OpenedDrive>,
+    /// Its drives, in the plan's order; `None` for one that is not there.
+    pub drives: Vec<Option<OpenedDrive>>,
     /// All volumes of all cores.
     pub volumes: Vec<VolumeInfo>,
 }
@@ -37,7 +37,7 @@ pub fn home_core(plan: &PoolPlan, pg: PgId, cores: usize) -> CoreId {
 
 /// What to bring up.
 pub struct Start {
-    /// The drives; all or none are opened.
+    /// The drives; those that can't be opened must be ones that the pool can do without.
     pub drives: Vec<OpenDrive>,
     /// For a new pool, and which pool it must be.
     pub pool: PoolOptions,
@@ -65,7 +65,14 @@ pub(crate) async fn boot(
     let shards =
         std::thread::available_parallelism().map_or(1, usize::from).max(cores.count()).min(MAX_SHARDS);
     let shards = u16::try_from(shards).expect("at most 16");
-    let pool = PoolOptions { shards, unit_bytes: None, seed: fresh_seed(), expect: known_pool };
+    let pool = PoolOptions {
+        shards,
+        parity: options.parity,
+        unit_bytes: None,
+        seed: fresh_seed(),
+        expect: known_pool,
+        absent: Vec::new(),
+    };
     bring_up(cores, Start { drives, pool, restart }).await
 }
 
@@ -75,17 +82,27 @@ pub(crate) async fn boot(
 /// Which drive or pool can't be opened and why, in words.
 pub async fn bring_up(cores: &Talk, start: Start) -> Result<Booted, ServeError> {
     let first = CoreId(0);
-    let Start { drives, pool, restart } = start;
-    let paths: Vec<String> = drives.iter().map(|d| d.path.display().to_string()).collect();
-    let opened = cores.ask(first, |answer| ToCore::OpenDrives { drives, answer }).await?;
-    let opened = opened.map_err(ServeError::new)?;
+    let Start { drives, mut pool, restart } = start;
+    let mut paths: Vec<String> = drives.iter().map(|d| d.path.display().to_string()).collect();
+    let results = cores.ask(first, |answer| ToCore::OpenDrives { drives, answer }).await?;
+    let mut opened = Vec::new();
+    for (path, result) in std::mem::take(&mut paths).into_iter().zip(results) {
+        match result {
+            Ok(drive) => (opened.push(drive), paths.push(path)),
+            Err(why) => {
+                tracing::warn!(drive = path, why, "a drive is not there");
+                ((), pool.absent.push((path, why)))
+            }
+        };
+    }
     let plan = cores.ask(first, |answer| ToCore::OpenPool { paths, options: pool, answer }).await?;
     let plan = Arc::new(plan.map_err(ServeError::system)?);
     tracing::info!(
         pool = %plan.pool, drives = plan.drives.len(), shards = plan.shards, unit_bytes = plan.unit_bytes,
-        created = plan.created, "pool opened"
+        parity = plan.parity, created = plan.created, "pool opened"
     );
-    let drives: Vec<OpenedDrive> = plan.order.iter().map(|&i| opened[i].clone()).collect();
+    let drives: Vec<Option<OpenedDrive>> =
+        plan.order.iter().map(|at| at.map(|i| opened[i].clone())).collect();
     let recovering =
         cores.ask_all(|answer| ToCore::OpenStore { plan: plan.clone(), drives: drives.clone(), answer });
     for result in recovering.await? {

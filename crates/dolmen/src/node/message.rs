@@ -53,16 +53,16 @@ pub struct OpenedDrive {
 pub enum ToCore {
     /// The mailboxes to the other cores.
     Link(Links),
-    /// Core 0: open the drives, all or none.
+    /// Core 0: open the drives.
     OpenDrives {
         /// Which.
         drives: Vec<OpenDrive>,
         /// The drives in the same order, or why one can't be opened.
-        answer: Answer<Result<Vec<OpenedDrive>, String>>,
+        answer: Answer<Vec<Result<OpenedDrive, String>>>,
     },
     /// Core 0: open the pool on the drives that were opened.
     OpenPool {
-        /// How the drives are named, in the order of `OpenDrives`.
+        /// How the drives that could be opened are named, in the order of `OpenDrives`.
         paths: Vec<String>,
         /// For a new pool.
         options: PoolOptions,
@@ -74,7 +74,7 @@ pub enum ToCore {
         /// The pool.
         plan: Arc<PoolPlan>,
         /// Its drives, in the plan's order.
-        drives: Vec<OpenedDrive>,
+        drives: Vec<Option<OpenedDrive>>,
         /// When the shards serve, or why not.
         answer: Answer<Result<(), String>>,
     },

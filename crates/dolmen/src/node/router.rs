@@ -33,7 +33,7 @@ pub(crate) struct Node {
     /// The pool.
     pub(crate) plan: Arc<PoolPlan>,
     /// Its drives, in the plan's order.
-    pub(crate) drives: Vec<OpenedDrive>,
+    pub(crate) drives: Vec<Option<OpenedDrive>>,
     /// Whether volumes that keep nothing may be made.
     pub(crate) allow_test_volumes: bool,
     catalogue: Mutex<Catalogue>,
@@ -215,6 +215,7 @@ impl Node {
             acl: Some(new.acl),
             ip_acl: Some(new.ip_acl),
             labels: Some(new.labels),
+            qos: Some(new.qos),
         };
         self.change(core, ControlCommand::Update { uuid: new.uuid, update: Box::new(update) }).await
     }

@@ -67,6 +67,8 @@ pub struct Begin {
     /// The node's count of starts.
     pub generation: u64,
     pub restart: Restart,
+    /// Drives that a new pool can lose.
+    pub parity: u8,
     /// Size of each drive, should it be made.
     pub drive_bytes: u64,
 }
@@ -107,7 +109,15 @@ impl Process {
             sparse: true,
             exclusive: true,
         };
-        let pool = PoolOptions { shards, unit_bytes: Some(UNIT_BYTES), seed, expect: None };
+        let parity = Some(how.parity);
+        let pool = PoolOptions {
+            shards,
+            parity,
+            unit_bytes: Some(UNIT_BYTES),
+            seed,
+            expect: None,
+            absent: Vec::new(),
+        };
         let start = Start { drives: DRIVES.iter().map(drive).collect(), pool, restart: how.restart };
         let job = {
             let talk = talk.clone();

@@ -2,11 +2,12 @@
 //! (`docs/format/checkpoint.md`). Written as a run of bytes in chunks that the anchor names and checks.
 
 use crate::bytes::{Reader, Writer, len32};
+use crate::columns::{Columns, MAX_COLUMNS};
 use crate::format::page::PageRef;
-use crate::format::segment::Stream;
+use crate::format::segment::{STREAMS, Stream};
 use crate::format::{FORMAT_VERSION, put_unit, take_unit};
 use crate::location::Slot;
-use crate::{Key, LineAttributes, MAX_OBJECT_BYTES, Marks, UnitId};
+use crate::{Key, LineAttributes, MAX_OBJECT_BYTES, Marks};
 use dolmen_types::{Epoch, PgId, Seq};
 
 const MAGIC: &[u8; 8] = b"dolmCKPT";
@@ -16,8 +17,8 @@ const MAGIC: &[u8; 8] = b"dolmCKPT";
 pub(crate) struct SegmentRow {
     /// Its slot.
     pub(crate) slot: Slot,
-    /// Its unit.
-    pub(crate) unit: UnitId,
+    /// Its units.
+    pub(crate) columns: Columns,
     /// What it is filled with.
     pub(crate) stream: Stream,
     /// Its number in the stream.
@@ -49,7 +50,7 @@ pub(crate) struct LineRow {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Body {
     /// The next segment's number in each stream.
-    pub(crate) next_seq: [u64; 3],
+    pub(crate) next_seq: [u64; STREAMS],
     /// Every segment that is held but the ones to be given back with this checkpoint.
     pub(crate) segments: Vec<SegmentRow>,
     /// Every line.
@@ -72,14 +73,14 @@ impl Body {
         for s in &self.segments {
             w.u32(s.slot.0)
                 .u8(s.stream as u8)
-                .u8(1)
+                .u8(s.columns.data_u8())
+                .u8(s.columns.parity_u8())
                 .u8(0)
-                .u8(1)
                 .u64(s.stream_seq)
                 .u64(s.last_commit)
                 .u32(s.live)
                 .u32(0);
-            put_unit(&mut w, s.unit);
+            s.columns.units().iter().for_each(|&unit| put_unit(&mut w, unit));
         }
         for line in &self.lines {
             w.u64(line.line)
@@ -107,7 +108,7 @@ impl Body {
         }
         let (segments, lines, marks, objects) = (r.u32()?, r.u32()?, r.u32()?, r.u32()?);
         r.u32()?;
-        let mut body = Body { next_seq: [r.u64()?, r.u64()?, r.u64()?], ..Body::default() };
+        let mut body = Body { next_seq: [r.u64()?, r.u64()?, r.u64()?, r.u64()?], ..Body::default() };
         for _ in 0..segments {
             body.segments.push(take_segment(&mut r)?);
         }
@@ -128,13 +129,13 @@ impl Body {
 
 fn take_segment(r: &mut Reader<'_>) -> Option<SegmentRow> {
     let (slot, stream) = (Slot(r.u32()?), Stream::from_number(r.u8()?)?);
-    // Columns and members: narrow and unmirrored is all that this version writes.
-    if r.take(3)? != [1, 0, 1] {
-        return None;
-    }
+    let (data, parity) = (usize::from(r.u8()?), usize::from(r.u8()?));
+    r.u8()?;
     let (stream_seq, last_commit, live) = (r.u64()?, r.u64()?, r.u32()?);
     r.u32()?;
-    Some(SegmentRow { slot, unit: take_unit(r)?, stream, stream_seq, live, last_commit })
+    let count = Some(data + parity).filter(|&n| n <= MAX_COLUMNS)?;
+    let units = (0..count).map(|_| take_unit(r)).collect::<Option<Vec<_>>>()?;
+    Some(SegmentRow { slot, columns: Columns::new(&units, parity)?, stream, stream_seq, live, last_commit })
 }
 
 fn take_line(r: &mut Reader<'_>) -> Option<LineRow> {

@@ -2,24 +2,29 @@
 //! once; valid whole or not at all.
 //!
 //! ```text
-//!   | header: fixed 96 bytes, records, zeros to a multiple of 4 KiB | payload: stored blocks, zeros to whole pages |
+//!   | header: fixed 104 bytes, records, zeros to a multiple of 4 KiB | payload: stored blocks, zeros to whole pages |
 //! ```
+//! Header and payload are one run of bytes that is laid over the data columns of the segment: the first `depth` bytes into
+//! column 0, the next into column 1, all at the same offset of their units. Zeros fill what is left of the last ones.
+//!
 //! A record names its payload by its distance from the payload's start, so a header is complete wherever it lands.
 
 use crate::bytes::{Reader, Writer};
 use crate::check::{seal, unseal};
+use crate::columns::MAX_DATA_COLUMNS;
+use crate::format::PAGE_BYTES;
 use crate::format::segment::Stream;
 use crate::location::{BLOCK_GRANULES, GRANULE_BYTES, Location, Slot};
 use crate::map::Entry;
 use crate::stored::{Form, Version};
-use crate::{Key, LineAttributes, MAX_OBJECT_BYTES, StoreError};
+use crate::{Key, LineAttributes, MAX_OBJECT_BYTES};
 use dolmen_types::limits::BLOCK_BYTES;
 use dolmen_types::{Epoch, PgId, Seq, ShardId, Uuid};
 
 /// Bytes of a commit header at most.
 pub(crate) const MAX_HEADER_BYTES: usize = 64 * 1024;
 /// Bytes of the fixed part.
-pub(crate) const FIXED_BYTES: usize = 96;
+pub(crate) const FIXED_BYTES: usize = 104;
 /// Bytes of a commit's payload at most.
 pub(crate) const MAX_PAYLOAD_BYTES: u32 = 16 << 20;
 
@@ -62,8 +67,12 @@ pub(crate) struct CommitPlace {
     pub(crate) stream_seq: u64,
     /// Its segment's slot.
     pub(crate) slot: Slot,
-    /// Its offset in the segment. Bytes.
+    /// Its offset in the segment's units. Bytes.
     pub(crate) offset: u32,
+    /// Data columns of the segment.
+    pub(crate) data: u8,
+    /// Bytes of a unit.
+    pub(crate) unit_bytes: u32,
     /// Its number: one more than its predecessor's, across streams.
     pub(crate) number: u64,
     /// The check of its predecessor's header.
@@ -81,19 +90,25 @@ pub(crate) struct CommitHeader {
     pub(crate) header_len: u32,
     /// Bytes of the payload.
     pub(crate) payload_len: u32,
+    /// Bytes that it takes in every column.
+    pub(crate) depth: u32,
     /// The header's check, which the successor names.
     pub(crate) check: u64,
 }
 
 impl CommitHeader {
-    /// Offset behind the commit. Bytes.
+    /// Offset behind the commit in the segment's units. Bytes.
     pub(crate) fn end(&self) -> u64 {
-        u64::from(self.place.offset) + u64::from(self.header_len) + u64::from(self.payload_len)
+        u64::from(self.place.offset) + u64::from(self.depth)
     }
 
     /// Location of the payload bytes that lie `granules` behind the payload's start.
     pub(crate) fn location(&self, granules: u32) -> Location {
-        Location::new(self.place.slot, self.place.offset + self.header_len).plus(granules)
+        let depth = u64::from(self.depth.max(1));
+        let at = u64::from(self.header_len) + u64::from(granules) * u64::from(GRANULE_BYTES);
+        let (column, rest) = (at / depth, at % depth);
+        let offset = column * u64::from(self.place.unit_bytes) + u64::from(self.place.offset) + rest;
+        Location::new(self.place.slot, u32::try_from(offset).expect("a segment's columns are below 4 GiB"))
     }
 
     /// The map's entry for a stored block of the payload.
@@ -101,6 +116,11 @@ impl CommitHeader {
         let StoredBlock { at, granules, form, check } = *block;
         Entry { seq, location: self.location(at), check, granules, form }
     }
+}
+
+/// Bytes that a commit takes in each of `data` columns.
+pub(crate) fn depth_of(header_len: usize, payload_len: usize, data: usize) -> usize {
+    (header_len + payload_len).div_ceil(data).max(header_len).next_multiple_of(ALIGN)
 }
 
 /// One record of a commit, borrowed from its header.
@@ -135,14 +155,6 @@ pub(crate) struct StoredBlock {
     pub(crate) form: Form,
     /// Its check.
     pub(crate) check: u64,
-}
-
-impl StoredBlock {
-    /// Its bytes in a payload.
-    pub(crate) fn of<'p>(&self, payload: &'p [u8]) -> Option<&'p [u8]> {
-        let from = self.at as usize * GRANULE_BYTES as usize;
-        payload.get(from..from + usize::from(self.granules) * GRANULE_BYTES as usize)
-    }
 }
 
 /// The blocks of a write, in order of addresses.
@@ -267,21 +279,25 @@ impl HeaderWriter {
     ) -> (CommitHeader, Vec<u8>) {
         self.w.align(ALIGN);
         let header_len = u32::try_from(self.w.len()).expect("bounded by MAX_HEADER_BYTES");
+        let depth = depth_of(header_len as usize, payload_len as usize, usize::from(place.data));
+        let depth = u32::try_from(depth).expect("bounded by the unit");
         let mut fixed = Writer::default();
         fixed.bytes(MAGIC).u64(0).u32(header_len).u32(payload_len).bytes(&id.pool.0);
         fixed
             .u16(id.shard.0)
             .u8(place.stream as u8)
-            .u8(0)
+            .u8(place.data)
             .u32(place.slot.0)
             .u32(place.offset)
-            .u32(self.batches);
+            .u32(depth)
+            .u32(self.batches)
+            .u32(0);
         fixed.u64(place.number).u64(place.previous).u64(id.incarnation).u64(place.durable_through);
         debug_assert_eq!(fixed.len() + 8, FIXED_BYTES);
         fixed.u64(place.stream_seq);
         self.w.as_mut()[..FIXED_BYTES].copy_from_slice(fixed.as_slice());
         let check = seal(id.salt, self.w.as_mut());
-        (CommitHeader { place, header_len, payload_len, check }, self.w.finish())
+        (CommitHeader { place, header_len, payload_len, depth, check }, self.w.finish())
     }
 }
 
@@ -309,18 +325,33 @@ pub(crate) fn decode(
     let mut r = Reader::new(&bytes[16..]);
     let (header_len, payload_len) = (r.u32()?, r.u32()?);
     let (pool, shard) = (Uuid(r.array()?), ShardId(r.u16()?));
-    let stream = Stream::from_number(r.u8()?)?;
-    r.u8()?;
-    let (own_slot, own_offset) = (Slot(r.u32()?), r.u32()?);
+    let (stream, data) = (Stream::from_number(r.u8()?)?, r.u8()?);
+    let (own_slot, own_offset, depth) = (Slot(r.u32()?), r.u32()?, r.u32()?);
+    r.u32()?;
     r.u32()?;
     let (number, previous, incarnation, durable_through) = (r.u64()?, r.u64()?, r.u64()?, r.u64()?);
     let stream_seq = r.u64()?;
     let ours = pool == id.pool && shard == id.shard && incarnation == id.incarnation;
     let here =
         slot.is_none_or(|s| s == own_slot) && own_offset == offset && header_len as usize == bytes.len();
-    let place = CommitPlace { stream, stream_seq, slot: own_slot, offset, number, previous, durable_through };
-    let header = CommitHeader { place, header_len, payload_len, check };
-    let fits = payload_len <= MAX_PAYLOAD_BYTES && header.end() <= u64::from(unit_bytes);
+    let place = CommitPlace {
+        stream,
+        stream_seq,
+        slot: own_slot,
+        offset,
+        data,
+        unit_bytes,
+        number,
+        previous,
+        durable_through,
+    };
+    let header = CommitHeader { place, header_len, payload_len, depth, check };
+    let columns = (1..=MAX_DATA_COLUMNS).contains(&usize::from(data));
+    let holds = columns
+        && depth.is_multiple_of(PAGE_BYTES)
+        && depth >= header_len
+        && u64::from(header_len) + u64::from(payload_len) <= u64::from(depth) * u64::from(data);
+    let fits = holds && payload_len <= MAX_PAYLOAD_BYTES && header.end() <= u64::from(unit_bytes);
     (ours && here && fits && durable_through < number).then_some(header)
 }
 
@@ -401,40 +432,6 @@ fn decode_record<'a>(tag: u8, r: &mut Reader<'a>) -> Option<LogRecord<'a>> {
         },
         _ => return None,
     })
-}
-
-/// True when `holds` says so of every stored block of the payload: asked for its version, form, bytes and check.
-pub(crate) fn payload_holds(
-    header_bytes: &[u8],
-    header: &CommitHeader,
-    payload: &[u8],
-    mut holds: impl FnMut(Version, &StoredBlock, &[u8]) -> Result<bool, StoreError>,
-) -> Result<bool, StoreError> {
-    let mut current = Seq(0);
-    let mut one = |version: Version, block: StoredBlock| match block.of(payload) {
-        Some(bytes) => holds(version, &block, bytes),
-        None => Ok(false),
-    };
-    for record in records(header_bytes, header) {
-        match record {
-            None => return Ok(false),
-            Some(LogRecord::Batch { seq, .. }) => current = seq,
-            Some(LogRecord::Write { line, lba, blocks }) => {
-                for (lba, block) in (lba..).zip(blocks.iter()) {
-                    if !one(Version { line, lba, seq: current.0 }, block)? {
-                        return Ok(false);
-                    }
-                }
-            }
-            Some(LogRecord::Move { line, lba, seq, block, .. }) => {
-                if !one(Version { line, lba, seq }, block)? {
-                    return Ok(false);
-                }
-            }
-            Some(_) => {}
-        }
-    }
-    Ok(true)
 }
 
 /// Bytes that a record for `blocks` written blocks takes in a header, in the worst case of every second one being zero.

@@ -38,7 +38,12 @@ impl Shard {
             return Err((batch, AppendError::Full));
         }
         self.announced.extend(created(&batch));
-        self.queue.push_back(Pending { batch, ticket, header_bytes, payload_bytes, since: Nanos(0) });
+        let packs = batch.records.iter().any(|r| match r {
+            Record::Write { line, .. } => self.attributes(line.0).is_some_and(|a| a.compress),
+            _ => false,
+        });
+        let since = Nanos(0);
+        self.queue.push_back(Pending { batch, ticket, header_bytes, payload_bytes, packs, since });
         Ok(())
     }
 
@@ -82,7 +87,7 @@ impl Shard {
                 Record::CreateLine { .. } | Record::DropLine { .. } => 16,
             };
         }
-        let room = self.geometry.unit_bytes as usize - 4096;
+        let room = self.drives.unit_bytes as usize - 4096;
         let whole = (header + FIXED_BYTES).next_multiple_of(4096) + payload;
         if header + FIXED_BYTES > MAX_HEADER_BYTES || whole > room.min(self.tuning.commit_bytes) {
             return Err("the batch does not fit one commit");

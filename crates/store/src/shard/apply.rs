@@ -1,6 +1,6 @@
 //! Applying commits: the same code for a commit that just became durable and for one found at recovery.
 
-use super::{FlightState, Phase, Shard};
+use super::{Phase, Shard};
 use crate::format::commit::{CommitHeader, LogRecord, NO_PG, records};
 use crate::map::{Entry, Line};
 use crate::{Done, StoreError};
@@ -11,13 +11,11 @@ impl Shard {
     pub(crate) fn apply_durable(&mut self) {
         let mut applied = false;
         while let Some(flight) = self.log.flights.front() {
-            match &flight.state {
-                FlightState::Writing => break,
-                FlightState::Failed(reason) => {
-                    let reason = reason.clone();
-                    return self.stop(reason);
-                }
-                FlightState::Durable => {}
+            if flight.is_lost(&self.drives) {
+                return self.stop("more drives failed than the segment under way can lose".into());
+            }
+            if !flight.is_durable(&self.drives) {
+                break;
             }
             let Some(mut flight) = self.log.flights.pop_front() else { break };
             self.apply(&flight.bytes, &flight.header);
@@ -146,5 +144,6 @@ impl Shard {
         self.checkpoint_bell.notify();
         self.lease_bell.notify();
         self.clean_bell.notify();
+        self.members_bell.notify();
     }
 }

@@ -5,6 +5,7 @@
 //! asks the map. What is still on the list when the move's commit is formed is therefore what the map holds at that point of
 //! the commit order, live and at replay alike.
 
+use super::fetch::{FetchError, begin, end, stored};
 use super::{MoveItem, MoveJob, Phase, SegmentScan, Shared, Span};
 use crate::format::commit::{LogIdentity, LogRecord, records};
 use crate::format::page::{Level, verify};
@@ -12,9 +13,9 @@ use crate::format::segment::{SEGMENT_HEADER_BYTES, Stream};
 use crate::location::Slot;
 use crate::map::Lookup;
 use crate::policy::{Candidate, dense_bytes, victim};
+use crate::segments::Segment;
 use crate::stored::Version;
 use dolmen_io::exec::Handle;
-use dolmen_io::{Event, Op};
 use dolmen_types::LineId;
 use dolmen_types::limits::BLOCK_BYTES;
 
@@ -23,6 +24,9 @@ const BATCH_ITEMS: usize = 256;
 
 /// Bytes that are read in one go.
 const RUN_BYTES: usize = 128 * 1024;
+
+/// Pause for the sake of re-protection's share between two segments at most. Nanoseconds.
+const MAX_PAUSE_NS: u64 = 60_000_000_000;
 
 /// What made the cleaner give a segment up; the segment is left alone from then on.
 struct Damaged;
@@ -36,17 +40,23 @@ pub(super) async fn serve(shard: Shared, exec: Handle) {
             if !matches!(s.phase, Phase::Serving) || s.closing {
                 return;
             }
-            let slot = s.pick_victim();
+            let risky = s.pick_at_risk();
+            let slot = risky.or_else(|| s.pick_victim());
             s.cleaner_idle = slot.is_none();
-            slot
+            slot.map(|slot| (slot, risky.is_some()))
         };
-        let Some(slot) = slot else {
+        let Some((slot, risky)) = slot else {
             bell.notified().await;
             continue;
         };
+        let (began, live) = (exec.now(), shard.borrow().segments.at(slot).map_or(0, |s| u64::from(s.live())));
         let outcome = clean(&shard, &exec, slot).await;
         shard.borrow_mut().cleaned_up(slot, &outcome);
         exec.yield_now().await;
+        let rate = shard.borrow().reprotect.bytes_per_s;
+        if let Some(ns) = (live * 1_000_000_000).checked_div(rate).filter(|_| risky) {
+            exec.sleep_until(dolmen_types::Nanos(began.0 + ns.min(MAX_PAUSE_NS))).await;
+        }
     }
 }
 
@@ -57,24 +67,36 @@ impl super::Shard {
         segment.cleaned = outcome.is_ok();
         segment.quarantined = outcome.is_err();
         self.cleaned += usize::from(outcome.is_ok());
+        if self.risk.any {
+            self.weigh_risk();
+        }
     }
 
     fn pick_victim(&self) -> Option<Slot> {
+        let shape = self.drives.members().shape;
         // Enough is emptied: the checkpoint comes first.
         if !self.space.level.clean || self.cleaned >= 2 * self.freeable_goal() {
             return None;
         }
-        let candidates = self
-            .segments
-            .iter()
-            .filter(|(_, s)| s.closed && !s.quarantined && !s.cleaned && s.stream != Stream::Meta)
-            .filter(|(_, s)| s.last_commit <= self.log.applied && s.live() > 0)
-            .map(|(id, s)| Candidate {
-                id,
-                live_bytes: u64::from(s.live()),
-                age: self.log.applied - s.last_commit + 1,
-            });
-        victim(candidates, dense_bytes(self.geometry.unit_bytes))
+        let candidates = self.segments.iter().filter(|(_, s)| self.may_clean(s)).map(|(id, s)| Candidate {
+            id,
+            live_bytes: shape.raw(u64::from(s.live())),
+            dense_bytes: dense_bytes(self.drives.unit_bytes) * s.columns.len() as u64,
+            age: self.log.applied - s.last_commit + 1,
+        });
+        victim(candidates)
+    }
+
+    fn may_clean(&self, s: &Segment) -> bool {
+        let whole = s.closed && !s.quarantined && !s.cleaned && s.stream != Stream::Meta;
+        whole && s.last_commit <= self.log.applied && s.live() > 0
+    }
+
+    /// A segment that lacks a column and still holds something, the one with least first.
+    fn pick_at_risk(&self) -> Option<Slot> {
+        let may = !self.reprotect.paused && self.risk.any && self.halted.is_none();
+        let candidates = self.segments.iter().filter(|(_, s)| may && self.may_clean(s) && self.is_at_risk(s));
+        candidates.min_by_key(|(_, s)| s.live()).map(|(slot, _)| slot)
     }
 }
 
@@ -83,15 +105,10 @@ async fn clean(shard: &Shared, exec: &Handle, slot: Slot) -> Result<(), Damaged>
     let (mut scan, id, last) = {
         let s = shard.borrow();
         let segment = s.segments.at(slot).ok_or(Damaged)?;
-        (SegmentScan::new(exec.clone(), s.geometry.clone(), segment.unit), s.id, segment.last_commit)
+        (SegmentScan::new(exec.clone(), s.drives.clone(), segment.columns), s.id, segment.last_commit)
     };
-    let header = scan
-        .header()
-        .await
-        .ok()
-        .flatten()
-        .filter(|h| h.slot == slot && h.shard == id.shard)
-        .ok_or(Damaged)?;
+    let header =
+        scan.header(|h| h.slot == slot && h.shard == id.shard).await.ok().flatten().ok_or(Damaged)?;
     let id = LogIdentity { incarnation: header.incarnation, salt: header.salt, ..id };
     let (mut offset, mut seen) = (SEGMENT_HEADER_BYTES, 0);
     let mut items = Vec::new();
@@ -202,26 +219,26 @@ async fn applied(shard: &Shared, number: u64) -> Result<(), Damaged> {
 async fn still_held(shard: &Shared, exec: &Handle, item: &MoveItem) -> Result<bool, Damaged> {
     let mut found = Vec::new();
     loop {
-        let (page, place) = {
+        let page = {
             let mut s = shard.borrow_mut();
             found.clear();
             match s.map.lookup(LineId(item.line), item.lba, 1, &mut found) {
                 Lookup::Complete => return Ok(found[0] == Some(item.entry)),
                 Lookup::NoLine => return Ok(false),
-                Lookup::Miss { page, .. } => {
-                    let unit = s.segments.at(page.location.slot()).map(|seg| seg.unit).ok_or(Damaged)?;
-                    (page, s.geometry.place(unit, page.location.offset()))
-                }
+                Lookup::Miss { page, .. } => page,
             }
         };
         let mut buf = exec.alloc(BLOCK_BYTES).await;
         buf.set_len(BLOCK_BYTES);
-        let buf = exec.read(place.0, place.1, buf).await.map_err(|_| Damaged)?;
-        if verify(&buf, Level::Leaf, item.line, &page) {
+        let holds = |bytes: &[u8]| verify(bytes, Level::Leaf, item.line, &page);
+        let read = stored(shard, exec, page.location, buf, holds).await;
+        if let Ok(buf) = read {
             shard.borrow_mut().map.leaf_read(LineId(item.line), &page, &buf);
-        } else if shard.borrow_mut().map.lookup(LineId(item.line), item.lba, 1, &mut found)
-            == (Lookup::Miss { page, resolved: 0 })
-        {
+            continue;
+        }
+        found.clear();
+        let again = shard.borrow_mut().map.lookup(LineId(item.line), item.lba, 1, &mut found);
+        if again == (Lookup::Miss { page, resolved: 0 }) {
             // Nobody replaced the leaf meanwhile: it is damaged.
             return Err(Damaged);
         }
@@ -233,51 +250,39 @@ async fn still_held(shard: &Shared, exec: &Handle, item: &MoveItem) -> Result<bo
 async fn read_runs(shard: &Shared, exec: &Handle, items: &[MoveItem]) -> Result<MoveJob, Damaged> {
     let mut rest = items;
     let mut reads = Vec::new();
+    let mut whole = items.iter().all(|i| i.entry.bytes() as usize == BLOCK_BYTES);
     while let Some(first) = rest.first() {
         let mut span = Span::of(&first.entry);
         let count = 1 + rest[1..].iter().take_while(|i| span.extend(&i.entry, RUN_BYTES)).count();
         let (run, tail) = rest.split_at(count);
         rest = tail;
+        whole &= span.len() == count * BLOCK_BYTES;
         let mut buf = exec.alloc(span.len()).await;
         buf.set_len(span.len());
-        let (file, offset) = {
-            let s = shard.borrow();
-            let inside = span.to() <= u64::from(s.geometry.unit_bytes);
-            let unit = s.segments.at(span.slot()).filter(|_| inside).map(|seg| seg.unit).ok_or(Damaged)?;
-            s.geometry.place(unit, span.from())
-        };
-        reads.push((run, span, exec.start(Op::Read { file, offset, buf })));
+        reads.push((run, span, begin(shard, exec, span.location(), buf)));
     }
-    let mut job = MoveJob { items: items.to_vec(), data: Vec::new() };
-    let whole = items.iter().all(|i| i.entry.bytes() as usize == BLOCK_BYTES)
-        && reads.iter().all(|(run, span, _)| span.len() == run.len() * BLOCK_BYTES);
-    let mut packed = None;
-    if !whole {
-        let bytes: usize = items.iter().map(|i| i.entry.bytes() as usize).sum();
-        let mut buf = exec.alloc(bytes.next_multiple_of(BLOCK_BYTES)).await;
-        buf.set_len(bytes.next_multiple_of(BLOCK_BYTES));
-        buf[bytes..].fill(0);
-        packed = Some((buf, 0));
-    }
+    let mut job = MoveJob { items: items.to_vec(), data: Vec::new(), packed: None };
+    let mut packed = Vec::new();
     for (run, span, read) in reads {
-        let Event::Read(buf) = read.await else { return Err(Damaged) };
-        for item in run {
-            let bytes = span.part(&item.entry, &buf).ok_or(Damaged)?;
-            let mut s = shard.borrow_mut();
-            let version = Version { line: item.line, lba: item.lba, seq: item.entry.seq };
-            if s.forms.holds(item.entry.form, version, bytes, item.entry.check) != Ok(true) {
-                s.counters.integrity_errors += 1;
-                return Err(Damaged);
+        let holds = |bytes: &[u8]| {
+            let version = |i: &MoveItem| Version { line: i.line, lba: i.lba, seq: i.entry.seq };
+            let blocks = run.iter().map(|i| (version(i), &i.entry));
+            span.holds(&mut shard.borrow_mut().forms, blocks, bytes)
+        };
+        let buf = end(shard, exec, read, holds).await.map_err(|error| {
+            if error == FetchError::Damaged {
+                shard.borrow_mut().counters.integrity_errors += 1;
             }
-            if let Some((packed, used)) = packed.as_mut() {
-                packed[*used..*used + bytes.len()].copy_from_slice(bytes);
-                *used += bytes.len();
-            }
-        }
-        if packed.is_none() {
+            Damaged
+        })?;
+        if whole {
             job.data.push(buf.freeze());
+            continue;
+        }
+        for item in run {
+            packed.extend_from_slice(span.part(&item.entry, &buf).ok_or(Damaged)?);
         }
     }
-    job.data.extend(packed.map(|(buf, _)| buf.freeze()));
+    job.packed = (!whole).then_some(packed);
     Ok(job)
 }

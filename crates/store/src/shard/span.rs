@@ -3,6 +3,7 @@
 use crate::format::PAGE_BYTES;
 use crate::location::{Location, Slot};
 use crate::map::Entry;
+use crate::stored::{Forms, Version};
 
 /// A run of whole pages of one segment, and how many bytes of it are named.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,24 +45,27 @@ impl Span {
         Location::new(self.slot, u32::try_from(self.from).unwrap_or(u32::MAX - u32::MAX % PAGE_BYTES))
     }
 
-    /// Its segment.
-    pub(crate) fn slot(&self) -> Slot {
-        self.slot
-    }
-
-    /// Its first byte in the segment.
-    pub(crate) fn from(&self) -> u64 {
-        self.from
-    }
-
-    /// Behind its last byte in the segment.
-    pub(crate) fn to(&self) -> u64 {
-        self.to
+    /// How far behind the span's first byte a block lies.
+    pub(crate) fn distance(&self, entry: &Entry) -> usize {
+        usize::try_from(entry.location.offset() - self.from).expect("a block of the span")
     }
 
     /// Bytes.
     pub(crate) fn len(&self) -> usize {
         usize::try_from(self.to - self.from).expect("a span is at most some stored blocks long")
+    }
+
+    /// True when every one of the versions, each with its entry, is among the span's bytes as it was written.
+    pub(crate) fn holds<'e>(
+        &self,
+        forms: &mut Forms,
+        blocks: impl IntoIterator<Item = (Version, &'e Entry)>,
+        bytes: &[u8],
+    ) -> bool {
+        blocks.into_iter().all(|(version, entry)| {
+            let part = self.part(entry, bytes);
+            part.is_some_and(|part| forms.holds(entry.form, version, part, entry.check) == Ok(true))
+        })
     }
 
     /// A block's bytes among those of the span.
@@ -85,7 +89,7 @@ mod tests {
     fn whole_blocks_make_whole_pages() {
         let mut span = Span::of(&entry(8192, 256));
         assert!(span.extend(&entry(12288, 256), 1 << 20));
-        assert_eq!((span.from(), span.to(), span.len()), (8192, 16384, 8192));
+        assert_eq!((span.location().offset(), span.len()), (8192, 8192));
         assert!(!span.extend(&entry(20480, 256), 1 << 20), "a page would stay unread");
         assert!(!span.extend(&entry(8192, 256), 1 << 20), "backwards");
         assert!(!span.extend(&entry(16384, 256), 8192), "too long");
@@ -97,7 +101,7 @@ mod tests {
     fn small_blocks_share_pages() {
         let mut span = Span::of(&entry(4096 + 16, 10));
         assert!(span.extend(&entry(4096 + 800, 255), 1 << 20), "a gap within a page");
-        assert_eq!((span.from(), span.to()), (4096, 12288));
+        assert_eq!((span.location().offset(), span.len()), (4096, 8192));
         let bytes: Vec<u8> = (0..8192u32).map(|i| i.to_le_bytes()[0]).collect();
         assert_eq!(span.part(&entry(4096 + 32, 2), &bytes).map(|p| (p[0], p.len())), Some((32, 32)));
         assert_eq!(span.part(&entry(4080, 1), &bytes), None);

@@ -20,6 +20,8 @@ pub struct Setup {
     pub drives: Vec<(&'static str, u64)>,
     pub unit_bytes: u32,
     pub shards: u16,
+    /// Drives that the pool can lose.
+    pub parity: u8,
     pub cores: usize,
     pub tuning: ShardTuning,
     pub keyring: Keyring,
@@ -33,6 +35,7 @@ impl Setup {
             drives: vec![("d0", (1 << 20) + units * u64::from(unit_bytes))],
             unit_bytes,
             shards: 1,
+            parity: 0,
             cores: 1,
             tuning: ShardTuning {
                 delta_entries: 64,
@@ -42,10 +45,17 @@ impl Setup {
                 queued_batches: 64,
                 cache_bytes: 8 * BLOCK,
                 full_wait_ms: 2_000,
+                stuck_write_ms: 2_000,
+                slow_read_ms: 50,
             },
             keyring: Keyring::default(),
         }
     }
+}
+
+/// Drives of the same size.
+pub fn drives(count: usize, mib: u64) -> Vec<(&'static str, u64)> {
+    ["d0", "d1", "d2", "d3", "d4", "d5"][..count].iter().map(|d| (*d, mib << 20)).collect()
 }
 
 /// A running node.
@@ -91,7 +101,12 @@ fn candidates(io: &mut Io, setup: &Setup) -> Result<Vec<Candidate>, StoreError> 
     let mut drives = Vec::new();
     for &(path, size) in &setup.drives {
         let open = OpenDrive { path: path.into(), create_bytes: Some(size), sparse: true, exclusive: true };
-        let info: DriveInfo = io.open_drive(&open).map_err(|e| StoreError::Drive(e.to_string()))?;
+        let opened = io.open_drive(&open).map_err(|e| StoreError::Drive(e.to_string()));
+        if opened.is_err() && setup.parity > 0 {
+            // Absent: the others say whether that will do.
+            continue;
+        }
+        let info: DriveInfo = opened?;
         drives.push(Candidate { info, path: path.to_string() });
     }
     Ok(drives)
@@ -111,9 +126,11 @@ impl Node {
         let (mut io, mut exec, drives) = offline(world, setup);
         let options = PoolOptions {
             shards: setup.shards,
+            parity: Some(setup.parity),
             unit_bytes: Some(setup.unit_bytes),
             seed: [7; 32],
             expect: None,
+            absent: Vec::new(),
         };
         let opening = open_pool(exec.handle(), drives, options);
         exec.handle().spawn(async move { drop(opening.await) }).unwrap();
@@ -150,11 +167,17 @@ impl Node {
         let mut seed = [0; 32];
         io.random(&mut seed);
         let files: Vec<_> = drives.iter().map(|d| d.info.file).collect();
-        let options =
-            PoolOptions { shards: setup.shards, unit_bytes: Some(setup.unit_bytes), seed, expect: None };
+        let options = PoolOptions {
+            shards: setup.shards,
+            parity: Some(setup.parity),
+            unit_bytes: Some(setup.unit_bytes),
+            seed,
+            expect: None,
+            absent: Vec::new(),
+        };
         let opening = open_pool(exec.handle(), drives, options);
         let plan = run(&mut io, &mut exec, opening)?;
-        let files: Vec<_> = plan.order.iter().map(|&i| files[i]).collect();
+        let files: Vec<_> = plan.order.iter().map(|at| at.map(|i| files[i])).collect();
         let handle = exec.handle();
         let salt = u64::from_le_bytes(seed[..8].try_into().unwrap());
         let stores = (0..setup.cores)
@@ -172,7 +195,7 @@ impl Node {
                 )
             })
             .collect();
-        let owner = PoolOwner::new(&plan);
+        let owner = PoolOwner::new(&plan, &files, &handle);
         Ok(Node {
             world: world.clone(),
             io,
@@ -269,6 +292,26 @@ impl Node {
             self.turn();
         }
         panic!("ticket {ticket} hangs at {:?}: {:?}", self.io.now(), self.space());
+    }
+
+    /// True when no drive is out and nothing lacks a column: one more drive may be lost.
+    pub fn is_protected(&self) -> bool {
+        let states: Vec<DriveState> = self.owner.drives().iter().map(|d| d.state).collect();
+        let here = states.iter().filter(|s| **s == DriveState::In).count();
+        here > usize::from(self.plan.parity)
+            && states.iter().all(|s| matches!(s, DriveState::In | DriveState::Gone))
+            && self.stores.iter().all(|s| s.space().at_risk_segments == 0)
+    }
+
+    /// Turns until everything is protected again.
+    pub fn until_protected(&mut self) {
+        for _ in 0..20_000 {
+            if self.is_protected() {
+                return;
+            }
+            self.turn();
+        }
+        panic!("re-protection does not end: {:?} {:?}", self.owner.drives(), self.space());
     }
 
     /// Appends and waits for the end.

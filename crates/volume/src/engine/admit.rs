@@ -35,8 +35,8 @@ struct Parsed {
 type Refused = (VolumeError, Option<Buf>, Option<Buf>);
 
 impl Volumes {
-    /// A command has arrived: it goes in, or waits in the backlog when its volume or the core has as many as it may.
-    pub(crate) fn arrive<L: Log>(&mut self, request: Request, log: &mut L) {
+    /// A command may go on: it goes in, or waits in the backlog when its volume or the core has as many as it may.
+    pub(crate) fn enter<L: Log>(&mut self, request: Request, log: &mut L) {
         let slot = request.volume.slot as usize;
         let no_room = !self.has_room();
         match self.volumes.get_mut(slot) {

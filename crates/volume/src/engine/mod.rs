@@ -1,8 +1,9 @@
-//! The way of a command: [`admit`] looks at it and claims its ranges, [`run`] loads, decides, sequences and ends it,
-//! [`records`] says what a decided command changes.
+//! The way of a command: [`throttle`] lets it on when its volume's rate allows, [`admit`] looks at it and claims its
+//! ranges, [`run`] loads, decides, sequences and ends it, [`records`] says what a decided command changes.
 
 mod admit;
 mod records;
 mod run;
+mod throttle;
 
 pub(crate) use run::opening_ticket;

@@ -5,6 +5,7 @@
 use super::*;
 use crate::backing::Refusal;
 use dolmen_store::StoreError;
+use dolmen_types::qos::{PerDirection, QosAssignment, QosLimits};
 
 const BLOCKS: u64 = 24;
 
@@ -69,7 +70,12 @@ fn random_control(rng: &mut Rng, d: &VolumeDescriptor) -> ControlCommand {
         1..=4 => ControlCommand::Create(Box::new(d.clone())),
         5 => ControlCommand::List,
         _ => {
+            let limit = |rng: &mut Rng| u32::try_from(rng.below(3) * 40).unwrap();
+            let iops = PerDirection { read: limit(rng), write: limit(rng) };
+            let limits = QosLimits { iops, ..QosLimits::default() };
+            let qos = QosAssignment { policy: Uuid([1; 16]), revision: 1, name: "q".into(), limits };
             let update = VolumeUpdate {
+                qos: (rng.below(2) == 0).then_some(Some(qos)),
                 size_bytes: Some((BLOCKS / 2 + rng.below(BLOCKS / 2 + 1)) * 4096),
                 shrink: Shrink::Discard,
                 ..VolumeUpdate::default()
@@ -137,6 +143,10 @@ fn run(seed: u64) {
     }
     bench.log.refuse = None;
     bench.settle();
+    while bench.volumes.throttled > 0 {
+        bench.log.now = bench.log.now.plus_ms(1);
+        bench.settle();
+    }
     bench.replies.values_mut().for_each(|r| (r.buf, r.buf2) = (None, None));
     assert_eq!((bench.replies.len(), bench.controls.len()), (sent, asked - 1), "one answer each");
     assert_eq!((bench.volumes.outstanding(), bench.volumes.locks.len(), bench.volumes.waiting), (0, 0, 0));

@@ -5,6 +5,7 @@ mod commands;
 mod lifecycle;
 mod model;
 mod reservations;
+mod throttle;
 
 use crate::{
     backing::fake::{Disk, FakeLog},
@@ -59,6 +60,7 @@ pub(crate) fn descriptor(n: u8, sector: SectorSize, kind: VolumeKind, blocks: u6
         acl: HostAccess::Any,
         ip_acl: IpAccess::Any,
         labels: vec![],
+        qos: None,
         created: UnixMillis(1),
         revision: 0,
         state: VolumeState::Available,

@@ -37,7 +37,7 @@ fn tuning() -> ShardTuning {
 }
 
 /// Opens the pool over the machine's drives.
-fn plan(io: &mut Io, exec: &mut Exec) -> (PoolPlan, Vec<dolmen_io::FileId>) {
+fn plan(io: &mut Io, exec: &mut Exec) -> (PoolPlan, Vec<Option<dolmen_io::FileId>>) {
     let drives: Vec<Candidate> = (0..DRIVES)
         .map(|n| {
             let path = format!("drive{n}");
@@ -53,7 +53,14 @@ fn plan(io: &mut Io, exec: &mut Exec) -> (PoolPlan, Vec<dolmen_io::FileId>) {
     let files: Vec<_> = drives.iter().map(|d| d.info.file).collect();
     let mut seed = [0; 32];
     io.random(&mut seed);
-    let options = PoolOptions { shards: 1, unit_bytes: Some(1 << 20), seed, expect: None };
+    let options = PoolOptions {
+        shards: 1,
+        parity: None,
+        unit_bytes: Some(1 << 20),
+        seed,
+        expect: None,
+        absent: Vec::new(),
+    };
     let result = Rc::new(RefCell::new(None));
     let (slot, handle) = (result.clone(), exec.handle());
     exec.handle()
@@ -69,7 +76,7 @@ fn plan(io: &mut Io, exec: &mut Exec) -> (PoolPlan, Vec<dolmen_io::FileId>) {
         }
     }
     let plan = result.take().unwrap().unwrap();
-    let ordered = plan.order.iter().map(|&at| files[at]).collect();
+    let ordered = plan.order.iter().map(|at| at.map(|at| files[at])).collect();
     (plan, ordered)
 }
 
@@ -93,11 +100,12 @@ impl Machine {
             &exec.handle(),
         );
         let groups = [PgId(0), PgId(1)];
+        let owner = PoolOwner::new(&plan, &files, &exec.handle());
         let mut machine = Machine {
             io,
             exec,
             store,
-            pool: PoolOwner::new(&plan),
+            pool: owner,
             volumes: Volumes::new(CoreId(0), &groups, restart, VOLUMES),
             replies: BTreeMap::new(),
             controls: BTreeMap::new(),
@@ -242,6 +250,7 @@ pub(crate) fn descriptor(n: u8, sector: SectorSize, blocks: u64) -> VolumeDescri
         acl: HostAccess::Any,
         ip_acl: IpAccess::Any,
         labels: vec![("who".into(), "test".into())],
+        qos: None,
         created: UnixMillis(1),
         revision: 1,
         state: VolumeState::Available,

@@ -5,6 +5,7 @@
 
 mod faults;
 mod machine;
+mod qos;
 
 use dolmen_sim::{Rng, World};
 use dolmen_types::{

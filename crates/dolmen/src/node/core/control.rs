@@ -71,27 +71,30 @@ impl Core {
         }
     }
 
-    fn open_drives(&mut self, drives: &[OpenDrive]) -> Result<Vec<OpenedDrive>, String> {
+    fn open_drives(&mut self, drives: &[OpenDrive]) -> Vec<Result<OpenedDrive, String>> {
+        let mut results = Vec::new();
         for drive in drives {
-            let info = self.io.open_drive(drive).map_err(|e| describe(drive, &e))?;
-            let handle = self.io.export_drive(info.file).map_err(|e| e.to_string())?;
-            self.drives.push(OpenedDrive { info, handle });
+            let opened = self.io.open_drive(drive).map_err(|e| describe(drive, &e)).and_then(|info| {
+                let handle = self.io.export_drive(info.file).map_err(|e| e.to_string())?;
+                Ok(OpenedDrive { info, handle })
+            });
+            self.drives.extend(opened.clone());
+            results.push(opened);
         }
-        Ok(self.drives.clone())
+        results
     }
 
-    fn open_store(&mut self, plan: &Arc<PoolPlan>, drives: &[OpenedDrive]) -> Result<(), String> {
+    fn open_store(&mut self, plan: &Arc<PoolPlan>, drives: &[Option<OpenedDrive>]) -> Result<(), String> {
         let mut files = Vec::new();
         for drive in drives {
-            let file = if self.id.0 == 0 {
-                drive.info.file
-            } else {
-                self.io.share_drive(&drive.handle).map_err(|e| e.to_string())?
-            };
-            files.push(file);
+            files.push(match drive {
+                Some(drive) if self.id.0 == 0 => Some(drive.info.file),
+                Some(drive) => Some(self.io.share_drive(&drive.handle).map_err(|e| e.to_string())?),
+                None => None,
+            });
         }
         if self.id.0 == 0 {
-            self.owner = Some(PoolOwner::new(plan));
+            self.owner = Some(PoolOwner::new(plan, &files, &self.exec.handle()));
         }
         let shards = plan.shards_of(usize::from(self.id.0), self.cores);
         let (tuning, exec) = (ShardTuning::default(), self.exec.handle());
@@ -207,11 +210,15 @@ impl Core {
             volumes,
             volume_stats: stats.unwrap_or_default(),
             space: self.store.as_ref().map(Store::space).unwrap_or_default(),
-            pool: self.owner.as_ref().map(|owner| PoolReport {
-                free_units: owner.free_units_by_drive(),
-                capacity_bytes: owner.capacity_bytes(),
-            }),
-            drives: self.files.iter().map(|&file| self.io.drive_counters(file)).collect(),
+            pool: self
+                .owner
+                .as_ref()
+                .map(|owner| PoolReport { drives: owner.drives(), capacity_bytes: owner.capacity_bytes() }),
+            drives: self
+                .files
+                .iter()
+                .map(|file| file.map(|file| self.io.drive_counters(file)).unwrap_or_default())
+                .collect(),
             stopped: self
                 .store
                 .as_ref()

@@ -4,13 +4,13 @@
 //! afterwards; readers see the old leaf under the frozen delta or the new one, which comes to the same.
 
 use super::super::Shared;
+use super::super::fetch::{begin, end};
 use super::super::meta::{MetaWriter, READ_AHEAD, keep_page, page_buffer};
 use crate::format::PAGE_BYTES;
 use crate::format::page::{Leaf, Level, PAGE_SLOTS, PageName, PageRef, encode_leaf, encode_node, verify};
 use crate::location::{Location, Slot};
 use crate::map::{Entry, LeafRef, LineDelta, Merged, Node, merge_leaf, split};
 use dolmen_io::exec::Handle;
-use dolmen_io::{Event, Op};
 use dolmen_types::LineId;
 use std::collections::BTreeSet;
 
@@ -153,38 +153,24 @@ async fn load(
             };
             waiting.push(match cached {
                 Some(bytes) => Ok(bytes),
-                None => Err(start_read(shard, exec, page).await?),
+                None => Err(begin(shard, exec, page.location, page_buffer(shard, exec).await)),
             });
         }
         for ((_, page), wait) in part.iter().zip(waiting) {
             loaded.push(match wait {
                 Ok(bytes) => bytes,
-                Err(completion) => match completion.await {
-                    Event::Read(buf) if verify(&buf, Level::Leaf, line, page) => {
-                        let bytes = buf.to_vec();
-                        keep_page(shard, buf);
-                        bytes
-                    }
-                    Event::Failed { error, .. } => return Err(error.to_string()),
-                    _ => return Err(format!("the leaf of line {line} at {} does not check", page.location)),
-                },
+                Err(started) => {
+                    let holds = |bytes: &[u8]| verify(bytes, Level::Leaf, line, page);
+                    let named = |e| format!("the leaf of line {line} at {}: {e}", page.location);
+                    let buf = end(shard, exec, started, holds).await.map_err(named)?;
+                    let bytes = buf.to_vec();
+                    keep_page(shard, buf);
+                    bytes
+                }
             });
         }
     }
     Ok(loaded)
-}
-
-async fn start_read(
-    shard: &Shared,
-    exec: &Handle,
-    page: &PageRef,
-) -> Result<dolmen_io::exec::Completion, String> {
-    let buf = page_buffer(shard, exec).await;
-    let s = shard.borrow();
-    let unit = s.segments.at(page.location.slot()).map(|seg| seg.unit);
-    let unit = unit.ok_or_else(|| format!("a page is said to be at {}, which is nowhere", page.location))?;
-    let (file, offset) = s.geometry.place(unit, page.location.offset());
-    Ok(exec.start(Op::Read { file, offset, buf }))
 }
 
 /// Merges the dirty leaves (`old` holds their bytes).
