@@ -3,6 +3,7 @@
 use super::anchor::{Anchor, Chunk, Era, Start};
 use super::body::{Body, LineRow, SegmentRow, put_object};
 use super::commit::{self, CommitPlace, HeaderWriter, LogIdentity, LogRecord, StoredBlock, records};
+use super::keys::KeyPage;
 use super::page::{Leaf, Level, PageName, PageRef, encode_leaf, encode_node, node_refs, verify};
 use super::segment::{SegmentHeader, Stream};
 use super::superblock::{DriveEntry, DriveState, NotOurs, Superblock};
@@ -135,6 +136,13 @@ fn commit() -> (commit::CommitHeader, Vec<u8>, Vec<u8>) {
     (header, bytes, payload)
 }
 
+fn key_page() -> KeyPage {
+    let mut page = KeyPage { sequence: 3, cluster_key: [0x11; 16], ..KeyPage::empty(POOL, 2) };
+    page.keys[0] = Some((9, [0x22; 40]));
+    page.keys[2] = Some((10, [0x33; 40]));
+    page
+}
+
 fn name() -> PageName {
     PageName { pool: POOL, line: 9, generation: 6 }
 }
@@ -194,6 +202,7 @@ fn golden_bytes() {
         ("commit", picture(&commit().1, 432)),
         ("leaf", picture(&leaf, 160)),
         ("node", picture(&node, 96)),
+        ("key page", picture(&key_page().encode(), 256)),
         ("checkpoint body", picture(&body(), 248)),
     ];
     let all: String = pictures.iter().map(|(n, p)| format!("{n}\n{p}\n")).collect();
@@ -224,6 +233,9 @@ fn round_trips() {
     let got: Vec<LogRecord<'_>> = records(&bytes, &header).map(Option::unwrap).collect();
     assert_eq!(got.len(), 9);
     assert_eq!(got[5], LogRecord::Put { key: Key { kind: 3, id: 0x1234 }, value: b"value" });
+    assert_eq!(KeyPage::decode(&key_page().encode(), POOL, 2), Some(key_page()));
+    assert_eq!(KeyPage::decode(&key_page().encode(), POOL, 3), None);
+    assert_eq!(KeyPage::decode(&key_page().encode(), Uuid([1; 16]), 2), None);
     let (page, leaf) = encode_leaf(&entries(), &name(), Vec::new());
     assert!(verify(&leaf, Level::Leaf, 9, &page) && !verify(&leaf, Level::Leaf, 8, &page));
     assert!(!verify(&leaf, Level::Node, 9, &page));
@@ -258,7 +270,7 @@ proptest! {
 
     /// Whatever the bytes, decoders answer; with a right check over wrong bytes too.
     #[test]
-    fn decoders_never_panic(at in 0usize..4096, with in proptest::collection::vec(any::<u8>(), 1..24), which in 0usize..7) {
+    fn decoders_never_panic(at in 0usize..4096, with in proptest::collection::vec(any::<u8>(), 1..24), which in 0usize..8) {
         let mutate = |mut bytes: Vec<u8>| {
             let at = 16 + at % (bytes.len() - 16);
             let end = (at + with.len()).min(bytes.len());
@@ -296,6 +308,7 @@ proptest! {
                     prop_assert!(node_refs(&bytes).len() <= 126);
                 }
             }
+            6 => drop(KeyPage::decode(&resealed(mutate(key_page().encode()), 0), POOL, 2)),
             _ => drop(Body::decode(&mutate(body()))),
         }
     }
