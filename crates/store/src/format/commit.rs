@@ -16,7 +16,7 @@ use crate::format::PAGE_BYTES;
 use crate::format::segment::Stream;
 use crate::location::{BLOCK_GRANULES, GRANULE_BYTES, Location, Slot};
 use crate::map::Entry;
-use crate::stored::{Form, Version};
+use crate::stored::{BlockVersion, Form};
 use crate::{Key, LineAttributes, MAX_OBJECT_BYTES};
 use dolmen_types::limits::BLOCK_BYTES;
 use dolmen_types::{Epoch, PgId, Seq, ShardId, Uuid};
@@ -40,6 +40,9 @@ mod kind {
     pub(super) const CREATE_LINE: u8 = 6;
     pub(super) const DROP_LINE: u8 = 7;
     pub(super) const MOVE: u8 = 8;
+    pub(super) const SNAPSHOT: u8 = 9;
+    pub(super) const DROP_SNAPSHOT: u8 = 10;
+    pub(super) const CLONE_LINE: u8 = 11;
 }
 
 /// The group of batches that no one's host sent: moves made by cleaning.
@@ -140,8 +143,33 @@ pub(crate) enum LogRecord<'a> {
     CreateLine { line: u64, attributes: LineAttributes },
     /// End of a line.
     DropLine { line: u64 },
+    /// The line is kept as it is after this batch, under the batch's number.
+    Snapshot { line: u64 },
+    /// End of a snapshot.
+    DropSnapshot { line: u64, at: u64 },
+    /// New line over a snapshot of another.
+    CloneLine { line: u64, parent: u64, at: u64 },
     /// The version `seq` of a block is now in the payload, no longer at `from`.
     Move { line: u64, lba: u64, seq: u64, from: Location, block: StoredBlock },
+}
+
+impl LogRecord<'_> {
+    /// True when it makes, ends or keeps a line or a state of one.
+    pub(crate) fn changes_lines(&self) -> bool {
+        match self {
+            LogRecord::CreateLine { .. }
+            | LogRecord::DropLine { .. }
+            | LogRecord::Snapshot { .. }
+            | LogRecord::DropSnapshot { .. }
+            | LogRecord::CloneLine { .. } => true,
+            LogRecord::Batch { .. }
+            | LogRecord::Write { .. }
+            | LogRecord::Unmap { .. }
+            | LogRecord::Put { .. }
+            | LogRecord::Delete { .. }
+            | LogRecord::Move { .. } => false,
+        }
+    }
 }
 
 /// One stored block of a payload.
@@ -265,7 +293,19 @@ impl HeaderWriter {
         self.w.u64(u64::from(kind::DROP_LINE)).u64(line);
     }
 
-    pub(crate) fn moved(&mut self, version: Version, from: Location, block: StoredBlock) {
+    pub(crate) fn snapshot(&mut self, line: u64) {
+        self.w.u64(u64::from(kind::SNAPSHOT)).u64(line);
+    }
+
+    pub(crate) fn drop_snapshot(&mut self, line: u64, at: u64) {
+        self.w.u64(u64::from(kind::DROP_SNAPSHOT)).u64(line).u64(at);
+    }
+
+    pub(crate) fn clone_line(&mut self, line: u64, parent: u64, at: u64) {
+        self.w.u64(u64::from(kind::CLONE_LINE)).u64(line).u64(parent).u64(at);
+    }
+
+    pub(crate) fn moved(&mut self, version: BlockVersion, from: Location, block: StoredBlock) {
         self.w.u8(kind::MOVE).u8(block.form.0).u16(block.granules).u32(block.at);
         self.w.u64(version.line).u64(version.lba).u64(version.seq).u64(from.0).u64(block.check);
     }
@@ -423,6 +463,9 @@ fn decode_record<'a>(tag: u8, r: &mut Reader<'a>) -> Option<LogRecord<'a>> {
             LogRecord::CreateLine { line: r.u64()?, attributes: LineAttributes::from_bits(second) }
         }
         kind::DROP_LINE => LogRecord::DropLine { line: r.u64()? },
+        kind::SNAPSHOT => LogRecord::Snapshot { line: r.u64()? },
+        kind::DROP_SNAPSHOT => LogRecord::DropSnapshot { line: r.u64()?, at: r.u64()? },
+        kind::CLONE_LINE => LogRecord::CloneLine { line: r.u64()?, parent: r.u64()?, at: r.u64()? },
         kind::MOVE => LogRecord::Move {
             line: r.u64()?,
             lba: r.u64()?,

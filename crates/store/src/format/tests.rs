@@ -1,7 +1,7 @@
 //! Golden bytes of every structure, round trips, and decoders that meet any bytes.
 
 use super::anchor::{Anchor, Chunk, Era, Start};
-use super::body::{Body, LineRow, SegmentRow, put_object};
+use super::body::{Body, LineRow, PointRow, SegmentRow, put_object};
 use super::commit::{self, CommitPlace, HeaderWriter, LogIdentity, LogRecord, StoredBlock, records};
 use super::keys::KeyPage;
 use super::page::{Leaf, Level, PageName, PageRef, encode_leaf, encode_node, node_refs, verify};
@@ -10,8 +10,8 @@ use super::superblock::{DriveEntry, DriveState, NotOurs, Superblock};
 use crate::check::{block_check, check64};
 use crate::columns::Columns;
 use crate::location::{Location, Slot};
-use crate::map::Entry;
-use crate::stored::{Form, Version};
+use crate::map::{Entry, Sweep, Version};
+use crate::stored::{BlockVersion, Form};
 use crate::{Key, LineAttributes, Marks, UnitId};
 use dolmen_types::{Epoch, PgId, Seq, ShardId, Uuid};
 use proptest::prelude::*;
@@ -114,13 +114,16 @@ fn commit() -> (commit::CommitHeader, Vec<u8>, Vec<u8>) {
     w.put(Key { kind: 3, id: 0x1234 }, b"value");
     w.delete(Key { kind: 4, id: 0x5678 });
     w.drop_line(8);
+    w.snapshot(9);
+    w.drop_snapshot(9, 35);
+    w.clone_line(12, 9, 40);
     let moved = StoredBlock {
         at: 512,
         granules: 256,
         form: Form(0),
         check: block_check(9, 300, 11, &payload[8192..]),
     };
-    w.moved(Version { line: 9, lba: 300, seq: 11 }, Location::new(Slot(2), 8192), moved);
+    w.moved(BlockVersion { line: 9, lba: 300, seq: 11 }, Location::new(Slot(2), 8192), moved);
     let place = CommitPlace {
         stream: Stream::Hot,
         stream_seq: 33,
@@ -147,19 +150,38 @@ fn name() -> PageName {
     PageName { pool: POOL, line: 9, generation: 6 }
 }
 
-fn entries() -> Vec<(u64, Entry)> {
-    let entry = |n: u64| Entry {
-        seq: n,
-        location: Location::new(Slot(3), 4096),
-        check: n * 7,
-        granules: 256,
-        form: Form(3),
+fn slots() -> Vec<(u64, Version)> {
+    let stored = |n: u64| {
+        Version::Stored(Entry {
+            seq: n,
+            location: Location::new(Slot(3), 4096),
+            check: n * 7,
+            granules: 256,
+            form: Form(3),
+        })
     };
-    vec![(1000, entry(1)), (1001, entry(2)), (5000, entry(3))]
+    let hole = Version::Hole { seq: 4, blocks: 1 << 40 };
+    vec![(1000, stored(1)), (1001, stored(2)), (1001, hole), (5000, stored(6))]
 }
 
 fn body() -> Vec<u8> {
-    let node = PageRef { first: 10, location: Location::new(Slot(1), 4096), check: 3, count: 2 };
+    let node =
+        PageRef { first: 10, seq: 7, location: Location::new(Slot(1), 4096), check: 3, count: 2, flags: 0 };
+    let line = LineRow {
+        attributes: LineAttributes { compress: false, encrypt: true },
+        line: 9,
+        head: true,
+        parent: Some((8, 30)),
+        sweep: Some(Sweep { from: 77, again: true }),
+        mapped: 2,
+        stored: 8192,
+        newest: 4096,
+        points: vec![
+            PointRow { seq: 35, snapshot: true, newest: 4096 },
+            PointRow { seq: 38, snapshot: false, newest: 0 },
+        ],
+        nodes: vec![node],
+    };
     let row = SegmentRow {
         slot: Slot(2),
         columns: columns(3),
@@ -168,18 +190,10 @@ fn body() -> Vec<u8> {
         live: 8192,
         last_commit: 99,
     };
-    let attributes = LineAttributes { compress: false, encrypt: true };
     let body = Body {
         next_seq: [5, 6, 7, 8],
         segments: vec![row],
-        lines: vec![LineRow {
-            line: 9,
-            dropped: true,
-            attributes,
-            mapped: 2,
-            stored: 8192,
-            nodes: vec![node],
-        }],
+        lines: vec![line],
         marks: vec![(PgId(5), Marks { epoch: Epoch(2), highest_seq: Seq(40) })],
         objects: vec![(PgId(5), Key { kind: 1, id: 2 }, b"object".to_vec().into())],
     };
@@ -193,17 +207,17 @@ fn body() -> Vec<u8> {
 
 #[test]
 fn golden_bytes() {
-    let (leaf_ref, leaf) = encode_leaf(&entries(), &name(), Vec::new());
+    let (leaf_ref, leaf) = encode_leaf(&slots(), PageRef::HISTORY | PageRef::HOLES, &name(), Vec::new());
     let (_, node) = encode_node(&[leaf_ref], &name(), Vec::new());
     let pictures = [
         ("superblock", picture(&superblock().encode(), 480)),
         ("anchor", picture(&anchor().encode(), 480)),
         ("segment header", picture(&segment().encode(), 256)),
-        ("commit", picture(&commit().1, 432)),
-        ("leaf", picture(&leaf, 160)),
-        ("node", picture(&node, 96)),
+        ("commit", picture(&commit().1, 512)),
+        ("leaf", picture(&leaf, 192)),
+        ("node", picture(&node, 104)),
         ("key page", picture(&key_page().encode(), 256)),
-        ("checkpoint body", picture(&body(), 248)),
+        ("checkpoint body", picture(&body(), 328)),
     ];
     let all: String = pictures.iter().map(|(n, p)| format!("{n}\n{p}\n")).collect();
     assert_eq!(
@@ -231,18 +245,20 @@ fn round_trips() {
     assert_eq!(places, [(0, 8192), (1, 4096), (1, 8192)]);
     assert_eq!(payload.len(), 3 * 4096);
     let got: Vec<LogRecord<'_>> = records(&bytes, &header).map(Option::unwrap).collect();
-    assert_eq!(got.len(), 9);
+    assert_eq!(got.len(), 12);
+    assert_eq!(got[10], LogRecord::CloneLine { line: 12, parent: 9, at: 40 });
     assert_eq!(got[5], LogRecord::Put { key: Key { kind: 3, id: 0x1234 }, value: b"value" });
     assert_eq!(KeyPage::decode(&key_page().encode(), POOL, 2), Some(key_page()));
     assert_eq!(KeyPage::decode(&key_page().encode(), POOL, 3), None);
     assert_eq!(KeyPage::decode(&key_page().encode(), Uuid([1; 16]), 2), None);
-    let (page, leaf) = encode_leaf(&entries(), &name(), Vec::new());
+    let (page, leaf) = encode_leaf(&slots(), PageRef::HISTORY | PageRef::HOLES, &name(), Vec::new());
     assert!(verify(&leaf, Level::Leaf, 9, &page) && !verify(&leaf, Level::Leaf, 8, &page));
     assert!(!verify(&leaf, Level::Node, 9, &page));
     let view = Leaf::trusted(&leaf);
-    assert_eq!(view.from(0).collect::<Vec<_>>(), entries());
-    assert_eq!(view.from(1001).count(), 2);
-    assert_eq!(view.from(5001).count(), 0);
+    assert_eq!(view.slots().collect::<Vec<_>>(), slots());
+    assert_eq!(view.seek(1001, 0), 1);
+    assert_eq!(view.seek(1001, 3), 2);
+    assert_eq!(view.seek(5001, 0), 4);
     let (above, node) = encode_node(&[page], &name(), Vec::new());
     assert!(verify(&node, Level::Node, 9, &above));
     assert_eq!(node_refs(&node), [page]);
@@ -291,13 +307,13 @@ proptest! {
                 }
             }
             4 => {
-                let (page, bytes) = encode_leaf(&entries(), &name(), Vec::new());
+                let (page, bytes) = encode_leaf(&slots(), PageRef::HISTORY | PageRef::HOLES, &name(), Vec::new());
                 let bytes = resealed(mutate(bytes), 0);
                 let check = u64::from_le_bytes(bytes[8..16].try_into().unwrap());
                 if verify(&bytes, Level::Leaf, 9, &PageRef { check, ..page }) {
                     let leaf = Leaf::trusted(&bytes);
-                    prop_assert!(leaf.from(0).count() <= 126);
-                    leaf.seek(1001);
+                    prop_assert!(leaf.slots().count() <= 126);
+                    leaf.seek(1001, 2);
                 }
             }
             5 => {
@@ -305,7 +321,7 @@ proptest! {
                 let bytes = resealed(mutate(bytes), 0);
                 let check = u64::from_le_bytes(bytes[8..16].try_into().unwrap());
                 if verify(&bytes, Level::Node, 9, &PageRef { check, ..page }) {
-                    prop_assert!(node_refs(&bytes).len() <= 126);
+                    prop_assert!(node_refs(&bytes).len() <= 100);
                 }
             }
             6 => drop(KeyPage::decode(&resealed(mutate(key_page().encode()), 0), POOL, 2)),

@@ -37,7 +37,7 @@ impl Shard {
             self.checkpoint.requested |= self.map.live.len() > 0;
             return Err((batch, AppendError::Full));
         }
-        self.announced.extend(created(&batch));
+        self.announced.add(&batch);
         let packs = batch.records.iter().any(|r| match r {
             Record::Write { line, .. } => self.attributes(line.0).is_some_and(|a| a.compress),
             _ => false,
@@ -53,10 +53,12 @@ impl Shard {
             return Err("a batch has 1 to MAX_BATCH_RECORDS records");
         }
         let (mut header, mut payload) = (24, 0);
+        let mut lines = self.announced.view(&self.map);
         for record in &batch.records {
+            lines.record(record, batch.seq.0)?;
             header += match record {
                 Record::Write { line, lba, data } => {
-                    let attributes = self.line_exists(batch, line.0)?;
+                    let attributes = lines.attributes(line.0).unwrap_or_default();
                     if data.is_empty() || !data.len().is_multiple_of(BLOCK_BYTES) {
                         return Err("a write has whole store blocks, at least one");
                     }
@@ -69,8 +71,7 @@ impl Shard {
                     payload += data.len();
                     write_record_bytes(blocks)
                 }
-                Record::Unmap { line, lba, blocks } => {
-                    self.line_exists(batch, line.0)?;
+                Record::Unmap { lba, blocks, .. } => {
                     lba.0.checked_add(blocks.0).ok_or("an unmap ends beyond the last address")?;
                     32
                 }
@@ -84,7 +85,9 @@ impl Shard {
                     24 + value.len().next_multiple_of(8)
                 }
                 Record::Delete { .. } => 24,
-                Record::CreateLine { .. } | Record::DropLine { .. } => 16,
+                Record::CreateLine { .. } | Record::DropLine { .. } | Record::Snapshot { .. } => 16,
+                Record::DropSnapshot { .. } => 24,
+                Record::CloneLine { .. } => 32,
             };
         }
         let room = self.drives.unit_bytes as usize - 4096;
@@ -95,16 +98,9 @@ impl Shard {
         Ok((header, payload))
     }
 
-    /// A line exists when it was created, in an applied batch, in one that was taken in before, or in this very one.
-    fn line_exists(&self, batch: &Batch, line: u64) -> Result<LineAttributes, &'static str> {
-        let here = || created(batch).find(|(l, _)| *l == line).map(|(_, attributes)| attributes);
-        self.attributes(line).or_else(here).ok_or("the line does not exist")
-    }
-
     /// How the blocks of a line that exists, or is about to, are stored.
-    pub(super) fn attributes(&self, line: u64) -> Option<LineAttributes> {
-        let applied = self.map.lines.get(&line).filter(|l| !l.dropped).map(|l| l.attributes);
-        applied.or_else(|| self.announced.get(&line).copied())
+    pub(crate) fn attributes(&self, line: u64) -> Option<LineAttributes> {
+        self.announced.view(&self.map).attributes(line)
     }
 
     /// False for an encrypted line whose key is not here.
@@ -128,12 +124,4 @@ impl Shard {
         let none = Nanos(0);
         self.done.push(crate::Done { ticket, result: Err(error), buf: None, submitted: none, drive: none });
     }
-}
-
-/// The lines that a batch creates.
-pub(super) fn created(batch: &Batch) -> impl Iterator<Item = (u64, LineAttributes)> + '_ {
-    batch.records.iter().filter_map(|r| match r {
-        Record::CreateLine { line, attributes } => Some((line.0, *attributes)),
-        _ => None,
-    })
 }

@@ -11,10 +11,10 @@ use crate::format::commit::{LogIdentity, LogRecord, records};
 use crate::format::page::{Level, verify};
 use crate::format::segment::{SEGMENT_HEADER_BYTES, Stream};
 use crate::location::Slot;
-use crate::map::Lookup;
+use crate::map::Held;
 use crate::policy::{Candidate, dense_bytes, victim};
 use crate::segments::Segment;
-use crate::stored::Version;
+use crate::stored::BlockVersion;
 use dolmen_io::exec::Handle;
 use dolmen_types::LineId;
 use dolmen_types::limits::BLOCK_BYTES;
@@ -63,10 +63,12 @@ pub(super) async fn serve(shard: Shared, exec: Handle) {
 impl super::Shard {
     fn cleaned_up(&mut self, slot: Slot, outcome: &Result<(), Damaged>) {
         self.moving.clear();
+        // What was taken off the list of moves but is still needed stayed behind: the segment is cleaned again.
+        let emptied = outcome.is_ok() && !std::mem::take(&mut self.moves_forgotten);
         let Some(segment) = self.segments.at_mut(slot) else { return };
-        segment.cleaned = outcome.is_ok();
+        segment.cleaned = emptied;
         segment.quarantined = outcome.is_err();
-        self.cleaned += usize::from(outcome.is_ok());
+        self.cleaned += usize::from(emptied);
         if self.risk.any {
             self.weigh_risk();
         }
@@ -146,11 +148,7 @@ async fn clean(shard: &Shared, exec: &Handle, slot: Slot) -> Result<(), Damaged>
 async fn move_items(shard: &Shared, exec: &Handle, items: &[MoveItem]) -> Result<(), Damaged> {
     let formed = {
         let mut s = shard.borrow_mut();
-        s.moving.clear();
-        for item in items {
-            let newest = s.moving.entry((item.line, item.lba)).or_insert(item.entry.seq);
-            *newest = item.entry.seq.max(*newest);
-        }
+        s.moving = items.iter().map(|i| (i.line, i.lba, i.entry.seq)).collect();
         s.log.next_number - 1
     };
     applied(shard, formed).await?;
@@ -158,11 +156,6 @@ async fn move_items(shard: &Shared, exec: &Handle, items: &[MoveItem]) -> Result
     for item in items {
         if still_held(shard, exec, item).await? {
             live.push(*item);
-        } else {
-            let mut s = shard.borrow_mut();
-            if s.moving.get(&(item.line, item.lba)) == Some(&item.entry.seq) {
-                s.moving.remove(&(item.line, item.lba));
-            }
         }
     }
     live.sort_by_key(|i| i.entry.location);
@@ -215,17 +208,16 @@ async fn applied(shard: &Shared, number: u64) -> Result<(), Damaged> {
     }
 }
 
-/// True when the map holds this very version at this very place.
+/// True when the map holds this very version at this very place, and somebody sees it.
 async fn still_held(shard: &Shared, exec: &Handle, item: &MoveItem) -> Result<bool, Damaged> {
-    let mut found = Vec::new();
+    let held = |s: &mut super::Shard| s.map.holds(LineId(item.line), item.lba, &item.entry);
     loop {
         let page = {
             let mut s = shard.borrow_mut();
-            found.clear();
-            match s.map.lookup(LineId(item.line), item.lba, 1, &mut found) {
-                Lookup::Complete => return Ok(found[0] == Some(item.entry)),
-                Lookup::NoLine => return Ok(false),
-                Lookup::Miss { page, .. } => page,
+            match held(&mut s) {
+                Held::Yes => return Ok(true),
+                Held::No => return Ok(false),
+                Held::Miss(page) => page,
             }
         };
         let mut buf = exec.alloc(BLOCK_BYTES).await;
@@ -236,9 +228,7 @@ async fn still_held(shard: &Shared, exec: &Handle, item: &MoveItem) -> Result<bo
             shard.borrow_mut().map.leaf_read(LineId(item.line), &page, &buf);
             continue;
         }
-        found.clear();
-        let again = shard.borrow_mut().map.lookup(LineId(item.line), item.lba, 1, &mut found);
-        if again == (Lookup::Miss { page, resolved: 0 }) {
+        if held(&mut shard.borrow_mut()) == Held::Miss(page) {
             // Nobody replaced the leaf meanwhile: it is damaged.
             return Err(Damaged);
         }
@@ -265,7 +255,7 @@ async fn read_runs(shard: &Shared, exec: &Handle, items: &[MoveItem]) -> Result<
     let mut packed = Vec::new();
     for (run, span, read) in reads {
         let holds = |bytes: &[u8]| {
-            let version = |i: &MoveItem| Version { line: i.line, lba: i.lba, seq: i.entry.seq };
+            let version = |i: &MoveItem| BlockVersion { line: i.line, lba: i.lba, seq: i.entry.seq };
             let blocks = run.iter().map(|i| (version(i), &i.entry));
             span.holds(&mut shard.borrow_mut().forms, blocks, bytes)
         };

@@ -10,7 +10,7 @@ use crate::format::commit::{
 };
 use crate::format::segment::{SEGMENT_HEADER_BYTES, SegmentHeader, Stream};
 use crate::location::GRANULE_BYTES;
-use crate::stored::{Form, Forms, Version};
+use crate::stored::{BlockVersion, Form, Forms};
 use crate::{Batch, LineAttributes, Purpose, Record, Ticket};
 use dolmen_io::{Buf, Io, PoolConfig, Slice, Slices, Tag};
 use dolmen_types::limits::BLOCK_BYTES;
@@ -312,12 +312,13 @@ impl Shard {
     /// Writes a batch's records into the header and its blocks into staging.
     fn stage(&mut self, batch: &Batch, header: &mut HeaderWriter, staging: &mut Staging) {
         header.batch(batch.pg, batch.epoch, batch.seq);
+        self.announced.form(batch);
         for record in &batch.records {
             match record {
                 Record::Write { line, lba, data } => {
                     self.forget_moves(line.0, lba.0, (data.len() / BLOCK_BYTES) as u64);
                     let attributes = self.attributes(line.0).unwrap_or_default();
-                    let first = Version { line: line.0, lba: lba.0, seq: batch.seq.0 };
+                    let first = BlockVersion { line: line.0, lba: lba.0, seq: batch.seq.0 };
                     Stage {
                         header: &mut *header,
                         staging: &mut *staging,
@@ -333,20 +334,40 @@ impl Shard {
                 Record::Put { key, value } => header.put(*key, value),
                 Record::Delete { key } => header.delete(*key),
                 Record::CreateLine { line, attributes } => header.create_line(line.0, *attributes),
+                Record::Snapshot { line } => header.snapshot(line.0),
+                Record::CloneLine { line, parent, at } => header.clone_line(line.0, parent.0, at.0),
+                // What they keep, of this line and of those below it, may be needed no more.
+                Record::DropSnapshot { line, at } => {
+                    self.forget_all_moves();
+                    header.drop_snapshot(line.0, at.0);
+                }
                 Record::DropLine { line } => {
-                    self.forget_moves(line.0, 0, u64::MAX);
+                    self.forget_all_moves();
                     header.drop_line(line.0);
                 }
             }
         }
     }
 
-    /// From here on a move of these blocks would be out of date.
+    /// These blocks get new versions: from here on a move of one that nobody sees any more would be out of date.
     fn forget_moves(&mut self, line: u64, lba: u64, blocks: u64) {
-        if !self.moving.is_empty() {
-            let end = lba.saturating_add(blocks);
-            self.moving.extract_if((line, lba)..(line, end), |_, _| true).for_each(drop);
+        if self.moving.is_empty() {
+            return;
         }
+        let range = (line, lba, 0)..(line, lba.saturating_add(blocks), 0);
+        if self.announced.is_under_way() {
+            // What will be seen is not known yet. The segment is looked at once more.
+            self.moves_forgotten |= self.moving.extract_if(range, |_| true).count() > 0;
+            return;
+        }
+        // A point at or behind a version keeps it, or something else hides it already.
+        let newest = self.map.lines.get(&line).and_then(|l| l.now.newest());
+        self.moving.extract_if(range, |key| newest.is_none_or(|p| p < key.2)).for_each(drop);
+    }
+
+    fn forget_all_moves(&mut self) {
+        self.moves_forgotten |= !self.moving.is_empty();
+        self.moving.clear();
     }
 
     /// One commit of blocks that cleaning moves.
@@ -378,8 +399,8 @@ impl Shard {
         for (item, at) in job.items.iter().zip(places) {
             let e = item.entry;
             // Whatever was formed since the cleaner looked has taken its block off this list.
-            if self.moving.remove(&(item.line, item.lba)) == Some(e.seq) {
-                let version = Version { line: item.line, lba: item.lba, seq: e.seq };
+            if self.moving.remove(&(item.line, item.lba, e.seq)) {
+                let version = BlockVersion { line: item.line, lba: item.lba, seq: e.seq };
                 let block =
                     StoredBlock { at: granules(at), granules: e.granules, form: e.form, check: e.check };
                 header.moved(version, e.location, block);
@@ -537,13 +558,13 @@ struct Stage<'a> {
 
 impl Stage<'_> {
     /// Runs of zero blocks become unmaps; the rest is made into its stored form in staging.
-    fn write(&mut self, first: Version, data: &[u8]) {
+    fn write(&mut self, first: BlockVersion, data: &[u8]) {
         let block = |i: usize| &data[i * BLOCK_BYTES..(i + 1) * BLOCK_BYTES];
         let (blocks, mut from) = (data.len() / BLOCK_BYTES, 0);
         while from < blocks {
             let zero = is_zero(block(from));
             let to = (from + 1..blocks).find(|&i| is_zero(block(i)) != zero).unwrap_or(blocks);
-            let version = Version { lba: first.lba + from as u64, ..first };
+            let version = BlockVersion { lba: first.lba + from as u64, ..first };
             if zero {
                 self.header.unmap(version.line, version.lba, (to - from) as u64);
             } else if self.attributes.compress {
@@ -556,7 +577,7 @@ impl Stage<'_> {
     }
 
     /// Blocks that stay as long as they are: on pages, one behind the other.
-    fn run_whole(&mut self, first: Version, data: &[u8]) {
+    fn run_whole(&mut self, first: BlockVersion, data: &[u8]) {
         self.staging.align();
         let count = u32::try_from(data.len() / BLOCK_BYTES).expect("a command's blocks are few");
         let form = if self.attributes.encrypt { Form(Form::ENCRYPTED) } else { Form(0) };
@@ -564,19 +585,19 @@ impl Stage<'_> {
         self.header.write_even(first.line, first.lba, count, form, at);
         for (lba, block) in (first.lba..).zip(data.chunks_exact(BLOCK_BYTES)) {
             let made =
-                self.forms.make(self.attributes, Version { lba, ..first }, block, self.staging.room().1);
+                self.forms.make(self.attributes, BlockVersion { lba, ..first }, block, self.staging.room().1);
             self.staging.took(made.len);
             self.header.check(made.check);
         }
     }
 
     /// Blocks of whatever length they come to, packed.
-    fn run_packed(&mut self, first: Version, data: &[u8]) {
+    fn run_packed(&mut self, first: BlockVersion, data: &[u8]) {
         let count = u32::try_from(data.len() / BLOCK_BYTES).expect("a command's blocks are few");
         self.header.write_each(first.line, first.lba, count);
         for (lba, block) in (first.lba..).zip(data.chunks_exact(BLOCK_BYTES)) {
             let (at, room) = self.staging.room();
-            let made = self.forms.make(self.attributes, Version { lba, ..first }, block, room);
+            let made = self.forms.make(self.attributes, BlockVersion { lba, ..first }, block, room);
             self.staging.took(made.len);
             let granules = u16::try_from(granules(made.len)).expect("a block at most");
             self.header.block(StoredBlock { at, granules, form: made.form, check: made.check });

@@ -4,8 +4,8 @@
 use super::fetch::{FetchError, stored};
 use super::{Shared, Span};
 use crate::format::page::{Level, PageRef, verify};
-use crate::map::Entry;
-use crate::stored::Version;
+use crate::map::Found;
+use crate::stored::BlockVersion;
 use dolmen_io::Buf;
 use dolmen_io::exec::{Handle, Notify};
 use dolmen_types::limits::BLOCK_BYTES;
@@ -17,8 +17,8 @@ pub(super) const TASKS: usize = 8;
 /// What is to be read.
 #[derive(Clone, Debug)]
 pub(super) enum Wanted {
-    /// The pages that hold consecutive blocks of a line.
-    Blocks { line: u64, lba: u64, entries: Vec<Entry>, span: Span, piece: usize },
+    /// The pages that hold consecutive blocks.
+    Blocks { lba: u64, found: Vec<Found>, span: Span, piece: usize },
     /// A leaf of a line's map.
     Leaf { line: u64, page: PageRef },
 }
@@ -69,9 +69,7 @@ pub(super) async fn serve(shard: Shared, exec: Handle) {
         };
         let result = match &job.wanted {
             Wanted::Leaf { line, page } => leaf(&shard, &exec, *line, page).await,
-            Wanted::Blocks { line, lba, entries, span, .. } => {
-                blocks(&shard, &exec, *line, *lba, entries, span).await
-            }
+            Wanted::Blocks { lba, found, span, .. } => blocks(&shard, &exec, *lba, found, span).await,
         };
         shard.borrow_mut().mends.done.push(Mended { job, result });
         exec.yield_now().await;
@@ -93,28 +91,27 @@ async fn leaf(shard: &Shared, exec: &Handle, line: u64, page: &PageRef) -> Resul
 async fn blocks(
     shard: &Shared,
     exec: &Handle,
-    line: u64,
     lba: u64,
-    entries: &[Entry],
+    found: &[Found],
     span: &Span,
 ) -> Result<Buf, FetchError> {
-    let named = |lba: u64, e: &Entry| Version { line, lba, seq: e.seq };
+    let named = |lba: u64, f: &Found| BlockVersion { line: f.line, lba, seq: f.entry.seq };
     let buf = buffer(exec, span.len()).await;
     let all = |bytes: &[u8]| {
-        let blocks = (lba..).zip(entries).map(|(lba, e)| (named(lba, e), e));
+        let blocks = (lba..).zip(found).map(|(lba, f)| (named(lba, f), &f.entry));
         span.holds(&mut shard.borrow_mut().forms, blocks, bytes)
     };
     let whole = stored(shard, exec, span.location(), buf, all).await;
-    if whole.is_ok() || entries.len() == 1 {
+    if whole.is_ok() || found.len() == 1 {
         return whole;
     }
     let mut run = buffer(exec, span.len()).await;
     run.fill(0);
-    for (lba, entry) in (lba..).zip(entries) {
+    for (lba, f) in (lba..).zip(found) {
+        let entry = &f.entry;
         let own = Span::of(entry);
         let buf = buffer(exec, own.len()).await;
-        let one =
-            |bytes: &[u8]| own.holds(&mut shard.borrow_mut().forms, [(named(lba, entry), entry)], bytes);
+        let one = |bytes: &[u8]| own.holds(&mut shard.borrow_mut().forms, [(named(lba, f), entry)], bytes);
         let pages = stored(shard, exec, own.location(), buf, one).await?;
         let (at, part) = (span.distance(entry), own.part(entry, &pages).ok_or(FetchError::Nowhere)?);
         run[at..at + part.len()].copy_from_slice(part);

@@ -8,6 +8,7 @@
 //!   read   -> map (leaf read on a miss) -> drive -> check -> Done
 //! ```
 
+mod announced;
 mod append;
 mod apply;
 mod checkpoint;
@@ -16,6 +17,7 @@ mod drives;
 mod fetch;
 mod form;
 mod layout;
+mod lines;
 mod log;
 mod members;
 mod mend;
@@ -27,6 +29,7 @@ mod scan;
 mod space;
 mod span;
 
+pub(crate) use announced::Announced;
 pub(crate) use drives::{Complaint, Drives};
 pub(crate) use fetch::{FetchError, stored, within};
 pub(crate) use log::{Flight, Lease, Log};
@@ -42,14 +45,12 @@ use crate::format::commit::LogIdentity;
 use crate::map::Map;
 use crate::segments::SegmentTable;
 use crate::stored::Forms;
-use crate::{
-    Batch, Done, Key, LineAttributes, Marks, ShardTuning, SpaceLevel, SpaceReport, StoreError, Ticket, ToPool,
-};
+use crate::{Batch, Done, Key, Marks, ShardTuning, SpaceLevel, SpaceReport, StoreError, Ticket, ToPool};
 use dolmen_io::Tag;
 use dolmen_io::exec::Notify;
 use dolmen_types::{Nanos, PgId};
 use std::cell::RefCell;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::rc::Rc;
 
 /// Bytes of all keyed objects of a shard at most: a checkpoint writes them all.
@@ -139,7 +140,7 @@ pub(crate) struct CheckpointState {
     /// How many were begun and finished since start.
     pub(crate) begun: u64,
     pub(crate) finished: u64,
-    /// Lines that were dropped wait for their leaves to be freed.
+    /// Lines or points that were dropped wait for what they needed to be freed.
     pub(crate) dropping: bool,
 }
 
@@ -176,14 +177,17 @@ pub(crate) struct Shard {
     /// The checkpoint's own buffers, so that it gets on however full the pool is: pages, and the stage of its writes.
     pub(crate) kept_pages: Vec<dolmen_io::Buf>,
     pub(crate) kept_stage: Option<dolmen_io::Buf>,
-    /// Lines whose creation is queued or under way.
-    pub(crate) announced: BTreeMap<u64, LineAttributes>,
+    /// Changes to lines that are queued or under way.
+    pub(crate) announced: Announced,
     /// Makes and undoes stored forms.
     pub(crate) forms: Forms,
     pub(crate) reads: read::Reads,
     /// Host reads that did not work out on the direct way.
     pub(crate) mends: Mends,
-    pub(crate) moving: BTreeMap<(u64, u64), u64>,
+    /// Versions (line, block, sequence number) that cleaning is about to move.
+    pub(crate) moving: BTreeSet<(u64, u64, u64)>,
+    /// Some were taken off that list though they may still be needed.
+    pub(crate) moves_forgotten: bool,
     pub(crate) move_jobs: VecDeque<MoveJob>,
     /// Segments that cleaning emptied since the last freeze: the next checkpoint frees them.
     pub(crate) cleaned: usize,

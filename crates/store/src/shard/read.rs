@@ -6,8 +6,8 @@ use super::mend::{Job, Mended, Wanted};
 use super::{Phase, Shard, Span};
 use crate::format::page::{Level, PageRef, verify};
 use crate::location::Location;
-use crate::map::{Entry, Lookup};
-use crate::stored::{Forms, Version};
+use crate::map::{Found, Lookup};
+use crate::stored::{BlockVersion, Forms};
 use crate::{Done, StoreError, Ticket};
 use dolmen_io::{Buf, Error, Io, Tag};
 use dolmen_types::limits::BLOCK_BYTES;
@@ -53,7 +53,9 @@ struct Request {
     buf: Option<Buf>,
     blocks: usize,
     /// What the map said, block by block, as far as it is known.
-    entries: Vec<Option<Entry>>,
+    entries: Vec<Option<Found>>,
+    /// How far the map's answer is, block by block.
+    levels: Vec<u8>,
     pieces: Vec<Piece>,
     outstanding: usize,
     error: Option<StoreError>,
@@ -89,8 +91,8 @@ pub(crate) struct Reads {
     /// Finished requests' memory, for reuse.
     #[allow(clippy::vec_box)] // The boxes themselves are what is reused.
     spare: Vec<Box<Request>>,
-    /// The leaf that each waiting request needs.
-    leaves: Vec<Option<PageRef>>,
+    /// The leaf that each waiting request needs, and of which line.
+    leaves: Vec<Option<(u64, PageRef)>>,
     serial: u64,
 }
 
@@ -141,11 +143,15 @@ impl Shard {
         }
         let none = Nanos(0);
         let mut spare = self.reads.spare.pop();
-        let (mut entries, mut pieces) = match spare.as_deref_mut() {
-            Some(old) => (std::mem::take(&mut old.entries), std::mem::take(&mut old.pieces)),
-            None => (Vec::new(), Vec::new()),
+        let (mut entries, mut levels, mut pieces) = match spare.as_deref_mut() {
+            Some(old) => (
+                std::mem::take(&mut old.entries),
+                std::mem::take(&mut old.levels),
+                std::mem::take(&mut old.pieces),
+            ),
+            None => Default::default(),
         };
-        entries.clear();
+        unresolve(&mut entries, &mut levels, blocks);
         pieces.clear();
         let request = Request {
             ticket,
@@ -158,6 +164,7 @@ impl Shard {
             buf: Some(buf),
             blocks,
             entries,
+            levels,
             pieces,
             outstanding: 0,
             error: None,
@@ -194,28 +201,28 @@ impl Shard {
     /// Looks up what is not known yet; then reads the data, or first the leaf that is missing.
     fn resolve(&mut self, io: &mut Io, index: usize) {
         let Some(mut request) = self.reads.slots[index].take() else { return };
-        let known = request.entries.len();
-        let found = self.map.lookup(
-            request.line,
-            request.lba + known as u64,
-            request.blocks - known,
-            &mut request.entries,
-        );
+        let at = request.at.map(|s| s.0);
+        let found = self.map.lookup(request.line, at, request.lba, &mut request.entries, &mut request.levels);
         match found {
             Lookup::NoLine => {
                 request.error = Some(StoreError::NoLine(request.line));
                 self.finish(index, request);
             }
-            Lookup::Miss { page, .. } => self.read_leaf(io, index, request, page),
+            Lookup::NoSnapshot => {
+                let at = request.at.unwrap_or_default();
+                request.error = Some(StoreError::NoSnapshot { line: request.line, at });
+                self.finish(index, request);
+            }
+            Lookup::Miss { line, page } => self.read_leaf(io, index, request, line, page),
             Lookup::Complete => self.read_data(io, index, request),
         }
     }
 
     /// Reads a leaf that a request needs.
-    fn read_leaf(&mut self, io: &mut Io, index: usize, mut request: Box<Request>, page: PageRef) {
+    fn read_leaf(&mut self, io: &mut Io, index: usize, mut request: Box<Request>, line: u64, page: PageRef) {
         if !self.is_somewhere(page.location, BLOCK_BYTES) {
             let reason = format!("a leaf is said to be at {}, which is nowhere", page.location);
-            request.error = Some(StoreError::Map { line: request.line, reason });
+            request.error = Some(StoreError::Map { line: LineId(line), reason });
             return self.finish(index, request);
         }
         (request.serial, request.since, request.mending) = (self.reads.next_serial(), io.now(), false);
@@ -227,22 +234,22 @@ impl Shard {
                 Some(buf) => {
                     let key = self.tag.key | KIND_LEAF | read_key(request.serial, index, 0);
                     io.read(Tag { owner: self.tag.owner, key }, file, offset, buf);
-                    self.reads.leaves[index] = Some(page);
+                    self.reads.leaves[index] = Some((line, page));
                 }
                 None => self.reads.stalled.push_back(index),
             },
             None => {
-                self.reads.leaves[index] = Some(page);
-                self.mend_leaf(index, &mut request, page);
+                self.reads.leaves[index] = Some((line, page));
+                self.mend_leaf(index, &mut request, line, page);
             }
         }
         self.reads.slots[index] = Some(request);
     }
 
     /// Asks for a leaf through other columns.
-    fn mend_leaf(&mut self, index: usize, request: &mut Request, page: PageRef) {
+    fn mend_leaf(&mut self, index: usize, request: &mut Request, line: u64, page: PageRef) {
         request.mending = true;
-        let wanted = Wanted::Leaf { line: request.line.0, page };
+        let wanted = Wanted::Leaf { line, page };
         self.mends.push(Job { index, serial: request.serial, wanted });
     }
 
@@ -268,14 +275,8 @@ impl Shard {
 
     /// Reads the stored blocks of a resolved request, or ends it when there are none.
     fn read_data(&mut self, io: &mut Io, index: usize, mut request: Box<Request>) {
-        if let Some(at) = request.at
-            && let Some(newer) = request.entries.iter().position(|e| e.is_some_and(|e| e.seq > at.0))
-        {
-            request.error = Some(StoreError::VersionGone { lba: Lba(request.lba + newer as u64), at });
-            return self.finish(index, request);
-        }
-        if !self.has_keys_of(request.line.0) {
-            request.error = Some(StoreError::NoKey(request.line));
+        if let Some(error) = self.unfit(&request) {
+            request.error = Some(error);
             return self.finish(index, request);
         }
         cut_pieces(&request.entries, io.pool().largest(), &mut request.pieces);
@@ -327,14 +328,35 @@ impl Shard {
         }
     }
 
+    /// Why the blocks that the map names may not be served: a line's key is not here, or a block of an encrypted line claims not
+    /// to be encrypted, which nobody with the key has written.
+    fn unfit(&self, request: &Request) -> Option<StoreError> {
+        // Blocks of one line mostly lie side by side.
+        let mut last = None;
+        for (found, lba) in request.entries.iter().zip(request.lba..) {
+            let Some(Found { line, entry }) = found else { continue };
+            let encrypted = match last {
+                Some((known, encrypted)) if known == *line => encrypted,
+                _ => self.attributes(*line).is_some_and(|a| a.encrypt),
+            };
+            if last.replace((*line, encrypted)) != Some((*line, encrypted)) && !self.has_keys_of(*line) {
+                return Some(StoreError::NoKey(LineId(*line)));
+            }
+            if encrypted && !entry.form.is_encrypted() {
+                return Some(StoreError::Integrity { line: request.line, lba: Lba(lba) });
+            }
+        }
+        None
+    }
+
     /// Asks for a piece through other columns.
     fn mend_piece(&mut self, index: usize, request: &mut Request, number: usize) {
         let piece = &mut request.pieces[number];
         piece.mending = true;
-        let entries =
+        let found =
             request.entries[piece.first..piece.first + piece.count].iter().flatten().copied().collect();
         let lba = request.lba + piece.first as u64;
-        let wanted = Wanted::Blocks { line: request.line.0, lba, entries, span: piece.span, piece: number };
+        let wanted = Wanted::Blocks { lba, found, span: piece.span, piece: number };
         self.mends.push(Job { index, serial: request.serial, wanted });
     }
 
@@ -359,14 +381,14 @@ impl Shard {
         direct: bool,
     ) {
         let Some(mut request) = self.take_request(index, serial) else { return };
-        let Some(page) = self.reads.leaves[index] else {
+        let Some((line, page)) = self.reads.leaves[index] else {
             self.reads.slots[index] = Some(request);
             return;
         };
-        let holds = result.as_ref().is_ok_and(|buf| verify(buf, Level::Leaf, request.line.0, &page));
+        let holds = result.as_ref().is_ok_and(|buf| verify(buf, Level::Leaf, line, &page));
         if direct && !holds && self.mendable(page.location) {
             if !request.mending {
-                self.mend_leaf(index, &mut request, page);
+                self.mend_leaf(index, &mut request, line, page);
             }
             self.reads.slots[index] = Some(request);
             return;
@@ -374,14 +396,14 @@ impl Shard {
         self.reads.leaves[index] = None;
         request.drive = io.now();
         match result {
-            Ok(buf) if holds => self.map.leaf_read(request.line, &page, &buf),
+            Ok(buf) if holds => self.map.leaf_read(LineId(line), &page, &buf),
             Ok(_) | Err(FetchError::Damaged | FetchError::Nowhere) => {
                 // A checkpoint may have replaced the leaf and its place may be in use again: then the lookup asks for another.
                 request.attempts += 1;
                 if request.attempts >= MAX_ATTEMPTS {
                     self.counters.integrity_errors += 1;
                     let reason = format!("the leaf at {} does not check", page.location);
-                    request.error = Some(StoreError::Map { line: request.line, reason });
+                    request.error = Some(StoreError::Map { line: LineId(line), reason });
                     return self.finish(index, request);
                 }
             }
@@ -478,9 +500,9 @@ impl Shard {
         for index in 0..self.reads.slots.len() {
             let late = |r: &mut Box<Request>| r.since != Nanos(0) && self.now.since(r.since) > bound_ns;
             let Some(mut request) = self.reads.slots[index].take_if(late) else { continue };
-            if let Some(page) = self.reads.leaves[index] {
+            if let Some((line, page)) = self.reads.leaves[index] {
                 if !request.mending && self.mendable(page.location) {
-                    self.mend_leaf(index, &mut request, page);
+                    self.mend_leaf(index, &mut request, line, page);
                 }
             } else {
                 for number in 0..request.pieces.len() {
@@ -500,7 +522,9 @@ impl Shard {
         let damaged = request.damaged.unwrap_or(0);
         request.attempts += 1;
         let before = std::mem::take(&mut request.entries);
-        let found = self.map.lookup(request.line, request.lba, request.blocks, &mut request.entries);
+        unresolve(&mut request.entries, &mut request.levels, request.blocks);
+        let at = request.at.map(|s| s.0);
+        let found = self.map.lookup(request.line, at, request.lba, &mut request.entries, &mut request.levels);
         let unchanged = found == Lookup::Complete && request.entries == before;
         if unchanged && self.mend_wrong(index, &mut request) {
             self.reads.slots[index] = Some(request);
@@ -512,7 +536,7 @@ impl Shard {
             request.error = Some(StoreError::Integrity { line: request.line, lba });
             return self.finish(index, request);
         }
-        request.entries.clear();
+        unresolve(&mut request.entries, &mut request.levels, request.blocks);
         request.pieces.clear();
         request.damaged = None;
         self.reads.slots[index] = Some(request);
@@ -572,8 +596,8 @@ impl Request {
 fn take_piece(request: &mut Request, piece: Piece, mut buf: Buf, forms: &mut Forms) -> Option<usize> {
     let (mut damaged, in_place) = (None, request.buf.is_none());
     for i in piece.first..piece.first + piece.count {
-        let Some(entry) = request.entries[i] else { continue };
-        let version = Version { line: request.line.0, lba: request.lba + i as u64, seq: entry.seq };
+        let Some(Found { line, entry }) = request.entries[i] else { continue };
+        let version = BlockVersion { line, lba: request.lba + i as u64, seq: entry.seq };
         let stored = piece.span.part(&entry, &buf);
         let holds = |s: &&[u8]| forms.holds(entry.form, version, s, entry.check) == Ok(true);
         let stored = stored.filter(holds);
@@ -593,6 +617,14 @@ fn take_piece(request: &mut Request, piece: Piece, mut buf: Buf, forms: &mut For
     damaged
 }
 
+/// Nothing is known of so many blocks.
+fn unresolve(entries: &mut Vec<Option<Found>>, levels: &mut Vec<u8>, blocks: usize) {
+    entries.clear();
+    entries.resize(blocks, None);
+    levels.clear();
+    levels.resize(blocks, 0);
+}
+
 /// Zeros the parts of the caller's buffer that no piece fills.
 fn zero_unmapped(request: &mut Request) {
     let Some(buf) = request.buf.as_mut() else { return };
@@ -604,7 +636,7 @@ fn zero_unmapped(request: &mut Request) {
 }
 
 /// Cuts resolved blocks into runs that are read in one go, at most `max_bytes` each.
-fn cut_pieces(entries: &[Option<Entry>], max_bytes: usize, pieces: &mut Vec<Piece>) {
+fn cut_pieces(entries: &[Option<Found>], max_bytes: usize, pieces: &mut Vec<Piece>) {
     pieces.clear();
     let mut open = false;
     for (first, entry) in entries.iter().enumerate() {
@@ -613,10 +645,10 @@ fn cut_pieces(entries: &[Option<Entry>], max_bytes: usize, pieces: &mut Vec<Piec
             continue;
         };
         let last = pieces.last_mut().filter(|_| open);
-        match last.and_then(|piece| piece.span.extend(e, max_bytes).then_some(piece)) {
+        match last.and_then(|piece| piece.span.extend(&e.entry, max_bytes).then_some(piece)) {
             Some(piece) => piece.count += 1,
             None => {
-                let span = Span::of(e);
+                let span = Span::of(&e.entry);
                 pieces.push(Piece { first, count: 1, span, wrong: false, mending: false, done: false });
             }
         }
@@ -626,8 +658,10 @@ fn cut_pieces(entries: &[Option<Entry>], max_bytes: usize, pieces: &mut Vec<Piec
 
 /// True when a piece is the whole request, stored on pages of its own and as long as it was: it may be read to where it is
 /// wanted.
-fn is_whole(piece: &Piece, entries: &[Option<Entry>]) -> bool {
-    let kept = |e: &Option<Entry>| e.is_some_and(|e| e.form.is_whole() && e.bytes() as usize == BLOCK_BYTES);
+fn is_whole(piece: &Piece, entries: &[Option<Found>]) -> bool {
+    let kept = |e: &Option<Found>| {
+        e.is_some_and(|f| f.entry.form.is_whole() && f.entry.bytes() as usize == BLOCK_BYTES)
+    };
     piece.count == entries.len()
         && piece.span.len() == entries.len() * BLOCK_BYTES
         && entries.iter().all(kept)

@@ -11,7 +11,7 @@ use crate::format::commit::{self, CommitHeader, LogIdentity, LogRecord, StoredBl
 use crate::format::segment::{SEGMENT_HEADER_BYTES, SegmentHeader};
 use crate::location::{GRANULE_BYTES, Slot};
 use crate::parity;
-use crate::stored::{Form, Forms, Version};
+use crate::stored::{BlockVersion, Form, Forms};
 use dolmen_io::{Buf, exec::Handle};
 use std::rc::Rc;
 
@@ -38,7 +38,7 @@ struct Block {
     column: usize,
     from: usize,
     len: usize,
-    version: Version,
+    version: BlockVersion,
     form: Form,
     check: u64,
 }
@@ -222,7 +222,7 @@ fn blocks_of(header: &CommitHeader, bytes: &[u8]) -> Option<Vec<Block>> {
     let depth = header.depth as usize;
     let mut blocks = Vec::new();
     let mut batch = 0;
-    let mut add = |version: Version, block: StoredBlock| {
+    let mut add = |version: BlockVersion, block: StoredBlock| {
         let StoredBlock { at, granules, form, check } = block;
         let place = header.header_len as usize + at as usize * GRANULE_BYTES as usize;
         let len = usize::from(granules) * GRANULE_BYTES as usize;
@@ -233,10 +233,10 @@ fn blocks_of(header: &CommitHeader, bytes: &[u8]) -> Option<Vec<Block>> {
             LogRecord::Batch { seq, .. } => batch = seq.0,
             LogRecord::Write { line, lba, blocks } => {
                 for (lba, block) in (lba..).zip(blocks.iter()) {
-                    add(Version { line, lba, seq: batch }, block);
+                    add(BlockVersion { line, lba, seq: batch }, block);
                 }
             }
-            LogRecord::Move { line, lba, seq, block, .. } => add(Version { line, lba, seq }, block),
+            LogRecord::Move { line, lba, seq, block, .. } => add(BlockVersion { line, lba, seq }, block),
             _ => {}
         }
     }

@@ -3,7 +3,7 @@
 use crate::format::PAGE_BYTES;
 use crate::location::{Location, Slot};
 use crate::map::Entry;
-use crate::stored::{Forms, Version};
+use crate::stored::{BlockVersion, Forms};
 
 /// A run of whole pages of one segment, and how many bytes of it are named.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,7 +59,7 @@ impl Span {
     pub(crate) fn holds<'e>(
         &self,
         forms: &mut Forms,
-        blocks: impl IntoIterator<Item = (Version, &'e Entry)>,
+        blocks: impl IntoIterator<Item = (BlockVersion, &'e Entry)>,
         bytes: &[u8],
     ) -> bool {
         blocks.into_iter().all(|(version, entry)| {

@@ -334,19 +334,35 @@ impl Node {
     }
 
     pub fn start_read(&mut self, pg: u32, line: u64, lba: u64, blocks: usize) -> u64 {
+        self.start_read_at(pg, line, None, lba, blocks)
+    }
+
+    pub fn start_read_at(&mut self, pg: u32, line: u64, at: Option<u64>, lba: u64, blocks: usize) -> u64 {
         self.tickets += 1;
         let mut buf = self.io.alloc(blocks * BLOCK).expect("the test's pool is large enough");
         buf.set_len(blocks * BLOCK);
         buf.fill(0xee);
         let core = self.core_of(PgId(pg));
         let ticket = Ticket(self.tickets);
-        self.stores[core].read(&mut self.io, PgId(pg), LineId(line), None, Lba(lba), buf, ticket);
+        self.stores[core].read(&mut self.io, PgId(pg), LineId(line), at.map(Seq), Lba(lba), buf, ticket);
         self.tickets
     }
 
     /// Reads blocks back as the values that [`fill`] made them from.
     pub fn read(&mut self, pg: u32, line: u64, lba: u64, blocks: usize) -> Result<Vec<u64>, StoreError> {
-        let ticket = self.start_read(pg, line, lba, blocks);
+        self.read_at(pg, line, None, lba, blocks)
+    }
+
+    /// The same of a snapshot.
+    pub fn read_at(
+        &mut self,
+        pg: u32,
+        line: u64,
+        at: Option<u64>,
+        lba: u64,
+        blocks: usize,
+    ) -> Result<Vec<u64>, StoreError> {
+        let ticket = self.start_read_at(pg, line, at, lba, blocks);
         let done = self.wait(ticket);
         done.result?;
         Ok(values(&done.buf.expect("a read gives its buffer back")))
@@ -401,10 +417,10 @@ pub fn attributes(line: u64) -> LineAttributes {
     LineAttributes { compress: line & 1 != 0, encrypt: line & 2 != 0 }
 }
 
-/// Keys of all lines that tests make and that are encrypted.
+/// Keys of all lines that tests make; a clone is encrypted as its parent, whatever its number.
 pub fn keyring() -> Keyring {
     let mut keyring = Keyring::default();
-    for line in (0..6000).filter(|&line| attributes(line).encrypt) {
+    for line in 0..8000u64 {
         let mut key = [0x5a; 32];
         key[..8].copy_from_slice(&line.to_le_bytes());
         keyring.insert(LineId(line), DataKey::new(key));
@@ -414,6 +430,18 @@ pub fn keyring() -> Keyring {
 
 pub fn drop_line(line: u64) -> Record {
     Record::DropLine { line: LineId(line) }
+}
+
+pub fn snapshot(line: u64) -> Record {
+    Record::Snapshot { line: LineId(line) }
+}
+
+pub fn drop_snapshot(line: u64, at: u64) -> Record {
+    Record::DropSnapshot { line: LineId(line), at: Seq(at) }
+}
+
+pub fn clone_line(line: u64, parent: u64, at: u64) -> Record {
+    Record::CloneLine { line: LineId(line), parent: LineId(parent), at: Seq(at) }
 }
 
 pub fn key(id: u128) -> Key {
