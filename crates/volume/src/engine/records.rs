@@ -9,7 +9,7 @@ use crate::{
     volume::Volume,
 };
 use dolmen_io::Buf;
-use dolmen_store::{Key, Record, Records};
+use dolmen_store::{Key, LineAttributes, Record, Records};
 use dolmen_types::{Blocks, Lba, LineId, Uuid, limits::BLOCK_BYTES};
 use std::ops::Range;
 
@@ -78,7 +78,7 @@ fn control_records(control: &ControlOp, volume: &Volume) -> Records {
     let mut records = Records::new();
     match control {
         ControlOp::Create => {
-            records.push(Record::CreateLine { line });
+            records.push(Record::CreateLine { line, attributes: LineAttributes::default() });
             records.push(put(kind::DESCRIPTOR, uuid, descriptor::encode(&volume.descriptor)));
         }
         ControlOp::Update(next) => {
