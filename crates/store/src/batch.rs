@@ -11,6 +11,12 @@ pub const MAX_OBJECT_BYTES: usize = 32 * 1024;
 /// Records of one batch at most.
 pub const MAX_BATCH_RECORDS: usize = 512;
 
+/// Lines one over the other at most: a clone, what it was cloned from, and so on.
+pub const MAX_CLONE_DEPTH: usize = 16;
+
+/// Snapshots of all lines of a shard at most, and as many that only clones keep: a checkpoint writes a row for each.
+pub const MAX_SNAPSHOTS_PER_SHARD: usize = 1 << 18;
+
 /// The caller's name for a request, echoed in its [`Done`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Ticket(pub u64);
@@ -62,10 +68,34 @@ pub enum Record {
         /// Never used before in this pool.
         line: LineId,
     },
-    /// The line and all its blocks are gone; space comes back in the background.
+    /// The line's head is gone: it can't be written or read as of now any more. Its snapshots, and clones of them, stay;
+    /// whatever none of them needs comes back in the background.
     DropLine {
         /// The line.
         line: LineId,
+    },
+    /// Keeps the line as it is after this batch under the batch's sequence number, which names the snapshot from now on.
+    /// Instant. Everything that the batch does to the line is in it, before and behind this record. Snapshots of
+    /// several lines in one batch are of one instant.
+    Snapshot {
+        /// The line.
+        line: LineId,
+    },
+    /// The snapshot is gone. What it alone needed comes back in the background; while a clone of it lives, the clone keeps it.
+    DropSnapshot {
+        /// The line.
+        line: LineId,
+        /// Sequence number of the batch that made it. Nothing happens when there is no such snapshot.
+        at: Seq,
+    },
+    /// A new line with the contents of a snapshot; they are shared until overwritten. Instant.
+    CloneLine {
+        /// Never used before in this pool.
+        line: LineId,
+        /// The line of the snapshot; clones may be cloned, up to [`MAX_CLONE_DEPTH`] lines one over the other.
+        parent: LineId,
+        /// The snapshot: made before, or by an earlier record of this batch.
+        at: Seq,
     },
 }
 
@@ -128,12 +158,29 @@ pub struct Marks {
     pub highest_seq: Seq,
 }
 
-/// How much one line takes. Counts are exact right after a checkpoint and otherwise upper bounds: an overwrite counts
-/// twice until the checkpoint that merges it.
+/// How much one line takes. Counts are exact right after a checkpoint (after a snapshot was dropped: when its space has come
+/// back) and otherwise upper bounds: an overwrite counts twice until the checkpoint that merges it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct LineUsage {
-    /// Blocks that are mapped.
+    /// Blocks of the head that are mapped. What a clone inherits counts too, even where the clone has overwritten it.
     pub mapped_blocks: u64,
-    /// Bytes that their stored forms take.
+    /// Bytes that the stored forms of this line's own blocks take: the sum of the three below.
     pub stored_bytes: u64,
+    /// Of them, what only the head needs: dropping the line would give it back.
+    pub head_bytes: u64,
+    /// Of them, what only snapshots (and clones of them) need.
+    pub snapshot_bytes: u64,
+    /// Of them, what the head and some snapshot need.
+    pub shared_bytes: u64,
+}
+
+/// A line and what hangs on it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct LineInfo {
+    /// It can be written, and read as of now.
+    pub head: bool,
+    /// Its snapshots, oldest first.
+    pub snapshots: Vec<Seq>,
+    /// What it was cloned from.
+    pub parent: Option<(LineId, Seq)>,
 }

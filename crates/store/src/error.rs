@@ -32,11 +32,11 @@ pub enum StoreError {
         /// Which page, and what is wrong.
         reason: String,
     },
-    /// The version that was asked for is older than what is kept.
-    VersionGone {
-        /// The block.
-        lba: Lba,
-        /// The version asked for.
+    /// The line has no such snapshot.
+    NoSnapshot {
+        /// The line.
+        line: LineId,
+        /// The snapshot asked for.
         at: Seq,
     },
     /// The line does not exist.
@@ -59,7 +59,7 @@ impl fmt::Display for StoreError {
                 write!(f, "block {lba} of line {line} is not what was written (its check differs)")
             }
             StoreError::Map { line, reason } => write!(f, "the map of line {line} is damaged: {reason}"),
-            StoreError::VersionGone { lba, at } => write!(f, "version {at} of block {lba} is no longer kept"),
+            StoreError::NoSnapshot { line, at } => write!(f, "line {line} has no snapshot {at}"),
             StoreError::NoLine(line) => write!(f, "line {line} does not exist"),
             StoreError::Refused(text) | StoreError::Corrupt(text) | StoreError::Drive(text) => {
                 f.write_str(text)

@@ -20,6 +20,7 @@ mod batch;
 mod bytes;
 mod check;
 mod checker;
+mod diff;
 mod error;
 mod format;
 mod location;
@@ -34,10 +35,11 @@ mod shard;
 mod store;
 
 pub use batch::{
-    AppendError, Batch, Done, Key, LineUsage, MAX_BATCH_RECORDS, MAX_OBJECT_BYTES, Marks, Record, Records,
-    Ticket,
+    AppendError, Batch, Done, Key, LineInfo, LineUsage, MAX_BATCH_RECORDS, MAX_CLONE_DEPTH, MAX_OBJECT_BYTES,
+    MAX_SNAPSHOTS_PER_SHARD, Marks, Record, Records, Ticket,
 };
 pub use checker::{CheckReport, check_pool};
+pub use diff::{ChangedRange, DiffDone, DiffPage, DiffRequest, MAX_DIFF_RANGES, MAX_DIFFS, View};
 pub use error::StoreError;
 pub use message::{Purpose, SpaceLevel, ToPool, ToShard, UnitId};
 pub use owner::PoolOwner;

@@ -73,6 +73,9 @@ impl Shard {
                 }
                 Record::Delete { .. } => 24,
                 Record::CreateLine { .. } | Record::DropLine { .. } => 16,
+                Record::Snapshot { .. } | Record::DropSnapshot { .. } | Record::CloneLine { .. } => {
+                    return Err("snapshots can't be made yet");
+                }
             };
         }
         let room = self.geometry.unit_bytes as usize - 4096;

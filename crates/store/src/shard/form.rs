@@ -239,6 +239,8 @@ impl Shard {
                     self.forget_moves(line.0, 0, u64::MAX);
                     header.drop_line(line.0);
                 }
+                // `append` has refused these.
+                Record::Snapshot { .. } | Record::DropSnapshot { .. } | Record::CloneLine { .. } => {}
             }
         }
     }

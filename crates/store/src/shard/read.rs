@@ -201,9 +201,9 @@ impl Shard {
     /// Reads the stored blocks of a resolved request, or ends it when there are none.
     fn read_data(&mut self, io: &mut Io, index: usize, mut request: Box<Request>) {
         if let Some(at) = request.at
-            && let Some(newer) = request.entries.iter().position(|e| e.is_some_and(|e| e.seq > at.0))
+            && request.entries.iter().any(|e| e.is_some_and(|e| e.seq > at.0))
         {
-            request.error = Some(StoreError::VersionGone { lba: Lba(request.lba + newer as u64), at });
+            request.error = Some(StoreError::NoSnapshot { line: request.line, at });
             return self.finish(index, request);
         }
         cut_pieces(&request.entries, &mut request.pieces);

@@ -40,6 +40,9 @@ impl Disk {
                     assert!(self.lines.remove(&line.0), "the line is there");
                     self.blocks.retain(|k, _| k.0 != line.0);
                 }
+                Record::Snapshot { .. } | Record::DropSnapshot { .. } | Record::CloneLine { .. } => {
+                    panic!("this log keeps no versions");
+                }
             }
         }
     }
@@ -152,6 +155,7 @@ impl Log for FakeLog {
 
     fn usage(&self, _pg: PgId, line: LineId) -> LineUsage {
         let mapped = self.disk.blocks.keys().filter(|k| k.0 == line.0).count() as u64;
-        LineUsage { mapped_blocks: mapped, stored_bytes: mapped * BLOCK_BYTES as u64 }
+        let bytes = mapped * BLOCK_BYTES as u64;
+        LineUsage { mapped_blocks: mapped, stored_bytes: bytes, head_bytes: bytes, ..LineUsage::default() }
     }
 }
