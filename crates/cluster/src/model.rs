@@ -8,6 +8,7 @@
 
 mod entry;
 mod policies;
+mod snapshots;
 #[cfg(test)]
 mod tests;
 
@@ -15,17 +16,21 @@ use crate::{
     Error, Kind,
     event::{Component, Occurrence, Severity},
     plane::PlaneError,
+    snapshot::SnapshotSpec,
     state::Marks,
     volume::{VolumeChange, VolumeKey, VolumeSpec},
 };
 use dolmen_types::{
     LineId, Nsid, PgId, UnixMillis, Uuid, limits,
+    snapshot::SnapshotDescriptor,
     volume::{VolumeDescriptor, VolumeState},
 };
 use entry::{Entry, Pending};
 pub use entry::{Life, VolumeView};
 use policies::Policies;
 pub use policies::PolicyView;
+pub use snapshots::SnapshotView;
+use snapshots::{Snapshots, TakenLine};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Ids made durable ahead of their use, so that not every volume costs a write of the state file. Count.
@@ -76,6 +81,48 @@ pub enum Input {
         /// The revision that the user saw.
         expected: Option<u64>,
     },
+    /// A user wants a volume put back to a snapshot.
+    Rollback {
+        /// Who waits.
+        request: RequestId,
+        /// As for `Update`.
+        project: Option<String>,
+        /// Which volume.
+        key: VolumeKey,
+        /// Which snapshot, in the volume's project.
+        snapshot: VolumeKey,
+        /// The revision that the user saw.
+        expected: Option<u64>,
+    },
+    /// A user wants snapshots, taken at one instant.
+    CreateSnapshots {
+        /// Who waits; nobody for those of a policy.
+        request: Option<RequestId>,
+        /// What is wanted, each with a fresh random UUID.
+        wanted: Vec<(SnapshotSpec, Uuid)>,
+        /// The time.
+        now: UnixMillis,
+    },
+    /// A user wants a snapshot gone.
+    DeleteSnapshot {
+        /// Who waits.
+        request: RequestId,
+        /// As for `Update`.
+        project: Option<String>,
+        /// Which snapshot.
+        key: VolumeKey,
+        /// The revision that the user saw.
+        expected: Option<u64>,
+    },
+    /// The data plane answered for these snapshots; `None` when it will never answer.
+    SnapshotsAnswered {
+        /// Which.
+        uuids: Vec<Uuid>,
+        /// The snapshots as they are now, or why nothing was changed.
+        result: Option<Result<Vec<SnapshotDescriptor>, PlaneError>>,
+    },
+    /// The time, now and then: snapshots whose time is over go.
+    Tick(UnixMillis),
     /// The data plane answered the change of this volume; `None` when it will never answer.
     Answered {
         /// Which volume.
@@ -89,6 +136,8 @@ pub enum Input {
         round: u64,
         /// All volumes that exist.
         volumes: Vec<VolumeDescriptor>,
+        /// All snapshots that exist.
+        snapshots: Vec<SnapshotDescriptor>,
     },
     /// The question of [`Model::ask`] got no answer.
     Unobserved,
@@ -117,6 +166,35 @@ pub enum Command {
         /// The revision of its `Deleting` descriptor.
         new_revision: u64,
     },
+    /// Ask the data plane to put this volume back to that snapshot, and feed its answer back as that of a change.
+    Rollback {
+        /// Which volume.
+        uuid: Uuid,
+        /// Which snapshot.
+        snapshot: Uuid,
+        /// The volume's new line.
+        line: LineId,
+        /// The old revision.
+        expected_revision: u64,
+    },
+    /// Ask the data plane for these snapshots, and feed its answer back.
+    CreateSnapshots(Vec<SnapshotDescriptor>),
+    /// Ask the data plane to give this snapshot up, and feed its answer back.
+    DeleteSnapshot {
+        /// Which.
+        uuid: Uuid,
+        /// Its protection group.
+        pg: PgId,
+        /// The old revision.
+        expected_revision: u64,
+    },
+    /// Tell a caller that asked for snapshots.
+    AnswerSnapshots {
+        /// Which caller.
+        request: RequestId,
+        /// The snapshots as they are now, or why not.
+        result: Result<Vec<SnapshotView>, Error>,
+    },
     /// Tell the caller.
     Answer {
         /// Which caller.
@@ -141,6 +219,7 @@ pub struct Model {
     /// Ids that may be given out.
     durable: Marks,
     policies: Policies,
+    snapshots: Snapshots,
     /// Count of questions for the data plane's list so far.
     round: u64,
 }
@@ -164,6 +243,7 @@ impl Model {
             used,
             durable: marks,
             policies: Policies::default(),
+            snapshots: Snapshots::default(),
             round: 0,
         };
         for descriptor in volumes {
@@ -202,8 +282,26 @@ impl Model {
                 let outcome = self.delete(request, project.as_deref(), &key, expected);
                 self.commands_or_refusal(request, outcome)
             }
+            Input::Rollback { request, project, key, snapshot, expected } => {
+                let outcome = self.rollback(request, project.as_deref(), (&key, &snapshot), expected);
+                self.commands_or_refusal(request, outcome)
+            }
+            Input::CreateSnapshots { request, wanted, now } => {
+                let outcome = self.create_snapshots(request, wanted, now);
+                snapshots_or_refusal(request, outcome)
+            }
+            Input::DeleteSnapshot { request, project, key, expected } => {
+                let outcome = self.delete_snapshot(request, project.as_deref(), &key, expected);
+                snapshots_or_refusal(Some(request), outcome)
+            }
+            Input::SnapshotsAnswered { uuids, result } => self.snapshots_answered(&uuids, result),
+            Input::Tick(now) => self.expire(now),
             Input::Answered { uuid, result } => self.answered(uuid, result),
-            Input::Observed { round, volumes } => self.observed(round, volumes),
+            Input::Observed { round, volumes, snapshots } => {
+                let mut commands = self.observed(round, volumes);
+                commands.extend(self.snapshots_observed(round, snapshots));
+                commands
+            }
             Input::Unobserved => Vec::new(),
         }
     }
@@ -223,7 +321,9 @@ impl Model {
     /// got lost. Then the caller shall ask it for its list now and then: see [`Model::ask`].
     #[must_use]
     pub fn wants_observation(&self) -> bool {
-        self.is_spreading() || self.volumes.values().any(|e| e.doubt.is_some() || e.is_deleting())
+        self.is_spreading()
+            || self.snapshots_want_observation()
+            || self.volumes.values().any(|e| e.doubt.is_some() || e.is_deleting())
     }
 
     /// Starts a round: the number to send back with the list that is asked for after this call.
@@ -239,36 +339,38 @@ impl Model {
     }
 
     fn create(&mut self, request: RequestId, spec: VolumeSpec, uuid: Uuid, now: UnixMillis) -> Vec<Command> {
-        let admitted = self.admit(&spec, uuid);
-        let qos = match admitted.and_then(|()| self.assignment(spec.qos.as_ref(), &spec.project)) {
-            Ok(qos) => qos,
+        let admitted = self
+            .admit(&spec, uuid)
+            .and_then(|()| Ok((self.assignment(spec.qos.as_ref(), &spec.project)?, self.clone_plan(&spec)?)));
+        let (qos, plan) = match admitted {
+            Ok(admitted) => admitted,
             Err(error) => return vec![Command::Answer { request, result: Err(error) }],
         };
-        let mut commands = Vec::new();
         let nsid = self.next_nsid();
-        let line = LineId(self.used.line.0 + 1);
-        self.used = Marks { nsid: self.used.nsid.max(nsid), line };
-        if nsid > self.durable.nsid || line > self.durable.line {
-            self.durable = Marks {
-                nsid: Nsid(nsid.0.saturating_add(MARK_STEP - 1).min(LAST_NSID)),
-                line: LineId(line.0.saturating_add(u64::from(MARK_STEP - 1))),
-            };
-            commands.push(Command::SaveMarks(self.durable));
-        }
+        self.used.nsid = self.used.nsid.max(nsid);
+        let (line, save) = self.take_line();
+        let mut commands: Vec<Command> = save.into_iter().collect();
+        let sector = plan.as_ref().map_or(spec.sector.unwrap_or_default(), |plan| plan.sector);
+        let pg = plan.as_ref().map_or_else(|| self.least_loaded(), |plan| plan.pg);
+        let (labels, source) = match plan {
+            Some(plan) if spec.labels.is_empty() => (plan.labels, Some(plan.source)),
+            plan => (spec.labels, plan.map(|plan| plan.source)),
+        };
         let descriptor = VolumeDescriptor {
             uuid,
             name: spec.name,
             project: spec.project,
             nsid,
-            pg: self.least_loaded(),
+            pg,
             line,
             size_bytes: spec.size_bytes,
-            sector: spec.sector,
+            sector,
             kind: spec.kind,
             acl: spec.acl,
             ip_acl: spec.ip_acl,
-            labels: spec.labels,
+            labels,
             qos,
+            source,
             created: now,
             revision: 1,
             state: VolumeState::Available,
@@ -276,6 +378,21 @@ impl Model {
         self.insert(Entry::creating(descriptor.clone(), request));
         commands.push(Command::Create(Box::new(descriptor)));
         commands
+    }
+
+    /// A line that was never used, and what must be durable before it is, together with the namespace ids used so far.
+    fn take_line(&mut self) -> TakenLine {
+        let line = LineId(self.used.line.0 + 1);
+        self.used.line = line;
+        let nsid = self.used.nsid;
+        if nsid <= self.durable.nsid && line <= self.durable.line {
+            return (line, None);
+        }
+        self.durable = Marks {
+            nsid: Nsid(nsid.0.saturating_add(MARK_STEP - 1).min(LAST_NSID)),
+            line: LineId(line.0.saturating_add(u64::from(MARK_STEP - 1))),
+        };
+        (line, Some(Command::SaveMarks(self.durable)))
     }
 
     /// A namespace id that no volume has: a fresh one as long as there are, so that a host's memory of a deleted volume never
@@ -405,7 +522,7 @@ impl Model {
         let mut entry = self.remove(uuid).expect("the caller found it in this map");
         match pending {
             Pending::Create { .. } => {}
-            Pending::Update { next, .. } => entry = Entry::stored(*next),
+            Pending::Update { next, .. } | Pending::Rollback { next, .. } => entry = Entry::stored(*next),
             Pending::Delete { new_revision, .. } => entry.set_deleting(new_revision),
         }
         let view = entry.view();
@@ -425,7 +542,7 @@ impl Model {
                     self.names.remove(&(next.project.clone(), next.name.clone()));
                 }
             }
-            Pending::Delete { .. } => {}
+            Pending::Rollback { .. } | Pending::Delete { .. } => {}
         }
     }
 
@@ -523,6 +640,15 @@ fn applied(old: &VolumeDescriptor, change: VolumeChange) -> VolumeDescriptor {
         name: change.name.unwrap_or_else(|| old.name.clone()),
         labels: change.labels.unwrap_or_else(|| old.labels.clone()),
         ..old.clone()
+    }
+}
+
+/// What must be done for snapshots, or the refusal to who waits for them.
+fn snapshots_or_refusal(request: Option<RequestId>, outcome: Result<Vec<Command>, Error>) -> Vec<Command> {
+    match (outcome, request) {
+        (Ok(commands), _) => commands,
+        (Err(error), Some(request)) => vec![Command::AnswerSnapshots { request, result: Err(error) }],
+        (Err(_), None) => Vec::new(),
     }
 }
 

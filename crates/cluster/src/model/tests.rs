@@ -24,12 +24,13 @@ fn spec(name: &str) -> VolumeSpec {
         name: name.into(),
         project: "default".into(),
         size_bytes: 4096,
-        sector: SectorSize::B4096,
+        sector: Some(SectorSize::B4096),
         kind: VolumeKind::Durable,
         acl: HostAccess::None,
         ip_acl: IpAccess::Any,
         labels: Vec::new(),
         qos: None,
+        source: None,
     }
 }
 
@@ -87,6 +88,7 @@ impl World {
                     assert!(self.answered.insert(request), "seed {}: answered twice", self.seed);
                 }
                 Command::Record(_) => {}
+                other => panic!("not asked for: {other:?}"),
             }
         }
     }
@@ -219,7 +221,7 @@ impl World {
     fn observe(&mut self) {
         let round = self.model.ask();
         let volumes = self.plane.values().cloned().collect();
-        self.feed(Input::Observed { round, volumes });
+        self.feed(Input::Observed { round, volumes, snapshots: Vec::new() });
     }
 
     /// The background end of deletions.

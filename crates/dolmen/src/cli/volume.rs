@@ -83,7 +83,8 @@ fn create(client: &Client, output: &Output, args: CreateArgs) -> Result<(), CliE
         body["labels"] = labels.collect();
     }
     if let Some(policy) = args.qos {
-        body[qos_field(&policy)] = policy.into();
+        let field = qos_field(&policy);
+        body[field] = policy.into();
     }
     let made = client.post("/dolmen/v1/volumes", &body).map_err(|error| match error.exit {
         Exit::Conflict if error.text.contains("exists") => {
