@@ -8,6 +8,7 @@
 
 mod entry;
 mod policies;
+mod schedules;
 mod snapshots;
 #[cfg(test)]
 mod tests;
@@ -16,6 +17,7 @@ use crate::{
     Error, Kind,
     event::{Component, Occurrence, Severity},
     plane::PlaneError,
+    schedule::SnapshotPolicy,
     snapshot::SnapshotSpec,
     state::Marks,
     volume::{VolumeChange, VolumeKey, VolumeSpec},
@@ -29,6 +31,8 @@ use entry::{Entry, Pending};
 pub use entry::{Life, VolumeView};
 use policies::Policies;
 pub use policies::PolicyView;
+pub use schedules::SchedulePlan;
+use schedules::Schedules;
 pub use snapshots::SnapshotView;
 use snapshots::{Snapshots, TakenLine};
 use std::collections::{BTreeMap, BTreeSet};
@@ -121,8 +125,13 @@ pub enum Input {
         /// The snapshots as they are now, or why nothing was changed.
         result: Option<Result<Vec<SnapshotDescriptor>, PlaneError>>,
     },
-    /// The time, now and then: snapshots whose time is over go.
-    Tick(UnixMillis),
+    /// The time, now and then: snapshots whose time is over go, those that are due are taken.
+    Tick {
+        /// The time.
+        now: UnixMillis,
+        /// Fresh random UUIDs, one for each snapshot that may be taken.
+        fresh: Vec<Uuid>,
+    },
     /// The data plane answered the change of this volume; `None` when it will never answer.
     Answered {
         /// Which volume.
@@ -188,6 +197,10 @@ pub enum Command {
         /// The old revision.
         expected_revision: u64,
     },
+    /// Make this state of a snapshot policy durable.
+    SaveSchedule(Box<SnapshotPolicy>),
+    /// Forget this snapshot policy for good.
+    RemoveSchedule(Uuid),
     /// Tell a caller that asked for snapshots.
     AnswerSnapshots {
         /// Which caller.
@@ -220,6 +233,7 @@ pub struct Model {
     durable: Marks,
     policies: Policies,
     snapshots: Snapshots,
+    schedules: Schedules,
     /// Count of questions for the data plane's list so far.
     round: u64,
 }
@@ -244,6 +258,7 @@ impl Model {
             durable: marks,
             policies: Policies::default(),
             snapshots: Snapshots::default(),
+            schedules: Schedules::default(),
             round: 0,
         };
         for descriptor in volumes {
@@ -295,7 +310,11 @@ impl Model {
                 snapshots_or_refusal(Some(request), outcome)
             }
             Input::SnapshotsAnswered { uuids, result } => self.snapshots_answered(&uuids, result),
-            Input::Tick(now) => self.expire(now),
+            Input::Tick { now, fresh } => {
+                let mut commands = self.expire(now);
+                commands.extend(self.run_schedules(now, &fresh));
+                commands
+            }
             Input::Answered { uuid, result } => self.answered(uuid, result),
             Input::Observed { round, volumes, snapshots } => {
                 let mut commands = self.observed(round, volumes);

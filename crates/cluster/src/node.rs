@@ -10,18 +10,20 @@ mod service;
 use crate::{
     Error, Kind,
     event::{Event, Occurrence},
-    model::{Life, PolicyView, SnapshotView, VolumeView},
+    model::{Life, PolicyView, SchedulePlan, SnapshotView, VolumeView},
     plane::{
         DiffPart, DriveStatus, HostStatus, MetricsSnapshot, NodeRequest, Notice, Plane, PoolStatus,
         Protection, Recovered, VolumeStatus, VolumeUsage,
     },
     qos::{PolicyChange, PolicyKey, PolicySpec},
+    schedule::SnapshotPolicy,
     snapshot::{DiffSpec, SnapshotSpec},
     state::{Credential, Identity, State, StateError},
     volume::{VolumeChange, VolumeKey, VolumeSpec},
 };
 use dolmen_types::{Nqn, UnixMillis, Uuid};
 use policies::PolicyMessage;
+pub use policies::ScheduleChange;
 use service::{Message, Service};
 use std::{sync::Arc, time::Duration};
 use tokio::{
@@ -261,6 +263,32 @@ impl Handle {
     /// All QoS policies, by name.
     pub async fn policies(&self) -> Result<Vec<PolicyView>, Error> {
         self.ask(|answer| Message::Policy(PolicyMessage::List { answer })).await
+    }
+
+    /// Makes a snapshot policy.
+    pub async fn create_schedule(&self, plan: SchedulePlan) -> Result<SnapshotPolicy, Error> {
+        self.ask(|answer| Message::Policy(PolicyMessage::CreateSchedule { plan, answer })).await?
+    }
+
+    /// Changes a snapshot policy; its snapshots stay as they are.
+    pub async fn update_schedule(
+        &self,
+        project: String,
+        uuid: Uuid,
+        change: ScheduleChange,
+    ) -> Result<(), Error> {
+        let make = |answer| Message::Policy(PolicyMessage::UpdateSchedule { project, uuid, change, answer });
+        self.ask(make).await?
+    }
+
+    /// Deletes a snapshot policy; its snapshots stay.
+    pub async fn delete_schedule(&self, project: String, uuid: Uuid) -> Result<(), Error> {
+        self.ask(|answer| Message::Policy(PolicyMessage::DeleteSchedule { project, uuid, answer })).await?
+    }
+
+    /// All snapshot policies by UUID, each with the name of its volume.
+    pub async fn schedules(&self) -> Result<Vec<(SnapshotPolicy, String)>, Error> {
+        self.ask(|answer| Message::Policy(PolicyMessage::ListSchedules { answer })).await
     }
 
     /// Connected hosts.

@@ -123,7 +123,7 @@ impl Model {
     /// True while something is to happen at some time: see [`Input::Tick`](super::Input::Tick).
     #[must_use]
     pub fn wants_ticks(&self) -> bool {
-        self.snapshots.by_uuid.values().any(|h| h.descriptor.expires.is_some())
+        self.has_schedules() || self.snapshots.by_uuid.values().any(|h| h.descriptor.expires.is_some())
     }
 
     /// Snapshots of one project, of volumes that are to be taken together.
@@ -268,6 +268,7 @@ impl Model {
     ) -> Vec<Command> {
         let next_round = self.round + 1;
         let (mut request, mut commands) = (None, Vec::new());
+        let mut ran: Vec<SnapshotDescriptor> = Vec::new();
         for uuid in uuids {
             let Some(held) = self.snapshots.by_uuid.get_mut(uuid) else { continue };
             let asked = held.asked.take();
@@ -288,14 +289,26 @@ impl Model {
                         held.descriptor = d.clone();
                     }
                     let what = match asked {
-                        Some(Asked::Create(_)) => "SnapshotCreated",
+                        Some(Asked::Create(_)) => {
+                            ran.push(held.descriptor.clone());
+                            "SnapshotCreated"
+                        }
                         _ => "SnapshotDeleted",
                     };
                     commands.push(Command::Record(occurrence(&held.descriptor, what)));
                 }
-                (Some(Err(_)), Some(Asked::Create(_))) => drop(self.snapshots.remove(uuid)),
+                (Some(Err(_)), Some(Asked::Create(_))) => {
+                    ran.extend(self.snapshots.remove(uuid).map(|held| held.descriptor));
+                }
                 (Some(Err(_)), _) => {}
             }
+        }
+        for taken in &ran {
+            let outcome = match &result {
+                Some(Err(why)) => Err(why.to_string()),
+                _ => Ok(()),
+            };
+            commands.extend(self.schedule_ran(taken, outcome.as_ref().map(|()| ()).map_err(String::as_str)));
         }
         let views = || uuids.iter().filter_map(|u| self.snapshots.by_uuid.get(u)).map(Held::view).collect();
         let told = match result {
@@ -339,6 +352,11 @@ impl Model {
         let mut commands = Vec::new();
         for uuid in settled {
             let Some(held) = self.snapshots.remove(&uuid) else { continue };
+            if held.doubt.is_some() {
+                let there = found.contains_key(&uuid);
+                let result = if there { Ok(()) } else { Err("the data plane gave no answer") };
+                commands.extend(self.schedule_ran(&held.descriptor, result));
+            }
             match found.get(&uuid) {
                 Some(descriptor) => self.snapshots.insert(Held::stored(descriptor.clone())),
                 None if held.descriptor.state == SnapshotState::Deleting => {

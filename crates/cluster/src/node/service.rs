@@ -27,6 +27,9 @@ const OBSERVE_PERIOD: Duration = Duration::from_millis(250);
 /// How long a snapshot may outlive its time, and a due one may be late.
 const TICK_PERIOD: Duration = Duration::from_secs(5);
 
+/// Snapshots of policies that one tick takes at most. Count.
+const MAX_DUE: usize = 16;
+
 /// How long an event may wait for its write to the file.
 const EVENT_PERIOD: Duration = Duration::from_secs(1);
 
@@ -125,6 +128,7 @@ impl Service {
         let highest = Marks { nsid: recovered.highest_nsid, line: recovered.highest_line };
         let mut model = Model::recover(state.marks()?, highest, recovered.volumes);
         model.restore_snapshots(recovered.snapshots);
+        model.restore_schedules(state.snapshot_policies()?);
         for policy in model.restore_policies(state.qos_policies()?, state.default_qos_policy()?) {
             tracing::info!(policy = policy.name, uuid = %policy.uuid, "QoS policy told again by its volumes");
             state.put_qos_policy(&policy)?;
@@ -178,7 +182,8 @@ impl Service {
                 }
                 () = sleep_until(tick_at), if tick_at.is_some() => {
                     tick_at = None;
-                    self.step(Input::Tick((self.ambient.now)())).await;
+                    let fresh = (0..MAX_DUE).map(|_| (self.ambient.uuid)()).collect();
+                    self.step(Input::Tick { now: (self.ambient.now)(), fresh }).await;
                 }
                 () = sleep_until(save_at), if save_at.is_some() => {
                     save_at = None;
@@ -333,6 +338,20 @@ impl Service {
                     expected_revision,
                     answer,
                 })
+            }
+            Command::SaveSchedule(policy) => {
+                if let Err(why) = self.on_state(move |state| state.put_snapshot_policy(&policy)).await {
+                    tracing::warn!("when a snapshot policy ran is not kept over a restart: {why}");
+                }
+                None
+            }
+            Command::RemoveSchedule(uuid) => {
+                if let Err(why) = self.on_state(move |state| state.remove_snapshot_policy(uuid)).await {
+                    tracing::warn!(
+                        "a snapshot policy of a volume that is gone comes back at the next start: {why}"
+                    );
+                }
+                None
             }
             Command::AnswerSnapshots { request, result } => {
                 if let Some(answer) = self.waiting_for_snapshots.remove(&request) {

@@ -17,8 +17,13 @@ fn block_bytes(blocks: u64) -> u64 {
 }
 
 fn usage(info: &VolumeInfo) -> VolumeUsage {
-    let mapped = block_bytes(info.mapped_blocks);
-    VolumeUsage { mapped_bytes: mapped, stored_bytes: mapped }
+    let usage = &info.usage;
+    VolumeUsage {
+        mapped_bytes: block_bytes(usage.mapped_blocks),
+        stored_bytes: usage.stored_bytes,
+        owned_bytes: usage.head_bytes,
+        snapshot_bytes: usage.snapshot_bytes,
+    }
 }
 
 /// All volumes, or one, by ascending UUID.
@@ -106,7 +111,7 @@ pub(super) fn pool(plan: &PoolPlan, drives: &[OpenedDrive], reports: &[CoreRepor
     let usable_bytes =
         reports.iter().find_map(|r| r.pool.as_ref()).map_or(0, |p| p.capacity_bytes).min(physical_bytes);
     let used_bytes = sum.live_bytes.saturating_sub(sum.map_bytes).min(usable_bytes);
-    let logical = reports.iter().flat_map(|r| &r.volumes).map(|v| block_bytes(v.mapped_blocks)).sum();
+    let logical = reports.iter().flat_map(|r| &r.volumes).map(|v| block_bytes(v.usage.mapped_blocks)).sum();
     let free_bytes = usable_bytes - used_bytes;
     let state = match reports.iter().find_map(|r| r.stopped.clone()) {
         Some(reason) => PoolState::Stopped(reason),
