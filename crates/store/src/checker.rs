@@ -7,7 +7,7 @@ use crate::check::block_check;
 use crate::format::commit::LogIdentity;
 use crate::format::page::{Leaf, Level, PageRef, verify};
 use crate::location::BLOCK_GRANULES;
-use crate::map::Entry;
+use crate::map::{Entry, LeafRef};
 use crate::pool::read_plan;
 use crate::shard::{Geometry, Shared, load_shard};
 use crate::store::new_shard;
@@ -99,9 +99,9 @@ fn offline_shard(plan: &PoolPlan, shard: ShardId, geometry: &Rc<Geometry>) -> Sh
 async fn check_shard(shard: &Shared, exec: &Handle, report: &mut CheckReport) {
     let lines: Vec<(u64, Vec<PageRef>)> = {
         let s = shard.borrow();
-        let live = s.map.lines.iter().filter(|(_, l)| !l.dropped);
+        let live = s.map.lines.iter().filter(|(_, l)| !l.now.is_doomed());
         live.map(|(&line, tree)| {
-            (line, tree.nodes.iter().flat_map(|n| n.leaves.iter().map(|l| l.page)).collect())
+            (line, tree.nodes.iter().flat_map(|n| n.leaves.iter().map(LeafRef::page)).collect())
         })
         .collect()
     };
@@ -125,19 +125,20 @@ async fn check_shard(shard: &Shared, exec: &Handle, report: &mut CheckReport) {
         }
         let recent: Vec<(u64, Entry)> = {
             let s = shard.borrow();
-            s.map.live.line(line).into_iter().flat_map(|d| d.points()).map(|(lba, e)| (lba, *e)).collect()
+            s.map.live.line(line).into_iter().flat_map(|d| d.entries()).map(|(lba, e)| (lba, *e)).collect()
         };
         check_blocks(shard, exec, line, &recent, report).await;
     }
 }
 
+/// True unless the log since the checkpoint says that the version is elsewhere, or that nobody sees it any more.
 fn still_named(shard: &Shared, line: u64, lba: u64, entry: &Entry) -> bool {
     let s = shard.borrow();
-    let mut block = [Some(*entry)];
-    if let Some(delta) = s.map.live.line(line) {
-        delta.overlay(lba, &mut block);
-    }
-    block[0] == Some(*entry)
+    let Some(tree) = s.map.lines.get(&line) else { return false };
+    let Some(delta) = s.map.live.line(line) else { return true };
+    let moved = delta.entry(lba, entry.seq).is_some_and(|e| e != entry);
+    let hidden = delta.successor(lba, entry.seq).is_some_and(|next| !tree.now.needs(entry.seq, Some(next)));
+    !moved && !hidden
 }
 
 async fn read_leaf(
@@ -150,7 +151,7 @@ async fn read_leaf(
     if !verify(&bytes, Level::Leaf, line, page) {
         return Err(format!("the page at {} does not check", page.location));
     }
-    Ok(Leaf::trusted(&bytes).from(0).collect())
+    Ok(Leaf::trusted(&bytes).slots().filter_map(|(lba, v)| v.stored().map(|e| (lba, *e))).collect())
 }
 
 async fn read_at(

@@ -3,7 +3,7 @@
 use crate::format::commit::LogIdentity;
 use crate::map::Map;
 use crate::segments::SegmentTable;
-use crate::shard::{Geometry, Log, Phase, Shard, Shared, run_shard};
+use crate::shard::{Geometry, Log, Phase, Shard, Shared, run_shard, start_diff};
 use crate::{
     AppendError, Batch, DiffDone, DiffRequest, Done, Key, LineInfo, LineUsage, Marks, PoolPlan, ShardTuning,
     SpaceReport, StoreError, Ticket, ToPool, ToShard,
@@ -29,13 +29,15 @@ pub struct Store {
     shards: Vec<(ShardId, Shared)>,
     owner: Owner,
     timer: Option<TimerId>,
-    /// Listings of changes that have ended.
+    exec: exec::Handle,
+    /// Listings of changes that were refused.
     diffs: Vec<DiffDone>,
 }
 
 impl Store {
     /// Hosts the given shards of an opened pool (see [`PoolPlan::shards_of`]); `files[i]` is this core's handle of the plan's
-    /// drive `i`. Recovery starts at once as a task on `exec`, which must have room for two tasks per shard;
+    /// drive `i`. Recovery starts at once as a task on `exec`, which must have room for two tasks per shard and more for
+    /// listings of changes;
     /// [`Store::ready`] tells when it has ended. `owner` tags the store's own drive operations (reads and commits).
     /// `salt` is fresh randomness of this opening.
     #[must_use]
@@ -66,6 +68,7 @@ impl Store {
             shards: (0..).zip(shards).map(make).collect(),
             owner,
             timer: None,
+            exec: exec.clone(),
             diffs: Vec::new(),
         }
     }
@@ -222,40 +225,45 @@ impl Store {
     pub fn lines(&self, pg: PgId) -> Vec<LineId> {
         let Some(shard) = self.shard(pg) else { return Vec::new() };
         let shard = shard.borrow();
-        shard.map.lines.iter().filter(|(_, l)| !l.dropped).map(|(&line, _)| LineId(line)).collect()
+        shard.map.lines.iter().filter(|(_, l)| l.now.head).map(|(&line, _)| LineId(line)).collect()
     }
 
     /// A line, its snapshots and its parent. `None` when nothing of it is left.
     #[must_use]
     pub fn line(&self, pg: PgId, line: LineId) -> Option<LineInfo> {
         let shard = self.shard(pg)?.borrow();
-        let tree = shard.map.lines.get(&line.0).filter(|l| !l.dropped)?;
-        Some(LineInfo { head: !tree.dropped, ..LineInfo::default() })
+        let now = &shard.map.lines.get(&line.0).filter(|l| !l.now.is_doomed())?.now;
+        Some(LineInfo {
+            head: now.head,
+            snapshots: now.points().iter().filter(|p| p.snapshot).map(|p| Seq(p.seq)).collect(),
+            parent: now.parent.map(|(line, at)| (LineId(line), Seq(at))),
+        })
     }
 
     /// Lists what changed between two states of lines of this group's shard. Its end comes from [`Store::drain_diffs`]. It
     /// reads map pages in the background, of both states and everything between; nothing else waits for it.
-    pub fn diff(&mut self, pg: PgId, _request: DiffRequest, ticket: Ticket) {
-        let _ = pg;
-        let result = Err(StoreError::Refused("changed blocks can't be listed yet".into()));
-        self.diffs.push(DiffDone { ticket, result });
+    pub fn diff(&mut self, pg: PgId, request: DiffRequest, ticket: Ticket) {
+        match self.shard(pg) {
+            Some(shard) => start_diff(shard, &self.exec, request, ticket),
+            None => {
+                let result = Err(StoreError::Refused("the group's shard lives on another core".into()));
+                self.diffs.push(DiffDone { ticket, result });
+            }
+        }
     }
 
     /// Takes listings that have ended.
     pub fn drain_diffs(&mut self, out: &mut Vec<DiffDone>) {
         out.append(&mut self.diffs);
+        for (_, shard) in &self.shards {
+            out.append(&mut shard.borrow_mut().diffs_done);
+        }
     }
 
     /// What a line takes; nothing for one that does not exist.
     #[must_use]
     pub fn usage(&self, pg: PgId, line: LineId) -> LineUsage {
-        let usage = self.shard(pg).and_then(|s| s.borrow().map.usage(line));
-        usage.map_or(LineUsage::default(), |(mapped_blocks, stored_bytes)| LineUsage {
-            mapped_blocks,
-            stored_bytes,
-            head_bytes: stored_bytes,
-            ..LineUsage::default()
-        })
+        self.shard(pg).and_then(|s| s.borrow().map.usage(line)).unwrap_or_default()
     }
 
     /// Where the space of this core's shards is.
@@ -329,9 +337,10 @@ pub(crate) fn new_shard(id: LogIdentity, geometry: Rc<Geometry>, tuning: ShardTu
         reserve: Vec::new(),
         kept_pages: Vec::new(),
         kept_stage: None,
-        announced: BTreeSet::new(),
+        announced: crate::shard::Announced::default(),
         reads: crate::shard::Reads::default(),
-        moving: BTreeMap::new(),
+        moving: BTreeSet::new(),
+        moves_forgotten: false,
         move_jobs: VecDeque::new(),
         cleaned: 0,
         cleaner_idle: true,
@@ -346,6 +355,8 @@ pub(crate) fn new_shard(id: LogIdentity, geometry: Rc<Geometry>, tuning: ShardTu
         clean_bell: exec::Notify::default(),
         tag,
         done: Vec::new(),
+        diffs: 0,
+        diffs_done: Vec::new(),
         to_pool: Vec::new(),
     }
 }

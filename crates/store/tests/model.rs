@@ -7,14 +7,26 @@ mod common;
 use common::*;
 use dolmen_sim::{Rng, World};
 use dolmen_store::*;
-use dolmen_types::{LineId, PgId};
+use dolmen_types::{Lba, LineId, PgId, Seq};
 use std::collections::{BTreeMap, BTreeSet};
+
+/// What the blocks of a line hold; those that are not named hold zeros.
+type State = BTreeMap<u64, u64>;
+
+/// A state that is kept: by a snapshot, or by clones alone.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Kept {
+    state: State,
+    listed: bool,
+    clones: u32,
+}
 
 /// Everything that one group's batches have done.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Model {
-    lines: BTreeSet<u64>,
-    blocks: BTreeMap<(u64, u64), u64>,
+    heads: BTreeMap<u64, State>,
+    points: BTreeMap<(u64, u64), Kept>,
+    parents: BTreeMap<u64, (u64, u64)>,
     objects: BTreeMap<u128, u64>,
 }
 
@@ -26,29 +38,75 @@ enum Change {
     Delete(u128),
     Create(u64),
     Drop(u64),
+    Snapshot(u64),
+    DropSnapshot(u64, u64),
+    Clone(u64, u64, u64),
 }
 
 impl Model {
-    fn apply(&mut self, changes: &[Change]) {
+    fn apply(&mut self, changes: &[Change], seq: u64) {
         for change in changes {
             match change {
                 Change::Write(line, lba, values) => {
+                    let head = self.heads.get_mut(line).unwrap();
                     for (lba, &value) in (*lba..).zip(values) {
-                        self.blocks.insert((*line, lba), value);
+                        head.insert(lba, value);
                     }
+                    head.retain(|_, v| *v != 0);
                 }
                 Change::Unmap(line, lba, n) => {
-                    self.blocks.extract_if((*line, *lba)..(*line, lba + n), |_, _| true).for_each(drop);
+                    let head = self.heads.get_mut(line).unwrap();
+                    head.extract_if(*lba..lba + n, |_, _| true).for_each(drop);
                 }
                 Change::Put(id, value) => drop(self.objects.insert(*id, *value)),
                 Change::Delete(id) => drop(self.objects.remove(id)),
-                Change::Create(line) => drop(self.lines.insert(*line)),
+                Change::Create(line) => drop(self.heads.insert(*line, State::new())),
                 Change::Drop(line) => {
-                    self.lines.remove(line);
-                    self.blocks.retain(|(l, _), _| l != line);
+                    self.heads.remove(line);
+                    self.tidy(*line);
+                }
+                Change::Snapshot(line) => {
+                    let kept = Kept { state: self.heads[line].clone(), listed: true, clones: 0 };
+                    self.points.insert((*line, seq), kept);
+                }
+                Change::DropSnapshot(line, at) => {
+                    self.points.get_mut(&(*line, *at)).unwrap().listed = false;
+                    self.tidy(*line);
+                }
+                Change::Clone(line, parent, at) => {
+                    let point = self.points.get_mut(&(*parent, *at)).unwrap();
+                    point.clones += 1;
+                    self.heads.insert(*line, point.state.clone());
+                    self.parents.insert(*line, (*parent, *at));
                 }
             }
         }
+    }
+
+    /// Points that nothing keeps go; a line without head and points lets go of its parent.
+    fn tidy(&mut self, line: u64) {
+        self.points.retain(|(l, _), p| *l != line || p.listed || p.clones > 0);
+        if !self.heads.contains_key(&line)
+            && self.points.range((line, 0)..(line + 1, 0)).next().is_none()
+            && let Some((parent, at)) = self.parents.remove(&line)
+        {
+            self.points.get_mut(&(parent, at)).unwrap().clones -= 1;
+            self.tidy(parent);
+        }
+    }
+
+    fn depth(&self, line: u64) -> usize {
+        1 + self.parents.get(&line).map_or(0, |(parent, _)| self.depth(*parent))
+    }
+
+    fn snapshots(&self) -> Vec<(u64, u64)> {
+        self.points.iter().filter(|(_, p)| p.listed).map(|(k, _)| *k).collect()
+    }
+
+    /// Blocks that must be stored: every value was written once.
+    fn stored(&self) -> usize {
+        let states = self.heads.values().chain(self.points.values().map(|p| &p.state));
+        states.flat_map(|s| s.values()).collect::<BTreeSet<_>>().len()
     }
 }
 
@@ -56,10 +114,11 @@ impl Model {
 struct Group {
     pg: u32,
     durable: Model,
+    /// What it will be when everything under way is done.
+    expected: Model,
     acknowledged: u64,
     sent: u64,
     under_way: Vec<(u64, u64, Vec<Change>)>,
-    lines: Vec<u64>,
     next_line: u64,
 }
 
@@ -77,6 +136,8 @@ struct Run {
     crashes: u64,
     /// Mostly writes, so that the pool stays full.
     crowded: bool,
+    /// Snapshots, clones and rollbacks are among the operations.
+    versions: bool,
 }
 
 impl Run {
@@ -86,10 +147,10 @@ impl Run {
         let group = |pg| Group {
             pg,
             durable: Model::default(),
+            expected: Model::default(),
             acknowledged: 0,
             sent: 0,
             under_way: Vec::new(),
-            lines: Vec::new(),
             next_line: 1 + u64::from(pg) * 1000,
         };
         let groups = (0..groups).map(group).collect();
@@ -104,6 +165,7 @@ impl Run {
             totals: (0, 0),
             crashes: 30,
             crowded: false,
+            versions: false,
         }
     }
 
@@ -111,17 +173,22 @@ impl Run {
         self.rng.next_u64() % n
     }
 
+    fn fresh_line(&mut self, g: usize) -> u64 {
+        self.groups[g].next_line += 1;
+        self.groups[g].next_line - 1
+    }
+
     fn changes(&mut self, g: usize) -> Vec<Change> {
-        if self.groups[g].lines.len() < 2 {
-            let line = self.groups[g].next_line;
-            self.groups[g].next_line += 1;
-            self.groups[g].lines.push(line);
-            return vec![Change::Create(line)];
+        if self.groups[g].expected.heads.len() < 2 {
+            return vec![Change::Create(self.fresh_line(g))];
         }
+        if self.versions && self.below(8) == 0 {
+            return self.version_changes(g);
+        }
+        let lines: Vec<u64> = self.groups[g].expected.heads.keys().copied().collect();
         let mut changes = Vec::new();
         for _ in 0..=self.below(2) {
-            let pick = self.below(2) as usize;
-            let line = self.groups[g].lines[pick];
+            let line = lines[self.below(lines.len() as u64) as usize];
             let lba = self.below(self.blocks);
             let n = 1 + self.below(6).min(self.blocks - lba - 1);
             let writes = if self.crowded { 37 } else { 28 };
@@ -138,13 +205,42 @@ impl Run {
                 34..36 | 38 => Change::Put(u128::from(lba % 7), self.fresh),
                 36 => Change::Delete(u128::from(lba % 7)),
                 _ => {
-                    self.groups[g].lines.remove(pick);
                     changes.push(Change::Drop(line));
                     break;
                 }
             });
         }
         changes
+    }
+
+    /// A snapshot, a clone, a rollback, or something of the kind goes.
+    fn version_changes(&mut self, g: usize) -> Vec<Change> {
+        let model = self.groups[g].expected.clone();
+        let heads: Vec<u64> = model.heads.keys().copied().collect();
+        let head = heads[self.below(heads.len() as u64) as usize];
+        let snapshots = model.snapshots();
+        // In a crowded pool few states are kept, so that all of them always fit.
+        let most = if self.crowded { 2 } else { 4 };
+        if snapshots.is_empty() || (snapshots.len() < most && self.below(3) == 0) {
+            // Now and then of two lines at one instant.
+            let mut changes = vec![Change::Snapshot(head)];
+            if let Some(other) =
+                heads.iter().find(|h| **h != head).filter(|_| self.rng.next_u64().is_multiple_of(3))
+            {
+                changes.push(Change::Snapshot(*other));
+            }
+            return changes;
+        }
+        let (line, at) = snapshots[self.below(snapshots.len() as u64) as usize];
+        let may_clone = model.depth(line) < MAX_CLONE_DEPTH && model.points.len() < 2 * most;
+        match self.below(4) {
+            0 if heads.len() < 3 && may_clone => vec![Change::Clone(self.fresh_line(g), line, at)],
+            1 if may_clone => {
+                vec![Change::Clone(self.fresh_line(g), line, at), Change::Drop(head)]
+            }
+            2 if heads.len() > 2 => vec![Change::Drop(head)],
+            _ => vec![Change::DropSnapshot(line, at)],
+        }
     }
 
     fn records(&self, changes: &[Change]) -> Vec<Record> {
@@ -157,12 +253,19 @@ impl Run {
             Change::Delete(id) => Record::Delete { key: key(*id) },
             Change::Create(line) => create(*line),
             Change::Drop(line) => drop_line(*line),
+            Change::Snapshot(line) => snapshot(*line),
+            Change::DropSnapshot(line, at) => drop_snapshot(*line, *at),
+            Change::Clone(line, parent, at) => clone_line(*line, *parent, *at),
         };
         changes.iter().map(record).collect()
     }
 
     fn send(&mut self, g: usize) {
         let changes = self.changes(g);
+        self.send_changes(g, changes);
+    }
+
+    fn send_changes(&mut self, g: usize, changes: Vec<Change>) {
         let (pg, seq) = (self.groups[g].pg, self.groups[g].sent + 1);
         let ticket = loop {
             let records = self.records(&changes);
@@ -174,6 +277,7 @@ impl Run {
             }
         };
         self.groups[g].sent = seq;
+        self.groups[g].expected.apply(&changes, seq);
         self.groups[g].under_way.push((seq, ticket, changes));
     }
 
@@ -184,8 +288,8 @@ impl Run {
                 let Some(done) = self.node.done.remove(ticket) else { break };
                 assert_eq!(done.result, Ok(()), "seq {seq}");
                 group.acknowledged = *seq;
-                let (_, _, changes) = group.under_way.remove(0);
-                group.durable.apply(&changes);
+                let (seq, _, changes) = group.under_way.remove(0);
+                group.durable.apply(&changes, seq);
             }
         }
     }
@@ -208,18 +312,25 @@ impl Run {
             let ours = |l: &LineId| l.0 / 1000 == u64::from(pg);
             let lines: BTreeSet<u64> =
                 self.node.stores[core].lines(PgId(pg)).into_iter().filter(ours).map(|l| l.0).collect();
-            assert_eq!(lines, model.lines, "lines of group {pg}");
-            for &line in &model.lines {
+            assert_eq!(lines, model.heads.keys().copied().collect(), "lines of group {pg}");
+            let heads = model.heads.iter().map(|(line, state)| (*line, None, state));
+            let snapshots = model.points.iter().filter(|(_, p)| p.listed);
+            let snapshots = snapshots.map(|((line, at), p)| (*line, Some(*at), &p.state));
+            for (line, at, state) in heads.chain(snapshots) {
+                let info = self.node.stores[core].line(PgId(pg), LineId(line)).unwrap();
+                let listed = model.points.range((line, 0)..(line + 1, 0)).filter(|(_, p)| p.listed);
+                assert_eq!(info.snapshots, listed.map(|((_, at), _)| Seq(*at)).collect::<Vec<_>>());
                 let mut lba = 0;
                 while lba < self.blocks {
                     let n = (1 + self.below(20)).min(self.blocks - lba);
-                    let got = self.node.read(pg, line, lba, n as usize).unwrap();
+                    let got = self.node.read_at(pg, line, at, lba, n as usize).unwrap();
                     let want: Vec<u64> =
-                        (lba..lba + n).map(|b| model.blocks.get(&(line, b)).copied().unwrap_or(0)).collect();
-                    assert_eq!(got, want, "line {line} from {lba}");
+                        (lba..lba + n).map(|b| state.get(&b).copied().unwrap_or(0)).collect();
+                    assert_eq!(got, want, "line {line} at {at:?} from {lba}");
                     lba += n;
                 }
             }
+            self.compare_states(pg, &model);
             let mut objects = BTreeMap::new();
             self.node.stores[core].for_each_object(PgId(pg), |k, v| {
                 assert_eq!(v.len(), 1 + k.id as usize * 100);
@@ -228,6 +339,47 @@ impl Run {
             let want: BTreeMap<u128, u8> = model.objects.iter().map(|(k, v)| (*k, *v as u8)).collect();
             assert_eq!(objects, want, "objects of group {pg}");
         }
+    }
+
+    /// The list of changes between some two states is exactly what differs.
+    fn compare_states(&mut self, pg: u32, model: &Model) {
+        let heads = model.heads.iter().map(|(l, s)| (*l, None, s));
+        let points =
+            model.points.iter().filter(|(_, p)| p.listed).map(|((l, at), p)| (*l, Some(*at), &p.state));
+        let states: Vec<(u64, Option<u64>, &State)> = heads.chain(points).collect();
+        if states.is_empty() {
+            return;
+        }
+        let to = states[self.below(states.len() as u64) as usize];
+        let from = (self.below(4) > 0).then(|| states[self.below(states.len() as u64) as usize]);
+        let view = |s: (u64, Option<u64>, &State)| View { line: LineId(s.0), at: s.1.map(Seq) };
+        let (first, end) = (self.below(self.blocks), self.blocks + self.below(2) * 1_000_000);
+        let mut request = DiffRequest {
+            from: from.map(view),
+            to: view(to),
+            first: Lba(first),
+            end: Lba(end),
+            limit: 1 + self.below(30) as usize,
+        };
+        let (mut found, mut next) = (BTreeMap::new(), Some(Lba(first)));
+        while let Some(lba) = next {
+            request.first = lba;
+            let page = self.node.diff(pg, request).unwrap();
+            assert!(page.ranges.len() <= request.limit);
+            for range in page.ranges {
+                let blocks = range.lba.0..range.lba.0 + range.blocks.0;
+                blocks.for_each(|b| {
+                    assert!(found.insert(b, range.mapped).is_none(), "block {b} is named twice")
+                });
+            }
+            next = page.next;
+        }
+        let value = |s: Option<&State>, b: &u64| s.and_then(|s| s.get(b).copied()).unwrap_or(0);
+        let want: BTreeMap<u64, bool> = (first..self.blocks.min(end))
+            .filter(|b| value(from.map(|f| f.2), b) != value(Some(to.2), b))
+            .map(|b| (b, value(Some(to.2), &b) != 0))
+            .collect();
+        assert_eq!(found, want, "changes from {:?} to {:?}", request.from, request.to);
     }
 
     /// Power cut or kill with whatever is under way, maybe twice in a row; then exactly a prefix must be there.
@@ -263,16 +415,58 @@ impl Run {
             );
             for (seq, _, changes) in std::mem::take(&mut group.under_way) {
                 if seq <= highest {
-                    group.durable.apply(&changes);
+                    group.durable.apply(&changes, seq);
                 } else {
                     // It never happened: lines that it made or dropped are as before.
                 }
             }
             // Numbers are not reused, even where a batch was lost.
             group.acknowledged = highest;
-            group.lines = group.durable.lines.iter().copied().collect();
+            group.expected = group.durable.clone();
         }
         self.verify();
+    }
+
+    /// After some checkpoints exactly what somebody can read is stored.
+    fn exact(&mut self) {
+        self.settle();
+        let want: usize = self.groups.iter().map(|g| g.durable.stored()).sum();
+        let mut blocks = 0;
+        // Sweeps take a checkpoint behind the drop, and what the cleaner moves beside one counts twice until the next.
+        for _ in 0..20 {
+            self.node.checkpoint();
+            let spaces = self.node.stores.iter().map(Store::space);
+            blocks = spaces.map(|s| s.live_bytes - s.map_bytes).sum::<u64>() / BLOCK as u64;
+            assert!(blocks >= want as u64, "{blocks} blocks are counted, {want} can be read");
+            if blocks == want as u64 {
+                return;
+            }
+        }
+        assert_eq!(blocks, want as u64, "blocks stored, and blocks that somebody can read");
+    }
+
+    /// Everything goes, in any order; then nothing is left.
+    fn delete_everything(&mut self) {
+        for g in 0..self.groups.len() {
+            loop {
+                let model = &self.groups[g].expected;
+                let mut left: Vec<Change> = model.heads.keys().map(|l| Change::Drop(*l)).collect();
+                left.extend(model.snapshots().into_iter().map(|(l, at)| Change::DropSnapshot(l, at)));
+                if left.is_empty() {
+                    break;
+                }
+                let pick = self.below(left.len() as u64) as usize;
+                self.send_changes(g, vec![left.swap_remove(pick)]);
+                if self.below(3) == 0 {
+                    self.exact();
+                }
+            }
+        }
+        self.exact();
+        for store in &self.node.stores {
+            let space = store.space();
+            assert_eq!(space.live_bytes, space.map_bytes);
+        }
     }
 
     fn run(&mut self, steps: u64) {
@@ -312,6 +506,11 @@ impl Run {
         }
         self.settle();
         self.verify();
+        self.exact();
+        if self.versions {
+            self.delete_everything();
+            self.verify();
+        }
         println!("{:?} {:?}", self.node.space(), self.totals);
         for store in &self.node.stores {
             assert_eq!(store.space().integrity_errors, 0);
@@ -338,6 +537,27 @@ fn one_shard_with_everything() {
         let mut run = Run::new(seed, Setup::tiny(48), 1, 110);
         run.run(700);
     }
+}
+
+#[test]
+fn snapshots_clones_and_rollbacks() {
+    for seed in seeds(4, 10) {
+        let mut run = Run::new(seed, Setup::tiny(160), 1, 110);
+        run.versions = true;
+        run.run(900);
+    }
+}
+
+#[test]
+fn snapshots_in_a_pool_that_must_clean() {
+    let mut cleaned = 0;
+    for seed in seeds(5, 8) {
+        let mut run = Run::new(seed, Setup::tiny(40), 1, 40);
+        (run.crashes, run.versions, run.crowded) = (6, true, true);
+        run.run(2000);
+        cleaned += run.totals.1;
+    }
+    assert!(cleaned > 0, "nothing was cleaned: the test misses its aim");
 }
 
 #[test]
@@ -369,6 +589,8 @@ fn several_drives_shards_and_cores() {
         setup.drives = vec![("d0", 3 << 20), ("d1", 4 << 20), ("d2", 5 << 20)];
         setup.shards = 3;
         setup.cores = 2;
-        Run::new(seed, setup, 4, 50).run(500);
+        let mut run = Run::new(seed, setup, 4, 50);
+        run.versions = seed % 2 == 0;
+        run.run(500);
     }
 }

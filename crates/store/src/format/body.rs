@@ -6,6 +6,7 @@ use crate::format::page::PageRef;
 use crate::format::segment::Stream;
 use crate::format::{FORMAT_VERSION, put_unit, take_unit};
 use crate::location::Slot;
+use crate::map::Sweep;
 use crate::{Key, MAX_OBJECT_BYTES, Marks, UnitId};
 use dolmen_types::{Epoch, PgId, Seq};
 
@@ -33,14 +34,35 @@ pub(crate) struct SegmentRow {
 pub(crate) struct LineRow {
     /// The line.
     pub(crate) line: u64,
-    /// It was dropped, and what is left of its map waits to be freed.
-    pub(crate) dropped: bool,
-    /// Blocks that its map holds.
+    /// Its newest state can be read and written.
+    pub(crate) head: bool,
+    /// The line and the point that it was cloned from.
+    pub(crate) parent: Option<(u64, u64)>,
+    /// Something in its leaves may have become free.
+    pub(crate) sweep: Option<Sweep>,
+    /// Blocks whose newest version is stored.
     pub(crate) mapped: u64,
-    /// Bytes that their stored forms take.
+    /// Bytes of all stored versions in its map.
     pub(crate) stored: u64,
+    /// Of them, those of newest versions that are older than the first point.
+    pub(crate) newest: u64,
+    /// Its points, ascending.
+    pub(crate) points: Vec<PointRow>,
     /// Its nodes, in order of addresses.
     pub(crate) nodes: Vec<PageRef>,
+}
+
+/// A state of a line that is kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct PointRow {
+    /// Versions up to this number are in it.
+    pub(crate) seq: u64,
+    /// Blocks that are mapped in it, at most.
+    pub(crate) mapped: u64,
+    /// It is a snapshot; otherwise only clones need it.
+    pub(crate) snapshot: bool,
+    /// Bytes of newest versions that were written between this point and the next.
+    pub(crate) newest: u64,
 }
 
 /// What a checkpoint's body says.
@@ -80,14 +102,7 @@ impl Body {
             put_unit(&mut w, s.unit);
         }
         for line in &self.lines {
-            w.u64(line.line)
-                .u32(u32::from(line.dropped))
-                .u32(len32(line.nodes.len()))
-                .u64(line.mapped)
-                .u64(line.stored);
-            for node in &line.nodes {
-                node.put(&mut w);
-            }
+            put_line(&mut w, line);
         }
         for (pg, marks) in &self.marks {
             w.u32(pg.0).u32(0).u64(marks.epoch.0).u64(marks.highest_seq.0);
@@ -133,11 +148,58 @@ fn take_segment(r: &mut Reader<'_>) -> Option<SegmentRow> {
     Some(SegmentRow { slot, unit: take_unit(r)?, stream, stream_seq, live, last_commit })
 }
 
+/// Bit of a line's flags: it has a head.
+const HEAD: u32 = 1;
+/// Bit of a line's flags: it is a clone.
+const CLONE: u32 = 2;
+/// Bit of a line's flags: something may have become free.
+const SWEEP: u32 = 4;
+/// Bit of a line's flags: when the sweep is through, it begins anew.
+const SWEEP_AGAIN: u32 = 8;
+/// Bit of a point's bytes: it is a snapshot.
+const SNAPSHOT: u64 = 1 << 63;
+
+fn put_line(w: &mut Writer, line: &LineRow) {
+    let flag = |set: bool, bit: u32| if set { bit } else { 0 };
+    let sweep = line.sweep.unwrap_or_default();
+    let flags = flag(line.head, HEAD)
+        | flag(line.parent.is_some(), CLONE)
+        | flag(line.sweep.is_some(), SWEEP)
+        | flag(sweep.again, SWEEP_AGAIN);
+    let (parent, at) = line.parent.unwrap_or_default();
+    w.u64(line.line).u32(flags).u32(len32(line.points.len())).u32(len32(line.nodes.len())).u32(0);
+    w.u64(parent).u64(at).u64(sweep.from).u64(line.mapped).u64(line.stored).u64(line.newest);
+    for point in &line.points {
+        w.u64(point.seq).u64(point.mapped);
+        w.u64(point.newest | if point.snapshot { SNAPSHOT } else { 0 });
+    }
+    for node in &line.nodes {
+        node.put(w);
+    }
+}
+
 fn take_line(r: &mut Reader<'_>) -> Option<LineRow> {
-    let (line, dropped, count) = (r.u64()?, r.u32()? != 0, r.u32()?);
-    let (mapped, stored) = (r.u64()?, r.u64()?);
-    let nodes = (0..count).map(|_| PageRef::take(r)).collect::<Option<Vec<_>>>()?;
-    Some(LineRow { line, dropped, mapped, stored, nodes })
+    let (line, flags, points, nodes) = (r.u64()?, r.u32()?, r.u32()?, r.u32()?);
+    r.u32()?;
+    let (parent, at, from) = (r.u64()?, r.u64()?, r.u64()?);
+    let (mapped, stored, newest) = (r.u64()?, r.u64()?, r.u64()?);
+    let point = |r: &mut Reader<'_>| {
+        let (seq, mapped, bytes) = (r.u64()?, r.u64()?, r.u64()?);
+        Some(PointRow { seq, mapped, snapshot: bytes & SNAPSHOT != 0, newest: bytes & !SNAPSHOT })
+    };
+    let points = (0..points).map(|_| point(r)).collect::<Option<Vec<_>>>()?;
+    let nodes = (0..nodes).map(|_| PageRef::take(r)).collect::<Option<Vec<_>>>()?;
+    Some(LineRow {
+        line,
+        head: flags & HEAD != 0,
+        parent: (flags & CLONE != 0).then_some((parent, at)),
+        sweep: (flags & SWEEP != 0).then_some(Sweep { from, again: flags & SWEEP_AGAIN != 0 }),
+        mapped,
+        stored,
+        newest,
+        points,
+        nodes,
+    })
 }
 
 /// Appends one object to a body's bytes.

@@ -33,6 +33,9 @@ mod kind {
     pub(super) const CREATE_LINE: u8 = 6;
     pub(super) const DROP_LINE: u8 = 7;
     pub(super) const MOVE: u8 = 8;
+    pub(super) const SNAPSHOT: u8 = 9;
+    pub(super) const DROP_SNAPSHOT: u8 = 10;
+    pub(super) const CLONE_LINE: u8 = 11;
 }
 
 /// The group of batches that no one's host sent: moves made by cleaning.
@@ -112,8 +115,33 @@ pub(crate) enum LogRecord<'a> {
     CreateLine { line: u64 },
     /// End of a line.
     DropLine { line: u64 },
+    /// The line is kept as it is after this batch, under the batch's number.
+    Snapshot { line: u64 },
+    /// End of a snapshot.
+    DropSnapshot { line: u64, at: u64 },
+    /// New line over a snapshot of another.
+    CloneLine { line: u64, parent: u64, at: u64 },
     /// The version `seq` of a block is now in the payload, no longer at `from`.
     Move { line: u64, lba: u64, seq: u64, from: Location, granules: u16, at: u32, check: u64 },
+}
+
+impl LogRecord<'_> {
+    /// True when it makes, ends or keeps a line or a state of one.
+    pub(crate) fn changes_lines(&self) -> bool {
+        match self {
+            LogRecord::CreateLine { .. }
+            | LogRecord::DropLine { .. }
+            | LogRecord::Snapshot { .. }
+            | LogRecord::DropSnapshot { .. }
+            | LogRecord::CloneLine { .. } => true,
+            LogRecord::Batch { .. }
+            | LogRecord::Write { .. }
+            | LogRecord::Unmap { .. }
+            | LogRecord::Put { .. }
+            | LogRecord::Delete { .. }
+            | LogRecord::Move { .. } => false,
+        }
+    }
 }
 
 /// The checks of a write's blocks.
@@ -181,6 +209,18 @@ impl HeaderWriter {
 
     pub(crate) fn drop_line(&mut self, line: u64) {
         self.w.u64(u64::from(kind::DROP_LINE)).u64(line);
+    }
+
+    pub(crate) fn snapshot(&mut self, line: u64) {
+        self.w.u64(u64::from(kind::SNAPSHOT)).u64(line);
+    }
+
+    pub(crate) fn drop_snapshot(&mut self, line: u64, at: u64) {
+        self.w.u64(u64::from(kind::DROP_SNAPSHOT)).u64(line).u64(at);
+    }
+
+    pub(crate) fn clone_line(&mut self, line: u64, parent: u64, at: u64) {
+        self.w.u64(u64::from(kind::CLONE_LINE)).u64(line).u64(parent).u64(at);
     }
 
     #[allow(clippy::too_many_arguments)] // The fields of one record, in their order on the drive.
@@ -326,6 +366,9 @@ fn decode_record<'a>(tag: u8, r: &mut Reader<'a>) -> Option<LogRecord<'a>> {
         kind::DELETE => LogRecord::Delete { key: Key { kind: second, id: r.u128()? } },
         kind::CREATE_LINE => LogRecord::CreateLine { line: r.u64()? },
         kind::DROP_LINE => LogRecord::DropLine { line: r.u64()? },
+        kind::SNAPSHOT => LogRecord::Snapshot { line: r.u64()? },
+        kind::DROP_SNAPSHOT => LogRecord::DropSnapshot { line: r.u64()?, at: r.u64()? },
+        kind::CLONE_LINE => LogRecord::CloneLine { line: r.u64()?, parent: r.u64()?, at: r.u64()? },
         kind::MOVE => LogRecord::Move {
             line: r.u64()?,
             lba: r.u64()?,

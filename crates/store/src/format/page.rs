@@ -4,17 +4,26 @@ use crate::bytes::{Reader, Writer};
 use crate::check::{seal, unseal};
 use crate::format::{FORMAT_VERSION, PAGE_BYTES};
 use crate::location::Location;
-use crate::map::Entry;
+use crate::map::{Entry, Version};
 use dolmen_types::Uuid;
 
-/// Entries of a leaf, and references of a node, at most.
+/// Slots of a leaf at most.
 pub(crate) const PAGE_SLOTS: usize = 126;
+/// References of a node at most.
+pub(crate) const NODE_SLOTS: usize = 100;
 
 const MAGIC: &[u8; 8] = b"dolmPAGE";
 const HEADER_BYTES: usize = 64;
 const SLOT_BYTES: usize = 32;
+const REF_BYTES: usize = 40;
 
 const _: () = assert!(HEADER_BYTES + PAGE_SLOTS * SLOT_BYTES == PAGE_BYTES as usize);
+const _: () = assert!(HEADER_BYTES + NODE_SLOTS * REF_BYTES <= PAGE_BYTES as usize);
+
+/// Kind of a slot that names a stored block.
+const STORED: u8 = 1;
+/// Kind of a slot that says that blocks have no contents.
+const HOLE: u8 = 4;
 
 /// What a page holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,28 +45,39 @@ pub(crate) struct PageName {
     pub(crate) generation: u64,
 }
 
-/// A reference to a page: the addresses from `first` up to the next reference's are its part.
+/// A reference to a page: the slots from its first one up to that of the next reference are its part.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct PageRef {
-    /// First address that belongs to it.
+    /// Address of its first slot.
     pub(crate) first: u64,
+    /// Sequence number of its first slot.
+    pub(crate) seq: u64,
     /// Where it is.
     pub(crate) location: Location,
     /// Its check.
     pub(crate) check: u64,
-    /// Entries or references in it.
-    pub(crate) count: u32,
+    /// Slots or references in it.
+    pub(crate) count: u16,
+    /// What a leaf holds; 0 for a node.
+    pub(crate) flags: u16,
 }
 
 impl PageRef {
+    /// Flag: some block may have several versions there, or holes.
+    pub(crate) const HISTORY: u16 = 1;
+    /// Flag: there are holes.
+    pub(crate) const HOLES: u16 = 2;
+
     pub(crate) fn put(&self, w: &mut Writer) {
-        w.u64(self.first).u64(self.location.0).u64(self.check).u32(self.count).u32(0);
+        w.u64(self.first).u64(self.seq).u64(self.location.0).u64(self.check);
+        w.u16(self.count).u16(self.flags).u32(0);
     }
 
     pub(crate) fn take(r: &mut Reader<'_>) -> Option<PageRef> {
-        let (first, location, check, count) = (r.u64()?, Location(r.u64()?), r.u64()?, r.u32()?);
+        let (first, seq, location, check) = (r.u64()?, r.u64()?, Location(r.u64()?), r.u64()?);
+        let (count, flags) = (r.u16()?, r.u16()?);
         r.u32()?;
-        Some(PageRef { first, location, check, count })
+        Some(PageRef { first, seq, location, check, count, flags })
     }
 }
 
@@ -69,25 +89,38 @@ fn header(w: &mut Writer, level: Level, count: usize, name: &PageName, first: u6
     debug_assert_eq!(w.len(), HEADER_BYTES);
 }
 
-/// Encodes a leaf. Entries ascend by (address, seq) and lie less than 2^32 blocks above the first. The reference to it
+/// Encodes a leaf. Slots ascend by (address, seq) and begin less than 2^32 blocks above the first. The reference to it
 /// lacks its location, which the caller fills in.
-pub(crate) fn encode_leaf(entries: &[(u64, Entry)], name: &PageName, memory: Vec<u8>) -> (PageRef, Vec<u8>) {
-    let first = entries.first().map_or(0, |e| e.0);
+pub(crate) fn encode_leaf(
+    slots: &[(u64, Version)],
+    flags: u16,
+    name: &PageName,
+    memory: Vec<u8>,
+) -> (PageRef, Vec<u8>) {
+    let (first, seq) = slots.first().map_or((0, 0), |(lba, v)| (*lba, v.seq()));
     let mut w = Writer::over(memory);
-    header(&mut w, Level::Leaf, entries.len(), name, first);
-    for (lba, e) in entries {
+    header(&mut w, Level::Leaf, slots.len(), name, first);
+    for (lba, version) in slots {
         let delta = u32::try_from(lba - first).expect("a leaf is split before it spans 2^32 blocks");
-        w.u32(delta).u8(1).u8(0).u16(e.granules).u64(e.location.0).u64(e.seq).u64(e.check);
+        w.u32(delta);
+        match version {
+            Version::Stored(e) => {
+                w.u8(STORED).u8(0).u16(e.granules).u64(e.location.0).u64(e.seq).u64(e.check);
+            }
+            Version::Hole { seq, blocks } => {
+                w.u8(HOLE).u8(0).u16(0).u64(*blocks).u64(*seq).u64(0);
+            }
+        }
     }
     w.pad_to(PAGE_BYTES as usize);
     let check = seal(0, w.as_mut());
-    let count = u32::try_from(entries.len()).expect("at most PAGE_SLOTS");
-    (PageRef { first, location: Location(0), check, count }, w.finish())
+    let count = u16::try_from(slots.len()).expect("at most PAGE_SLOTS");
+    (PageRef { first, seq, location: Location(0), check, count, flags }, w.finish())
 }
 
 /// Encodes a node. The reference to it lacks its location.
 pub(crate) fn encode_node(refs: &[PageRef], name: &PageName, memory: Vec<u8>) -> (PageRef, Vec<u8>) {
-    let first = refs.first().map_or(0, |e| e.first);
+    let (first, seq) = refs.first().map_or((0, 0), |r| (r.first, r.seq));
     let mut w = Writer::over(memory);
     header(&mut w, Level::Node, refs.len(), name, first);
     for r in refs {
@@ -95,11 +128,12 @@ pub(crate) fn encode_node(refs: &[PageRef], name: &PageName, memory: Vec<u8>) ->
     }
     w.pad_to(PAGE_BYTES as usize);
     let check = seal(0, w.as_mut());
-    let count = u32::try_from(refs.len()).expect("at most PAGE_SLOTS");
-    (PageRef { first, location: Location(0), check, count }, w.finish())
+    let count = u16::try_from(refs.len()).expect("at most NODE_SLOTS");
+    (PageRef { first, seq, location: Location(0), check, count, flags: 0 }, w.finish())
 }
 
 /// A leaf whose check was verified, as the bytes that were read.
+#[derive(Clone, Copy)]
 pub(crate) struct Leaf<'a> {
     first: u64,
     slots: &'a [u8],
@@ -119,32 +153,53 @@ impl<'a> Leaf<'a> {
         self.first.saturating_add(u64::from(delta))
     }
 
-    /// Entries.
+    fn word(&self, index: usize, at: usize) -> u64 {
+        let at = index * SLOT_BYTES + at;
+        u64::from_le_bytes(self.slots[at..at + 8].try_into().expect("8 bytes"))
+    }
+
+    fn key(&self, index: usize) -> (u64, u64) {
+        (self.lba(index), self.word(index, 16))
+    }
+
+    /// Slots.
     pub(crate) fn len(&self) -> usize {
         self.slots.len() / SLOT_BYTES
     }
 
-    /// Entry number `index`.
-    pub(crate) fn entry(&self, index: usize) -> (u64, Entry) {
+    /// Slot number `index`.
+    pub(crate) fn slot(&self, index: usize) -> (u64, Version) {
         let s = &self.slots[index * SLOT_BYTES..(index + 1) * SLOT_BYTES];
-        let word = |at: usize| u64::from_le_bytes(s[at..at + 8].try_into().expect("8 bytes"));
-        let granules = u16::from_le_bytes([s[6], s[7]]);
-        (self.lba(index), Entry { seq: word(16), location: Location(word(8)), check: word(24), granules })
+        let seq = self.word(index, 16);
+        let version = if s[4] == HOLE {
+            Version::Hole { seq, blocks: self.word(index, 8) }
+        } else {
+            let granules = u16::from_le_bytes([s[6], s[7]]);
+            let (location, check) = (Location(self.word(index, 8)), self.word(index, 24));
+            Version::Stored(Entry { seq, location, check, granules })
+        };
+        (self.lba(index), version)
     }
 
-    /// Index of the first entry at or above `lba`.
-    pub(crate) fn seek(&self, lba: u64) -> usize {
+    /// Index of the first slot that is not below (`lba`, `seq`).
+    pub(crate) fn seek(&self, lba: u64, seq: u64) -> usize {
         let (mut low, mut high) = (0, self.len());
         while low < high {
             let middle = usize::midpoint(low, high);
-            if self.lba(middle) < lba { low = middle + 1 } else { high = middle }
+            if self.key(middle) < (lba, seq) { low = middle + 1 } else { high = middle }
         }
         low
     }
 
-    /// Entries from the first at or above `lba` on, in order.
-    pub(crate) fn from(&'a self, lba: u64) -> impl Iterator<Item = (u64, Entry)> + 'a {
-        (self.seek(lba)..self.len()).map(|i| self.entry(i))
+    /// Slots from number `index` on, in order.
+    pub(crate) fn from(&self, index: usize) -> impl Iterator<Item = (u64, Version)> + Clone + use<'a> {
+        let leaf = Leaf { first: self.first, slots: self.slots };
+        (index..self.len()).map(move |i| leaf.slot(i))
+    }
+
+    /// All slots.
+    pub(crate) fn slots(&self) -> impl Iterator<Item = (u64, Version)> + Clone + use<'a> {
+        self.from(0)
     }
 }
 
@@ -157,15 +212,16 @@ pub(crate) fn verify(bytes: &[u8], level: Level, line: u64, expected: &PageRef) 
     let word = |at: usize| u64::from_le_bytes(bytes[at..at + 8].try_into().expect("8 bytes"));
     let sound = u32::from(half(16)) == FORMAT_VERSION
         && bytes[18] == level as u8
-        && u32::from(half(20)) == expected.count
+        && half(20) == expected.count
         && usize::from(half(20)) <= PAGE_SLOTS
         && word(40) == line;
-    sound && (level == Level::Node || Leaf::trusted(bytes).slots.chunks_exact(SLOT_BYTES).all(|s| s[4] == 1))
+    let known = |s: &[u8]| s[4] == STORED || s[4] == HOLE;
+    sound && (level == Level::Node || Leaf::trusted(bytes).slots.chunks_exact(SLOT_BYTES).all(known))
 }
 
 /// The references of a node that [`verify`] accepted.
 pub(crate) fn node_refs(bytes: &[u8]) -> Vec<PageRef> {
-    let count = usize::from(u16::from_le_bytes([bytes[20], bytes[21]])).min(PAGE_SLOTS);
+    let count = usize::from(u16::from_le_bytes([bytes[20], bytes[21]]));
     let mut r = Reader::new(&bytes[HEADER_BYTES..]);
-    (0..count).filter_map(|_| PageRef::take(&mut r)).collect()
+    (0..count.min(NODE_SLOTS)).filter_map(|_| PageRef::take(&mut r)).collect()
 }

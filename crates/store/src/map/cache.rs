@@ -74,7 +74,7 @@ mod tests {
     use super::*;
 
     fn page(i: u64) -> PageRef {
-        PageRef { first: 0, location: Location(i), check: i * 3, count: 1 }
+        PageRef { first: 0, seq: 0, location: Location(i), check: i * 3, count: 1, flags: 0 }
     }
 
     #[test]

@@ -1,130 +1,169 @@
 //! Changes to the map that are in the log but not in leaves yet.
 //!
-//! Per line: the newest stored version of each changed block, and the ranges that were unmapped. A hole and an entry may
-//! name the same block; then the entry is the newer one. Holes never overlap one another. Records of one batch share a
-//! sequence number; among them the one that is applied later wins.
+//! Per line: stored versions of changed blocks by (block, sequence number), and the ranges that were unmapped. Of versions that
+//! nothing sees but the newest, only the newest is kept. Holes lie in layers, one per point that was the newest when
+//! they came: within a layer a newer hole replaces an older one, since nobody could tell them apart. Records of one batch
+//! share a sequence number; among them the one that is applied later wins, so a block has at most one version of a number.
 
-use super::Entry;
+use super::{Content, Entry, Holes, Lineage};
 use std::collections::BTreeMap;
 
 /// The changes of one line.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct LineDelta {
-    points: BTreeMap<u64, Entry>,
-    /// First block -> (block behind the last, sequence number of the unmap).
-    holes: BTreeMap<u64, (u64, u64)>,
+    entries: BTreeMap<(u64, u64), Entry>,
+    /// By the newest point below their numbers.
+    holes: BTreeMap<Option<u64>, Holes>,
+    /// Ranges in all layers.
+    hole_count: usize,
+    /// Entries beyond one per block.
+    extra: usize,
 }
 
 impl LineDelta {
-    /// Sets the stored version of a block. Whatever loses (the old entry, or the new one when something newer is known)
-    /// goes to `freed`.
-    pub(crate) fn insert(&mut self, lba: u64, entry: Entry, mut freed: impl FnMut(Entry)) {
-        match self.hole_at(lba) {
-            Some(seq) if seq > entry.seq => return freed(entry),
-            // Both are of one batch, and the unmap came first.
-            Some(seq) if seq == entry.seq => self.cut_holes(lba, lba.saturating_add(1)),
-            _ => {}
+    /// Sets where a version of a block is stored. Whatever nothing sees any more (an older version, the same one at another
+    /// place, or the new one when something newer hides it) goes to `freed`.
+    pub(crate) fn insert(&mut self, lba: u64, entry: Entry, lineage: &Lineage, mut freed: impl FnMut(Entry)) {
+        let seq = entry.seq;
+        if self.hole_count > 0 {
+            self.uncover(lba, seq, lineage);
         }
-        match self.points.entry(lba) {
-            std::collections::btree_map::Entry::Vacant(v) => {
-                v.insert(entry);
-            }
-            std::collections::btree_map::Entry::Occupied(mut o) => {
-                if o.get().seq <= entry.seq {
-                    freed(o.insert(entry));
-                } else {
-                    freed(entry);
-                }
-            }
+        let newest = self.entries.range((lba, 0)..=(lba, u64::MAX)).next_back().map(|(k, _)| k.1);
+        let before = match newest {
+            Some(n) if n >= seq => self.entries.range((lba, 0)..(lba, seq)).next_back().map(|(k, _)| k.1),
+            older => older,
+        };
+        let hidden_from = if self.hole_count > 0 || newest.is_some_and(|n| n > seq) {
+            self.successor(lba, seq)
+        } else {
+            None
+        };
+        if hidden_from.is_some_and(|next| !lineage.keeps(seq, next)) {
+            return freed(entry);
+        }
+        if let Some(old) = self.entries.insert((lba, seq), entry) {
+            return freed(old);
+        }
+        self.extra += usize::from(newest.is_some());
+        if let Some(old) = before.filter(|&old| !lineage.keeps(old, seq))
+            && let Some(entry) = self.entries.remove(&(lba, old))
+        {
+            self.extra -= 1;
+            freed(entry);
         }
     }
 
-    /// Unmaps `lba..end` as of `seq`; the entries that go are handed to `freed`.
-    pub(crate) fn unmap(&mut self, lba: u64, end: u64, seq: u64, mut freed: impl FnMut(Entry)) {
+    /// A hole of the same number at this block came earlier in the same batch: it gives way.
+    fn uncover(&mut self, lba: u64, seq: u64, lineage: &Lineage) {
+        if let Some(layer) = self.holes.get_mut(&lineage.below(seq)).filter(|h| h.at(lba) == Some(seq)) {
+            let before = layer.len();
+            layer.cut(lba, lba.saturating_add(1));
+            self.hole_count = self.hole_count + layer.len() - before;
+        }
+    }
+
+    /// Unmaps `lba..end` as of `seq`, the newest number; the versions that nothing sees any more are handed to `freed`.
+    pub(crate) fn unmap(
+        &mut self,
+        lba: u64,
+        end: u64,
+        seq: u64,
+        lineage: &Lineage,
+        mut freed: impl FnMut(Entry),
+    ) {
         if lba >= end {
             return;
         }
-        self.points.extract_if(lba..end, |_, e| e.seq <= seq).for_each(|(_, e)| freed(e));
-        self.cut_holes(lba, end);
-        self.holes.insert(lba, (end, seq));
-    }
-
-    /// Takes `lba..end` out of all holes.
-    fn cut_holes(&mut self, lba: u64, end: u64) {
-        if let Some((&first, &(stop, seq))) = self.holes.range(..lba).next_back()
-            && stop > lba
-        {
-            self.holes.insert(first, (lba, seq));
-            if stop > end {
-                self.holes.insert(end, (stop, seq));
+        let point = lineage.below(seq);
+        let unseen = |e: &mut Entry| e.seq <= seq && point.is_none_or(|p| p < e.seq);
+        let range = (lba, 0)..(end, 0);
+        if self.extra == 0 {
+            self.entries.extract_if(range, |_, e| unseen(e)).for_each(|(_, e)| freed(e));
+        } else {
+            let gone: Vec<(u64, Entry)> =
+                self.entries.extract_if(range, |_, e| unseen(e)).map(|((lba, _), e)| (lba, e)).collect();
+            for same in gone.chunk_by(|a, b| a.0 == b.0) {
+                let (first, last) = ((same[0].0, 0), (same[0].0, u64::MAX));
+                let left = usize::from(self.entries.range(first..=last).next().is_some());
+                self.extra -= same.len() + left - 1;
             }
+            gone.into_iter().for_each(|(_, e)| freed(e));
         }
-        let inside: Vec<(u64, (u64, u64))> = self.holes.range(lba..end).map(|(&k, &v)| (k, v)).collect();
-        for (first, (stop, seq)) in inside {
-            self.holes.remove(&first);
-            if stop > end {
-                self.holes.insert(end, (stop, seq));
-            }
-        }
+        let layer = self.holes.entry(point).or_default();
+        let before = layer.len();
+        layer.put(lba, end, seq);
+        self.hole_count = self.hole_count + layer.len() - before;
     }
 
-    /// Sequence number of the unmap that covers a block.
-    pub(crate) fn hole_at(&self, lba: u64) -> Option<u64> {
-        let (_, &(end, seq)) = self.holes.range(..=lba).next_back()?;
-        (lba < end).then_some(seq)
+    /// The number from which on the version `seq` of a block is hidden by something here.
+    pub(crate) fn successor(&self, lba: u64, seq: u64) -> Option<u64> {
+        let from = seq.checked_add(1)?;
+        let entry = self.entries.range((lba, from)..=(lba, u64::MAX)).next().map(|(k, _)| k.1);
+        let holes = self.holes.values().filter_map(|h| h.at(lba)).filter(|&h| h > seq).min();
+        entry.into_iter().chain(holes).min()
     }
 
-    /// Holes that meet `lba..end`, cut to it: (first, behind the last, seq).
+    /// Where that version of a block is.
+    pub(crate) fn entry(&self, lba: u64, seq: u64) -> Option<&Entry> {
+        self.entries.get(&(lba, seq))
+    }
+
+    /// Holes that meet `lba..end`, cut to it: (first, behind the last, seq); layer by layer.
     pub(crate) fn holes_in(&self, lba: u64, end: u64) -> impl Iterator<Item = (u64, u64, u64)> + '_ {
-        let before = self.holes.range(..lba).next_back().filter(move |(_, (stop, _))| *stop > lba);
-        before
-            .into_iter()
-            .chain(self.holes.range(lba..end.max(lba)))
-            .map(move |(&first, &(stop, seq))| (first.max(lba), stop.min(end), seq))
+        self.holes.values().flat_map(move |layer| layer.within(lba, end))
     }
 
-    /// Entries of `lba..end`, in order.
-    pub(crate) fn points_in(&self, lba: u64, end: u64) -> impl Iterator<Item = (u64, &Entry)> + '_ {
-        self.points.range(lba..end.max(lba)).map(|(&k, v)| (k, v))
+    /// Versions of `lba..end`, by block and number.
+    pub(crate) fn entries_in(&self, lba: u64, end: u64) -> impl Iterator<Item = (u64, &Entry)> + '_ {
+        self.entries.range((lba, 0)..(end.max(lba), 0)).map(|(k, v)| (k.0, v))
     }
 
-    /// All entries, in order.
-    pub(crate) fn points(&self) -> impl Iterator<Item = (u64, &Entry)> + '_ {
-        self.points.iter().map(|(&k, v)| (k, v))
+    /// All versions, by block and number.
+    pub(crate) fn entries(&self) -> impl Iterator<Item = (u64, &Entry)> + '_ {
+        self.entries.iter().map(|(k, v)| (k.0, v))
     }
 
     /// True when something in `lba..end` changed.
     pub(crate) fn touches(&self, lba: u64, end: u64) -> bool {
-        self.points_in(lba, end).next().is_some() || self.holes_in(lba, end).next().is_some()
+        self.entries_in(lba, end).next().is_some() || self.holes_in(lba, end).next().is_some()
     }
 
-    /// Lays this delta over `blocks`, the versions of the blocks from `lba` on as older layers know them.
-    pub(crate) fn overlay(&self, lba: u64, blocks: &mut [Option<Entry>]) {
+    /// First block at or behind `lba` that has a stored version here.
+    pub(crate) fn next_stored(&self, lba: u64) -> Option<u64> {
+        self.entries.range((lba, 0)..).next().map(|(k, _)| k.0)
+    }
+
+    /// Lays this delta over what older layers say of the blocks from `lba` on, as of `at`.
+    pub(crate) fn overlay(&self, at: u64, lba: u64, blocks: &mut [Content]) {
         let end = lba.saturating_add(blocks.len() as u64);
-        let at = |lba2: u64| usize::try_from(lba2 - lba).expect("inside the window");
-        for (first, stop, seq) in self.holes_in(lba, end) {
-            for block in &mut blocks[at(first)..at(stop)] {
-                if block.is_some_and(|e| e.seq <= seq) {
-                    *block = None;
-                }
-            }
+        let index = |lba2: u64| usize::try_from(lba2 - lba).expect("inside the window");
+        for (first, stop, seq) in self.holes_in(lba, end).filter(|h| h.2 <= at) {
+            blocks[index(first)..index(stop)].iter_mut().for_each(|b| b.hide(seq));
         }
-        for (address, entry) in self.points_in(lba, end) {
-            let block = &mut blocks[at(address)];
-            if block.is_none_or(|e| e.seq <= entry.seq) {
-                *block = Some(*entry);
+        if self.extra == 0 {
+            for (address, entry) in self.entries_in(lba, end).filter(|(_, e)| e.seq <= at) {
+                blocks[index(address)].store(*entry);
             }
+            return;
+        }
+        // Some blocks have many versions here: two searches per block instead of a walk over all.
+        let mut next = lba;
+        while let Some((&(address, _), _)) = self.entries.range((next, 0)..(end, 0)).next() {
+            if let Some((_, entry)) = self.entries.range((address, 0)..=(address, at)).next_back() {
+                blocks[index(address)].store(*entry);
+            }
+            next = address + 1;
         }
     }
 
-    /// Entries and holes.
+    /// Stored versions.
+    pub(crate) fn stored(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// Versions and holes.
     pub(crate) fn len(&self) -> usize {
-        self.points.len() + self.holes.len()
-    }
-
-    /// Entries alone.
-    pub(crate) fn point_count(&self) -> usize {
-        self.points.len()
+        self.entries.len() + self.hole_count
     }
 }
 
@@ -157,78 +196,8 @@ impl Delta {
         Some(delta)
     }
 
-    /// Entries and holes of all lines.
+    /// Versions and holes of all lines.
     pub(crate) fn len(&self) -> usize {
         self.len
-    }
-}
-
-#[cfg(test)]
-#[allow(clippy::cast_possible_truncation)] // Models index with small numbers.
-mod tests {
-    use super::*;
-    use crate::location::Location;
-    use proptest::prelude::*;
-
-    fn entry(seq: u64) -> Entry {
-        Entry { seq, location: Location(seq), check: 0, granules: 256 }
-    }
-
-    proptest! {
-        /// Against the plainest model: per block the newest write or unmap.
-        #[test]
-        fn overlay_is_the_newest_change(ops in proptest::collection::vec((any::<bool>(), 0u64..40, 1u64..20), 1..60)) {
-            let mut delta = LineDelta::default();
-            let mut model: Vec<Option<u64>> = vec![None; 64];
-            let (mut inserted, mut freed) = (0usize, 0usize);
-            for (i, &(write, lba, n)) in ops.iter().enumerate() {
-                let seq = i as u64 + 1;
-                if write {
-                    inserted += 1;
-                    delta.insert(lba, entry(seq), |_| freed += 1);
-                    model[lba as usize] = Some(seq);
-                } else {
-                    delta.unmap(lba, lba + n, seq, |_| freed += 1);
-                    model[lba as usize..(lba + n) as usize].fill(None);
-                }
-            }
-            let mut blocks = vec![Some(entry(0)); 64];
-            delta.overlay(0, &mut blocks);
-            let touched = |lba: u64| delta.touches(lba, lba + 1);
-            for lba in 0..64u64 {
-                let want = if touched(lba) { model[lba as usize] } else { Some(0) };
-                prop_assert_eq!(blocks[lba as usize].map(|e| e.seq), want);
-            }
-            prop_assert_eq!(inserted - freed, delta.point_count());
-            let mut end = 0;
-            for (first, stop, _) in delta.holes_in(0, 64) {
-                prop_assert!(first >= end && stop > first);
-                end = stop;
-            }
-        }
-    }
-
-    #[test]
-    fn within_a_batch_the_later_record_wins() {
-        let mut delta = LineDelta::default();
-        delta.unmap(0, 10, 5, |_| ());
-        delta.insert(3, entry(5), |_| ());
-        delta.insert(7, entry(5), |_| ());
-        delta.unmap(7, 8, 5, |_| ());
-        let mut blocks = vec![Some(entry(1)); 10];
-        delta.overlay(0, &mut blocks);
-        let seqs: Vec<Option<u64>> = blocks.iter().map(|b| b.map(|e| e.seq)).collect();
-        assert_eq!(seqs[2..9], [None, Some(5), None, None, None, None, None]);
-    }
-
-    #[test]
-    fn a_late_move_of_an_old_version_loses() {
-        let mut delta = LineDelta::default();
-        let mut freed = Vec::new();
-        delta.insert(5, entry(7), |e| freed.push(e.seq));
-        delta.insert(5, entry(3), |e| freed.push(e.seq));
-        delta.unmap(5, 6, 9, |e| freed.push(e.seq));
-        delta.insert(5, entry(8), |e| freed.push(e.seq));
-        assert_eq!(freed, [3, 7, 8]);
     }
 }

@@ -1,6 +1,6 @@
-//! Looking blocks up: one search per leaf, not per block.
+//! Looking blocks up: one search per leaf, not per block, and one leaf per block, however many versions there are.
 
-use super::{Cache, Delta, Entry, Line};
+use super::{Cache, Content, Delta, Entry, Line, LineDelta, Version};
 use crate::format::page::{Leaf, PageRef};
 use dolmen_types::LineId;
 use std::collections::BTreeMap;
@@ -9,91 +9,317 @@ use std::collections::BTreeMap;
 pub(crate) struct Map {
     /// All lines.
     pub(crate) lines: BTreeMap<u64, Line>,
+    /// Points of all lines.
+    pub(crate) points: usize,
     /// Changes since the last freeze.
     pub(crate) live: Delta,
     /// Changes that a checkpoint is merging.
     pub(crate) frozen: Option<Delta>,
     /// Leaves in memory.
     pub(crate) cache: Cache,
+    /// Memory of lookups.
+    scratch: Vec<Content>,
 }
+
+/// A stored block that a lookup found. Its check (and key and tweak) belong to the line that it was written to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Found {
+    /// The line that it was written to: the one asked for, or an ancestor.
+    pub(crate) line: u64,
+    /// The version.
+    pub(crate) entry: Entry,
+}
+
+/// Level of a block that is resolved: no line is that deep.
+const RESOLVED: u8 = u8::MAX;
 
 /// What a lookup came to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Lookup {
     /// Every block asked for is resolved.
     Complete,
-    /// The leaf must be read first; as many blocks as said were resolved before it.
-    Miss { page: PageRef, resolved: usize },
-    /// There is no such line.
+    /// This leaf of that line must be read first; then the lookup goes on where it was.
+    Miss { line: u64, page: PageRef },
+    /// There is no such line, or no head of it.
     NoLine,
+    /// The line has no such snapshot.
+    NoSnapshot,
+}
+
+/// Whether the map holds a version at a place, and somebody needs it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Held {
+    /// It does.
+    Yes,
+    /// It does not, or nobody does.
+    No,
+    /// This leaf must be read first.
+    Miss(PageRef),
+}
+
+/// Where a line stores something next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum NextStored {
+    /// The first such block.
+    At(u64),
+    /// Nowhere behind.
+    Nothing,
+    /// This leaf must be read first; then the search goes on from the cursor.
+    Miss(PageRef),
 }
 
 impl Map {
     /// Nothing mapped, and room for `cache_bytes` of leaves.
     pub(crate) fn new(cache_bytes: usize) -> Map {
-        Map { lines: BTreeMap::new(), live: Delta::default(), frozen: None, cache: Cache::new(cache_bytes) }
+        Map {
+            lines: BTreeMap::new(),
+            points: 0,
+            live: Delta::default(),
+            frozen: None,
+            cache: Cache::new(cache_bytes),
+            scratch: Vec::new(),
+        }
     }
 
-    /// Resolves `count` blocks from `lba` on: appends to `out` the newest version of each, `None` for an unmapped one.
+    /// Resolves the blocks from `lba` on as of the snapshot `at`, or as of now: `None` for an unmapped one. Before the first
+    /// call `blocks` and `levels` are as long as the range and empty of results (`None` and 0); after a miss the call is
+    /// repeated with what it left there.
     pub(crate) fn lookup(
         &mut self,
         line: LineId,
+        at: Option<u64>,
         lba: u64,
-        count: usize,
-        out: &mut Vec<Option<Entry>>,
+        blocks: &mut [Option<Found>],
+        levels: &mut [u8],
     ) -> Lookup {
-        let Some(tree) = self.lines.get_mut(&line.0).filter(|l| !l.dropped) else { return Lookup::NoLine };
-        let begin = out.len();
-        out.resize(begin + count, None);
-        let end = lba.saturating_add(count as u64);
-        let at = |address: u64| begin + usize::try_from(address - lba).expect("inside the window");
+        let Some(top) = self.lines.get(&line.0) else { return Lookup::NoLine };
+        match at {
+            None if !top.now.head => return Lookup::NoLine,
+            Some(point) if top.now.point(point).is_none() => return Lookup::NoSnapshot,
+            _ => {}
+        }
+        let mut scratch = std::mem::take(&mut self.scratch);
+        let mut outcome = Lookup::Complete;
+        let mut i = 0;
+        while i < blocks.len() {
+            let level = levels[i];
+            let run = levels[i..].iter().take_while(|&&l| l == level).count();
+            if level == RESOLVED {
+                i += run;
+                continue;
+            }
+            let Some((holder, seq)) = self.ancestor(line.0, at, level) else {
+                outcome = Lookup::NoLine;
+                break;
+            };
+            scratch.clear();
+            scratch.resize(run, Content::Nothing);
+            let Some((known, missing, deeper)) = self.search(holder, seq, lba + i as u64, &mut scratch)
+            else {
+                outcome = Lookup::NoLine;
+                break;
+            };
+            let results = blocks[i..].iter_mut().zip(&mut levels[i..]).zip(&scratch[..known]);
+            for ((block, level), content) in results {
+                match content {
+                    Content::Nothing if deeper => *level += 1,
+                    Content::Nothing | Content::Hole(_) => *level = RESOLVED,
+                    Content::Stored(entry) => {
+                        *block = Some(Found { line: holder, entry: *entry });
+                        *level = RESOLVED;
+                    }
+                }
+            }
+            if let Some(page) = missing {
+                outcome = Lookup::Miss { line: holder, page };
+                break;
+            }
+        }
+        self.scratch = scratch;
+        outcome
+    }
+
+    /// The line `level` generations above, and as of when it is looked at.
+    fn ancestor(&self, line: u64, at: Option<u64>, level: u8) -> Option<(u64, u64)> {
+        let mut view = (line, at.unwrap_or(u64::MAX));
+        for _ in 0..level {
+            view = self.lines.get(&view.0)?.now.parent?;
+        }
+        Some(view)
+    }
+
+    /// What one line says as of `at` of the blocks from `lba` on: how many blocks are known, the leaf that is missing for the
+    /// others, and whether the line has a parent. `None` when there is no such line.
+    fn search(
+        &mut self,
+        line: u64,
+        at: u64,
+        lba: u64,
+        contents: &mut [Content],
+    ) -> Option<(usize, Option<PageRef>, bool)> {
+        let tree = self.lines.get_mut(&line)?;
+        let end = lba.saturating_add(contents.len() as u64);
         let (mut next, mut missing) = (lba, None);
         while next < end {
-            let (found, leaf_end) = tree.find(next);
-            let stop = leaf_end.min(end);
+            let (found, bound) = tree.find(next, at);
+            // The newest version at or below `at` of every block up to here is in this leaf.
+            let stop = if at < bound.1 { bound.0.saturating_add(1) } else { bound.0 }.min(end);
             if let Some((node, leaf)) = found {
                 let leaf = &mut tree.nodes[node].leaves[leaf];
-                let Some(bytes) = self.cache.at(leaf.hint, &leaf.page) else {
-                    missing = Some(leaf.page);
+                let page = leaf.page();
+                let Some(bytes) = self.cache.at(leaf.hint, &page) else {
+                    missing = Some(page);
                     break;
                 };
-                let view = Leaf::trusted(bytes);
-                for (address, entry) in view.from(next).take_while(|(a, _)| *a < stop) {
-                    // Versions of one block lie side by side, the newest last.
-                    out[at(address)] = Some(entry);
-                }
+                search_leaf(&Leaf::trusted(bytes), page.flags, at, next, stop, lba, contents);
             }
             next = stop;
         }
-        let resolved = usize::try_from(next - lba).expect("inside the window");
-        out.truncate(begin + resolved);
+        let known = usize::try_from(next - lba).expect("inside the window");
         for delta in self.frozen.iter().chain(std::iter::once(&self.live)) {
-            if let Some(delta) = delta.line(line.0) {
-                delta.overlay(lba, &mut out[begin..]);
+            if let Some(delta) = delta.line(line) {
+                delta.overlay(at, lba, &mut contents[..known]);
             }
         }
-        missing.map_or(Lookup::Complete, |page| Lookup::Miss { page, resolved })
+        Some((known, missing, tree.now.parent.is_some()))
     }
 
     /// Keeps a verified leaf of `line` that a miss asked for.
     pub(crate) fn leaf_read(&mut self, line: LineId, page: &PageRef, bytes: &[u8]) {
         let Some(tree) = self.lines.get_mut(&line.0) else { return };
-        if let (Some((node, leaf)), _) = tree.find(page.first) {
+        if let (Some((node, leaf)), _) = tree.find(page.first, page.seq) {
             let leaf = &mut tree.nodes[node].leaves[leaf];
-            if leaf.page == *page {
+            if leaf.page() == *page {
                 leaf.hint = self.cache.insert(page, bytes);
             }
         }
     }
 
-    /// Blocks of a line that are mapped, and bytes stored for them: exact in leaves, and an upper bound with the deltas.
-    pub(crate) fn usage(&self, line: LineId) -> Option<(u64, u64)> {
-        let tree = self.lines.get(&line.0).filter(|l| !l.dropped)?;
-        let (mut mapped, mut stored) = (tree.mapped, tree.stored);
-        for delta in self.frozen.iter().chain(std::iter::once(&self.live)).filter_map(|d| d.line(line.0)) {
-            mapped += delta.point_count() as u64;
-            stored += delta.points().map(|(_, e)| u64::from(e.bytes())).sum::<u64>();
+    /// Whether this version of a block is at this place by the map, and somebody sees it.
+    pub(crate) fn holds(&mut self, line: LineId, lba: u64, entry: &Entry) -> Held {
+        let Some(tree) = self.lines.get(&line.0) else { return Held::No };
+        let layers = [Some(&self.live), self.frozen.as_ref()];
+        let deltas: [Option<&LineDelta>; 2] = layers.map(|d| d.and_then(|d| d.line(line.0)));
+        let place = deltas.iter().flatten().find_map(|d| d.entry(lba, entry.seq));
+        if place.is_some_and(|p| p != entry) {
+            return Held::No;
         }
-        Some((mapped, stored))
+        let mut known = place.is_some();
+        let mut successor = deltas.iter().flatten().filter_map(|d| d.successor(lba, entry.seq)).min();
+        let (found, bound) = tree.find(lba, entry.seq);
+        if bound.0 == lba {
+            successor = Some(successor.map_or(bound.1, |s| s.min(bound.1)));
+        }
+        if successor.is_some_and(|s| !tree.now.needs(entry.seq, Some(s))) {
+            return Held::No;
+        }
+        if let Some((node, leaf)) = found {
+            let leaf = &tree.nodes[node].leaves[leaf];
+            let page = leaf.page();
+            let Some(bytes) = self.cache.at(leaf.hint, &page) else { return Held::Miss(page) };
+            for (address, version) in Leaf::trusted(bytes).slots().take_while(|(a, _)| *a <= lba) {
+                match version {
+                    Version::Stored(e) if address == lba && e == *entry => known = true,
+                    Version::Hole { blocks, .. } if lba - address >= blocks => continue,
+                    Version::Stored(_) if address < lba => continue,
+                    _ => {}
+                }
+                if version.seq() > entry.seq {
+                    successor = Some(successor.map_or(version.seq(), |s| s.min(version.seq())));
+                }
+            }
+        }
+        let needed = self.lines.get(&line.0).is_some_and(|tree| tree.now.needs(entry.seq, successor));
+        if known && needed { Held::Yes } else { Held::No }
+    }
+
+    /// True when this very leaf is part of the line's tree.
+    pub(crate) fn has_leaf(&self, line: LineId, page: &PageRef) -> bool {
+        let Some(tree) = self.lines.get(&line.0) else { return false };
+        let found = tree.find(page.first, page.seq).0;
+        found.is_some_and(|(node, leaf)| tree.nodes[node].leaves[leaf].page() == *page)
+    }
+
+    /// The first block at or behind `cursor` of which the line stores any version.
+    pub(crate) fn next_stored(&mut self, line: u64, cursor: &mut u64) -> NextStored {
+        let Some(tree) = self.lines.get(&line) else { return NextStored::Nothing };
+        let deltas = self.frozen.iter().chain(std::iter::once(&self.live)).filter_map(|d| d.line(line));
+        let in_deltas = deltas.filter_map(|d| d.next_stored(*cursor)).min();
+        let nearest = |in_tree: Option<u64>| {
+            in_tree.into_iter().chain(in_deltas).min().map_or(NextStored::Nothing, NextStored::At)
+        };
+        loop {
+            let (found, bound) = tree.find(*cursor, 0);
+            if let Some((node, leaf)) = found {
+                let leaf = &tree.nodes[node].leaves[leaf];
+                let page = leaf.page();
+                let Some(bytes) = self.cache.at(leaf.hint, &page) else { return NextStored::Miss(page) };
+                let view = Leaf::trusted(bytes);
+                let mut slots = view.from(view.seek(*cursor, 0));
+                if let Some((lba, _)) = slots.find(|(_, v)| v.stored().is_some()) {
+                    return nearest(Some(lba));
+                }
+            }
+            if bound.0 == u64::MAX || in_deltas.is_some_and(|lba| lba <= bound.0) {
+                return nearest(None);
+            }
+            // Look at the next leaf: its first slot is stored, or it has to be searched.
+            let (Some((node, leaf)), behind) = tree.find(bound.0, bound.1) else { return nearest(None) };
+            let leaf = &tree.nodes[node].leaves[leaf];
+            let page = leaf.page();
+            if page.flags & PageRef::HOLES == 0 {
+                return nearest(Some(bound.0));
+            }
+            let Some(bytes) = self.cache.at(leaf.hint, &page) else { return NextStored::Miss(page) };
+            if let Some((lba, _)) = Leaf::trusted(bytes).slots().find(|(_, v)| v.stored().is_some()) {
+                return nearest(Some(lba));
+            }
+            // Nothing but holes up to there.
+            *cursor = behind.0.max(bound.0.saturating_add(1));
+            if behind.0 == u64::MAX {
+                return nearest(None);
+            }
+        }
+    }
+}
+
+/// Enters what a leaf says of the blocks `from..to` as of `at` into `contents`, which begins at `lba`.
+fn search_leaf(leaf: &Leaf<'_>, flags: u16, at: u64, from: u64, to: u64, lba: u64, contents: &mut [Content]) {
+    let index = |address: u64| usize::try_from(address - lba).expect("inside the window");
+    if flags & PageRef::HISTORY == 0 {
+        for (address, version) in leaf.from(leaf.seek(from, 0)).take_while(|(a, _)| *a < to) {
+            if let Version::Stored(entry) = version
+                && entry.seq <= at
+            {
+                contents[index(address)] = Content::Stored(entry);
+            }
+        }
+        return;
+    }
+    if flags & PageRef::HOLES != 0 {
+        for (address, version) in leaf.slots().take_while(|(a, _)| *a < to) {
+            if let Version::Hole { seq, blocks } = version
+                && seq <= at
+            {
+                let (first, stop) = (address.max(from), address.saturating_add(blocks).min(to));
+                if first < stop {
+                    contents[index(first)..index(stop)].iter_mut().for_each(|b| b.hide(seq));
+                }
+            }
+        }
+    }
+    let mut slot = leaf.seek(from, 0);
+    while slot < leaf.len() {
+        let (address, _) = leaf.slot(slot);
+        if address >= to {
+            return;
+        }
+        let next = leaf.seek(address.saturating_add(1), 0);
+        let stop = if at == u64::MAX { next } else { leaf.seek(address, at + 1).min(next) };
+        let stored = (slot..stop).rev().find_map(|i| leaf.slot(i).1.stored().copied());
+        if let Some(entry) = stored {
+            contents[index(address)].store(entry);
+        }
+        slot = next;
     }
 }

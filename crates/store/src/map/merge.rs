@@ -1,123 +1,163 @@
-//! Merging a delta into leaves: pure functions from old entries and changes to new entries.
+//! Merging a delta into leaves and pruning what nobody sees: a pure function from old slots, changes and points to new slots.
 
-use super::{Entry, LineDelta};
-use crate::format::page::PAGE_SLOTS;
+use super::{Entry, LineDelta, Lineage, Version};
+use std::collections::BTreeMap;
 
-/// What a merge of one leaf yields.
+/// What a merge yields.
 #[derive(Debug, Default)]
 pub(crate) struct Merged {
-    /// The entries of the leaf's part of the addresses, ascending.
-    pub(crate) entries: Vec<(u64, Entry)>,
+    /// The slots of the merged part of the addresses, ascending by (address, sequence number).
+    pub(crate) slots: Vec<(u64, Version)>,
     /// Versions that nothing names any more.
     pub(crate) freed: Vec<Entry>,
 }
 
-/// Merges the changes to `from..to` into the entries of that part. Of each block the newest version is kept (a snapshot
-/// will keep more); of the same version at two places, the change's place.
-pub(crate) fn merge_leaf(
-    old: impl Iterator<Item = (u64, Entry)>,
+/// Merges the changes to the addresses `from..to` into all the old slots of that part. Of the same version at two places the
+/// change's place is kept. Kept is what somebody sees by `lineage`; of holes only those that hide something: an older
+/// version that is kept, or the parent.
+pub(crate) fn merge(
+    old: impl Iterator<Item = (u64, Version)>,
     delta: &LineDelta,
     from: u64,
     to: u64,
+    lineage: &Lineage,
     out: &mut Merged,
 ) {
-    let mut old = old.peekable();
-    let mut new = delta.points_in(from, to).map(|(a, e)| (a, *e)).peekable();
-    let unmapped = |address: u64, entry: &Entry| delta.hole_at(address).is_some_and(|seq| seq >= entry.seq);
-    loop {
-        let old_first = match (old.peek(), new.peek()) {
-            (None, None) => return,
-            (Some(_), None) => true,
-            (None, Some(_)) => false,
-            (Some(a), Some(b)) => a.0 <= b.0,
-        };
-        let Some((address, entry)) = (if old_first { old.next() } else { new.next() }) else { return };
-        if old_first && unmapped(address, &entry) {
-            out.freed.push(entry);
-            continue;
+    let mut holes: Vec<(u64, u64, u64)> = delta.holes_in(from, to).collect();
+    let mut stored = Vec::new();
+    for (lba, version) in old {
+        match version {
+            Version::Stored(entry) => stored.push((lba, entry)),
+            Version::Hole { seq, blocks } => holes.push((lba, lba.saturating_add(blocks), seq)),
         }
-        match out.entries.last_mut() {
-            Some(last) if last.0 == address => {
-                // The later one comes from the delta, or is a newer version in the leaf.
-                let loser =
-                    if last.1.seq <= entry.seq { std::mem::replace(&mut last.1, entry) } else { entry };
-                out.freed.push(loser);
+    }
+    let entries = overlay(&stored, delta.entries_in(from, to), &mut out.freed);
+    if holes.is_empty() {
+        for block in entries.chunk_by(|a, b| a.0 == b.0) {
+            prune_entries(block, lineage, out);
+        }
+        return;
+    }
+    holes.sort_unstable();
+    Sweeper { lineage, active: BTreeMap::new(), open: BTreeMap::new(), end: from, out }.run(&entries, &holes);
+}
+
+/// Both lists by (address, sequence number), the second one's entry where both have one.
+fn overlay<'a>(
+    old: &[(u64, Entry)],
+    new: impl Iterator<Item = (u64, &'a Entry)>,
+    freed: &mut Vec<Entry>,
+) -> Vec<(u64, Entry)> {
+    let mut entries = Vec::with_capacity(old.len());
+    let mut old = old.iter().copied().peekable();
+    for (lba, entry) in new {
+        while let Some(before) = old.next_if(|(a, e)| (*a, e.seq) < (lba, entry.seq)) {
+            entries.push(before);
+        }
+        if let Some((_, moved)) = old.next_if(|(a, e)| (*a, e.seq) == (lba, entry.seq)) {
+            freed.push(moved);
+        }
+        entries.push((lba, *entry));
+    }
+    entries.extend(old);
+    entries
+}
+
+/// Keeps what is needed of the versions of one block that no hole meets.
+fn prune_entries(block: &[(u64, Entry)], lineage: &Lineage, out: &mut Merged) {
+    for (i, (lba, entry)) in block.iter().enumerate() {
+        let successor = block.get(i + 1).map(|(_, e)| e.seq);
+        if lineage.needs(entry.seq, successor) {
+            out.slots.push((*lba, Version::Stored(*entry)));
+        } else {
+            out.freed.push(*entry);
+        }
+    }
+}
+
+/// Walks over the addresses and prunes, where holes are about: between two of their edges and from entry to entry.
+struct Sweeper<'a> {
+    lineage: &'a Lineage,
+    /// Holes that cover the current address, by sequence number: block behind the last.
+    active: BTreeMap<u64, u64>,
+    /// Holes that were kept for the block before `end`: sequence number and index of the slot.
+    open: BTreeMap<u64, usize>,
+    end: u64,
+    out: &'a mut Merged,
+}
+
+impl Sweeper<'_> {
+    fn run(&mut self, entries: &[(u64, Entry)], holes: &[(u64, u64, u64)]) {
+        let (mut entries, mut holes) = (entries, holes);
+        let mut at = self.end;
+        loop {
+            while let Some(((first, stop, seq), rest)) = holes.split_first()
+                && *first <= at
+            {
+                self.active.insert(*seq, *stop);
+                holes = rest;
             }
-            _ => out.entries.push((address, entry)),
+            self.active.retain(|_, stop| *stop > at);
+            let count = entries.iter().take_while(|(lba, _)| *lba == at).count();
+            let (here, later) = entries.split_at(count);
+            entries = later;
+            // Everything is the same up to here: the next entry, or the edge of a hole.
+            let edges = [entries.first().map(|e| e.0), holes.first().map(|h| h.0)];
+            let next = edges.into_iter().flatten().chain(self.active.values().copied()).min();
+            let stop = match next {
+                Some(next) if here.is_empty() => next,
+                // What stands at this block is for this block alone.
+                _ if !here.is_empty() => at + 1,
+                _ => return,
+            };
+            self.block(at, stop, here);
+            at = stop;
         }
     }
-}
 
-/// Cuts entries into leaves: even parts of at most [`PAGE_SLOTS`], none spanning 2^32 blocks or more.
-pub(crate) fn split(entries: &[(u64, Entry)]) -> impl Iterator<Item = &[(u64, Entry)]> {
-    let pages = entries.len().div_ceil(PAGE_SLOTS).max(1);
-    let each = entries.len().div_ceil(pages).max(1);
-    let mut rest = entries;
-    std::iter::from_fn(move || {
-        let first = rest.first()?.0;
-        let near = rest.partition_point(|e| e.0 - first <= u64::from(u32::MAX));
-        let (page, tail) = rest.split_at(near.min(each));
-        rest = tail;
-        Some(page)
-    })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::location::Location;
-    use proptest::prelude::*;
-    use std::collections::BTreeMap;
-
-    fn entry(seq: u64, place: u64) -> Entry {
-        Entry { seq, location: Location(place), check: 0, granules: 256 }
-    }
-
-    proptest! {
-        #[test]
-        fn a_merge_is_the_overlay(
-            old in proptest::collection::btree_map(0u64..100, 1u64..50, 0..60),
-            ops in proptest::collection::vec((any::<bool>(), 0u64..100, 1u64..20), 0..60),
-        ) {
-            let mut delta = LineDelta::default();
-            let (mut freed_early, mut inserted) = (0, 0);
-            for (i, &(write, lba, n)) in ops.iter().enumerate() {
-                let seq = 100 + i as u64;
-                if write {
-                    inserted += 1;
-                    delta.insert(lba, entry(seq, seq), |_| freed_early += 1);
-                } else {
-                    delta.unmap(lba, lba + n, seq, |_| freed_early += 1);
+    /// Prunes the versions of the blocks `at..stop`, which share their holes; `here` is of a single block.
+    fn block(&mut self, at: u64, stop: u64, here: &[(u64, Entry)]) {
+        let mut before = std::mem::take(&mut self.open);
+        if self.end != at {
+            before.clear();
+        }
+        let mut versions: Vec<(u64, Option<Entry>)> = self
+            .active
+            .keys()
+            .map(|&seq| (seq, None))
+            .chain(here.iter().map(|(_, e)| (e.seq, Some(*e))))
+            .collect();
+        versions.sort_unstable_by_key(|(seq, _)| *seq);
+        // What the last version that was kept shows; nothing shows the parent.
+        let mut shows_data = self.lineage.parent.is_some();
+        for (i, (seq, entry)) in versions.iter().enumerate() {
+            let needed = self.lineage.needs(*seq, versions.get(i + 1).map(|v| v.0));
+            match entry {
+                Some(entry) if needed => {
+                    self.out.slots.push((at, Version::Stored(*entry)));
+                    shows_data = true;
                 }
+                Some(entry) => self.out.freed.push(*entry),
+                None if needed && shows_data => {
+                    let slot = self.hole(*seq, at, stop, before.get(seq).copied());
+                    self.open.insert(*seq, slot);
+                    shows_data = false;
+                }
+                None => {}
             }
-            let old: BTreeMap<u64, Entry> = old.into_iter().map(|(a, s)| (a, entry(s, s))).collect();
-            let mut blocks: Vec<Option<Entry>> = (0..130).map(|a| old.get(&a).copied()).collect();
-            delta.overlay(0, &mut blocks);
-            let mut merged = Merged::default();
-            merge_leaf(old.iter().map(|(a, e)| (*a, *e)), &delta, 0, u64::MAX, &mut merged);
-            let want: Vec<(u64, Entry)> =
-                blocks.iter().enumerate().filter_map(|(a, e)| e.map(|e| (a as u64, e))).collect();
-            prop_assert_eq!(&merged.entries, &want);
-            prop_assert_eq!(old.len() + inserted, want.len() + merged.freed.len() + freed_early);
-            let pages: Vec<&[(u64, Entry)]> = split(&merged.entries).collect();
-            prop_assert_eq!(pages.concat(), want);
         }
+        self.end = stop;
     }
 
-    #[test]
-    fn a_moved_version_takes_its_new_place() {
-        let mut delta = LineDelta::default();
-        delta.insert(4, entry(9, 2), |_| ());
-        let mut merged = Merged::default();
-        merge_leaf([(4, entry(9, 1)), (5, entry(9, 3))].into_iter(), &delta, 0, 10, &mut merged);
-        assert_eq!(merged.entries, [(4, entry(9, 2)), (5, entry(9, 3))]);
-        assert_eq!(merged.freed, [entry(9, 1)]);
-    }
-
-    #[test]
-    fn far_apart_entries_get_leaves_of_their_own() {
-        let far = [(0, entry(1, 1)), (1 << 33, entry(1, 2)), ((1 << 33) + 5, entry(1, 3))];
-        let pages: Vec<usize> = split(&far).map(<[_]>::len).collect();
-        assert_eq!(pages, [1, 2]);
+    /// Keeps a hole for `at..stop`, as part of the slot that ends where it begins if there is one; the slot's index.
+    fn hole(&mut self, seq: u64, at: u64, stop: u64, before: Option<usize>) -> usize {
+        if let Some(index) = before
+            && let (_, Version::Hole { blocks, .. }) = &mut self.out.slots[index]
+        {
+            *blocks += stop - at;
+            return index;
+        }
+        self.out.slots.push((at, Version::Hole { seq, blocks: stop - at }));
+        self.out.slots.len() - 1
     }
 }

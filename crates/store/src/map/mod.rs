@@ -1,4 +1,4 @@
-//! The map: which stored bytes are the newest version of each block of each line.
+//! The map: which stored bytes are which version of each block of each line.
 //!
 //! ```text
 //!   live delta     changes since the running (or, when none runs, the last) checkpoint began     RAM
@@ -8,18 +8,30 @@
 //! ```
 //! Every stored block keeps its sequence number for life and is named by exactly one entry. A lookup starts from the leaf
 //! and lays both deltas over it; the newest sequence number wins, so it does not matter how far a running merge has come.
-//! Versions that a snapshot needs will stay in leaves beside the newest, which their order (address, seq) provides for.
+//! What a line holds nothing of it shows of its parent. Which versions are kept says `lineage.rs`; merges prune the rest.
 
 mod cache;
+mod counts;
 mod delta;
 mod entry;
+mod holes;
+mod lineage;
 mod lookup;
 mod merge;
+mod split;
 mod tree;
+mod usage;
 
 pub(crate) use cache::Cache;
+pub(crate) use counts::Counts;
 pub(crate) use delta::{Delta, LineDelta};
-pub(crate) use entry::Entry;
-pub(crate) use lookup::{Lookup, Map};
-pub(crate) use merge::{Merged, merge_leaf, split};
-pub(crate) use tree::{LeafRef, Line, Node};
+pub(crate) use entry::{Content, Entry, Version};
+pub(crate) use holes::Holes;
+pub(crate) use lineage::{Hold, Lineage, Point};
+pub(crate) use lookup::{Found, Held, Lookup, Map, NextStored};
+pub(crate) use merge::{Merged, merge};
+pub(crate) use split::{Page, split};
+pub(crate) use tree::{LeafRef, Line, Node, Sweep};
+
+#[cfg(test)]
+mod tests;

@@ -34,7 +34,7 @@ impl Shard {
             self.checkpoint.requested |= self.map.live.len() > 0;
             return Err((batch, AppendError::Full));
         }
-        self.announced.extend(created(&batch));
+        self.announced.add(&batch);
         self.queue.push_back(Pending { batch, ticket, header_bytes, payload_bytes, since: Nanos(0) });
         Ok(())
     }
@@ -45,10 +45,11 @@ impl Shard {
             return Err("a batch has 1 to MAX_BATCH_RECORDS records");
         }
         let (mut header, mut payload) = (24, 0);
+        let mut lines = self.announced.view(&self.map);
         for record in &batch.records {
+            lines.record(record, batch.seq.0)?;
             header += match record {
-                Record::Write { line, lba, data } => {
-                    self.line_exists(batch, line.0)?;
+                Record::Write { lba, data, .. } => {
                     if data.is_empty() || !data.len().is_multiple_of(BLOCK_BYTES) {
                         return Err("a write has whole store blocks, at least one");
                     }
@@ -57,8 +58,7 @@ impl Shard {
                     payload += data.len();
                     write_record_bytes(blocks)
                 }
-                Record::Unmap { line, lba, blocks } => {
-                    self.line_exists(batch, line.0)?;
+                Record::Unmap { lba, blocks, .. } => {
                     lba.0.checked_add(blocks.0).ok_or("an unmap ends beyond the last address")?;
                     32
                 }
@@ -72,10 +72,9 @@ impl Shard {
                     24 + value.len().next_multiple_of(8)
                 }
                 Record::Delete { .. } => 24,
-                Record::CreateLine { .. } | Record::DropLine { .. } => 16,
-                Record::Snapshot { .. } | Record::DropSnapshot { .. } | Record::CloneLine { .. } => {
-                    return Err("snapshots can't be made yet");
-                }
+                Record::CreateLine { .. } | Record::DropLine { .. } | Record::Snapshot { .. } => 16,
+                Record::DropSnapshot { .. } => 24,
+                Record::CloneLine { .. } => 32,
             };
         }
         let room = self.geometry.unit_bytes as usize - 4096;
@@ -86,22 +85,9 @@ impl Shard {
         Ok((header, payload))
     }
 
-    /// A line exists when it was created, in an applied batch, in one that was taken in before, or in this very one.
-    fn line_exists(&self, batch: &Batch, line: u64) -> Result<(), &'static str> {
-        let known = self.map.lines.get(&line).is_some_and(|l| !l.dropped)
-            || self.announced.contains(&line)
-            || created(batch).any(|l| l == line);
-        if known { Ok(()) } else { Err("the line does not exist") }
-    }
-
     /// Ends a queued append without having done anything.
     pub(crate) fn refuse(&mut self, ticket: Ticket, error: StoreError) {
         let none = Nanos(0);
         self.done.push(crate::Done { ticket, result: Err(error), buf: None, submitted: none, drive: none });
     }
-}
-
-/// The lines that a batch creates.
-pub(super) fn created(batch: &Batch) -> impl Iterator<Item = u64> + '_ {
-    batch.records.iter().filter_map(|r| if let Record::CreateLine { line } = r { Some(line.0) } else { None })
 }

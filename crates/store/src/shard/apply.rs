@@ -75,11 +75,14 @@ impl Shard {
                         self.objects_bytes -= old.len();
                     }
                 }
-                LogRecord::CreateLine { line } => {
-                    self.announced.remove(&line);
-                    self.map.lines.entry(line).or_default();
-                }
+                LogRecord::CreateLine { line } => self.create_line(line),
+                LogRecord::CloneLine { line, parent, at } => self.clone_line(line, parent, at),
+                LogRecord::Snapshot { line } => self.take_snapshot(line, seq.0),
+                LogRecord::DropSnapshot { line, at } => self.drop_snapshot(line, at),
                 LogRecord::DropLine { line } => self.drop_line(line),
+            }
+            if record.changes_lines() {
+                self.announced.applied();
             }
         }
         self.log.applied = header.place.number;
@@ -94,31 +97,18 @@ impl Shard {
         }
     }
 
-    /// A version of a block is at a place now. Of a line that is gone (replay of what came before its drop) nothing is kept.
+    /// A version of a block is at a place now. Of a line that is gone nothing is kept.
     fn set_entry(&mut self, line: u64, lba: u64, entry: Entry) {
-        if self.map.lines.get(&line).is_none_or(|l| l.dropped) {
-            return;
-        }
+        let Some(tree) = self.map.lines.get(&line).filter(|l| !l.now.is_doomed()) else { return };
         self.segments.add_delta(&entry);
         let segments = &mut self.segments;
-        self.map.live.change(line, |d| d.insert(lba, entry, |old| segments.sub_delta(&old)));
+        self.map.live.change(line, |d| d.insert(lba, entry, &tree.now, |old| segments.sub_delta(&old)));
     }
 
     fn unmap(&mut self, line: u64, lba: u64, end: u64, seq: u64) {
-        if self.map.lines.get(&line).is_none_or(|l| l.dropped) {
-            return;
-        }
+        let Some(tree) = self.map.lines.get(&line).filter(|l| !l.now.is_doomed()) else { return };
         let segments = &mut self.segments;
-        self.map.live.change(line, |d| d.unmap(lba, end, seq, |old| segments.sub_delta(&old)));
-    }
-
-    fn drop_line(&mut self, line: u64) {
-        let Some(tree) = self.map.lines.get_mut(&line) else { return };
-        tree.dropped = true;
-        self.checkpoint.dropping = true;
-        if let Some(delta) = self.map.live.remove(line) {
-            delta.points().for_each(|(_, e)| self.segments.sub_delta(e));
-        }
+        self.map.live.change(line, |d| d.unmap(lba, end, seq, &tree.now, |old| segments.sub_delta(&old)));
     }
 
     /// A write or flush failed: no more appends, those under way end with the reason; reads go on.
@@ -144,6 +134,7 @@ impl Shard {
         }
         self.move_jobs.clear();
         self.moving.clear();
+        self.announced.clear();
         self.down = self.closing;
         self.checkpoint_bell.notify();
         self.lease_bell.notify();

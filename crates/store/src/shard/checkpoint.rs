@@ -8,10 +8,11 @@ use crate::check::check64;
 use crate::format::anchor::{
     ANCHOR_COPIES, ANCHOR_SLOTS, Anchor, Chunk, Era, MAX_CHUNKS, Start, anchor_offset,
 };
-use crate::format::body::{Body, LineRow, SegmentRow, put_object};
+use crate::format::body::{Body, LineRow, PointRow, SegmentRow, put_object};
 use crate::format::page::PageName;
 use crate::format::segment::Stream;
 use crate::location::Slot;
+use crate::map::{Line, Point};
 use dolmen_io::exec::Handle;
 use std::collections::BTreeSet;
 
@@ -72,6 +73,7 @@ fn freeze(shard: &Shared) -> Result<Frozen, String> {
     let [Some(hot), Some(cold)] = starts else { return Err("a stream has nowhere to go on".into()) };
     s.map.frozen = Some(std::mem::take(&mut s.map.live));
     s.segments.freeze();
+    s.map.lines.values_mut().for_each(Line::freeze);
     s.cleaned = 0;
     s.checkpoint.running = true;
     s.checkpoint.requested = false;
@@ -116,8 +118,10 @@ fn build_body(shard: &Shared, frozen: &Frozen) -> (Vec<u8>, Vec<Slot>) {
     let mut s = shard.borrow_mut();
     let s = &mut *s;
     s.map.frozen = None;
-    s.map.lines.retain(|_, line| !(line.dropped && line.nodes.is_empty()));
-    s.checkpoint.dropping = s.map.lines.values().any(|l| l.dropped);
+    s.map
+        .lines
+        .retain(|_, line| !(line.base.as_ref().is_some_and(|b| b.is_doomed()) && line.nodes.is_empty()));
+    s.checkpoint.dropping = s.map.lines.values().any(|l| l.shrunk || l.sweep.is_some() || l.now.is_doomed());
     let needed = |unit| frozen.starts.iter().any(|start| start.unit == unit);
     let empty: Vec<Slot> = s
         .segments
@@ -134,17 +138,10 @@ fn build_body(shard: &Shared, frozen: &Frozen) -> (Vec<u8>, Vec<Slot>) {
         live: seg.base,
         last_commit: seg.last_commit,
     };
-    let line = |(&line, tree): (&u64, &crate::map::Line)| LineRow {
-        line,
-        dropped: tree.dropped,
-        mapped: tree.mapped,
-        stored: tree.stored,
-        nodes: tree.nodes.iter().map(|n| n.page).collect(),
-    };
     let body = Body {
         next_seq: std::array::from_fn(|i| s.log.streams[i].next_seq),
         segments: s.segments.iter().filter(|(slot, _)| empty.binary_search(slot).is_err()).map(row).collect(),
-        lines: s.map.lines.iter().map(line).collect(),
+        lines: s.map.lines.iter_mut().filter_map(line_row).collect(),
         marks: s.marks.iter().map(|(pg, marks)| (*pg, *marks)).collect(),
         objects: Vec::new(),
     };
@@ -153,6 +150,29 @@ fn build_body(shard: &Shared, frozen: &Frozen) -> (Vec<u8>, Vec<Slot>) {
         put_object(&mut w, *pg, *key, value);
     }
     (w.finish(), empty)
+}
+
+/// A line as the checkpoint found it when it began; `None` for a younger one.
+fn line_row((&line, tree): (&u64, &mut Line)) -> Option<LineRow> {
+    let base = tree.base.take()?;
+    let newest = |point| tree.counts.newest.get(&point).copied().unwrap_or(0);
+    let point = |p: &Point| PointRow {
+        seq: p.seq,
+        mapped: p.mapped,
+        snapshot: p.snapshot,
+        newest: newest(Some(p.seq)),
+    };
+    Some(LineRow {
+        line,
+        head: base.head,
+        parent: base.parent,
+        sweep: tree.sweep,
+        mapped: tree.counts.mapped,
+        stored: tree.counts.stored,
+        newest: newest(None),
+        points: base.points().iter().map(point).collect(),
+        nodes: tree.nodes.iter().map(|n| n.page).collect(),
+    })
 }
 
 /// Makes everything written so far durable on every drive. A failure is final.

@@ -11,7 +11,7 @@ use crate::format::commit::{LogIdentity, LogRecord, records};
 use crate::format::page::{Level, verify};
 use crate::format::segment::{SEGMENT_HEADER_BYTES, Stream};
 use crate::location::{BLOCK_GRANULES, Slot};
-use crate::map::{Entry, Lookup};
+use crate::map::{Entry, Held};
 use crate::policy::{Candidate, dense_bytes, victim};
 use dolmen_io::exec::Handle;
 use dolmen_io::{Event, Op};
@@ -53,10 +53,12 @@ pub(super) async fn serve(shard: Shared, exec: Handle) {
 impl super::Shard {
     fn cleaned_up(&mut self, slot: Slot, outcome: &Result<(), Damaged>) {
         self.moving.clear();
+        // What was taken off the list of moves but is still needed stayed behind: the segment is cleaned again.
+        let emptied = outcome.is_ok() && !std::mem::take(&mut self.moves_forgotten);
         let Some(segment) = self.segments.at_mut(slot) else { return };
-        segment.cleaned = outcome.is_ok();
+        segment.cleaned = emptied;
         segment.quarantined = outcome.is_err();
-        self.cleaned += usize::from(outcome.is_ok());
+        self.cleaned += usize::from(emptied);
     }
 
     fn pick_victim(&self) -> Option<Slot> {
@@ -132,11 +134,7 @@ async fn clean(shard: &Shared, exec: &Handle, slot: Slot) -> Result<(), Damaged>
 async fn move_items(shard: &Shared, exec: &Handle, items: &[MoveItem]) -> Result<(), Damaged> {
     let formed = {
         let mut s = shard.borrow_mut();
-        s.moving.clear();
-        for item in items {
-            let newest = s.moving.entry((item.line, item.lba)).or_insert(item.entry.seq);
-            *newest = item.entry.seq.max(*newest);
-        }
+        s.moving = items.iter().map(|i| (i.line, i.lba, i.entry.seq)).collect();
         s.log.next_number - 1
     };
     applied(shard, formed).await?;
@@ -144,11 +142,6 @@ async fn move_items(shard: &Shared, exec: &Handle, items: &[MoveItem]) -> Result
     for item in items {
         if still_held(shard, exec, item).await? {
             live.push(*item);
-        } else {
-            let mut s = shard.borrow_mut();
-            if s.moving.get(&(item.line, item.lba)) == Some(&item.entry.seq) {
-                s.moving.remove(&(item.line, item.lba));
-            }
         }
     }
     live.sort_by_key(|i| i.entry.location);
@@ -201,17 +194,16 @@ async fn applied(shard: &Shared, number: u64) -> Result<(), Damaged> {
     }
 }
 
-/// True when the map holds this very version at this very place.
+/// True when the map holds this very version at this very place, and somebody sees it.
 async fn still_held(shard: &Shared, exec: &Handle, item: &MoveItem) -> Result<bool, Damaged> {
-    let mut found = Vec::new();
+    let held = |s: &mut super::Shard| s.map.holds(LineId(item.line), item.lba, &item.entry);
     loop {
         let (page, place) = {
             let mut s = shard.borrow_mut();
-            found.clear();
-            match s.map.lookup(LineId(item.line), item.lba, 1, &mut found) {
-                Lookup::Complete => return Ok(found[0] == Some(item.entry)),
-                Lookup::NoLine => return Ok(false),
-                Lookup::Miss { page, .. } => {
+            match held(&mut s) {
+                Held::Yes => return Ok(true),
+                Held::No => return Ok(false),
+                Held::Miss(page) => {
                     let unit = s.segments.at(page.location.slot()).map(|seg| seg.unit).ok_or(Damaged)?;
                     (page, s.geometry.place(unit, page.location.offset()))
                 }
@@ -220,11 +212,10 @@ async fn still_held(shard: &Shared, exec: &Handle, item: &MoveItem) -> Result<bo
         let mut buf = exec.alloc(BLOCK_BYTES).await;
         buf.set_len(BLOCK_BYTES);
         let buf = exec.read(place.0, place.1, buf).await.map_err(|_| Damaged)?;
+        let mut s = shard.borrow_mut();
         if verify(&buf, Level::Leaf, item.line, &page) {
-            shard.borrow_mut().map.leaf_read(LineId(item.line), &page, &buf);
-        } else if shard.borrow_mut().map.lookup(LineId(item.line), item.lba, 1, &mut found)
-            == (Lookup::Miss { page, resolved: 0 })
-        {
+            s.map.leaf_read(LineId(item.line), &page, &buf);
+        } else if held(&mut s) == Held::Miss(page) {
             // Nobody replaced the leaf meanwhile: it is damaged.
             return Err(Damaged);
         }

@@ -222,6 +222,7 @@ impl Shard {
     /// Writes a batch's records into the header and its blocks into staging.
     fn stage(&mut self, batch: &Batch, header: &mut HeaderWriter, staging: &mut Staging) {
         header.batch(batch.pg, batch.epoch, batch.seq);
+        self.announced.form(batch);
         for record in &batch.records {
             match record {
                 Record::Write { line, lba, data } => {
@@ -235,22 +236,40 @@ impl Shard {
                 Record::Put { key, value } => header.put(*key, value),
                 Record::Delete { key } => header.delete(*key),
                 Record::CreateLine { line } => header.create_line(line.0),
+                Record::Snapshot { line } => header.snapshot(line.0),
+                Record::CloneLine { line, parent, at } => header.clone_line(line.0, parent.0, at.0),
+                // What they keep, of this line and of those below it, may be needed no more.
+                Record::DropSnapshot { line, at } => {
+                    self.forget_all_moves();
+                    header.drop_snapshot(line.0, at.0);
+                }
                 Record::DropLine { line } => {
-                    self.forget_moves(line.0, 0, u64::MAX);
+                    self.forget_all_moves();
                     header.drop_line(line.0);
                 }
-                // `append` has refused these.
-                Record::Snapshot { .. } | Record::DropSnapshot { .. } | Record::CloneLine { .. } => {}
             }
         }
     }
 
-    /// From here on a move of these blocks would be out of date.
+    /// These blocks get new versions: from here on a move of one that nobody sees any more would be out of date.
     fn forget_moves(&mut self, line: u64, lba: u64, blocks: u64) {
-        if !self.moving.is_empty() {
-            let end = lba.saturating_add(blocks);
-            self.moving.extract_if((line, lba)..(line, end), |_, _| true).for_each(drop);
+        if self.moving.is_empty() {
+            return;
         }
+        let range = (line, lba, 0)..(line, lba.saturating_add(blocks), 0);
+        if self.announced.is_under_way() {
+            // What will be seen is not known yet. The segment is looked at once more.
+            self.moves_forgotten |= self.moving.extract_if(range, |_| true).count() > 0;
+            return;
+        }
+        // A point at or behind a version keeps it, or something else hides it already.
+        let newest = self.map.lines.get(&line).and_then(|l| l.now.newest());
+        self.moving.extract_if(range, |key| newest.is_none_or(|p| p < key.2)).for_each(drop);
+    }
+
+    fn forget_all_moves(&mut self) {
+        self.moves_forgotten |= !self.moving.is_empty();
+        self.moving.clear();
     }
 
     /// One commit of blocks that cleaning moves.
@@ -277,7 +296,7 @@ impl Shard {
         for item in &job.items {
             let e = item.entry;
             // Whatever was formed since the cleaner looked has taken its block off this list.
-            if self.moving.remove(&(item.line, item.lba)) == Some(e.seq) {
+            if self.moving.remove(&(item.line, item.lba, e.seq)) {
                 header.moved(item.line, item.lba, e.seq, e.location, e.granules, at, e.check);
             }
             at += u32::from(e.granules);

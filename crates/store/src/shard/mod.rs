@@ -8,11 +8,14 @@
 //!   read   -> map (leaf read on a miss) -> drive -> check -> Done
 //! ```
 
+mod announced;
 mod append;
 mod apply;
+mod changes;
 mod checkpoint;
 mod clean;
 mod form;
+mod lines;
 mod log;
 mod meta;
 mod read;
@@ -21,6 +24,7 @@ mod replay;
 mod scan;
 mod space;
 
+pub(crate) use announced::Announced;
 pub(crate) use log::{Flight, FlightState, Lease, Log};
 pub(crate) use read::{ID_MASK, KIND_COMMIT, KIND_DATA, KIND_LEAF, KIND_MASK, KIND_TIMER, Reads};
 pub(crate) use recover::{load as load_shard, run as run_shard};
@@ -31,9 +35,10 @@ use crate::format::commit::LogIdentity;
 use crate::map::Map;
 use crate::segments::SegmentTable;
 use crate::{
-    Batch, Done, Key, Marks, ShardTuning, SpaceLevel, SpaceReport, StoreError, Ticket, ToPool, UnitId,
+    Batch, DiffDone, DiffRequest, Done, Key, MAX_DIFFS, Marks, ShardTuning, SpaceLevel, SpaceReport,
+    StoreError, Ticket, ToPool, UnitId,
 };
-use dolmen_io::exec::Notify;
+use dolmen_io::exec::{Handle, Notify};
 use dolmen_io::{FileId, Tag};
 use dolmen_types::{Nanos, PgId};
 use std::cell::RefCell;
@@ -142,7 +147,7 @@ pub(crate) struct CheckpointState {
     /// How many were begun and finished since start.
     pub(crate) begun: u64,
     pub(crate) finished: u64,
-    /// Lines that were dropped wait for their leaves to be freed.
+    /// Lines or points that were dropped wait for what they needed to be freed.
     pub(crate) dropping: bool,
 }
 
@@ -179,10 +184,13 @@ pub(crate) struct Shard {
     /// The checkpoint's own buffers, so that it gets on however full the pool is: pages, and the stage of its writes.
     pub(crate) kept_pages: Vec<dolmen_io::Buf>,
     pub(crate) kept_stage: Option<dolmen_io::Buf>,
-    /// Lines whose creation is queued or under way.
-    pub(crate) announced: BTreeSet<u64>,
+    /// Changes to lines that are queued or under way.
+    pub(crate) announced: Announced,
     pub(crate) reads: read::Reads,
-    pub(crate) moving: BTreeMap<(u64, u64), u64>,
+    /// Versions (line, block, sequence number) that cleaning is about to move.
+    pub(crate) moving: BTreeSet<(u64, u64, u64)>,
+    /// Some were taken off that list though they may still be needed.
+    pub(crate) moves_forgotten: bool,
     pub(crate) move_jobs: VecDeque<MoveJob>,
     /// Segments that cleaning emptied since the last freeze: the next checkpoint frees them.
     pub(crate) cleaned: usize,
@@ -203,7 +211,41 @@ pub(crate) struct Shard {
     pub(crate) clean_bell: Notify,
     pub(crate) tag: Tag,
     pub(crate) done: Vec<Done>,
+    /// Listings of changes under way, and those that have ended.
+    pub(crate) diffs: usize,
+    pub(crate) diffs_done: Vec<DiffDone>,
     pub(crate) to_pool: Vec<ToPool>,
+}
+
+/// Starts a listing of changes as a task of its own.
+pub(crate) fn start_diff(shard: &Shared, exec: &Handle, request: DiffRequest, ticket: Ticket) {
+    let refuse = |why: &str| {
+        let result = Err(StoreError::Refused(why.into()));
+        shard.borrow_mut().diffs_done.push(DiffDone { ticket, result });
+    };
+    let (serves, running) = {
+        let s = shard.borrow();
+        (matches!(s.phase, Phase::Serving | Phase::Stopped(_)), s.diffs)
+    };
+    if !serves || running >= MAX_DIFFS {
+        return refuse("changes are listed by a serving shard, MAX_DIFFS at a time");
+    }
+    shard.borrow_mut().diffs += 1;
+    let (task_shard, task_exec) = (shard.clone(), exec.clone());
+    let task = async move {
+        let result = changes::list(&task_shard, &task_exec, &request).await;
+        {
+            let mut s = task_shard.borrow_mut();
+            s.diffs -= 1;
+            s.diffs_done.push(DiffDone { ticket, result });
+        }
+        // One more turn, in which the result is taken.
+        task_exec.yield_now().await;
+    };
+    if exec.spawn(task).is_err() {
+        shard.borrow_mut().diffs -= 1;
+        refuse("the core has too many tasks");
+    }
 }
 
 impl Shard {

@@ -4,7 +4,7 @@ use super::{Phase, Shard};
 use crate::check::block_check;
 use crate::format::page::{Level, PageRef, verify};
 use crate::location::BLOCK_GRANULES;
-use crate::map::{Entry, Lookup};
+use crate::map::{Found, Lookup};
 use crate::{Done, StoreError, Ticket};
 use dolmen_io::{Buf, Error, Io, Tag};
 use dolmen_types::limits::BLOCK_BYTES;
@@ -40,7 +40,9 @@ struct Request {
     buf: Option<Buf>,
     blocks: usize,
     /// What the map said, block by block, as far as it is known.
-    entries: Vec<Option<Entry>>,
+    entries: Vec<Option<Found>>,
+    /// How far the map's answer is, block by block.
+    levels: Vec<u8>,
     pieces: Vec<Piece>,
     outstanding: usize,
     error: Option<StoreError>,
@@ -70,8 +72,8 @@ pub(crate) struct Reads {
     /// Finished requests' memory, for reuse.
     #[allow(clippy::vec_box)] // The boxes themselves are what is reused.
     spare: Vec<Box<Request>>,
-    /// The leaf that each waiting request needs.
-    leaves: Vec<Option<PageRef>>,
+    /// The leaf that each waiting request needs, and of which line.
+    leaves: Vec<Option<(u64, PageRef)>>,
 }
 
 impl Reads {
@@ -110,11 +112,15 @@ impl Shard {
         }
         let none = Nanos(0);
         let mut spare = self.reads.spare.pop();
-        let (mut entries, mut pieces) = match spare.as_deref_mut() {
-            Some(old) => (std::mem::take(&mut old.entries), std::mem::take(&mut old.pieces)),
-            None => (Vec::new(), Vec::new()),
+        let (mut entries, mut levels, mut pieces) = match spare.as_deref_mut() {
+            Some(old) => (
+                std::mem::take(&mut old.entries),
+                std::mem::take(&mut old.levels),
+                std::mem::take(&mut old.pieces),
+            ),
+            None => Default::default(),
         };
-        entries.clear();
+        unresolve(&mut entries, &mut levels, blocks);
         pieces.clear();
         let request = Request {
             ticket,
@@ -124,6 +130,7 @@ impl Shard {
             buf: Some(buf),
             blocks,
             entries,
+            levels,
             pieces,
             outstanding: 0,
             error: None,
@@ -160,25 +167,25 @@ impl Shard {
     /// Looks up what is not known yet; then reads the data, or first the leaf that is missing.
     fn resolve(&mut self, io: &mut Io, index: usize) {
         let Some(mut request) = self.reads.slots[index].take() else { return };
-        let known = request.entries.len();
-        let found = self.map.lookup(
-            request.line,
-            request.lba + known as u64,
-            request.blocks - known,
-            &mut request.entries,
-        );
+        let at = request.at.map(|s| s.0);
+        let found = self.map.lookup(request.line, at, request.lba, &mut request.entries, &mut request.levels);
         match found {
             Lookup::NoLine => {
                 request.error = Some(StoreError::NoLine(request.line));
                 self.finish(index, request);
             }
-            Lookup::Miss { page, .. } => {
+            Lookup::NoSnapshot => {
+                let at = request.at.unwrap_or_default();
+                request.error = Some(StoreError::NoSnapshot { line: request.line, at });
+                self.finish(index, request);
+            }
+            Lookup::Miss { line, page } => {
                 let segment = self.segments.at(page.location.slot()).map(|s| s.unit);
                 let bounds =
                     page.location.offset() + BLOCK_BYTES as u64 <= u64::from(self.geometry.unit_bytes);
                 let Some(unit) = segment.filter(|_| bounds) else {
                     let reason = format!("a leaf is said to be at {}, which is nowhere", page.location);
-                    request.error = Some(StoreError::Map { line: request.line, reason });
+                    request.error = Some(StoreError::Map { line: LineId(line), reason });
                     return self.finish(index, request);
                 };
                 if let Some(buf) = io.alloc(BLOCK_BYTES) {
@@ -188,7 +195,7 @@ impl Shard {
                         request.submitted = io.now();
                     }
                     io.read(Tag { owner: self.tag.owner, key }, file, offset, buf);
-                    self.reads.leaves[index] = Some(page);
+                    self.reads.leaves[index] = Some((line, page));
                 } else {
                     self.reads.stalled.push_back(index);
                 }
@@ -200,12 +207,6 @@ impl Shard {
 
     /// Reads the stored blocks of a resolved request, or ends it when there are none.
     fn read_data(&mut self, io: &mut Io, index: usize, mut request: Box<Request>) {
-        if let Some(at) = request.at
-            && request.entries.iter().any(|e| e.is_some_and(|e| e.seq > at.0))
-        {
-            request.error = Some(StoreError::NoSnapshot { line: request.line, at });
-            return self.finish(index, request);
-        }
         cut_pieces(&request.entries, &mut request.pieces);
         // All buffers first, so that a short pool leaves nothing half begun.
         let whole = request.pieces.first().is_some_and(|p| p.count == request.blocks);
@@ -232,7 +233,8 @@ impl Shard {
         let mut nowhere = None;
         for (number, buf) in bufs.into_iter().enumerate() {
             let piece = request.pieces[number];
-            let location = request.entries[piece.first].map_or(crate::location::Location(0), |e| e.location);
+            let location =
+                request.entries[piece.first].map_or(crate::location::Location(0), |f| f.entry.location);
             let end = location.offset() + (piece.count * BLOCK_BYTES) as u64;
             match self.segments.at(location.slot()) {
                 Some(segment) if end <= u64::from(self.geometry.unit_bytes) => {
@@ -263,15 +265,15 @@ impl Shard {
     /// A leaf that a read waited for.
     pub(crate) fn leaf_arrived(&mut self, io: &mut Io, id: u64, result: Result<Buf, (Error, Option<Buf>)>) {
         let Some(index) = usize::try_from(id).ok().filter(|&i| i < self.reads.slots.len()) else { return };
-        let (Some(page), Some(mut request)) =
+        let (Some((line, page)), Some(mut request)) =
             (self.reads.leaves[index].take(), self.reads.slots[index].take())
         else {
             return;
         };
         request.drive = io.now();
         match result {
-            Ok(buf) if verify(&buf, Level::Leaf, request.line.0, &page) => {
-                self.map.leaf_read(request.line, &page, &buf);
+            Ok(buf) if verify(&buf, Level::Leaf, line, &page) => {
+                self.map.leaf_read(LineId(line), &page, &buf);
             }
             Ok(_) => {
                 // A checkpoint may have replaced the leaf and its place may be in use again: then the lookup asks for another.
@@ -279,7 +281,7 @@ impl Shard {
                 if request.attempts >= MAX_ATTEMPTS {
                     self.counters.integrity_errors += 1;
                     let reason = format!("the leaf at {} does not check", page.location);
-                    request.error = Some(StoreError::Map { line: request.line, reason });
+                    request.error = Some(StoreError::Map { line: LineId(line), reason });
                     return self.finish(index, request);
                 }
             }
@@ -335,7 +337,9 @@ impl Shard {
         request.again = false;
         request.attempts += 1;
         let before = std::mem::take(&mut request.entries);
-        let found = self.map.lookup(request.line, request.lba, request.blocks, &mut request.entries);
+        unresolve(&mut request.entries, &mut request.levels, request.blocks);
+        let at = request.at.map(|s| s.0);
+        let found = self.map.lookup(request.line, at, request.lba, &mut request.entries, &mut request.levels);
         let unchanged = found == Lookup::Complete && request.entries == before;
         if unchanged || request.attempts >= MAX_ATTEMPTS {
             self.counters.integrity_errors += 1;
@@ -343,7 +347,7 @@ impl Shard {
             request.error = Some(StoreError::Integrity { line: request.line, lba });
             return self.finish(index, request);
         }
-        request.entries.clear();
+        unresolve(&mut request.entries, &mut request.levels, request.blocks);
         request.pieces.clear();
         self.reads.slots[index] = Some(request);
         self.resolve(io, index);
@@ -360,6 +364,14 @@ impl Shard {
     }
 }
 
+/// Nothing is known of so many blocks.
+fn unresolve(entries: &mut Vec<Option<Found>>, levels: &mut Vec<u8>, blocks: usize) {
+    entries.clear();
+    entries.resize(blocks, None);
+    levels.clear();
+    levels.resize(blocks, 0);
+}
+
 /// Zeros the parts of the caller's buffer that no piece fills.
 fn zero_unmapped(request: &mut Request) {
     let Some(buf) = request.buf.as_mut() else { return };
@@ -371,35 +383,37 @@ fn zero_unmapped(request: &mut Request) {
 }
 
 /// Cuts resolved blocks into runs that lie one behind the other in one segment.
-fn cut_pieces(entries: &[Option<Entry>], pieces: &mut Vec<Piece>) {
+fn cut_pieces(entries: &[Option<Found>], pieces: &mut Vec<Piece>) {
     pieces.clear();
     let mut next = None;
-    for (i, entry) in entries.iter().enumerate() {
-        if let Some(e) = entry {
+    for (i, found) in entries.iter().enumerate() {
+        if let Some(f) = found {
             match pieces.last_mut() {
-                Some(piece) if next == Some(e.location) => piece.count += 1,
+                Some(piece) if next == Some(f.entry.location) => piece.count += 1,
                 _ => pieces.push(Piece { first: i, count: 1, whole: false }),
             }
         }
-        next = entry.map(|e| e.location.plus(BLOCK_GRANULES));
+        next = found.map(|f| f.entry.location.plus(BLOCK_GRANULES));
     }
 }
 
-fn block_holds(request: &Request, index: usize, entry: &Entry, bytes: &[u8]) -> bool {
-    block_check(request.line.0, request.lba + index as u64, entry.seq, bytes) == entry.check
+/// The check belongs to the line that the block was written to.
+fn block_holds(request: &Request, index: usize, found: &Found, bytes: &[u8]) -> bool {
+    let Found { line, entry } = found;
+    block_check(*line, request.lba + index as u64, entry.seq, bytes) == entry.check
 }
 
 fn verify_piece(request: &Request, piece: Piece, bytes: &[u8]) -> bool {
     let blocks = bytes.chunks_exact(BLOCK_BYTES).enumerate();
     blocks
         .map(|(i, b)| (piece.first + i, b))
-        .all(|(i, b)| request.entries[i].is_some_and(|e| block_holds(request, i, &e, b)))
+        .all(|(i, b)| request.entries[i].is_some_and(|f| block_holds(request, i, &f, b)))
 }
 
 /// Which block of a failed read does not hold.
-fn first_damaged(request: &Request, entries: &[Option<Entry>]) -> usize {
+fn first_damaged(request: &Request, entries: &[Option<Found>]) -> usize {
     let Some(buf) = &request.buf else { return 0 };
     let damaged =
-        |(i, (b, e)): &(usize, (&[u8], &Option<Entry>))| e.is_some_and(|e| !block_holds(request, *i, &e, b));
+        |(i, (b, f)): &(usize, (&[u8], &Option<Found>))| f.is_some_and(|f| !block_holds(request, *i, &f, b));
     buf.chunks_exact(BLOCK_BYTES).zip(entries).enumerate().find(damaged).map_or(0, |(i, _)| i)
 }

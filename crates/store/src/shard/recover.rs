@@ -7,16 +7,17 @@ use super::{Phase, SegmentScan, Shared, checkpoint, clean, replay};
 use crate::format::anchor::{
     ANCHOR_BYTES, ANCHOR_COPIES, ANCHOR_SLOTS, Anchor, Era, MAX_ERAS, anchor_offset,
 };
-use crate::format::body::{Body, SegmentRow};
+use crate::format::body::{Body, LineRow, SegmentRow};
 use crate::format::page::{Level, PageRef, node_refs, verify};
 use crate::format::segment::Stream;
 use crate::format::{PAGE_BYTES, unit_offset};
 use crate::location::Slot;
-use crate::map::{LeafRef, Line, Node};
+use crate::map::{Counts, LeafRef, Line, Lineage, Node, Point};
 use crate::{Purpose, StoreError, ToPool, UnitId};
 use dolmen_io::exec::Handle;
 use dolmen_io::{Event, Op};
 use std::collections::BTreeMap;
+use std::rc::Rc;
 
 /// Node pages that are read at a time.
 const READ_AHEAD: usize = 32;
@@ -148,12 +149,48 @@ async fn restore(shard: &Shared, exec: &Handle, anchor: &Anchor) -> Result<(), S
         s.objects = body.objects.into_iter().map(|(pg, key, value)| ((pg, key), value)).collect();
     }
     place_body(shard, exec, anchor, &mut by_unit).await?;
-    for row in body.lines {
+    restore_lines(shard, exec, body.lines).await
+}
+
+/// Puts the lines of a checkpoint into the map.
+async fn restore_lines(shard: &Shared, exec: &Handle, rows: Vec<LineRow>) -> Result<(), StoreError> {
+    let damaged = |line: u64, what: &str| StoreError::Map {
+        line: dolmen_types::LineId(line),
+        reason: format!("the checkpoint says {what}"),
+    };
+    let mut clones = Vec::new();
+    for row in rows {
         let nodes = load_nodes(shard, exec, row.line, &row.nodes).await?;
+        let points = row
+            .points
+            .iter()
+            .map(|p| Point { seq: p.seq, mapped: p.mapped, snapshot: p.snapshot, clones: 0 })
+            .collect();
+        let now = Lineage::restored(row.head, row.parent, points)
+            .ok_or_else(|| damaged(row.line, "that its snapshots are out of order"))?;
+        let newest = row.points.iter().map(|p| (Some(p.seq), p.newest)).chain([(None, row.newest)]);
+        let counts = Counts {
+            mapped: row.mapped,
+            stored: row.stored,
+            newest: newest.filter(|(_, bytes)| *bytes > 0).collect(),
+        };
         let mut s = shard.borrow_mut();
-        s.checkpoint.dropping |= row.dropped;
-        let line = Line { nodes, mapped: row.mapped, stored: row.stored, dropped: row.dropped };
+        s.map.points += row.points.len();
+        s.checkpoint.dropping |= row.sweep.is_some() || now.is_doomed();
+        if !now.is_doomed() {
+            clones.extend(row.parent.map(|(parent, at)| (row.line, parent, at)));
+        }
+        let line = Line { nodes, now: Rc::new(now), counts, sweep: row.sweep, ..Line::default() };
         s.map.lines.insert(row.line, line);
+    }
+    let mut s = shard.borrow_mut();
+    for (line, parent, at) in clones {
+        if !s.map.lines.get_mut(&parent).is_some_and(|p| Rc::make_mut(&mut p.now).pin(at)) {
+            return Err(damaged(
+                line,
+                &format!("that it is a clone of {at} of line {parent}, which is not there"),
+            ));
+        }
     }
     Ok(())
 }

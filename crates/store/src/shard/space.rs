@@ -151,9 +151,7 @@ impl Shard {
     fn refuse_head(&mut self) {
         let Some(head) = self.queue.pop_front() else { return };
         self.space.blocked = None;
-        for line in super::append::created(&head.batch) {
-            self.announced.remove(&line);
-        }
+        self.announced.refuse(&head.batch);
         self.refuse(head.ticket, StoreError::Full);
     }
 

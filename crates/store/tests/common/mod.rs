@@ -288,22 +288,55 @@ impl Node {
     }
 
     pub fn start_read(&mut self, pg: u32, line: u64, lba: u64, blocks: usize) -> u64 {
+        self.start_read_at(pg, line, None, lba, blocks)
+    }
+
+    pub fn start_read_at(&mut self, pg: u32, line: u64, at: Option<u64>, lba: u64, blocks: usize) -> u64 {
         self.tickets += 1;
         let mut buf = self.io.alloc(blocks * BLOCK).expect("the test's pool is large enough");
         buf.set_len(blocks * BLOCK);
         buf.fill(0xee);
         let core = self.core_of(PgId(pg));
         let ticket = Ticket(self.tickets);
-        self.stores[core].read(&mut self.io, PgId(pg), LineId(line), None, Lba(lba), buf, ticket);
+        self.stores[core].read(&mut self.io, PgId(pg), LineId(line), at.map(Seq), Lba(lba), buf, ticket);
         self.tickets
     }
 
     /// Reads blocks back as the values that [`fill`] made them from.
     pub fn read(&mut self, pg: u32, line: u64, lba: u64, blocks: usize) -> Result<Vec<u64>, StoreError> {
-        let ticket = self.start_read(pg, line, lba, blocks);
+        self.read_at(pg, line, None, lba, blocks)
+    }
+
+    /// The same of a snapshot.
+    pub fn read_at(
+        &mut self,
+        pg: u32,
+        line: u64,
+        at: Option<u64>,
+        lba: u64,
+        blocks: usize,
+    ) -> Result<Vec<u64>, StoreError> {
+        let ticket = self.start_read_at(pg, line, at, lba, blocks);
         let done = self.wait(ticket);
         done.result?;
         Ok(values(&done.buf.expect("a read gives its buffer back")))
+    }
+
+    /// Lists what changed and waits for the list.
+    pub fn diff(&mut self, pg: u32, request: DiffRequest) -> Result<DiffPage, StoreError> {
+        self.tickets += 1;
+        let core = self.core_of(PgId(pg));
+        self.stores[core].diff(PgId(pg), request, Ticket(self.tickets));
+        let mut ended = Vec::new();
+        for _ in 0..100_000 {
+            self.stores[core].drain_diffs(&mut ended);
+            if let Some(done) = ended.pop() {
+                assert_eq!(done.ticket, Ticket(self.tickets));
+                return done.result;
+            }
+            self.turn();
+        }
+        panic!("a listing hangs");
     }
 
     /// Waits until a checkpoint that starts now has ended.
@@ -347,6 +380,18 @@ pub fn create(line: u64) -> Record {
 
 pub fn drop_line(line: u64) -> Record {
     Record::DropLine { line: LineId(line) }
+}
+
+pub fn snapshot(line: u64) -> Record {
+    Record::Snapshot { line: LineId(line) }
+}
+
+pub fn drop_snapshot(line: u64, at: u64) -> Record {
+    Record::DropSnapshot { line: LineId(line), at: Seq(at) }
+}
+
+pub fn clone_line(line: u64, parent: u64, at: u64) -> Record {
+    Record::CloneLine { line: LineId(line), parent: LineId(parent), at: Seq(at) }
 }
 
 pub fn key(id: u128) -> Key {

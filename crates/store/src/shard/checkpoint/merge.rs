@@ -1,44 +1,72 @@
-//! Merging the frozen delta into one line's tree, node by node.
+//! Merging the frozen delta into one line's tree, node by node, and sweeping what dropped points have freed.
 //!
 //! Only the checkpoint changes trees, so places in one stay valid across waits. Pages are written first and swapped in
-//! afterwards; readers see the old leaf under the frozen delta or the new one, which comes to the same.
+//! afterwards; readers see the old leaf under the frozen delta or the new one, which comes to the same. What is needed is
+//! decided by the line's state when the checkpoint began: replay starts from there, so it finds what its records name.
 
 use super::super::Shared;
 use super::super::meta::{MetaWriter, READ_AHEAD, keep_page, page_buffer};
 use crate::format::PAGE_BYTES;
-use crate::format::page::{Leaf, Level, PAGE_SLOTS, PageName, PageRef, encode_leaf, encode_node, verify};
+use crate::format::page::{
+    Leaf, Level, NODE_SLOTS, PAGE_SLOTS, PageName, PageRef, encode_leaf, encode_node, verify,
+};
 use crate::location::{Location, Slot};
-use crate::map::{Entry, LeafRef, LineDelta, Merged, Node, merge_leaf, split};
+use crate::map::{
+    Counts, Entry, LeafRef, Line, LineDelta, Lineage, Merged, Node, Page, Sweep, Version, merge, split,
+};
 use dolmen_io::exec::Handle;
 use dolmen_io::{Event, Op};
-use dolmen_types::LineId;
 use std::collections::BTreeSet;
+use std::ops::Range;
+use std::rc::Rc;
 
-/// Leaves with fewer entries than this are joined with their right neighbour when that one is rewritten too.
+/// Leaves with fewer slots than this are joined with their right neighbour when that one is rewritten too.
 const SPARSE: usize = PAGE_SLOTS / 4;
 
 /// Nodes of dropped lines that one checkpoint frees.
 const FREED_NODES: usize = 64;
 
-/// A leaf of the node to come: one that stays, or entries to be written.
-enum Planned {
-    Keep(LeafRef),
-    Write(Vec<(u64, Entry)>),
+/// Leaves of a line that one checkpoint looks at only because a point was dropped; the next one goes on. About as many as it
+/// merges changes into anyway.
+fn swept_leaves(delta_entries: usize) -> usize {
+    (delta_entries / 16).clamp(4, 8192)
 }
 
-/// What merging one node comes to, before anything is written.
+/// A leaf of the nodes to come: one that stays, or one to be written.
+enum Planned {
+    Keep(LeafRef),
+    Write(Page),
+}
+
+/// What merging some nodes comes to, before anything is written.
+#[derive(Default)]
 struct Plan {
     leaves: Vec<Planned>,
     /// Versions that nothing names any more.
     freed: Vec<Entry>,
-    /// Pages that are replaced.
+    /// Leaves that are replaced.
     replaced: Vec<Location>,
-    /// Blocks and bytes in the rewritten leaves before and after.
-    before: (u64, u64),
-    after: (u64, u64),
+    /// What is in the replaced leaves and in those to be written.
+    before: Counts,
+    after: Counts,
 }
 
-/// Merges the frozen delta into `name.line`, or frees a part of a line that was dropped.
+/// The task of one line.
+struct Job<'a> {
+    shard: &'a Shared,
+    exec: &'a Handle,
+    name: &'a PageName,
+    /// Segments of map pages to be emptied.
+    evacuate: &'a BTreeSet<Slot>,
+    /// The line's state when the checkpoint began.
+    base: Rc<Lineage>,
+    /// Addresses to look at because something was dropped.
+    swept: Range<u64>,
+    /// Leaves that may still be looked at for that reason.
+    budget: usize,
+}
+
+/// Merges the frozen delta into `name.line`, or frees a part of a line of which nothing is needed any more.
 pub(super) async fn line(
     shard: &Shared,
     exec: &Handle,
@@ -46,107 +74,218 @@ pub(super) async fn line(
     name: &PageName,
     evacuate: &BTreeSet<Slot>,
 ) -> Result<(), String> {
-    let dropped = shard.borrow().map.lines.get(&name.line).map(|l| l.dropped);
-    match dropped {
-        None => return Ok(()),
-        Some(true) => return free(shard, exec, name.line).await,
-        Some(false) => {}
+    let found = shard.borrow().map.lines.get(&name.line).map(|l| (l.base.clone(), l.sweep));
+    // A line that is younger than the checkpoint's beginning is not part of it.
+    let Some((Some(base), sweep)) = found else { return Ok(()) };
+    if base.is_doomed() {
+        return free(shard, exec, name.line).await;
     }
+    let swept = sweep.map_or(0..0, |s| s.from..u64::MAX);
+    let budget = swept_leaves(shard.borrow().tuning.delta_entries);
+    let mut job = Job { shard, exec, name, evacuate, base, swept, budget };
     let mut index = 0;
     loop {
         let nodes = shard.borrow().map.lines.get(&name.line).map_or(0, |l| l.nodes.len());
         if index >= nodes.max(1) {
-            return Ok(());
+            break;
         }
-        index += node(shard, exec, writer, name, evacuate, index).await?;
+        index += job.node(writer, index).await?;
+    }
+    if let Some(line) = shard.borrow_mut().map.lines.get_mut(&name.line) {
+        line.sweep = job.swept_up(sweep);
+    }
+    Ok(())
+}
+
+impl Job<'_> {
+    /// Merges the nodes from `index` on that can't be told apart by addresses, mostly one; how many stand in their place.
+    async fn node(&mut self, writer: &mut MetaWriter, index: usize) -> Result<usize, String> {
+        let line = self.name.line;
+        let (nodes, dirty) = {
+            let s = self.shard.borrow();
+            let Some(tree) = s.map.lines.get(&line) else { return Ok(1) };
+            let nodes = joined_nodes(tree, index);
+            let delta = s.map.frozen.as_ref().and_then(|f| f.line(line));
+            let dirty = dirty_groups(tree, &nodes, |group, from, to| {
+                delta.is_some_and(|d| d.touches(from, to))
+                    || group.iter().any(|l| self.evacuate.contains(&l.page().location.slot()))
+                    || sweeps(&mut self.budget, &mut self.swept, &self.base, group, to)
+            });
+            let moves = |n: &Node| self.evacuate.contains(&n.page.location.slot());
+            let touched = tree.nodes.is_empty() && delta.is_some_and(|d| d.touches(0, u64::MAX));
+            if dirty.is_empty() && !touched && !tree.nodes[nodes.clone()].iter().any(moves) {
+                return Ok(nodes.len().max(1));
+            }
+            (nodes, dirty)
+        };
+        let pages: Vec<PageRef> = dirty.iter().flat_map(|g| &g.leaves).map(LeafRef::page).collect();
+        let old = load(self.shard, self.exec, line, &pages).await?;
+        let plan = self.plan(&nodes, &dirty, &old);
+        let written = write(writer, self.name, plan.leaves).await?;
+        let count = written.len();
+        let mut s = self.shard.borrow_mut();
+        let s = &mut *s;
+        for freed in &plan.freed {
+            s.segments.sub_base(freed.location.slot(), freed.bytes());
+        }
+        let Some(tree) = s.map.lines.get_mut(&line) else { return Ok(1) };
+        let gone = tree.nodes[nodes.clone()].iter().map(|n| n.page.location).chain(plan.replaced);
+        for page in gone {
+            s.segments.sub_base(page.slot(), PAGE_BYTES);
+        }
+        for page in written.iter().flat_map(|n| &n.written) {
+            s.segments.add_base(page.slot(), PAGE_BYTES);
+        }
+        tree.counts.replace(&plan.before, &plan.after);
+        let fresh: Vec<Node> = written.into_iter().map(|n| n.node).collect();
+        drop(tree.nodes.splice(nodes, fresh));
+        // An empty node leaves its place to the next one; an empty tree has been looked at once.
+        Ok(if count == 0 && tree.nodes.is_empty() { 1 } else { count })
+    }
+
+    /// Merges the dirty groups (`old` holds their leaves' bytes, one behind the other).
+    fn plan(&self, nodes: &Range<usize>, dirty: &[Group], old: &[Vec<u8>]) -> Plan {
+        let s = self.shard.borrow();
+        let nothing = LineDelta::default();
+        let delta = s.map.frozen.as_ref().and_then(|f| f.line(self.name.line)).unwrap_or(&nothing);
+        let mut plan = Plan::default();
+        let Some(tree) = s.map.lines.get(&self.name.line) else { return plan };
+        let mut merged = Merged::default();
+        if tree.nodes.is_empty() {
+            merge(std::iter::empty(), delta, 0, u64::MAX, &self.base, &mut merged);
+            self.emit(&mut merged, &mut Vec::new(), &mut plan);
+            plan.freed = merged.freed;
+            return plan;
+        }
+        let leaves: Vec<LeafRef> =
+            tree.nodes[nodes.clone()].iter().flat_map(|n| &n.leaves).copied().collect();
+        let (mut at, mut next, mut before) = (0, dirty.iter().peekable(), Vec::new());
+        let mut bytes = old.iter();
+        while at < leaves.len() {
+            let Some(group) = next.next_if(|g| g.index == at) else {
+                plan.leaves.push(Planned::Keep(leaves[at]));
+                at += 1;
+                continue;
+            };
+            at += group.leaves.len();
+            let own = before.len();
+            before.extend(group.leaves.iter().zip(&mut bytes).map(|(leaf, b)| (*leaf, Leaf::trusted(b))));
+            let slots = before[own..].iter().flat_map(|(_, leaf)| leaf.slots());
+            merge(slots, delta, group.from, group.to, &self.base, &mut merged);
+            let right_neighbour_too = next.peek().is_some_and(|g| g.index == at);
+            if merged.slots.len() >= SPARSE || !right_neighbour_too {
+                self.emit(&mut merged, &mut before, &mut plan);
+            }
+        }
+        plan.freed = merged.freed;
+        plan
+    }
+
+    /// Cuts what was merged into leaves. A leaf that comes out as it was stays.
+    fn emit(&self, merged: &mut Merged, before: &mut Vec<(LeafRef, Leaf<'_>)>, plan: &mut Plan) {
+        let goes_on = |i: usize| before.get(i + 1).is_some_and(|next| next.0.first() == before[i].0.first());
+        let mut unchanged = BTreeSet::new();
+        for page in split(&std::mem::take(&mut merged.slots)) {
+            let key = (page.slots[0].0, page.slots[0].1.seq());
+            let same = before.binary_search_by_key(&key, |(leaf, _)| leaf.key()).ok().filter(|&i| {
+                let (leaf, view) = &before[i];
+                leaf.page().flags == page.flags
+                    && goes_on(i) == page.goes_on
+                    && !self.evacuate.contains(&leaf.page().location.slot())
+                    && view.slots().eq(page.slots.iter().copied())
+            });
+            if let Some(i) = same {
+                unchanged.insert(i);
+                plan.leaves.push(Planned::Keep(before[i].0));
+            } else {
+                plan.after.add_leaf(page.slots.iter().copied(), page.goes_on, &self.base);
+                plan.leaves.push(Planned::Write(page));
+            }
+        }
+        for (i, (leaf, view)) in before.iter().enumerate().filter(|(i, _)| !unchanged.contains(i)) {
+            plan.before.add_leaf(view.slots(), goes_on(i), &self.base);
+            plan.replaced.push(leaf.page().location);
+        }
+        before.clear();
+    }
+
+    /// What is left to be swept.
+    fn swept_up(&self, sweep: Option<Sweep>) -> Option<Sweep> {
+        let sweep = sweep?;
+        if self.swept.end < u64::MAX {
+            return Some(Sweep { from: self.swept.end, ..sweep });
+        }
+        sweep.again.then(Sweep::default)
     }
 }
 
-/// Merges one node; how many nodes stand in its place.
-async fn node(
-    shard: &Shared,
-    exec: &Handle,
-    writer: &mut MetaWriter,
-    name: &PageName,
-    evacuate: &BTreeSet<Slot>,
+/// Leaves among which the versions of some blocks are: one, or several that begin at the same address.
+struct Group {
+    /// Of its first leaf, among the leaves of the nodes that are merged.
     index: usize,
-) -> Result<usize, String> {
-    let Some(dirty) = dirty_leaves(shard, name.line, index, evacuate) else { return Ok(1) };
-    let old = load(shard, exec, name.line, &dirty).await?;
-    let plan = plan(shard, name.line, index, &dirty, &old);
-    let nodes = write(writer, name, plan.leaves).await?;
-    let count = nodes.len();
-    let mut s = shard.borrow_mut();
-    let s = &mut *s;
-    for freed in &plan.freed {
-        s.segments.sub_base(freed.location.slot(), freed.bytes());
-    }
-    for page in &plan.replaced {
-        s.segments.sub_base(page.slot(), PAGE_BYTES);
-    }
-    for page in nodes.iter().flat_map(|n| &n.written) {
-        s.segments.add_base(page.slot(), PAGE_BYTES);
-    }
-    let Some(line) = s.map.lines.get_mut(&name.line) else { return Ok(1) };
-    line.mapped = line.mapped + plan.after.0 - plan.before.0;
-    line.stored = line.stored + plan.after.1 - plan.before.1;
-    let end = line.nodes.len().min(index + 1);
-    let fresh: Vec<Node> = nodes.into_iter().map(|n| n.node).collect();
-    drop(line.nodes.splice(index..end, fresh));
-    // An empty node leaves its place to the next one; an empty tree has been looked at once.
-    Ok(if count == 0 && line.nodes.is_empty() { 1 } else { count })
+    leaves: Vec<LeafRef>,
+    /// Its addresses.
+    from: u64,
+    to: u64,
 }
 
-/// The leaves of a node that change, as (index, page). `None` when the whole node stays as it is.
-fn dirty_leaves(
-    shard: &Shared,
-    line: u64,
-    index: usize,
-    evacuate: &BTreeSet<Slot>,
-) -> Option<Vec<(usize, PageRef)>> {
-    let s = shard.borrow();
-    let tree = s.map.lines.get(&line)?;
-    let delta = s.map.frozen.as_ref().and_then(|f| f.line(line));
-    let (from, to) = node_range(tree, index);
-    let touched = delta.is_some_and(|d| d.touches(from, to));
-    let Some(node) = tree.nodes.get(index) else { return touched.then(Vec::new) };
-    let moves = |page: &PageRef| evacuate.contains(&page.location.slot());
-    let dirty: Vec<(usize, PageRef)> = (0..node.leaves.len())
-        .filter(|&i| {
-            let (from, to) = leaf_range(node, i, from, to);
-            moves(&node.leaves[i].page) || (touched && delta.is_some_and(|d| d.touches(from, to)))
-        })
-        .map(|i| (i, node.leaves[i].page))
-        .collect();
-    (!dirty.is_empty() || moves(&node.page)).then_some(dirty)
+/// The node `index` and those behind it that share a group with the one before.
+fn joined_nodes(tree: &Line, index: usize) -> Range<usize> {
+    let mut end = tree.nodes.len().min(index + 1);
+    while let Some(next) = tree.nodes.get(end)
+        && tree.nodes[end - 1].leaves.last().is_some_and(|l| l.first() == next.first())
+    {
+        end += 1;
+    }
+    index.min(end)..end
 }
 
-fn node_range(tree: &crate::map::Line, index: usize) -> (u64, u64) {
-    let from = if index == 0 { 0 } else { tree.nodes.get(index).map_or(0, Node::first) };
-    (from, tree.nodes.get(index + 1).map_or(u64::MAX, Node::first))
+/// The groups of some nodes that `is_dirty` (leaves, first address, address behind the last).
+fn dirty_groups(
+    tree: &Line,
+    nodes: &Range<usize>,
+    mut is_dirty: impl FnMut(&[LeafRef], u64, u64) -> bool,
+) -> Vec<Group> {
+    let leaves: Vec<LeafRef> = tree.nodes[nodes.clone()].iter().flat_map(|n| &n.leaves).copied().collect();
+    let behind = tree.nodes.get(nodes.end).map_or(u64::MAX, Node::first);
+    let (mut index, mut dirty) = (0, Vec::new());
+    for group in leaves.chunk_by(|a, b| a.first() == b.first()) {
+        // What lies before the first leaf of all belongs to it.
+        let from = if nodes.start == 0 && index == 0 { 0 } else { group[0].first() };
+        let to = leaves.get(index + group.len()).map_or(behind, LeafRef::first);
+        if is_dirty(group, from, to) {
+            dirty.push(Group { index, leaves: group.to_vec(), from, to });
+        }
+        index += group.len();
+    }
+    dirty
 }
 
-fn leaf_range(node: &Node, i: usize, from: u64, to: u64) -> (u64, u64) {
-    let first = if i == 0 { from } else { node.leaves[i].page.first };
-    (first, node.leaves.get(i + 1).map_or(to, |l| l.page.first))
+/// Whether a group is to be looked at because something was dropped. When the budget is used up, the sweep ends before it.
+fn sweeps(budget: &mut usize, swept: &mut Range<u64>, base: &Lineage, group: &[LeafRef], to: u64) -> bool {
+    let first = group[0].first();
+    if to <= swept.start || first >= swept.end || (base.head && !group.iter().any(LeafRef::has_history)) {
+        return false;
+    }
+    if *budget == 0 {
+        swept.end = first;
+        return false;
+    }
+    *budget = budget.saturating_sub(group.len());
+    true
 }
 
 /// The bytes of leaves, from the cache or the drives, verified.
-async fn load(
-    shard: &Shared,
-    exec: &Handle,
-    line: u64,
-    leaves: &[(usize, PageRef)],
-) -> Result<Vec<Vec<u8>>, String> {
+async fn load(shard: &Shared, exec: &Handle, line: u64, leaves: &[PageRef]) -> Result<Vec<Vec<u8>>, String> {
     let mut loaded = Vec::with_capacity(leaves.len());
     for part in leaves.chunks(READ_AHEAD) {
         let mut waiting = Vec::new();
-        for (_, page) in part {
+        for page in part {
             let cached = {
                 let mut s = shard.borrow_mut();
                 let s = &mut *s;
                 let hint = s.map.lines.get(&line).and_then(|tree| {
-                    let (node, leaf) = tree.find(page.first).0?;
+                    let (node, leaf) = tree.find(page.first, page.seq).0?;
                     Some(tree.nodes[node].leaves[leaf].hint)
                 });
                 hint.and_then(|h| s.map.cache.at(h, page)).map(<[u8]>::to_vec)
@@ -156,7 +295,7 @@ async fn load(
                 None => Err(start_read(shard, exec, page).await?),
             });
         }
-        for ((_, page), wait) in part.iter().zip(waiting) {
+        for (page, wait) in part.iter().zip(waiting) {
             loaded.push(match wait {
                 Ok(bytes) => bytes,
                 Err(completion) => match completion.await {
@@ -187,54 +326,6 @@ async fn start_read(
     Ok(exec.start(Op::Read { file, offset, buf }))
 }
 
-/// Merges the dirty leaves (`old` holds their bytes).
-fn plan(shard: &Shared, line: u64, index: usize, dirty: &[(usize, PageRef)], old: &[Vec<u8>]) -> Plan {
-    let s = shard.borrow();
-    let nothing = LineDelta::default();
-    let delta = s.map.frozen.as_ref().and_then(|f| f.line(line)).unwrap_or(&nothing);
-    let mut plan =
-        Plan { leaves: Vec::new(), freed: Vec::new(), replaced: Vec::new(), before: (0, 0), after: (0, 0) };
-    let Some(tree) = s.map.lines.get(&line) else { return plan };
-    let (from, to) = node_range(tree, index);
-    let mut merged = Merged::default();
-    let emit = |merged: &mut Merged, leaves: &mut Vec<Planned>| {
-        leaves.extend(split(&merged.entries).map(|page| Planned::Write(page.to_vec())));
-        merged.entries.clear();
-    };
-    if let Some(node) = tree.nodes.get(index) {
-        plan.replaced.push(node.page.location);
-        let mut next = dirty.iter().zip(old).peekable();
-        for (i, leaf) in node.leaves.iter().enumerate() {
-            let Some(((_, page), bytes)) = next.next_if(|((d, _), _)| *d == i) else {
-                plan.leaves.push(Planned::Keep(*leaf));
-                continue;
-            };
-            plan.replaced.push(page.location);
-            let view = Leaf::trusted(bytes);
-            add(&mut plan.before, view.from(0).map(|(_, e)| e));
-            let (from, to) = leaf_range(node, i, from, to);
-            merge_leaf(view.from(0), delta, from, to, &mut merged);
-            let right_neighbour_too = next.peek().is_some_and(|((d, _), _)| *d == i + 1);
-            if merged.entries.len() >= SPARSE || !right_neighbour_too {
-                add(&mut plan.after, merged.entries.iter().map(|(_, e)| *e));
-                emit(&mut merged, &mut plan.leaves);
-            }
-        }
-    } else {
-        merge_leaf(std::iter::empty(), delta, from, to, &mut merged);
-        add(&mut plan.after, merged.entries.iter().map(|(_, e)| *e));
-        emit(&mut merged, &mut plan.leaves);
-    }
-    plan.freed = merged.freed;
-    plan
-}
-
-fn add(sum: &mut (u64, u64), entries: impl Iterator<Item = Entry>) {
-    for e in entries {
-        *sum = (sum.0 + 1, sum.1 + u64::from(e.bytes()));
-    }
-}
-
 /// A node that was written, and the pages that are new with it.
 struct Written {
     node: Node,
@@ -252,19 +343,19 @@ async fn write(
     for leaf in leaves {
         match leaf {
             Planned::Keep(leaf) => refs.push((leaf, None)),
-            Planned::Write(entries) => {
-                let (mut page, bytes) = encode_leaf(&entries, name, memory);
+            Planned::Write(page) => {
+                let (mut page, bytes) = encode_leaf(&page.slots, page.flags, name, memory);
                 page.location = writer.page(&bytes).await?.location();
                 memory = bytes;
                 refs.push((LeafRef::new(page), Some(page.location)));
             }
         }
     }
-    let nodes = refs.len().div_ceil(PAGE_SLOTS).max(1);
+    let nodes = refs.len().div_ceil(NODE_SLOTS).max(1);
     let each = refs.len().div_ceil(nodes).max(1);
     let mut out = Vec::new();
     for part in refs.chunks(each) {
-        let pages: Vec<PageRef> = part.iter().map(|(leaf, _)| leaf.page).collect();
+        let pages: Vec<PageRef> = part.iter().map(|(leaf, _)| leaf.page()).collect();
         let (mut page, bytes) = encode_node(&pages, name, memory);
         page.location = writer.page(&bytes).await?.location();
         memory = bytes;
@@ -279,30 +370,31 @@ async fn write(
     Ok(out)
 }
 
-/// Frees the last nodes of a dropped line.
+/// Frees the last nodes of a line of which nothing is needed any more.
 async fn free(shard: &Shared, exec: &Handle, line: u64) -> Result<(), String> {
     {
         let mut s = shard.borrow_mut();
         let s = &mut *s;
         if let Some(delta) = s.map.frozen.as_mut().and_then(|f| f.remove(line)) {
-            delta.points().for_each(|(_, e)| s.segments.sub_base(e.location.slot(), e.bytes()));
+            delta.entries().for_each(|(_, e)| s.segments.sub_base(e.location.slot(), e.bytes()));
         }
     }
     for _ in 0..FREED_NODES {
         let node = shard.borrow().map.lines.get(&line).and_then(|l| l.nodes.last().cloned());
         let Some(node) = node else { return Ok(()) };
-        let leaves: Vec<(usize, PageRef)> = node.leaves.iter().map(|l| l.page).enumerate().collect();
+        let leaves: Vec<PageRef> = node.leaves.iter().map(LeafRef::page).collect();
         let old = load(shard, exec, line, &leaves).await?;
         let mut s = shard.borrow_mut();
         let s = &mut *s;
-        for ((_, page), bytes) in leaves.iter().zip(&old) {
-            for (_, entry) in Leaf::trusted(bytes).from(0) {
+        for (page, bytes) in leaves.iter().zip(&old) {
+            for entry in Leaf::trusted(bytes).slots().filter_map(|(_, v): (u64, Version)| v.stored().copied())
+            {
                 s.segments.sub_base(entry.location.slot(), entry.bytes());
             }
             s.segments.sub_base(page.location.slot(), PAGE_BYTES);
         }
         s.segments.sub_base(node.page.location.slot(), PAGE_BYTES);
-        if let Some(tree) = s.map.lines.get_mut(&LineId(line).0) {
+        if let Some(tree) = s.map.lines.get_mut(&line) {
             tree.nodes.pop();
         }
     }
