@@ -133,7 +133,7 @@ pub(crate) fn snapshot(cluster: &Handle, view: &SnapshotView) -> Value {
     let node = cluster.identity().node_uuid.to_string();
     let labels: Vec<Value> = d.labels.iter().map(|(k, v)| json!({"key": k, "value": v})).collect();
     let retention = d.expires.map_or(0, |at| at.0.saturating_sub(d.created.0));
-    let retention = if retention % 1000 == 0 {
+    let retention = if retention.is_multiple_of(1000) {
         format!("{}s", retention / 1000)
     } else {
         format!("{}.{:03}s", retention / 1000, retention % 1000)

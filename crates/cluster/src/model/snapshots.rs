@@ -304,11 +304,11 @@ impl Model {
             }
         }
         for taken in &ran {
-            let outcome = match &result {
-                Some(Err(why)) => Err(why.to_string()),
-                _ => Ok(()),
+            let refusal = match &result {
+                Some(Err(why)) => Some(why.to_string()),
+                _ => None,
             };
-            commands.extend(self.schedule_ran(taken, outcome.as_ref().map(|()| ()).map_err(String::as_str)));
+            commands.extend(self.schedule_ran(taken, refusal.as_deref().map_or(Ok(()), Err)));
         }
         let views = || uuids.iter().filter_map(|u| self.snapshots.by_uuid.get(u)).map(Held::view).collect();
         let told = match result {

@@ -361,7 +361,7 @@ impl Service {
             }
             Command::Answer { request, result } => {
                 if let Some(answer) = self.waiting.remove(&request) {
-                    let _ = answer.send(result);
+                    let _ = answer.send(result.map(|view| *view));
                 }
                 None
             }

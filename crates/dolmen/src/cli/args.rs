@@ -322,21 +322,14 @@ pub enum PolicyCommand {
 
 /// Arguments of `policy create`.
 #[derive(Args, Debug)]
-#[group(id = "often", required = true, multiple = false, args = ["hours", "days", "weekday"])]
 pub struct PolicyCreateArgs {
     /// Name: letters, digits, - _ .
     pub name: String,
     /// The volume, by name or UUID
     pub volume: String,
-    /// Every so many hours
-    #[arg(long, value_name = "COUNT")]
-    pub hours: Option<u32>,
-    /// Every so many days
-    #[arg(long, value_name = "COUNT")]
-    pub days: Option<u32>,
-    /// Every week on this day. Repeatable
-    #[arg(long, value_name = "DAY")]
-    pub weekday: Vec<Weekday>,
+    #[command(flatten)]
+    /// How often.
+    pub often: OftenArgs,
     /// First time, and the time of day of all others (2026-01-31T03:00:00Z) [default: now]
     #[arg(long, value_name = "TIME")]
     pub start: Option<String>,
@@ -346,6 +339,21 @@ pub struct PolicyCreateArgs {
     /// For people
     #[arg(long, value_name = "TEXT", default_value = "")]
     pub description: String,
+}
+
+/// How often a snapshot policy takes a snapshot: one of these.
+#[derive(Args, Debug)]
+#[group(required = true, multiple = false)]
+pub struct OftenArgs {
+    /// Every so many hours
+    #[arg(long, value_name = "COUNT")]
+    pub hours: Option<u32>,
+    /// Every so many days
+    #[arg(long, value_name = "COUNT")]
+    pub days: Option<u32>,
+    /// Every week on this day. Repeatable
+    #[arg(long, value_name = "DAY")]
+    pub weekday: Vec<Weekday>,
 }
 
 /// A day of the week.

@@ -39,13 +39,13 @@ fn create(client: &Client, output: &Output, args: PolicyCreateArgs) -> Result<()
         }
         schedule
     };
-    let schedule = if let Some(hours) = args.hours {
+    let schedule = if let Some(hours) = args.often.hours {
         json!({"hourlySchedule": with_start(json!({"hoursInCycle": hours}))})
-    } else if let Some(days) = args.days {
+    } else if let Some(days) = args.often.days {
         json!({"dailySchedule": with_start(json!({"daysInCycle": days}))})
     } else {
         let days: Vec<Value> =
-            args.weekday.iter().map(|day| with_start(json!({"day": format!("{day:?}")}))).collect();
+            args.often.weekday.iter().map(|day| with_start(json!({"day": format!("{day:?}")}))).collect();
         json!({"weeklySchedule": {"daysOfWeek": days}})
     };
     let mut body = json!({

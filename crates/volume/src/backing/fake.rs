@@ -9,13 +9,16 @@ use dolmen_store::{
 use dolmen_types::{Blocks, Lba, LineId, Nanos, PgId, Seq, limits::BLOCK_BYTES};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
+/// Blocks of one line by address.
+type Held = BTreeMap<u64, Box<[u8]>>;
+
 /// What is durable.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Disk {
     pub(crate) blocks: BTreeMap<(u64, u64), Box<[u8]>>,
     pub(crate) lines: BTreeSet<u64>,
     /// What snapshots hold, by line and number.
-    pub(crate) points: BTreeMap<(u64, u64), BTreeMap<u64, Box<[u8]>>>,
+    pub(crate) points: BTreeMap<(u64, u64), Held>,
     /// What lines were cloned from.
     pub(crate) parents: BTreeMap<u64, (u64, u64)>,
     pub(crate) objects: BTreeMap<(PgId, Key), Box<[u8]>>,

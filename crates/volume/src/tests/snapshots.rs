@@ -346,10 +346,10 @@ fn random_lives_end_as_a_simple_model_says() {
                     next += 1;
                 }
                 (7, _, Some(s)) if next < 250 => {
-                    if bench.control(ControlCommand::Create(Box::new(clone_of(next, s)))).is_ok() {
-                        model.volumes.insert(next, model.snapshots[&s].1.clone());
-                        next += 1;
-                    }
+                    let made = bench.control(ControlCommand::Create(Box::new(clone_of(next, s))));
+                    let held = made.is_ok().then(|| model.snapshots[&s].1.clone());
+                    next += u8::from(held.is_some());
+                    model.volumes.extend(held.map(|held| (next - 1, held)));
                 }
                 (8, _, Some(s)) => {
                     let v = model.snapshots[&s].0;

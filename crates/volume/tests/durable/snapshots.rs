@@ -136,7 +136,8 @@ impl Model {
                     let at = usize::try_from(*at).unwrap();
                     old[at] != new[at]
                 };
-                let missing: Vec<u64> = (0..BLOCKS).filter(differs).filter(|at| !listed.contains(at)).collect();
+                let missing: Vec<u64> =
+                    (0..BLOCKS).filter(differs).filter(|at| !listed.contains(at)).collect();
                 assert!(missing.is_empty(), "{what}, {a} to {b}: {missing:?} not in {listed:?}");
             }
         }
