@@ -190,6 +190,8 @@ fn list(client: &Client, output: &Output) -> Result<(), CliError> {
 fn show(client: &Client, output: &Output, volume: &str) -> Result<(), CliError> {
     output.put(&fetch(client, volume)?, |v| {
         let labels = v["labels"].as_array().map(Vec::as_slice).unwrap_or_default();
+        let source: Vec<String> =
+            Some(text(v, "sourceSnapshotName")).filter(|s| !s.is_empty()).into_iter().collect();
         let labels: Vec<String> =
             labels.iter().map(|l| format!("{}={}", text(l, "key"), text(l, "value"))).collect();
         pairs(&[
@@ -204,7 +206,7 @@ fn show(client: &Client, output: &Output, volume: &str) -> Result<(), CliError> 
             ("NSID", text(v, "nsid")),
             ("Kind", text(v, "kind")),
             ("QoS policy", text(v, "qosPolicyName")),
-            ("Cloned from", text(v, "sourceSnapshotName")),
+            ("Cloned from", none_if_empty(source)),
             ("Only its own", size(&v["statistics"], "physicalOwnedCapacity")),
             ("For its snapshots", size(v, "snapshotBytes")),
             ("Admitted hosts", texts(&v["acl"]["values"]).join("\n")),
