@@ -2,9 +2,9 @@
 
 use crate::{
     error::{ApiError, ApiResult},
-    events, metrics, own, policies,
+    events, metrics, own, policies, resource_policies,
     server::Endpoints,
-    system, volumes,
+    snapshots, system, volumes,
 };
 use axum::{
     Router,
@@ -13,25 +13,26 @@ use axum::{
     http::{Uri, header, request::Parts},
     middleware::{self, Next},
     response::{IntoResponse, Response},
-    routing::{get, post},
+    routing::{get, post, put},
 };
 use dolmen_cluster::{Kind, node::Handle};
 use dolmen_security::{Grants, Level, Verifier};
 use dolmen_types::UnixMillis;
+use http_body_util::BodyExt;
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 /// Largest body of a request. Bytes.
 const MAX_BODY_BYTES: usize = 256 * 1024;
+
+/// Most that is read of a body that is too long, before the connection is broken. Bytes.
+const MAX_DROPPED_BYTES: usize = 64 * 1024 * 1024;
 
 /// Longest that one request may take, its body's arrival included.
 const REQUEST_DEADLINE: Duration = Duration::from_secs(30);
 
 /// Resources of the management API that this version doesn't serve: they answer 501 instead of 404, so that a client
 /// tells "can't" from "isn't there".
-const LATER: [&str; 14] = [
-    "snapshots",
-    "rollback",
-    "resourcePolicies",
+const LATER: [&str; 26] = [
     "servers",
     "credentials",
     "roles",
@@ -43,6 +44,23 @@ const LATER: [&str; 14] = [
     "logs",
     "clusters",
     "workflows",
+    // Of the cluster.
+    "upgrade",
+    "encryption",
+    "clusterRootKey",
+    "clusterRootkey",
+    "IdpConfiguration",
+    "idpClientConfs",
+    "authMaps",
+    "inBandAuth",
+    "federatedAuthentication",
+    "cflogin",
+    "cf-service-credentials",
+    // Of a node.
+    "replace",
+    "start",
+    "stop",
+    "restart",
 ];
 
 /// What every handler sees.
@@ -106,6 +124,7 @@ impl<S: Sync> FromRequestParts<S> for Caller {
 /// All routes.
 pub(crate) fn router(app: Arc<App>) -> Router {
     // An item URL with an empty last segment asks by name, in the query.
+    let snapshot = || get(snapshots::get).delete(snapshots::delete);
     let policy = || get(policies::get).put(policies::update).delete(policies::delete);
     let volume = || get(volumes::get).put(volumes::update).delete(volumes::delete);
     let management = Router::new()
@@ -123,6 +142,14 @@ pub(crate) fn router(app: Arc<App>) -> Router {
         .route("/policies", get(policies::list).post(policies::create))
         .route("/policies/", policy())
         .route("/policies/{uuid}", policy())
+        .route(
+            "/projects/{project}/resourcePolicies",
+            get(resource_policies::list).post(resource_policies::create),
+        )
+        .route(
+            "/projects/{project}/resourcePolicies/{uuid}",
+            get(resource_policies::get).put(resource_policies::update).delete(resource_policies::delete),
+        )
         .route("/clusterConfig", get(policies::parameters))
         .route("/clusterConfig/{name}", get(policies::parameter).put(policies::set_parameter))
         .route("/events", get(events::list))
@@ -132,12 +159,22 @@ pub(crate) fn router(app: Arc<App>) -> Router {
         .route("/volumes/{uuid}", volume())
         .route("/projects/{project}/volumes", get(volumes::list).post(volumes::create))
         .route("/projects/{project}/volumes/", volume())
-        .route("/projects/{project}/volumes/{uuid}", volume());
+        .route("/projects/{project}/volumes/{uuid}", volume())
+        .route("/volumes/{uuid}/rollback", put(snapshots::roll_back))
+        .route("/volumes//rollback", put(snapshots::roll_back))
+        .route("/projects/{project}/volumes/{uuid}/rollback", put(snapshots::roll_back))
+        .route("/projects/{project}/volumes//rollback", put(snapshots::roll_back))
+        .route("/projects/{project}/snapshots", get(snapshots::list).post(snapshots::create))
+        .route("/projects/{project}/snapshots/", snapshot())
+        .route("/projects/{project}/snapshots/{uuid}", snapshot())
+        .route("/projects/{project}/snapshots/diff/", get(snapshots::diff))
+        .route("/projects/{project}/snapshots/diff/{uuid}", get(snapshots::diff));
     let additions = Router::new()
         .route("/status", get(own::status))
         .route("/pool", get(own::pool))
         .route("/drives", get(own::drives))
         .route("/hosts", get(own::hosts))
+        .route("/snapshots", post(snapshots::create_together))
         .route("/volumes", post(own::create_volume).get(own::volumes))
         .route("/volumes/", get(own::volume))
         .route("/volumes/{uuid}", get(own::volume));
@@ -195,13 +232,23 @@ async fn wrong_method() -> ApiError {
     ApiError::new(Kind::Unimplemented, "this method is not served on this path")
 }
 
-/// The whole body, bounded.
-pub(crate) async fn body_bytes(body: Body) -> ApiResult<Vec<u8>> {
-    match axum::body::to_bytes(body, MAX_BODY_BYTES).await {
-        Ok(bytes) => Ok(bytes.to_vec()),
-        Err(_) => Err(ApiError::new(
-            Kind::InvalidArgument,
-            format!("the body can't be read, or is longer than {MAX_BODY_BYTES} bytes"),
-        )),
+/// The whole body, bounded. The rest of one that is too long is read and dropped, within limits of its own: many clients
+/// look at an answer only when they have sent all, and find the connection broken otherwise.
+pub(crate) async fn body_bytes(mut body: Body) -> ApiResult<Vec<u8>> {
+    let refused = |why: String| ApiError::new(Kind::InvalidArgument, why);
+    let (mut bytes, mut seen) = (Vec::new(), 0_usize);
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|why| refused(format!("the body can't be read: {why}")))?;
+        let Ok(part) = frame.into_data() else { continue };
+        seen = seen.saturating_add(part.len());
+        if seen <= MAX_BODY_BYTES {
+            bytes.extend_from_slice(&part);
+        } else if seen > MAX_DROPPED_BYTES {
+            break;
+        }
     }
+    if seen > MAX_BODY_BYTES {
+        return Err(refused(format!("the body is longer than {MAX_BODY_BYTES} bytes")));
+    }
+    Ok(bytes)
 }

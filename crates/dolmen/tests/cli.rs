@@ -93,6 +93,9 @@ fn a_volume_from_create_to_delete() {
     assert!(why.contains("size: ") && why.contains("shrink"), "{why}");
     assert!(on(&["connect-help", "web"]).contains("nvme connect -t tcp -a 127.0.0.1 -s 4420 -n nqn.2016-01"));
     assert!(on(&["volume", "deny", "web", HOST]).contains("ALLOW_NONE"));
+    on(&["volume", "allow", "web", "--ip", "ALLOW_ANY"]);
+    let said = run(&["--data", data.to_str().unwrap(), "volume", "allow", "web", "--ip", "192.0.2.1"]);
+    assert!(String::from_utf8_lossy(&said.stderr).contains("volume deny web --ip ALLOW_ANY"));
     let why = bad(4, &["--data", data.to_str().unwrap(), "volume", "create", "web", "--size", "1GiB"]);
     assert!(why.contains("exists already"), "{why}");
     assert!(on(&["volume", "delete", "web"]).contains("is deleted"));
@@ -115,6 +118,61 @@ fn a_volume_from_create_to_delete() {
     let seen: Value = serde_json::from_str(&on(&["volume", "list", "--output", "json"])).unwrap();
     let found = seen.as_array().unwrap().iter().find(|v| v["name"] == "n").unwrap();
     assert_eq!((&found["kind"], &found["sectorSize"]), (&Value::from("null"), &Value::from(512)));
+    node.control.stop();
+}
+
+#[test]
+fn a_snapshot_from_create_to_delete() {
+    let dir = tempfile::tempdir().unwrap();
+    let node = start(dir.path()).unwrap();
+    let data = dir.path().to_str().unwrap();
+    let on = |args: &[&str]| good(dir.path(), args);
+    assert!(on(&["snapshot", "list"]).contains("There are no snapshots"));
+    on(&["volume", "create", "v", "--size", "1GiB", "--sector-size", "512"]);
+    assert!(on(&["snapshot", "create", "s", "v", "--keep", "3600"]).contains("snapshot 's' of volume 'v'"));
+    on(&["volume", "create", "c", "--from-snapshot", "s"]);
+    let clone = on(&["volume", "show", "c"]);
+    assert!(clone.contains("1 GiB (1073741824 bytes)") && clone.contains("512"), "{clone}");
+    on(&["snapshot", "create", "g", "v", "c"]);
+    let list = on(&["snapshot", "list", "--volume", "v"]);
+    assert!(list.contains("3600s") && list.contains("g-v") && !list.contains("g-c"), "{list}");
+    assert!(on(&["snapshot", "show", "g-c"]).contains("ever"));
+    let listed = on(&["snapshot", "diff", "g-v", "--base", "s"]);
+    assert!(listed.contains("4096") && listed.contains("8192"), "{listed}");
+    let runs: Value = serde_json::from_str(&on(&["snapshot", "diff", "s", "-o", "json"])).unwrap();
+    assert_eq!(runs[1]["offset"], 409_600);
+    let why = bad(1, &["--data", data, "volume", "rollback", "v", "--to", "s"]);
+    assert!(why.contains("nothing was changed") && why.contains("--yes"), "{why}");
+    assert!(on(&["volume", "rollback", "v", "--to", "s", "--yes"]).contains("is as it was at"));
+    bad(1, &["--data", data, "volume", "rollback", "c", "--to", "s", "--yes"]);
+    assert!(on(&["snapshot", "delete", "s"]).contains("is deleted"));
+    assert!(on(&["snapshot", "list"]).contains("Deleting"), "its clone is there");
+    assert!(bad(3, &["--data", data, "snapshot", "show", "x"]).contains("snapshot list"));
+    bad(2, &["--data", data, "volume", "create", "x"]);
+    bad(2, &["--data", data, "snapshot", "create", "x"]);
+    node.control.stop();
+}
+
+#[test]
+fn a_snapshot_policy_from_create_to_delete() {
+    let dir = tempfile::tempdir().unwrap();
+    let node = start(dir.path()).unwrap();
+    let data = dir.path().to_str().unwrap();
+    let on = |args: &[&str]| good(dir.path(), args);
+    on(&["volume", "create", "v", "--size", "1GiB"]);
+    assert!(on(&["policy", "list"]).contains("There are no snapshot policies"));
+    let at = ["--start", "2100-01-01T03:00:00Z"];
+    let made = on(&[&["policy", "create", "d", "v", "--days", "1", "--keep", "86400"][..], &at].concat());
+    assert!(made.contains("snapshot policy 'd' of volume 'v' is active"), "{made}");
+    on(&[&["policy", "create", "w", "v", "--weekday", "monday", "--weekday", "friday"][..], &at].concat());
+    let list = on(&["policy", "list"]);
+    assert!(list.contains("every 1 days from 2100-01-01T03:00:00.000Z") && list.contains("86400s"), "{list}");
+    assert!(on(&["policy", "show", "w"]).contains("Friday from 2100"));
+    assert!(on(&["policy", "delete", "d"]).contains("its snapshots stay"));
+    assert!(bad(3, &["--data", data, "policy", "show", "d"]).contains("policy list"));
+    bad(2, &["--data", data, "policy", "create", "x", "v"]);
+    bad(2, &["--data", data, "policy", "create", "x", "v", "--hours", "1", "--days", "1"]);
+    bad(1, &["--data", data, "policy", "create", "x", "v", "--hours", "0"]);
     node.control.stop();
 }
 
@@ -160,6 +218,7 @@ fn the_node_tells_about_itself() {
     on(&["volume", "create", "v", "--size", "1GiB"]);
     assert!(on(&["event", "list"]).contains("VolumeCreated"));
     assert!(on(&["event", "list", "--since", "2100-01-01T00:00:00+00:00"]).contains("Nothing happened"));
+    assert!(on(&["event", "list", "--since", "2020-01-01"]).contains("VolumeCreated"));
     for args in [
         &["status"][..],
         &["node", "list"],
@@ -191,6 +250,8 @@ fn endpoint_and_token_from_elsewhere() {
     let copied = copy.to_str().unwrap();
     let why = bad(2, &["--endpoint", &url, "--token-file", copied, "status"]);
     assert!(why.contains("--certificate"), "{why}");
+    let why = bad(6, &["--endpoint", &url, "--token-file", "/no/such/token", "status"]);
+    assert!(why.contains("/no/such/token"), "{why}");
     let certificate = dir.path().join("tls.crt");
     let certificate = certificate.to_str().unwrap();
     let with = ["--endpoint", &url, "--token-file", copied, "--certificate", certificate, "status"];
@@ -279,10 +340,13 @@ fn wrong_command_lines_end_with_two() {
         &["volume", "create", "v", "--size", "10GiB", "--acl", "host"],
         &["volume", "create", "v", "--size", "10GiB", "--sector-size", "520"],
         &["volume", "allow", "v"],
+        &["event", "list", "--limit", "0"],
         &["serve"],
         &["serve", "--data", "/tmp/x"],
         &["serve", "--data", "/tmp/x", "--drive", "/tmp/y:10"],
         &["serve", "--endpoint", "https://a", "--data", "/tmp/x", "--drive", "/dev/x"],
+        &["serve", "--certificate", "c", "--data", "/tmp/x", "--drive", "/dev/x"],
+        &["serve", "--data", "/tmp/x", "--drive", "/dev/x:1GiB"],
         &["completions", "tclsh"],
     ] {
         let output = run(args);

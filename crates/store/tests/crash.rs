@@ -253,7 +253,7 @@ fn wide_segments_with_a_drive_absent() {
         setup.parity = parity;
         setup.unit_bytes = 128 * 1024;
         setup.tuning.commit_bytes = 120 * 1024;
-        let states = enumerate_absent(&Workload { setup, before, steps }, limits(60));
-        assert!(states > 100, "{states} states only");
+        let states = enumerate_absent(&Workload { setup, before, steps }, limits(36));
+        assert!(states > 60, "{states} states only");
     }
 }

@@ -12,6 +12,9 @@ pub(crate) const ANCHOR_BYTES: usize = 8192;
 pub(crate) const ANCHOR_SLOTS: u64 = 2;
 /// Copies of an anchor within its slot, so that one rotten block does not hide the newest checkpoint.
 pub(crate) const ANCHOR_COPIES: u64 = 2;
+/// Behind the anchors of the most shards that a pool may have. Bytes from the drive's start.
+pub(crate) const ANCHORS_END: u64 =
+    32 * 1024 + super::superblock::MAX_SHARDS as u64 * ANCHOR_SLOTS * ANCHOR_COPIES * ANCHOR_BYTES as u64;
 /// Eras of the log at most; reaching it makes recovery write a checkpoint before it serves.
 pub(crate) const MAX_ERAS: usize = 8;
 /// Chunks of a checkpoint's body at most.
@@ -172,7 +175,7 @@ fn put_chunk(w: &mut Writer, chunk: &Chunk) {
 
 fn decode_chunk(r: &mut Reader<'_>) -> Option<Chunk> {
     let (data, parity) = (usize::from(r.u8()?), usize::from(r.u8()?));
-    (r.u16()?, r.u32()?);
+    r.take(6)?;
     let units = (0..CHUNK_UNITS).map(|_| take_unit(r)).collect::<Option<Vec<_>>>()?;
     let columns = Columns::new(units.get(..data.checked_add(parity)?)?, parity).filter(|_| data == 1)?;
     Some(Chunk { columns, offset: r.u32()?, len: r.u32()?, check: r.u64()? })

@@ -29,7 +29,14 @@ pub(crate) async fn run(shard: Shared, exec: Handle) {
         shard.borrow_mut().phase = Phase::Failed(error);
         return exec.yield_now().await;
     }
-    shard.borrow_mut().phase = Phase::Serving;
+    {
+        let mut s = shard.borrow_mut();
+        s.phase = Phase::Serving;
+        // Drives may have failed on other cores meanwhile.
+        if let Some(reason) = s.halted.clone() {
+            s.stop(reason);
+        }
+    }
     let mut spawned = exec.spawn(clean::serve(shard.clone(), exec.clone()));
     for _ in 0..mend::TASKS {
         spawned = spawned.and_then(|()| exec.spawn(mend::serve(shard.clone(), exec.clone())));
@@ -211,7 +218,8 @@ async fn restore_lines(shard: &Shared, exec: &Handle, rows: Vec<LineRow>) -> Res
         if !now.is_doomed() {
             clones.extend(row.parent.map(|(parent, at)| (row.line, parent, at)));
         }
-        let line = Line { nodes, now: Rc::new(now), counts, sweep: row.sweep, ..Line::default() };
+        let attributes = row.attributes;
+        let line = Line { attributes, nodes, now: Rc::new(now), counts, sweep: row.sweep, ..Line::default() };
         s.map.lines.insert(row.line, line);
     }
     let mut s = shard.borrow_mut();
