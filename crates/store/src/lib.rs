@@ -25,6 +25,9 @@ mod columns;
 mod diff;
 mod error;
 mod format;
+#[cfg(any(test, fuzzing))]
+#[doc(hidden)]
+pub mod fuzzing;
 mod location;
 mod map;
 mod membership;

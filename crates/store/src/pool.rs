@@ -5,7 +5,7 @@
 //! again; the second makes the pool.
 
 mod label;
-mod signature;
+pub(crate) mod signature;
 mod view;
 
 pub use label::{Identity, identify_drive, wipe_drive};
@@ -174,9 +174,13 @@ async fn make(exec: &Handle, drives: &[Candidate], options: &PoolOptions) -> Res
     let width = u64::from(shape.narrow() + shape.wide()) + if shape.data > 1 { 3 } else { 0 };
     let needed = 8 * u64::from(options.shards) * width + 4;
     if units < needed || entries.iter().any(|e| e.units == 0) {
+        let sizes: Vec<String> =
+            drives.iter().map(|d| format!("{} has {} bytes", d.path, d.info.size_bytes)).collect();
         return Err(StoreError::Refused(format!(
-            "{total} bytes are too little for a pool of {} shards: it takes {needed} units of {unit_bytes} bytes and 1 MiB per drive",
-            options.shards
+            "too little for a pool of {} shards, which takes {needed} units of {unit_bytes} bytes, and at least one of \
+             them and 1 MiB of each drive: {}",
+            options.shards,
+            sizes.join(", ")
         )));
     }
     let mut block = Superblock {

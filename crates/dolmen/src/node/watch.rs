@@ -1,16 +1,17 @@
 //! Looks at the node once a second and tells the control side what changed: hosts that came or went, drives that
-//! failed, a pool that became full or stopped. What comes and goes within one look is not told.
+//! failed, a pool that became full or stopped. What comes and goes within one look is not told. The targets learn what
+//! their SMART log says in the same look.
 //!
 //! Promises: a crowd of hosts is told over several looks, so that it costs neither memory nor the rest of the events.
 
-use crate::node::{boot, report::CoreReport, router::Node, tell};
+use crate::node::{boot, message::ToCore, report::CoreReport, router::Node, tell};
 use dolmen_cluster::plane::{DriveState, DriveStatus, HostStatus, Notice, PoolState, PoolStatus};
 use dolmen_types::{Nqn, Uuid};
 use std::{
     collections::{BTreeMap, BTreeSet},
     path::PathBuf,
     sync::Arc,
-    time::Duration,
+    time::{Duration, Instant},
 };
 use tokio::sync::mpsc;
 
@@ -23,9 +24,17 @@ const HOSTS_A_LOOK: usize = 16;
 /// Watches until the control side or the cores are gone. What is to be remembered of the pool goes into the data folder.
 pub(super) async fn watch(node: Arc<Node>, folder: PathBuf, notices: mpsc::Sender<Notice>) {
     let (mut told, mut sequence) = (Told::default(), node.plan.sequence);
+    let (mut health, began) = (Default::default(), Instant::now());
     loop {
         tokio::time::sleep(EVERY).await;
         let Some(reports) = node.reports().await else { return };
+        let now = tell::health(&reports, began.elapsed());
+        if now != health {
+            health = now;
+            if node.cores.ask_all(|answer| ToCore::Health { health, answer }).await.is_err() {
+                return;
+            }
+        }
         let now = reports.iter().find_map(|r| r.pool.as_ref()).map_or(sequence, |pool| pool.sequence);
         if now != sequence {
             sequence = now;

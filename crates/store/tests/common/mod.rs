@@ -367,6 +367,23 @@ impl Node {
         Ok(values(&done.buf.expect("a read gives its buffer back")))
     }
 
+    /// Lists what changed and waits for the list.
+    pub fn diff(&mut self, pg: u32, request: DiffRequest) -> Result<DiffPage, StoreError> {
+        self.tickets += 1;
+        let core = self.core_of(PgId(pg));
+        self.stores[core].diff(PgId(pg), request, Ticket(self.tickets));
+        let mut ended = Vec::new();
+        for _ in 0..100_000 {
+            self.stores[core].drain_diffs(&mut ended);
+            if let Some(done) = ended.pop() {
+                assert_eq!(done.ticket, Ticket(self.tickets));
+                return done.result;
+            }
+            self.turn();
+        }
+        panic!("a listing hangs");
+    }
+
     /// Waits until a checkpoint that starts now has ended.
     pub fn checkpoint(&mut self) {
         for core in 0..self.stores.len() {
