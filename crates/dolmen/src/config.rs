@@ -52,7 +52,7 @@ pub struct ServeOptions {
     /// The subsystem's name, at first start.
     pub subsystem_nqn: Option<Nqn>,
     /// The cluster's name, at first start.
-    pub cluster_name: String,
+    pub cluster_name: Option<String>,
     /// Whether volumes of the kinds `null` and `memory` may be made.
     pub allow_test_volumes: bool,
     /// io_uring features not to use even where the kernel has them, by name, lower case.
@@ -363,10 +363,11 @@ fn parse_nqn(text: &str) -> Result<Nqn, ConfigError> {
     Ok(nqn)
 }
 
-fn check_cluster_name(name: Option<String>) -> Result<String, ConfigError> {
-    let name = name.unwrap_or_else(|| "dolmen".into());
-    dolmen_cluster::volume::check_name("--cluster-name", &name)
-        .map_err(|why| ConfigError::new(why.to_string()))?;
+fn check_cluster_name(name: Option<String>) -> Result<Option<String>, ConfigError> {
+    if let Some(name) = &name {
+        dolmen_cluster::volume::check_name("--cluster-name", name)
+            .map_err(|why| ConfigError::new(why.to_string()))?;
+    }
     Ok(name)
 }
 
@@ -424,7 +425,7 @@ fn parse_cores(text: &str) -> Result<Cores, ConfigError> {
 /// In the file a count may be written without quotes.
 fn number_or_text<'de, D: serde::Deserializer<'de>>(input: D) -> Result<Option<String>, D::Error> {
     #[derive(Deserialize)]
-    #[serde(untagged)]
+    #[serde(untagged, expecting = "want a count (2) or a text with a list of CPUs (\"0,2-3\")")]
     enum Either {
         Number(u64),
         Text(String),

@@ -14,7 +14,7 @@ pub const MAX_BATCH_RECORDS: usize = 512;
 /// Lines one over the other at most: a clone, what it was cloned from, and so on.
 pub const MAX_CLONE_DEPTH: usize = 16;
 
-/// Snapshots of all lines of a shard at most, and as many that only clones keep: a checkpoint writes a row for each.
+/// Snapshots of all lines of a shard at most, those that only clones keep included: a checkpoint writes a row for each.
 pub const MAX_SNAPSHOTS_PER_SHARD: usize = 1 << 18;
 
 /// The caller's name for a request, echoed in its [`Done`].

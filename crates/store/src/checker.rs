@@ -1,13 +1,19 @@
 //! The offline check of a pool: reads and verifies everything that counts, and changes nothing.
 //!
 //! Each shard is recovered in memory as at a start, without the seal; then every leaf of every line is read, and every stored
-//! block that the map names. A block that does not check is named by line and address.
+//! block that the map names. A block that does not check is named by line and address; one that other columns still give is told
+//! apart. Then every column of every commit is read, and the parity compared.
 
+use crate::columns::Columns;
 use crate::format::commit::LogIdentity;
 use crate::format::page::{Leaf, Level, PageRef, verify};
+use crate::format::segment::{SEGMENT_HEADER_BYTES, Stream};
+use crate::location::Slot;
 use crate::map::{Entry, LeafRef};
+use crate::parity;
 use crate::pool::read_plan;
-use crate::shard::{Drives, FetchError, Shared, Span, load_shard, stored};
+use crate::segments::Segment;
+use crate::shard::{Drives, FetchError, SegmentScan, Shared, Span, Way, load_shard, stored_how};
 use crate::store::new_shard;
 use crate::stored::BlockVersion;
 use crate::{Candidate, Keyring, PoolPlan, ShardTuning, StoreError, UnitId};
@@ -42,13 +48,24 @@ pub struct CheckReport {
     pub blocks: u64,
     /// Units that shards hold.
     pub units_held: u64,
-    /// Problems in all.
+    /// Commits whose columns were compared with each other.
+    pub commits: u64,
+    /// Places that hold something wrong, which other columns still give right: the pool mends them when it meets them.
+    pub mendable: u64,
+    /// Problems in all: what is lost.
     pub problems: u64,
     /// The first of them, for people; each names what is damaged.
     pub named: Vec<String>,
 }
 
 impl CheckReport {
+    fn mended(&mut self, text: String) {
+        self.mendable += 1;
+        if self.named.len() < MAX_NAMED {
+            self.named.push(format!("{text}: wrong, but other columns have it"));
+        }
+    }
+
     fn problem(&mut self, text: String) {
         self.problems += 1;
         if self.named.len() < MAX_NAMED {
@@ -90,6 +107,7 @@ pub async fn check_pool(
             }
         }
         check_shard(&shard, &exec, &mut report).await;
+        check_columns(&shard, &exec, &mut report).await;
     }
     Ok(report)
 }
@@ -117,7 +135,7 @@ async fn check_shard(shard: &Shared, exec: &Handle, report: &mut CheckReport) {
         }
         for page in leaves {
             report.leaves += 1;
-            match read_leaf(shard, exec, line, &page).await {
+            match read_leaf(shard, exec, line, &page, report).await {
                 Ok(mut entries) => {
                     // What the log since the checkpoint has overwritten counts no more.
                     entries.retain(|(lba, entry)| still_named(shard, line, *lba, entry));
@@ -154,12 +172,16 @@ async fn read_leaf(
     exec: &Handle,
     line: u64,
     page: &PageRef,
+    report: &mut CheckReport,
 ) -> Result<Vec<(u64, Entry)>, String> {
     let mut buf = exec.alloc(BLOCK_BYTES).await;
     buf.set_len(BLOCK_BYTES);
     let holds = |bytes: &[u8]| verify(bytes, Level::Leaf, line, page);
-    match stored(shard, exec, page.location, buf, holds).await {
-        Ok(bytes) => {
+    match stored_how(shard, exec, page.location, buf, holds).await {
+        Ok((bytes, way)) => {
+            if way == Way::Mended {
+                report.mended(format!("line {line}: the leaf at {}", page.location));
+            }
             Ok(Leaf::trusted(&bytes).slots().filter_map(|(lba, v)| v.stored().map(|e| (lba, *e))).collect())
         }
         Err(error) => Err(format!("the page at {}: {error}", page.location)),
@@ -181,23 +203,24 @@ async fn check_blocks(
         let (run, tail) = rest.split_at(count);
         rest = tail;
         report.blocks += count as u64;
-        if let Err(error) = read_run(shard, exec, line, run).await {
-            for (lba, entry) in run {
-                let one = [(*lba, *entry)];
-                let Err(error) =
-                    (if count == 1 { Err(error.clone()) } else { read_run(shard, exec, line, &one).await })
-                else {
-                    continue;
-                };
-                report.problem(format!("line {line}: block {lba} at {}: {error}", entry.location));
+        if read_run(shard, exec, line, run).await == Ok(Way::Direct) {
+            continue;
+        }
+        for (lba, entry) in run {
+            match read_run(shard, exec, line, &[(*lba, *entry)]).await {
+                Ok(Way::Direct | Way::Around) => {}
+                Ok(Way::Mended) => report.mended(format!("line {line}: block {lba} at {}", entry.location)),
+                Err(error) => {
+                    report.problem(format!("line {line}: block {lba} at {}: {error}", entry.location))
+                }
             }
         }
     }
 }
 
 /// Reads blocks whose pages touch.
-async fn read_run(shard: &Shared, exec: &Handle, line: u64, run: &[(u64, Entry)]) -> Result<(), FetchError> {
-    let Some((_, first)) = run.first() else { return Ok(()) };
+async fn read_run(shard: &Shared, exec: &Handle, line: u64, run: &[(u64, Entry)]) -> Result<Way, FetchError> {
+    let Some((_, first)) = run.first() else { return Ok(Way::Direct) };
     let mut span = Span::of(first);
     run[1..].iter().for_each(|(_, e)| _ = span.extend(e, RUN_BYTES));
     let mut buf = exec.alloc(span.len()).await;
@@ -206,5 +229,59 @@ async fn read_run(shard: &Shared, exec: &Handle, line: u64, run: &[(u64, Entry)]
         let blocks = run.iter().map(|(lba, e)| (BlockVersion { line, lba: *lba, seq: e.seq }, e));
         span.holds(&mut shard.borrow_mut().forms, blocks, bytes)
     };
-    stored(shard, exec, span.location(), buf, holds).await.map(drop)
+    stored_how(shard, exec, span.location(), buf, holds).await.map(|(_, way)| way)
+}
+
+/// Reads every column of every commit that counts, and compares the parity with what the data columns say it is. A segment with a
+/// column on a drive that is out has nothing to compare.
+async fn check_columns(shard: &Shared, exec: &Handle, report: &mut CheckReport) {
+    let segments: Vec<(Slot, Segment)> = {
+        let s = shard.borrow();
+        let out = s.drives.members().out;
+        let whole =
+            s.segments.iter().filter(|(_, seg)| seg.columns.parity() > 0 && !seg.columns.touches(out));
+        whole.filter(|(_, seg)| seg.stream != Stream::Meta).map(|(slot, seg)| (slot, *seg)).collect()
+    };
+    for (slot, segment) in segments {
+        let (drives, id) = {
+            let s = shard.borrow();
+            (s.drives.clone(), s.id)
+        };
+        let mut scan = SegmentScan::new(exec.clone(), drives, segment.columns);
+        let Ok(Some(header)) = scan.header(|h| h.slot == slot && h.shard == id.shard).await else {
+            report.problem(format!("segment {} has lost its header", slot.0));
+            continue;
+        };
+        let id = LogIdentity { incarnation: header.incarnation, salt: header.salt, ..id };
+        let (mut offset, mut seen) = (SEGMENT_HEADER_BYTES, 0);
+        while seen < segment.last_commit {
+            let Ok(Some((commit, _))) = scan.commit(&id, Some(slot), offset).await else { break };
+            (seen, offset) = (commit.place.number, u32::try_from(commit.end()).unwrap_or(u32::MAX));
+            report.commits += 1;
+            match columns_agree(&scan, &segment.columns, commit.place.offset, commit.depth as usize).await {
+                Ok(true) => {}
+                Ok(false) => report.mended(format!("segment {}: the parity of commit {seen}", slot.0)),
+                Err(why) => report.mended(format!("segment {}: a column of commit {seen} ({why})", slot.0)),
+            }
+        }
+    }
+}
+
+/// True when the parity columns are what the data columns make them.
+async fn columns_agree(
+    scan: &SegmentScan,
+    columns: &Columns,
+    offset: u32,
+    depth: usize,
+) -> Result<bool, String> {
+    let mut all = Vec::new();
+    for column in 0..columns.len() {
+        all.push(scan.column(column, &[column], offset, depth).await?);
+    }
+    let (data, parity) = all.split_at(columns.data());
+    let data: Vec<&[u8]> = data.iter().map(Vec::as_slice).collect();
+    let mut made = vec![vec![0; depth]; columns.parity()];
+    let mut sums: Vec<&mut [u8]> = made.iter_mut().map(Vec::as_mut_slice).collect();
+    parity::encode(&data, &mut sums);
+    Ok(made == parity)
 }

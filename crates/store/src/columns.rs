@@ -102,8 +102,7 @@ impl Columns {
     /// Reads what [`Columns::put`] or [`Columns::put_none`] wrote; `None` when it makes no sense.
     pub(crate) fn take(r: &mut Reader<'_>) -> Option<Option<Columns>> {
         let (data, parity) = (usize::from(r.u8()?), usize::from(r.u8()?));
-        r.u16()?;
-        r.u32()?;
+        r.take(6)?;
         let mut units = [UnitId { drive: 0, unit: 0 }; MAX_COLUMNS];
         for unit in &mut units {
             *unit = take_unit(r)?;

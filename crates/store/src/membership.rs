@@ -66,6 +66,11 @@ impl Membership {
         self.block.drives.get(usize::from(drive)).map_or(DriveState::Gone, |d| d.state)
     }
 
+    /// Number of the superblock that is durable.
+    pub(crate) fn sequence(&self) -> u64 {
+        self.block.sequence
+    }
+
     /// Where the drives stand, durably.
     pub(crate) fn members(&self) -> Members {
         members(&self.block)

@@ -225,6 +225,13 @@ impl PoolOwner {
         self.membership.stay(drive);
     }
 
+    /// Number of the superblock in force: remembered elsewhere, it tells drives that were left behind (see
+    /// [`PoolOptions::at_least`](crate::PoolOptions)).
+    #[must_use]
+    pub fn sequence(&self) -> u64 {
+        self.membership.sequence()
+    }
+
     /// The drives in the plan's order.
     #[must_use]
     pub fn drives(&self) -> Vec<DriveStanding> {

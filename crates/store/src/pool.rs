@@ -5,7 +5,7 @@
 //! again; the second makes the pool.
 
 mod label;
-mod signature;
+pub(crate) mod signature;
 mod view;
 
 pub use label::{Identity, identify_drive, wipe_drive};
@@ -50,6 +50,9 @@ pub struct PoolOptions {
     pub seed: [u8; 32],
     /// The pool that the node has served before: no other is opened, and none is made in its place.
     pub expect: Option<Uuid>,
+    /// Number of a superblock that was in force before: one with a lower number is refused, since other drives have gone on without
+    /// the ones that hold it. 0 for a pool that this node has not served.
+    pub at_least: u64,
     /// Drives that were named and could not be opened, and why: they may only be drives of the pool, and no more than it can lose.
     pub absent: Vec<(String, String)>,
 }
@@ -71,6 +74,12 @@ pub async fn open_pool(
         return Err(StoreError::Refused(format!(
             "this node has served pool {expected}, and the drives named {what}; nothing was written. Name the pool's own \
              drives, or use a fresh data folder"
+        )));
+    }
+    if let Some(newest) = newest.as_ref().filter(|s| s.sequence < options.at_least) {
+        return Err(StoreError::Refused(format!(
+            "the drives named have missed what pool {} did since; it went on with others. Name those too; nothing was written",
+            newest.pool
         )));
     }
     match newest {
@@ -165,9 +174,13 @@ async fn make(exec: &Handle, drives: &[Candidate], options: &PoolOptions) -> Res
     let width = u64::from(shape.narrow() + shape.wide()) + if shape.data > 1 { 3 } else { 0 };
     let needed = 8 * u64::from(options.shards) * width + 4;
     if units < needed || entries.iter().any(|e| e.units == 0) {
+        let sizes: Vec<String> =
+            drives.iter().map(|d| format!("{} has {} bytes", d.path, d.info.size_bytes)).collect();
         return Err(StoreError::Refused(format!(
-            "{total} bytes are too little for a pool of {} shards: it takes {needed} units of {unit_bytes} bytes and 1 MiB per drive",
-            options.shards
+            "too little for a pool of {} shards, which takes {needed} units of {unit_bytes} bytes, and at least one of \
+             them and 1 MiB of each drive: {}",
+            options.shards,
+            sizes.join(", ")
         )));
     }
     let mut block = Superblock {

@@ -3,7 +3,7 @@
 use crate::format::commit::LogIdentity;
 use crate::map::Map;
 use crate::segments::SegmentTable;
-use crate::shard::{Complaint, Drives, Log, Phase, Reprotect, Shard, Shared, run_shard};
+use crate::shard::{Complaint, Drives, Log, Phase, Reprotect, Shard, Shared, run_shard, start_diff};
 use crate::stored::Forms;
 use crate::{
     AppendError, Batch, DataKey, DiffDone, DiffRequest, Done, Key, Keyring, LineInfo, LineUsage, Marks,
@@ -31,13 +31,15 @@ pub struct Store {
     drives: Rc<Drives>,
     owner: Owner,
     timer: Option<TimerId>,
-    /// Listings of changes that have ended.
+    exec: exec::Handle,
+    /// Listings of changes that were refused.
     diffs: Vec<DiffDone>,
 }
 
 impl Store {
     /// Hosts the given shards of an opened pool (see [`PoolPlan::shards_of`]); `files[i]` is this core's handle of the plan's
-    /// drive `i`, if it is there. Recovery starts at once as a task on `exec`, which must have room for ten tasks per shard;
+    /// drive `i`, if it is there. Recovery starts at once as a task on `exec`, which must have room for ten tasks per shard, and
+    /// for listings of changes ([`MAX_DIFFS`](crate::MAX_DIFFS) per shard);
     /// [`Store::ready`] tells when it has ended. `owner` tags the store's own drive operations (reads and commits).
     /// `salt` is fresh randomness of this opening.
     /// `keyring` holds the keys of the encrypted lines; recovery refuses a log whose tail it could not verify without one
@@ -68,7 +70,8 @@ impl Store {
             (id, shard)
         };
         let shards = (0..).zip(shards).map(make).collect();
-        Store { total: plan.shards, shards, drives, owner, timer: None, diffs: Vec::new() }
+        let (exec, diffs) = (exec.clone(), Vec::new());
+        Store { total: plan.shards, shards, drives, owner, timer: None, exec, diffs }
     }
 
     /// `None` while recovering; then whether every shard serves.
@@ -264,15 +267,22 @@ impl Store {
 
     /// Lists what changed between two states of lines of this group's shard. Its end comes from [`Store::drain_diffs`]. It
     /// reads map pages in the background, of both states and everything between; nothing else waits for it.
-    pub fn diff(&mut self, pg: PgId, _request: DiffRequest, ticket: Ticket) {
-        let _ = pg;
-        let result = Err(StoreError::Refused("changed blocks can't be listed yet".into()));
-        self.diffs.push(DiffDone { ticket, result });
+    pub fn diff(&mut self, pg: PgId, request: DiffRequest, ticket: Ticket) {
+        match self.shard(pg) {
+            Some(shard) => start_diff(shard, &self.exec, request, ticket),
+            None => {
+                let result = Err(StoreError::Refused("the group's shard lives on another core".into()));
+                self.diffs.push(DiffDone { ticket, result });
+            }
+        }
     }
 
     /// Takes listings that have ended.
     pub fn drain_diffs(&mut self, out: &mut Vec<DiffDone>) {
         out.append(&mut self.diffs);
+        for (_, shard) in &self.shards {
+            out.append(&mut shard.borrow_mut().diffs_done);
+        }
     }
 
     /// What a line takes; nothing for one that does not exist.
@@ -394,6 +404,8 @@ pub(crate) fn new_shard(
         members_bell: exec::Notify::default(),
         tag,
         done: Vec::new(),
+        diffs: 0,
+        diffs_done: Vec::new(),
         to_pool: Vec::new(),
     }
 }

@@ -197,23 +197,26 @@ fn enumerate_absent(workload: &Workload, limits: CrashLimits) -> usize {
     let recording = world.stop_recording().unwrap();
     let states = history.states.clone();
     drop(history);
-    let paths: Vec<Option<&str>> =
-        std::iter::once(None).chain(workload.setup.drives.iter().map(|d| Some(d.0))).collect();
+    let names: Vec<&str> = workload.setup.drives.iter().map(|d| d.0).collect();
+    // No drive, or as many as the pool can lose.
+    let mut sets: Vec<Vec<&str>> = vec![vec![]];
+    for (i, one) in names.iter().enumerate() {
+        match workload.setup.parity {
+            2 => sets.extend(names[i + 1..].iter().map(|other| vec![*one, *other])),
+            _ => sets.push(vec![one]),
+        }
+    }
     let mut count = 0;
     for state in recording.crash_states(limits) {
         let acknowledged = state.mark.unwrap_or(durable).max(durable);
-        for absent in &paths {
+        for absent in &sets {
             count += 1;
             let world = World::restore(count, &state);
             let label = format!("{} without {absent:?}", state.label);
-            if let Some(absent) = absent {
-                world.remove_drive(NODE, path(absent));
-            }
+            absent.iter().for_each(|d| world.remove_drive(NODE, path(d)));
             let found = check(&world, &workload.setup, &states, acknowledged, &label);
             world.crash();
-            if let Some(absent) = absent {
-                world.return_drive(NODE, path(absent));
-            }
+            absent.iter().for_each(|d| world.return_drive(NODE, path(d)));
             let again = check(&world, &workload.setup, &states, found, &format!("second cut after {label}"));
             assert_eq!(again, found, "{label}");
         }
@@ -239,17 +242,18 @@ fn a_mirror_with_a_drive_absent() {
 
 #[test]
 fn wide_segments_with_a_drive_absent() {
-    for drives in [3, 5] {
+    for (drives, parity) in [(3, 1), (5, 1), (3, 2), (5, 2)] {
         // Cleaning moves into wide segments, and the large batches go there at once.
         let before =
             (0..20).map(|i| Step::Write(vec![vec![((i * 7) % 52, 9)], vec![((i * 11) % 60, 3)]])).collect();
         let mut steps: Vec<Step> =
             (0..6).map(|i| Step::Write(vec![vec![((i * 13) % 52, 9)], vec![((i * 5) % 60, 3)]])).collect();
         steps.insert(3, Step::Checkpoint);
-        let mut setup = columns(drives, 5);
+        let mut setup = columns(drives, if parity == 2 { 8 } else { 5 });
+        setup.parity = parity;
         setup.unit_bytes = 128 * 1024;
         setup.tuning.commit_bytes = 120 * 1024;
-        let states = enumerate_absent(&Workload { setup, before, steps }, limits(60));
-        assert!(states > 100, "{states} states only");
+        let states = enumerate_absent(&Workload { setup, before, steps }, limits(36));
+        assert!(states > 60, "{states} states only");
     }
 }

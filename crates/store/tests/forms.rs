@@ -129,6 +129,7 @@ fn with_table<T: 'static, F: Future<Output = T>>(
         seed: [7; 32],
         expect: None,
         absent: Vec::new(),
+        at_least: 0,
     };
     run(&mut io, &mut exec, async move {
         let all: Vec<FileId> = candidates.iter().map(|c| c.info.file).collect();

@@ -7,7 +7,7 @@ mod common;
 use common::*;
 use dolmen_sim::{DriveFaults, Rng, World};
 use dolmen_store::*;
-use dolmen_types::{LineId, PgId, Seq};
+use dolmen_types::{Lba, LineId, PgId, Seq};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// What the blocks of a line hold; those that are not named hold zeros.
@@ -394,6 +394,7 @@ impl Run {
                     lba += n;
                 }
             }
+            self.compare_states(pg, &model);
             let mut objects = BTreeMap::new();
             self.node.stores[core].for_each_object(PgId(pg), |k, v| {
                 assert_eq!(v.len(), 1 + k.id as usize * 100);
@@ -402,6 +403,47 @@ impl Run {
             let want: BTreeMap<u128, u8> = model.objects.iter().map(|(k, v)| (*k, *v as u8)).collect();
             assert_eq!(objects, want, "objects of group {pg}");
         }
+    }
+
+    /// The list of changes between some two states is exactly what differs.
+    fn compare_states(&mut self, pg: u32, model: &Model) {
+        let heads = model.heads.iter().map(|(l, s)| (*l, None, s));
+        let points =
+            model.points.iter().filter(|(_, p)| p.listed).map(|((l, at), p)| (*l, Some(*at), &p.state));
+        let states: Vec<(u64, Option<u64>, &State)> = heads.chain(points).collect();
+        if states.is_empty() {
+            return;
+        }
+        let to = states[self.below(states.len() as u64) as usize];
+        let from = (self.below(4) > 0).then(|| states[self.below(states.len() as u64) as usize]);
+        let view = |s: (u64, Option<u64>, &State)| View { line: LineId(s.0), at: s.1.map(Seq) };
+        let (first, end) = (self.below(self.blocks), self.blocks + self.below(2) * 1_000_000);
+        let mut request = DiffRequest {
+            from: from.map(view),
+            to: view(to),
+            first: Lba(first),
+            end: Lba(end),
+            limit: 1 + self.below(30) as usize,
+        };
+        let (mut found, mut next) = (BTreeMap::new(), Some(Lba(first)));
+        while let Some(lba) = next {
+            request.first = lba;
+            let page = self.node.diff(pg, request).unwrap();
+            assert!(page.ranges.len() <= request.limit);
+            for range in page.ranges {
+                let blocks = range.lba.0..range.lba.0 + range.blocks.0;
+                blocks.for_each(|b| {
+                    assert!(found.insert(b, range.mapped).is_none(), "block {b} is named twice")
+                });
+            }
+            next = page.next;
+        }
+        let value = |s: Option<&State>, b: &u64| s.and_then(|s| s.get(b).copied()).unwrap_or(0);
+        let want: BTreeMap<u64, bool> = (first..self.blocks.min(end))
+            .filter(|b| value(from.map(|f| f.2), b) != value(Some(to.2), b))
+            .map(|b| (b, value(Some(to.2), &b) != 0))
+            .collect();
+        assert_eq!(found, want, "changes from {:?} to {:?}", request.from, request.to);
     }
 
     /// Power cut or kill with whatever is under way, maybe twice in a row; then exactly a prefix must be there.
@@ -635,14 +677,15 @@ fn several_drives_shards_and_cores() {
 #[test]
 fn drives_that_fail_vanish_hang_and_come_back() {
     let mut losses = 0;
-    for (count, mib) in [(2, 6), (3, 6), (4, 6), (5, 6)] {
-        for seed in seeds(4 + count as u64, 3) {
-            let mut setup = Setup { drives: drives(count, mib), parity: 1, ..Setup::tiny(0) };
+    for (count, mib, parity) in [(2, 6, 1), (3, 6, 1), (4, 6, 1), (5, 6, 1), (4, 9, 2), (5, 9, 2)] {
+        for seed in seeds(4 + 10 * u64::from(parity) + count as u64, 3) {
+            let mut setup = Setup { drives: drives(count, mib), parity, ..Setup::tiny(0) };
             setup.tuning.stuck_write_ms = 200;
             // Large enough for wide segments now and then.
             setup.unit_bytes = 128 * 1024;
             setup.tuning.commit_bytes = 120 * 1024;
             let mut run = Run::new(seed, setup, 1, 90);
+            run.versions = seed % 2 == 0;
             run.run(500);
             losses += run.losses;
         }

@@ -3,7 +3,7 @@
 use crate::node::report::CoreReport;
 use dolmen_io::{DriveHandle, DriveInfo, OpenDrive, mailbox};
 use dolmen_store::{PoolOptions, PoolPlan, StoreError, ToPool, ToShard};
-use dolmen_target::{Envelope, NamespaceTable, TargetConfig};
+use dolmen_target::{Envelope, Health, NamespaceTable, TargetConfig};
 use dolmen_types::ShardId;
 use dolmen_volume::{
     Change, ControlCommand, ControlDone, ControlError, Notice, Reply, Request, Restart, VolumeInfo,
@@ -99,6 +99,13 @@ pub enum ToCore {
         /// All of them.
         table: Arc<NamespaceTable>,
         /// When they are in force on this core.
+        answer: Answer<()>,
+    },
+    /// What the SMART log is to say from now on.
+    Health {
+        /// The whole node's.
+        health: Health,
+        /// When this core says it.
         answer: Answer<()>,
     },
     /// A change of a volume whose home is this core, or a question about it.

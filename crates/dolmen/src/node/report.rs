@@ -55,6 +55,8 @@ pub struct CoreReport {
 /// What the owner of the pool's units knows.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PoolReport {
+    /// Number of the superblock in force.
+    pub sequence: u64,
     /// Where the drives stand, in the pool's order.
     pub drives: Vec<DriveStanding>,
     /// Bytes of data that hosts may store in all.

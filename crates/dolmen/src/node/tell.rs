@@ -10,7 +10,10 @@ use dolmen_io::{DriveCounters, OpCounters};
 use dolmen_store::{DriveStanding, DriveState as Standing, PoolPlan, SpaceReport};
 use dolmen_types::{Nqn, Uuid, limits::BLOCK_BYTES};
 use dolmen_volume::{Health, VolumeInfo};
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 fn block_bytes(blocks: u64) -> u64 {
     blocks.saturating_mul(u64::try_from(BLOCK_BYTES).unwrap_or(0))
@@ -99,15 +102,20 @@ pub(super) fn full_below(usable_bytes: u64) -> u64 {
     usable_bytes / 100
 }
 
+/// What hosts' data takes, and what it may still take: the map takes its part of the same space. Bytes.
+fn used_and_free(sum: &SpaceReport, usable_bytes: u64) -> (u64, u64) {
+    let used_bytes = sum.live_bytes.saturating_sub(sum.map_bytes).min(usable_bytes);
+    (used_bytes, usable_bytes.saturating_sub(sum.live_bytes))
+}
+
 /// The pool as a whole.
 pub(super) fn pool(plan: &PoolPlan, drives: &[Option<OpenedDrive>], reports: &[CoreReport]) -> PoolStatus {
     let sum = space(reports);
     let physical_bytes = drives.iter().flatten().map(|d| d.info.size_bytes).sum();
     let usable_bytes =
         reports.iter().find_map(|r| r.pool.as_ref()).map_or(0, |p| p.capacity_bytes).min(physical_bytes);
-    let used_bytes = sum.live_bytes.saturating_sub(sum.map_bytes).min(usable_bytes);
+    let (used_bytes, free_bytes) = used_and_free(&sum, usable_bytes);
     let logical = reports.iter().flat_map(|r| &r.volumes).map(|v| block_bytes(v.mapped_blocks)).sum();
-    let free_bytes = usable_bytes - used_bytes;
     let state = match reports.iter().find_map(|r| r.stopped.clone()) {
         Some(reason) => PoolState::Stopped(reason),
         None if free_bytes < full_below(usable_bytes) => PoolState::Full,
@@ -174,6 +182,26 @@ fn standing(reports: &[CoreReport], drive: usize) -> Option<&DriveStanding> {
 fn size_bytes(plan: &PoolPlan, opened: Option<&OpenedDrive>, drive: usize) -> u64 {
     let units = plan.drives.get(drive).map_or(0, |d| u64::from(d.units) * u64::from(plan.unit_bytes));
     opened.map_or(units, |o| o.info.size_bytes)
+}
+
+/// What the SMART log says of the node: traffic since the start, and whether the pool still takes writes. Wear and spare
+/// area belong to the drives, which are replaced one by one; of the whole there is nothing to tell until one fails.
+pub(super) fn health(reports: &[CoreReport], up: Duration) -> dolmen_target::Health {
+    let mut health = dolmen_target::Health {
+        media_errors: space(reports).integrity_errors,
+        power_on_hours: up.as_secs() / 3600,
+        ..dolmen_target::Health::default()
+    };
+    for traffic in reports.iter().map(|r| &r.target.traffic) {
+        health.reads += traffic.reads;
+        health.writes += traffic.writes;
+        health.bytes_read += traffic.bytes_read;
+        health.bytes_written += traffic.bytes_written;
+    }
+    if reports.iter().any(|r| r.stopped.is_some()) {
+        health.critical_warning |= dolmen_target::Health::READ_ONLY;
+    }
+    health
 }
 
 fn free_bytes(plan: &PoolPlan, reports: &[CoreReport], drive: usize) -> u64 {
@@ -304,5 +332,19 @@ fn core_metrics(report: &CoreReport) -> CoreMetrics {
         messages: report.counters.messages,
         buffers_used: report.buffers_total.saturating_sub(report.buffers_free),
         buffers_total: report.buffers_total,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_map_takes_is_not_free() {
+        let sum = SpaceReport { live_bytes: 995, map_bytes: 35, ..SpaceReport::default() };
+        let (used, free) = used_and_free(&sum, 1000);
+        assert_eq!((used, free), (960, 5));
+        assert!(free < full_below(1000), "a store that takes nothing more is told as full");
+        assert_eq!(used_and_free(&SpaceReport { live_bytes: 1100, ..sum }, 1000), (1000, 0));
     }
 }

@@ -116,9 +116,11 @@ impl Process {
             unit_bytes: Some(UNIT_BYTES),
             seed,
             expect: None,
+            at_least: 0,
             absent: Vec::new(),
         };
-        let start = Start { drives: DRIVES.iter().map(drive).collect(), pool, restart: how.restart };
+        let start =
+            Start { drives: DRIVES.iter().map(drive).collect(), pool, restart: how.restart, unmake: |_| () };
         let job = {
             let talk = talk.clone();
             async move { boot::bring_up(&talk, start).await }

@@ -58,6 +58,8 @@ struct Run {
     starts: u64,
     drive_bytes: u64,
     parity: u8,
+    /// A drive was taken out.
+    lost: bool,
     /// When the process starts (again), while there is none, and how.
     start_at: (Nanos, Restart),
     stop_began: Nanos,
@@ -93,6 +95,7 @@ pub fn run(seed: u64) -> Report {
         starts: 0,
         drive_bytes: 0,
         parity: 0,
+        lost: false,
         hosts: Vec::new(),
         asked: Vec::new(),
         side: None,
@@ -235,6 +238,13 @@ impl Run {
                     );
                 }
                 self.mend_in(300 * MS, Mend::Drives);
+            }
+            // A mirror goes on without one of its drives, for good.
+            9 if self.parity > 0 && !self.lost && self.serving() => {
+                self.lost = true;
+                let drive = DRIVES[self.rng.index(DRIVES.len())];
+                self.tell(&format!("drive {drive} is gone"));
+                self.world.remove_drive(NODE, Path::new(drive));
             }
             _ => self.use_control(),
         }

@@ -175,8 +175,7 @@ fn put_chunk(w: &mut Writer, chunk: &Chunk) {
 
 fn decode_chunk(r: &mut Reader<'_>) -> Option<Chunk> {
     let (data, parity) = (usize::from(r.u8()?), usize::from(r.u8()?));
-    r.u16()?;
-    r.u32()?;
+    r.take(6)?;
     let units = (0..CHUNK_UNITS).map(|_| take_unit(r)).collect::<Option<Vec<_>>>()?;
     let columns = Columns::new(units.get(..data.checked_add(parity)?)?, parity).filter(|_| data == 1)?;
     Some(Chunk { columns, offset: r.u32()?, len: r.u32()?, check: r.u64()? })

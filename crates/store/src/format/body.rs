@@ -60,6 +60,8 @@ pub(crate) struct LineRow {
 pub(crate) struct PointRow {
     /// Versions up to this number are in it.
     pub(crate) seq: u64,
+    /// Blocks that are mapped in it, at most.
+    pub(crate) mapped: u64,
     /// It is a snapshot; otherwise only clones need it.
     pub(crate) snapshot: bool,
     /// Bytes of newest versions that were written between this point and the next.
@@ -172,7 +174,8 @@ fn put_line(w: &mut Writer, line: &LineRow) {
     w.u8(line.attributes.bits()).u8(0).u16(0);
     w.u64(parent).u64(at).u64(sweep.from).u64(line.mapped).u64(line.stored).u64(line.newest);
     for point in &line.points {
-        w.u64(point.seq).u64(point.newest | if point.snapshot { SNAPSHOT } else { 0 });
+        w.u64(point.seq).u64(point.mapped);
+        w.u64(point.newest | if point.snapshot { SNAPSHOT } else { 0 });
     }
     for node in &line.nodes {
         node.put(w);
@@ -186,8 +189,8 @@ fn take_line(r: &mut Reader<'_>) -> Option<LineRow> {
     let (parent, at, from) = (r.u64()?, r.u64()?, r.u64()?);
     let (mapped, stored, newest) = (r.u64()?, r.u64()?, r.u64()?);
     let point = |r: &mut Reader<'_>| {
-        let (seq, bytes) = (r.u64()?, r.u64()?);
-        Some(PointRow { seq, snapshot: bytes & SNAPSHOT != 0, newest: bytes & !SNAPSHOT })
+        let (seq, mapped, bytes) = (r.u64()?, r.u64()?, r.u64()?);
+        Some(PointRow { seq, mapped, snapshot: bytes & SNAPSHOT != 0, newest: bytes & !SNAPSHOT })
     };
     let points = (0..points).map(|_| point(r)).collect::<Option<Vec<_>>>()?;
     let nodes = (0..nodes).map(|_| PageRef::take(r)).collect::<Option<Vec<_>>>()?;

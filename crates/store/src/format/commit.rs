@@ -367,8 +367,7 @@ pub(crate) fn decode(
     let (pool, shard) = (Uuid(r.array()?), ShardId(r.u16()?));
     let (stream, data) = (Stream::from_number(r.u8()?)?, r.u8()?);
     let (own_slot, own_offset, depth) = (Slot(r.u32()?), r.u32()?, r.u32()?);
-    r.u32()?;
-    r.u32()?;
+    r.take(8)?;
     let (number, previous, incarnation, durable_through) = (r.u64()?, r.u64()?, r.u64()?, r.u64()?);
     let stream_seq = r.u64()?;
     let ours = pool == id.pool && shard == id.shard && incarnation == id.incarnation;

@@ -214,7 +214,7 @@ pub(crate) fn verify(bytes: &[u8], level: Level, line: u64, expected: &PageRef) 
     let sound = u32::from(half(16)) == FORMAT_VERSION
         && bytes[18] == level as u8
         && half(20) == expected.count
-        && usize::from(half(20)) <= PAGE_SLOTS
+        && usize::from(half(20)) <= if level == Level::Leaf { PAGE_SLOTS } else { NODE_SLOTS }
         && word(40) == line;
     let known = |s: &[u8]| s[4] == STORED || s[4] == HOLE;
     sound && (level == Level::Node || Leaf::trusted(bytes).slots.chunks_exact(SLOT_BYTES).all(known))

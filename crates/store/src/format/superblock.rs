@@ -158,8 +158,7 @@ fn decode_fields(r: &mut Reader<'_>, bytes: &[u8]) -> Option<Superblock> {
     for entry in bytes[TABLE_AT..].chunks_exact(ENTRY_BYTES).take(count) {
         let mut r = Reader::new(entry);
         let (uuid, units, state) = (Uuid(r.array()?), r.u32()?, DriveState::from_number(r.u8()?)?);
-        r.u8()?;
-        r.u16()?;
+        r.take(3)?;
         drives.push(DriveEntry {
             uuid,
             units,

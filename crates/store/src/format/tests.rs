@@ -177,8 +177,8 @@ fn body() -> Vec<u8> {
         stored: 8192,
         newest: 4096,
         points: vec![
-            PointRow { seq: 35, snapshot: true, newest: 4096 },
-            PointRow { seq: 38, snapshot: false, newest: 0 },
+            PointRow { seq: 35, mapped: 2, snapshot: true, newest: 4096 },
+            PointRow { seq: 38, mapped: 1, snapshot: false, newest: 0 },
         ],
         nodes: vec![node],
     };
@@ -217,7 +217,7 @@ fn golden_bytes() {
         ("leaf", picture(&leaf, 192)),
         ("node", picture(&node, 104)),
         ("key page", picture(&key_page().encode(), 256)),
-        ("checkpoint body", picture(&body(), 328)),
+        ("checkpoint body", picture(&body(), 344)),
     ];
     let all: String = pictures.iter().map(|(n, p)| format!("{n}\n{p}\n")).collect();
     assert_eq!(

@@ -128,6 +128,11 @@ impl LineDelta {
         self.entries_in(lba, end).next().is_some() || self.holes_in(lba, end).next().is_some()
     }
 
+    /// First block at or behind `lba` that has a stored version here.
+    pub(crate) fn next_stored(&self, lba: u64) -> Option<u64> {
+        self.entries.range((lba, 0)..).next().map(|(k, _)| k.0)
+    }
+
     /// Lays this delta over what older layers say of the blocks from `lba` on, as of `at`.
     pub(crate) fn overlay(&self, at: u64, lba: u64, blocks: &mut [Content]) {
         let end = lba.saturating_add(blocks.len() as u64);
@@ -149,6 +154,11 @@ impl LineDelta {
             }
             next = address + 1;
         }
+    }
+
+    /// Stored versions.
+    pub(crate) fn stored(&self) -> usize {
+        self.entries.len()
     }
 
     /// Versions and holes.

@@ -9,6 +9,8 @@
 pub(crate) struct Point {
     /// Versions up to this number are in it.
     pub(crate) seq: u64,
+    /// Blocks that are mapped in it, at most.
+    pub(crate) mapped: u64,
     /// Somebody took it and has not dropped it.
     pub(crate) snapshot: bool,
     /// Lines that were cloned from it and are not gone.
@@ -77,15 +79,15 @@ impl Lineage {
         self.points.binary_search_by_key(&seq, |p| p.seq).ok().map(|i| &self.points[i])
     }
 
-    /// Takes a snapshot; false when that point is there already.
-    pub(crate) fn add_snapshot(&mut self, seq: u64) -> bool {
+    /// Takes a snapshot in which so many blocks are mapped; false when that point is there already.
+    pub(crate) fn add_snapshot(&mut self, seq: u64, mapped: u64) -> bool {
         match self.points.binary_search_by_key(&seq, |p| p.seq) {
             Ok(index) => {
                 self.points[index].snapshot = true;
                 false
             }
             Err(index) => {
-                self.points.insert(index, Point { seq, snapshot: true, clones: 0 });
+                self.points.insert(index, Point { seq, mapped, snapshot: true, clones: 0 });
                 true
             }
         }
@@ -131,7 +133,7 @@ mod tests {
     fn needed_is_what_somebody_sees() {
         let mut line = Lineage::new(None);
         assert!(line.needs(5, None) && !line.needs(5, Some(9)));
-        assert!(line.add_snapshot(7) && !line.add_snapshot(7));
+        assert!(line.add_snapshot(7, 1) && !line.add_snapshot(7, 1));
         assert!(line.needs(5, Some(9)) && line.needs(7, Some(8)));
         assert!(!line.needs(5, Some(7)) && !line.needs(8, Some(9)));
         line.head = false;

@@ -1,7 +1,6 @@
 //! Looking blocks up: one search per leaf, not per block, and one leaf per block, however many versions there are.
 
 use super::{Cache, Content, Delta, Entry, Line, LineDelta, Version};
-use crate::LineUsage;
 use crate::format::page::{Leaf, PageRef};
 use dolmen_types::LineId;
 use std::collections::BTreeMap;
@@ -55,6 +54,17 @@ pub(crate) enum Held {
     /// It does not, or nobody does.
     No,
     /// This leaf must be read first.
+    Miss(PageRef),
+}
+
+/// Where a line stores something next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum NextStored {
+    /// The first such block.
+    At(u64),
+    /// Nowhere behind.
+    Nothing,
+    /// This leaf must be read first; then the search goes on from the cursor.
     Miss(PageRef),
 }
 
@@ -223,48 +233,53 @@ impl Map {
         if known && needed { Held::Yes } else { Held::No }
     }
 
-    /// What a line takes: exact in leaves, and an upper bound with the deltas.
-    pub(crate) fn usage(&self, line: LineId) -> Option<LineUsage> {
-        let tree = self.lines.get(&line.0).filter(|l| !l.now.is_doomed())?;
-        let now = &tree.now;
-        let (head, shared) = tree.counts.of_head(now);
-        let mut usage = LineUsage {
-            mapped_blocks: if now.head { tree.counts.mapped } else { 0 },
-            stored_bytes: tree.counts.stored,
-            head_bytes: head,
-            shared_bytes: shared,
-            snapshot_bytes: tree.counts.stored.saturating_sub(head + shared),
-        };
-        for delta in self.frozen.iter().chain(std::iter::once(&self.live)).filter_map(|d| d.line(line.0)) {
-            for (lba, entry) in delta.entries() {
-                let bytes = u64::from(entry.bytes());
-                usage.stored_bytes += bytes;
-                if !now.head || delta.successor(lba, entry.seq).is_some() {
-                    usage.snapshot_bytes += bytes;
-                    continue;
-                }
-                usage.mapped_blocks += 1;
-                if now.newest().is_some_and(|p| p >= entry.seq) {
-                    usage.shared_bytes += bytes;
-                } else {
-                    usage.head_bytes += bytes;
-                }
-            }
-        }
-        if now.head {
-            usage.mapped_blocks += self.inherited(now.parent);
-        }
-        Some(usage)
+    /// True when this very leaf is part of the line's tree.
+    pub(crate) fn has_leaf(&self, line: LineId, page: &PageRef) -> bool {
+        let Some(tree) = self.lines.get(&line.0) else { return false };
+        let found = tree.find(page.first, page.seq).0;
+        found.is_some_and(|(node, leaf)| tree.nodes[node].leaves[leaf].page() == *page)
     }
 
-    /// Blocks that a clone may inherit at most: what its ancestors hold that is not newer than the clone.
-    fn inherited(&self, mut parent: Option<(u64, u64)>) -> u64 {
-        let mut sum = 0;
-        while let Some(tree) = parent.and_then(|(line, _)| self.lines.get(&line)) {
-            sum += tree.counts.mapped;
-            parent = tree.now.parent;
+    /// The first block at or behind `cursor` of which the line stores any version.
+    pub(crate) fn next_stored(&mut self, line: u64, cursor: &mut u64) -> NextStored {
+        let Some(tree) = self.lines.get(&line) else { return NextStored::Nothing };
+        let deltas = self.frozen.iter().chain(std::iter::once(&self.live)).filter_map(|d| d.line(line));
+        let in_deltas = deltas.filter_map(|d| d.next_stored(*cursor)).min();
+        let nearest = |in_tree: Option<u64>| {
+            in_tree.into_iter().chain(in_deltas).min().map_or(NextStored::Nothing, NextStored::At)
+        };
+        loop {
+            let (found, bound) = tree.find(*cursor, 0);
+            if let Some((node, leaf)) = found {
+                let leaf = &tree.nodes[node].leaves[leaf];
+                let page = leaf.page();
+                let Some(bytes) = self.cache.at(leaf.hint, &page) else { return NextStored::Miss(page) };
+                let view = Leaf::trusted(bytes);
+                let mut slots = view.from(view.seek(*cursor, 0));
+                if let Some((lba, _)) = slots.find(|(_, v)| v.stored().is_some()) {
+                    return nearest(Some(lba));
+                }
+            }
+            if bound.0 == u64::MAX || in_deltas.is_some_and(|lba| lba <= bound.0) {
+                return nearest(None);
+            }
+            // Look at the next leaf: its first slot is stored, or it has to be searched.
+            let (Some((node, leaf)), behind) = tree.find(bound.0, bound.1) else { return nearest(None) };
+            let leaf = &tree.nodes[node].leaves[leaf];
+            let page = leaf.page();
+            if page.flags & PageRef::HOLES == 0 {
+                return nearest(Some(bound.0));
+            }
+            let Some(bytes) = self.cache.at(leaf.hint, &page) else { return NextStored::Miss(page) };
+            if let Some((lba, _)) = Leaf::trusted(bytes).slots().find(|(_, v)| v.stored().is_some()) {
+                return nearest(Some(lba));
+            }
+            // Nothing but holes up to there.
+            *cursor = behind.0.max(bound.0.saturating_add(1));
+            if behind.0 == u64::MAX {
+                return nearest(None);
+            }
         }
-        sum
     }
 }
 

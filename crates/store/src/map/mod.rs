@@ -20,6 +20,7 @@ mod lookup;
 mod merge;
 mod split;
 mod tree;
+mod usage;
 
 pub(crate) use cache::Cache;
 pub(crate) use counts::Counts;
@@ -27,7 +28,7 @@ pub(crate) use delta::{Delta, LineDelta};
 pub(crate) use entry::{Content, Entry, Version};
 pub(crate) use holes::Holes;
 pub(crate) use lineage::{Hold, Lineage, Point};
-pub(crate) use lookup::{Found, Held, Lookup, Map};
+pub(crate) use lookup::{Found, Held, Lookup, Map, NextStored};
 pub(crate) use merge::{Merged, merge};
 pub(crate) use split::{Page, split};
 pub(crate) use tree::{LeafRef, Line, Node, Sweep};

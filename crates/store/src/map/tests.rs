@@ -132,12 +132,13 @@ impl Bench {
                 self.insert(line, lba + 2, self.seq);
             }
             Act::Snapshot(_) if model.head => {
-                Rc::make_mut(&mut self.map.lines.get_mut(&line).unwrap().now).add_snapshot(self.seq);
+                Rc::make_mut(&mut self.map.lines.get_mut(&line).unwrap().now).add_snapshot(self.seq, 0);
                 self.model.get_mut(&line).unwrap().points.insert(self.seq);
             }
             Act::DropSnapshot(_, i) if !model.points.is_empty() => {
                 let point = *model.points.iter().nth(i % model.points.len()).unwrap();
                 let tree = self.map.lines.get_mut(&line).unwrap();
+                tree.shrunk = true;
                 if Rc::make_mut(&mut tree.now).release(point, Hold::Snapshot) {
                     self.model.get_mut(&line).unwrap().points.remove(&point);
                 }
@@ -400,4 +401,47 @@ fn within_a_batch_the_later_record_wins() {
     delta.overlay(u64::MAX, 0, &mut blocks);
     let stored: Vec<usize> = (0..10).filter(|&i| matches!(blocks[i], Content::Stored(_))).collect();
     assert_eq!(stored, [3]);
+}
+
+/// What a read costs does not depend on the number of snapshots: one leaf is searched for a block, whatever the state.
+#[test]
+fn a_thousand_snapshots_cost_a_lookup_no_further_leaf() {
+    let mut bench = Bench::new();
+    for round in 0..1000 {
+        bench.run(&Act::Write(PARENT, round % 5, 3));
+        bench.run(&Act::Snapshot(PARENT));
+        if round % 100 == 0 {
+            bench.run(&Act::Full);
+        }
+    }
+    bench.run(&Act::Full);
+    let leaves: usize = bench.map.lines[&PARENT].nodes.iter().map(|n| n.leaves.len()).sum();
+    assert!(leaves > 5, "{leaves} leaves");
+    let points: Vec<u64> = bench.model[&PARENT].points.iter().copied().collect();
+    assert_eq!(points.len(), 1000);
+    for at in [None, Some(points[0]), Some(points[500]), Some(points[999])] {
+        for lba in 0..7 {
+            // Nothing is in memory but what the lookup asks for.
+            let mut pages = std::mem::replace(&mut bench.map.cache, Cache::new(0));
+            let (mut blocks, mut levels, mut searched) = (vec![None], vec![0], 0);
+            while let Lookup::Miss { line, page } =
+                bench.map.lookup(LineId(PARENT), at, lba, &mut blocks, &mut levels)
+            {
+                searched += 1;
+                let tree = &bench.map.lines[&line];
+                let (node, leaf) = tree.find(page.first, page.seq).0.expect("it is there");
+                let bytes =
+                    pages.at(tree.nodes[node].leaves[leaf].hint, &page).expect("all are kept").to_vec();
+                let before = bench.map.lines[&line].nodes[node].leaves[leaf].hint;
+                bench.map.leaf_read(LineId(line), &page, &bytes);
+                let outcome = bench.map.lookup(LineId(PARENT), at, lba, &mut blocks, &mut levels);
+                assert_eq!(outcome, Lookup::Complete);
+                bench.map.lines.get_mut(&line).unwrap().nodes[node].leaves[leaf].hint = before;
+            }
+            assert_eq!(searched, 1, "block {lba} at {at:?}");
+            let want = bench.expected(PARENT, at.unwrap_or(u64::MAX), lba);
+            assert_eq!(blocks[0].map(|f| (f.line, f.entry.location.0)), want);
+            bench.map.cache = pages;
+        }
+    }
 }

@@ -115,8 +115,8 @@ impl Line {
     /// A checkpoint begins.
     pub(crate) fn freeze(&mut self) {
         self.base = Some(self.now.clone());
-        self.counts.rebase(&self.now);
         if std::mem::take(&mut self.shrunk) {
+            self.counts.rebase(&self.now);
             self.sweep = match self.sweep {
                 Some(sweep) if sweep.from > 0 => Some(Sweep { again: true, ..sweep }),
                 _ => Some(Sweep::default()),

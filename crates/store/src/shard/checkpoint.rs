@@ -161,7 +161,12 @@ fn build_body(shard: &Shared, frozen: &Frozen) -> (Vec<u8>, Vec<Slot>) {
 fn line_row((&line, tree): (&u64, &mut Line)) -> Option<LineRow> {
     let base = tree.base.take()?;
     let newest = |point| tree.counts.newest.get(&point).copied().unwrap_or(0);
-    let point = |p: &Point| PointRow { seq: p.seq, snapshot: p.snapshot, newest: newest(Some(p.seq)) };
+    let point = |p: &Point| PointRow {
+        seq: p.seq,
+        mapped: p.mapped,
+        snapshot: p.snapshot,
+        newest: newest(Some(p.seq)),
+    };
     Some(LineRow {
         line,
         attributes: tree.attributes,

@@ -142,47 +142,72 @@ impl Drives {
         Err(error)
     }
 
-    /// Computes the bytes at a place from those at the same offset of other columns.
+    /// Computes the bytes at a place from those at the same offset of other columns; from itself, reads them.
     pub(super) async fn combine(
         &self,
         exec: &Handle,
         place: Place,
         sources: &[usize],
-        sum: &mut Buf,
+        out: &mut Buf,
     ) -> Result<(), String> {
-        sum.fill(0);
-        let mut waiting: VecDeque<Completion> = VecDeque::new();
+        let mut reads: VecDeque<Completion> = VecDeque::new();
+        let mut parts = Vec::new();
         for &source in sources {
             let unit = place.columns.unit(source).ok_or("there is no such column")?;
             let (file, offset) =
                 self.place(unit, place.offset).ok_or_else(|| format!("drive {} is out", unit.drive))?;
             // What is read ahead must not wait for buffers that others of its kind hold.
-            let mut buf = buffer_now(exec, sum.len()).await;
+            let mut buf = buffer_now(exec, out.len()).await;
             if buf.is_none()
-                && let Some(read) = waiting.pop_front()
+                && let Some(read) = reads.pop_front()
             {
-                buf = Some(absorb(read, sum).await?);
+                let done = arrived(read).await?;
+                parts.push(Part::Copy(done.to_vec()));
+                buf = Some(done);
             }
             let buf = match buf {
                 Some(buf) => buf,
-                None => buffer(exec, sum.len()).await,
+                None => buffer(exec, out.len()).await,
             };
-            waiting.push_back(exec.start(Op::Read { file, offset, buf }));
+            reads.push_back(exec.start(Op::Read { file, offset, buf }));
         }
-        for read in waiting {
-            absorb(read, sum).await?;
+        for read in reads {
+            parts.push(Part::Read(arrived(read).await?));
+        }
+        let bytes: Vec<&[u8]> = parts.iter().map(Part::bytes).collect();
+        match bytes.as_slice() {
+            [one] if place.columns.data() == 1 || sources == [place.column] => out.copy_from_slice(one),
+            _ => {
+                let code = (place.columns.data(), place.columns.parity());
+                if !parity::rebuild(code, place.column, sources, &bytes, out) {
+                    return Err("these columns do not give the lost one".into());
+                }
+            }
         }
         Ok(())
     }
 }
 
-/// Adds what was read to the sum.
-async fn absorb(read: Completion, sum: &mut [u8]) -> Result<Buf, String> {
-    match read.await {
-        Event::Read(buf) => {
-            parity::add(sum, &buf);
-            Ok(buf)
+/// What was read of one column.
+enum Part {
+    Read(Buf),
+    /// Its buffer went on to the next column.
+    Copy(Vec<u8>),
+}
+
+impl Part {
+    fn bytes(&self) -> &[u8] {
+        match self {
+            Part::Read(buf) => buf,
+            Part::Copy(bytes) => bytes,
         }
+    }
+}
+
+/// What a read came to.
+async fn arrived(read: Completion) -> Result<Buf, String> {
+    match read.await {
+        Event::Read(buf) => Ok(buf),
         Event::Failed { error, .. } => Err(error.to_string()),
         other => Err(format!("the driver answered a read with {other:?}")),
     }
@@ -196,6 +221,17 @@ pub(crate) async fn stored(
     buf: Buf,
     holds: impl Fn(&[u8]) -> bool,
 ) -> Result<Buf, FetchError> {
+    stored_how(shard, exec, location, buf, holds).await.map(|(buf, _)| buf)
+}
+
+/// Likewise, and the way in which they came.
+pub(crate) async fn stored_how(
+    shard: &Shared,
+    exec: &Handle,
+    location: Location,
+    buf: Buf,
+    holds: impl Fn(&[u8]) -> bool,
+) -> Result<(Buf, Way), FetchError> {
     let (drives, place) = {
         let s = shard.borrow();
         let columns = s.segments.at(location.slot()).map(|seg| seg.columns).ok_or(FetchError::Nowhere)?;
@@ -209,7 +245,7 @@ pub(crate) async fn stored(
     if way == Way::Mended {
         shard.borrow_mut().suspect(location.slot(), &place.columns);
     }
-    Ok(buf)
+    Ok((buf, way))
 }
 
 /// A read on its way, see [`begin`].

@@ -227,7 +227,7 @@ impl Shard {
         let state = &self.log.streams[stream as usize];
         let Some(open) = state.open else { return true };
         let full = (self.room(stream) as usize) < Self::depth_for(header, payload, open.columns.data());
-        full || (state.leases.len() >= 2 && self.lacks(&open.columns))
+        full || (state.leases.len() >= 2 && self.should_leave(&open))
     }
 
     /// True when a stream can take a commit, if need be in a new segment.

@@ -13,8 +13,10 @@ impl Shard {
 
     /// The line's state after this batch is kept.
     pub(super) fn take_snapshot(&mut self, line: u64, seq: u64) {
-        let Some(tree) = self.map.lines.get_mut(&line).filter(|l| l.now.head) else { return };
-        self.map.points += usize::from(Rc::make_mut(&mut tree.now).add_snapshot(seq));
+        let Some(tree) = self.map.lines.get(&line).filter(|l| l.now.head) else { return };
+        let mapped = self.map.mapped(line, tree);
+        let Some(tree) = self.map.lines.get_mut(&line) else { return };
+        self.map.points += usize::from(Rc::make_mut(&mut tree.now).add_snapshot(seq, mapped));
     }
 
     /// Nobody but clones needs that point from now on.

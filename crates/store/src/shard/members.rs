@@ -1,6 +1,7 @@
 //! What a shard does when drives go: commits under way are excused from the columns that went, streams move on to whole
 //! segments, and what lives in segments that lack a column is moved by cleaning and checkpoints like anything else.
 
+use super::log::OpenSegment;
 use super::{Phase, Shard, Shared};
 use crate::ToPool;
 use crate::columns::Columns;
@@ -61,14 +62,8 @@ impl Shard {
         let mut units = Vec::new();
         for stream in Stream::ALL {
             let open = self.log.streams[stream as usize].open;
-            if stream == Stream::Meta
-                && let Some(open) = open.filter(|o| self.lacks(&o.columns))
-            {
-                // Nothing follows a metadata segment: it can end here.
-                self.log.streams[stream as usize].open = None;
-                if let Some(segment) = self.segments.at_mut(open.slot) {
-                    segment.closed = true;
-                }
+            if stream == Stream::Meta && open.is_some_and(|o| self.should_leave(&o)) {
+                self.end_meta();
             }
             let kept = usize::from(stream != Stream::Meta);
             let leases = std::mem::take(&mut self.log.streams[stream as usize].leases);
@@ -79,6 +74,14 @@ impl Shard {
         }
         if !units.is_empty() {
             self.to_pool.push(ToPool::Release { shard: self.id.shard, units });
+        }
+    }
+
+    /// Ends the open metadata segment: nothing has to follow it.
+    fn end_meta(&mut self) {
+        let open = self.log.streams[Stream::Meta as usize].open.take();
+        if let Some(segment) = open.and_then(|o| self.segments.at_mut(o.slot)) {
+            segment.closed = true;
         }
     }
 
@@ -94,10 +97,15 @@ impl Shard {
         columns.touches(self.unwanted()) || columns.parity() < usize::from(shape.parity)
     }
 
+    /// True when a stream had better not go on in its open segment.
+    pub(crate) fn should_leave(&self, open: &OpenSegment) -> bool {
+        self.lacks(&open.columns) || self.segments.at(open.slot).is_some_and(|s| s.suspect)
+    }
+
     /// True when a stream appends to a segment that lacks a column, or will do so next.
     pub(crate) fn lacks_where(&self, stream: Stream) -> bool {
         let state = &self.log.streams[stream as usize];
-        state.open.is_some_and(|o| self.lacks(&o.columns))
+        state.open.is_some_and(|o| self.should_leave(&o))
             || state.leases.front().is_some_and(|l| self.lacks(&l.columns))
     }
 
@@ -147,6 +155,9 @@ impl Shard {
     pub(crate) fn suspect(&mut self, slot: Slot, columns: &Columns) {
         if let Some(segment) = self.segments.at_mut(slot).filter(|s| s.columns == *columns) {
             segment.suspect = true;
+            if self.log.streams[Stream::Meta as usize].open.is_some_and(|o| o.slot == slot) {
+                self.end_meta();
+            }
             self.weigh_risk();
             self.clean_bell.notify();
         }

@@ -11,6 +11,7 @@
 mod announced;
 mod append;
 mod apply;
+mod changes;
 mod checkpoint;
 mod clean;
 mod drives;
@@ -31,7 +32,7 @@ mod span;
 
 pub(crate) use announced::Announced;
 pub(crate) use drives::{Complaint, Drives};
-pub(crate) use fetch::{FetchError, stored, within};
+pub(crate) use fetch::{FetchError, Way, stored_how, within};
 pub(crate) use log::{Flight, Lease, Log};
 pub(crate) use members::Risk;
 pub(crate) use mend::Mends;
@@ -45,9 +46,12 @@ use crate::format::commit::LogIdentity;
 use crate::map::Map;
 use crate::segments::SegmentTable;
 use crate::stored::Forms;
-use crate::{Batch, Done, Key, Marks, ShardTuning, SpaceLevel, SpaceReport, StoreError, Ticket, ToPool};
+use crate::{
+    Batch, DiffDone, DiffRequest, Done, Key, MAX_DIFFS, Marks, ShardTuning, SpaceLevel, SpaceReport,
+    StoreError, Ticket, ToPool,
+};
 use dolmen_io::Tag;
-use dolmen_io::exec::Notify;
+use dolmen_io::exec::{Handle, Notify};
 use dolmen_types::{Nanos, PgId};
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -217,7 +221,41 @@ pub(crate) struct Shard {
     pub(crate) members_bell: Notify,
     pub(crate) tag: Tag,
     pub(crate) done: Vec<Done>,
+    /// Listings of changes under way, and those that have ended.
+    pub(crate) diffs: usize,
+    pub(crate) diffs_done: Vec<DiffDone>,
     pub(crate) to_pool: Vec<ToPool>,
+}
+
+/// Starts a listing of changes as a task of its own.
+pub(crate) fn start_diff(shard: &Shared, exec: &Handle, request: DiffRequest, ticket: Ticket) {
+    let refuse = |why: &str| {
+        let result = Err(StoreError::Refused(why.into()));
+        shard.borrow_mut().diffs_done.push(DiffDone { ticket, result });
+    };
+    let (serves, running) = {
+        let s = shard.borrow();
+        (matches!(s.phase, Phase::Serving | Phase::Stopped(_)), s.diffs)
+    };
+    if !serves || running >= MAX_DIFFS {
+        return refuse("changes are listed by a serving shard, MAX_DIFFS at a time");
+    }
+    shard.borrow_mut().diffs += 1;
+    let (task_shard, task_exec) = (shard.clone(), exec.clone());
+    let task = async move {
+        let result = changes::list(&task_shard, &task_exec, &request).await;
+        {
+            let mut s = task_shard.borrow_mut();
+            s.diffs -= 1;
+            s.diffs_done.push(DiffDone { ticket, result });
+        }
+        // One more turn, in which the result is taken.
+        task_exec.yield_now().await;
+    };
+    if exec.spawn(task).is_err() {
+        shard.borrow_mut().diffs -= 1;
+        refuse("the core has too many tasks");
+    }
 }
 
 impl Shard {

@@ -29,7 +29,14 @@ pub(crate) async fn run(shard: Shared, exec: Handle) {
         shard.borrow_mut().phase = Phase::Failed(error);
         return exec.yield_now().await;
     }
-    shard.borrow_mut().phase = Phase::Serving;
+    {
+        let mut s = shard.borrow_mut();
+        s.phase = Phase::Serving;
+        // Drives may have failed on other cores meanwhile.
+        if let Some(reason) = s.halted.clone() {
+            s.stop(reason);
+        }
+    }
     let mut spawned = exec.spawn(clean::serve(shard.clone(), exec.clone()));
     for _ in 0..mend::TASKS {
         spawned = spawned.and_then(|()| exec.spawn(mend::serve(shard.clone(), exec.clone())));
@@ -192,8 +199,11 @@ async fn restore_lines(shard: &Shared, exec: &Handle, rows: Vec<LineRow>) -> Res
     let mut clones = Vec::new();
     for row in rows {
         let nodes = load_nodes(shard, exec, row.line, &row.nodes).await?;
-        let points =
-            row.points.iter().map(|p| Point { seq: p.seq, snapshot: p.snapshot, clones: 0 }).collect();
+        let points = row
+            .points
+            .iter()
+            .map(|p| Point { seq: p.seq, mapped: p.mapped, snapshot: p.snapshot, clones: 0 })
+            .collect();
         let now = Lineage::restored(row.head, row.parent, points)
             .ok_or_else(|| damaged(row.line, "that its snapshots are out of order"))?;
         let newest = row.points.iter().map(|p| (Some(p.seq), p.newest)).chain([(None, row.newest)]);

@@ -130,6 +130,7 @@ impl Node {
             unit_bytes: Some(setup.unit_bytes),
             seed: [7; 32],
             expect: None,
+            at_least: 0,
             absent: Vec::new(),
         };
         let opening = open_pool(exec.handle(), drives, options);
@@ -173,6 +174,7 @@ impl Node {
             unit_bytes: Some(setup.unit_bytes),
             seed,
             expect: None,
+            at_least: 0,
             absent: Vec::new(),
         };
         let opening = open_pool(exec.handle(), drives, options);
@@ -366,6 +368,23 @@ impl Node {
         let done = self.wait(ticket);
         done.result?;
         Ok(values(&done.buf.expect("a read gives its buffer back")))
+    }
+
+    /// Lists what changed and waits for the list.
+    pub fn diff(&mut self, pg: u32, request: DiffRequest) -> Result<DiffPage, StoreError> {
+        self.tickets += 1;
+        let core = self.core_of(PgId(pg));
+        self.stores[core].diff(PgId(pg), request, Ticket(self.tickets));
+        let mut ended = Vec::new();
+        for _ in 0..100_000 {
+            self.stores[core].drain_diffs(&mut ended);
+            if let Some(done) = ended.pop() {
+                assert_eq!(done.ticket, Ticket(self.tickets));
+                return done.result;
+            }
+            self.turn();
+        }
+        panic!("a listing hangs");
     }
 
     /// Waits until a checkpoint that starts now has ended.

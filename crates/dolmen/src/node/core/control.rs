@@ -17,7 +17,7 @@ use dolmen_types::{
 use dolmen_volume::{
     ControlCommand, ControlError, ControlReply, ControlRequest, Restart, VolumeInfo, Volumes,
 };
-use std::sync::Arc;
+use std::{path::Path, sync::Arc};
 
 impl Core {
     pub(super) fn take_commands(&mut self) -> bool {
@@ -56,6 +56,12 @@ impl Core {
             ToCore::Namespaces { table, answer } => {
                 if let Some(target) = &mut self.target {
                     target.set_namespaces(&mut self.io, table);
+                }
+                let _ = answer.send(());
+            }
+            ToCore::Health { health, answer } => {
+                if let Some(target) = &mut self.target {
+                    target.set_health(&mut self.io, health);
                 }
                 let _ = answer.send(());
             }
@@ -210,10 +216,11 @@ impl Core {
             volumes,
             volume_stats: stats.unwrap_or_default(),
             space: self.store.as_ref().map(Store::space).unwrap_or_default(),
-            pool: self
-                .owner
-                .as_ref()
-                .map(|owner| PoolReport { drives: owner.drives(), capacity_bytes: owner.capacity_bytes() }),
+            pool: self.owner.as_ref().map(|owner| PoolReport {
+                sequence: owner.sequence(),
+                drives: owner.drives(),
+                capacity_bytes: owner.capacity_bytes(),
+            }),
             drives: self
                 .files
                 .iter()
@@ -237,6 +244,9 @@ fn describe(drive: &OpenDrive, error: &dolmen_io::Error) -> String {
         return format!(
             "there is no drive {path}; to make a file that stands for one, give its size: --drive {path}:10GiB"
         );
+    }
+    if let Some(folder) = drive.path.parent().filter(|folder| *folder != Path::new("") && !folder.exists()) {
+        return format!("there is no folder {} to make the drive {path} in; make it first", folder.display());
     }
     error.to_string()
 }

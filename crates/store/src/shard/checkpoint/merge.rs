@@ -26,8 +26,11 @@ const SPARSE: usize = PAGE_SLOTS / 4;
 /// Nodes of dropped lines that one checkpoint frees.
 const FREED_NODES: usize = 64;
 
-/// Leaves of a line that one checkpoint looks at only because a point was dropped; the next one goes on.
-const SWEPT_LEAVES: usize = 8192;
+/// Leaves of a line that one checkpoint looks at only because a point was dropped; the next one goes on. About as many as it
+/// merges changes into anyway.
+fn swept_leaves(delta_entries: usize) -> usize {
+    (delta_entries / 16).clamp(4, 8192)
+}
 
 /// A leaf of the nodes to come: one that stays, or one to be written.
 enum Planned {
@@ -78,7 +81,8 @@ pub(super) async fn line(
         return free(shard, exec, name.line).await;
     }
     let swept = sweep.map_or(0..0, |s| s.from..u64::MAX);
-    let mut job = Job { shard, exec, name, evacuate, base, swept, budget: SWEPT_LEAVES };
+    let budget = swept_leaves(shard.borrow().tuning.delta_entries);
+    let mut job = Job { shard, exec, name, evacuate, base, swept, budget };
     let mut index = 0;
     loop {
         let nodes = shard.borrow().map.lines.get(&name.line).map_or(0, |l| l.nodes.len());

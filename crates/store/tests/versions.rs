@@ -1,0 +1,411 @@
+//! Snapshots and clones one by one: what they keep, what is refused, how far they go, and every crash state of short lives.
+#![allow(clippy::cast_possible_truncation, clippy::unwrap_used)]
+
+mod common;
+use common::*;
+use dolmen_sim::{CrashLimits, World};
+use dolmen_store::*;
+use dolmen_types::{LineId, PgId, Seq};
+use std::collections::BTreeMap;
+
+fn info(node: &Node, line: u64) -> Option<LineInfo> {
+    node.stores[0].line(PgId(0), LineId(line))
+}
+
+fn usage(node: &Node, line: u64) -> LineUsage {
+    node.stores[0].usage(PgId(0), LineId(line))
+}
+
+#[test]
+fn what_is_refused() {
+    let mut node = Node::open(&World::new(1), &Setup::tiny(48)).unwrap();
+    let no = |node: &mut Node, seq, records| {
+        let refused = node.append(0, seq, records);
+        assert!(matches!(refused, Err(AppendError::Invalid(_))), "{refused:?}");
+    };
+    no(&mut node, 1, vec![snapshot(1)]);
+    node.commit(0, 1, vec![create(1)]).unwrap();
+    no(&mut node, 2, vec![clone_line(2, 1, 1)]);
+    node.commit(0, 2, vec![snapshot(1)]).unwrap();
+    no(&mut node, 3, vec![clone_line(1, 1, 2)]);
+    no(&mut node, 3, vec![clone_line(2, 1, 3)]);
+    no(&mut node, 3, vec![drop_snapshot(1, 2), clone_line(2, 1, 2)]);
+    assert_eq!(
+        node.read_at(0, 1, Some(9), 0, 1),
+        Err(StoreError::NoSnapshot { line: LineId(1), at: Seq(9) })
+    );
+    // One over the other, as deep as it goes, without waiting for any of it.
+    let mut seq = 2;
+    let mut tickets = Vec::new();
+    for line in 2..=MAX_CLONE_DEPTH as u64 {
+        let (parent, at) = (line - 1, if line == 2 { 2 } else { seq });
+        seq += 1;
+        tickets.push(node.append(0, seq, vec![clone_line(line, parent, at), snapshot(line)]).unwrap());
+    }
+    no(&mut node, seq + 1, vec![clone_line(99, MAX_CLONE_DEPTH as u64, seq)]);
+    tickets.into_iter().for_each(|t| assert_eq!(node.wait(t).result, Ok(())));
+    no(&mut node, seq + 1, vec![clone_line(99, MAX_CLONE_DEPTH as u64, seq)]);
+    // What lies at the bottom is read through all of them.
+    let record = node.write(1, 3, &[77]);
+    node.commit(0, seq + 1, vec![record]).unwrap();
+    assert_eq!(node.read(0, MAX_CLONE_DEPTH as u64, 0, 8).unwrap(), [0; 8]);
+    // A dropped line is not written any more, and dropping what is not there is nothing.
+    node.commit(0, seq + 2, vec![drop_line(1), drop_snapshot(1, 1), drop_snapshot(77, 1)]).unwrap();
+    no(&mut node, seq + 3, vec![unmap(1, 0, 1)]);
+    no(&mut node, seq + 3, vec![snapshot(1)]);
+    assert_eq!(info(&node, 1), Some(LineInfo { head: false, snapshots: vec![Seq(2)], parent: None }));
+}
+
+#[test]
+fn a_batch_of_all_kinds_is_one_instant() {
+    let world = World::new(2);
+    let mut node = Node::open(&world, &Setup::tiny(48)).unwrap();
+    let records = vec![create(1), create(2), node.write(1, 0, &[11, 12]), node.write(2, 0, &[21])];
+    node.commit(0, 1, records).unwrap();
+    // Two lines at one instant; what the batch writes is in, wherever the record stands; a clone of it at once.
+    let records = vec![
+        node.write(1, 0, &[13]),
+        snapshot(1),
+        snapshot(2),
+        node.write(2, 1, &[22]),
+        clone_line(3, 1, 2),
+        unmap(1, 1, 1),
+    ];
+    node.commit(0, 2, records).unwrap();
+    let records = vec![node.write(1, 0, &[14, 15]), node.write(2, 0, &[23, 24]), node.write(3, 5, &[31])];
+    node.commit(0, 3, records).unwrap();
+    // A rollback of the first line, in one batch.
+    node.commit(0, 4, vec![clone_line(4, 1, 2), drop_line(1)]).unwrap();
+    for life in 0..3 {
+        assert_eq!(node.read_at(0, 1, Some(2), 0, 2).unwrap(), [13, 0]);
+        assert_eq!(node.read_at(0, 2, Some(2), 0, 2).unwrap(), [21, 22]);
+        assert_eq!(node.read(0, 2, 0, 2).unwrap(), [23, 24]);
+        assert_eq!(node.read(0, 3, 0, 6).unwrap(), [13, 0, 0, 0, 0, 31]);
+        assert_eq!(node.read(0, 4, 0, 6).unwrap(), [13, 0, 0, 0, 0, 0]);
+        assert_eq!(node.read(0, 1, 0, 1), Err(StoreError::NoLine(LineId(1))));
+        if life == 0 {
+            node.checkpoint();
+        }
+        world.crash();
+        node = Node::open(&world, &Setup::tiny(48)).unwrap();
+    }
+    // The snapshot goes, the clones keep what they show.
+    node.commit(0, 5, vec![drop_snapshot(1, 2), drop_snapshot(2, 2)]).unwrap();
+    assert_eq!(node.read(0, 4, 0, 2).unwrap(), [13, 0]);
+    node.commit(0, 6, vec![drop_line(3), drop_line(2)]).unwrap();
+    (0..3).for_each(|_| node.checkpoint());
+    assert_eq!(node.read(0, 4, 0, 2).unwrap(), [13, 0]);
+    assert_eq!(node.space().live_bytes - node.space().map_bytes, 4096);
+    node.commit(0, 7, vec![drop_line(4)]).unwrap();
+    (0..3).for_each(|_| node.checkpoint());
+    assert_eq!(node.space().live_bytes, node.space().map_bytes);
+    assert_eq!((info(&node, 1), info(&node, 4)), (None, None));
+}
+
+#[test]
+fn figures_tell_what_the_head_and_the_snapshots_need() {
+    let mut node = Node::open(&World::new(3), &Setup::tiny(64)).unwrap();
+    let records = vec![create(1), node.write(1, 0, &[1, 2, 3, 4, 5, 6, 7, 8])];
+    node.commit(0, 1, records).unwrap();
+    let blocks = |u: LineUsage| {
+        assert_eq!(u.stored_bytes, u.head_bytes + u.shared_bytes + u.snapshot_bytes);
+        (u.mapped_blocks, u.head_bytes / 4096, u.shared_bytes / 4096, u.snapshot_bytes / 4096)
+    };
+    node.checkpoint();
+    assert_eq!(blocks(usage(&node, 1)), (8, 8, 0, 0));
+    node.commit(0, 2, vec![snapshot(1)]).unwrap();
+    assert_eq!(blocks(usage(&node, 1)), (8, 0, 8, 0));
+    let records = vec![node.write(1, 0, &[10, 11]), unmap(1, 7, 1)];
+    node.commit(0, 3, records).unwrap();
+    node.checkpoint();
+    assert_eq!(blocks(usage(&node, 1)), (7, 2, 5, 3));
+    node.commit(0, 4, vec![snapshot(1)]).unwrap();
+    let record = node.write(1, 1, &[12]);
+    node.commit(0, 5, vec![record]).unwrap();
+    node.checkpoint();
+    assert_eq!(blocks(usage(&node, 1)), (7, 1, 6, 4));
+    // Without the newer snapshot what it shared is the head's again; the sweep takes a checkpoint.
+    node.commit(0, 6, vec![drop_snapshot(1, 4)]).unwrap();
+    (0..2).for_each(|_| node.checkpoint());
+    assert_eq!(blocks(usage(&node, 1)), (7, 2, 5, 3));
+    // A clone has what it inherits, and takes nothing.
+    node.commit(0, 7, vec![clone_line(2, 1, 2)]).unwrap();
+    assert_eq!(blocks(usage(&node, 2)), (8, 0, 0, 0));
+}
+
+#[test]
+fn a_discarded_clone_hides_its_parent_with_one_slot() {
+    let world = World::new(4);
+    let mut setup = Setup::tiny(64);
+    setup.tuning.delta_entries = 4096;
+    let mut node = Node::open(&world, &setup).unwrap();
+    node.commit(0, 1, vec![create(1)]).unwrap();
+    for i in 0..40u64 {
+        let record = node.write(1, i << 34, &[i + 1; 4]);
+        node.commit(0, 2 + i, vec![record]).unwrap();
+    }
+    node.commit(0, 50, vec![snapshot(1)]).unwrap();
+    node.commit(0, 51, vec![clone_line(2, 1, 50)]).unwrap();
+    node.commit(0, 52, vec![unmap(2, 0, u64::MAX)]).unwrap();
+    let record = node.write(2, 5 << 34, &[99]);
+    node.commit(0, 53, vec![record]).unwrap();
+    let before = node.space().map_bytes;
+    for _ in 0..2 {
+        node.checkpoint();
+        for i in 0..40u64 {
+            assert_eq!(node.read(0, 1, i << 34, 4).unwrap(), [i + 1; 4]);
+            let first = if i == 5 { 99 } else { 0 };
+            assert_eq!(node.read(0, 2, i << 34, 4).unwrap(), [first, 0, 0, 0]);
+        }
+    }
+    // The parent's leaves, one for each far place, and one more for the clone, with their nodes.
+    assert!(node.space().map_bytes - before < 50 * 4096, "{:?}", node.space());
+}
+
+#[test]
+fn many_snapshots_of_a_few_blocks_come_back_whole() {
+    let world = World::new(5);
+    let setup = Setup::tiny(128);
+    let mut node = Node::open(&world, &setup).unwrap();
+    node.commit(0, 1, vec![create(1)]).unwrap();
+    let (mut seq, mut states) = (1, Vec::new());
+    let mut blocks = vec![0; 6];
+    for i in 0..330u64 {
+        let lba = i % 3;
+        seq += 1;
+        blocks[lba as usize] = seq;
+        let mut records = vec![node.write(1, lba, &[seq])];
+        if i % 7 == 0 {
+            blocks[4] = 0;
+            records.push(unmap(1, 4, 1));
+        } else if i % 7 == 3 {
+            blocks[4] = seq;
+            records.push(node.write(1, 4, &[seq]));
+        }
+        records.push(snapshot(1));
+        node.commit(0, seq, records).unwrap();
+        states.push((seq, blocks.clone()));
+    }
+    node.checkpoint();
+    world.crash();
+    let mut node = Node::open(&world, &setup).unwrap();
+    for (at, blocks) in &states {
+        assert_eq!(&node.read_at(0, 1, Some(*at), 0, 6).unwrap(), blocks, "snapshot {at}");
+    }
+    // Every second one goes; the others are as they were.
+    for (at, _) in states.iter().step_by(2) {
+        seq += 1;
+        node.commit(0, seq, vec![drop_snapshot(1, *at)]).unwrap();
+    }
+    (0..4).for_each(|_| node.checkpoint());
+    for (at, blocks) in states.iter().skip(1).step_by(2) {
+        assert_eq!(&node.read_at(0, 1, Some(*at), 0, 6).unwrap(), blocks, "snapshot {at}");
+    }
+    assert_eq!(node.read(0, 1, 0, 6).unwrap(), blocks);
+    node.shutdown();
+    let (mut io, mut exec, drives) = offline(&world, &setup);
+    let check = check_pool(exec.handle(), drives, Keyring::default());
+    let report = run(&mut io, &mut exec, check).unwrap();
+    assert_eq!(report.problems, 0, "{:?}", report.named);
+    assert!(report.blocks > 150);
+}
+
+/// A block whose leaves lie in two nodes, between blocks so far apart that each has a leaf of its own.
+#[test]
+fn versions_of_one_block_span_nodes() {
+    const FAR: u64 = 55;
+    let world = World::new(6);
+    let mut setup = Setup::tiny(192);
+    (setup.tuning.cache_bytes, setup.tuning.delta_entries) = (256 * BLOCK, 512);
+    let mut node = Node::open(&world, &setup).unwrap();
+    node.commit(0, 1, vec![create(1)]).unwrap();
+    let (middle, mut seq) = (FAR << 33, 1);
+    for i in (0..=2 * FAR).filter(|i| *i != FAR) {
+        seq += 1;
+        let record = node.write(1, i << 33, &[seq]);
+        node.commit(0, seq, vec![record]).unwrap();
+    }
+    let mut states = Vec::new();
+    for _ in 0..700 {
+        seq += 1;
+        let records = vec![node.write(1, middle, &[seq]), snapshot(1)];
+        node.commit(0, seq, records).unwrap();
+        states.push(seq);
+    }
+    let far = |i: u64| if i < FAR { 2 + i } else { 1 + i };
+    let verify = |node: &mut Node, states: &[u64], head: u64| {
+        for at in states.iter().step_by(13).chain(states.last()) {
+            assert_eq!(node.read_at(0, 1, Some(*at), middle, 1).unwrap(), [*at]);
+        }
+        for i in (0..=2 * FAR).filter(|i| *i != FAR) {
+            assert_eq!(node.read(0, 1, i << 33, 1).unwrap(), [far(i)]);
+        }
+        assert_eq!(node.read(0, 1, middle - 1, 3).unwrap(), [0, head, 0]);
+    };
+    for life in 0..2 {
+        node.checkpoint();
+        verify(&mut node, &states, *states.last().unwrap());
+        if life == 0 {
+            world.crash();
+            node = Node::open(&world, &setup).unwrap();
+        }
+    }
+    // The head goes on, others come between, points go: only what is seen stays.
+    let records =
+        vec![node.write(1, middle, &[9999]), unmap(1, 3 << 33, 1), node.write(1, 3 << 33, &[far(3)])];
+    node.commit(0, seq + 1, records).unwrap();
+    seq += 1;
+    for (i, at) in states.iter().enumerate().filter(|(i, _)| i % 4 != 0) {
+        seq += 1;
+        node.commit(0, seq, vec![drop_snapshot(1, *at)]).unwrap_or_else(|e| panic!("{i}: {e}"));
+    }
+    states = states.into_iter().step_by(4).collect();
+    for _ in 0..6 {
+        node.checkpoint();
+        verify(&mut node, &states, 9999);
+    }
+    // The far block that was rewritten is in the snapshots as it was before.
+    let blocks = (node.space().live_bytes - node.space().map_bytes) / BLOCK as u64;
+    assert_eq!(blocks, 2 * FAR + 1 + states.len() as u64 + 1);
+}
+
+/// One step of a short life.
+#[derive(Clone, Copy)]
+enum Step {
+    Write(u64, u64, u64),
+    Unmap(u64, u64, u64),
+    Snapshot(u64),
+    DropSnapshot(u64, u64),
+    Clone(u64, u64, u64),
+    Drop(u64),
+    Checkpoint,
+}
+
+const BLOCKS: u64 = 12;
+
+/// What can be read: by line and snapshot.
+type States = BTreeMap<(u64, Option<u64>), Vec<u64>>;
+
+fn apply(step: Step, seq: u64, states: &States) -> States {
+    let mut next = states.clone();
+    let mut set = |line: u64, first: u64, values: Vec<u64>| {
+        let head = next.get_mut(&(line, None)).unwrap();
+        head[first as usize..first as usize + values.len()].copy_from_slice(&values);
+    };
+    match step {
+        Step::Write(line, first, n) => set(line, first, (0..n).map(|i| seq * 100 + i).collect()),
+        Step::Unmap(line, first, n) => set(line, first, vec![0; n as usize]),
+        Step::Snapshot(line) => drop(next.insert((line, Some(seq)), states[&(line, None)].clone())),
+        Step::DropSnapshot(line, at) => drop(next.remove(&(line, Some(at)))),
+        Step::Clone(line, parent, at) => {
+            drop(next.insert((line, None), states[&(parent, Some(at))].clone()));
+        }
+        Step::Drop(line) => drop(next.remove(&(line, None))),
+        Step::Checkpoint => {}
+    }
+    next
+}
+
+fn found(node: &mut Node) -> States {
+    let mut states = States::new();
+    for line in 1..6 {
+        let Some(info) = info(node, line) else { continue };
+        let views = info.snapshots.iter().map(|s| Some(s.0)).chain(info.head.then_some(None));
+        for at in views.collect::<Vec<_>>() {
+            states.insert((line, at), node.read_at(0, line, at, 0, BLOCKS as usize).unwrap());
+        }
+    }
+    states
+}
+
+/// Every crash state of a life: some prefix of it must be there, with a second cut behind.
+fn enumerate(steps: &[Step]) -> usize {
+    let (world, setup) = (World::new(78), Setup::tiny(32));
+    let mut node = Node::open(&world, &setup).unwrap();
+    node.commit(0, 1, vec![create(1)]).unwrap();
+    world.start_recording();
+    let empty = States::from([((1, None), vec![0; BLOCKS as usize])]);
+    let (mut seq, mut states) = (1, vec![States::new(), empty]);
+    for &step in steps {
+        let record = match step {
+            Step::Checkpoint => {
+                node.checkpoint();
+                continue;
+            }
+            Step::Write(line, first, n) => {
+                node.write(line, first, &(0..n).map(|i| (seq + 1) * 100 + i).collect::<Vec<_>>())
+            }
+            Step::Unmap(line, first, n) => unmap(line, first, n),
+            Step::Snapshot(line) => snapshot(line),
+            Step::DropSnapshot(line, at) => drop_snapshot(line, at),
+            Step::Clone(line, parent, at) => clone_line(line, parent, at),
+            Step::Drop(line) => drop_line(line),
+        };
+        seq += 1;
+        states.push(apply(step, seq, states.last().unwrap()));
+        node.commit(0, seq, vec![record]).unwrap();
+        world.mark(seq);
+    }
+    let recording = world.stop_recording().unwrap();
+    let mut count = 0;
+    for state in recording.crash_states(CrashLimits { per_point: 16, total: 400, seed: 9 }) {
+        count += 1;
+        let world = World::restore(count, &state);
+        for cut in 0..2 {
+            let mut node = Node::open(&world, &setup).unwrap_or_else(|e| panic!("{}: {e}", state.label));
+            let highest = node.stores[0].marks(PgId(0)).highest_seq.0;
+            assert!(highest >= state.mark.unwrap_or(1), "{}: found {highest}", state.label);
+            assert_eq!(found(&mut node), states[highest as usize], "{} cut {cut}", state.label);
+            if cut == 0 {
+                // What is not needed goes, what is stays, whatever was replayed.
+                (0..2).for_each(|_| node.checkpoint());
+                assert_eq!(found(&mut node), states[highest as usize], "{} merged", state.label);
+            }
+            world.crash();
+        }
+    }
+    count as usize
+}
+
+#[test]
+fn every_crash_state_of_snapshots_that_come_and_go() {
+    let count = enumerate(&[
+        Step::Write(1, 0, 6),
+        Step::Snapshot(1),
+        Step::Write(1, 2, 3),
+        Step::Checkpoint,
+        Step::Unmap(1, 0, 4),
+        Step::Snapshot(1),
+        Step::Write(1, 1, 2),
+        Step::DropSnapshot(1, 3),
+        Step::Checkpoint,
+        Step::Write(1, 0, 1),
+        Step::Checkpoint,
+        Step::DropSnapshot(1, 6),
+        Step::Unmap(1, 0, 9),
+    ]);
+    assert!(count > 60, "{count} states only");
+}
+
+#[test]
+fn every_crash_state_of_clones_and_a_rollback() {
+    let count = enumerate(&[
+        Step::Write(1, 0, 6),
+        Step::Snapshot(1),
+        Step::Clone(2, 1, 3),
+        Step::Write(2, 4, 4),
+        Step::Checkpoint,
+        Step::Unmap(2, 0, 3),
+        Step::Drop(1),
+        Step::Snapshot(2),
+        Step::Clone(3, 2, 8),
+        Step::Checkpoint,
+        Step::DropSnapshot(1, 3),
+        Step::Drop(2),
+        Step::DropSnapshot(2, 8),
+        Step::Checkpoint,
+        Step::Write(3, 1, 1),
+        Step::Drop(3),
+    ]);
+    assert!(count > 60, "{count} states only");
+}
