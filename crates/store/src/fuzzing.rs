@@ -104,9 +104,8 @@ fn commit(data: &[u8]) {
         if let LogRecord::Write { lba, blocks, .. } = record {
             assert!(lba.checked_add(blocks.len() as u64).is_some());
             assert_eq!(blocks.iter().count(), blocks.len());
-            for block in blocks.iter() {
-                assert!(header.location(block.at).place(1 << 26).0 < usize::from(header.place.data));
-            }
+            let columns = usize::from(header.place.data);
+            assert!(blocks.iter().all(|b| header.location(b.at).place(1 << 26).0 < columns));
         }
     }
 }

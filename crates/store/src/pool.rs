@@ -219,7 +219,8 @@ async fn reopen(
         )));
     }
     for (path, why) in &options.absent {
-        let known = block.drives.iter().any(|d| d.state != DriveState::Gone && d.path == *path);
+        // One that has left the table may still be named: nobody has to change that before the next start.
+        let known = block.drives.iter().any(|d| d.path == *path);
         if block.parity == 0 || !known {
             return Err(StoreError::Refused(why.clone()));
         }
@@ -228,8 +229,10 @@ async fn reopen(
     for i in joining {
         let salt = u64::try_from(i).unwrap_or(u64::MAX) + 1000 * (block.sequence + 1);
         let entry = entry(&drives[i], block.unit_bytes, derive(&options.seed, salt));
-        let free = block.drives.iter().position(|d| d.state == DriveState::Gone);
-        if (free.is_none() && block.drives.len() == MAX_DRIVES) || entry.units == 0 {
+        // A new place where there is one, so that the table remembers who was there.
+        let full = block.drives.len() == MAX_DRIVES;
+        let free = block.drives.iter().position(|d| full && d.state == DriveState::Gone);
+        if (full && free.is_none()) || entry.units == 0 {
             return Err(StoreError::Refused(format!(
                 "{} is too small, or the pool has its most drives",
                 drives[i].path

@@ -254,6 +254,34 @@ fn two_drives_that_went_on_apart_are_refused_together() {
     assert!(text.contains("apart"), "{text}");
 }
 
+/// Of a mirror, the drive that was put out comes back alone: who remembers how far the pool had come refuses it.
+#[test]
+fn a_drive_that_was_left_behind_is_refused() {
+    let world = World::new(10);
+    let setup = setup(2);
+    let mut filled = Filled::new(&world, &setup);
+    world.remove_drive(NODE, path("d1"));
+    filled.write_some(1, 4);
+    let at_least = filled.node.owner.sequence();
+    world.crash();
+    drop(filled);
+    world.return_drive(NODE, path("d1"));
+    world.remove_drive(NODE, path("d0"));
+    let (mut io, mut exec, candidates) = offline(&world, &setup);
+    let options = PoolOptions {
+        shards: 1,
+        parity: None,
+        unit_bytes: None,
+        seed: [1; 32],
+        expect: None,
+        at_least,
+        absent: Vec::new(),
+    };
+    let opening = open_pool(exec.handle(), candidates, options);
+    let Err(StoreError::Refused(text)) = run(&mut io, &mut exec, opening) else { panic!("it opened") };
+    assert!(text.contains("missed"), "{text}");
+}
+
 #[test]
 fn parity_is_for_life_and_needs_its_drives() {
     let world = World::new(8);

@@ -128,8 +128,8 @@ fn with_table<T: 'static, F: Future<Output = T>>(
         unit_bytes: Some(setup.unit_bytes),
         seed: [7; 32],
         expect: None,
-        absent: Vec::new(),
         at_least: 0,
+        absent: Vec::new(),
     };
     run(&mut io, &mut exec, async move {
         let all: Vec<FileId> = candidates.iter().map(|c| c.info.file).collect();

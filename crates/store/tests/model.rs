@@ -684,7 +684,13 @@ fn drives_that_fail_vanish_hang_and_come_back() {
             // Large enough for wide segments now and then.
             setup.unit_bytes = 128 * 1024;
             setup.tuning.commit_bytes = 120 * 1024;
-            let mut run = Run::new(seed, setup, 1, 90);
+            // Half of them over two shards on two cores, which have to hear of it by message.
+            let shards = 1 + (seed % 2) as u16;
+            if shards == 2 {
+                (setup.shards, setup.cores) = (2, 2);
+                setup.drives.iter_mut().for_each(|d| d.1 *= 2);
+            }
+            let mut run = Run::new(seed, setup, u32::from(shards), 90);
             run.versions = seed % 2 == 0;
             run.run(500);
             losses += run.losses;

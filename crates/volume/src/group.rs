@@ -12,6 +12,8 @@ pub(crate) mod kind {
     pub(crate) const DESCRIPTOR: u8 = 1;
     /// A volume's reservations; the id is its UUID.
     pub(crate) const RESERVATIONS: u8 = 2;
+    /// A snapshot; the id is its UUID.
+    pub(crate) const SNAPSHOT: u8 = 4;
     /// A protection group's opening; the id is its number. Value: version 1 (u16), epoch (u64).
     pub(crate) const GROUP: u8 = 3;
 }

@@ -75,11 +75,14 @@ impl Shard {
                     lba.0.checked_add(blocks.0).ok_or("an unmap ends beyond the last address")?;
                     32
                 }
-                Record::Put { value, .. } => {
+                Record::Put { key, value } => {
                     if value.len() > MAX_OBJECT_BYTES {
                         return Err("an object has at most MAX_OBJECT_BYTES");
                     }
-                    if self.objects_bytes + value.len() > MAX_OBJECTS_BYTES {
+                    // What does not grow fits always: deleting a thing may begin with a new value for it.
+                    let old = self.objects.get(&(batch.pg, *key)).map_or(0, |old| old.len());
+                    let growth = value.len().saturating_sub(old);
+                    if growth > 0 && self.objects_bytes + growth > MAX_OBJECTS_BYTES {
                         return Err("the shard's keyed objects have reached their limit");
                     }
                     24 + value.len().next_multiple_of(8)
