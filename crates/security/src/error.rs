@@ -19,6 +19,13 @@ pub enum Error {
         /// What it should hold, and what is wrong.
         what: String,
     },
+    /// The file holds what must not be replaced, or is needed and not what it should be.
+    Key {
+        /// Which.
+        path: PathBuf,
+        /// What is wrong, and what to do.
+        what: String,
+    },
     /// The cryptographic library refused.
     Crypto(String),
 }
@@ -32,6 +39,7 @@ impl fmt::Display for Error {
                 "{} is damaged: {what}; put back a copy, or remove it and start again to have a new one made",
                 path.display()
             ),
+            Error::Key { path, what } => write!(f, "{}: {what}", path.display()),
             Error::Crypto(what) => f.write_str(what),
         }
     }

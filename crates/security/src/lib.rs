@@ -1,12 +1,13 @@
 //! Keys, tokens, certificates and roles of the management API.
 //!
-//! It owns the secret files of a data folder (signing key, TLS key, token) and what can be proven with them. It
+//! It owns the secret files of a data folder (signing key, TLS key, token, cluster key) and what can be proven with them. It
 //! promises: a secret is written with mode 0600, whole or not at all, and can't be printed by accident; a token counts
 //! only for the key, the time and the roles it names. It never talks to a network and never reads a clock: the time is
 //! passed in as Unix seconds.
 #![forbid(unsafe_code)]
 
 mod certificate;
+mod cluster_key;
 mod error;
 pub mod file;
 mod key;
@@ -16,6 +17,7 @@ mod secret;
 mod token;
 
 pub use certificate::{Certificate, pinned_client_config};
+pub use cluster_key::{ClusterKey, MIN_PASSPHRASE_BYTES, fresh_data_key};
 pub use error::Error;
 pub use key::SigningKey;
 pub use random::fresh_uuid;

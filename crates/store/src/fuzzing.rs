@@ -5,12 +5,16 @@
 
 use crate::check::seal;
 use crate::format::commit::{self, LogIdentity, LogRecord, MAX_HEADER_BYTES};
+use crate::format::keys::KeyPage;
 use crate::format::page::{self, Leaf, Level, PageRef};
 use crate::format::superblock::{SUPERBLOCK_BYTES, Superblock};
 use crate::format::{PAGE_BYTES, anchor::ANCHOR_BYTES, segment::SEGMENT_HEADER_BYTES};
 use crate::format::{anchor::Anchor, body::Body, segment::SegmentHeader};
 use crate::location::{Location, Slot};
-use dolmen_types::{ShardId, Uuid};
+use crate::stored::{BlockVersion, Form, Forms};
+use crate::{DataKey, Keyring};
+use dolmen_types::limits::BLOCK_BYTES;
+use dolmen_types::{LineId, ShardId, Uuid};
 
 const PAGE: usize = PAGE_BYTES as usize;
 
@@ -30,7 +34,7 @@ fn sealed(magic: &[u8; 8], data: &[u8], len: usize) -> Vec<u8> {
 /// When a decoder is wrong: what it yields must be encodable, and decode to itself.
 pub fn structure(data: &[u8]) {
     let Some((&choice, data)) = data.split_first() else { return };
-    match choice % 8 {
+    match choice % 10 {
         0 => superblock(data),
         1 => {
             if let Some(anchor) = Anchor::decode(&sealed(b"dolmANCH", data, ANCHOR_BYTES)) {
@@ -47,11 +51,28 @@ pub fn structure(data: &[u8]) {
         4 => leaf(data),
         5 => node(data),
         6 => body(data),
+        7 => {
+            let bytes = sealed(b"dolmKEYS", data, PAGE);
+            let pool = Uuid(bytes[24..40].try_into().expect("16 bytes"));
+            if let Some(page) = KeyPage::decode(&bytes, pool, 0) {
+                assert_eq!(KeyPage::decode(&page.encode(), pool, 0), Some(page));
+            }
+        }
+        8 => stored_form(data),
         _ => {
             let (first, last) = data.split_at(data.len() / 2);
             assert!(!crate::pool::signature::name(first, last).is_empty());
         }
     }
+}
+
+/// Stored bytes of any form, as if they had checked.
+fn stored_form(data: &[u8]) {
+    let Some((&form, stored)) = data.split_first() else { return };
+    let mut keyring = Keyring::default();
+    keyring.insert(LineId(1), DataKey::new([7; 32]));
+    let version = BlockVersion { line: 1, lba: 2, seq: 3 };
+    Forms::new(keyring).undo(Form(form), version, stored, &mut [0; BLOCK_BYTES]);
 }
 
 /// Lossy texts and lists in front of their tables included.
@@ -147,7 +168,7 @@ mod tests {
                 data.iter_mut().for_each(|b| *b = if *b < 200 { *b % 4 } else { *b });
             }
             let mut head = Writer::default();
-            head.u8(u8::try_from(round % 8).unwrap());
+            head.u8(u8::try_from(round % 10).unwrap());
             head.u32(FORMAT_VERSION).bytes(&data);
             structure(&head.finish());
         }

@@ -218,7 +218,7 @@ impl Forms {
             }
             Form::LZ4 => return expand(stored, block),
             both if both == Form::LZ4 | Form::ENCRYPTED => {
-                if stored.len() > WORTH_BYTES {
+                if !(GRANULE_BYTES as usize..=WORTH_BYTES).contains(&stored.len()) {
                     return false;
                 }
                 let mut scratch = std::mem::take(&mut self.scratch);
@@ -369,7 +369,9 @@ mod tests {
     fn nonsense_is_no_block() {
         let mut forms = forms();
         let mut block = vec![0; BLOCK_BYTES];
-        for (form, len) in [(0, 4080), (1, 0), (1, 16), (2, 16), (3, 4096), (4, 4096), (255, 32)] {
+        for (form, len) in
+            [(0, 4080), (1, 0), (1, 16), (2, 16), (3, 0), (3, 15), (3, 4096), (4, 4096), (255, 32)]
+        {
             assert!(!forms.undo(Form(form), SEVEN, &noise()[..len], &mut block), "form {form}, {len} bytes");
         }
         for i in 0..200 {
