@@ -18,17 +18,21 @@ use axum::{
 use dolmen_cluster::{Kind, node::Handle};
 use dolmen_security::{Grants, Level, Verifier};
 use dolmen_types::UnixMillis;
+use http_body_util::BodyExt;
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 /// Largest body of a request. Bytes.
 const MAX_BODY_BYTES: usize = 256 * 1024;
+
+/// Most that is read of a body that is too long, before the connection is broken. Bytes.
+const MAX_DROPPED_BYTES: usize = 64 * 1024 * 1024;
 
 /// Longest that one request may take, its body's arrival included.
 const REQUEST_DEADLINE: Duration = Duration::from_secs(30);
 
 /// Resources of the management API that this version doesn't serve: they answer 501 instead of 404, so that a client
 /// tells "can't" from "isn't there".
-const LATER: [&str; 11] = [
+const LATER: [&str; 26] = [
     "servers",
     "credentials",
     "roles",
@@ -40,6 +44,23 @@ const LATER: [&str; 11] = [
     "logs",
     "clusters",
     "workflows",
+    // Of the cluster.
+    "upgrade",
+    "encryption",
+    "clusterRootKey",
+    "clusterRootkey",
+    "IdpConfiguration",
+    "idpClientConfs",
+    "authMaps",
+    "inBandAuth",
+    "federatedAuthentication",
+    "cflogin",
+    "cf-service-credentials",
+    // Of a node.
+    "replace",
+    "start",
+    "stop",
+    "restart",
 ];
 
 /// What every handler sees.
@@ -211,13 +232,23 @@ async fn wrong_method() -> ApiError {
     ApiError::new(Kind::Unimplemented, "this method is not served on this path")
 }
 
-/// The whole body, bounded.
-pub(crate) async fn body_bytes(body: Body) -> ApiResult<Vec<u8>> {
-    match axum::body::to_bytes(body, MAX_BODY_BYTES).await {
-        Ok(bytes) => Ok(bytes.to_vec()),
-        Err(_) => Err(ApiError::new(
-            Kind::InvalidArgument,
-            format!("the body can't be read, or is longer than {MAX_BODY_BYTES} bytes"),
-        )),
+/// The whole body, bounded. The rest of one that is too long is read and dropped, within limits of its own: many clients
+/// look at an answer only when they have sent all, and find the connection broken otherwise.
+pub(crate) async fn body_bytes(mut body: Body) -> ApiResult<Vec<u8>> {
+    let refused = |why: String| ApiError::new(Kind::InvalidArgument, why);
+    let (mut bytes, mut seen) = (Vec::new(), 0_usize);
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|why| refused(format!("the body can't be read: {why}")))?;
+        let Ok(part) = frame.into_data() else { continue };
+        seen = seen.saturating_add(part.len());
+        if seen <= MAX_BODY_BYTES {
+            bytes.extend_from_slice(&part);
+        } else if seen > MAX_DROPPED_BYTES {
+            break;
+        }
     }
+    if seen > MAX_BODY_BYTES {
+        return Err(refused(format!("the body is longer than {MAX_BODY_BYTES} bytes")));
+    }
+    Ok(bytes)
 }

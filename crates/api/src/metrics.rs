@@ -1,5 +1,6 @@
-//! `GET /metrics`: the counters of everything in the OpenMetrics text format. Each metric is one row of a table with
-//! its name, unit, kind and help; the values come from one snapshot of the data plane.
+//! `GET /metrics`: the counters of everything, in the OpenMetrics text format for those who ask for it (Prometheus does),
+//! else in Prometheus's own. Each metric is one row of a table with its name, unit, kind and help; the values come from
+//! one snapshot of the data plane.
 
 mod table;
 
@@ -9,7 +10,7 @@ use crate::{
 };
 use axum::{
     extract::State,
-    http::{HeaderName, header},
+    http::{HeaderMap, HeaderName, header},
 };
 use dolmen_cluster::{
     Error, Kind,
@@ -24,18 +25,25 @@ use prometheus_client::{
     metrics::{counter::ConstCounter, gauge::ConstGauge},
     registry::{Registry, Unit},
 };
-use std::{collections::BTreeMap, fmt, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    sync::Arc,
+};
 use table::{CONNECTION, CORE, DRIVE, Measure, Metric, POOL, VOLUME};
 
 /// Connections told of one by one; the rest only counts in the cores' numbers. Count.
 const MAX_CONNECTIONS: usize = 4096;
 
-const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+const PROMETHEUS_TEXT: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 /// `GET /metrics`
 pub(crate) async fn page(
     State(app): State<Arc<App>>,
     caller: Caller,
+    headers: HeaderMap,
 ) -> ApiResult<([(HeaderName, &'static str); 1], String)> {
     caller.cluster(Level::Viewer)?;
     let page = Page {
@@ -48,7 +56,39 @@ pub(crate) async fn page(
     let mut text = String::new();
     prometheus_client::encoding::text::encode(&mut text, &registry)
         .map_err(|_| Error::new(Kind::Internal, "the metrics page can't be written"))?;
-    Ok(([(header::CONTENT_TYPE, CONTENT_TYPE)], text))
+    let wanted = headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok());
+    if wanted.flat_map(|list| list.split(',')).any(|sort| sort.contains("application/openmetrics-text")) {
+        return Ok(([(header::CONTENT_TYPE, OPEN_METRICS)], text));
+    }
+    Ok(([(header::CONTENT_TYPE, PROMETHEUS_TEXT)], prometheus_text(&text)))
+}
+
+/// An OpenMetrics page in the older format: there a counter's family has the name of its samples, with `_total`, and
+/// neither units nor an end are told.
+fn prometheus_text(page: &str) -> String {
+    let mut counters = BTreeSet::new();
+    for line in page.lines() {
+        if let Some(name) = line.strip_prefix("# TYPE ").and_then(|rest| rest.strip_suffix(" counter")) {
+            counters.insert(name);
+        }
+    }
+    let mut text = String::with_capacity(page.len());
+    for line in page.lines() {
+        let mut words = line.splitn(4, ' ');
+        match (words.next(), words.next(), words.next(), words.next()) {
+            (Some("#"), Some(kind @ ("HELP" | "TYPE")), Some(name), Some(rest))
+                if counters.contains(name) =>
+            {
+                text.push_str(&format!("# {kind} {name}_total {rest}\n"));
+            }
+            (Some("#"), Some("UNIT" | "EOF"), ..) => {}
+            _ => {
+                text.push_str(line);
+                text.push('\n');
+            }
+        }
+    }
+    text
 }
 
 /// One page: the snapshot with the names of the volumes that it counts.
@@ -150,4 +190,20 @@ fn encode<T>(measure: &Measure<T>, row: &T, encoder: MetricEncoder<'_>) -> fmt::
 /// Nanoseconds as seconds; exact to a nanosecond for the first 104 days, to a microsecond for 285 years.
 fn seconds(ns: u64) -> f64 {
     std::time::Duration::from_nanos(ns).as_secs_f64()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_older_format_names_counters_by_their_samples() {
+        let page = "# HELP d_read_bytes Data moved.\n# TYPE d_read_bytes counter\n# UNIT d_read_bytes bytes\n\
+                    d_read_bytes_total{v=\"# TYPE x\"} 1\n# HELP d_size Size of it.\n# TYPE d_size gauge\nd_size 2\n# EOF\n";
+        assert_eq!(
+            prometheus_text(page),
+            "# HELP d_read_bytes_total Data moved.\n# TYPE d_read_bytes_total counter\n\
+             d_read_bytes_total{v=\"# TYPE x\"} 1\n# HELP d_size Size of it.\n# TYPE d_size gauge\nd_size 2\n"
+        );
+    }
 }

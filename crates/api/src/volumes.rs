@@ -310,7 +310,7 @@ pub(crate) async fn update(
 }
 
 fn change_of(fields: &Fields) -> Result<VolumeChange, Error> {
-    refuse_compression(fields)?;
+    refuse_unserved(fields)?;
     let size_bytes = match fields.nonempty("size")? {
         Some(text) => Some(volume::parse_size("size", &text)?),
         None => None,

@@ -13,15 +13,23 @@ use dolmen_types::{
 };
 use serde_json::{Value, json};
 
+/// Characters of a date (2026-01-31).
+const DATE_LEN: usize = 10;
+
 /// RFC 3339 in UTC, to the millisecond.
 pub(crate) fn timestamp(at: UnixMillis) -> String {
     let millis = i64::try_from(at.0).unwrap_or(i64::MAX);
     jiff::Timestamp::from_millisecond(millis).map_or_else(|_| String::new(), |t| format!("{t:.3}"))
 }
 
-/// Reads RFC 3339, or ISO 8601 with an offset.
+/// Reads RFC 3339, or ISO 8601 with an offset; a date alone is its first moment in UTC.
 pub(crate) fn parse_timestamp(text: &str) -> Option<UnixMillis> {
-    let at: jiff::Timestamp = text.trim().parse().ok()?;
+    let day = |text: &str| Some(text.parse::<jiff::civil::Date>().ok()?.at(0, 0, 0, 0));
+    let text = text.trim();
+    let at: jiff::Timestamp = match text.len() {
+        DATE_LEN => jiff::tz::TimeZone::UTC.to_timestamp(day(text)?).ok()?,
+        _ => text.parse().ok()?,
+    };
     u64::try_from(at.as_millisecond()).ok().map(UnixMillis)
 }
 

@@ -98,6 +98,19 @@ async fn what_cannot_be_honoured_is_refused_by_field_name() {
         let why = node.call("POST", VOLUMES, &body.to_string()).await.refusal(status, code);
         assert!(why.starts_with(&format!("{field}: ")), "{field} {value}: {why}");
     }
+    let made = node.call("POST", VOLUMES, &spec("a").to_string()).await.ok();
+    let path = format!("{VOLUMES}/{}", made["UUID"].as_str().unwrap());
+    for (body, status, code) in [
+        (json!({"replicaCount": 2, "size": "2gib"}), 400, 3),
+        (json!({"compression": "True"}), 501, 12),
+        (json!({"qosPolicyName": "gold"}), 501, 12),
+    ] {
+        node.call("PUT", &path, &body.to_string()).await.refusal(status, code);
+    }
+    assert_eq!(node.call("GET", &path, "").await.ok()["ETag"], made["ETag"], "nothing was changed");
+    // An object sent back as it came asks for nothing.
+    node.call("PUT", &path, &made.to_string()).await.ok();
+    node.call("DELETE", &path, "").await.ok();
     let mut body = spec("refused");
     body["projectName"] = "elsewhere".into();
     node.call("POST", VOLUMES, &body.to_string()).await.refusal(404, 5);
@@ -144,8 +157,12 @@ async fn lenient_input_and_exact_output() {
     node.call("PATCH", VOLUMES, "").await.refusal(501, 12);
     node.call("POST", VOLUMES, "{").await.refusal(400, 3);
     node.call("POST", VOLUMES, "[]").await.refusal(400, 3);
-    let long = format!("{{\"name\": \"{}\"}}", "x".repeat(300_000));
-    node.call("POST", VOLUMES, &long).await.refusal(400, 3);
+    // Read to its end, so that a client that sends all before it listens gets its answer.
+    for len in [300_000, 20_000_000] {
+        let long = format!("{{\"name\": \"{}\"}}", "x".repeat(len));
+        let why = node.call("POST", VOLUMES, &long).await.refusal(400, 3);
+        assert!(why.contains("longer than 262144 bytes"), "{why}");
+    }
     node.stop().await;
 }
 
@@ -267,7 +284,12 @@ async fn test_volumes_only_where_allowed() {
 async fn the_metrics_page_is_well_formed() {
     let (_dir, node) = started().await;
     node.call("POST", VOLUMES, &spec("a").to_string()).await.ok();
-    let answer = node.call("GET", "/metrics", "").await;
+    let plain = node.call("GET", "/metrics", "").await;
+    assert!(plain.head.contains("text/plain; version=0.0.4") && !plain.text.contains("# EOF"));
+    assert!(plain.text.contains("# TYPE dolmen_core_turns_total counter\n"), "{}", plain.text);
+    let bearer = format!("Bearer {}", node.token);
+    let accept = "application/openmetrics-text;version=1.0.0;q=0.5,text/plain;version=0.0.4;q=0.4";
+    let answer = node.request("GET", "/metrics", &[("Authorization", &bearer), ("Accept", accept)], "").await;
     assert_eq!(answer.status, 200);
     assert!(answer.head.contains("application/openmetrics-text"));
     let (mut helps, mut types) = (0, 0);
@@ -692,7 +714,7 @@ async fn snapshot_policies_of_volumes() {
 /// Lets a snapshot policy have run three hours earlier.
 fn backdate(folder: &std::path::Path, name: &str) {
     let first = dolmen_cluster::state::FirstStart {
-        cluster_name: "test".into(),
+        cluster_name: None,
         node_name: "node0".into(),
         subsystem_nqn: None,
         uuids: Default::default(),
@@ -701,4 +723,47 @@ fn backdate(folder: &std::path::Path, name: &str) {
     let mut policy = state.snapshot_policies().unwrap().into_iter().find(|p| p.name == name).unwrap();
     policy.last.0 -= 3 * 3_600_000;
     state.put_snapshot_policy(&policy).unwrap();
+}
+
+#[tokio::test]
+async fn what_the_api_knows_and_this_version_does_not_serve_is_told_apart_from_nonsense() {
+    let (_dir, node) = started().await;
+    for (method, path) in [
+        ("GET", "/logs"),
+        ("POST", "/nvmeDevices"),
+        ("POST", "/nvmeDevices/x"),
+        ("GET", "/servers/x"),
+        ("POST", "/servers/x/upgrade"),
+        ("POST", "/cluster/upgrade"),
+        ("POST", "/cluster/encryption/enable"),
+        ("POST", "/nodes/x/replace"),
+        ("POST", "/nodes/x/start"),
+        ("POST", "/nodes/x/stop"),
+        ("POST", "/nodes/x/restart"),
+        ("POST", "/projects"),
+        ("PUT", "/projects/x"),
+        ("DELETE", "/projects/x"),
+        ("GET", "/projects/x/credentials/y"),
+        ("GET", "/projects/x/roles"),
+        ("GET", "/adminEndpoints/1"),
+        ("POST", "/featureFlags/x/enable"),
+        ("POST", "/cluster/clusterRootKey/rotate"),
+        ("GET", "/cluster/clusterRootkey"),
+        ("GET", "/cluster/IdpConfiguration"),
+        ("GET", "/cluster/idpClientConfs/x"),
+        ("GET", "/cluster/authMaps"),
+        ("POST", "/cluster/inBandAuth/enable"),
+        ("POST", "/cluster/federatedAuthentication/enable"),
+        ("GET", "/projects/x/trustedHosts"),
+        ("GET", "/projects/x/trustedHostSecrets/y"),
+        ("GET", "/hosts"),
+        ("POST", "/cflogin"),
+        ("GET", "/clusters"),
+        ("GET", "/cf-service-credentials"),
+        ("GET", "/workflows/x"),
+    ] {
+        node.call(method, &format!("/api/v2{path}"), "").await.refusal(501, 12);
+    }
+    node.call("GET", "/api/v2/frobnicate", "").await.refusal(404, 5);
+    node.stop().await;
 }

@@ -58,11 +58,12 @@ impl Identity {
     }
 }
 
-/// What the first start decides; later starts only check that they are not asked for something else.
+/// What the first start decides; later starts only check that they are not asked for something else. A start that found no
+/// pool has decided nothing yet.
 #[derive(Clone, Debug)]
 pub struct FirstStart {
-    /// The cluster's name.
-    pub cluster_name: String,
+    /// The cluster's name instead of `dolmen`.
+    pub cluster_name: Option<String>,
     /// The node's name.
     pub node_name: String,
     /// A subsystem NQN instead of the one made from the cluster's UUID.
@@ -99,7 +100,7 @@ pub enum StateError {
         /// Which file.
         path: PathBuf,
         /// Why.
-        source: Box<dyn std::error::Error + Send + Sync>,
+        source: Box<redb::Error>,
     },
     /// Written by a newer program.
     Newer {
@@ -122,6 +123,13 @@ pub enum StateError {
         /// The one asked for.
         asked: Nqn,
     },
+    /// A start asks for a cluster's name other than the one of the first start.
+    OtherName {
+        /// The one in force.
+        kept: String,
+        /// The one asked for.
+        asked: String,
+    },
 }
 
 /// What helps when the file is lost.
@@ -132,7 +140,12 @@ impl fmt::Display for StateError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             StateError::File { path, source } => {
-                write!(f, "the state file {}: {source}. If it is damaged: {REMEDY}", path.display())
+                write!(f, "the state file {}: {source}", path.display())?;
+                match source.as_ref() {
+                    // The disk, not the file.
+                    redb::Error::Io(_) | redb::Error::PreviousIo => Ok(()),
+                    _ => write!(f, ". If it is damaged: {REMEDY}"),
+                }
             }
             StateError::Newer { path, found } => write!(
                 f,
@@ -146,6 +159,11 @@ impl fmt::Display for StateError {
                 f,
                 "the subsystem NQN is decided at first start and is {kept}; it can't become {asked} (leave \
                  --subsystem-nqn out, or start with a fresh data folder and fresh drives)"
+            ),
+            StateError::OtherName { kept, asked } => write!(
+                f,
+                "the cluster's name is decided at first start and is '{kept}'; it can't become '{asked}' (leave \
+                 --cluster-name out)"
             ),
         }
     }
@@ -171,16 +189,40 @@ impl State {
         let db = Database::create(&path).map_err(|e| file_error(&path, e))?;
         let mut state = State { db, path, identity: identity_of(first) };
         match state.text("format")? {
-            None => state.write_identity()?,
+            // A file gets its name when it is complete, so one without a format has been cut off since.
+            None => return Err(StateError::Damaged { path: state.path, what: "format" }),
             Some(format) if format == FORMAT => state.identity = state.read_identity()?,
             Some(found) => return Err(StateError::Newer { path: state.path, found }),
         }
-        match &first.subsystem_nqn {
-            Some(asked) if *asked != state.identity.subsystem_nqn => Err(StateError::OtherSubsystem {
-                kept: state.identity.subsystem_nqn.clone(),
-                asked: asked.clone(),
-            }),
-            _ => Ok(state),
+        if state.pool()?.is_none() {
+            state.redecide(first)?;
+        }
+        state.check(first)?;
+        Ok(state)
+    }
+
+    /// Takes what `first` asks for into the identity of a node that has served nothing yet: an earlier start failed, at
+    /// its drives most likely.
+    fn redecide(&mut self, first: &FirstStart) -> Result<(), StateError> {
+        let before = self.identity.clone();
+        if let Some(name) = &first.cluster_name {
+            self.identity.cluster_name.clone_from(name);
+        }
+        if let Some(nqn) = &first.subsystem_nqn {
+            self.identity.subsystem_nqn.clone_from(nqn);
+        }
+        if self.identity == before { Ok(()) } else { self.write_identity() }
+    }
+
+    /// Refuses a start that asks for something else than what was decided.
+    fn check(&self, first: &FirstStart) -> Result<(), StateError> {
+        let own = &self.identity;
+        if let Some(asked) = first.subsystem_nqn.clone().filter(|asked| *asked != own.subsystem_nqn) {
+            return Err(StateError::OtherSubsystem { kept: own.subsystem_nqn.clone(), asked });
+        }
+        match first.cluster_name.clone().filter(|asked| *asked != own.cluster_name) {
+            Some(asked) => Err(StateError::OtherName { kept: own.cluster_name.clone(), asked }),
+            None => Ok(()),
         }
     }
 
@@ -473,8 +515,8 @@ impl State {
     }
 }
 
-fn file_error(path: &Path, source: impl std::error::Error + Send + Sync + 'static) -> StateError {
-    StateError::File { path: path.into(), source: Box::new(source) }
+fn file_error(path: &Path, source: impl Into<redb::Error>) -> StateError {
+    StateError::File { path: path.into(), source: Box::new(source.into()) }
 }
 
 fn identity_of(first: &FirstStart) -> Identity {
@@ -488,7 +530,7 @@ fn identity_of(first: &FirstStart) -> Identity {
     let hex = cluster_uuid.to_string().replace('-', "");
     Identity {
         cluster_uuid,
-        cluster_name: first.cluster_name.clone(),
+        cluster_name: first.cluster_name.clone().unwrap_or_else(|| "dolmen".into()),
         node_uuid,
         node_name: first.node_name.clone(),
         server_uuid,
@@ -504,7 +546,7 @@ mod tests {
 
     fn first(seed: u8) -> FirstStart {
         FirstStart {
-            cluster_name: "c".into(),
+            cluster_name: Some("c".into()),
             node_name: "n".into(),
             subsystem_nqn: None,
             uuids: [seed, seed + 1, seed + 2].map(|b| Uuid::from_random([b; 16])),
@@ -521,9 +563,21 @@ mod tests {
         assert_eq!(made.serial.len(), 20);
         assert_ne!(made.pg_uuid(PgId(0)), made.pg_uuid(PgId(1)));
         let other: Nqn = "nqn.2020-01.org.example:other".parse().unwrap();
-        let refused =
-            State::open(dir.path(), &FirstStart { subsystem_nqn: Some(other), ..first(1) }).unwrap_err();
+        let renamed = FirstStart { subsystem_nqn: Some(other.clone()), ..first(1) };
+        // As long as nothing has been served, a start that failed has decided nothing.
+        let state = State::open(dir.path(), &renamed).unwrap();
+        assert_eq!(state.identity().subsystem_nqn, other);
+        drop(state);
+        let original = FirstStart { subsystem_nqn: Some(made.subsystem_nqn.clone()), ..first(1) };
+        let state = State::open(dir.path(), &original).unwrap();
+        assert_eq!(*state.identity(), made);
+        state.set_pool(Uuid([3; 16])).unwrap();
+        drop(state);
+        let refused = State::open(dir.path(), &renamed).unwrap_err();
         assert!(matches!(refused, StateError::OtherSubsystem { .. }));
+        let refused = State::open(dir.path(), &FirstStart { cluster_name: Some("d".into()), ..first(1) });
+        assert!(matches!(refused.unwrap_err(), StateError::OtherName { .. }));
+        State::open(dir.path(), &FirstStart { cluster_name: None, ..first(1) }).unwrap();
         let same = FirstStart { subsystem_nqn: Some(made.subsystem_nqn.clone()), ..first(1) };
         State::open(dir.path(), &same).unwrap();
     }
@@ -535,6 +589,17 @@ mod tests {
         let made = State::open(dir.path(), &first(1)).unwrap().identity().clone();
         assert_eq!(made, *State::open(dir.path(), &first(9)).unwrap().identity());
         assert!(!dir.path().join("state.redb.new").exists());
+    }
+
+    #[test]
+    fn a_file_that_was_emptied_is_damaged_and_no_new_identity_is_made_in_its_place() {
+        let dir = tempfile::tempdir().unwrap();
+        State::open(dir.path(), &first(1)).unwrap();
+        std::fs::write(dir.path().join("state.redb"), "").unwrap();
+        for _ in 0..2 {
+            let why = State::open(dir.path(), &first(9)).unwrap_err();
+            assert!(matches!(why, StateError::Damaged { .. }) && why.to_string().contains("put back a copy"));
+        }
     }
 
     #[test]

@@ -33,6 +33,8 @@ pub struct ServeOptions {
     pub data: PathBuf,
     /// The pool's drives, at least one, no path twice.
     pub drives: Vec<DriveOption>,
+    /// Drives that the pool can lose at a time without loss; `None` for what suits a new pool, or what it was made with.
+    pub parity: Option<u8>,
     /// True to leave file drives unallocated.
     pub sparse: bool,
     /// Addresses that all ports are opened on; at least one.
@@ -50,7 +52,7 @@ pub struct ServeOptions {
     /// The subsystem's name, at first start.
     pub subsystem_nqn: Option<Nqn>,
     /// The cluster's name, at first start.
-    pub cluster_name: String,
+    pub cluster_name: Option<String>,
     /// Whether volumes of the kinds `null` and `memory` may be made.
     pub allow_test_volumes: bool,
     /// io_uring features not to use even where the kernel has them, by name, lower case.
@@ -117,6 +119,10 @@ pub struct ServeArgs {
     /// unit: 10GiB). Repeatable
     #[arg(long = "drive", value_name = "PATH[:SIZE]")]
     pub drive: Vec<String>,
+
+    /// Drives that the pool can lose at a time without loss, 0 to 2; decided when it is made [default: 1, or 0 for one drive]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(0..=2))]
+    pub parity: Option<u8>,
 
     /// Don't reserve the space of file drives in their file system
     #[arg(long, num_args = 0..=1, default_missing_value = "true", value_name = "BOOL", require_equals = true)]
@@ -225,6 +231,7 @@ fn merged(flags: ServeArgs, file: ServeArgs) -> ServeArgs {
         config: flags.config,
         data: flags.data.or(file.data),
         drive: list(flags.drive, file.drive),
+        parity: flags.parity.or(file.parity),
         sparse: flags.sparse.or(file.sparse),
         listen: list(flags.listen, file.listen),
         port: flags.port.or(file.port),
@@ -260,6 +267,7 @@ fn check(args: ServeArgs) -> Result<ServeOptions, ConfigError> {
     Ok(ServeOptions {
         data,
         drives: check_drives(&args.drive)?,
+        parity: args.parity,
         sparse: args.sparse.unwrap_or(false),
         listen: check_listen(args.listen)?,
         port: ports.port,
@@ -355,10 +363,11 @@ fn parse_nqn(text: &str) -> Result<Nqn, ConfigError> {
     Ok(nqn)
 }
 
-fn check_cluster_name(name: Option<String>) -> Result<String, ConfigError> {
-    let name = name.unwrap_or_else(|| "dolmen".into());
-    dolmen_cluster::volume::check_name("--cluster-name", &name)
-        .map_err(|why| ConfigError::new(why.to_string()))?;
+fn check_cluster_name(name: Option<String>) -> Result<Option<String>, ConfigError> {
+    if let Some(name) = &name {
+        dolmen_cluster::volume::check_name("--cluster-name", name)
+            .map_err(|why| ConfigError::new(why.to_string()))?;
+    }
     Ok(name)
 }
 
@@ -416,7 +425,7 @@ fn parse_cores(text: &str) -> Result<Cores, ConfigError> {
 /// In the file a count may be written without quotes.
 fn number_or_text<'de, D: serde::Deserializer<'de>>(input: D) -> Result<Option<String>, D::Error> {
     #[derive(Deserialize)]
-    #[serde(untagged)]
+    #[serde(untagged, expecting = "want a count (2) or a text with a list of CPUs (\"0,2-3\")")]
     enum Either {
         Number(u64),
         Text(String),

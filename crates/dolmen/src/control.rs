@@ -30,6 +30,7 @@ use std::{
 };
 use tokio::{
     runtime::Runtime,
+    signal::unix::{Signal, SignalKind, signal},
     sync::{mpsc, oneshot},
     task::JoinHandle,
 };
@@ -205,7 +206,9 @@ impl Prepared {
             .map_err(ControlError::System)?;
         let Prepared { folder, lock, state, certificate, tokens } = self;
         let tls = certificate.server_config()?;
-        let (server, cluster, service) = runtime.block_on(async {
+        let (server, cluster, service, signals) = runtime.block_on(async {
+            // From here on an order to stop is an orderly stop, however soon it comes after readiness.
+            let signals = Signals::catch().map_err(ControlError::System)?;
             let ambient = Ambient { now, uuid: fresh_uuid };
             let (cluster, service) = node::start(state, data.recovered, data.plane, data.notices, ambient)?;
             let server = Server::bind(ServerOptions {
@@ -223,7 +226,7 @@ impl Prepared {
                 allow_test_volumes: options.allow_test_volumes,
                 now,
             })?;
-            Ok::<_, ControlError>((server, cluster, service))
+            Ok::<_, ControlError>((server, cluster, service, signals))
         })?;
         let addresses = server.local_addresses().map_err(ControlError::System)?;
         Endpoint::of(&addresses).write(&folder)?;
@@ -238,7 +241,20 @@ impl Prepared {
                 .await;
             renewing.abort();
         });
-        Ok(Control { folder, addresses, cluster, stop, serving, service, runtime, _lock: lock })
+        Ok(Control { folder, addresses, cluster, signals, stop, serving, service, runtime, _lock: lock })
+    }
+}
+
+/// The orders to stop that are caught instead of ending the process at once.
+#[derive(Debug)]
+struct Signals {
+    term: Signal,
+    int: Signal,
+}
+
+impl Signals {
+    fn catch() -> io::Result<Signals> {
+        Ok(Signals { term: signal(SignalKind::terminate())?, int: signal(SignalKind::interrupt())? })
     }
 }
 
@@ -248,6 +264,7 @@ pub struct Control {
     folder: PathBuf,
     addresses: Vec<SocketAddr>,
     cluster: Handle,
+    signals: Signals,
     stop: oneshot::Sender<()>,
     serving: JoinHandle<()>,
     service: JoinHandle<()>,
@@ -269,13 +286,12 @@ impl Control {
     }
 
     /// Waits until the process is told to end (SIGTERM or SIGINT), and says which.
-    pub fn wait_for_signal(&self) -> io::Result<&'static str> {
-        use tokio::signal::unix::{SignalKind, signal};
+    pub fn wait_for_signal(&mut self) -> &'static str {
+        let Signals { term, int } = &mut self.signals;
         self.runtime.block_on(async {
-            let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
             tokio::select! {
-                _ = term.recv() => Ok("SIGTERM"),
-                _ = int.recv() => Ok("SIGINT"),
+                _ = term.recv() => "SIGTERM",
+                _ = int.recv() => "SIGINT",
             }
         })
     }

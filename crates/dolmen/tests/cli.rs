@@ -93,6 +93,9 @@ fn a_volume_from_create_to_delete() {
     assert!(why.contains("size: ") && why.contains("shrink"), "{why}");
     assert!(on(&["connect-help", "web"]).contains("nvme connect -t tcp -a 127.0.0.1 -s 4420 -n nqn.2016-01"));
     assert!(on(&["volume", "deny", "web", HOST]).contains("ALLOW_NONE"));
+    on(&["volume", "allow", "web", "--ip", "ALLOW_ANY"]);
+    let said = run(&["--data", data.to_str().unwrap(), "volume", "allow", "web", "--ip", "192.0.2.1"]);
+    assert!(String::from_utf8_lossy(&said.stderr).contains("volume deny web --ip ALLOW_ANY"));
     let why = bad(4, &["--data", data.to_str().unwrap(), "volume", "create", "web", "--size", "1GiB"]);
     assert!(why.contains("exists already"), "{why}");
     assert!(on(&["volume", "delete", "web"]).contains("is deleted"));
@@ -215,6 +218,7 @@ fn the_node_tells_about_itself() {
     on(&["volume", "create", "v", "--size", "1GiB"]);
     assert!(on(&["event", "list"]).contains("VolumeCreated"));
     assert!(on(&["event", "list", "--since", "2100-01-01T00:00:00+00:00"]).contains("Nothing happened"));
+    assert!(on(&["event", "list", "--since", "2020-01-01"]).contains("VolumeCreated"));
     for args in [
         &["status"][..],
         &["node", "list"],
@@ -246,6 +250,8 @@ fn endpoint_and_token_from_elsewhere() {
     let copied = copy.to_str().unwrap();
     let why = bad(2, &["--endpoint", &url, "--token-file", copied, "status"]);
     assert!(why.contains("--certificate"), "{why}");
+    let why = bad(6, &["--endpoint", &url, "--token-file", "/no/such/token", "status"]);
+    assert!(why.contains("/no/such/token"), "{why}");
     let certificate = dir.path().join("tls.crt");
     let certificate = certificate.to_str().unwrap();
     let with = ["--endpoint", &url, "--token-file", copied, "--certificate", certificate, "status"];
@@ -334,10 +340,13 @@ fn wrong_command_lines_end_with_two() {
         &["volume", "create", "v", "--size", "10GiB", "--acl", "host"],
         &["volume", "create", "v", "--size", "10GiB", "--sector-size", "520"],
         &["volume", "allow", "v"],
+        &["event", "list", "--limit", "0"],
         &["serve"],
         &["serve", "--data", "/tmp/x"],
         &["serve", "--data", "/tmp/x", "--drive", "/tmp/y:10"],
         &["serve", "--endpoint", "https://a", "--data", "/tmp/x", "--drive", "/dev/x"],
+        &["serve", "--certificate", "c", "--data", "/tmp/x", "--drive", "/dev/x"],
+        &["serve", "--data", "/tmp/x", "--drive", "/dev/x:1GiB"],
         &["completions", "tclsh"],
     ] {
         let output = run(args);

@@ -26,8 +26,8 @@ impl Certificate {
             }),
             (None, None) => make(certificate, private, names),
             (Some(_), None) => Err(Error::Damaged {
-                path: private.into(),
-                what: format!("missing, while {} is there", certificate.display()),
+                path: certificate.into(),
+                what: format!("its private key {} is missing", private.display()),
             }),
             // The key is written first, so this is a first start that was cut off.
             (None, Some(_)) => make(certificate, private, names),

@@ -1,21 +1,26 @@
 //! The offline check of a pool: reads and verifies everything that counts, and changes nothing.
 //!
 //! Each shard is recovered in memory as at a start, without the seal; then every leaf of every line is read, and every stored
-//! block that the map names. A block that does not check is named by line and address.
+//! block that the map names. A block that does not check is named by line and address; one that other columns still give is told
+//! apart. Then every column of every commit is read, and the parity compared.
 
-use crate::check::block_check;
+use crate::columns::Columns;
 use crate::format::commit::LogIdentity;
 use crate::format::page::{Leaf, Level, PageRef, verify};
-use crate::location::BLOCK_GRANULES;
+use crate::format::segment::{SEGMENT_HEADER_BYTES, Stream};
+use crate::location::Slot;
 use crate::map::{Entry, LeafRef};
+use crate::parity;
 use crate::pool::read_plan;
-use crate::shard::{Geometry, Shared, load_shard};
+use crate::segments::Segment;
+use crate::shard::{Drives, FetchError, SegmentScan, Shared, Span, Way, load_shard, stored_how};
 use crate::store::new_shard;
-use crate::{Candidate, PoolPlan, ShardTuning, StoreError, UnitId};
+use crate::stored::BlockVersion;
+use crate::{Candidate, Keyring, PoolPlan, ShardTuning, StoreError, UnitId};
 use dolmen_io::exec::Handle;
 use dolmen_io::{Owner, Tag};
 use dolmen_types::limits::BLOCK_BYTES;
-use dolmen_types::{ShardId, Uuid};
+use dolmen_types::{LineId, ShardId, Uuid};
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::rc::Rc;
@@ -23,8 +28,8 @@ use std::rc::Rc;
 /// Problems that are named at most; more are only counted.
 const MAX_NAMED: usize = 1000;
 
-/// Blocks that are read in one go.
-const RUN_BLOCKS: usize = 32;
+/// Bytes that are read in one go.
+const RUN_BYTES: usize = 128 * 1024;
 
 /// What a check found.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -43,13 +48,24 @@ pub struct CheckReport {
     pub blocks: u64,
     /// Units that shards hold.
     pub units_held: u64,
-    /// Problems in all.
+    /// Commits whose columns were compared with each other.
+    pub commits: u64,
+    /// Places that hold something wrong, which other columns still give right: the pool mends them when it meets them.
+    pub mendable: u64,
+    /// Problems in all: what is lost.
     pub problems: u64,
     /// The first of them, for people; each names what is damaged.
     pub named: Vec<String>,
 }
 
 impl CheckReport {
+    fn mended(&mut self, text: String) {
+        self.mendable += 1;
+        if self.named.len() < MAX_NAMED {
+            self.named.push(format!("{text}: wrong, but other columns have it"));
+        }
+    }
+
     fn problem(&mut self, text: String) {
         self.problems += 1;
         if self.named.len() < MAX_NAMED {
@@ -58,12 +74,16 @@ impl CheckReport {
     }
 }
 
-/// Checks the pool on these drives, which nobody serves meanwhile. Fails only where there is no pool to check.
-pub async fn check_pool(exec: Handle, drives: Vec<Candidate>) -> Result<CheckReport, StoreError> {
+/// Checks the pool on these drives, which nobody serves meanwhile. Fails only where there is no pool to check. The blocks of an
+/// encrypted line are verified with its key; without it the line is named as a problem.
+pub async fn check_pool(
+    exec: Handle,
+    drives: Vec<Candidate>,
+    keyring: Keyring,
+) -> Result<CheckReport, StoreError> {
     let plan = read_plan(&exec, &drives).await?;
-    let files = plan.order.iter().map(|&i| drives[i].info.file).collect();
-    let units = plan.drives.iter().map(|d| d.units).collect();
-    let geometry = Rc::new(Geometry { files, units, unit_bytes: plan.unit_bytes });
+    let files: Vec<_> = plan.order.iter().map(|at| at.map(|i| drives[i].info.file)).collect();
+    let pool_drives = Rc::new(Drives::new(&plan, &files, &ShardTuning::default()));
     let mut report = CheckReport {
         pool: plan.pool,
         drives: plan.drives.iter().map(|d| d.path.clone()).collect(),
@@ -72,12 +92,13 @@ pub async fn check_pool(exec: Handle, drives: Vec<Candidate>) -> Result<CheckRep
     };
     let mut holders = BTreeMap::new();
     for id in (0..plan.shards).map(ShardId) {
-        let shard = offline_shard(&plan, id, &geometry);
+        let shard = offline_shard(&plan, id, &pool_drives, keyring.clone());
         if let Err(error) = load_shard(&shard, &exec).await {
             report.problem(format!("shard {id}: {error}"));
             continue;
         }
-        let held: Vec<UnitId> = shard.borrow().segments.iter().map(|(_, s)| s.unit).collect();
+        let held: Vec<UnitId> =
+            shard.borrow().segments.iter().flat_map(|(_, s)| s.columns.units().to_vec()).collect();
         report.units_held += held.len() as u64;
         for unit in held {
             if let Some(other) = holders.insert(unit, id) {
@@ -86,14 +107,15 @@ pub async fn check_pool(exec: Handle, drives: Vec<Candidate>) -> Result<CheckRep
             }
         }
         check_shard(&shard, &exec, &mut report).await;
+        check_columns(&shard, &exec, &mut report).await;
     }
     Ok(report)
 }
 
-fn offline_shard(plan: &PoolPlan, shard: ShardId, geometry: &Rc<Geometry>) -> Shared {
+fn offline_shard(plan: &PoolPlan, shard: ShardId, pool_drives: &Rc<Drives>, keyring: Keyring) -> Shared {
     let id = LogIdentity { pool: plan.pool, shard, incarnation: plan.incarnation, salt: 0 };
     let tag = Tag { owner: Owner(0), key: 0 };
-    Rc::new(RefCell::new(new_shard(id, geometry.clone(), ShardTuning::default(), tag)))
+    Rc::new(RefCell::new(new_shard(id, pool_drives.clone(), ShardTuning::default(), tag, keyring)))
 }
 
 async fn check_shard(shard: &Shared, exec: &Handle, report: &mut CheckReport) {
@@ -107,9 +129,13 @@ async fn check_shard(shard: &Shared, exec: &Handle, report: &mut CheckReport) {
     };
     for (line, leaves) in lines {
         report.lines += 1;
+        if !shard.borrow().has_keys_of(line) {
+            report.problem(StoreError::NoKey(LineId(line)).to_string());
+            continue;
+        }
         for page in leaves {
             report.leaves += 1;
-            match read_leaf(shard, exec, line, &page).await {
+            match read_leaf(shard, exec, line, &page, report).await {
                 Ok(mut entries) => {
                     // What the log since the checkpoint has overwritten counts no more.
                     entries.retain(|(lba, entry)| still_named(shard, line, *lba, entry));
@@ -146,33 +172,23 @@ async fn read_leaf(
     exec: &Handle,
     line: u64,
     page: &PageRef,
+    report: &mut CheckReport,
 ) -> Result<Vec<(u64, Entry)>, String> {
-    let bytes = read_at(shard, exec, page.location, BLOCK_BYTES).await?;
-    if !verify(&bytes, Level::Leaf, line, page) {
-        return Err(format!("the page at {} does not check", page.location));
+    let mut buf = exec.alloc(BLOCK_BYTES).await;
+    buf.set_len(BLOCK_BYTES);
+    let holds = |bytes: &[u8]| verify(bytes, Level::Leaf, line, page);
+    match stored_how(shard, exec, page.location, buf, holds).await {
+        Ok((bytes, way)) => {
+            if way == Way::Mended {
+                report.mended(format!("line {line}: the leaf at {}", page.location));
+            }
+            Ok(Leaf::trusted(&bytes).slots().filter_map(|(lba, v)| v.stored().map(|e| (lba, *e))).collect())
+        }
+        Err(error) => Err(format!("the page at {}: {error}", page.location)),
     }
-    Ok(Leaf::trusted(&bytes).slots().filter_map(|(lba, v)| v.stored().map(|e| (lba, *e))).collect())
 }
 
-async fn read_at(
-    shard: &Shared,
-    exec: &Handle,
-    location: crate::location::Location,
-    len: usize,
-) -> Result<dolmen_io::Buf, String> {
-    let place = {
-        let s = shard.borrow();
-        let inside = location.offset() + len as u64 <= u64::from(s.geometry.unit_bytes);
-        let unit = s.segments.at(location.slot()).map(|seg| seg.unit).filter(|_| inside);
-        unit.map(|u| s.geometry.place(u, location.offset()))
-    };
-    let (file, offset) = place.ok_or_else(|| format!("{location} is nowhere"))?;
-    let mut buf = exec.alloc(len).await;
-    buf.set_len(len);
-    exec.read(file, offset, buf).await.map_err(|(e, _)| e.to_string())
-}
-
-/// Reads stored blocks, what lies one behind the other in one go, and names each that does not check.
+/// Reads stored blocks, what lies on touching pages in one go, and names each that does not check.
 async fn check_blocks(
     shard: &Shared,
     exec: &Handle,
@@ -182,29 +198,90 @@ async fn check_blocks(
 ) {
     let mut rest = entries;
     while let Some((_, first)) = rest.first() {
-        let follows = |i: usize| {
-            let step = u32::try_from(i).expect("runs are short") * BLOCK_GRANULES;
-            rest[i].1.location == first.location.plus(step)
-        };
-        let count = (1..rest.len().min(RUN_BLOCKS)).take_while(|&i| follows(i)).count() + 1;
+        let mut span = Span::of(first);
+        let count = 1 + rest[1..].iter().take_while(|(_, e)| span.extend(e, RUN_BYTES)).count();
         let (run, tail) = rest.split_at(count);
         rest = tail;
         report.blocks += count as u64;
-        match read_at(shard, exec, first.location, count * BLOCK_BYTES).await {
-            Ok(bytes) => {
-                for ((lba, entry), block) in run.iter().zip(bytes.chunks_exact(BLOCK_BYTES)) {
-                    if block_check(line, *lba, entry.seq, block) != entry.check {
-                        report.problem(format!(
-                            "line {line}: block {lba} at {} does not check",
-                            entry.location
-                        ));
-                    }
+        if read_run(shard, exec, line, run).await == Ok(Way::Direct) {
+            continue;
+        }
+        for (lba, entry) in run {
+            match read_run(shard, exec, line, &[(*lba, *entry)]).await {
+                Ok(Way::Direct | Way::Around) => {}
+                Ok(Way::Mended) => report.mended(format!("line {line}: block {lba} at {}", entry.location)),
+                Err(error) => {
+                    report.problem(format!("line {line}: block {lba} at {}: {error}", entry.location))
                 }
-            }
-            Err(why) => {
-                let (from, to) = (run[0].0, run[count - 1].0);
-                report.problem(format!("line {line}: blocks {from} to {to} can't be read: {why}"));
             }
         }
     }
+}
+
+/// Reads blocks whose pages touch.
+async fn read_run(shard: &Shared, exec: &Handle, line: u64, run: &[(u64, Entry)]) -> Result<Way, FetchError> {
+    let Some((_, first)) = run.first() else { return Ok(Way::Direct) };
+    let mut span = Span::of(first);
+    run[1..].iter().for_each(|(_, e)| _ = span.extend(e, RUN_BYTES));
+    let mut buf = exec.alloc(span.len()).await;
+    buf.set_len(span.len());
+    let holds = |bytes: &[u8]| {
+        let blocks = run.iter().map(|(lba, e)| (BlockVersion { line, lba: *lba, seq: e.seq }, e));
+        span.holds(&mut shard.borrow_mut().forms, blocks, bytes)
+    };
+    stored_how(shard, exec, span.location(), buf, holds).await.map(|(_, way)| way)
+}
+
+/// Reads every column of every commit that counts, and compares the parity with what the data columns say it is. A segment with a
+/// column on a drive that is out has nothing to compare.
+async fn check_columns(shard: &Shared, exec: &Handle, report: &mut CheckReport) {
+    let segments: Vec<(Slot, Segment)> = {
+        let s = shard.borrow();
+        let out = s.drives.members().out;
+        let whole =
+            s.segments.iter().filter(|(_, seg)| seg.columns.parity() > 0 && !seg.columns.touches(out));
+        whole.filter(|(_, seg)| seg.stream != Stream::Meta).map(|(slot, seg)| (slot, *seg)).collect()
+    };
+    for (slot, segment) in segments {
+        let (drives, id) = {
+            let s = shard.borrow();
+            (s.drives.clone(), s.id)
+        };
+        let mut scan = SegmentScan::new(exec.clone(), drives, segment.columns);
+        let Ok(Some(header)) = scan.header(|h| h.slot == slot && h.shard == id.shard).await else {
+            report.problem(format!("segment {} has lost its header", slot.0));
+            continue;
+        };
+        let id = LogIdentity { incarnation: header.incarnation, salt: header.salt, ..id };
+        let (mut offset, mut seen) = (SEGMENT_HEADER_BYTES, 0);
+        while seen < segment.last_commit {
+            let Ok(Some((commit, _))) = scan.commit(&id, Some(slot), offset).await else { break };
+            (seen, offset) = (commit.place.number, u32::try_from(commit.end()).unwrap_or(u32::MAX));
+            report.commits += 1;
+            match columns_agree(&scan, &segment.columns, commit.place.offset, commit.depth as usize).await {
+                Ok(true) => {}
+                Ok(false) => report.mended(format!("segment {}: the parity of commit {seen}", slot.0)),
+                Err(why) => report.mended(format!("segment {}: a column of commit {seen} ({why})", slot.0)),
+            }
+        }
+    }
+}
+
+/// True when the parity columns are what the data columns make them.
+async fn columns_agree(
+    scan: &SegmentScan,
+    columns: &Columns,
+    offset: u32,
+    depth: usize,
+) -> Result<bool, String> {
+    let mut all = Vec::new();
+    for column in 0..columns.len() {
+        all.push(scan.column(column, &[column], offset, depth).await?);
+    }
+    let (data, parity) = all.split_at(columns.data());
+    let data: Vec<&[u8]> = data.iter().map(Vec::as_slice).collect();
+    let mut made = vec![vec![0; depth]; columns.parity()];
+    let mut sums: Vec<&mut [u8]> = made.iter_mut().map(Vec::as_mut_slice).collect();
+    parity::encode(&data, &mut sums);
+    Ok(made == parity)
 }

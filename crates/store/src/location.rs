@@ -1,4 +1,5 @@
-//! Where stored bytes are: a segment's slot and an offset in its data, in granules of 16 bytes.
+//! Where stored bytes are: a segment's slot and an offset in its columns, in granules of 16 bytes. Byte x of column c counts as
+//! `c * unit + x`, so in a narrow segment the offset is that in its unit.
 
 use std::fmt;
 
@@ -33,9 +34,11 @@ impl Location {
         (self.0 & 0xffff_ffff) * u64::from(GRANULE_BYTES)
     }
 
-    /// The location `granules` further on in the same segment.
-    pub(crate) fn plus(self, granules: u32) -> Location {
-        Location(self.0.wrapping_add(u64::from(granules)))
+    /// Column of the segment and offset in that column's unit. Bytes.
+    pub(crate) fn place(self, unit_bytes: u32) -> (usize, u32) {
+        let (offset, unit) = (self.offset(), u64::from(unit_bytes));
+        let column = usize::try_from(offset / unit).unwrap_or(usize::MAX);
+        (column, u32::try_from(offset % unit).expect("below a unit"))
     }
 }
 

@@ -1,5 +1,6 @@
 //! Messages between shards and the owner of the pool's units (on core 0); the composition routes them.
 
+use crate::columns::{Columns, Shape};
 use dolmen_types::ShardId;
 
 /// One unit of one drive: index of the drive in the pool, index of the unit on the drive.
@@ -16,6 +17,8 @@ pub struct UnitId {
 pub enum Purpose {
     /// Host writes: never from the reserve.
     Host,
+    /// Host writes that fill wide segments: likewise.
+    Bulk,
     /// Unmap, delete and other control records.
     Control,
     /// Survivors of cleaning.
@@ -33,10 +36,10 @@ pub enum ToPool {
         shard: ShardId,
         /// Every unit that it holds.
         units: Vec<UnitId>,
-        /// Bytes of live data in them.
-        live_bytes: u64,
+        /// Bytes on drives that its live data takes.
+        footprint_bytes: u64,
     },
-    /// The shard wants one unit.
+    /// The shard wants the units of one segment.
     Want {
         /// Who.
         shard: ShardId,
@@ -54,8 +57,26 @@ pub enum ToPool {
     Live {
         /// Who.
         shard: ShardId,
-        /// Bytes of live data in its units.
-        live_bytes: u64,
+        /// Bytes on drives that its live data takes.
+        footprint_bytes: u64,
+    },
+    /// A drive did not do what it was told: it has to be out before anything that lacks its columns is acknowledged.
+    Failed {
+        /// Who noticed.
+        shard: ShardId,
+        /// The drive, by its index in the pool.
+        drive: u16,
+        /// What happened, for people.
+        reason: String,
+    },
+    /// A drive reads badly or slowly: better without it, if the pool can spare it.
+    Ailing {
+        /// Who noticed.
+        shard: ShardId,
+        /// The drive, by its index in the pool.
+        drive: u16,
+        /// What happened, for people.
+        reason: String,
     },
 }
 
@@ -67,7 +88,9 @@ impl ToPool {
             ToPool::Recovered { shard, .. }
             | ToPool::Want { shard, .. }
             | ToPool::Release { shard, .. }
-            | ToPool::Live { shard, .. } => *shard,
+            | ToPool::Live { shard, .. }
+            | ToPool::Failed { shard, .. }
+            | ToPool::Ailing { shard, .. } => *shard,
         }
     }
 }
@@ -75,21 +98,39 @@ impl ToPool {
 /// From the pool's owner to a shard.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ToShard {
-    /// The shard now holds this unit.
+    /// The shard now holds these units.
     Lease {
-        /// The unit.
-        unit: UnitId,
+        /// The units of one segment, by column.
+        columns: Columns,
         /// What was asked for.
         purpose: Purpose,
     },
     /// Where the pool stands; sent when it changes, and in answer to [`ToPool::Live`].
     Space(SpaceLevel),
+    /// Who belongs to the pool now; durable on every drive that does.
+    Members(Members),
+    /// More drives fail than the pool can lose: nothing may be written any more.
+    Stop {
+        /// What happened, for people.
+        reason: String,
+    },
+}
+
+/// Where the drives of the pool stand, as sets of their indexes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Members {
+    /// Drives that nothing is read from or written to.
+    pub out: u64,
+    /// Drives in service that are being emptied.
+    pub leaving: u64,
+    /// What segments are made of from now on.
+    pub shape: Shape,
 }
 
 /// Where the pool stands, as one shard needs to know it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct SpaceLevel {
-    /// Bytes of live data that this shard may hold.
+    /// Bytes on drives that the live data of this shard may take.
     pub allowance_bytes: u64,
     /// Units that nobody holds.
     pub free_units: u32,

@@ -1,7 +1,8 @@
-//! The owner of the pool's units: leases them to shards, keeps the reserve, shares out what hosts may fill.
+//! The owner of the pool's units: leases them to shards, keeps the reserve, shares out what hosts may fill, and lets drives
+//! that fail or leave go.
 //!
-//! Who holds what is never written down here: each shard's checkpoint and log say it, and every shard reports after
-//! recovery. Until all have, nothing is leased.
+//! Units are leased in sets, one for each column of a segment, on as many drives. Who holds what is never written down here:
+//! each shard's checkpoint and log say it, and every shard reports after recovery. Until all have, nothing is leased.
 //!
 //! ```text
 //!   free units    0 .......... M ............. M + C .................. all
@@ -9,21 +10,27 @@
 //!                 only         |   control     |
 //! ```
 
-use crate::format::segment::Stream;
-use crate::{PoolPlan, Purpose, SpaceLevel, StoreError, ToPool, ToShard, UnitId};
+use crate::columns::{Columns, MAX_COLUMNS, Shape, drive_bit};
+use crate::format::segment::{STREAMS, Stream};
+use crate::membership::{Change, Membership};
+use crate::message::Members;
+use crate::{DriveState, PoolPlan, Purpose, SpaceLevel, StoreError, ToPool, ToShard, UnitId};
+use dolmen_io::FileId;
+use dolmen_io::exec::Handle;
 use dolmen_types::ShardId;
+use std::cmp::Reverse;
 use std::collections::VecDeque;
 
 /// What the owner knows of a shard.
 #[derive(Default)]
 struct View {
     recovered: bool,
-    live_bytes: u64,
+    footprint_bytes: u64,
     /// What it waits for, per stream.
-    wants: [Option<Purpose>; 3],
-    /// Streams that have had their first unit. It comes from what the shard gave up by restarting, so no reserve stands
-    /// before it: recovery never waits for space.
-    begun: [bool; 3],
+    wants: [Option<Purpose>; STREAMS],
+    /// Streams that have had their first units. They come from what the shard gave up by restarting, so no reserve stands
+    /// before them: recovery never waits for space.
+    begun: [bool; STREAMS],
     level: SpaceLevel,
 }
 
@@ -36,67 +43,131 @@ pub(crate) struct Reserve {
     pub(crate) cleaning: u32,
     /// Shards clean when no more than this is free.
     pub(crate) clean_below: u32,
-    /// Live bytes that the pool takes in all.
+    /// Bytes on drives that live data may take in all.
     pub(crate) capacity_bytes: u64,
 }
 
 impl Reserve {
-    /// The reserve of a pool of `units` units of `unit_bytes` shared by `shards` shards.
-    pub(crate) fn of(units: u32, unit_bytes: u32, shards: u32) -> Reserve {
-        let metadata = (2 * shards).max(units / 80);
-        let cleaning = (2 * shards).max(units / 100);
-        let clean_below = metadata + cleaning + (2 * shards).max(units / 24);
+    /// The reserve of a pool of `units` usable units of `unit_bytes` shared by `shards` shards.
+    pub(crate) fn of(units: u32, unit_bytes: u32, shards: u32, shape: Shape) -> Reserve {
+        let (narrow, wide) = (shape.narrow(), shape.wide());
+        let metadata = (2 * shards * narrow).max(units / 80);
+        let cleaning = (2 * shards * wide).max(units / 100);
+        let clean_below = metadata + cleaning + (2 * shards * narrow).max(units / 24);
         // What commits' own headers, open segments and leases ahead take comes out of the 7 % too. A pool too small for that
         // gives up what its shards need to go on.
+        let bulk = if shape.data > 1 { 3 * wide } else { 0 };
+        let (some, more) = (shards * (6 * narrow + 5 * wide + bulk), shards * (7 * narrow + 7 * wide + bulk));
         let by_share = u64::from(units) * 93 / 100;
-        let capacity_bytes = if units >= 512 && by_share <= u64::from(units.saturating_sub(11 * shards)) {
+        let capacity_bytes = if units >= 512 && by_share <= u64::from(units.saturating_sub(some)) {
             by_share * u64::from(unit_bytes)
         } else {
-            by_share.min(u64::from(units.saturating_sub(14 * shards))) * u64::from(unit_bytes - 4096) * 7 / 8
+            by_share.min(u64::from(units.saturating_sub(more))) * u64::from(unit_bytes - 4096) * 7 / 8
         };
         Reserve { metadata, cleaning, clean_below, capacity_bytes }
     }
 
-    /// Units that must stay free when a unit is leased for `purpose`.
+    /// Units that must stay free when units are leased for `purpose`.
     fn floor(&self, purpose: Purpose) -> u32 {
         match purpose {
             Purpose::Metadata => 0,
             Purpose::Clean => self.metadata / 2,
             Purpose::Control => self.metadata,
-            Purpose::Host => self.metadata + self.cleaning,
+            Purpose::Host | Purpose::Bulk => self.metadata + self.cleaning,
         }
     }
 }
 
-/// Lives on core 0; pure bookkeeping, fed by messages.
+/// Units that sets of `width`, each on as many drives, can be made of.
+fn in_sets(units: &[u32], width: u32) -> u32 {
+    let sum = |most: u32| units.iter().map(|&u| u64::from(u.min(most))).sum::<u64>();
+    let mut sets = u32::try_from(sum(u32::MAX) / u64::from(width)).unwrap_or(u32::MAX);
+    loop {
+        let fewer = u32::try_from(sum(sets) / u64::from(width)).unwrap_or(u32::MAX);
+        if fewer >= sets {
+            return sets * width;
+        }
+        sets = fewer;
+    }
+}
+
+/// Units of these drives as far as data fits them: what the largest drives have beyond the others carries narrower segments, or
+/// nothing at all.
+fn usable(units: &[u32], shape: Shape) -> u32 {
+    let mut sizes = units.to_vec();
+    sizes.sort_unstable();
+    let (mut below, mut data) = (0, 0);
+    for (i, &size) in sizes.iter().enumerate() {
+        let drives = u64::try_from(sizes.len() - i).expect("drives are few");
+        let parity = u64::from(shape.parity);
+        if drives <= parity {
+            break;
+        }
+        let columns = (drives - parity).min(u64::from(shape.data));
+        data += u64::from(size - below) * drives * columns / (columns + parity);
+        below = size;
+    }
+    let all = units.iter().map(|&u| u64::from(u)).sum::<u64>();
+    u32::try_from(shape.raw(data).min(all)).unwrap_or(u32::MAX)
+}
+
+/// A drive as `dolmen drive list` shows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DriveStanding {
+    /// Where it stands.
+    pub state: DriveState,
+    /// Why it is out, if that happened since the start.
+    pub reason: Option<String>,
+    /// Units that nobody holds.
+    pub free_units: u32,
+    /// Units that shards hold: for a drive that is out or leaving, what is still to be moved.
+    pub held_units: u32,
+}
+
+/// Lives on core 0; bookkeeping fed by messages, but for the superblocks that it has written when drives come or go.
 pub struct PoolOwner {
     shards: Vec<View>,
     /// Per drive: true for a unit that a shard holds.
     held: Vec<Vec<bool>>,
+    /// Per drive: units that shards hold.
+    held_units: Vec<u32>,
     /// Per drive: free units; the one that was given back first goes out first.
     free: Vec<VecDeque<u32>>,
-    free_units: u32,
     next_drive: usize,
     next_shard: usize,
+    unit_bytes: u32,
+    members: Members,
+    membership: Membership,
     reserve: Reserve,
     out: Vec<(ShardId, ToShard)>,
 }
 
 impl PoolOwner {
-    /// Knows nothing about who holds what until every shard has reported [`ToPool::Recovered`].
+    /// Knows nothing about who holds what until every shard has reported [`ToPool::Recovered`]. `files[i]` is core 0's handle of
+    /// the plan's drive `i`; superblocks are written by tasks on `exec`, one at a time.
     #[must_use]
-    pub fn new(plan: &PoolPlan) -> PoolOwner {
-        let units: u32 = plan.drives.iter().map(|d| d.units).sum();
-        PoolOwner {
+    pub fn new(plan: &PoolPlan, files: &[Option<FileId>], exec: &Handle) -> PoolOwner {
+        PoolOwner::with(plan, Membership::new(plan, files, Some(exec.clone())))
+    }
+
+    fn with(plan: &PoolPlan, membership: Membership) -> PoolOwner {
+        let members = membership.members();
+        let none = Reserve { metadata: 0, cleaning: 0, clean_below: 0, capacity_bytes: 0 };
+        let mut owner = PoolOwner {
             shards: (0..plan.shards).map(|_| View::default()).collect(),
             held: plan.drives.iter().map(|d| vec![false; d.units as usize]).collect(),
+            held_units: vec![0; plan.drives.len()],
             free: plan.drives.iter().map(|_| VecDeque::new()).collect(),
-            free_units: 0,
             next_drive: 0,
             next_shard: 0,
-            reserve: Reserve::of(units, plan.unit_bytes, u32::from(plan.shards)),
+            unit_bytes: plan.unit_bytes,
+            members,
+            membership,
+            reserve: none,
             out: Vec::new(),
-        }
+        };
+        owner.measure();
+        owner
     }
 
     /// A message of a shard. Fails when two shards hold one unit: the drives contradict themselves, nothing may be served.
@@ -104,9 +175,9 @@ impl PoolOwner {
         let shard = message.shard();
         let Some(view) = self.shards.get_mut(usize::from(shard.0)) else { return Ok(()) };
         match message {
-            ToPool::Recovered { units, live_bytes, .. } => {
+            ToPool::Recovered { units, footprint_bytes, .. } => {
                 view.recovered = true;
-                view.live_bytes = live_bytes;
+                view.footprint_bytes = footprint_bytes;
                 for unit in units {
                     self.hold(unit)?;
                 }
@@ -122,36 +193,124 @@ impl PoolOwner {
                 }
                 self.send_levels(None);
             }
-            ToPool::Live { live_bytes, .. } => {
-                view.live_bytes = live_bytes;
+            ToPool::Live { footprint_bytes, .. } => {
+                view.footprint_bytes = footprint_bytes;
                 self.send_levels(Some(shard));
             }
+            ToPool::Failed { drive, reason, .. } => self.membership.fail(drive, reason),
+            ToPool::Ailing { drive, reason, .. } => {
+                if self.membership.can_spare() {
+                    self.membership.fail(drive, reason);
+                }
+            }
         }
+        self.settle();
         self.grant();
         Ok(())
     }
 
-    /// Takes what is to be sent to shards.
+    /// Takes what is to be sent to shards. Once per turn: this is also where the outcome of a superblock's writing is seen.
     pub fn drain(&mut self, out: &mut Vec<(ShardId, ToShard)>) {
+        self.settle();
         out.append(&mut self.out);
     }
 
-    /// Units that nobody holds.
+    /// Begins to empty a drive so that it can be taken away; false when it is not in service or the pool can't spare it.
+    pub fn remove_drive(&mut self, drive: u16) -> bool {
+        self.membership.leave(drive)
+    }
+
+    /// Keeps a drive that is being emptied.
+    pub fn keep_drive(&mut self, drive: u16) {
+        self.membership.stay(drive);
+    }
+
+    /// Number of the superblock in force: remembered elsewhere, it tells drives that were left behind (see
+    /// [`PoolOptions::at_least`](crate::PoolOptions)).
+    #[must_use]
+    pub fn sequence(&self) -> u64 {
+        self.membership.sequence()
+    }
+
+    /// The drives in the plan's order.
+    #[must_use]
+    pub fn drives(&self) -> Vec<DriveStanding> {
+        let standing = |i: usize| {
+            let drive = u16::try_from(i).expect("at most MAX_DRIVES");
+            let state = self.membership.state(drive);
+            DriveStanding {
+                state,
+                reason: self.membership.reason(drive).filter(|_| state == DriveState::Out).map(str::to_owned),
+                free_units: u32::try_from(self.free[i].len()).expect("units fit 32 bits"),
+                held_units: self.held_units[i],
+            }
+        };
+        (0..self.free.len()).map(standing).collect()
+    }
+
+    /// Units that nobody holds and that a segment can be made of.
     #[must_use]
     pub fn free_units(&self) -> u32 {
-        self.free_units
+        let free: Vec<u32> = self.active().map(|i| self.free_on(i)).collect();
+        in_sets(&free, self.members.shape.narrow())
     }
 
-    /// The same, by drive in the plan's order.
+    /// Units that nobody holds, by drive in the plan's order.
     #[must_use]
     pub fn free_units_by_drive(&self) -> Vec<u32> {
-        self.free.iter().map(|f| u32::try_from(f.len()).expect("units fit 32 bits")).collect()
+        (0..self.free.len()).map(|i| self.free_on(i)).collect()
     }
 
-    /// Live bytes that the pool takes in all: raw space less the reserve.
+    /// Live data that the pool takes in all: raw space less the reserve and what parity takes.
     #[must_use]
     pub fn capacity_bytes(&self) -> u64 {
-        self.reserve.capacity_bytes
+        self.members.shape.usable(self.reserve.capacity_bytes)
+    }
+
+    fn free_on(&self, drive: usize) -> u32 {
+        u32::try_from(self.free[drive].len()).expect("units fit 32 bits")
+    }
+
+    /// Drives that new segments are begun on.
+    fn active(&self) -> impl Iterator<Item = usize> + '_ {
+        let set = self.members.out | self.members.leaving;
+        (0..self.free.len()).filter(move |&i| u16::try_from(i).is_ok_and(|d| set & drive_bit(d) == 0))
+    }
+
+    /// What the drives in service come to.
+    fn measure(&mut self) {
+        let shards = u32::try_from(self.shards.len()).expect("at most MAX_SHARDS");
+        let units: Vec<u32> =
+            self.active().map(|i| u32::try_from(self.held[i].len()).expect("units fit 32 bits")).collect();
+        let shape = self.members.shape;
+        self.reserve = Reserve::of(usable(&units, shape), self.unit_bytes, shards, shape);
+    }
+
+    /// Goes on with changes of the membership, and tells the shards what has come of them.
+    fn settle(&mut self) {
+        if self.ready() {
+            let waiting = self.members.out | self.members.leaving;
+            for drive in (0u16..).take(self.held_units.len()).filter(|&d| waiting & drive_bit(d) != 0) {
+                if self.held_units[usize::from(drive)] == 0 {
+                    self.membership.emptied(drive);
+                }
+            }
+        }
+        while let Some(change) = self.membership.poll() {
+            let message = match change {
+                Change::Stop(reason) => ToShard::Stop { reason },
+                Change::Members(members) => {
+                    self.members = members;
+                    self.measure();
+                    ToShard::Members(members)
+                }
+            };
+            for shard in (0u16..).take(self.shards.len()).map(ShardId) {
+                self.out.push((shard, message.clone()));
+            }
+            self.send_levels(None);
+            self.grant();
+        }
     }
 
     fn ready(&self) -> bool {
@@ -163,6 +322,7 @@ impl PoolOwner {
         match held {
             Some(held) if !*held => {
                 *held = true;
+                self.held_units[usize::from(unit.drive)] += 1;
                 Ok(())
             }
             _ => Err(StoreError::Corrupt(format!(
@@ -176,7 +336,6 @@ impl PoolOwner {
         for (drive, held) in self.held.iter().enumerate() {
             self.free[drive] = (0u32..).zip(held).filter(|(_, held)| !**held).map(|(unit, _)| unit).collect();
         }
-        self.free_units = self.free.iter().map(|f| u32::try_from(f.len()).expect("units fit 32 bits")).sum();
     }
 
     fn give_back(&mut self, unit: UnitId) {
@@ -185,7 +344,7 @@ impl PoolOwner {
             && std::mem::take(held)
         {
             self.free[usize::from(unit.drive)].push_back(unit.unit);
-            self.free_units += 1;
+            self.held_units[usize::from(unit.drive)] -= 1;
         }
     }
 
@@ -194,41 +353,59 @@ impl PoolOwner {
         if !self.ready() {
             return;
         }
-        let before = self.free_units;
-        for purpose in [Purpose::Metadata, Purpose::Clean, Purpose::Control, Purpose::Host] {
+        let mut granted = false;
+        for purpose in [Purpose::Metadata, Purpose::Clean, Purpose::Control, Purpose::Host, Purpose::Bulk] {
             let (shards, first) = (self.shards.len(), self.next_shard);
+            let width = self.width(purpose);
             for index in (0..shards).map(|i| (first + i) % shards) {
                 let (view, stream) = (&self.shards[index], stream_of(purpose) as usize);
                 let floor = if view.begun[stream] { self.reserve.floor(purpose) } else { 0 };
-                if view.wants[stream] != Some(purpose) || self.free_units <= floor {
+                if view.wants[stream] != Some(purpose)
+                    || self.free_units() < floor + self.members.shape.narrow()
+                {
                     continue;
                 }
-                let Some(unit) = self.take() else { return };
+                let Some(columns) = self.take(width) else { continue };
+                granted = true;
                 let view = &mut self.shards[index];
-                view.wants[stream_of(purpose) as usize] = None;
-                view.begun[stream_of(purpose) as usize] = true;
+                view.wants[stream] = None;
+                view.begun[stream] = true;
                 let shard = ShardId(u16::try_from(index).expect("at most MAX_SHARDS"));
-                self.out.push((shard, ToShard::Lease { unit, purpose }));
+                self.out.push((shard, ToShard::Lease { columns, purpose }));
                 self.next_shard = (index + 1) % shards;
             }
         }
-        if before != self.free_units {
+        if granted {
             self.send_levels(None);
         }
     }
 
-    /// A free unit, of the drives in turn.
-    fn take(&mut self) -> Option<UnitId> {
-        let (drives, first) = (self.free.len(), self.next_drive);
-        for index in (0..drives).map(|i| (first + i) % drives) {
-            if let Some(unit) = self.free[index].pop_front() {
-                self.held[index][unit as usize] = true;
-                self.free_units -= 1;
-                self.next_drive = (index + 1) % drives;
-                return Some(UnitId { drive: u16::try_from(index).expect("at most MAX_DRIVES"), unit });
-            }
+    /// Units that a segment for this purpose is made of.
+    fn width(&self, purpose: Purpose) -> u32 {
+        match purpose {
+            Purpose::Host | Purpose::Control | Purpose::Metadata => self.members.shape.narrow(),
+            Purpose::Clean | Purpose::Bulk => self.members.shape.wide(),
         }
-        None
+    }
+
+    /// Free units on different drives, of those that have most; fewer data columns when too few drives have any.
+    fn take(&mut self, width: u32) -> Option<Columns> {
+        let (drives, first) = (self.free.len(), self.next_drive);
+        let mut order: Vec<usize> = self.active().filter(|&i| !self.free[i].is_empty()).collect();
+        order.sort_by_key(|&i| (Reverse(self.free[i].len()), (i + drives - first) % drives));
+        order.truncate((width as usize).min(MAX_COLUMNS));
+        if order.len() < self.members.shape.narrow() as usize {
+            return None;
+        }
+        let mut units = Vec::new();
+        for &drive in &order {
+            let unit = self.free[drive].pop_front()?;
+            self.held[drive][unit as usize] = true;
+            self.held_units[drive] += 1;
+            units.push(UnitId { drive: u16::try_from(drive).expect("at most MAX_DRIVES"), unit });
+        }
+        self.next_drive = (order[0] + 1) % drives;
+        Columns::new(&units, usize::from(self.members.shape.parity))
     }
 
     /// Tells shards where the pool stands: `asked` in any case, the others when it matters to them.
@@ -236,12 +413,13 @@ impl PoolOwner {
         if !self.ready() {
             return;
         }
-        let live: u64 = self.shards.iter().map(|s| s.live_bytes).sum();
+        let live: u64 = self.shards.iter().map(|s| s.footprint_bytes).sum();
         let share = self.reserve.capacity_bytes.saturating_sub(live) / self.shards.len() as u64;
-        let clean = self.free_units <= self.reserve.clean_below;
+        let free_units = self.free_units();
+        let clean = free_units <= self.reserve.clean_below;
         for (index, view) in (0u16..).zip(&mut self.shards) {
-            let level =
-                SpaceLevel { allowance_bytes: view.live_bytes + share, free_units: self.free_units, clean };
+            let allowance_bytes = view.footprint_bytes + share;
+            let level = SpaceLevel { allowance_bytes, free_units, clean };
             let moved = view.level.allowance_bytes.abs_diff(level.allowance_bytes) > share / 8;
             if moved || view.level.clean != clean || asked == Some(ShardId(index)) {
                 view.level = level;
@@ -257,6 +435,7 @@ pub(crate) fn stream_of(purpose: Purpose) -> Stream {
         Purpose::Host | Purpose::Control => Stream::Hot,
         Purpose::Clean => Stream::Cold,
         Purpose::Metadata => Stream::Meta,
+        Purpose::Bulk => Stream::Bulk,
     }
 }
 
@@ -267,35 +446,50 @@ mod tests {
     use dolmen_types::Uuid;
 
     fn plan(drives: &[u32], shards: u16) -> PoolPlan {
-        let drive =
-            |&units: &u32| PlanDrive { uuid: Uuid::NIL, path: String::new(), serial: String::new(), units };
+        let drive = |&units: &u32| PlanDrive {
+            uuid: Uuid::NIL,
+            path: String::new(),
+            serial: String::new(),
+            units,
+            state: DriveState::In,
+        };
         PoolPlan {
             pool: Uuid::NIL,
             incarnation: 1,
             unit_bytes: 1 << 20,
             shards,
+            parity: 0,
+            sequence: 1,
             drives: drives.iter().map(drive).collect(),
-            order: (0..drives.len()).collect(),
+            order: (0..drives.len()).map(Some).collect(),
             created: true,
         }
     }
 
-    fn leases(owner: &mut PoolOwner) -> Vec<UnitId> {
+    fn owner(plan: &PoolPlan) -> PoolOwner {
+        PoolOwner::with(plan, Membership::new(plan, &[], None))
+    }
+
+    fn leases(owner: &mut PoolOwner) -> Vec<Columns> {
         let mut out = Vec::new();
         owner.drain(&mut out);
         out.into_iter()
-            .filter_map(|(_, m)| if let ToShard::Lease { unit, .. } = m { Some(unit) } else { None })
+            .filter_map(|(_, m)| if let ToShard::Lease { columns, .. } = m { Some(columns) } else { None })
             .collect()
     }
 
     #[test]
     fn leases_rotate_over_drives_and_stop_at_the_floor() {
-        let mut owner = PoolOwner::new(&plan(&[5, 5], 1));
+        let mut owner = owner(&plan(&[5, 5], 1));
         let shard = ShardId(0);
         owner.on_shard(ToPool::Want { shard, purpose: Purpose::Host }).unwrap();
         assert!(leases(&mut owner).is_empty());
         owner
-            .on_shard(ToPool::Recovered { shard, units: vec![UnitId { drive: 0, unit: 0 }], live_bytes: 0 })
+            .on_shard(ToPool::Recovered {
+                shard,
+                units: vec![UnitId { drive: 0, unit: 0 }],
+                footprint_bytes: 0,
+            })
             .unwrap();
         let mut got = leases(&mut owner);
         for _ in 0..10 {
@@ -303,26 +497,30 @@ mod tests {
             got.extend(leases(&mut owner));
         }
         assert_eq!(got.len(), 9 - 4);
-        assert!(got.windows(2).all(|w| w[0].drive != w[1].drive));
+        assert!(got.windows(2).all(|w| w[0].units()[0].drive != w[1].units()[0].drive));
         owner.on_shard(ToPool::Want { shard, purpose: Purpose::Clean }).unwrap();
         owner.on_shard(ToPool::Want { shard, purpose: Purpose::Metadata }).unwrap();
-        assert_eq!(leases(&mut owner).len(), 2);
-        owner.on_shard(ToPool::Release { shard, units: got.clone() }).unwrap();
+        let more = leases(&mut owner);
+        assert_eq!(more.iter().map(Columns::len).collect::<Vec<_>>(), [1, 1]);
+        let units = got.iter().chain(&more).flat_map(|c| c.units().to_vec()).collect();
+        owner.on_shard(ToPool::Release { shard, units }).unwrap();
         assert_eq!(leases(&mut owner).len(), 1);
     }
 
     #[test]
     fn a_unit_held_twice_is_corruption() {
-        let mut owner = PoolOwner::new(&plan(&[5], 2));
+        let mut owner = owner(&plan(&[5], 2));
         let units = vec![UnitId { drive: 0, unit: 3 }];
-        owner.on_shard(ToPool::Recovered { shard: ShardId(0), units: units.clone(), live_bytes: 0 }).unwrap();
-        assert!(owner.on_shard(ToPool::Recovered { shard: ShardId(1), units, live_bytes: 0 }).is_err());
+        owner
+            .on_shard(ToPool::Recovered { shard: ShardId(0), units: units.clone(), footprint_bytes: 0 })
+            .unwrap();
+        assert!(owner.on_shard(ToPool::Recovered { shard: ShardId(1), units, footprint_bytes: 0 }).is_err());
     }
 
     #[test]
     fn the_reserve_is_at_most_seven_per_cent_of_a_real_pool() {
         for (units, shards) in [(512, 1), (640, 2), (3072, 16), (100_000, 16)] {
-            let reserve = Reserve::of(units, 1 << 24, shards);
+            let reserve = Reserve::of(units, 1 << 24, shards, Shape { data: 1, parity: 0 });
             assert!(
                 reserve.capacity_bytes * 100 >= u64::from(units) * (1 << 24) * 92,
                 "{units} units, {shards} shards"
@@ -333,13 +531,13 @@ mod tests {
 
     #[test]
     fn allowances_never_exceed_the_capacity() {
-        let mut owner = PoolOwner::new(&plan(&[600], 2));
+        let mut owner = owner(&plan(&[600], 2));
         for s in 0..2 {
             owner
-                .on_shard(ToPool::Recovered { shard: ShardId(s), units: vec![], live_bytes: 1 << 20 })
+                .on_shard(ToPool::Recovered { shard: ShardId(s), units: vec![], footprint_bytes: 1 << 20 })
                 .unwrap();
         }
-        owner.on_shard(ToPool::Live { shard: ShardId(0), live_bytes: 200 << 20 }).unwrap();
+        owner.on_shard(ToPool::Live { shard: ShardId(0), footprint_bytes: 200 << 20 }).unwrap();
         let mut out = Vec::new();
         owner.drain(&mut out);
         let mut allowance = [0; 2];

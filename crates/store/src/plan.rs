@@ -1,5 +1,8 @@
 //! What opening a pool finds out, and what every core needs to host its shards.
 
+use crate::DriveState;
+use crate::format::superblock::{DriveEntry, Superblock};
+use crate::message::Members;
 use dolmen_types::{ShardId, Uuid};
 
 /// One drive of an opened pool.
@@ -13,6 +16,8 @@ pub struct PlanDrive {
     pub serial: String,
     /// Units on it.
     pub units: u32,
+    /// Where it stands since this opening.
+    pub state: DriveState,
 }
 
 /// An opened pool: plain data, handed to every core.
@@ -26,10 +31,15 @@ pub struct PoolPlan {
     pub unit_bytes: u32,
     /// Shards, fixed for the pool's life.
     pub shards: u16,
+    /// Drives that may be lost at a time without loss, fixed for the pool's life.
+    pub parity: u8,
+    /// Number of the superblock that describes the pool so.
+    pub sequence: u64,
     /// The drives; a unit's `drive` is an index here. The caller's own list of drives is matched by `order`.
     pub drives: Vec<PlanDrive>,
-    /// `order[i]` is the index, in the list that was given to the opener, of the drive at `drives[i]`.
-    pub order: Vec<usize>,
+    /// `order[i]` is the index, in the list that was given to the opener, of the drive at `drives[i]`; `None` for a drive
+    /// that is not there or does not count.
+    pub order: Vec<Option<usize>>,
     /// True when this opening made the pool.
     pub created: bool,
 }
@@ -39,6 +49,33 @@ impl PoolPlan {
     #[must_use]
     pub fn shards_of(&self, core: usize, cores: usize) -> Vec<ShardId> {
         (0..self.shards).filter(|&s| usize::from(s) % cores == core).map(ShardId).collect()
+    }
+
+    /// Where the drives stand.
+    #[must_use]
+    pub fn members(&self) -> Members {
+        crate::membership::members(&self.superblock())
+    }
+
+    /// The superblock that describes the pool so, for the drive with index 0.
+    pub(crate) fn superblock(&self) -> Superblock {
+        let entry = |d: &PlanDrive| DriveEntry {
+            uuid: d.uuid,
+            units: d.units,
+            state: d.state,
+            serial: d.serial.clone(),
+            path: d.path.clone(),
+        };
+        Superblock {
+            sequence: self.sequence,
+            pool: self.pool,
+            index: 0,
+            incarnation: self.incarnation,
+            shards: self.shards,
+            parity: self.parity,
+            unit_bytes: self.unit_bytes,
+            drives: self.drives.iter().map(entry).collect(),
+        }
     }
 }
 
@@ -61,8 +98,14 @@ pub struct SpaceReport {
     pub cleaned_bytes: u64,
     /// Of these, map pages and checkpoints.
     pub map_written_bytes: u64,
-    /// Blocks whose check differed when read.
+    /// Blocks whose check differed when read, and that no other column could give.
     pub integrity_errors: u64,
+    /// Reads that were answered through other columns, because a drive is out, failed, was late or held something else.
+    pub mended_reads: u64,
+    /// Live bytes in segments that lack a column, or will when a drive leaves: what re-protection has still to move.
+    pub at_risk_bytes: u64,
+    /// Those segments: 0 once everything is protected as the drives in service allow.
+    pub at_risk_segments: u64,
 }
 
 /// Knobs of a shard; the defaults suit production, tests make everything small.
@@ -82,6 +125,10 @@ pub struct ShardTuning {
     pub cache_bytes: usize,
     /// How long an append waits for space before it fails with `Full`. Milliseconds.
     pub full_wait_ms: u64,
+    /// A write that is under way for longer, while its peers on other drives have ended, puts its drive out. Milliseconds.
+    pub stuck_write_ms: u64,
+    /// A read that is under way for longer is answered through other columns, if it can be. Milliseconds.
+    pub slow_read_ms: u64,
 }
 
 impl Default for ShardTuning {
@@ -94,6 +141,8 @@ impl Default for ShardTuning {
             queued_batches: 4096,
             cache_bytes: 64 << 20,
             full_wait_ms: 10_000,
+            stuck_write_ms: 2_000,
+            slow_read_ms: 50,
         }
     }
 }

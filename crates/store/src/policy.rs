@@ -11,8 +11,10 @@
 pub(crate) struct Candidate<T> {
     /// Its name for the caller.
     pub(crate) id: T,
-    /// Live bytes in it.
+    /// Bytes on drives that its live data would take in a segment that cleaning fills.
     pub(crate) live_bytes: u64,
+    /// Bytes on drives that it takes.
+    pub(crate) dense_bytes: u64,
     /// Commits since its last one.
     pub(crate) age: u64,
 }
@@ -27,16 +29,16 @@ pub(crate) fn dense_bytes(unit_bytes: u32) -> u64 {
     pages * 64 / 65 * 4096
 }
 
-/// The candidate to clean next, among segments that hold `dense_bytes`; `None` when none is worth it.
-pub(crate) fn victim<T: Copy>(candidates: impl Iterator<Item = Candidate<T>>, dense_bytes: u64) -> Option<T> {
+/// The candidate to clean next; `None` when none is worth it.
+pub(crate) fn victim<T: Copy>(candidates: impl Iterator<Item = Candidate<T>>) -> Option<T> {
     let score = |c: &Candidate<T>| {
-        let free = u128::from(dense_bytes.saturating_sub(c.live_bytes));
-        let cost = u128::from(dense_bytes + c.live_bytes);
+        let free = u128::from(c.dense_bytes.saturating_sub(c.live_bytes));
+        let cost = u128::from(c.dense_bytes + c.live_bytes);
         // The square root of the age: a uniform load is then cleaned nearly greedily, a skewed one still apart.
         free * u128::from(c.age.max(1).isqrt()) * 1024 / cost
     };
     candidates
-        .filter(|c| c.live_bytes * 1000 <= dense_bytes * WORTHWHILE_PER_MILLE)
+        .filter(|c| c.live_bytes * 1000 <= c.dense_bytes * WORTHWHILE_PER_MILLE)
         .map(|c| (score(&c), c.id))
         .reduce(|best, c| if c.0 > best.0 { c } else { best })
         .map(|(_, id)| id)

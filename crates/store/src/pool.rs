@@ -5,14 +5,16 @@
 //! again; the second makes the pool.
 
 mod label;
-mod signature;
+pub(crate) mod signature;
+mod view;
 
 pub use label::{Identity, identify_drive, wipe_drive};
 
+use crate::columns::{MAX_PARITY, Shape};
 use crate::format::superblock::{DriveEntry, MAX_DRIVES, MAX_SHARDS, SUPERBLOCK_SLOTS, Superblock};
 use crate::format::{LABEL_BYTES, MAX_UNIT_BYTES, MIN_UNIT_BYTES};
-use crate::{PlanDrive, PoolPlan, StoreError};
-use dolmen_io::{DriveInfo, exec::Handle};
+use crate::{DriveState, PlanDrive, PoolPlan, StoreError};
+use dolmen_io::{DriveInfo, FileId, exec::Handle};
 use dolmen_types::Uuid;
 use label::{Found, look, zero};
 
@@ -39,17 +41,26 @@ pub struct Candidate {
 pub struct PoolOptions {
     /// Shards of a new pool, 1 to 16.
     pub shards: u16,
+    /// Drives that a new pool may lose at a time without loss; a pool that is there must have been made so. `None`: one for a new
+    /// pool of several drives, and whatever it is for one that is there.
+    pub parity: Option<u8>,
     /// Bytes of a unit of a new pool (tests); `None` chooses by the pool's size.
     pub unit_bytes: Option<u32>,
     /// Fresh random bytes for the UUIDs of a new pool and of drives that join.
     pub seed: [u8; 32],
     /// The pool that the node has served before: no other is opened, and none is made in its place.
     pub expect: Option<Uuid>,
+    /// Number of a superblock that was in force before: one with a lower number is refused, since other drives have gone on without
+    /// the ones that hold it. 0 for a pool that this node has not served.
+    pub at_least: u64,
+    /// Drives that were named and could not be opened, and why: they may only be drives of the pool, and no more than it can lose.
+    pub absent: Vec<(String, String)>,
 }
 
 /// Opens (or, over blank drives alone, makes) the pool that lives on these drives, and records this opening's incarnation
-/// durably on every drive. Refuses a drive with a foreign signature, of another pool or of a newer format, and a pool
-/// with a drive missing, by name; nothing is written then.
+/// durably on every drive. Refuses a drive with a foreign signature, of another pool or of a newer format, and a pool with more
+/// drives missing than it can lose, by name; nothing is written then. Drives that are missing are out from then on. Blank drives
+/// and those that were out join as new ones.
 pub async fn open_pool(
     exec: Handle,
     drives: Vec<Candidate>,
@@ -63,6 +74,12 @@ pub async fn open_pool(
         return Err(StoreError::Refused(format!(
             "this node has served pool {expected}, and the drives named {what}; nothing was written. Name the pool's own \
              drives, or use a fresh data folder"
+        )));
+    }
+    if let Some(newest) = newest.as_ref().filter(|s| s.sequence < options.at_least) {
+        return Err(StoreError::Refused(format!(
+            "the drives named have missed what pool {} did since; it went on with others. Name those too; nothing was written",
+            newest.pool
         )));
     }
     match newest {
@@ -86,18 +103,17 @@ async fn survey(exec: &Handle, drives: &[Candidate]) -> Result<(Vec<Found>, Opti
     for (drive, found) in drives.iter().zip(&found) {
         accept(drive, found)?;
     }
-    let newest =
-        found.iter().filter_map(Found::superblock).max_by_key(|s| (s.incarnation, s.sequence)).cloned();
+    let newest = view::in_force(&found)?;
     Ok((found, newest))
 }
 
-/// The plan of the pool on these drives as it stands; reads only. Every drive must be the pool's.
+/// The plan of the pool on these drives as it stands, with what is missing out; reads only. Every drive must be the pool's.
 pub(crate) async fn read_plan(exec: &Handle, drives: &[Candidate]) -> Result<PoolPlan, StoreError> {
     let (found, newest) = survey(exec, drives).await?;
     let Some(mut block) = newest else { return Err(StoreError::Refused("the drives hold no pool".into())) };
     let (order, joining) = members(drives, &found, &mut block)?;
     match joining.first() {
-        Some(&i) => Err(StoreError::Refused(format!("{} is blank", drives[i].path))),
+        Some(&i) => Err(StoreError::Refused(format!("{} is not a drive of the pool", drives[i].path))),
         None => Ok(plan(&block, order, false)),
     }
 }
@@ -131,11 +147,22 @@ fn accept(drive: &Candidate, found: &Found) -> Result<(), StoreError> {
 
 /// Makes a pool over blank drives.
 async fn make(exec: &Handle, drives: &[Candidate], options: &PoolOptions) -> Result<PoolPlan, StoreError> {
+    if let Some((_, why)) = options.absent.first() {
+        return Err(StoreError::Refused(why.clone()));
+    }
     if !(1..=MAX_SHARDS).contains(&options.shards) {
         return Err(StoreError::Refused(format!("a pool has 1 to {MAX_SHARDS} shards")));
     }
     let total: u64 = drives.iter().map(|d| d.info.size_bytes.saturating_sub(LABEL_BYTES)).sum();
-    let unit_bytes = options.unit_bytes.unwrap_or_else(|| choose_unit(total, options.shards));
+    let parity = options.parity.unwrap_or(u8::from(drives.len() > 1));
+    if usize::from(parity) > MAX_PARITY || drives.len() <= usize::from(parity) {
+        return Err(StoreError::Refused(format!(
+            "parity {parity} does not fit {} drives: it is 0 to {MAX_PARITY}, and takes one drive more than it says",
+            drives.len()
+        )));
+    }
+    let shape = Shape::of(drives.len(), parity);
+    let unit_bytes = options.unit_bytes.unwrap_or_else(|| choose_unit(total, options.shards, shape));
     if !unit_bytes.is_power_of_two() || !(MIN_UNIT_BYTES..=MAX_UNIT_BYTES).contains(&unit_bytes) {
         return Err(StoreError::Refused(format!(
             "a unit of {unit_bytes} bytes is not a power of two within the limits"
@@ -144,11 +171,16 @@ async fn make(exec: &Handle, drives: &[Candidate], options: &PoolOptions) -> Res
     let entries: Vec<DriveEntry> =
         (0u64..).zip(drives).map(|(i, d)| entry(d, unit_bytes, derive(&options.seed, i + 1))).collect();
     let units: u64 = entries.iter().map(|e| u64::from(e.units)).sum();
-    let needed = 16 * u64::from(options.shards) + 4;
+    let width = u64::from(shape.narrow() + shape.wide()) + if shape.data > 1 { 3 } else { 0 };
+    let needed = 8 * u64::from(options.shards) * width + 4;
     if units < needed || entries.iter().any(|e| e.units == 0) {
+        let sizes: Vec<String> =
+            drives.iter().map(|d| format!("{} has {} bytes", d.path, d.info.size_bytes)).collect();
         return Err(StoreError::Refused(format!(
-            "{total} bytes are too little for a pool of {} shards: it takes {needed} units of {unit_bytes} bytes and 1 MiB per drive",
-            options.shards
+            "too little for a pool of {} shards, which takes {needed} units of {unit_bytes} bytes, and at least one of \
+             them and 1 MiB of each drive: {}",
+            options.shards,
+            sizes.join(", ")
         )));
     }
     let mut block = Superblock {
@@ -157,82 +189,102 @@ async fn make(exec: &Handle, drives: &[Candidate], options: &PoolOptions) -> Res
         index: 0,
         incarnation: 0,
         shards: options.shards,
-        columns: (1, 0),
+        parity,
         unit_bytes,
         drives: entries,
     };
-    let all: Vec<usize> = (0..drives.len()).collect();
+    let order: Vec<Option<usize>> = (0..drives.len()).map(Some).collect();
     for drive in drives {
         zero(exec, drive.info.file, 0, LABEL_BYTES).await?;
     }
-    write_all(exec, drives, &all, &block).await?;
+    write_all(exec, drives, &order, &block).await?;
     (block.incarnation, block.sequence) = (1, 1);
-    write_all(exec, drives, &all, &block).await?;
-    Ok(plan(&block, all, true))
+    write_all(exec, drives, &order, &block).await?;
+    Ok(plan(&block, order, true))
 }
 
-/// Opens the pool that the newest superblock describes; blank drives join it.
+/// Opens the pool that the superblock in force describes; drives that hold nothing of it join.
 async fn reopen(
     exec: &Handle,
     drives: &[Candidate],
     found: &[Found],
-    newest: Superblock,
+    block: Superblock,
     options: &PoolOptions,
 ) -> Result<PoolPlan, StoreError> {
-    let mut block = newest;
+    let mut block = block;
+    if let Some(parity) = options.parity.filter(|&p| p != block.parity) {
+        return Err(StoreError::Refused(format!(
+            "the pool was made with parity {}, which stays so for its life; parity {parity} was asked for",
+            block.parity
+        )));
+    }
+    for (path, why) in &options.absent {
+        let known = block.drives.iter().any(|d| d.state != DriveState::Gone && d.path == *path);
+        if block.parity == 0 || !known {
+            return Err(StoreError::Refused(why.clone()));
+        }
+    }
     let (mut order, joining) = members(drives, found, &mut block)?;
     for i in joining {
-        let salt = u64::try_from(block.drives.len()).unwrap_or(u64::MAX);
-        let entry = entry(&drives[i], block.unit_bytes, derive(&options.seed, 1000 + salt));
-        if block.drives.len() == MAX_DRIVES || entry.units == 0 {
+        let salt = u64::try_from(i).unwrap_or(u64::MAX) + 1000 * (block.sequence + 1);
+        let entry = entry(&drives[i], block.unit_bytes, derive(&options.seed, salt));
+        let free = block.drives.iter().position(|d| d.state == DriveState::Gone);
+        if (free.is_none() && block.drives.len() == MAX_DRIVES) || entry.units == 0 {
             return Err(StoreError::Refused(format!(
                 "{} is too small, or the pool has its most drives",
                 drives[i].path
             )));
         }
         zero(exec, drives[i].info.file, 0, LABEL_BYTES).await?;
-        block.drives.push(entry);
-        order.push(i);
+        match free {
+            Some(place) => (block.drives[place], order[place]) = (entry, Some(i)),
+            None => {
+                block.drives.push(entry);
+                order.push(Some(i));
+            }
+        }
     }
-    block.incarnation += 1;
+    let highest = found.iter().flat_map(Found::superblocks).map(|s| s.incarnation).max().unwrap_or(0);
+    block.incarnation = block.incarnation.max(highest) + 1;
     block.sequence += 1;
-    // New drives first: should we die before the old ones know them, the newest superblock still names everything.
-    let written: Vec<usize> = order.iter().rev().copied().collect();
-    for &i in &written {
-        write_one(exec, drives, &order, i, &block).await?;
-    }
+    write_all(exec, drives, &order, &block).await?;
     Ok(plan(&block, order, false))
 }
 
-/// Matches the drives with the superblock's table and brings paths and serial numbers up to date: for each drive of the pool
-/// the index of its candidate, and the candidates that are blank.
+/// Matches the drives with the superblock's table, puts those that are missing out, and brings paths and serial numbers up to
+/// date: for each drive of the pool the index of its candidate, and the candidates that hold nothing of it.
 fn members(
     drives: &[Candidate],
     found: &[Found],
     block: &mut Superblock,
-) -> Result<(Vec<usize>, Vec<usize>), StoreError> {
-    let mut order = vec![usize::MAX; block.drives.len()];
+) -> Result<(Vec<Option<usize>>, Vec<usize>), StoreError> {
+    let mut order: Vec<Option<usize>> = vec![None; block.drives.len()];
     let mut joining = Vec::new();
     for (i, (drive, found)) in drives.iter().zip(found).enumerate() {
         let Some(own) = found.membership(block.pool) else {
             joining.push(i);
             continue;
         };
-        let uuid = own.drives[usize::from(own.index)].uuid;
-        let place = block.drives.iter().position(|d| d.uuid == uuid).filter(|_| own.pool == block.pool);
-        let Some(place) = place else {
+        if own.pool != block.pool {
             return Err(StoreError::Refused(format!(
                 "{} belongs to pool {}, the others to pool {}; nothing was written",
                 drive.path, own.pool, block.pool
             )));
+        }
+        let uuid = own.drives[usize::from(own.index)].uuid;
+        let place = block.drives.iter().position(|d| d.uuid == uuid && d.state.counts());
+        let Some(place) = place else {
+            // It was out, or never quite in: what it holds counts no more.
+            joining.push(i);
+            continue;
         };
-        if order[place] != usize::MAX {
+        if let Some(other) = order[place] {
             return Err(StoreError::Refused(format!(
                 "{} and {} are the same drive of the pool, or a copy of one",
-                drives[order[place]].path, drive.path
+                drives[other].path, drive.path
             )));
         }
-        order[place] = i;
+        order[place] = Some(i);
         let known = &mut block.drives[place];
         if drive.info.size_bytes < LABEL_BYTES + u64::from(known.units) * u64::from(block.unit_bytes) {
             return Err(StoreError::Refused(format!(
@@ -247,25 +299,27 @@ fn members(
     Ok((order, joining))
 }
 
-/// Refuses a pool with a drive missing, by the name under which the operator knew it.
-fn missing(block: &Superblock, order: &[usize]) -> Result<(), StoreError> {
-    let absent: Vec<String> = block
-        .drives
-        .iter()
-        .zip(order)
-        .filter(|(_, at)| **at == usize::MAX)
-        .map(|(d, _)| {
-            let serial = if d.serial.is_empty() { String::new() } else { format!(", serial {}", d.serial) };
-            format!("{} (drive {}{serial})", d.path, d.uuid)
-        })
-        .collect();
-    if absent.is_empty() {
+/// Puts the drives that are missing out. Refuses a pool that has lost too many, by the names under which the operator knew them.
+fn missing(block: &mut Superblock, order: &[Option<usize>]) -> Result<(), StoreError> {
+    let mut absent = Vec::new();
+    for (drive, at) in block.drives.iter_mut().zip(order) {
+        if drive.state == DriveState::Gone || at.is_some() {
+            continue;
+        }
+        let serial =
+            if drive.serial.is_empty() { String::new() } else { format!(", serial {}", drive.serial) };
+        let was_out = if drive.state == DriveState::Out { ", out before" } else { "" };
+        absent.push(format!("{} (drive {}{serial}{was_out})", drive.path, drive.uuid));
+        drive.state = DriveState::Out;
+    }
+    if absent.len() <= usize::from(block.parity) && order.iter().any(Option::is_some) {
         return Ok(());
     }
+    let drives = block.drives.iter().filter(|d| d.state != DriveState::Gone).count();
     Err(StoreError::Refused(format!(
-        "pool {} has {} drives, and these are missing: {}; nothing was written",
+        "pool {} has {drives} drives and can do without {}; these are missing: {}; nothing was written",
         block.pool,
-        block.drives.len(),
+        block.parity,
         absent.join(", ")
     )))
 }
@@ -275,14 +329,15 @@ fn entry(drive: &Candidate, unit_bytes: u32, uuid: Uuid) -> DriveEntry {
     DriveEntry {
         uuid,
         units: u32::try_from(units).unwrap_or(u32::MAX),
+        state: DriveState::In,
         serial: drive.info.serial.clone().unwrap_or_default(),
         path: drive.path.clone(),
     }
 }
 
 /// The largest unit that still gives enough of them.
-fn choose_unit(total_bytes: u64, shards: u16) -> u32 {
-    let units = MIN_UNITS.max(MIN_UNITS_PER_SHARD * u64::from(shards));
+fn choose_unit(total_bytes: u64, shards: u16, shape: Shape) -> u32 {
+    let units = MIN_UNITS.max(MIN_UNITS_PER_SHARD * u64::from(shards) * u64::from(shape.wide()));
     let mut unit = MAX_UNIT_BYTES;
     while unit > MIN_CHOSEN_UNIT_BYTES && total_bytes / u64::from(unit) < units {
         unit /= 2;
@@ -299,54 +354,57 @@ fn derive(seed: &[u8; 32], number: u64) -> Uuid {
     Uuid::from_random(bytes)
 }
 
-fn plan(block: &Superblock, order: Vec<usize>, created: bool) -> PoolPlan {
+fn plan(block: &Superblock, order: Vec<Option<usize>>, created: bool) -> PoolPlan {
     let drive = |d: &DriveEntry| PlanDrive {
         uuid: d.uuid,
         path: d.path.clone(),
         serial: d.serial.clone(),
         units: d.units,
+        state: d.state,
     };
     PoolPlan {
         pool: block.pool,
         incarnation: block.incarnation,
         unit_bytes: block.unit_bytes,
         shards: block.shards,
+        parity: block.parity,
+        sequence: block.sequence,
         drives: block.drives.iter().map(drive).collect(),
         order,
         created,
     }
 }
 
+/// Writes the superblock to every drive that is there, the newest of the table first.
 async fn write_all(
     exec: &Handle,
     drives: &[Candidate],
-    order: &[usize],
+    order: &[Option<usize>],
     block: &Superblock,
 ) -> Result<(), StoreError> {
-    for &i in order {
-        write_one(exec, drives, order, i, block).await?;
+    for (place, at) in order.iter().enumerate().rev() {
+        let Some(drive) = at.map(|i| &drives[i]) else { continue };
+        let index = u16::try_from(place).expect("at most MAX_DRIVES");
+        let failed = |e: dolmen_io::Error| StoreError::Drive(format!("{}: {e}", drive.path));
+        write_superblock(exec, drive.info.file, block, index).await.map_err(failed)?;
     }
     Ok(())
 }
 
-/// Writes the superblock of candidate `i` into the slot of its sequence number.
-async fn write_one(
+/// Writes the superblock of the drive with an index into the slot of its sequence number, durably.
+pub(crate) async fn write_superblock(
     exec: &Handle,
-    drives: &[Candidate],
-    order: &[usize],
-    i: usize,
+    file: FileId,
     block: &Superblock,
-) -> Result<(), StoreError> {
-    let place = order.iter().position(|&o| o == i).unwrap_or(0);
-    let index = u16::try_from(place).expect("at most MAX_DRIVES");
+    index: u16,
+) -> Result<(), dolmen_io::Error> {
     let bytes = Superblock { index, ..block.clone() }.encode();
     let mut buf = exec.alloc(bytes.len()).await;
+    buf.set_len(bytes.len());
     buf.copy_from_slice(&bytes);
     let at = (block.sequence % SUPERBLOCK_SLOTS) * bytes.len() as u64;
-    let file = drives[i].info.file;
-    let failed = |e: dolmen_io::Error| StoreError::Drive(format!("{}: {e}", drives[i].path));
-    exec.write_durable(file, at, vec![buf.freeze()]).await.map_err(failed)?;
-    exec.flush(file).await.map_err(failed)
+    exec.write_durable(file, at, vec![buf.freeze()]).await?;
+    exec.flush(file).await
 }
 
 #[cfg(test)]
@@ -355,10 +413,12 @@ mod tests {
 
     #[test]
     fn units_scale_with_the_pool() {
-        assert_eq!(choose_unit(1 << 40, 2), 64 << 20);
-        assert_eq!(choose_unit(10 << 30, 2), 16 << 20);
-        assert_eq!(choose_unit(1 << 30, 2), 2 << 20);
-        assert_eq!(choose_unit(100 << 20, 2), 1 << 20);
-        assert_eq!(choose_unit(10 << 30, 16), 2 << 20);
+        let single = Shape::of(1, 0);
+        assert_eq!(choose_unit(1 << 40, 2, single), 64 << 20);
+        assert_eq!(choose_unit(10 << 30, 2, single), 16 << 20);
+        assert_eq!(choose_unit(1 << 30, 2, single), 2 << 20);
+        assert_eq!(choose_unit(100 << 20, 2, single), 1 << 20);
+        assert_eq!(choose_unit(10 << 30, 16, single), 2 << 20);
+        assert_eq!(choose_unit(10 << 30, 2, Shape::of(5, 1)), 4 << 20);
     }
 }

@@ -4,7 +4,7 @@
 //! the current checkpoint's own body takes (`body`). Counts are upper bounds: an overwritten block is taken off when the
 //! delta or the merge that drops its entry does so. They never fall below what is live.
 
-use crate::UnitId;
+use crate::columns::{Columns, Shape};
 use crate::format::body::SegmentRow;
 use crate::format::segment::Stream;
 use crate::location::Slot;
@@ -13,8 +13,8 @@ use crate::map::Entry;
 /// One segment.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Segment {
-    /// Its unit (narrow, unmirrored: the only member).
-    pub(crate) unit: UnitId,
+    /// Its units.
+    pub(crate) columns: Columns,
     /// What it is filled with.
     pub(crate) stream: Stream,
     /// Its number in the stream.
@@ -23,6 +23,8 @@ pub(crate) struct Segment {
     pub(crate) closed: bool,
     /// Its contents could not be read or do not check: cleaning leaves it alone.
     pub(crate) quarantined: bool,
+    /// A column of it could not be read or did not check, and was mended on the way: cleaning moves what lives here.
+    pub(crate) suspect: bool,
     /// Cleaning has moved everything out of it.
     pub(crate) cleaned: bool,
     /// Live bytes by leaves, nodes and the frozen delta.
@@ -40,13 +42,22 @@ impl Segment {
     pub(crate) fn live(&self) -> u32 {
         self.base + self.delta + self.body
     }
+
+    /// True when a column of it is on a drive of the set, it was begun with less parity than there should be, or something in it
+    /// was wrong and nothing is appended to it any more.
+    pub(crate) fn at_risk(&self, drives: u64, shape: Shape) -> bool {
+        (self.suspect && self.closed)
+            || self.columns.parity() < usize::from(shape.parity)
+            || self.columns.touches(drives)
+    }
 }
 
 /// The table of a shard's segments, by slot.
 #[derive(Default)]
 pub(crate) struct SegmentTable {
     slots: Vec<Option<Segment>>,
-    held: usize,
+    /// Units of all segments.
+    units: usize,
     /// Sum of `base` and `delta`.
     live: u64,
     /// Of it, and with bodies, what metadata takes.
@@ -55,17 +66,18 @@ pub(crate) struct SegmentTable {
 
 impl SegmentTable {
     /// A new, open segment in the lowest free slot.
-    pub(crate) fn add(&mut self, unit: UnitId, stream: Stream, stream_seq: u64) -> Slot {
+    pub(crate) fn add(&mut self, columns: Columns, stream: Stream, stream_seq: u64) -> Slot {
         let index = self.slots.iter().position(Option::is_none).unwrap_or(self.slots.len());
         let slot = Slot(u32::try_from(index).expect("a pool has fewer than 2^32 units"));
         self.put(
             slot,
             Segment {
-                unit,
+                columns,
                 stream,
                 stream_seq,
                 closed: false,
                 quarantined: false,
+                suspect: false,
                 cleaned: false,
                 base: 0,
                 delta: 0,
@@ -84,11 +96,12 @@ impl SegmentTable {
         self.put(
             row.slot,
             Segment {
-                unit: row.unit,
+                columns: row.columns,
                 stream: row.stream,
                 stream_seq: row.stream_seq,
                 closed: true,
                 quarantined: false,
+                suspect: false,
                 cleaned: false,
                 base: 0,
                 delta: 0,
@@ -107,15 +120,15 @@ impl SegmentTable {
         }
         debug_assert!(self.slots[index].is_none(), "a slot is given out once");
         self.slots[index] = Some(segment);
-        self.held += 1;
+        self.units += segment.columns.len();
     }
 
-    /// Forgets a segment without live bytes; its unit.
-    pub(crate) fn remove(&mut self, slot: Slot) -> Option<UnitId> {
+    /// Forgets a segment without live bytes; its units.
+    pub(crate) fn remove(&mut self, slot: Slot) -> Option<Columns> {
         let segment = self.slots.get_mut(slot.0 as usize)?.take()?;
         debug_assert_eq!(segment.base + segment.delta, 0, "a segment that is given back is empty");
-        self.held -= 1;
-        Some(segment.unit)
+        self.units -= segment.columns.len();
+        Some(segment.columns)
     }
 
     /// The segment in a slot.
@@ -133,9 +146,14 @@ impl SegmentTable {
         (0u32..).map(Slot).zip(&self.slots).filter_map(|(slot, s)| Some((slot, s.as_ref()?)))
     }
 
-    /// Segments held.
-    pub(crate) fn len(&self) -> usize {
-        self.held
+    /// Units of all segments.
+    pub(crate) fn units(&self) -> usize {
+        self.units
+    }
+
+    /// Bytes on drives that what lives here takes once cleaning has been over it.
+    pub(crate) fn footprint(&self, shape: Shape) -> u64 {
+        shape.raw(self.live - self.meta) + self.meta * u64::from(shape.narrow())
     }
 
     /// Live bytes of all segments, without checkpoint bodies.

@@ -3,10 +3,11 @@
 use crate::format::commit::LogIdentity;
 use crate::map::Map;
 use crate::segments::SegmentTable;
-use crate::shard::{Geometry, Log, Phase, Shard, Shared, run_shard, start_diff};
+use crate::shard::{Complaint, Drives, Log, Phase, Reprotect, Shard, Shared, run_shard, start_diff};
+use crate::stored::Forms;
 use crate::{
-    AppendError, Batch, DiffDone, DiffRequest, Done, Key, LineInfo, LineUsage, Marks, PoolPlan, ShardTuning,
-    SpaceReport, StoreError, Ticket, ToPool, ToShard,
+    AppendError, Batch, DataKey, DiffDone, DiffRequest, Done, Key, Keyring, LineInfo, LineUsage, Marks,
+    PoolPlan, ShardTuning, SpaceReport, StoreError, Ticket, ToPool, ToShard,
 };
 use dolmen_io::{Buf, Error, Event, FileId, Io, Owner, Tag, TimerId, exec};
 use dolmen_types::{Lba, LineId, Nanos, PgId, Seq, ShardId};
@@ -27,6 +28,7 @@ pub struct Store {
     /// Shards of the pool.
     total: u16,
     shards: Vec<(ShardId, Shared)>,
+    drives: Rc<Drives>,
     owner: Owner,
     timer: Option<TimerId>,
     exec: exec::Handle,
@@ -36,41 +38,40 @@ pub struct Store {
 
 impl Store {
     /// Hosts the given shards of an opened pool (see [`PoolPlan::shards_of`]); `files[i]` is this core's handle of the plan's
-    /// drive `i`. Recovery starts at once as a task on `exec`, which must have room for two tasks per shard and more for
-    /// listings of changes;
+    /// drive `i`, if it is there. Recovery starts at once as a task on `exec`, which must have room for ten tasks per shard, and
+    /// for listings of changes ([`MAX_DIFFS`](crate::MAX_DIFFS) per shard);
     /// [`Store::ready`] tells when it has ended. `owner` tags the store's own drive operations (reads and commits).
     /// `salt` is fresh randomness of this opening.
+    /// `keyring` holds the keys of the encrypted lines; recovery refuses a log whose tail it could not verify without one
+    /// that is missing.
     #[must_use]
+    #[allow(clippy::too_many_arguments)] // What a store is made of, once.
     pub fn open(
         plan: &PoolPlan,
         shards: &[ShardId],
-        files: &[FileId],
+        files: &[Option<FileId>],
         tuning: ShardTuning,
         owner: Owner,
         salt: u64,
+        keyring: &Keyring,
         exec: &exec::Handle,
     ) -> Store {
-        let units = plan.drives.iter().map(|d| d.units).collect();
-        let geometry = Rc::new(Geometry { files: files.to_vec(), units, unit_bytes: plan.unit_bytes });
+        let drives = Rc::new(Drives::new(plan, files, &tuning));
         let make = |(index, &id): (u64, &ShardId)| {
             let salt = crate::check::block_seed(salt, u64::from(id.0), plan.incarnation);
             let log_id = LogIdentity { pool: plan.pool, shard: id, incarnation: plan.incarnation, salt };
             let tag = Tag { owner, key: index << SHARD_SHIFT };
-            let shard = Rc::new(RefCell::new(new_shard(log_id, geometry.clone(), tuning.clone(), tag)));
+            let shard = new_shard(log_id, drives.clone(), tuning.clone(), tag, keyring.clone());
+            let shard = Rc::new(RefCell::new(shard));
             if exec.spawn(run_shard(shard.clone(), exec.clone())).is_err() {
                 shard.borrow_mut().phase =
                     Phase::Failed(StoreError::Drive("the core has too many tasks".into()));
             }
             (id, shard)
         };
-        Store {
-            total: plan.shards,
-            shards: (0..).zip(shards).map(make).collect(),
-            owner,
-            timer: None,
-            exec: exec.clone(),
-            diffs: Vec::new(),
-        }
+        let shards = (0..).zip(shards).map(make).collect();
+        let (exec, diffs) = (exec.clone(), Vec::new());
+        Store { total: plan.shards, shards, drives, owner, timer: None, exec, diffs }
     }
 
     /// `None` while recovering; then whether every shard serves.
@@ -127,6 +128,23 @@ impl Store {
         }
     }
 
+    /// Gives the store the key of an encrypted line of a group: before the batch that creates the line.
+    pub fn add_key(&mut self, pg: PgId, line: LineId, key: DataKey) {
+        if let Some(shard) = self.shard(pg) {
+            shard.borrow_mut().forms.add_key(line.0, key);
+        }
+    }
+
+    /// Forgets the key of a line that is gone. One that the map or the queue still knows keeps its key.
+    pub fn forget_key(&mut self, pg: PgId, line: LineId) {
+        if let Some(shard) = self.shard(pg) {
+            let mut shard = shard.borrow_mut();
+            if shard.attributes(line.0).is_none() {
+                shard.forms.forget_key(line.0);
+            }
+        }
+    }
+
     /// Completions of operations that carry the store's owner.
     pub fn on_event(&mut self, io: &mut Io, key: u64, event: Event) {
         if key & KIND_MASK == KIND_TIMER {
@@ -168,6 +186,8 @@ impl Store {
             let mut shard = shard.borrow_mut();
             shard.now = io.now();
             shard.refill_reserve(io);
+            shard.look();
+            shard.take_mended(io);
             if shard.has_stalled_reads() {
                 shard.retry_stalled(io);
             }
@@ -195,6 +215,11 @@ impl Store {
         for (_, shard) in &self.shards {
             out.append(&mut shard.borrow_mut().to_pool);
         }
+        let Some(&(shard, _)) = self.shards.first() else { return };
+        out.extend(self.drives.complaints().into_iter().map(|complaint| match complaint {
+            Complaint::Failed(drive, reason) => ToPool::Failed { shard, drive, reason },
+            Complaint::Ailing(drive, reason) => ToPool::Ailing { shard, drive, reason },
+        }));
     }
 
     /// A message of the pool's owner for one of our shards.
@@ -273,7 +298,18 @@ impl Store {
         for (_, shard) in &self.shards {
             shard.borrow().report_space(&mut sum);
         }
+        sum.mended_reads = self.drives.mended();
         sum
+    }
+
+    /// Pauses re-protection (what lives on drives that are out or leaving is then only moved by ordinary cleaning), or bounds the
+    /// bytes that each shard moves for it in a second; 0 for no bound.
+    pub fn set_reprotection(&mut self, paused: bool, bytes_per_s: u64) {
+        for (_, shard) in &self.shards {
+            let mut shard = shard.borrow_mut();
+            shard.reprotect = Reprotect { paused, bytes_per_s };
+            shard.clean_bell.notify();
+        }
     }
 
     /// Asks for a checkpoint of every shard, soon.
@@ -317,14 +353,20 @@ fn read_result(event: Event) -> Option<Result<Buf, (Error, Option<Buf>)>> {
 }
 
 /// A shard that has not begun to recover.
-pub(crate) fn new_shard(id: LogIdentity, geometry: Rc<Geometry>, tuning: ShardTuning, tag: Tag) -> Shard {
+pub(crate) fn new_shard(
+    id: LogIdentity,
+    drives: Rc<Drives>,
+    tuning: ShardTuning,
+    tag: Tag,
+    keyring: Keyring,
+) -> Shard {
     let map = Map::new(tuning.cache_bytes);
     let mut log = Log { next_number: 1, ..Log::default() };
     // Segments of a stream are counted from 1.
     log.streams.iter_mut().for_each(|s| s.next_seq = 1);
     Shard {
         id,
-        geometry,
+        drives,
         tuning,
         phase: Phase::Recovering,
         map,
@@ -338,7 +380,9 @@ pub(crate) fn new_shard(id: LogIdentity, geometry: Rc<Geometry>, tuning: ShardTu
         kept_pages: Vec::new(),
         kept_stage: None,
         announced: crate::shard::Announced::default(),
+        forms: Forms::new(keyring),
         reads: crate::shard::Reads::default(),
+        mends: crate::shard::Mends::default(),
         moving: BTreeSet::new(),
         moves_forgotten: false,
         move_jobs: VecDeque::new(),
@@ -349,10 +393,15 @@ pub(crate) fn new_shard(id: LogIdentity, geometry: Rc<Geometry>, tuning: ShardTu
         counters: crate::shard::Counters::default(),
         closing: false,
         down: false,
+        risk: crate::shard::Risk::default(),
+        reprotect: Reprotect::default(),
+        halted: None,
+        looked: Nanos(0),
         now: Nanos(0),
         checkpoint_bell: exec::Notify::default(),
         lease_bell: exec::Notify::default(),
         clean_bell: exec::Notify::default(),
+        members_bell: exec::Notify::default(),
         tag,
         done: Vec::new(),
         diffs: 0,

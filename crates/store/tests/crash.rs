@@ -174,10 +174,86 @@ fn while_cleaning() {
 #[test]
 fn over_two_drives() {
     let mut setup = Setup::tiny(16);
-    setup.drives = vec![("d0", 2 << 20), ("d1", 3 << 20)];
+    setup.drives = vec![("d0", 3 << 20), ("d1", 4 << 20)];
     let mut steps: Vec<Step> =
         (0..10).map(|i| Step::Write(vec![vec![(i * 5, 5)], vec![(i * 3, 4)]])).collect();
     steps.insert(5, Step::Checkpoint);
     let (states, _) = enumerate(&Workload { setup, before: vec![], steps }, limits(300));
     assert!(states > 100, "{states} states only");
+}
+
+/// Like [`enumerate`], over pools that can lose a drive: every crash state with all drives there, and with each one of them absent
+/// at the first start and back at the second.
+fn enumerate_absent(workload: &Workload, limits: CrashLimits) -> usize {
+    let world = World::new(78);
+    let node = Node::open(&world, &workload.setup).unwrap();
+    let mut history = History { node, seq: 1, states: vec![vec![0; BLOCKS as usize]; 2], marking: false };
+    history.node.commit(0, 1, vec![create(1)]).unwrap();
+    history.run(&workload.before);
+    let durable = history.seq;
+    history.marking = true;
+    world.start_recording();
+    history.run(&workload.steps);
+    let recording = world.stop_recording().unwrap();
+    let states = history.states.clone();
+    drop(history);
+    let names: Vec<&str> = workload.setup.drives.iter().map(|d| d.0).collect();
+    // No drive, or as many as the pool can lose.
+    let mut sets: Vec<Vec<&str>> = vec![vec![]];
+    for (i, one) in names.iter().enumerate() {
+        match workload.setup.parity {
+            2 => sets.extend(names[i + 1..].iter().map(|other| vec![*one, *other])),
+            _ => sets.push(vec![one]),
+        }
+    }
+    let mut count = 0;
+    for state in recording.crash_states(limits) {
+        let acknowledged = state.mark.unwrap_or(durable).max(durable);
+        for absent in &sets {
+            count += 1;
+            let world = World::restore(count, &state);
+            let label = format!("{} without {absent:?}", state.label);
+            absent.iter().for_each(|d| world.remove_drive(NODE, path(d)));
+            let found = check(&world, &workload.setup, &states, acknowledged, &label);
+            world.crash();
+            absent.iter().for_each(|d| world.return_drive(NODE, path(d)));
+            let again = check(&world, &workload.setup, &states, found, &format!("second cut after {label}"));
+            assert_eq!(again, found, "{label}");
+        }
+    }
+    count as usize
+}
+
+fn columns(drives: usize, mib: u64) -> Setup {
+    Setup { drives: common::drives(drives, mib), parity: 1, ..Setup::tiny(0) }
+}
+
+#[test]
+fn a_mirror_with_a_drive_absent() {
+    let steps = vec![
+        Step::Write(vec![vec![(0, 3)], vec![(2, 4)], vec![(10, 1), (0, 1)]]),
+        Step::Checkpoint,
+        Step::Write(vec![vec![(3, 2)], vec![(40, 8)], vec![(44, 2)], vec![(0, 10)]]),
+        Step::Unmap(1, 4),
+    ];
+    let states = enumerate_absent(&Workload { setup: columns(2, 4), before: vec![], steps }, limits(120));
+    assert!(states > 100, "{states} states only");
+}
+
+#[test]
+fn wide_segments_with_a_drive_absent() {
+    for (drives, parity) in [(3, 1), (5, 1), (3, 2), (5, 2)] {
+        // Cleaning moves into wide segments, and the large batches go there at once.
+        let before =
+            (0..20).map(|i| Step::Write(vec![vec![((i * 7) % 52, 9)], vec![((i * 11) % 60, 3)]])).collect();
+        let mut steps: Vec<Step> =
+            (0..6).map(|i| Step::Write(vec![vec![((i * 13) % 52, 9)], vec![((i * 5) % 60, 3)]])).collect();
+        steps.insert(3, Step::Checkpoint);
+        let mut setup = columns(drives, if parity == 2 { 8 } else { 5 });
+        setup.parity = parity;
+        setup.unit_bytes = 128 * 1024;
+        setup.tuning.commit_bytes = 120 * 1024;
+        let states = enumerate_absent(&Workload { setup, before, steps }, limits(36));
+        assert!(states > 60, "{states} states only");
+    }
 }

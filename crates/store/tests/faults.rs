@@ -53,7 +53,7 @@ fn a_failed_flush_stops_the_shard() {
     for _ in 0..2000 {
         node.turn();
     }
-    assert!(node.stores[0].stopped().is_some_and(|(_, reason)| reason.contains("checkpoint")));
+    assert!(node.stores[0].stopped().is_some_and(|(_, reason)| reason.contains("flush")));
     for i in 0..10 {
         assert_eq!(node.read(0, 1, i * 4, 4).unwrap(), expect(i));
     }
@@ -194,7 +194,7 @@ fn mutated_drives_never_serve_wrong_data() {
 /// The offline check over the drives of a node that is down.
 fn check_offline(world: &World, setup: &Setup) -> CheckReport {
     let (mut io, mut exec, drives) = offline(world, setup);
-    let checking = check_pool(exec.handle(), drives);
+    let checking = check_pool(exec.handle(), drives, Keyring::default());
     run(&mut io, &mut exec, checking).unwrap()
 }
 

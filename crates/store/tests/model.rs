@@ -5,7 +5,7 @@
 
 mod common;
 use common::*;
-use dolmen_sim::{Rng, World};
+use dolmen_sim::{DriveFaults, Rng, World};
 use dolmen_store::*;
 use dolmen_types::{Lba, LineId, PgId, Seq};
 use std::collections::{BTreeMap, BTreeSet};
@@ -27,6 +27,8 @@ struct Model {
     heads: BTreeMap<u64, State>,
     points: BTreeMap<(u64, u64), Kept>,
     parents: BTreeMap<u64, (u64, u64)>,
+    /// Whether the blocks of a line are compressed; a clone is as its parent.
+    compresses: BTreeMap<u64, bool>,
     objects: BTreeMap<u128, u64>,
 }
 
@@ -60,7 +62,10 @@ impl Model {
                 }
                 Change::Put(id, value) => drop(self.objects.insert(*id, *value)),
                 Change::Delete(id) => drop(self.objects.remove(id)),
-                Change::Create(line) => drop(self.heads.insert(*line, State::new())),
+                Change::Create(line) => {
+                    self.compresses.insert(*line, attributes(*line).compress);
+                    self.heads.insert(*line, State::new());
+                }
                 Change::Drop(line) => {
                     self.heads.remove(line);
                     self.tidy(*line);
@@ -74,6 +79,7 @@ impl Model {
                     self.tidy(*line);
                 }
                 Change::Clone(line, parent, at) => {
+                    self.compresses.insert(*line, self.compresses[parent]);
                     let point = self.points.get_mut(&(*parent, *at)).unwrap();
                     point.clones += 1;
                     self.heads.insert(*line, point.state.clone());
@@ -103,11 +109,23 @@ impl Model {
         self.points.iter().filter(|(_, p)| p.listed).map(|(k, _)| *k).collect()
     }
 
-    /// Blocks that must be stored: every value was written once.
+    /// Bytes that must be stored: every value was written once.
     fn stored(&self) -> usize {
-        let states = self.heads.values().chain(self.points.values().map(|p| &p.state));
-        states.flat_map(|s| s.values()).collect::<BTreeSet<_>>().len()
+        let heads = self.heads.iter().map(|(line, s)| (*line, s));
+        let states = heads.chain(self.points.iter().map(|((line, _), p)| (*line, &p.state)));
+        let values = states.flat_map(|(line, s)| s.values().map(move |v| (*v, self.compresses[&line])));
+        let all: BTreeMap<u64, bool> = values.collect();
+        all.into_iter().map(|(value, compressed)| stored_bytes(value, compressed)).sum()
     }
+}
+
+/// Bytes that a block of this value takes.
+fn stored_bytes(value: u64, compressed: bool) -> usize {
+    let (mut block, mut out) = ([0; BLOCK], [0; 2 * BLOCK]);
+    fill(&mut block, value);
+    let packed = dolmen_kernels::lz4::Lz4::new().compress(&block, &mut out).unwrap() + 2;
+    let packed = packed.next_multiple_of(16);
+    if compressed && packed <= BLOCK - BLOCK / 8 { packed } else { BLOCK }
 }
 
 /// One group: what is known to be durable, and what was sent beyond.
@@ -136,12 +154,16 @@ struct Run {
     crashes: u64,
     /// Mostly writes, so that the pool stays full.
     crowded: bool,
+    /// The drive that is lost, and how many were.
+    lost: Option<&'static str>,
+    losses: u64,
     /// Snapshots, clones and rollbacks are among the operations.
     versions: bool,
 }
 
 impl Run {
-    fn new(seed: u64, setup: Setup, groups: u32, blocks: u64) -> Run {
+    fn new(seed: u64, mut setup: Setup, groups: u32, blocks: u64) -> Run {
+        setup.keyring = keyring();
         let world = World::new(seed);
         let node = Node::open(&world, &setup).unwrap();
         let group = |pg| Group {
@@ -165,7 +187,49 @@ impl Run {
             totals: (0, 0),
             crashes: 30,
             crowded: false,
+            lost: None,
+            losses: 0,
             versions: false,
+        }
+    }
+
+    /// Loses a drive in the middle of everything, if the pool can spare one.
+    fn lose(&mut self) {
+        if self.setup.parity == 0 || self.lost.is_some() || !self.node.is_protected() {
+            return;
+        }
+        let pick = self.below(self.setup.drives.len() as u64) as usize;
+        let name = self.setup.drives[pick].0;
+        match self.below(4) {
+            0 => {
+                let faults = DriveFaults { write_ppm: 1_000_000, ..DriveFaults::default() };
+                self.world.set_faults(NODE, path(name), faults);
+            }
+            1 => {
+                let faults = DriveFaults { flush_ppm: 1_000_000, ..DriveFaults::default() };
+                self.world.set_faults(NODE, path(name), faults);
+            }
+            2 => self.world.remove_drive(NODE, path(name)),
+            _ => {
+                let slow =
+                    DriveFaults { latency_ns: (8_000_000_000, 9_000_000_000), ..DriveFaults::default() };
+                self.world.set_faults(NODE, path(name), slow);
+            }
+        }
+        self.losses += 1;
+        self.lost = Some(name);
+    }
+
+    /// While the node is down a drive is taken out or put back.
+    fn shuffle(&mut self) {
+        if let Some(name) = self.lost {
+            if self.below(2) == 0 {
+                self.world.return_drive(NODE, path(name));
+                self.world.set_faults(NODE, path(name), DriveFaults::default());
+                self.lost = None;
+            } else {
+                self.world.remove_drive(NODE, path(name));
+            }
         }
     }
 
@@ -251,7 +315,7 @@ impl Run {
                 Record::Put { key: key(*id), value: vec![*value as u8; 1 + *id as usize * 100].into() }
             }
             Change::Delete(id) => Record::Delete { key: key(*id) },
-            Change::Create(line) => create(*line),
+            Change::Create(line) => create_some_kind(*line),
             Change::Drop(line) => drop_line(*line),
             Change::Snapshot(line) => snapshot(*line),
             Change::DropSnapshot(line, at) => drop_snapshot(*line, *at),
@@ -389,10 +453,20 @@ impl Run {
             self.totals.1 += store.space().cleaned_bytes;
         }
         let twice = self.below(3) == 0;
+        // A drive that is protected against may be gone when the node comes back.
+        let spare = self.setup.parity > 0 && self.lost.is_none() && self.node.is_protected();
         if self.below(3) == 0 {
             self.world.kill_node(NODE)
         } else {
             self.world.crash()
+        }
+        if spare && self.below(3) == 0 {
+            let pick = self.below(self.setup.drives.len() as u64) as usize;
+            self.lost = Some(self.setup.drives[pick].0);
+            self.losses += 1;
+            self.world.remove_drive(NODE, path(self.setup.drives[pick].0));
+        } else {
+            self.shuffle();
         }
         if self.below(4) == 0 && self.setup.shards > 1 {
             self.setup.cores = 1 + self.below(u64::from(self.setup.shards)) as usize;
@@ -402,6 +476,7 @@ impl Run {
             let turns = self.below(120);
             recover_a_little(&self.world, &self.setup, turns);
             self.world.crash();
+            self.shuffle();
         }
         self.node = Node::open(&self.world, &self.setup).unwrap_or_else(|e| panic!("recovery refuses: {e}"));
         for group in &mut self.groups {
@@ -431,18 +506,18 @@ impl Run {
     fn exact(&mut self) {
         self.settle();
         let want: usize = self.groups.iter().map(|g| g.durable.stored()).sum();
-        let mut blocks = 0;
+        let mut bytes = 0;
         // Sweeps take a checkpoint behind the drop, and what the cleaner moves beside one counts twice until the next.
         for _ in 0..20 {
             self.node.checkpoint();
             let spaces = self.node.stores.iter().map(Store::space);
-            blocks = spaces.map(|s| s.live_bytes - s.map_bytes).sum::<u64>() / BLOCK as u64;
-            assert!(blocks >= want as u64, "{blocks} blocks are counted, {want} can be read");
-            if blocks == want as u64 {
+            bytes = spaces.map(|s| s.live_bytes - s.map_bytes).sum::<u64>();
+            assert!(bytes >= want as u64, "{bytes} bytes are counted, {want} can be read");
+            if bytes == want as u64 {
                 return;
             }
         }
-        assert_eq!(blocks, want as u64, "blocks stored, and blocks that somebody can read");
+        assert_eq!(bytes, want as u64, "bytes stored, and bytes that somebody can read");
     }
 
     /// Everything goes, in any order; then nothing is left.
@@ -475,6 +550,9 @@ impl Run {
                 self.crash();
                 continue;
             }
+            if self.below(60) == 0 {
+                self.lose();
+            }
             match self.below(97) {
                 0..70 => {
                     let g = self.below(self.groups.len() as u64) as usize;
@@ -499,6 +577,7 @@ impl Run {
                     let setup = Setup::tiny(30);
                     let old = std::mem::replace(&mut self.node, Node::open(&fresh, &setup).unwrap());
                     old.shutdown();
+                    self.shuffle();
                     self.node = Node::open(&world, &self.setup).unwrap();
                     self.verify();
                 }
@@ -586,11 +665,30 @@ fn roomy_pool_with_long_logs() {
 fn several_drives_shards_and_cores() {
     for seed in seeds(2, 6) {
         let mut setup = Setup::tiny(48);
-        setup.drives = vec![("d0", 3 << 20), ("d1", 4 << 20), ("d2", 5 << 20)];
+        setup.drives = vec![("d0", 4 << 20), ("d1", 5 << 20), ("d2", 6 << 20)];
         setup.shards = 3;
         setup.cores = 2;
         let mut run = Run::new(seed, setup, 4, 50);
         run.versions = seed % 2 == 0;
         run.run(500);
     }
+}
+
+#[test]
+fn drives_that_fail_vanish_hang_and_come_back() {
+    let mut losses = 0;
+    for (count, mib, parity) in [(2, 6, 1), (3, 6, 1), (4, 6, 1), (5, 6, 1), (4, 9, 2), (5, 9, 2)] {
+        for seed in seeds(4 + 10 * u64::from(parity) + count as u64, 3) {
+            let mut setup = Setup { drives: drives(count, mib), parity, ..Setup::tiny(0) };
+            setup.tuning.stuck_write_ms = 200;
+            // Large enough for wide segments now and then.
+            setup.unit_bytes = 128 * 1024;
+            setup.tuning.commit_bytes = 120 * 1024;
+            let mut run = Run::new(seed, setup, 1, 90);
+            run.versions = seed % 2 == 0;
+            run.run(500);
+            losses += run.losses;
+        }
+    }
+    assert!(losses > 12, "{losses} drives lost only");
 }

@@ -204,10 +204,69 @@ fn many_snapshots_of_a_few_blocks_come_back_whole() {
     assert_eq!(node.read(0, 1, 0, 6).unwrap(), blocks);
     node.shutdown();
     let (mut io, mut exec, drives) = offline(&world, &setup);
-    let check = check_pool(exec.handle(), drives);
+    let check = check_pool(exec.handle(), drives, Keyring::default());
     let report = run(&mut io, &mut exec, check).unwrap();
     assert_eq!(report.problems, 0, "{:?}", report.named);
     assert!(report.blocks > 150);
+}
+
+/// A block whose leaves lie in two nodes, between blocks so far apart that each has a leaf of its own.
+#[test]
+fn versions_of_one_block_span_nodes() {
+    const FAR: u64 = 55;
+    let world = World::new(6);
+    let mut setup = Setup::tiny(192);
+    (setup.tuning.cache_bytes, setup.tuning.delta_entries) = (256 * BLOCK, 512);
+    let mut node = Node::open(&world, &setup).unwrap();
+    node.commit(0, 1, vec![create(1)]).unwrap();
+    let (middle, mut seq) = (FAR << 33, 1);
+    for i in (0..=2 * FAR).filter(|i| *i != FAR) {
+        seq += 1;
+        let record = node.write(1, i << 33, &[seq]);
+        node.commit(0, seq, vec![record]).unwrap();
+    }
+    let mut states = Vec::new();
+    for _ in 0..700 {
+        seq += 1;
+        let records = vec![node.write(1, middle, &[seq]), snapshot(1)];
+        node.commit(0, seq, records).unwrap();
+        states.push(seq);
+    }
+    let far = |i: u64| if i < FAR { 2 + i } else { 1 + i };
+    let verify = |node: &mut Node, states: &[u64], head: u64| {
+        for at in states.iter().step_by(13).chain(states.last()) {
+            assert_eq!(node.read_at(0, 1, Some(*at), middle, 1).unwrap(), [*at]);
+        }
+        for i in (0..=2 * FAR).filter(|i| *i != FAR) {
+            assert_eq!(node.read(0, 1, i << 33, 1).unwrap(), [far(i)]);
+        }
+        assert_eq!(node.read(0, 1, middle - 1, 3).unwrap(), [0, head, 0]);
+    };
+    for life in 0..2 {
+        node.checkpoint();
+        verify(&mut node, &states, *states.last().unwrap());
+        if life == 0 {
+            world.crash();
+            node = Node::open(&world, &setup).unwrap();
+        }
+    }
+    // The head goes on, others come between, points go: only what is seen stays.
+    let records =
+        vec![node.write(1, middle, &[9999]), unmap(1, 3 << 33, 1), node.write(1, 3 << 33, &[far(3)])];
+    node.commit(0, seq + 1, records).unwrap();
+    seq += 1;
+    for (i, at) in states.iter().enumerate().filter(|(i, _)| i % 4 != 0) {
+        seq += 1;
+        node.commit(0, seq, vec![drop_snapshot(1, *at)]).unwrap_or_else(|e| panic!("{i}: {e}"));
+    }
+    states = states.into_iter().step_by(4).collect();
+    for _ in 0..6 {
+        node.checkpoint();
+        verify(&mut node, &states, 9999);
+    }
+    // The far block that was rewritten is in the snapshots as it was before.
+    let blocks = (node.space().live_bytes - node.space().map_bytes) / BLOCK as u64;
+    assert_eq!(blocks, 2 * FAR + 1 + states.len() as u64 + 1);
 }
 
 /// One step of a short life.

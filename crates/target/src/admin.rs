@@ -7,8 +7,11 @@ use crate::{
     connection::{Connection, FirstHalf, Stage},
     controller::Kind,
     features::{self, Value},
-    identify, logs,
+    identify,
+    lifecycle::NewRequest,
+    logs,
     slab::Key,
+    status,
     target::Target,
     wire::Taken,
 };
@@ -21,6 +24,7 @@ use dolmen_nvme::{
     tcp::{C2hData, DIGEST_BYTES, DataEnd, MAX_HEADER_BYTES},
 };
 use dolmen_types::limits;
+use dolmen_volume::{Command, Done, ReservationCommand, VolumeError};
 
 const INVALID: Status = Status::INVALID_FIELD.with_dnr();
 
@@ -55,6 +59,10 @@ impl Target {
         };
         let answer = match checked {
             Ok(Needs::Nothing) => self.execute(io, key, id, sqe, &[]),
+            Ok(Needs::Volume(command)) => match self.ask_volume(io, key, id, sqe, command) {
+                Ok(taken) => return taken,
+                Err(status) => Err(status),
+            },
             Ok(Needs::FromHost(length)) => match DataPlan::of(sqe, capsule_data) {
                 Ok(plan) if plan.length() as usize == length => return self.collect(io, key, sqe, plan),
                 Ok(_) => Err(Status::DATA_SGL_LENGTH_INVALID.with_dnr()),
@@ -99,6 +107,40 @@ impl Target {
             Ok(Answer::Later) => self.send_events_of(io, key),
             Err(status) => self.fail(io, key, sqe, status),
         }
+    }
+
+    /// Asks the namespace's volume what an admin command is about; [`Target::volume_answered`] answers the host.
+    fn ask_volume(
+        &mut self,
+        io: &mut Io,
+        key: Key,
+        id: u16,
+        sqe: &Sqe,
+        command: ReservationCommand,
+    ) -> Result<Taken, Status> {
+        let Some(controller) = self.controllers.get_mut(id) else { return Err(Status::INTERNAL_ERROR) };
+        let space = self.views.at(controller.view).find(sqe.nsid.get());
+        let volume = space.ok_or(Status::INVALID_NAMESPACE.with_dnr())?.volume;
+        Ok(match self.add_request(key, sqe, Stage::Volume, NewRequest::received(io)) {
+            Some(request) => {
+                self.submit(io, request, volume, Command::Reservation(command));
+                Taken::Yes
+            }
+            None => Taken::NoMemory,
+        })
+    }
+
+    /// A volume's answer to an admin command.
+    pub(crate) fn volume_answered(&mut self, io: &mut Io, request: Key, result: Result<Done, VolumeError>) {
+        let Some(slot) = self.free_request(request) else { return };
+        match result {
+            Ok(Done::Report(report)) => {
+                self.succeed(io, slot.connection, &slot.sqe, u64::from(report.persists));
+            }
+            Ok(_) => self.succeed(io, slot.connection, &slot.sqe, 0),
+            Err(error) => self.fail(io, slot.connection, &slot.sqe, status::of(error)),
+        }
+        self.end_if_drained(io, slot.connection);
     }
 
     fn execute(&mut self, io: &mut Io, key: Key, id: u16, sqe: &Sqe, data: &[u8]) -> Result<Answer, Status> {
@@ -257,6 +299,7 @@ impl Target {
 /// What a command moves, as far as the entry alone tells. Bytes.
 enum Needs {
     Nothing,
+    Volume(ReservationCommand),
     FromHost(usize),
     ToHost(usize),
 }
@@ -264,6 +307,12 @@ enum Needs {
 fn needs(sqe: &Sqe, kind: Kind) -> Result<Needs, Status> {
     if sqe.fuse() != Fuse::Normal {
         return Err(INVALID);
+    }
+    if kind == Kind::Io
+        && matches!(AdminOpcode(sqe.opcode), AdminOpcode::GET_FEATURES | AdminOpcode::SET_FEATURES)
+        && let Some(command) = features::persistence(sqe)?
+    {
+        return Ok(Needs::Volume(command));
     }
     Ok(match AdminOpcode(sqe.opcode) {
         AdminOpcode::IDENTIFY => Needs::ToHost(IdentifyCommand::DATA_BYTES),

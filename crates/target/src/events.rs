@@ -27,9 +27,15 @@ pub(crate) enum Notice {
     Discovery,
     /// Reservation Log Page Available; read log page 80h.
     Reservation,
+    /// SMART / Health: a critical warning that speaks of the subsystem's reliability; read log page 02h.
+    Health,
 }
 
-const ALL: [Notice; 4] = [Notice::Namespace, Notice::Ana, Notice::Discovery, Notice::Reservation];
+const ALL: [Notice; 5] =
+    [Notice::Namespace, Notice::Ana, Notice::Discovery, Notice::Reservation, Notice::Health];
+
+/// The bits of feature 0Bh that stand for the bits of the SMART log's Critical Warning.
+const WARNINGS: u32 = 0x1f;
 
 impl Notice {
     fn bit(self) -> u8 {
@@ -49,16 +55,18 @@ impl Notice {
             Notice::Ana => 0x000c_0302,
             Notice::Discovery => 0x0070_f002,
             Notice::Reservation => 0x0080_0006,
+            Notice::Health => 0x0002_0001,
         }
     }
 
-    /// The bit of Asynchronous Event Configuration (feature 0Bh) and of OAES that governs it; none for reservations.
+    /// The bit of Asynchronous Event Configuration (feature 0Bh) and of OAES that governs it; none for reservations, and
+    /// for warnings one each (see [`Events::warned`]).
     pub(crate) fn config_bit(self) -> u32 {
         match self {
             Notice::Namespace => 1 << 8,
             Notice::Ana => 1 << 11,
             Notice::Discovery => 1 << 31,
-            Notice::Reservation => 0,
+            Notice::Reservation | Notice::Health => 0,
         }
     }
 }
@@ -116,9 +124,9 @@ impl Events {
         self.supported
     }
 
-    /// Sets feature 0Bh. The SMART warning bits are kept but never fire: we report no such warnings.
+    /// Sets feature 0Bh.
     pub(crate) fn set_config(&mut self, value: u32) {
-        self.config = value & (self.supported | 0x1f);
+        self.config = value & (self.supported | WARNINGS);
         for notice in ALL {
             if notice.config_bit() != 0 && self.config & notice.config_bit() == 0 {
                 self.raised &= !notice.bit();
@@ -150,6 +158,13 @@ impl Events {
         };
         if wanted && self.masked & notice.bit() == 0 {
             self.raised |= notice.bit();
+        }
+    }
+
+    /// Bits of the SMART log's Critical Warning were set; told to hosts that asked for one of them.
+    pub(crate) fn warned(&mut self, bits: u8) {
+        if self.config & WARNINGS & u32::from(bits) != 0 {
+            self.raise(Notice::Health);
         }
     }
 
@@ -253,6 +268,19 @@ mod tests {
         e.raise(Notice::Ana);
         assert!(e.request(10));
         assert_eq!(e.next(), None);
+    }
+
+    #[test]
+    fn a_warning_reaches_who_asked_for_it() {
+        let mut e = events();
+        assert!(e.request(1));
+        e.warned(1 << 3);
+        assert_eq!(e.next(), None);
+        e.set_config(1 << 3);
+        e.warned(1 << 2);
+        assert_eq!(e.next(), None);
+        e.warned(1 << 3);
+        assert_eq!(e.next(), Some((1, 0x0002_0001)));
     }
 
     #[test]

@@ -1,11 +1,15 @@
 //! Get and Set Features of one controller: what can be set, what it starts as, and what a host may not ask.
 //!
 //! Nothing is saveable: a controller made by Connect lives as long as its association (Base 5.27.1). Everything a host
-//! can set here is its own; nothing of it changes what other hosts see.
+//! can set here is its own; nothing of it changes what other hosts see. The exception is Reservation Persistence, which
+//! is the volume's.
 
 use crate::events::Events;
-use dolmen_nvme::spec::{FeatureId, FeatureSelect, Sqe, Status, feature_select, number_of_queues};
+use dolmen_nvme::spec::{
+    AdminOpcode, FeatureId, FeatureSelect, Sqe, Status, feature_select, number_of_queues,
+};
 use dolmen_types::{Nanos, UnixMillis, limits};
+use dolmen_volume::ReservationCommand;
 use std::collections::BTreeMap;
 
 /// Data of the Timestamp feature, both ways. Bytes.
@@ -15,8 +19,8 @@ pub(crate) const HOST_BEHAVIOR_BYTES: usize = 512;
 /// Granularity of the keep alive timer (KAS), in units of 100 ms.
 pub(crate) const KEEP_ALIVE_GRANULARITY: u16 = 10;
 
-/// Namespaces for which one host may have set a reservation mask.
-const MAX_MASKS: usize = 4096;
+/// Namespaces for which one host may have set a value of a feature.
+const MAX_NAMESPACE_VALUES: usize = 4096;
 
 const INVALID: Status = Status::INVALID_FIELD.with_dnr();
 
@@ -64,7 +68,9 @@ pub(crate) struct Features {
     arbitration: u32,
     over_threshold: u16,
     under_threshold: u16,
-    error_recovery: u16,
+    /// Error recovery: one for all, and those of single namespaces.
+    error_recovery_all: u16,
+    error_recovery: BTreeMap<u32, u16>,
     atomicity_normal: u32,
     queues: u32,
     /// Keep alive timeout; 0 is none. Milliseconds.
@@ -83,7 +89,8 @@ impl Features {
             arbitration: 0,
             over_threshold: u16::MAX,
             under_threshold: 0,
-            error_recovery: 0,
+            error_recovery_all: 0,
+            error_recovery: BTreeMap::new(),
             atomicity_normal: 0,
             queues: number_of_queues::value(limits::MAX_IO_QUEUES, limits::MAX_IO_QUEUES),
             keep_alive_ms,
@@ -132,7 +139,7 @@ impl Features {
                 if nsid != u32::MAX && !(at.sees)(nsid) {
                     return Err(Status::INVALID_NAMESPACE.with_dnr());
                 }
-                u32::from(self.error_recovery)
+                u32::from(self.error_recovery.get(&nsid).copied().unwrap_or(self.error_recovery_all))
             }
             FeatureId::NUMBER_OF_QUEUES => self.queues,
             FeatureId::WRITE_ATOMICITY => self.atomicity_normal,
@@ -145,6 +152,8 @@ impl Features {
                 data[..self.host_behavior.len()].copy_from_slice(&self.host_behavior);
                 return Ok(Value::Data(data));
             }
+            // As it starts; the current value is the volume's (see [`persistence`]).
+            FeatureId::RESERVATION_PERSISTENCE => 0,
             // EXHID: fabrics hosts have 128-bit identifiers only.
             FeatureId::HOST_ID if sqe.cdw11.get() & 1 != 0 => return Ok(Value::Data(at.host_id.to_vec())),
             FeatureId::RESERVATION_MASK => {
@@ -186,7 +195,9 @@ impl Features {
                 if value & (1 << 16) != 0 {
                     return Err(INVALID);
                 }
-                self.error_recovery = u16::try_from(value & 0xffff).map_err(|_| INVALID)?;
+                let [low, high, ..] = value.to_le_bytes();
+                let (all, each) = (&mut self.error_recovery_all, &mut self.error_recovery);
+                set_of_namespace(all, each, u16::from_le_bytes([low, high]), nsid, at)?;
             }
             FeatureId::NUMBER_OF_QUEUES => return self.set_queues(value, at),
             FeatureId::WRITE_ATOMICITY => self.atomicity_normal = value & 1,
@@ -203,7 +214,10 @@ impl Features {
             FeatureId::HOST_BEHAVIOR => self.set_host_behavior(data)?,
             // Fabrics: it came with Connect (Base 5.27.1.25).
             FeatureId::HOST_ID => return Err(Status::COMMAND_SEQUENCE_ERROR.with_dnr()),
-            FeatureId::RESERVATION_MASK => self.set_mask(nsid, value, at)?,
+            FeatureId::RESERVATION_MASK => {
+                let [mask, ..] = (value & 0b1110).to_le_bytes();
+                set_of_namespace(&mut self.mask_all, &mut self.masks, mask, nsid, at)?;
+            }
             _ => return Err(INVALID),
         }
         Ok(0)
@@ -226,23 +240,6 @@ impl Features {
             return Err(INVALID);
         }
         self.host_behavior = *new;
-        Ok(())
-    }
-
-    fn set_mask(&mut self, nsid: u32, value: u32, at: &Context<'_>) -> Result<(), Status> {
-        let [mask, ..] = (value & 0b1110).to_le_bytes();
-        if nsid == u32::MAX {
-            self.mask_all = mask;
-            self.masks.clear();
-            return Ok(());
-        }
-        if !(at.sees)(nsid) {
-            return Err(Status::INVALID_NAMESPACE.with_dnr());
-        }
-        if self.masks.len() >= MAX_MASKS && !self.masks.contains_key(&nsid) {
-            self.masks.pop_first();
-        }
-        self.masks.insert(nsid, mask);
         Ok(())
     }
 
@@ -273,6 +270,29 @@ impl Features {
     }
 }
 
+/// Sets a feature that namespaces have one by one: of the one named, or of all.
+fn set_of_namespace<T>(
+    all: &mut T,
+    each: &mut BTreeMap<u32, T>,
+    value: T,
+    nsid: u32,
+    at: &Context<'_>,
+) -> Result<(), Status> {
+    if nsid == u32::MAX {
+        *all = value;
+        each.clear();
+        return Ok(());
+    }
+    if !(at.sees)(nsid) {
+        return Err(Status::INVALID_NAMESPACE.with_dnr());
+    }
+    if each.len() >= MAX_NAMESPACE_VALUES && !each.contains_key(&nsid) {
+        each.pop_first();
+    }
+    each.insert(nsid, value);
+    Ok(())
+}
+
 /// A keep alive timeout as it is kept: rounded up to the granularity that we report.
 pub(crate) fn round_keep_alive(ms: u32) -> u32 {
     let step = u32::from(KEEP_ALIVE_GRANULARITY) * 100;
@@ -288,6 +308,30 @@ fn nsid_is_strict(id: FeatureId) -> bool {
     matches!(id, FeatureId::NUMBER_OF_QUEUES | FeatureId::ASYNC_EVENT | FeatureId::KEEP_ALIVE)
 }
 
+/// What a Get or Set Features command asks of a volume, when it is about Reservation Persistence: the one feature that is the
+/// namespace's own state, the same for all hosts. Of one namespace at a time.
+pub(crate) fn persistence(sqe: &Sqe) -> Result<Option<ReservationCommand>, Status> {
+    if feature_select::id(sqe) != FeatureId::RESERVATION_PERSISTENCE {
+        return Ok(None);
+    }
+    let command = match AdminOpcode(sqe.opcode) {
+        AdminOpcode::SET_FEATURES if feature_select::save(sqe) => {
+            return Err(Status::FEATURE_NOT_SAVEABLE.with_dnr());
+        }
+        AdminOpcode::SET_FEATURES => {
+            ReservationCommand::SetPersistence { persists: sqe.cdw11.get() & 1 != 0 }
+        }
+        _ if feature_select::select(sqe) == FeatureSelect::Current => ReservationCommand::Report,
+        _ => return Ok(None),
+    };
+    if sqe.nsid.get() == u32::MAX { Err(INVALID) } else { Ok(Some(command)) }
+}
+
+/// Whether an I/O controller keeps a feature per namespace; `None` for one that it does not have.
+pub(crate) fn is_per_namespace(id: FeatureId) -> Option<bool> {
+    capabilities(id, false).map(|bits| bits & PER_NAMESPACE != 0)
+}
+
 /// SEL 011b of every feature there is; `None` for one that there is not: PCIe's interrupts, the volatile write cache
 /// that we do not have (Base 5.27.1.6 wants Invalid Field then), write protection.
 fn capabilities(id: FeatureId, discovery: bool) -> Option<u32> {
@@ -301,7 +345,9 @@ fn capabilities(id: FeatureId, discovery: bool) -> Option<u32> {
         | FeatureId::WRITE_ATOMICITY
         | FeatureId::TIMESTAMP
         | FeatureId::HOST_BEHAVIOR => Some(CHANGEABLE),
-        FeatureId::ERROR_RECOVERY | FeatureId::RESERVATION_MASK => Some(CHANGEABLE | PER_NAMESPACE),
+        FeatureId::ERROR_RECOVERY | FeatureId::RESERVATION_MASK | FeatureId::RESERVATION_PERSISTENCE => {
+            Some(CHANGEABLE | PER_NAMESPACE)
+        }
         FeatureId::COMMAND_SET_PROFILE | FeatureId::HOST_ID => Some(0),
         _ => None,
     }
@@ -345,7 +391,7 @@ mod tests {
     #[test]
     fn what_is_absent_is_an_invalid_field() {
         let mut f = Features::new(0);
-        for id in [0x00, 0x03, 0x06, 0x08, 0x09, 0x0c, 0x10, 0x80, 0x83, 0x84, 0xc0] {
+        for id in [0x00, 0x03, 0x06, 0x08, 0x09, 0x0c, 0x10, 0x80, 0x84, 0xc0] {
             assert_eq!(get(&f, FeatureId(id), 0, 0), Err(INVALID), "{id:x}");
             assert_eq!(set(&mut f, FeatureId(id), 0, 0), Err(INVALID), "{id:x}");
         }
@@ -359,6 +405,19 @@ mod tests {
         assert_eq!(set(&mut f, FeatureId::RESERVATION_MASK, 2, 2), Err(Status::INVALID_NAMESPACE.with_dnr()));
         assert_eq!(set(&mut f, FeatureId::RESERVATION_MASK, u32::MAX, 0b1000), Ok(0));
         assert_eq!(get(&f, FeatureId::RESERVATION_MASK, 1, 0), Ok(Value::Dword(0b1000)));
+    }
+
+    #[test]
+    fn error_recovery_is_per_namespace() {
+        let mut f = Features::new(0);
+        assert_eq!(set(&mut f, FeatureId::ERROR_RECOVERY, 1, 100), Ok(0));
+        assert_eq!(get(&f, FeatureId::ERROR_RECOVERY, 1, 0), Ok(Value::Dword(100)));
+        assert_eq!(get(&f, FeatureId::ERROR_RECOVERY, u32::MAX, 0), Ok(Value::Dword(0)));
+        let unseen = Err(Status::INVALID_NAMESPACE.with_dnr());
+        assert_eq!(set(&mut f, FeatureId::ERROR_RECOVERY, 2, 100), unseen);
+        assert_eq!(set(&mut f, FeatureId::ERROR_RECOVERY, u32::MAX, 7), Ok(0));
+        assert_eq!(get(&f, FeatureId::ERROR_RECOVERY, 1, 0), Ok(Value::Dword(7)));
+        assert_eq!(set(&mut f, FeatureId::ERROR_RECOVERY, 1, 1 << 16), Err(INVALID));
     }
 
     #[test]

@@ -163,7 +163,8 @@ fn controller(who: &Subject<'_>) -> IdentifyController {
     // Compare, Dataset Management, Write Zeroes, Save/Select, reservations, Timestamp, Verify, Copy.
     page.optional_nvm = (1u16 | 1 << 2 | 1 << 3 | 1 << 4 | 1 << 5 | 1 << 6 | 1 << 7 | 1 << 8).into();
     page.fused = 1.into();
-    // VWC stays 0: what is acknowledged is durable.
+    // No volatile cache: what is acknowledged is durable. Flush may name all namespaces at once.
+    page.write_cache = 0b11 << 1;
     // In units of the smallest format, so that it holds for both.
     page.atomic_write = blocks_minus_one(volume_limits::ATOMIC_WRITE_BYTES, 4096).into();
     page.atomic_write_power_fail = page.atomic_write;

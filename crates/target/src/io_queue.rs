@@ -64,7 +64,7 @@ impl Target {
                 let buf = if congested { None } else { io.alloc(length as usize) };
                 let held = buf.as_ref().map_or(0, Buf::capacity);
                 let stage = if buf.is_some() { Stage::Volume } else { Stage::Parked };
-                let new = NewRequest { held, length, stamps: received(io), buf: None };
+                let new = NewRequest { held, length, ..NewRequest::received(io) };
                 let Some(request) = self.add_request(key, sqe, stage, new) else {
                     return Ok(Taken::NoMemory);
                 };
@@ -75,7 +75,7 @@ impl Target {
                 Ok(Taken::Yes)
             }
             Transfer::Nothing => {
-                let new = NewRequest { stamps: received(io), ..NewRequest::default() };
+                let new = NewRequest::received(io);
                 let Some(request) = self.add_request(key, sqe, Stage::Volume, new) else {
                     return Ok(Taken::NoMemory);
                 };
@@ -219,11 +219,11 @@ impl Target {
 
     /// Starts to collect a command's data: from the capsule at once, else by R2T when its turn comes.
     pub(crate) fn collect(&mut self, io: &mut Io, key: Key, sqe: &Sqe, plan: DataPlan) -> Taken {
-        let stamps = received(io);
         let request = match plan {
             DataPlan::InCapsule { offset, length } => {
                 let Some(buf) = io.alloc(length as usize) else { return Taken::NoMemory };
-                let new = NewRequest { held: buf.capacity(), buf: Some(buf), length, stamps };
+                let (held, buf) = (buf.capacity(), Some(buf));
+                let new = NewRequest { held, buf, length, ..NewRequest::received(io) };
                 let Some(request) = self.add_request(key, sqe, Stage::Capsule, new) else {
                     return Taken::NoMemory;
                 };
@@ -233,7 +233,7 @@ impl Target {
                 request
             }
             DataPlan::Transport { length } => {
-                let new = NewRequest { length, stamps, ..NewRequest::default() };
+                let new = NewRequest { length, ..NewRequest::received(io) };
                 let Some(request) = self.add_request(key, sqe, Stage::Unsolicited, new) else {
                     return Taken::NoMemory;
                 };
@@ -314,7 +314,7 @@ impl Target {
         self.submit(io, first, volume, command);
     }
 
-    fn submit(&mut self, io: &mut Io, request: Key, volume: VolumeRef, command: Command) {
+    pub(crate) fn submit(&mut self, io: &mut Io, request: Key, volume: VolumeRef, command: Command) {
         let Some(slot) = self.requests.get_mut(request) else { return };
         slot.stage = Stage::Volume;
         let host_id = self.connections.get(slot.connection).map_or([0; 16], |c| c.host_id);
@@ -350,6 +350,10 @@ impl Target {
         let request = Key::from_bits(reply.token);
         let Some(slot) = self.requests.get_mut(request) else { return };
         let (key, sqe, partner) = (slot.connection, slot.sqe, slot.partner);
+        if slot.admin {
+            self.volume_answered(io, request, reply.result);
+            return;
+        }
         let gone = self.connections.get(key).is_none_or(|c| c.is_over());
         if !gone && let Some(data) = self.data_of(request, &mut reply) {
             let Some(connection) = self.connections.get_mut(key) else { return };
@@ -432,12 +436,6 @@ impl Target {
             }
         }
     }
-}
-
-fn received(io: &Io) -> Stamps {
-    let mut stamps = Stamps::default();
-    stamps.mark(Stamp::Received, io.now());
-    stamps
 }
 
 /// Stages data for the host and the end of its command; gives the data back when there is no memory.

@@ -274,3 +274,12 @@ pub(crate) struct NewRequest {
     /// When it was received.
     pub(crate) stamps: Stamps,
 }
+
+impl NewRequest {
+    /// A command that was received now, without data so far.
+    pub(crate) fn received(io: &Io) -> NewRequest {
+        let mut stamps = Stamps::default();
+        stamps.mark(dolmen_io::Stage::Received, io.now());
+        NewRequest { stamps, ..NewRequest::default() }
+    }
+}

@@ -4,11 +4,12 @@ use crate::{
     config::TargetConfig,
     discovery,
     events::{Events, Notice},
+    features,
     view::View,
 };
 use dolmen_nvme::spec::{
     AdminOpcode, AnaGroupDescriptor, AnaLogHeader, AnaState, CommandEffects, EffectsLog, ErrorLogEntry,
-    FirmwareLog, GetLogCommand, LogId, NvmOpcode, ReservationNotification, SmartLog, Sqe, Status,
+    FeatureId, FirmwareLog, GetLogCommand, LogId, NvmOpcode, ReservationNotification, SmartLog, Sqe, Status,
     changed_namespaces, effects, set_padded_ascii,
 };
 use dolmen_types::limits;
@@ -17,6 +18,9 @@ use zerocopy::{FromZeros, IntoBytes, little_endian::U32};
 
 /// Entries of the Error Information log.
 pub(crate) const ERROR_ENTRIES: usize = 16;
+
+/// The NVMe-MI Commands Supported and Effects log (Base 5.16.1.19). Bytes.
+const MANAGEMENT_BYTES: usize = 4096;
 
 const INVALID: Status = Status::INVALID_FIELD.with_dnr();
 
@@ -41,6 +45,11 @@ pub struct Health {
     pub media_errors: u64,
     /// Hours since the process started.
     pub power_on_hours: u64,
+}
+
+impl Health {
+    /// Critical Warning bit 3: the media take no writes.
+    pub const READ_ONLY: u8 = 1 << 3;
 }
 
 impl Default for Health {
@@ -113,7 +122,12 @@ pub(crate) fn page(sqe: &Sqe, who: &Subject<'_>, events: &mut Events) -> Result<
         (LogId::SUPPORTED, discovery) => supported(discovery),
         (LogId::ERROR, _) => who.errors.page(),
         (_, true) | (LogId::DISCOVERY, false) => return Err(Status::INVALID_LOG_PAGE.with_dnr()),
-        (LogId::SMART, _) => smart(who),
+        (LogId::SMART, _) => {
+            if clear {
+                events.clear(Notice::Health);
+            }
+            smart(who)
+        }
         (LogId::FIRMWARE, _) => firmware(who),
         (LogId::CHANGED_NAMESPACES, _) => {
             let mut page = [U32::ZERO; changed_namespaces::ENTRIES];
@@ -121,6 +135,9 @@ pub(crate) fn page(sqe: &Sqe, who: &Subject<'_>, events: &mut Events) -> Result<
             page.as_bytes().to_vec()
         }
         (LogId::EFFECTS, _) => effects_page(command.command_set),
+        (LogId::FEATURES, _) => features_page(),
+        // No NVMe-MI command is supported here.
+        (LogId::MANAGEMENT, _) => vec![0; MANAGEMENT_BYTES],
         (LogId::ANA, _) => {
             if clear {
                 events.clear(Notice::Ana);
@@ -156,6 +173,8 @@ fn supported(discovery: bool) -> Vec<u8> {
             LogId::CHANGED_NAMESPACES,
             LogId::EFFECTS,
             LogId::ANA,
+            LogId::FEATURES,
+            LogId::MANAGEMENT,
             LogId::RESERVATION_NOTIFICATION,
         ]
     };
@@ -192,8 +211,9 @@ fn firmware(who: &Subject<'_>) -> Vec<u8> {
 /// Commands Supported and Effects; a command set that we do not have supports no I/O command.
 fn effects_page(command_set: u8) -> Vec<u8> {
     let mut page = EffectsLog::zeroed();
-    let plain = CommandEffects(effects::SUPPORTED.into());
-    let changes = CommandEffects((effects::SUPPORTED | effects::CHANGES_BLOCKS).into());
+    let admin = CommandEffects((effects::SUPPORTED | effects::OF_CONTROLLER).into());
+    let io = effects::SUPPORTED | effects::OF_NAMESPACE;
+    let (plain, changes) = (CommandEffects(io.into()), CommandEffects((io | effects::CHANGES_BLOCKS).into()));
     for op in [
         AdminOpcode::GET_LOG_PAGE,
         AdminOpcode::IDENTIFY,
@@ -203,7 +223,7 @@ fn effects_page(command_set: u8) -> Vec<u8> {
         AdminOpcode::ASYNC_EVENT_REQUEST,
         AdminOpcode::KEEP_ALIVE,
     ] {
-        page.admin[usize::from(op.0)] = plain;
+        page.admin[usize::from(op.0)] = admin;
     }
     if command_set == 0 {
         for op in [NvmOpcode::WRITE, NvmOpcode::WRITE_ZEROES, NvmOpcode::DATASET_MANAGEMENT, NvmOpcode::COPY]
@@ -224,6 +244,20 @@ fn effects_page(command_set: u8) -> Vec<u8> {
         }
     }
     page.as_bytes().to_vec()
+}
+
+/// Feature Identifiers Supported and Effects: 256 entries of 4 bytes.
+fn features_page() -> Vec<u8> {
+    (0..=u8::MAX)
+        .flat_map(|id| {
+            let bits = match features::is_per_namespace(FeatureId(id)) {
+                None => 0,
+                Some(true) => effects::SUPPORTED | effects::OF_NAMESPACE,
+                Some(false) => effects::SUPPORTED | effects::OF_CONTROLLER,
+            };
+            bits.to_le_bytes()
+        })
+        .collect()
 }
 
 /// The ANA log: the groups that hold a namespace this host sees, all reached at their best on a single node.
@@ -270,6 +304,24 @@ mod tests {
         assert_eq!(cut(&[1, 2, 3, 4], 4, 4), Ok(vec![0; 4]));
         assert_eq!(cut(&[1, 2, 3, 4], 8, 4), Err(INVALID));
         assert_eq!(cut(&[1, 2, 3, 4], u64::MAX - 3, 4), Err(INVALID));
+    }
+
+    #[test]
+    fn pages_say_what_is_supported_and_what_it_concerns() {
+        let entry = |page: &[u8], id: u8| {
+            let at = usize::from(id) * 4;
+            u32::from_le_bytes(page[at..at + 4].try_into().unwrap())
+        };
+        let features = features_page();
+        assert_eq!(features.len(), 1024);
+        assert_eq!(entry(&features, FeatureId::NUMBER_OF_QUEUES.0), 0x0020_0001);
+        assert_eq!(entry(&features, FeatureId::ERROR_RECOVERY.0), 0x0010_0001);
+        assert_eq!(entry(&features, FeatureId::WRITE_CACHE.0), 0);
+        let commands = effects_page(0);
+        assert_eq!(entry(&commands, AdminOpcode::ABORT.0), 0x0020_0001);
+        assert_eq!(entry(&commands[1024..], NvmOpcode::WRITE.0), 0x0010_0003);
+        let pages = supported(false);
+        assert_eq!((entry(&pages, LogId::FEATURES.0), entry(&pages, LogId::DISCOVERY.0)), (1, 0));
     }
 
     #[test]

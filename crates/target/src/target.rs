@@ -223,9 +223,16 @@ impl Target {
         self.send_events(io);
     }
 
-    /// Takes the subsystem's health, for the SMART log.
-    pub fn set_health(&mut self, health: Health) {
+    /// Takes the subsystem's health, for the SMART log. Hosts that asked for it are told of a new warning.
+    pub fn set_health(&mut self, io: &mut Io, health: Health) {
+        let new = health.critical_warning & !self.health.critical_warning;
         self.health = health;
+        if new != 0 {
+            for controller in self.controllers.iter_mut().filter(|c| c.kind == Kind::Io) {
+                controller.events.warned(new);
+            }
+            self.send_events(io);
+        }
     }
 
     /// Once a turn, after all events, replies and messages: tries again what waited, and queues one send a connection.

@@ -140,6 +140,36 @@ fn fused_pairs_are_one_and_halves_fail_alone() {
     }
 }
 
+/// Reservation Persistence (feature 83h) is the namespace's, so both controllers of a subsystem see one value.
+#[test]
+fn reservation_persistence_is_a_feature_of_the_namespace() {
+    let (mut rig, ctrl, _) = ready(4, Digests::NONE);
+    let other = rig.controller(0, HOST);
+    let id = FeatureId::RESERVATION_PERSISTENCE;
+    let get = |nsid, select: u32| {
+        let mut sqe = feature_select::get(0, nsid, id);
+        sqe.cdw10 = (sqe.cdw10.get() | select << 8).into();
+        sqe
+    };
+    let ask = |rig: &mut Rig, conn, sqe| {
+        let cqe = rig.exec(0, conn, sqe, Payload::None).cqe;
+        if cqe.status().is_success() { Ok(cqe.dw0.get()) } else { Err(cqe.status()) }
+    };
+    assert_eq!(ask(&mut rig, ctrl.admin, get(1, 0)), Ok(0));
+    assert_eq!(ask(&mut rig, ctrl.admin, feature_select::set(0, 1, id, 1)), Ok(0));
+    assert_eq!(ask(&mut rig, other.admin, get(1, 0)), Ok(1));
+    assert_eq!(ask(&mut rig, other.admin, get(1, 1)), Ok(0));
+    assert_eq!(ask(&mut rig, other.admin, get(1, 3)), Ok(0b110));
+    let unseen = Err(Status::INVALID_NAMESPACE.with_dnr());
+    assert_eq!(ask(&mut rig, ctrl.admin, get(9, 0)), unseen);
+    assert_eq!(ask(&mut rig, ctrl.admin, feature_select::set(0, 9, id, 1)), unseen);
+    let invalid = Err(Status::INVALID_FIELD.with_dnr());
+    assert_eq!(ask(&mut rig, ctrl.admin, feature_select::set(0, u32::MAX, id, 1)), invalid);
+    let mut save = feature_select::set(0, 1, id, 0);
+    save.cdw10 = (save.cdw10.get() | 1 << 31).into();
+    assert_eq!(ask(&mut rig, ctrl.admin, save), Err(Status::FEATURE_NOT_SAVEABLE.with_dnr()));
+}
+
 #[test]
 fn reservations_cross_the_wire() {
     let (mut rig, _, io) = ready(4, Digests::NONE);

@@ -31,6 +31,9 @@ mod control;
 mod descriptor;
 mod engine;
 mod error;
+#[cfg(any(test, fuzzing))]
+#[doc(hidden)]
+pub mod fuzzing;
 mod group;
 mod lifecycle;
 pub mod limits;

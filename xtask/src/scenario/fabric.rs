@@ -145,8 +145,11 @@ fn reports(stage: &mut Stage) -> Result<()> {
          ask list-ns $c; ask list-ctrl $c; ask list-ctrl $c -n $nsid; ask list-subsys\n\
          ask list-ns $c --csi=0; ask nvm-id-ctrl $c; ask nvm-id-ns $c -n $nsid; ask cmdset-ind-id-ns $c -n $nsid\n\
          ask smart-log $c; ask error-log $c; ask fw-log $c; ask changed-ns-list-log $c\n\
-         ask effects-log $c; ask ana-log $c\n\
+         ask effects-log $c --csi=0; ask ana-log $c; ask ana-log $c -g; ask supported-log-pages $c\n\
+         ask fid-support-effects-log $c; ask mi-cmd-support-effects-log $c; ask resv-notif-log $c\n\
          for feature in 2 4 5 7 0xb 0xf; do ask get-feature $c -f $feature; done\n\
+         for feature in 5 0x82 0x83; do ask get-feature $c -n $nsid -f $feature; done\n\
+         ask set-feature $c -n $nsid -f 0x83 -v 1; nvme get-feature $c -n $nsid -f 0x83 | grep -q 'value:0*x*0*1$' || fail persistence\n\
          ask get-feature $c -f 0x81 -l 16 -c 1\n\
          for offset in 0x0 0x8 0x14 0x1c; do ask get-property $c --offset=$offset; done\n\
          dd if=/dev/urandom of=/run/block bs=4096 count=1 2>/dev/null\n\
@@ -164,6 +167,8 @@ fn reports(stage: &mut Stage) -> Result<()> {
          ask resv-release /dev/$disk -n $nsid --crkey=0x1122 --rtype=1 --rrela=0\n\
          ask resv-register /dev/$disk -n $nsid --crkey=0x1122 --rrega=1\n\
          [ -z \"$failed\" ] || fail refusals\n\
+         counts() {{ nvme smart-log $c | grep -q 'host_write_commands.*[1-9]'; }}\n\
+         wait_for 10 counts\n\
          nvme compare /dev/$disk -s 8 -c 0 -z 4096 -d /run/block >/dev/null 2>&1 && fail 'compare found no difference'\n\
          ask reset $c\n\
          wait_for 20 grep -q live /sys/class/nvme/nvme0/state\n\

@@ -262,7 +262,7 @@ fn emulator(options: &Options, kernel: &Kernel, archive: &Path, share: &Path, ap
         .arg(archive)
         .args([
             "-append",
-            &format!("console=ttyS0 quiet loglevel=5 panic=-1 mitigations=off nokaslr net.ifnames=0 random.trust_cpu=on {append}"),
+            &format!("console=ttyS0 quiet loglevel=5 panic=-1 mitigations=off nokaslr no_timer_check net.ifnames=0 random.trust_cpu=on {append}"),
         ])
         .args(["-netdev", &network, "-device", "virtio-net-pci,netdev=net0,romfile="])
         .arg("-fsdev")

@@ -76,7 +76,7 @@ impl Node {
     pub async fn start_with(folder: &Path, log: plane::Log, allow_test_volumes: bool) -> Node {
         install_crypto();
         let first = FirstStart {
-            cluster_name: "test".into(),
+            cluster_name: Some("test".into()),
             node_name: "node0".into(),
             subsystem_nqn: None,
             uuids: std::array::from_fn(|_| fresh_uuid()),

@@ -296,7 +296,12 @@ impl Service {
         match command {
             Command::SaveMarks(marks) => {
                 if let Err(why) = self.on_state(move |state| state.set_marks(marks)).await {
-                    self.broken = Some(format!("no volume can be made: {why}"));
+                    tracing::error!(
+                        "{why}; no volume can be made until that is mended and the daemon started again"
+                    );
+                    self.broken = Some(format!(
+                        "no volume can be made until this is mended and the daemon started again: {why}"
+                    ));
                 }
                 None
             }

@@ -199,7 +199,7 @@ pub enum VolumeCommand {
 /// Arguments of `volume create`.
 #[derive(Args, Debug)]
 pub struct CreateArgs {
-    /// Name: letters, digits, - _ .
+    /// Name: letters, digits and the signs - . _
     pub name: String,
     /// Size, with a unit (10GiB); rounded up to 4 KiB. Space is taken as it is written. Of a clone, that of its snapshot if
     /// it is not given
@@ -505,9 +505,9 @@ pub enum EventCommand {
     /// List events, oldest first
     List {
         /// Only the last so many
-        #[arg(long, value_name = "COUNT", default_value_t = 100)]
-        limit: usize,
-        /// Only from this time on (2026-01-31T12:00:00Z)
+        #[arg(long, value_name = "COUNT", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..))]
+        limit: u32,
+        /// Only from this time on (2026-01-31T12:00:00Z, or 2026-01-31)
         #[arg(long, value_name = "TIME")]
         since: Option<String>,
     },

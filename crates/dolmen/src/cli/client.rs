@@ -2,7 +2,7 @@
 
 use super::{
     error::{CliError, Exit},
-    locate::Target,
+    locate::{Target, quoted},
 };
 use dolmen_security::{install_crypto, pinned_client_config};
 use http_body_util::{BodyExt, Full, Limited};
@@ -151,7 +151,7 @@ impl Client {
         let at = authority(&self.target);
         let restart = match &self.target.folder {
             Some(folder) => {
-                format!("is it running? Start it: dolmen serve --data {} --drive ...", folder.display())
+                format!("is it running? Start it: dolmen serve --data {} --drive ...", quoted(folder))
             }
             None => "is the daemon running there, and is this its --api-port?".to_string(),
         };

@@ -12,7 +12,7 @@ use std::net::{IpAddr, SocketAddr};
 pub(crate) fn help(client: &Client, output: &Output, name: &str) -> Result<(), CliError> {
     let seen = volume::fetch(client, name)?;
     let info = client.get("/api/v2/clusterinfo")?;
-    let endpoint = |key: &str| texts(&info[key]).first().and_then(|text| text.parse::<SocketAddr>().ok());
+    let endpoint = |key: &str| chosen(&texts(&info[key]));
     let (Some(data), Some(discovery)) = (endpoint("nvmeEndpoints"), endpoint("discoveryEndpoints")) else {
         return Err(CliError::new(super::error::Exit::Failed, "the node tells no address for hosts"));
     };
@@ -33,6 +33,12 @@ pub(crate) fn help(client: &Client, output: &Output, name: &str) -> Result<(), C
     });
     let allow = client.suggest(&format!("volume allow {} NQN", text(&seen, "name")));
     output.put(&value, |_| page(&seen, &steps, &allow))
+}
+
+/// The address that serves most hosts: one that is not loopback, where the node tells one.
+fn chosen(endpoints: &[String]) -> Option<SocketAddr> {
+    let all: Vec<SocketAddr> = endpoints.iter().filter_map(|text| text.parse().ok()).collect();
+    all.iter().find(|at| !at.ip().is_loopback()).or(all.first()).copied()
 }
 
 /// What the commands are made from.
@@ -121,6 +127,14 @@ mod tests {
             subsystem: "nqn.2016-01.com.lightbitslabs:uuid:x".into(),
             device: "/dev/disk/by-id/nvme-uuid.u".into(),
         }
+    }
+
+    #[test]
+    fn an_address_for_other_machines_is_preferred() {
+        let of = |all: &[&str]| chosen(&all.iter().map(|at| (*at).into()).collect::<Vec<_>>());
+        assert_eq!(of(&["127.0.0.1:1", "192.0.2.1:1"]), of(&["192.0.2.1:1"]));
+        assert_eq!(of(&["[::1]:1"]).unwrap().to_string(), "[::1]:1");
+        assert_eq!(of(&[]), None);
     }
 
     #[test]

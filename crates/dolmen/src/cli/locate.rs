@@ -53,7 +53,7 @@ pub(crate) fn target(global: &Global) -> Result<Target, CliError> {
 }
 
 fn local(folder: &Path) -> Result<Target, CliError> {
-    let shown = folder.display();
+    let shown = quoted(folder);
     if !folder.is_dir() {
         return Err(CliError::new(Exit::Unreachable, format!("there is no data folder {shown}")).hint(
             format!("start a node with 'dolmen serve --data {shown} --drive ...', or name its folder"),
@@ -72,7 +72,7 @@ fn local(folder: &Path) -> Result<Target, CliError> {
 
 /// Why a folder has no endpoint, and what to do.
 fn no_endpoint(folder: &Path) -> CliError {
-    let shown = folder.display();
+    let shown = quoted(folder);
     let read = fs::read(folder.join(files::ENDPOINT));
     if read.is_err_and(|why| why.kind() == io::ErrorKind::PermissionDenied) {
         return CliError::new(Exit::NotPermitted, format!("the data folder {shown} can't be read"))
@@ -110,6 +110,7 @@ fn remote(url: &str, global: &Global) -> Result<Target, CliError> {
         CliError::usage("--endpoint needs --token-file")
             .hint("the node keeps its administrator's token in DIR/token; copy that file")
     })?;
+    let token = read_token(token_file)?;
     let certificate = match &global.certificate {
         Some(path) => path.clone(),
         None => token_file.with_file_name(files::CERTIFICATE),
@@ -123,14 +124,14 @@ fn remote(url: &str, global: &Global) -> Result<Target, CliError> {
         host: host.trim_start_matches('[').trim_end_matches(']').into(),
         port: port.unwrap_or(443),
         certificate,
-        token: read_token(token_file)?,
+        token,
         folder: None,
         invocation: format!("dolmen --endpoint {url} --token-file {}", quoted(token_file)),
     })
 }
 
 /// A path as a shell wants it.
-fn quoted(path: &Path) -> String {
+pub(super) fn quoted(path: &Path) -> String {
     let text = path.display().to_string();
     let plain = |c: char| c.is_alphanumeric() || "/._-+:@%".contains(c);
     if !text.is_empty() && text.chars().all(plain) {

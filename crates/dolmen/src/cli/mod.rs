@@ -14,7 +14,7 @@ mod system;
 mod volume;
 
 use crate::{
-    config::ServeOptions,
+    config::{LogFormat, ServeOptions},
     demo,
     node::{self, DriveIdentity},
 };
@@ -94,9 +94,11 @@ fn answer(client: &Client, output: &Output, command: Command) -> Result<(), CliE
 }
 
 fn serve(global: &Global, args: crate::config::ServeArgs) -> Result<ExitCode, CliError> {
-    for (given, flag) in
-        [(global.endpoint.is_some(), "--endpoint"), (global.token_file.is_some(), "--token-file")]
-    {
+    for (given, flag) in [
+        (global.endpoint.is_some(), "--endpoint"),
+        (global.token_file.is_some(), "--token-file"),
+        (global.certificate.is_some(), "--certificate"),
+    ] {
         if given {
             return Err(CliError::usage(format!(
                 "serve doesn't take {flag}: it is a daemon, not a client of one"
@@ -106,7 +108,14 @@ fn serve(global: &Global, args: crate::config::ServeArgs) -> Result<ExitCode, Cl
     let options =
         ServeOptions::load(global.data.as_deref(), args).map_err(|why| CliError::usage(why.to_string()))?;
     log::start(options.log_level, options.log_format);
-    node::serve(&options).map_err(|why| CliError::new(Exit::Failed, why.to_string()))
+    match node::serve(&options) {
+        // Who reads the log by machine reads this line too.
+        Err(why) if options.log_format == LogFormat::Json => {
+            tracing::error!("{why}");
+            Ok(Exit::Failed.into())
+        }
+        other => other.map_err(|why| CliError::new(Exit::Failed, why.to_string())),
+    }
 }
 
 fn completions(shell: clap_complete::Shell) -> Result<(), CliError> {

@@ -124,7 +124,7 @@ pub(crate) fn events(client: &Client, output: &Output, command: &EventCommand) -
             break;
         }
     }
-    let skip = events.len().saturating_sub(*limit);
+    let skip = events.len().saturating_sub(usize::try_from(*limit).unwrap_or(usize::MAX));
     output.put(&Value::Array(events.split_off(skip)), |events| {
         let columns = [
             ("TIME", Align::Left),

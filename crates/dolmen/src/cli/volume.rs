@@ -34,8 +34,19 @@ pub(crate) fn run(client: &Client, output: &Output, command: VolumeCommand) -> R
         VolumeCommand::Rollback { volume, to, yes } => roll_back(client, output, &volume, &to, yes),
         VolumeCommand::Update(args) => update(client, output, args),
         VolumeCommand::Delete { volume } => delete(client, output, &volume),
-        VolumeCommand::Allow(args) => access(client, output, &args, allowed),
-        VolumeCommand::Deny(args) => access(client, output, &args, denied),
+        VolumeCommand::Allow(args) => {
+            let seen = access(client, output, &args, allowed)?;
+            for (field, given, flag) in [("acl", &args.hosts, ""), ("IPAcl", &args.ip, "--ip ")] {
+                if texts(&seen[field]["values"]) == [ANY] && given.iter().any(|word| word != ANY) {
+                    let deny = client.suggest(&format!("volume deny {} {flag}{ANY}", args.volume));
+                    output.remark(&format!(
+                        "That narrows nothing: the list said {ANY} already. To admit only some, first: {deny}"
+                    ));
+                }
+            }
+            Ok(())
+        }
+        VolumeCommand::Deny(args) => access(client, output, &args, denied).map(drop),
     }
 }
 
@@ -314,7 +325,8 @@ fn delete(client: &Client, output: &Output, volume: &str) -> Result<(), CliError
 /// Makes a new list from the old one, the words of the command line and the field's name.
 type Edit = fn(&[String], &[String], &str) -> Result<Vec<String>, CliError>;
 
-fn access(client: &Client, output: &Output, args: &AccessArgs, edit: Edit) -> Result<(), CliError> {
+/// Edits the lists; the volume as it is then.
+fn access(client: &Client, output: &Output, args: &AccessArgs, edit: Edit) -> Result<Value, CliError> {
     let changed = change(client, &args.volume, |seen| {
         let mut body = json!({});
         for (field, words) in [("acl", &args.hosts), ("IPAcl", &args.ip)] {
@@ -330,7 +342,8 @@ fn access(client: &Client, output: &Output, args: &AccessArgs, edit: Edit) -> Re
         let addresses = texts(&v["IPAcl"]["values"]).join(", ");
         let hosts = texts(&v["acl"]["values"]).join(", ");
         format!("volume '{}' admits hosts {hosts} from addresses {addresses}", text(v, "name"))
-    })
+    })?;
+    Ok(changed)
 }
 
 /// The list with `words` added.

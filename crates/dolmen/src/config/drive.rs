@@ -44,6 +44,9 @@ impl DriveOption {
         if path.is_empty() {
             return bad("the path is empty");
         }
+        if in_device_folder(path) {
+            return bad(&format!("{path} names a device, which has a size of its own; leave out :{suffix}"));
+        }
         if bytes < MIN_DRIVE_BYTES {
             return bad(&format!("a drive needs at least {}", ByteSize(MIN_DRIVE_BYTES)));
         }
@@ -52,6 +55,11 @@ impl DriveOption {
         }
         Ok(DriveOption { path: path.into(), size_bytes: Some(bytes / 4096 * 4096) })
     }
+}
+
+/// Whether a path lies where devices are. A file that was made there would live in memory, and be gone with it.
+fn in_device_folder(path: &str) -> bool {
+    path.starts_with("/dev/") && !path.starts_with("/dev/shm/")
 }
 
 #[cfg(test)]
@@ -70,6 +78,7 @@ mod tests {
         assert_eq!(DriveOption::parse(device).unwrap(), drive(device, None));
         assert_eq!(DriveOption::parse("/dev/x:0:1").unwrap(), drive("/dev/x:0:1", None));
         assert_eq!(DriveOption::parse("/dev/nvme0n1").unwrap(), drive("/dev/nvme0n1", None));
+        assert_eq!(DriveOption::parse("/dev/shm/a:1GiB").unwrap(), drive("/dev/shm/a", Some(1 << 30)));
     }
 
     #[test]
@@ -79,6 +88,7 @@ mod tests {
             (":10GiB", "empty"),
             ("/d/a:10", "/d/a:10GiB"),
             ("/d/a:1MiB", "at least 256 MiB"),
+            ("/dev/nvme1n1:1GiB", "leave out :1GiB"),
             ("/d/a:9000PiB", "large"),
             ("/d/a:999999PiB", "more than 64 bits"),
         ] {

@@ -28,6 +28,7 @@ use std::{
     sync::atomic::{AtomicBool, Ordering},
     time::Duration,
 };
+use tokio::signal::unix::{SignalKind, signal};
 
 /// The name under which the demo connects.
 const HOST: &str = "nqn.2014-08.org.nvmexpress:uuid:8d4f2f1c-5e0b-4c39-9a0e-3b1f6a7c2d10";
@@ -97,17 +98,27 @@ fn connect(address: SocketAddr, subsystem: &Nqn) -> Result<Session, Box<dyn Erro
     Ok(Session::connect(io, options)?)
 }
 
-/// True after Ctrl-C.
+/// True after Ctrl-C, or when the process was told to end in another way.
 fn interrupted() -> bool {
     INTERRUPTED.load(Ordering::Relaxed)
 }
 
-/// Ctrl-C ends the demo in an orderly way; the node, in a process group of its own, gets no signal from the terminal.
+/// Ctrl-C ends the demo in an orderly way, and so do SIGTERM and the end of the terminal: the node, in a process group of
+/// its own, gets no signal from the terminal and must not outlive the demo.
 fn catch_interrupts() -> Result<(), Box<dyn Error>> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let (mut int, mut term, mut hup) = {
+        let _context = runtime.enter();
+        (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?, signal(SignalKind::hangup())?)
+    };
     std::thread::Builder::new().name("interrupts".into()).spawn(move || {
         runtime.block_on(async {
-            while tokio::signal::ctrl_c().await.is_ok() {
+            loop {
+                tokio::select! {
+                    _ = int.recv() => {}
+                    _ = term.recv() => {}
+                    _ = hup.recv() => {}
+                }
                 INTERRUPTED.store(true, Ordering::Relaxed);
             }
         });

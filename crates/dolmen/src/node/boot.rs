@@ -11,7 +11,7 @@ use crate::{
 };
 use dolmen_io::OpenDrive;
 use dolmen_security::fresh_uuid;
-use dolmen_store::{PoolOptions, PoolPlan};
+use dolmen_store::{PoolOptions, PoolPlan, StoreError};
 use dolmen_types::{CoreId, PgId, Uuid};
 use dolmen_volume::{Restart, VolumeInfo};
 use std::{fs, path::Path, sync::Arc};
@@ -23,8 +23,8 @@ const MAX_SHARDS: usize = 16;
 pub struct Booted {
     /// The pool.
     pub plan: Arc<PoolPlan>,
-    /// Its drives, in the plan's order.
-    pub drives: Vec<OpenedDrive>,
+    /// Its drives, in the plan's order; `None` for one that is not there.
+    pub drives: Vec<Option<OpenedDrive>>,
     /// All volumes of all cores.
     pub volumes: Vec<VolumeInfo>,
 }
@@ -37,12 +37,15 @@ pub fn home_core(plan: &PoolPlan, pg: PgId, cores: usize) -> CoreId {
 
 /// What to bring up.
 pub struct Start {
-    /// The drives; all or none are opened.
+    /// The drives; those that can't be opened must be ones that the pool can do without.
     pub drives: Vec<OpenDrive>,
     /// For a new pool, and which pool it must be.
     pub pool: PoolOptions,
     /// Whether reservations that do not persist are still there.
     pub restart: Restart,
+    /// Takes away a file drive that this start has made and the pool has refused, so that a drive whose file system is not
+    /// mounted leaves nothing in its place.
+    pub unmake: fn(&Path),
 }
 
 /// Brings the pool and its volumes up on running cores. `known_pool` is the pool that this data folder has served before.
@@ -65,8 +68,33 @@ pub(crate) async fn boot(
     let shards =
         std::thread::available_parallelism().map_or(1, usize::from).max(cores.count()).min(MAX_SHARDS);
     let shards = u16::try_from(shards).expect("at most 16");
-    let pool = PoolOptions { shards, unit_bytes: None, seed: fresh_seed(), expect: known_pool };
-    bring_up(cores, Start { drives, pool, restart }).await
+    let pool = PoolOptions {
+        shards,
+        parity: options.parity,
+        unit_bytes: None,
+        seed: fresh_seed(),
+        expect: known_pool,
+        at_least: known_pool.map_or(0, |_| known_sequence(&options.data)),
+        absent: Vec::new(),
+    };
+    bring_up(cores, Start { drives, pool, restart, unmake: remove }).await
+}
+
+fn remove(path: &Path) {
+    if let Err(error) = fs::remove_file(path) {
+        tracing::warn!(drive = %path.display(), %error, "this file was made by this start and can't be removed");
+    }
+}
+
+/// A size is for a drive to be made; one that is there keeps its own.
+fn warn_of_size(path: &str, asked: Option<u64>, drive: &OpenedDrive) {
+    let has = drive.info.size_bytes;
+    if let Some(asked) = asked.filter(|asked| *asked != has) {
+        tracing::warn!(
+            drive = path,
+            "keeps its size of {has} bytes; the {asked} asked for are for a drive to be made"
+        );
+    }
 }
 
 /// The sequence itself, for cores of any world.
@@ -75,17 +103,38 @@ pub(crate) async fn boot(
 /// Which drive or pool can't be opened and why, in words.
 pub async fn bring_up(cores: &Talk, start: Start) -> Result<Booted, ServeError> {
     let first = CoreId(0);
-    let Start { drives, pool, restart } = start;
-    let paths: Vec<String> = drives.iter().map(|d| d.path.display().to_string()).collect();
-    let opened = cores.ask(first, |answer| ToCore::OpenDrives { drives, answer }).await?;
-    let opened = opened.map_err(ServeError::new)?;
-    let plan = cores.ask(first, |answer| ToCore::OpenPool { paths, options: pool, answer }).await?;
+    let Start { drives, mut pool, restart, unmake } = start;
+    let asked: Vec<(String, Option<u64>)> =
+        drives.iter().map(|d| (d.path.display().to_string(), d.create_bytes)).collect();
+    let results = cores.ask(first, |answer| ToCore::OpenDrives { drives, answer }).await?;
+    let (mut paths, mut opened) = (Vec::new(), Vec::new());
+    for ((path, size), result) in asked.into_iter().zip(results) {
+        match result {
+            Ok(drive) => {
+                warn_of_size(&path, size, &drive);
+                paths.push(path);
+                opened.push(drive);
+            }
+            Err(why) => {
+                tracing::warn!(drive = path, why, "a drive is not there");
+                pool.absent.push((path, why));
+            }
+        }
+    }
+    let names = paths.clone();
+    let plan = cores.ask(first, |answer| ToCore::OpenPool { paths: names, options: pool, answer }).await?;
+    if let Err(StoreError::Refused(_)) = &plan {
+        // Nothing was written, and the drives are still locked by us.
+        let made = paths.iter().zip(&opened).filter(|(_, drive)| drive.info.created);
+        made.for_each(|(path, _)| unmake(path.as_ref()));
+    }
     let plan = Arc::new(plan.map_err(ServeError::system)?);
     tracing::info!(
         pool = %plan.pool, drives = plan.drives.len(), shards = plan.shards, unit_bytes = plan.unit_bytes,
-        created = plan.created, "pool opened"
+        parity = plan.parity, created = plan.created, "pool opened"
     );
-    let drives: Vec<OpenedDrive> = plan.order.iter().map(|&i| opened[i].clone()).collect();
+    let drives: Vec<Option<OpenedDrive>> =
+        plan.order.iter().map(|at| at.map(|i| opened[i].clone())).collect();
     let recovering =
         cores.ask_all(|answer| ToCore::OpenStore { plan: plan.clone(), drives: drives.clone(), answer });
     for result in recovering.await? {
@@ -103,6 +152,22 @@ fn fresh_seed() -> [u8; 32] {
     seed[..16].copy_from_slice(&fresh_uuid().0);
     seed[16..].copy_from_slice(&fresh_uuid().0);
     seed
+}
+
+/// The file in the data folder that tells how far the pool's superblock had come. Of two drives that mirror each other, one that
+/// comes back alone can't know by itself that the other went on without it.
+const SEQUENCE_FILE: &str = "pool-sequence";
+
+fn known_sequence(folder: &Path) -> u64 {
+    let text = fs::read_to_string(folder.join(SEQUENCE_FILE)).unwrap_or_default();
+    text.trim().parse().unwrap_or(0)
+}
+
+/// Remembers how far the pool's superblock has come.
+pub(crate) fn remember_sequence(folder: &Path, sequence: u64) {
+    if let Err(error) = fs::write(folder.join(SEQUENCE_FILE), format!("{sequence}\n")) {
+        tracing::warn!(%error, "the next start may not tell drives that were left behind");
+    }
 }
 
 /// The file in the data folder that tells in which boot of the machine it was last served.

@@ -92,7 +92,7 @@ pub struct Core {
     /// The pool, once it is open.
     plan: Option<Arc<PoolPlan>>,
     /// This core's handles of the pool's drives, in the pool's order.
-    files: Vec<FileId>,
+    files: Vec<Option<FileId>>,
     owner: Option<PoolOwner>,
     /// Core 0: what the shards' claims contradict each other in.
     contradiction: Option<String>,

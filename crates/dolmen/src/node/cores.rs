@@ -9,6 +9,7 @@ use crate::{
     },
 };
 use dolmen_io::{InboxSender, Io, PoolConfig, Wake, inbox, mailbox};
+use dolmen_target::Bounds;
 use dolmen_types::CoreId;
 use dolmen_uring::{Features, Mask, Uring, UringConfig};
 use std::{
@@ -78,7 +79,9 @@ impl Cores {
         }
         // Every connection takes a descriptor.
         let descriptors = dolmen_uring::raise_descriptor_limit();
-        tracing::debug!(descriptors, "limit of open files");
+        if let Some(warning) = scarce_descriptors(descriptors) {
+            tracing::warn!("{warning}");
+        }
         let spin_ns = u64::try_from(options.poll_window.as_nanos()).unwrap_or(u64::MAX);
         let config = UringConfig {
             pool: PoolConfig::sized(POOL_BYTES),
@@ -213,6 +216,21 @@ impl Drop for Cores {
     }
 }
 
+/// Open files that the node itself needs: drives, rings, listeners, its folder, calls of the API. Count, generous.
+const OWN_DESCRIPTORS: u32 = 128;
+
+/// What to tell when fewer connections can be open than one core's target takes.
+fn scarce_descriptors(limit: u32) -> Option<String> {
+    let wanted = Bounds::default().connections + OWN_DESCRIPTORS;
+    (limit < wanted).then(|| {
+        format!(
+            "the limit of open files is {limit}, so at most some {} connections of hosts fit, and more are not accepted: \
+             raise it above {wanted} (LimitNOFILE= in a systemd unit, --ulimit nofile= of a container, ulimit -n in a shell)",
+            limit.saturating_sub(OWN_DESCRIPTORS)
+        )
+    })
+}
+
 fn core_thread(
     id: CoreId,
     count: usize,
@@ -251,4 +269,19 @@ fn pin(cpu: Option<usize>) -> Result<(), ServeError> {
     set.set(cpu);
     rustix::thread::sched_setaffinity(None, &set)
         .map_err(|e| ServeError::new(format!("--cores: cannot run on CPU {cpu}: {e}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn few_descriptors_are_told_with_the_way_out() {
+        assert_eq!(scarce_descriptors(65_536), None);
+        let text = scarce_descriptors(1024).unwrap();
+        assert!(
+            text.contains("is 1024") && text.contains("some 896") && text.contains("LimitNOFILE"),
+            "{text}"
+        );
+    }
 }

@@ -3,7 +3,7 @@
 use crate::node::report::CoreReport;
 use dolmen_io::{DriveHandle, DriveInfo, OpenDrive, mailbox};
 use dolmen_store::{PoolOptions, PoolPlan, StoreError, ToPool, ToShard};
-use dolmen_target::{Envelope, NamespaceTable, TargetConfig};
+use dolmen_target::{Envelope, Health, NamespaceTable, TargetConfig};
 use dolmen_types::ShardId;
 use dolmen_volume::{
     Change, ControlCommand, ControlDone, ControlError, Notice, Reply, Request, Restart, VolumeInfo,
@@ -53,16 +53,16 @@ pub struct OpenedDrive {
 pub enum ToCore {
     /// The mailboxes to the other cores.
     Link(Links),
-    /// Core 0: open the drives, all or none.
+    /// Core 0: open the drives.
     OpenDrives {
         /// Which.
         drives: Vec<OpenDrive>,
         /// The drives in the same order, or why one can't be opened.
-        answer: Answer<Result<Vec<OpenedDrive>, String>>,
+        answer: Answer<Vec<Result<OpenedDrive, String>>>,
     },
     /// Core 0: open the pool on the drives that were opened.
     OpenPool {
-        /// How the drives are named, in the order of `OpenDrives`.
+        /// How the drives that could be opened are named, in the order of `OpenDrives`.
         paths: Vec<String>,
         /// For a new pool.
         options: PoolOptions,
@@ -74,7 +74,7 @@ pub enum ToCore {
         /// The pool.
         plan: Arc<PoolPlan>,
         /// Its drives, in the plan's order.
-        drives: Vec<OpenedDrive>,
+        drives: Vec<Option<OpenedDrive>>,
         /// When the shards serve, or why not.
         answer: Answer<Result<(), String>>,
     },
@@ -99,6 +99,13 @@ pub enum ToCore {
         /// All of them.
         table: Arc<NamespaceTable>,
         /// When they are in force on this core.
+        answer: Answer<()>,
+    },
+    /// What the SMART log is to say from now on.
+    Health {
+        /// The whole node's.
+        health: Health,
+        /// When this core says it.
         answer: Answer<()>,
     },
     /// A change of a volume whose home is this core, or a question about it.

@@ -12,6 +12,7 @@ pub mod boot;
 pub mod core;
 pub mod cores;
 pub mod message;
+mod ports;
 pub mod report;
 pub mod router;
 mod serve;

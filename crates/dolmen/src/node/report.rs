@@ -1,7 +1,7 @@
 //! What a core tells about itself when asked.
 
 use dolmen_io::DriveCounters;
-use dolmen_store::SpaceReport;
+use dolmen_store::{DriveStanding, SpaceReport};
 use dolmen_target::{ConnectionInfo, HostInfo, TargetStats};
 use dolmen_types::{CoreId, Uuid};
 use dolmen_volume::{VolumeInfo, VolumeStats};
@@ -55,8 +55,10 @@ pub struct CoreReport {
 /// What the owner of the pool's units knows.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PoolReport {
-    /// Units that no shard holds, by drive, in the pool's order.
-    pub free_units: Vec<u32>,
+    /// Number of the superblock in force.
+    pub sequence: u64,
+    /// Where the drives stand, in the pool's order.
+    pub drives: Vec<DriveStanding>,
     /// Bytes of data that hosts may store in all.
     pub capacity_bytes: u64,
 }

@@ -34,7 +34,7 @@ pub(crate) struct Node {
     /// The pool.
     pub(crate) plan: Arc<PoolPlan>,
     /// Its drives, in the plan's order.
-    pub(crate) drives: Vec<OpenedDrive>,
+    pub(crate) drives: Vec<Option<OpenedDrive>>,
     /// Whether volumes that keep nothing may be made.
     pub(crate) allow_test_volumes: bool,
     catalogue: Mutex<Catalogue>,

@@ -1,7 +1,7 @@
 //! The life of the daemon: what is started in which order, and how it ends.
 //!
 //! ```text
-//!   start  folder, keys → cores → drives, pool, recovery → volumes → targets listen → API listens → ready
+//!   start  folder, keys → ports tried → cores → drives, pool, recovery → volumes → targets listen → API listens → ready
 //!   stop   API ends → targets drain → volumes finish, checkpoint → threads end
 //! ```
 
@@ -13,6 +13,7 @@ use crate::{
         boot::{self, boot},
         cores::{Cores, Talk},
         message::{FromCore, ToCore},
+        ports::Ports,
         router::Node,
         watch::watch,
     },
@@ -24,10 +25,7 @@ use dolmen_cluster::{
 };
 use dolmen_target::TargetConfig;
 use dolmen_types::{LineId, Nsid};
-use std::{
-    net::{SocketAddr, TcpListener},
-    process::ExitCode,
-};
+use std::{net::SocketAddr, process::ExitCode};
 use tokio::sync::mpsc;
 
 /// Runs the daemon until it is told to stop.
@@ -56,13 +54,13 @@ pub fn serve(options: &ServeOptions) -> Result<ExitCode, ServeError> {
         discovery_port: ports.discovery,
     };
     let subsystem = prepared.identity().subsystem_nqn.clone();
-    let control = prepared.start(options, data).map_err(ServeError::system)?;
+    let mut control = prepared.start(options, data).map_err(ServeError::system)?;
     notify::tell(Phase::Ready);
     tracing::info!(
         data_port = ports.data, discovery_port = ports.discovery, api = ?control.addresses(), %subsystem, "ready"
     );
 
-    let signal = control.wait_for_signal().map_err(ServeError::system)?;
+    let signal = control.wait_for_signal();
     notify::tell(Phase::Stopping);
     tracing::info!(signal, "stopping");
     control.stop();
@@ -105,6 +103,7 @@ async fn start(
         state.set_pool(booted.plan.pool).map_err(ServeError::system)?;
     }
     boot::remember(&options.data);
+    boot::remember_sequence(&options.data, booted.plan.sequence);
     let generation = state.start_discovery_generation().map_err(ServeError::system)?;
     let known = booted.volumes.iter().map(|v| &v.descriptor);
     let mut recovered = Recovered {
@@ -120,7 +119,7 @@ async fn start(
     let (plane, requests) = plane::channel();
     tokio::spawn(node.clone().serve(requests));
     listen(options, prepared.identity(), talk, ports, &node).await?;
-    tokio::spawn(watch(node, notices));
+    tokio::spawn(watch(node, options.data.clone(), notices));
     Ok(Found { recovered, plane })
 }
 
@@ -154,34 +153,4 @@ async fn listen(
         listening.map_err(ServeError::new)?;
     }
     Ok(())
-}
-
-/// The NVMe/TCP ports in force.
-#[derive(Clone, Copy, Debug)]
-struct Ports {
-    data: u16,
-    discovery: u16,
-}
-
-impl Ports {
-    /// The ports asked for; free ones for 0, the same for every core and address.
-    fn choose(options: &ServeOptions) -> Result<Ports, ServeError> {
-        let ip = options.listen.first().copied().ok_or_else(|| ServeError::new("no address to listen on"))?;
-        let probe = || {
-            let refused = |why| {
-                ServeError::new(format!("--listen {ip}: no address of this machine to listen on: {why}"))
-            };
-            TcpListener::bind(SocketAddr::new(ip, 0)).map_err(refused)
-        };
-        // Both are held while they are chosen, so that they differ.
-        let (data, discovery) = (probe()?, probe()?);
-        let choose = |port: u16, probe: &TcpListener| match port {
-            0 => probe.local_addr().map(|a| a.port()).map_err(ServeError::system),
-            _ => Ok(port),
-        };
-        Ok(Ports {
-            data: choose(options.port, &data)?,
-            discovery: choose(options.discovery_port, &discovery)?,
-        })
-    }
 }

@@ -7,10 +7,13 @@ use dolmen_cluster::plane::{
     VolumeUsage,
 };
 use dolmen_io::{DriveCounters, OpCounters};
-use dolmen_store::{PoolPlan, SpaceReport};
+use dolmen_store::{DriveStanding, DriveState as Standing, PoolPlan, SpaceReport};
 use dolmen_types::{Nqn, Uuid, limits::BLOCK_BYTES};
 use dolmen_volume::{Health, VolumeInfo};
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 fn block_bytes(blocks: u64) -> u64 {
     blocks.saturating_mul(u64::try_from(BLOCK_BYTES).unwrap_or(0))
@@ -104,15 +107,20 @@ pub(super) fn full_below(usable_bytes: u64) -> u64 {
     usable_bytes / 100
 }
 
+/// What hosts' data takes, and what it may still take: the map takes its part of the same space. Bytes.
+fn used_and_free(sum: &SpaceReport, usable_bytes: u64) -> (u64, u64) {
+    let used_bytes = sum.live_bytes.saturating_sub(sum.map_bytes).min(usable_bytes);
+    (used_bytes, usable_bytes.saturating_sub(sum.live_bytes))
+}
+
 /// The pool as a whole.
-pub(super) fn pool(plan: &PoolPlan, drives: &[OpenedDrive], reports: &[CoreReport]) -> PoolStatus {
+pub(super) fn pool(plan: &PoolPlan, drives: &[Option<OpenedDrive>], reports: &[CoreReport]) -> PoolStatus {
     let sum = space(reports);
-    let physical_bytes = drives.iter().map(|d| d.info.size_bytes).sum();
+    let physical_bytes = drives.iter().flatten().map(|d| d.info.size_bytes).sum();
     let usable_bytes =
         reports.iter().find_map(|r| r.pool.as_ref()).map_or(0, |p| p.capacity_bytes).min(physical_bytes);
-    let used_bytes = sum.live_bytes.saturating_sub(sum.map_bytes).min(usable_bytes);
+    let (used_bytes, free_bytes) = used_and_free(&sum, usable_bytes);
     let logical = reports.iter().flat_map(|r| &r.volumes).map(|v| block_bytes(v.usage.mapped_blocks)).sum();
-    let free_bytes = usable_bytes - used_bytes;
     let state = match reports.iter().find_map(|r| r.stopped.clone()) {
         Some(reason) => PoolState::Stopped(reason),
         None if free_bytes < full_below(usable_bytes) => PoolState::Full,
@@ -131,36 +139,80 @@ pub(super) fn pool(plan: &PoolPlan, drives: &[OpenedDrive], reports: &[CoreRepor
 }
 
 /// The drives, in the pool's order.
-pub(super) fn drives(plan: &PoolPlan, drives: &[OpenedDrive], reports: &[CoreReport]) -> Vec<DriveStatus> {
+pub(super) fn drives(
+    plan: &PoolPlan,
+    drives: &[Option<OpenedDrive>],
+    reports: &[CoreReport],
+) -> Vec<DriveStatus> {
     let stopped = reports.iter().find_map(|r| r.stopped.clone());
     plan.drives
         .iter()
         .zip(drives)
         .zip(0..)
+        .filter(|(_, index)| standing(reports, *index).is_none_or(|s| s.state != Standing::Gone))
         .map(|((drive, opened), index)| {
             let counters = drive_counters(reports, index);
             let errors = counters.reads.errors + counters.writes.errors + counters.flushes.errors;
+            let info = opened.as_ref().map(|o| &o.info);
+            let standing = standing(reports, index);
+            let state = match (standing.map(|s| s.state), &stopped) {
+                (Some(Standing::Out | Standing::Gone), _) => {
+                    let reason = standing.and_then(|s| s.reason.clone());
+                    DriveState::Failed(reason.unwrap_or_else(|| "it is not there".into()))
+                }
+                (_, Some(reason)) if errors > 0 => DriveState::Failed(reason.clone()),
+                _ => DriveState::Healthy,
+            };
             DriveStatus {
                 path: drive.path.clone(),
                 uuid: drive.uuid,
-                model: opened.info.model.clone().unwrap_or_default(),
-                serial: opened.info.serial.clone().unwrap_or_default(),
-                size_bytes: opened.info.size_bytes,
+                model: info.and_then(|i| i.model.clone()).unwrap_or_default(),
+                serial: info.map_or(Some(drive.serial.clone()), |i| i.serial.clone()).unwrap_or_default(),
+                size_bytes: size_bytes(plan, opened.as_ref(), index),
                 free_bytes: free_bytes(plan, reports, index),
-                file: !opened.info.block_device,
-                state: match &stopped {
-                    Some(reason) if errors > 0 => DriveState::Failed(reason.clone()),
-                    _ => DriveState::Healthy,
-                },
+                file: info.is_some_and(|i| !i.block_device),
+                state,
                 strikes: u32::try_from(counters.writes.errors + counters.flushes.errors).unwrap_or(u32::MAX),
             }
         })
         .collect()
 }
 
+/// What the owner of the pool's units says about a drive.
+fn standing(reports: &[CoreReport], drive: usize) -> Option<&DriveStanding> {
+    reports.iter().find_map(|r| r.pool.as_ref())?.drives.get(drive)
+}
+
+/// The size of a drive; of one that is not there, what the pool used of it.
+fn size_bytes(plan: &PoolPlan, opened: Option<&OpenedDrive>, drive: usize) -> u64 {
+    let units = plan.drives.get(drive).map_or(0, |d| u64::from(d.units) * u64::from(plan.unit_bytes));
+    opened.map_or(units, |o| o.info.size_bytes)
+}
+
+/// What the SMART log says of the node: traffic since the start, and whether the pool still takes writes. Wear and spare
+/// area belong to the drives, which are replaced one by one; of the whole there is nothing to tell until one fails.
+pub(super) fn health(reports: &[CoreReport], up: Duration) -> dolmen_target::Health {
+    let mut health = dolmen_target::Health {
+        media_errors: space(reports).integrity_errors,
+        power_on_hours: up.as_secs() / 3600,
+        ..dolmen_target::Health::default()
+    };
+    for traffic in reports.iter().map(|r| &r.target.traffic) {
+        health.reads += traffic.reads;
+        health.writes += traffic.writes;
+        health.bytes_read += traffic.bytes_read;
+        health.bytes_written += traffic.bytes_written;
+    }
+    if reports.iter().any(|r| r.stopped.is_some()) {
+        health.critical_warning |= dolmen_target::Health::READ_ONLY;
+    }
+    health
+}
+
 fn free_bytes(plan: &PoolPlan, reports: &[CoreReport], drive: usize) -> u64 {
-    let free = reports.iter().find_map(|r| r.pool.as_ref()).and_then(|p| p.free_units.get(drive)).copied();
-    u64::from(free.unwrap_or(0)) * u64::from(plan.unit_bytes)
+    let counts = |s: &&DriveStanding| matches!(s.state, Standing::In | Standing::Leaving);
+    let free = standing(reports, drive).filter(counts).map_or(0, |s| s.free_units);
+    u64::from(free) * u64::from(plan.unit_bytes)
 }
 
 /// What all cores have done with a drive.
@@ -187,7 +239,11 @@ fn io_metrics(c: OpCounters) -> IoMetrics {
 }
 
 /// All counters.
-pub(super) fn metrics(plan: &PoolPlan, drives: &[OpenedDrive], reports: &[CoreReport]) -> MetricsSnapshot {
+pub(super) fn metrics(
+    plan: &PoolPlan,
+    drives: &[Option<OpenedDrive>],
+    reports: &[CoreReport],
+) -> MetricsSnapshot {
     MetricsSnapshot {
         volumes: volume_metrics(reports),
         drives: drive_metrics(plan, drives, reports),
@@ -226,7 +282,11 @@ fn volume_metrics(reports: &[CoreReport]) -> Vec<VolumeMetrics> {
     all
 }
 
-fn drive_metrics(plan: &PoolPlan, drives: &[OpenedDrive], reports: &[CoreReport]) -> Vec<DriveMetrics> {
+fn drive_metrics(
+    plan: &PoolPlan,
+    drives: &[Option<OpenedDrive>],
+    reports: &[CoreReport],
+) -> Vec<DriveMetrics> {
     plan.drives
         .iter()
         .zip(drives)
@@ -239,9 +299,9 @@ fn drive_metrics(plan: &PoolPlan, drives: &[OpenedDrive], reports: &[CoreReport]
                 writes: io_metrics(counters.writes),
                 flushes: io_metrics(counters.flushes),
                 inflight: counters.inflight,
-                size_bytes: opened.info.size_bytes,
+                size_bytes: size_bytes(plan, opened.as_ref(), index),
                 free_bytes: free_bytes(plan, reports, index),
-                healthy: counters.writes.errors + counters.flushes.errors == 0,
+                healthy: opened.is_some() && counters.writes.errors + counters.flushes.errors == 0,
             }
         })
         .collect()
@@ -277,5 +337,19 @@ fn core_metrics(report: &CoreReport) -> CoreMetrics {
         messages: report.counters.messages,
         buffers_used: report.buffers_total.saturating_sub(report.buffers_free),
         buffers_total: report.buffers_total,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_map_takes_is_not_free() {
+        let sum = SpaceReport { live_bytes: 995, map_bytes: 35, ..SpaceReport::default() };
+        let (used, free) = used_and_free(&sum, 1000);
+        assert_eq!((used, free), (960, 5));
+        assert!(free < full_below(1000), "a store that takes nothing more is told as full");
+        assert_eq!(used_and_free(&SpaceReport { live_bytes: 1100, ..sum }, 1000), (1000, 0));
     }
 }

@@ -1,12 +1,18 @@
 //! Looks at the node once a second and tells the control side what changed: hosts that came or went, drives that
-//! failed, a pool that became full or stopped. What comes and goes within one look is not told.
+//! failed, a pool that became full or stopped. What comes and goes within one look is not told. The targets learn what
+//! their SMART log says in the same look.
 //!
 //! Promises: a crowd of hosts is told over several looks, so that it costs neither memory nor the rest of the events.
 
-use crate::node::{report::CoreReport, router::Node, tell};
+use crate::node::{boot, message::ToCore, report::CoreReport, router::Node, tell};
 use dolmen_cluster::plane::{DriveState, DriveStatus, HostStatus, Notice, PoolState, PoolStatus};
-use dolmen_types::Nqn;
-use std::{collections::BTreeSet, sync::Arc, time::Duration};
+use dolmen_types::{Nqn, Uuid};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::PathBuf,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 use tokio::sync::mpsc;
 
 /// Between two looks.
@@ -15,12 +21,25 @@ const EVERY: Duration = Duration::from_secs(1);
 /// Hosts told of in one look at most; the others wait for the next. Count.
 const HOSTS_A_LOOK: usize = 16;
 
-/// Watches until the control side or the cores are gone.
-pub(super) async fn watch(node: Arc<Node>, notices: mpsc::Sender<Notice>) {
-    let mut told = Told::default();
+/// Watches until the control side or the cores are gone. What is to be remembered of the pool goes into the data folder.
+pub(super) async fn watch(node: Arc<Node>, folder: PathBuf, notices: mpsc::Sender<Notice>) {
+    let (mut told, mut sequence) = (Told::default(), node.plan.sequence);
+    let (mut health, began) = (Default::default(), Instant::now());
     loop {
         tokio::time::sleep(EVERY).await;
         let Some(reports) = node.reports().await else { return };
+        let now = tell::health(&reports, began.elapsed());
+        if now != health {
+            health = now;
+            if node.cores.ask_all(|answer| ToCore::Health { health, answer }).await.is_err() {
+                return;
+            }
+        }
+        let now = reports.iter().find_map(|r| r.pool.as_ref()).map_or(sequence, |pool| pool.sequence);
+        if now != sequence {
+            sequence = now;
+            boot::remember_sequence(&folder, sequence);
+        }
         for notice in told.look(&node, &reports) {
             if notices.send(notice).await.is_err() {
                 return;
@@ -34,8 +53,8 @@ pub(super) async fn watch(node: Arc<Node>, notices: mpsc::Sender<Notice>) {
 struct Told {
     hosts: BTreeSet<Nqn>,
     pool: PoolState,
-    /// By the pool's order; a drive that isn't there yet is healthy.
-    drives: Vec<DriveState>,
+    /// A drive that isn't there yet is healthy.
+    drives: BTreeMap<Uuid, DriveState>,
 }
 
 impl Told {
@@ -73,9 +92,10 @@ impl Told {
     }
 
     fn drives(&mut self, drives: &[DriveStatus]) -> Vec<Notice> {
-        self.drives.resize(drives.len(), DriveState::Healthy);
+        self.drives.retain(|uuid, _| drives.iter().any(|d| d.uuid == *uuid));
         let mut notices = Vec::new();
-        for (told, drive) in self.drives.iter_mut().zip(drives) {
+        for drive in drives {
+            let told = self.drives.entry(drive.uuid).or_default();
             if *told != drive.state {
                 told.clone_from(&drive.state);
                 notices.push(Notice::Drive { path: drive.path.clone(), state: drive.state.clone() });
@@ -101,7 +121,6 @@ impl Told {
 mod tests {
     use super::*;
     use dolmen_cluster::plane::ControllerStatus;
-    use dolmen_types::Uuid;
 
     fn host(number: usize, discovery: bool) -> HostStatus {
         let address = "127.0.0.1:4420".parse().unwrap();

@@ -67,6 +67,8 @@ pub struct Begin {
     /// The node's count of starts.
     pub generation: u64,
     pub restart: Restart,
+    /// Drives that a new pool can lose.
+    pub parity: u8,
     /// Size of each drive, should it be made.
     pub drive_bytes: u64,
 }
@@ -107,8 +109,18 @@ impl Process {
             sparse: true,
             exclusive: true,
         };
-        let pool = PoolOptions { shards, unit_bytes: Some(UNIT_BYTES), seed, expect: None };
-        let start = Start { drives: DRIVES.iter().map(drive).collect(), pool, restart: how.restart };
+        let parity = Some(how.parity);
+        let pool = PoolOptions {
+            shards,
+            parity,
+            unit_bytes: Some(UNIT_BYTES),
+            seed,
+            expect: None,
+            at_least: 0,
+            absent: Vec::new(),
+        };
+        let start =
+            Start { drives: DRIVES.iter().map(drive).collect(), pool, restart: how.restart, unmake: |_| () };
         let job = {
             let talk = talk.clone();
             async move { boot::bring_up(&talk, start).await }

@@ -57,6 +57,9 @@ struct Run {
     process: Option<Process>,
     starts: u64,
     drive_bytes: u64,
+    parity: u8,
+    /// A drive was taken out.
+    lost: bool,
     /// When the process starts (again), while there is none, and how.
     start_at: (Nanos, Restart),
     stop_began: Nanos,
@@ -91,6 +94,8 @@ pub fn run(seed: u64) -> Report {
         process: None,
         starts: 0,
         drive_bytes: 0,
+        parity: 0,
+        lost: false,
         hosts: Vec::new(),
         asked: Vec::new(),
         side: None,
@@ -102,6 +107,9 @@ pub fn run(seed: u64) -> Report {
     };
     // Small drives are cleaned all the time, large ones never.
     run.drive_bytes = [10, 14, 20, 48][run.rng.index(4)] << 20;
+    run.parity = u8::from(run.rng.one_in(2));
+    // A mirror holds half.
+    run.drive_bytes <<= run.parity;
     run.prepare();
     run.torment();
     run.come_to_rest("every command ends once the world is whole");
@@ -232,6 +240,13 @@ impl Run {
                 }
                 self.mend_in(300 * MS, Mend::Drives);
             }
+            // A mirror goes on without one of its drives, for good.
+            9 if self.parity > 0 && !self.lost && self.serving() => {
+                self.lost = true;
+                let drive = DRIVES[self.rng.index(DRIVES.len())];
+                self.tell(&format!("drive {drive} is gone"));
+                self.world.remove_drive(NODE, Path::new(drive));
+            }
             _ => self.use_control(),
         }
     }
@@ -346,7 +361,12 @@ impl Run {
         self.starts += 1;
         let cores = 1 + self.rng.index(3);
         self.tell(&format!("start {} with {cores} cores", self.starts));
-        let how = Begin { generation: self.starts, restart: self.start_at.1, drive_bytes: self.drive_bytes };
+        let how = Begin {
+            generation: self.starts,
+            restart: self.start_at.1,
+            parity: self.parity,
+            drive_bytes: self.drive_bytes,
+        };
         self.process = Some(Process::start(&self.world, &mut self.rng, cores, how));
     }
 

@@ -25,6 +25,10 @@ impl LogId {
     pub const EFFECTS: LogId = LogId(0x05);
     /// Asymmetric Namespace Access.
     pub const ANA: LogId = LogId(0x0c);
+    /// Feature Identifiers Supported and Effects.
+    pub const FEATURES: LogId = LogId(0x12);
+    /// NVMe-MI Commands Supported and Effects.
+    pub const MANAGEMENT: LogId = LogId(0x13);
     /// Discovery.
     pub const DISCOVERY: LogId = LogId(0x70);
     /// Reservation Notification.
@@ -221,7 +225,7 @@ impl FirmwareLog {
     }
 }
 
-/// What a command may do (Base figure 211): a set of [`effects`] bits.
+/// What a command (Base figure 211) or the setting of a feature (Base figure 259) may do: a set of [`effects`] bits.
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned,
 )]
@@ -240,6 +244,10 @@ pub mod effects {
     pub const CHANGES_INVENTORY: u32 = 1 << 3;
     /// CCC: it may change controller capabilities.
     pub const CHANGES_CONTROLLER: u32 = 1 << 4;
+    /// CSP, FSP: it concerns one namespace.
+    pub const OF_NAMESPACE: u32 = 1 << 20;
+    /// CSP, FSP: it concerns one controller.
+    pub const OF_CONTROLLER: u32 = 1 << 21;
 }
 
 /// Commands Supported and Effects (Base figure 210).

@@ -1,17 +1,20 @@
 //! A shard's anchor: where its newest checkpoint is and from where its log is replayed (`docs/format/anchor.md`).
 
-use crate::UnitId;
 use crate::bytes::{Reader, Writer};
 use crate::check::{seal, unseal};
+use crate::columns::{COLUMNS_BYTES, Columns, MAX_PARITY};
 use crate::format::{FORMAT_VERSION, put_unit, take_unit};
 use dolmen_types::{ShardId, Uuid};
 
 /// Bytes of an anchor.
-pub(crate) const ANCHOR_BYTES: usize = 4096;
+pub(crate) const ANCHOR_BYTES: usize = 8192;
 /// Slots that are written alternately.
 pub(crate) const ANCHOR_SLOTS: u64 = 2;
 /// Copies of an anchor within its slot, so that one rotten block does not hide the newest checkpoint.
 pub(crate) const ANCHOR_COPIES: u64 = 2;
+/// Behind the anchors of the most shards that a pool may have. Bytes from the drive's start.
+pub(crate) const ANCHORS_END: u64 =
+    32 * 1024 + super::superblock::MAX_SHARDS as u64 * ANCHOR_SLOTS * ANCHOR_COPIES * ANCHOR_BYTES as u64;
 /// Eras of the log at most; reaching it makes recovery write a checkpoint before it serves.
 pub(crate) const MAX_ERAS: usize = 8;
 /// Chunks of a checkpoint's body at most.
@@ -19,9 +22,12 @@ pub(crate) const MAX_CHUNKS: usize = 96;
 
 const MAGIC: &[u8; 8] = b"dolmANCH";
 const ERAS_AT: usize = 128;
-const ERA_BYTES: usize = 96;
-const CHUNKS_AT: usize = 1024;
-const CHUNK_BYTES: usize = 32;
+const START_BYTES: usize = COLUMNS_BYTES + 16;
+const ERA_BYTES: usize = 32 + 3 * START_BYTES;
+const CHUNKS_AT: usize = 3072;
+/// Units of a chunk at most: it lies in a narrow segment.
+const CHUNK_UNITS: usize = 1 + MAX_PARITY;
+const CHUNK_BYTES: usize = 8 + 8 * CHUNK_UNITS + 16;
 
 const _: () = assert!(ERAS_AT + MAX_ERAS * ERA_BYTES <= CHUNKS_AT);
 const _: () = assert!(CHUNKS_AT + MAX_CHUNKS * CHUNK_BYTES <= ANCHOR_BYTES);
@@ -35,9 +41,9 @@ pub(crate) fn anchor_offset(shard: ShardId, slot: u64, copy: u64) -> u64 {
 /// A point in a stream of segments from which the log goes on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Start {
-    /// The unit.
-    pub(crate) unit: UnitId,
-    /// Offset in it of the next commit; 0 when the segment was not begun.
+    /// The units.
+    pub(crate) columns: Columns,
+    /// Offset in them of the next commit; 0 when the segment was not begun.
     pub(crate) offset: u32,
     /// Number of the segment in its stream.
     pub(crate) stream_seq: u64,
@@ -52,16 +58,16 @@ pub(crate) struct Era {
     pub(crate) salt: u64,
     /// Number of its last commit; `u64::MAX` for the one that is open. Commits beyond are void.
     pub(crate) end: u64,
-    /// Where its hot and its cold stream go on.
-    pub(crate) starts: [Start; 2],
+    /// Where its hot, cold and bulk stream go on; `None` for a stream that the era does not have.
+    pub(crate) starts: [Option<Start>; 3],
 }
 
 /// A piece of a checkpoint's body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Chunk {
-    /// The unit.
-    pub(crate) unit: UnitId,
-    /// Offset in it.
+    /// The units of its narrow segment, each of which holds it.
+    pub(crate) columns: Columns,
+    /// Offset in them.
     pub(crate) offset: u32,
     /// Bytes of it that count (it takes whole pages).
     pub(crate) len: u32,
@@ -103,14 +109,21 @@ impl Anchor {
         for era in &self.eras {
             w.u64(era.incarnation).u64(era.salt).u64(era.end).u64(0);
             for start in &era.starts {
-                put_unit(&mut w, start.unit);
-                w.u32(start.offset).u32(0).u64(start.stream_seq).u64(0);
+                match start {
+                    Some(start) => {
+                        start.columns.put(&mut w);
+                        w.u32(start.offset).u32(0).u64(start.stream_seq);
+                    }
+                    None => {
+                        Columns::put_none(&mut w);
+                        w.u64(0).u64(0);
+                    }
+                }
             }
         }
         w.pad_to(CHUNKS_AT);
         for chunk in &self.chunks {
-            put_unit(&mut w, chunk.unit);
-            w.u32(chunk.offset).u32(chunk.len).u64(chunk.check).u64(0);
+            put_chunk(&mut w, chunk);
         }
         w.pad_to(ANCHOR_BYTES);
         seal(0, w.as_mut());
@@ -145,17 +158,25 @@ fn decode_era(r: &mut Reader<'_>) -> Option<Era> {
     let (incarnation, salt, end) = (r.u64()?, r.u64()?, r.u64()?);
     r.u64()?;
     let mut start = || {
-        let (unit, offset) = (take_unit(r)?, r.u32()?);
+        let (columns, offset) = (Columns::take(r)?, r.u32()?);
         r.u32()?;
         let stream_seq = r.u64()?;
-        r.u64()?;
-        Some(Start { unit, offset, stream_seq })
+        Some(columns.map(|columns| Start { columns, offset, stream_seq }))
     };
-    Some(Era { incarnation, salt, end, starts: [start()?, start()?] })
+    Some(Era { incarnation, salt, end, starts: [start()?, start()?, start()?] })
+}
+
+fn put_chunk(w: &mut Writer, chunk: &Chunk) {
+    let (end, units) = (w.len() + 8 + 8 * CHUNK_UNITS, chunk.columns.units());
+    w.u8(chunk.columns.data_u8()).u8(chunk.columns.parity_u8()).u16(0).u32(0);
+    units.iter().take(CHUNK_UNITS).for_each(|&unit| put_unit(w, unit));
+    w.pad_to(end).u32(chunk.offset).u32(chunk.len).u64(chunk.check);
 }
 
 fn decode_chunk(r: &mut Reader<'_>) -> Option<Chunk> {
-    let (unit, offset, len, check) = (take_unit(r)?, r.u32()?, r.u32()?, r.u64()?);
-    r.u64()?;
-    Some(Chunk { unit, offset, len, check })
+    let (data, parity) = (usize::from(r.u8()?), usize::from(r.u8()?));
+    r.take(6)?;
+    let units = (0..CHUNK_UNITS).map(|_| take_unit(r)).collect::<Option<Vec<_>>>()?;
+    let columns = Columns::new(units.get(..data.checked_add(parity)?)?, parity).filter(|_| data == 1)?;
+    Some(Chunk { columns, offset: r.u32()?, len: r.u32()?, check: r.u64()? })
 }

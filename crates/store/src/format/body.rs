@@ -2,12 +2,13 @@
 //! (`docs/format/checkpoint.md`). Written as a run of bytes in chunks that the anchor names and checks.
 
 use crate::bytes::{Reader, Writer, len32};
+use crate::columns::{Columns, MAX_COLUMNS};
 use crate::format::page::PageRef;
-use crate::format::segment::Stream;
+use crate::format::segment::{STREAMS, Stream};
 use crate::format::{FORMAT_VERSION, put_unit, take_unit};
 use crate::location::Slot;
 use crate::map::Sweep;
-use crate::{Key, MAX_OBJECT_BYTES, Marks, UnitId};
+use crate::{Key, LineAttributes, MAX_OBJECT_BYTES, Marks};
 use dolmen_types::{Epoch, PgId, Seq};
 
 const MAGIC: &[u8; 8] = b"dolmCKPT";
@@ -17,8 +18,8 @@ const MAGIC: &[u8; 8] = b"dolmCKPT";
 pub(crate) struct SegmentRow {
     /// Its slot.
     pub(crate) slot: Slot,
-    /// Its unit.
-    pub(crate) unit: UnitId,
+    /// Its units.
+    pub(crate) columns: Columns,
     /// What it is filled with.
     pub(crate) stream: Stream,
     /// Its number in the stream.
@@ -36,6 +37,8 @@ pub(crate) struct LineRow {
     pub(crate) line: u64,
     /// Its newest state can be read and written.
     pub(crate) head: bool,
+    /// How its blocks are stored.
+    pub(crate) attributes: LineAttributes,
     /// The line and the point that it was cloned from.
     pub(crate) parent: Option<(u64, u64)>,
     /// Something in its leaves may have become free.
@@ -69,7 +72,7 @@ pub(crate) struct PointRow {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Body {
     /// The next segment's number in each stream.
-    pub(crate) next_seq: [u64; 3],
+    pub(crate) next_seq: [u64; STREAMS],
     /// Every segment that is held but the ones to be given back with this checkpoint.
     pub(crate) segments: Vec<SegmentRow>,
     /// Every line.
@@ -92,14 +95,14 @@ impl Body {
         for s in &self.segments {
             w.u32(s.slot.0)
                 .u8(s.stream as u8)
-                .u8(1)
+                .u8(s.columns.data_u8())
+                .u8(s.columns.parity_u8())
                 .u8(0)
-                .u8(1)
                 .u64(s.stream_seq)
                 .u64(s.last_commit)
                 .u32(s.live)
                 .u32(0);
-            put_unit(&mut w, s.unit);
+            s.columns.units().iter().for_each(|&unit| put_unit(&mut w, unit));
         }
         for line in &self.lines {
             put_line(&mut w, line);
@@ -118,7 +121,7 @@ impl Body {
         }
         let (segments, lines, marks, objects) = (r.u32()?, r.u32()?, r.u32()?, r.u32()?);
         r.u32()?;
-        let mut body = Body { next_seq: [r.u64()?, r.u64()?, r.u64()?], ..Body::default() };
+        let mut body = Body { next_seq: [r.u64()?, r.u64()?, r.u64()?, r.u64()?], ..Body::default() };
         for _ in 0..segments {
             body.segments.push(take_segment(&mut r)?);
         }
@@ -139,13 +142,13 @@ impl Body {
 
 fn take_segment(r: &mut Reader<'_>) -> Option<SegmentRow> {
     let (slot, stream) = (Slot(r.u32()?), Stream::from_number(r.u8()?)?);
-    // Columns and members: narrow and unmirrored is all that this version writes.
-    if r.take(3)? != [1, 0, 1] {
-        return None;
-    }
+    let (data, parity) = (usize::from(r.u8()?), usize::from(r.u8()?));
+    r.u8()?;
     let (stream_seq, last_commit, live) = (r.u64()?, r.u64()?, r.u32()?);
     r.u32()?;
-    Some(SegmentRow { slot, unit: take_unit(r)?, stream, stream_seq, live, last_commit })
+    let count = Some(data + parity).filter(|&n| n <= MAX_COLUMNS)?;
+    let units = (0..count).map(|_| take_unit(r)).collect::<Option<Vec<_>>>()?;
+    Some(SegmentRow { slot, columns: Columns::new(&units, parity)?, stream, stream_seq, live, last_commit })
 }
 
 /// Bit of a line's flags: it has a head.
@@ -167,7 +170,8 @@ fn put_line(w: &mut Writer, line: &LineRow) {
         | flag(line.sweep.is_some(), SWEEP)
         | flag(sweep.again, SWEEP_AGAIN);
     let (parent, at) = line.parent.unwrap_or_default();
-    w.u64(line.line).u32(flags).u32(len32(line.points.len())).u32(len32(line.nodes.len())).u32(0);
+    w.u64(line.line).u32(flags).u32(len32(line.points.len())).u32(len32(line.nodes.len()));
+    w.u8(line.attributes.bits()).u8(0).u16(0);
     w.u64(parent).u64(at).u64(sweep.from).u64(line.mapped).u64(line.stored).u64(line.newest);
     for point in &line.points {
         w.u64(point.seq).u64(point.mapped);
@@ -180,7 +184,8 @@ fn put_line(w: &mut Writer, line: &LineRow) {
 
 fn take_line(r: &mut Reader<'_>) -> Option<LineRow> {
     let (line, flags, points, nodes) = (r.u64()?, r.u32()?, r.u32()?, r.u32()?);
-    r.u32()?;
+    let attributes = LineAttributes::from_bits(r.u8()?);
+    r.take(3)?;
     let (parent, at, from) = (r.u64()?, r.u64()?, r.u64()?);
     let (mapped, stored, newest) = (r.u64()?, r.u64()?, r.u64()?);
     let point = |r: &mut Reader<'_>| {
@@ -191,6 +196,7 @@ fn take_line(r: &mut Reader<'_>) -> Option<LineRow> {
     let nodes = (0..nodes).map(|_| PageRef::take(r)).collect::<Option<Vec<_>>>()?;
     Some(LineRow {
         line,
+        attributes,
         head: flags & HEAD != 0,
         parent: (flags & CLONE != 0).then_some((parent, at)),
         sweep: (flags & SWEEP != 0).then_some(Sweep { from, again: flags & SWEEP_AGAIN != 0 }),

@@ -5,6 +5,7 @@ use crate::check::{seal, unseal};
 use crate::format::{FORMAT_VERSION, PAGE_BYTES};
 use crate::location::Location;
 use crate::map::{Entry, Version};
+use crate::stored::Form;
 use dolmen_types::Uuid;
 
 /// Slots of a leaf at most.
@@ -105,7 +106,7 @@ pub(crate) fn encode_leaf(
         w.u32(delta);
         match version {
             Version::Stored(e) => {
-                w.u8(STORED).u8(0).u16(e.granules).u64(e.location.0).u64(e.seq).u64(e.check);
+                w.u8(STORED).u8(e.form.0).u16(e.granules).u64(e.location.0).u64(e.seq).u64(e.check);
             }
             Version::Hole { seq, blocks } => {
                 w.u8(HOLE).u8(0).u16(0).u64(*blocks).u64(*seq).u64(0);
@@ -176,7 +177,7 @@ impl<'a> Leaf<'a> {
         } else {
             let granules = u16::from_le_bytes([s[6], s[7]]);
             let (location, check) = (Location(self.word(index, 8)), self.word(index, 24));
-            Version::Stored(Entry { seq, location, check, granules })
+            Version::Stored(Entry { seq, location, check, granules, form: Form(s[5]) })
         };
         (self.lba(index), version)
     }
@@ -213,7 +214,7 @@ pub(crate) fn verify(bytes: &[u8], level: Level, line: u64, expected: &PageRef) 
     let sound = u32::from(half(16)) == FORMAT_VERSION
         && bytes[18] == level as u8
         && half(20) == expected.count
-        && usize::from(half(20)) <= PAGE_SLOTS
+        && usize::from(half(20)) <= if level == Level::Leaf { PAGE_SLOTS } else { NODE_SLOTS }
         && word(40) == line;
     let known = |s: &[u8]| s[4] == STORED || s[4] == HOLE;
     sound && (level == Level::Node || Leaf::trusted(bytes).slots.chunks_exact(SLOT_BYTES).all(known))

@@ -1,10 +1,10 @@
 //! The header of a segment's column: whose it is, which one of its stream, and where the stream goes on
 //! (`docs/format/segment.md`).
 
-use crate::UnitId;
 use crate::bytes::{Reader, Writer};
 use crate::check::{seal, unseal};
-use crate::format::{FORMAT_VERSION, put_unit, take_unit};
+use crate::columns::{COLUMNS_BYTES, Columns};
+use crate::format::FORMAT_VERSION;
 use crate::location::Slot;
 use dolmen_types::{ShardId, Uuid};
 
@@ -12,23 +12,30 @@ use dolmen_types::{ShardId, Uuid};
 pub(crate) const SEGMENT_HEADER_BYTES: u32 = 4096;
 
 const MAGIC: &[u8; 8] = b"dolmSEGM";
-const MEMBERS_AT: usize = 256;
-const MAX_MEMBERS: usize = 32;
+const _: () = assert!(80 + 2 * COLUMNS_BYTES == 256);
 
-/// What a segment is filled with. The first two are logs of commits and are replayed.
+/// What a segment is filled with. All but the metadata are logs of commits and are replayed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Stream {
-    /// Host writes and control records.
+    /// Small host writes and control records.
     Hot = 0,
     /// What cleaning moves.
     Cold = 1,
     /// Map pages and checkpoints.
     Meta = 2,
+    /// Host writes large enough to fill all columns of a wide segment.
+    Bulk = 3,
 }
+
+/// Streams that there are.
+pub(crate) const STREAMS: usize = 4;
 
 impl Stream {
     /// All, in the order of their numbers.
-    pub(crate) const ALL: [Stream; 3] = [Stream::Hot, Stream::Cold, Stream::Meta];
+    pub(crate) const ALL: [Stream; STREAMS] = [Stream::Hot, Stream::Cold, Stream::Meta, Stream::Bulk];
+
+    /// Those that are logs of commits, in the order of an era's starts.
+    pub(crate) const LOGS: [Stream; 3] = [Stream::Hot, Stream::Cold, Stream::Bulk];
 
     pub(crate) fn from_number(n: u8) -> Option<Stream> {
         Stream::ALL.into_iter().find(|&s| s as u8 == n)
@@ -54,14 +61,12 @@ pub(crate) struct SegmentHeader {
     pub(crate) salt: u64,
     /// Bytes of a unit.
     pub(crate) unit_bytes: u32,
-    /// Data and parity columns: 1 + 0 for a narrow segment without a mirror.
-    pub(crate) columns: (u8, u8),
+    /// The units, column by column.
+    pub(crate) columns: Columns,
     /// This unit's column.
     pub(crate) column: u8,
     /// Where the stream goes on when this segment is full, if it is one that is replayed.
-    pub(crate) successor: Option<UnitId>,
-    /// The units, column by column.
-    pub(crate) members: Vec<UnitId>,
+    pub(crate) successor: Option<Columns>,
 }
 
 impl SegmentHeader {
@@ -74,14 +79,13 @@ impl SegmentHeader {
             .u64(self.incarnation)
             .u64(self.salt)
             .u32(self.slot.0)
-            .u32(self.unit_bytes);
-        w.u8(self.columns.0).u8(self.columns.1).u16(u16::try_from(self.members.len()).expect("few members"));
-        w.u32(u32::from(self.successor.is_some()));
-        put_unit(&mut w, self.successor.unwrap_or(UnitId { drive: 0, unit: 0 }));
-        w.pad_to(MEMBERS_AT);
-        for &member in &self.members {
-            put_unit(&mut w, member);
+            .u32(self.unit_bytes)
+            .u64(0);
+        match &self.successor {
+            Some(columns) => columns.put(&mut w),
+            None => Columns::put_none(&mut w),
         }
+        self.columns.put(&mut w);
         w.pad_to(SEGMENT_HEADER_BYTES as usize);
         seal(0, w.as_mut());
         w.finish()
@@ -100,15 +104,9 @@ impl SegmentHeader {
         let (shard, stream, column) = (ShardId(r.u16()?), Stream::from_number(r.u8()?)?, r.u8()?);
         let (pool, stream_seq, incarnation, salt) = (Uuid(r.array()?), r.u64()?, r.u64()?, r.u64()?);
         let (slot, unit_bytes) = (Slot(r.u32()?), r.u32()?);
-        let (columns, members_len) = ((r.u8()?, r.u8()?), usize::from(r.u16()?));
-        let has_successor = r.u32()? != 0;
-        let successor = take_unit(&mut r).filter(|_| has_successor);
-        if members_len == 0 || members_len > MAX_MEMBERS || usize::from(column) >= members_len {
-            return None;
-        }
-        let mut r = Reader::new(&bytes[MEMBERS_AT..]);
-        let members = (0..members_len).map(|_| take_unit(&mut r)).collect::<Option<Vec<_>>>()?;
-        Some(SegmentHeader {
+        r.u64()?;
+        let (successor, columns) = (Columns::take(&mut r)?, Columns::take(&mut r)??);
+        (usize::from(column) < columns.len()).then_some(SegmentHeader {
             pool,
             shard,
             stream,
@@ -120,7 +118,11 @@ impl SegmentHeader {
             columns,
             column,
             successor,
-            members,
         })
+    }
+
+    /// The same header for another column.
+    pub(crate) fn for_column(&self, column: usize) -> SegmentHeader {
+        SegmentHeader { column: u8::try_from(column).expect("columns are few"), ..self.clone() }
     }
 }

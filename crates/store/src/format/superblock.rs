@@ -2,6 +2,7 @@
 
 use crate::bytes::{Reader, Writer};
 use crate::check::{seal, unseal};
+use crate::columns::MAX_PARITY;
 use crate::format::FORMAT_VERSION;
 use dolmen_types::Uuid;
 
@@ -22,6 +23,33 @@ const PATH_BYTES: usize = 128;
 
 const _: () = assert!(TABLE_AT + MAX_DRIVES * ENTRY_BYTES <= SUPERBLOCK_BYTES);
 
+/// Where a drive of the pool stands.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum DriveState {
+    /// In service: every commit has its column there.
+    #[default]
+    In = 0,
+    /// Failed or absent: nothing on it counts, and it is neither read nor written.
+    Out = 1,
+    /// In service, and being emptied so that it can be taken away.
+    Leaving = 2,
+    /// Nobody any more: the place in the table is free.
+    Gone = 3,
+}
+
+impl DriveState {
+    fn from_number(n: u8) -> Option<DriveState> {
+        [DriveState::In, DriveState::Out, DriveState::Leaving, DriveState::Gone]
+            .into_iter()
+            .find(|&s| s as u8 == n)
+    }
+
+    /// Commits have their columns there.
+    pub(crate) fn counts(self) -> bool {
+        matches!(self, DriveState::In | DriveState::Leaving)
+    }
+}
+
 /// A drive of the pool, as every superblock of the pool knows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct DriveEntry {
@@ -29,6 +57,8 @@ pub(crate) struct DriveEntry {
     pub(crate) uuid: Uuid,
     /// Units on it.
     pub(crate) units: u32,
+    /// Where it stands.
+    pub(crate) state: DriveState,
     /// Serial number, cut to 40 bytes; empty when unknown.
     pub(crate) serial: String,
     /// Path at the last opening, cut to its last 128 bytes.
@@ -48,8 +78,8 @@ pub(crate) struct Superblock {
     pub(crate) incarnation: u64,
     /// Shards of the pool.
     pub(crate) shards: u16,
-    /// Data and parity columns of a wide segment.
-    pub(crate) columns: (u8, u8),
+    /// Parity columns of a segment, and so drives that may be lost at a time: 0 to 2, for the pool's life.
+    pub(crate) parity: u8,
     /// Bytes of a unit.
     pub(crate) unit_bytes: u32,
     /// All drives of the pool.
@@ -75,10 +105,10 @@ impl Superblock {
         w.bytes(MAGIC).u64(0).u32(FORMAT_VERSION).u32(0).u64(self.sequence);
         w.bytes(&self.pool.0).bytes(&me.uuid.0).u64(self.incarnation);
         w.u16(self.index).u16(u16::try_from(self.drives.len()).expect("at most MAX_DRIVES"));
-        w.u16(self.shards).u8(self.columns.0).u8(self.columns.1).u32(self.unit_bytes);
+        w.u16(self.shards).u8(self.parity).u8(0).u32(self.unit_bytes);
         w.pad_to(TABLE_AT);
         for (i, drive) in self.drives.iter().enumerate() {
-            w.bytes(&drive.uuid.0).u32(drive.units).u32(0);
+            w.bytes(&drive.uuid.0).u32(drive.units).u8(drive.state as u8).u8(0).u16(0);
             w.bytes(head(&drive.serial, SERIAL_BYTES)).pad_to(TABLE_AT + i * ENTRY_BYTES + 24 + SERIAL_BYTES);
             w.bytes(tail(&drive.path, PATH_BYTES)).pad_to(TABLE_AT + (i + 1) * ENTRY_BYTES);
         }
@@ -107,7 +137,7 @@ impl Superblock {
             && self.unit_bytes.is_power_of_two()
             && self.unit_bytes >= super::MIN_UNIT_BYTES
             && self.unit_bytes <= super::MAX_UNIT_BYTES
-            && self.columns == (1, 0)
+            && usize::from(self.parity) <= MAX_PARITY
     }
 }
 
@@ -118,7 +148,8 @@ fn decode_fields(r: &mut Reader<'_>, bytes: &[u8]) -> Option<Superblock> {
     let uuid = Uuid(r.array()?);
     let incarnation = r.u64()?;
     let (index, count, shards) = (r.u16()?, usize::from(r.u16()?), r.u16()?);
-    let columns = (r.u8()?, r.u8()?);
+    let parity = r.u8()?;
+    r.u8()?;
     let unit_bytes = r.u32()?;
     if count == 0 || count > MAX_DRIVES {
         return None;
@@ -126,17 +157,18 @@ fn decode_fields(r: &mut Reader<'_>, bytes: &[u8]) -> Option<Superblock> {
     let mut drives = Vec::with_capacity(count);
     for entry in bytes[TABLE_AT..].chunks_exact(ENTRY_BYTES).take(count) {
         let mut r = Reader::new(entry);
-        let (uuid, units) = (Uuid(r.array()?), r.u32()?);
-        r.u32()?;
+        let (uuid, units, state) = (Uuid(r.array()?), r.u32()?, DriveState::from_number(r.u8()?)?);
+        r.take(3)?;
         drives.push(DriveEntry {
             uuid,
             units,
+            state,
             serial: text(r.take(SERIAL_BYTES)?),
             path: text(r.take(PATH_BYTES)?),
         });
     }
     let sound = drives.get(usize::from(index)).is_some_and(|d| d.uuid == uuid);
-    sound.then_some(Superblock { sequence, pool, index, incarnation, shards, columns, unit_bytes, drives })
+    sound.then_some(Superblock { sequence, pool, index, incarnation, shards, parity, unit_bytes, drives })
 }
 
 fn head(text: &str, max: usize) -> &[u8] {

@@ -2,14 +2,17 @@
 
 use super::anchor::{Anchor, Chunk, Era, Start};
 use super::body::{Body, LineRow, PointRow, SegmentRow, put_object};
-use super::commit::{self, CommitPlace, HeaderWriter, LogIdentity, LogRecord, records};
+use super::commit::{self, CommitPlace, HeaderWriter, LogIdentity, LogRecord, StoredBlock, records};
+use super::keys::KeyPage;
 use super::page::{Leaf, Level, PageName, PageRef, encode_leaf, encode_node, node_refs, verify};
 use super::segment::{SegmentHeader, Stream};
-use super::superblock::{DriveEntry, NotOurs, Superblock};
+use super::superblock::{DriveEntry, DriveState, NotOurs, Superblock};
 use crate::check::{block_check, check64};
+use crate::columns::Columns;
 use crate::location::{Location, Slot};
 use crate::map::{Entry, Sweep, Version};
-use crate::{Key, Marks, UnitId};
+use crate::stored::{BlockVersion, Form};
+use crate::{Key, LineAttributes, Marks, UnitId};
 use dolmen_types::{Epoch, PgId, Seq, ShardId, Uuid};
 use proptest::prelude::*;
 use std::fmt::Write;
@@ -18,6 +21,14 @@ const POOL: Uuid = Uuid([0xaa; 16]);
 
 fn unit(drive: u16, unit: u32) -> UnitId {
     UnitId { drive, unit }
+}
+
+fn columns(n: u32) -> Columns {
+    Columns::new(&[unit(0, n), unit(1, n + 1), unit(2, n + 2)], 1).unwrap()
+}
+
+fn mirror() -> Columns {
+    Columns::new(&[unit(1, 77), unit(0, 8)], 1).unwrap()
 }
 
 /// The first bytes in hexadecimal, 16 to a line, and the XXH3-64 of all.
@@ -35,6 +46,7 @@ fn superblock() -> Superblock {
     let drive = |i: u8| DriveEntry {
         uuid: Uuid([i; 16]),
         units: 1000 + u32::from(i),
+        state: if i == 1 { DriveState::In } else { DriveState::Leaving },
         serial: format!("SER{i}"),
         path: format!("/dev/d{i}"),
     };
@@ -44,19 +56,19 @@ fn superblock() -> Superblock {
         index: 1,
         incarnation: 7,
         shards: 2,
-        columns: (1, 0),
+        parity: 1,
         unit_bytes: 1 << 20,
         drives: vec![drive(1), drive(2)],
     }
 }
 
 fn anchor() -> Anchor {
-    let start = |n: u32| Start { unit: unit(1, n), offset: n * 4096, stream_seq: u64::from(n) + 10 };
+    let start = |n: u32| Some(Start { columns: columns(n), offset: n * 4096, stream_seq: u64::from(n) + 10 });
     let era = |n: u32, end| Era {
         incarnation: u64::from(n),
         salt: 0x1111 * u64::from(n),
         end,
-        starts: [start(n), start(n + 1)],
+        starts: [start(n), start(n + 1), start(n + 2).filter(|_| n == 3)],
     };
     Anchor {
         generation: 9,
@@ -65,7 +77,7 @@ fn anchor() -> Anchor {
         base: 100,
         chain: 0xc0ffee,
         eras: vec![era(3, 120), era(4, u64::MAX)],
-        chunks: vec![Chunk { unit: unit(0, 8), offset: 8192, len: 5000, check: 0xbeef }],
+        chunks: vec![Chunk { columns: mirror(), offset: 8192, len: 5000, check: 0xbeef }],
     }
 }
 
@@ -79,10 +91,9 @@ fn segment() -> SegmentHeader {
         incarnation: 7,
         salt: 0x5a17,
         unit_bytes: 1 << 20,
-        columns: (1, 0),
-        column: 0,
-        successor: Some(unit(1, 77)),
-        members: vec![unit(0, 66)],
+        columns: columns(66),
+        column: 1,
+        successor: Some(mirror()),
     }
 }
 
@@ -92,10 +103,13 @@ fn commit() -> (commit::CommitHeader, Vec<u8>, Vec<u8>) {
     let payload = [vec![1; 4096], vec![2; 4096], vec![3; 4096]].concat();
     let mut w = HeaderWriter::start(Vec::new());
     w.batch(PgId(5), Epoch(2), Seq(40));
-    w.create_line(9);
-    w.write(9, 100, 2, 0);
-    w.block(block_check(9, 100, 40, &payload[..4096]));
-    w.block(block_check(9, 101, 40, &payload[4096..8192]));
+    w.create_line(9, LineAttributes { compress: true, encrypt: true });
+    w.write_even(9, 100, 2, Form(0), 0);
+    w.check(block_check(9, 100, 40, &payload[..4096]));
+    w.check(block_check(9, 101, 40, &payload[4096..8192]));
+    w.write_each(9, 110, 1);
+    let check = block_check(9, 110, 40, &payload[8192..8192 + 160]);
+    w.block(StoredBlock { at: 512, granules: 10, form: Form(Form::LZ4), check });
     w.unmap(9, 200, 1 << 40);
     w.put(Key { kind: 3, id: 0x1234 }, b"value");
     w.delete(Key { kind: 4, id: 0x5678 });
@@ -103,12 +117,20 @@ fn commit() -> (commit::CommitHeader, Vec<u8>, Vec<u8>) {
     w.snapshot(9);
     w.drop_snapshot(9, 35);
     w.clone_line(12, 9, 40);
-    w.moved(9, 300, 11, Location::new(Slot(2), 8192), 256, 512, block_check(9, 300, 11, &payload[8192..]));
+    let moved = StoredBlock {
+        at: 512,
+        granules: 256,
+        form: Form(0),
+        check: block_check(9, 300, 11, &payload[8192..]),
+    };
+    w.moved(BlockVersion { line: 9, lba: 300, seq: 11 }, Location::new(Slot(2), 8192), moved);
     let place = CommitPlace {
         stream: Stream::Hot,
         stream_seq: 33,
         slot: Slot(17),
         offset: 4096,
+        data: 2,
+        unit_bytes: 1 << 20,
         number: 55,
         previous: 0xfeed,
         durable_through: 53,
@@ -117,13 +139,26 @@ fn commit() -> (commit::CommitHeader, Vec<u8>, Vec<u8>) {
     (header, bytes, payload)
 }
 
+fn key_page() -> KeyPage {
+    let mut page = KeyPage { sequence: 3, cluster_key: [0x11; 16], ..KeyPage::empty(POOL, 2) };
+    page.keys[0] = Some((9, [0x22; 40]));
+    page.keys[2] = Some((10, [0x33; 40]));
+    page
+}
+
 fn name() -> PageName {
     PageName { pool: POOL, line: 9, generation: 6 }
 }
 
 fn slots() -> Vec<(u64, Version)> {
     let stored = |n: u64| {
-        Version::Stored(Entry { seq: n, location: Location::new(Slot(3), 4096), check: n * 7, granules: 256 })
+        Version::Stored(Entry {
+            seq: n,
+            location: Location::new(Slot(3), 4096),
+            check: n * 7,
+            granules: 256,
+            form: Form(3),
+        })
     };
     let hole = Version::Hole { seq: 4, blocks: 1 << 40 };
     vec![(1000, stored(1)), (1001, stored(2)), (1001, hole), (5000, stored(6))]
@@ -133,6 +168,7 @@ fn body() -> Vec<u8> {
     let node =
         PageRef { first: 10, seq: 7, location: Location::new(Slot(1), 4096), check: 3, count: 2, flags: 0 };
     let line = LineRow {
+        attributes: LineAttributes { compress: false, encrypt: true },
         line: 9,
         head: true,
         parent: Some((8, 30)),
@@ -148,14 +184,14 @@ fn body() -> Vec<u8> {
     };
     let row = SegmentRow {
         slot: Slot(2),
-        unit: unit(1, 3),
+        columns: columns(3),
         stream: Stream::Hot,
         stream_seq: 4,
         live: 8192,
         last_commit: 99,
     };
     let body = Body {
-        next_seq: [5, 6, 7],
+        next_seq: [5, 6, 7, 8],
         segments: vec![row],
         lines: vec![line],
         marks: vec![(PgId(5), Marks { epoch: Epoch(2), highest_seq: Seq(40) })],
@@ -174,13 +210,14 @@ fn golden_bytes() {
     let (leaf_ref, leaf) = encode_leaf(&slots(), PageRef::HISTORY | PageRef::HOLES, &name(), Vec::new());
     let (_, node) = encode_node(&[leaf_ref], &name(), Vec::new());
     let pictures = [
-        ("superblock", picture(&superblock().encode(), 320)),
-        ("anchor", picture(&anchor().encode(), 240)),
-        ("segment header", picture(&segment().encode(), 96)),
-        ("commit", picture(&commit().1, 440)),
+        ("superblock", picture(&superblock().encode(), 480)),
+        ("anchor", picture(&anchor().encode(), 480)),
+        ("segment header", picture(&segment().encode(), 256)),
+        ("commit", picture(&commit().1, 512)),
         ("leaf", picture(&leaf, 192)),
         ("node", picture(&node, 104)),
-        ("checkpoint body", picture(&body(), 320)),
+        ("key page", picture(&key_page().encode(), 256)),
+        ("checkpoint body", picture(&body(), 344)),
     ];
     let all: String = pictures.iter().map(|(n, p)| format!("{n}\n{p}\n")).collect();
     assert_eq!(
@@ -201,13 +238,19 @@ fn round_trips() {
     assert_eq!(commit::decode(&bytes, &LOG, Some(Slot(18)), 4096, 1 << 20), None);
     assert_eq!(commit::decode(&bytes, &LOG, Some(Slot(17)), 8192, 1 << 20), None);
     assert_eq!(commit::decode(&bytes, &LogIdentity { salt: 1, ..LOG }, None, 4096, 1 << 20), None);
-    assert_eq!(commit::decode(&bytes, &LOG, None, 4096, 16384), None);
-    assert!(commit::payload_holds(&bytes, &header, &payload));
-    assert!(!commit::payload_holds(&bytes, &header, &payload[..8192]));
+    assert_eq!(commit::decode(&bytes, &LOG, None, 4096, 8192), None);
+    assert_eq!(header.depth, 8192);
+    // The header fills the first page of column 0, the payload the rest of it and then column 1.
+    let places = [0, 256, 512].map(|at| header.location(at).place(1 << 20));
+    assert_eq!(places, [(0, 8192), (1, 4096), (1, 8192)]);
+    assert_eq!(payload.len(), 3 * 4096);
     let got: Vec<LogRecord<'_>> = records(&bytes, &header).map(Option::unwrap).collect();
-    assert_eq!(got.len(), 11);
-    assert_eq!(got[9], LogRecord::CloneLine { line: 12, parent: 9, at: 40 });
-    assert_eq!(got[4], LogRecord::Put { key: Key { kind: 3, id: 0x1234 }, value: b"value" });
+    assert_eq!(got.len(), 12);
+    assert_eq!(got[10], LogRecord::CloneLine { line: 12, parent: 9, at: 40 });
+    assert_eq!(got[5], LogRecord::Put { key: Key { kind: 3, id: 0x1234 }, value: b"value" });
+    assert_eq!(KeyPage::decode(&key_page().encode(), POOL, 2), Some(key_page()));
+    assert_eq!(KeyPage::decode(&key_page().encode(), POOL, 3), None);
+    assert_eq!(KeyPage::decode(&key_page().encode(), Uuid([1; 16]), 2), None);
     let (page, leaf) = encode_leaf(&slots(), PageRef::HISTORY | PageRef::HOLES, &name(), Vec::new());
     assert!(verify(&leaf, Level::Leaf, 9, &page) && !verify(&leaf, Level::Leaf, 8, &page));
     assert!(!verify(&leaf, Level::Node, 9, &page));
@@ -243,7 +286,7 @@ proptest! {
 
     /// Whatever the bytes, decoders answer; with a right check over wrong bytes too.
     #[test]
-    fn decoders_never_panic(at in 0usize..4096, with in proptest::collection::vec(any::<u8>(), 1..24), which in 0usize..7) {
+    fn decoders_never_panic(at in 0usize..4096, with in proptest::collection::vec(any::<u8>(), 1..24), which in 0usize..8) {
         let mutate = |mut bytes: Vec<u8>| {
             let at = 16 + at % (bytes.len() - 16);
             let end = (at + with.len()).min(bytes.len());
@@ -255,12 +298,12 @@ proptest! {
             1 => drop(Anchor::decode(&resealed(mutate(anchor().encode()), 0))),
             2 => drop(SegmentHeader::decode(&resealed(mutate(segment().encode()), 0))),
             3 => {
-                let (_, bytes, payload) = commit();
+                let (_, bytes, _) = commit();
                 let bytes = resealed(mutate(bytes), LOG.salt);
                 commit::claimed_len(&bytes);
                 if let Some(header) = commit::decode(&bytes, &LOG, None, 4096, 1 << 20) {
                     prop_assert!(records(&bytes, &header).count() < 1000);
-                    commit::payload_holds(&bytes, &header, &payload);
+                    header.location(0);
                 }
             }
             4 => {
@@ -281,6 +324,7 @@ proptest! {
                     prop_assert!(node_refs(&bytes).len() <= 100);
                 }
             }
+            6 => drop(KeyPage::decode(&resealed(mutate(key_page().encode()), 0), POOL, 2)),
             _ => drop(Body::decode(&mutate(body()))),
         }
     }

@@ -66,12 +66,16 @@ impl Pool {
     }
 
     fn clean(&mut self, reserve: usize) {
+        let dense = dense_bytes(u32::try_from(PAGES * 4096).unwrap());
         while self.free.len() < reserve {
-            let candidates = self.units.iter().enumerate().filter(|(_, u)| u.closed).map(|(id, u)| {
-                Candidate { id, live_bytes: u.live * 4096, age: (self.clock - u.last) / 32 + 1 }
-            });
-            let id = victim(candidates, dense_bytes(u32::try_from(PAGES * 4096).unwrap()))
-                .expect("something to gain");
+            let candidates =
+                self.units.iter().enumerate().filter(|(_, u)| u.closed).map(|(id, u)| Candidate {
+                    id,
+                    live_bytes: u.live * 4096,
+                    dense_bytes: dense,
+                    age: (self.clock - u.last) / 32 + 1,
+                });
+            let id = victim(candidates).expect("something to gain");
             let unit = std::mem::take(&mut self.units[id]);
             for &block in &unit.blocks {
                 if self.place[block] == id {
@@ -121,11 +125,14 @@ fn overwriting_for_ever_costs_what_the_theory_says() {
 #[test]
 fn leaves_full_segments_alone() {
     let dense = dense_bytes(64 * 1024);
-    let full = Candidate { id: 1, live_bytes: dense, age: 1000 };
-    assert_eq!(victim([full].into_iter(), dense), None);
-    let sparse = Candidate { id: 2, live_bytes: dense / 2, age: 1 };
-    assert_eq!(victim([full, sparse].into_iter(), dense), Some(2));
-    let old = Candidate { id: 3, live_bytes: dense / 2, age: 100 };
-    assert_eq!(victim([full, sparse, old].into_iter(), dense), Some(3));
-    assert_eq!(victim([Candidate { id: 4, live_bytes: u64::MAX / 2000, age: 1 }].into_iter(), 0), None);
+    let full = Candidate { id: 1, live_bytes: dense, dense_bytes: dense, age: 1000 };
+    assert_eq!(victim([full].into_iter()), None);
+    let sparse = Candidate { id: 2, live_bytes: dense / 2, dense_bytes: dense, age: 1 };
+    assert_eq!(victim([full, sparse].into_iter()), Some(2));
+    let old = Candidate { id: 3, live_bytes: dense / 2, dense_bytes: dense, age: 100 };
+    assert_eq!(victim([full, sparse, old].into_iter()), Some(3));
+    assert_eq!(
+        victim([Candidate { id: 4, live_bytes: u64::MAX / 2000, dense_bytes: 0, age: 1 }].into_iter()),
+        None
+    );
 }

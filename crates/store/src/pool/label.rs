@@ -40,23 +40,51 @@ pub enum Identity {
 pub(super) enum Found {
     Blank,
     /// A superblock of a pool whose making was not finished: counts as blank, unless a sister drive knows better.
-    BeingMade(Superblock),
-    Ours(Superblock),
+    BeingMade(Slots),
+    Ours(Slots),
     Newer(u32),
     Damaged,
     Foreign(String),
 }
 
+/// What a superblock's slot holds.
+#[derive(Clone, Debug)]
+pub(super) enum Slot {
+    /// Nothing of ours.
+    Empty,
+    /// Something of ours that does not check: torn, or rotten.
+    Damaged,
+    Holds(Box<Superblock>),
+}
+
+/// The two slots of a drive, of which one holds.
+pub(super) type Slots = [Slot; 2];
+
+fn newest(slots: &Slots) -> Option<&Superblock> {
+    let held = slots.iter().filter_map(|s| if let Slot::Holds(block) = s { Some(&**block) } else { None });
+    held.max_by_key(|block| (block.sequence, block.incarnation))
+}
+
 impl Found {
-    pub(super) fn superblock(&self) -> Option<&Superblock> {
-        if let Found::Ours(block) = self { Some(block) } else { None }
+    /// The slots of a drive of a pool, finished or not.
+    pub(super) fn slots(&self) -> Option<&Slots> {
+        match self {
+            Found::Ours(slots) | Found::BeingMade(slots) => Some(slots),
+            _ => None,
+        }
+    }
+
+    /// The superblocks of a drive of a pool that was finished.
+    pub(super) fn superblocks(&self) -> impl Iterator<Item = &Superblock> {
+        let slots = if let Found::Ours(slots) = self { slots.as_slice() } else { &[] };
+        slots.iter().filter_map(|s| if let Slot::Holds(block) = s { Some(&**block) } else { None })
     }
 
     /// The superblock by which this drive is one of `pool`, whose making was finished on some drive.
     pub(super) fn membership(&self, pool: Uuid) -> Option<&Superblock> {
         match self {
-            Found::Ours(block) => Some(block),
-            Found::BeingMade(block) if block.pool == pool => Some(block),
+            Found::Ours(slots) => newest(slots),
+            Found::BeingMade(slots) => newest(slots).filter(|block| block.pool == pool),
             _ => None,
         }
     }
@@ -66,9 +94,10 @@ impl Found {
 pub async fn identify_drive(exec: Handle, info: DriveInfo) -> Result<Identity, StoreError> {
     Ok(match look(&exec, &info).await? {
         Found::Blank | Found::BeingMade(_) => Identity::Blank,
-        Found::Ours(block) => {
-            Identity::Ours { pool: block.pool, drive: block.drives[usize::from(block.index)].uuid }
-        }
+        Found::Ours(slots) => newest(&slots).map_or(Identity::Damaged, |block| Identity::Ours {
+            pool: block.pool,
+            drive: block.drives[usize::from(block.index)].uuid,
+        }),
         Found::Newer(version) => Identity::Newer { version },
         Found::Damaged => Identity::Damaged,
         Found::Foreign(what) => Identity::Foreign(what),
@@ -114,24 +143,23 @@ pub(super) async fn look(exec: &Handle, info: &DriveInfo) -> Result<Found, Store
     Ok(Found::Foreign(signature::name(&first, &last).into()))
 }
 
-/// The newer one of the two superblocks, or what else of ours is there.
+/// The two superblocks, or what else of ours is there.
 fn superblock(first: &[u8]) -> Option<Found> {
-    let slots = first.chunks_exact(SUPERBLOCK_BYTES).take(2);
-    let mut best = None::<Superblock>;
+    let mut slots = [Slot::Empty, Slot::Empty];
     let (mut newer, mut damaged) = (None, false);
-    for slot in slots {
-        match Superblock::decode(slot) {
-            Ok(block) if best.as_ref().is_none_or(|b| b.sequence < block.sequence) => best = Some(block),
-            Ok(_) => {}
+    for (slot, bytes) in slots.iter_mut().zip(first.chunks_exact(SUPERBLOCK_BYTES)) {
+        match Superblock::decode(bytes) {
+            Ok(block) => *slot = Slot::Holds(Box::new(block)),
             Err(NotOurs::Newer(version)) => newer = Some(version),
-            Err(NotOurs::Damaged) => damaged = true,
+            Err(NotOurs::Damaged) => (*slot, damaged) = (Slot::Damaged, true),
+            Err(NotOurs::Unknown) if bytes.iter().any(|&b| b != 0) => *slot = Slot::Damaged,
             Err(NotOurs::Unknown) => {}
         }
     }
-    match (newer, best) {
+    match (newer, newest(&slots).map(|block| block.incarnation)) {
         (Some(version), _) => Some(Found::Newer(version)),
-        (None, Some(block)) if block.incarnation == 0 => Some(Found::BeingMade(block)),
-        (None, Some(block)) => Some(Found::Ours(block)),
+        (None, Some(0)) => Some(Found::BeingMade(slots)),
+        (None, Some(_)) => Some(Found::Ours(slots)),
         (None, None) => damaged.then_some(Found::Damaged),
     }
 }

@@ -1,7 +1,7 @@
 //! Naming what is on a drive that is not ours, by the signatures that common systems leave.
 
 /// What the first and last MiB of a drive that is not blank look like.
-pub(super) fn name(first: &[u8], last: &[u8]) -> &'static str {
+pub(crate) fn name(first: &[u8], last: &[u8]) -> &'static str {
     let at = |offset: usize, magic: &[u8]| first.get(offset..offset + magic.len()) == Some(magic);
     let from_end = |offset: usize, magic: &[u8]| {
         last.len().checked_sub(offset).is_some_and(|i| last[i..].starts_with(magic))

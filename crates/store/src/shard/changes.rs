@@ -2,8 +2,8 @@
 //! named. Parts in which no line concerned has ever stored anything are skipped leaf by leaf.
 
 use super::Shared;
+use super::fetch::{FetchError, stored};
 use crate::format::page::{Level, PageRef, verify};
-use crate::location::Location;
 use crate::map::{Found, Lookup, NextStored};
 use crate::{ChangedRange, DiffPage, DiffRequest, MAX_DIFF_RANGES, StoreError, View};
 use dolmen_io::exec::Handle;
@@ -16,9 +16,6 @@ const WINDOW: u64 = 128;
 
 /// Windows between two turns of the core.
 const WINDOWS_PER_TURN: u32 = 16;
-
-/// How often a leaf that does not check is asked for again when it was replaced meanwhile.
-const MAX_ATTEMPTS: u32 = 4;
 
 /// The whole of one listing.
 pub(super) async fn list(
@@ -137,31 +134,23 @@ async fn resolve(
 
 /// Brings a leaf into the cache. One that was replaced meanwhile is left: the lookup then asks for another.
 async fn load_leaf(shard: &Shared, exec: &Handle, line: u64, page: &PageRef) -> Result<(), StoreError> {
-    let damaged = |location: Location, what: &str| StoreError::Map {
-        line: LineId(line),
-        reason: format!("the leaf at {location} {what}"),
-    };
-    for _ in 0..MAX_ATTEMPTS {
-        let place = {
-            let s = shard.borrow();
-            let inside = page.location.offset() + BLOCK_BYTES as u64 <= u64::from(s.geometry.unit_bytes);
-            let unit = s.segments.at(page.location.slot()).map(|seg| seg.unit).filter(|_| inside);
-            unit.map(|u| s.geometry.place(u, page.location.offset()))
-        };
-        let (file, offset) = place.ok_or_else(|| damaged(page.location, "is nowhere"))?;
-        let mut buf = exec.alloc(BLOCK_BYTES).await;
-        buf.set_len(BLOCK_BYTES);
-        let read = exec.read(file, offset, buf).await;
-        let buf = read.map_err(|(e, _)| StoreError::Medium { reason: e.to_string() })?;
-        let mut s = shard.borrow_mut();
-        if verify(&buf, Level::Leaf, line, page) {
-            s.map.leaf_read(LineId(line), page, &buf);
-            return Ok(());
+    let mut buf = exec.alloc(BLOCK_BYTES).await;
+    buf.set_len(BLOCK_BYTES);
+    let read = stored(shard, exec, page.location, buf, |bytes| verify(bytes, Level::Leaf, line, page)).await;
+    let mut s = shard.borrow_mut();
+    match read {
+        Ok(buf) => s.map.leaf_read(LineId(line), page, &buf),
+        Err(error) if s.map.has_leaf(LineId(line), page) => {
+            return Err(match error {
+                FetchError::Medium(reason) => StoreError::Medium { reason },
+                FetchError::Damaged | FetchError::Nowhere => {
+                    s.counters.integrity_errors += 1;
+                    let reason = format!("the leaf at {} {error}", page.location);
+                    StoreError::Map { line: LineId(line), reason }
+                }
+            });
         }
-        if !s.map.has_leaf(LineId(line), page) {
-            return Ok(());
-        }
+        Err(_) => {}
     }
-    shard.borrow_mut().counters.integrity_errors += 1;
-    Err(damaged(page.location, "does not check"))
+    Ok(())
 }

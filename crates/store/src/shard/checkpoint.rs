@@ -1,10 +1,12 @@
 //! Checkpoints: the frozen delta is merged into leaves, the body is written, the anchor makes it count, and only then are
 //! emptied segments given back. Runs beside host I/O, a node of the map at a time.
 
+use super::members::on_all;
 use super::meta::{MetaWriter, keep_page, page_buffer};
 use super::{Phase, Shared};
 use crate::ToPool;
 use crate::check::check64;
+use crate::format::PAGE_BYTES;
 use crate::format::anchor::{
     ANCHOR_COPIES, ANCHOR_SLOTS, Anchor, Chunk, Era, MAX_CHUNKS, Start, anchor_offset,
 };
@@ -13,6 +15,7 @@ use crate::format::page::PageName;
 use crate::format::segment::Stream;
 use crate::location::Slot;
 use crate::map::{Line, Point};
+use dolmen_io::Op;
 use dolmen_io::exec::Handle;
 use std::collections::BTreeSet;
 
@@ -23,7 +26,7 @@ struct Frozen {
     generation: u64,
     base: u64,
     chain: u64,
-    starts: [Start; 2],
+    starts: [Option<Start>; 3],
     /// Segments of map pages that are rewritten to be emptied.
     evacuate: BTreeSet<Slot>,
     lines: Vec<u64>,
@@ -69,8 +72,7 @@ pub(crate) async fn run(shard: &Shared, exec: &Handle) -> Result<(), String> {
 fn freeze(shard: &Shared) -> Result<Frozen, String> {
     let mut s = shard.borrow_mut();
     let s = &mut *s;
-    let starts = [Stream::Hot, Stream::Cold].map(|stream| s.log.start_of(stream));
-    let [Some(hot), Some(cold)] = starts else { return Err("a stream has nowhere to go on".into()) };
+    let starts = s.log.starts().ok_or("a stream has nowhere to go on")?;
     s.map.frozen = Some(std::mem::take(&mut s.map.live));
     s.segments.freeze();
     s.map.lines.values_mut().for_each(Line::freeze);
@@ -84,15 +86,16 @@ fn freeze(shard: &Shared) -> Result<Frozen, String> {
         generation: s.checkpoint.generation + 1,
         base: s.log.applied,
         chain: s.log.applied_chain,
-        starts: [hot, cold],
+        starts,
         evacuate,
         lines: s.map.lines.keys().copied().collect(),
     })
 }
 
-/// Segments of map pages that hold more dead than live bytes, when those segments take clearly more than their pages need.
+/// Segments of map pages that hold more dead than live bytes, when those segments take clearly more than their pages need; and
+/// those that lack a column.
 fn pages_to_move(s: &super::Shard) -> BTreeSet<Slot> {
-    let unit = u64::from(s.geometry.unit_bytes);
+    let unit = u64::from(s.drives.unit_bytes);
     let mut meta: Vec<(u32, Slot)> = s
         .segments
         .iter()
@@ -110,6 +113,8 @@ fn pages_to_move(s: &super::Shard) -> BTreeSet<Slot> {
         held -= unit;
         chosen.insert(slot);
     }
+    let lacking = s.segments.iter().filter(|(_, seg)| seg.stream == Stream::Meta && s.is_at_risk(seg));
+    chosen.extend(lacking.map(|(slot, _)| slot));
     chosen
 }
 
@@ -122,17 +127,17 @@ fn build_body(shard: &Shared, frozen: &Frozen) -> (Vec<u8>, Vec<Slot>) {
         .lines
         .retain(|_, line| !(line.base.as_ref().is_some_and(|b| b.is_doomed()) && line.nodes.is_empty()));
     s.checkpoint.dropping = s.map.lines.values().any(|l| l.shrunk || l.sweep.is_some() || l.now.is_doomed());
-    let needed = |unit| frozen.starts.iter().any(|start| start.unit == unit);
+    let needed = |columns| frozen.starts.iter().flatten().any(|start| start.columns == columns);
     let empty: Vec<Slot> = s
         .segments
         .iter()
         .filter(|(_, seg)| seg.closed && seg.base + seg.delta == 0 && seg.last_commit <= frozen.base)
-        .filter(|(_, seg)| !needed(seg.unit))
+        .filter(|(_, seg)| !needed(seg.columns))
         .map(|(slot, _)| slot)
         .collect();
     let row = |(slot, seg): (Slot, &crate::segments::Segment)| SegmentRow {
         slot,
-        unit: seg.unit,
+        columns: seg.columns,
         stream: seg.stream,
         stream_seq: seg.stream_seq,
         live: seg.base,
@@ -164,6 +169,7 @@ fn line_row((&line, tree): (&u64, &mut Line)) -> Option<LineRow> {
     };
     Some(LineRow {
         line,
+        attributes: tree.attributes,
         head: base.head,
         parent: base.parent,
         sweep: tree.sweep,
@@ -177,30 +183,29 @@ fn line_row((&line, tree): (&u64, &mut Line)) -> Option<LineRow> {
 
 /// Makes everything written so far durable on every drive. A failure is final.
 pub(super) async fn flush_drives(shard: &Shared, exec: &Handle) -> Result<(), String> {
-    let files = shard.borrow().geometry.files.clone();
-    for file in files {
-        exec.flush(file).await.map_err(|e| e.to_string())?;
-    }
-    Ok(())
+    let drives = shard.borrow().drives.clone();
+    let op = |drive: u16| drives.files[usize::from(drive)].map(|file| (drive, Op::Flush { file }));
+    on_all(shard, exec, drives.in_service().into_iter().filter_map(op).collect()).await
 }
 
 /// Writes an anchor into its slot on every drive, first one copy, then the other, so that a crash tears one at most.
 pub(super) async fn write_anchor(shard: &Shared, exec: &Handle, anchor: &Anchor) -> Result<(), String> {
-    let files = shard.borrow().geometry.files.clone();
-    let bytes = anchor.encode();
-    for copy in 0..ANCHOR_COPIES {
-        for &file in &files {
-            let mut buf = page_buffer(shard, exec).await;
-            buf.copy_from_slice(&bytes);
-            let slice = buf.freeze();
-            let kept = slice.clone();
-            let at = anchor_offset(anchor.shard, anchor.generation % ANCHOR_SLOTS, copy);
-            exec.write_durable(file, at, vec![slice]).await.map_err(|e| e.to_string())?;
-            if let Ok(buf) = kept.try_into_buf() {
-                keep_page(shard, buf);
-            }
-        }
+    let drives = shard.borrow().drives.clone();
+    let mut pages = Vec::new();
+    for part in anchor.encode().chunks_exact(PAGE_BYTES as usize) {
+        let mut buf = page_buffer(shard, exec).await;
+        buf.copy_from_slice(part);
+        pages.push(buf.freeze());
     }
+    for copy in 0..ANCHOR_COPIES {
+        let offset = anchor_offset(anchor.shard, anchor.generation % ANCHOR_SLOTS, copy);
+        let op = |drive: u16| {
+            let file = drives.files[usize::from(drive)]?;
+            Some((drive, Op::Write { file, offset, data: pages.clone(), durable: true }))
+        };
+        on_all(shard, exec, drives.in_service().into_iter().filter_map(op).collect()).await?;
+    }
+    pages.into_iter().filter_map(|p| p.try_into_buf().ok()).for_each(|buf| keep_page(shard, buf));
     Ok(())
 }
 
@@ -209,7 +214,9 @@ fn finish(shard: &Shared, anchor: &Anchor, chunks: &[(Slot, Chunk)], empty: &[Sl
     let mut s = shard.borrow_mut();
     let s = &mut *s;
     s.segments.set_body(chunks.iter().map(|(slot, c)| (*slot, c.len.next_multiple_of(4096))));
-    let units: Vec<_> = empty.iter().filter_map(|&slot| s.segments.remove(slot)).collect();
+    let gone = empty.iter().filter_map(|&slot| s.segments.remove(slot));
+    let units: Vec<_> = gone.flat_map(|columns| columns.units().to_vec()).collect();
+    s.log.named(anchor);
     s.checkpoint.generation = anchor.generation;
     s.checkpoint.base = anchor.base;
     s.checkpoint.chunks.clone_from(&anchor.chunks);
@@ -218,6 +225,7 @@ fn finish(shard: &Shared, anchor: &Anchor, chunks: &[(Slot, Chunk)], empty: &[Sl
     if !units.is_empty() {
         s.to_pool.push(ToPool::Release { shard: s.id.shard, units });
     }
+    s.weigh_risk();
     s.report_live();
     s.clean_bell.notify();
 }

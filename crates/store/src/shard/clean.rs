@@ -5,24 +5,28 @@
 //! asks the map. What is still on the list when the move's commit is formed is therefore what the map holds at that point of
 //! the commit order, live and at replay alike.
 
-use super::{MoveItem, MoveJob, Phase, SegmentScan, Shared};
-use crate::check::block_check;
+use super::fetch::{FetchError, begin, end, stored};
+use super::{MoveItem, MoveJob, Phase, SegmentScan, Shared, Span};
 use crate::format::commit::{LogIdentity, LogRecord, records};
 use crate::format::page::{Level, verify};
 use crate::format::segment::{SEGMENT_HEADER_BYTES, Stream};
-use crate::location::{BLOCK_GRANULES, Slot};
-use crate::map::{Entry, Held};
+use crate::location::Slot;
+use crate::map::Held;
 use crate::policy::{Candidate, dense_bytes, victim};
+use crate::segments::Segment;
+use crate::stored::BlockVersion;
 use dolmen_io::exec::Handle;
-use dolmen_io::{Event, Op};
 use dolmen_types::LineId;
 use dolmen_types::limits::BLOCK_BYTES;
 
 /// Versions that are looked up at a time; those that live are then moved, in one commit or several.
 const BATCH_ITEMS: usize = 256;
 
-/// Blocks that are read in one go.
-const RUN_BLOCKS: usize = 32;
+/// Bytes that are read in one go.
+const RUN_BYTES: usize = 128 * 1024;
+
+/// Pause for the sake of re-protection's share between two segments at most. Nanoseconds.
+const MAX_PAUSE_NS: u64 = 60_000_000_000;
 
 /// What made the cleaner give a segment up; the segment is left alone from then on.
 struct Damaged;
@@ -36,17 +40,23 @@ pub(super) async fn serve(shard: Shared, exec: Handle) {
             if !matches!(s.phase, Phase::Serving) || s.closing {
                 return;
             }
-            let slot = s.pick_victim();
+            let risky = s.pick_at_risk();
+            let slot = risky.or_else(|| s.pick_victim());
             s.cleaner_idle = slot.is_none();
-            slot
+            slot.map(|slot| (slot, risky.is_some()))
         };
-        let Some(slot) = slot else {
+        let Some((slot, risky)) = slot else {
             bell.notified().await;
             continue;
         };
+        let (began, live) = (exec.now(), shard.borrow().segments.at(slot).map_or(0, |s| u64::from(s.live())));
         let outcome = clean(&shard, &exec, slot).await;
         shard.borrow_mut().cleaned_up(slot, &outcome);
         exec.yield_now().await;
+        let rate = shard.borrow().reprotect.bytes_per_s;
+        if let Some(ns) = (live * 1_000_000_000).checked_div(rate).filter(|_| risky) {
+            exec.sleep_until(dolmen_types::Nanos(began.0 + ns.min(MAX_PAUSE_NS))).await;
+        }
     }
 }
 
@@ -59,24 +69,36 @@ impl super::Shard {
         segment.cleaned = emptied;
         segment.quarantined = outcome.is_err();
         self.cleaned += usize::from(emptied);
+        if self.risk.any {
+            self.weigh_risk();
+        }
     }
 
     fn pick_victim(&self) -> Option<Slot> {
+        let shape = self.drives.members().shape;
         // Enough is emptied: the checkpoint comes first.
         if !self.space.level.clean || self.cleaned >= 2 * self.freeable_goal() {
             return None;
         }
-        let candidates = self
-            .segments
-            .iter()
-            .filter(|(_, s)| s.closed && !s.quarantined && !s.cleaned && s.stream != Stream::Meta)
-            .filter(|(_, s)| s.last_commit <= self.log.applied && s.live() > 0)
-            .map(|(id, s)| Candidate {
-                id,
-                live_bytes: u64::from(s.live()),
-                age: self.log.applied - s.last_commit + 1,
-            });
-        victim(candidates, dense_bytes(self.geometry.unit_bytes))
+        let candidates = self.segments.iter().filter(|(_, s)| self.may_clean(s)).map(|(id, s)| Candidate {
+            id,
+            live_bytes: shape.raw(u64::from(s.live())),
+            dense_bytes: dense_bytes(self.drives.unit_bytes) * s.columns.len() as u64,
+            age: self.log.applied - s.last_commit + 1,
+        });
+        victim(candidates)
+    }
+
+    fn may_clean(&self, s: &Segment) -> bool {
+        let whole = s.closed && !s.quarantined && !s.cleaned && s.stream != Stream::Meta;
+        whole && s.last_commit <= self.log.applied && s.live() > 0
+    }
+
+    /// A segment that lacks a column and still holds something, the one with least first.
+    fn pick_at_risk(&self) -> Option<Slot> {
+        let may = !self.reprotect.paused && self.risk.any && self.halted.is_none();
+        let candidates = self.segments.iter().filter(|(_, s)| may && self.may_clean(s) && self.is_at_risk(s));
+        candidates.min_by_key(|(_, s)| s.live()).map(|(slot, _)| slot)
     }
 }
 
@@ -85,15 +107,10 @@ async fn clean(shard: &Shared, exec: &Handle, slot: Slot) -> Result<(), Damaged>
     let (mut scan, id, last) = {
         let s = shard.borrow();
         let segment = s.segments.at(slot).ok_or(Damaged)?;
-        (SegmentScan::new(exec.clone(), s.geometry.clone(), segment.unit), s.id, segment.last_commit)
+        (SegmentScan::new(exec.clone(), s.drives.clone(), segment.columns), s.id, segment.last_commit)
     };
-    let header = scan
-        .header()
-        .await
-        .ok()
-        .flatten()
-        .filter(|h| h.slot == slot && h.shard == id.shard)
-        .ok_or(Damaged)?;
+    let header =
+        scan.header(|h| h.slot == slot && h.shard == id.shard).await.ok().flatten().ok_or(Damaged)?;
     let id = LogIdentity { incarnation: header.incarnation, salt: header.salt, ..id };
     let (mut offset, mut seen) = (SEGMENT_HEADER_BYTES, 0);
     let mut items = Vec::new();
@@ -107,15 +124,12 @@ async fn clean(shard: &Shared, exec: &Handle, slot: Slot) -> Result<(), Damaged>
         for record in records(&bytes, &commit).flatten() {
             match record {
                 LogRecord::Batch { seq: s, .. } => seq = s.0,
-                LogRecord::Write { line, lba, granules, at, checks } => {
-                    let places = (0..).map(|i| commit.location(at + i * u32::from(granules)));
-                    items.extend((lba..).zip(checks.iter()).zip(places).map(|((lba, check), location)| {
-                        MoveItem { line, lba, entry: Entry { seq, location, check, granules } }
-                    }));
+                LogRecord::Write { line, lba, blocks } => {
+                    let entries = blocks.iter().map(|block| commit.entry(seq, &block));
+                    items.extend((lba..).zip(entries).map(|(lba, entry)| MoveItem { line, lba, entry }));
                 }
-                LogRecord::Move { line, lba, seq, granules, at, check, .. } => {
-                    let entry = Entry { seq, location: commit.location(at), check, granules };
-                    items.push(MoveItem { line, lba, entry });
+                LogRecord::Move { line, lba, seq, block, .. } => {
+                    items.push(MoveItem { line, lba, entry: commit.entry(seq, &block) });
                 }
                 _ => {}
             }
@@ -198,63 +212,67 @@ async fn applied(shard: &Shared, number: u64) -> Result<(), Damaged> {
 async fn still_held(shard: &Shared, exec: &Handle, item: &MoveItem) -> Result<bool, Damaged> {
     let held = |s: &mut super::Shard| s.map.holds(LineId(item.line), item.lba, &item.entry);
     loop {
-        let (page, place) = {
+        let page = {
             let mut s = shard.borrow_mut();
             match held(&mut s) {
                 Held::Yes => return Ok(true),
                 Held::No => return Ok(false),
-                Held::Miss(page) => {
-                    let unit = s.segments.at(page.location.slot()).map(|seg| seg.unit).ok_or(Damaged)?;
-                    (page, s.geometry.place(unit, page.location.offset()))
-                }
+                Held::Miss(page) => page,
             }
         };
         let mut buf = exec.alloc(BLOCK_BYTES).await;
         buf.set_len(BLOCK_BYTES);
-        let buf = exec.read(place.0, place.1, buf).await.map_err(|_| Damaged)?;
-        let mut s = shard.borrow_mut();
-        if verify(&buf, Level::Leaf, item.line, &page) {
-            s.map.leaf_read(LineId(item.line), &page, &buf);
-        } else if held(&mut s) == Held::Miss(page) {
+        let holds = |bytes: &[u8]| verify(bytes, Level::Leaf, item.line, &page);
+        let read = stored(shard, exec, page.location, buf, holds).await;
+        if let Ok(buf) = read {
+            shard.borrow_mut().map.leaf_read(LineId(item.line), &page, &buf);
+            continue;
+        }
+        if held(&mut shard.borrow_mut()) == Held::Miss(page) {
             // Nobody replaced the leaf meanwhile: it is damaged.
             return Err(Damaged);
         }
     }
 }
 
-/// Reads the stored forms, what lies one behind the other in one go and all runs at once, and verifies each.
+/// Reads the stored forms, what lies on touching pages in one go and all runs at once, and verifies each. Blocks that fill whole
+/// pages go on from where they were read to; others are packed one behind the other.
 async fn read_runs(shard: &Shared, exec: &Handle, items: &[MoveItem]) -> Result<MoveJob, Damaged> {
-    let mut job = MoveJob { items: Vec::new(), data: Vec::new() };
     let mut rest = items;
     let mut reads = Vec::new();
+    let mut whole = items.iter().all(|i| i.entry.bytes() as usize == BLOCK_BYTES);
     while let Some(first) = rest.first() {
-        let follows = |i: usize| {
-            let step = u32::try_from(i).expect("runs are short") * BLOCK_GRANULES;
-            rest[i].entry.location == first.entry.location.plus(step)
-        };
-        let count = (1..rest.len().min(RUN_BLOCKS)).take_while(|&i| follows(i)).count() + 1;
+        let mut span = Span::of(&first.entry);
+        let count = 1 + rest[1..].iter().take_while(|i| span.extend(&i.entry, RUN_BYTES)).count();
         let (run, tail) = rest.split_at(count);
         rest = tail;
-        let mut buf = exec.alloc(count * BLOCK_BYTES).await;
-        buf.set_len(count * BLOCK_BYTES);
-        let (file, offset) = {
-            let s = shard.borrow();
-            let unit = s.segments.at(first.entry.location.slot()).map(|seg| seg.unit).ok_or(Damaged)?;
-            s.geometry.place(unit, first.entry.location.offset())
-        };
-        reads.push((run, exec.start(Op::Read { file, offset, buf })));
+        whole &= span.len() == count * BLOCK_BYTES;
+        let mut buf = exec.alloc(span.len()).await;
+        buf.set_len(span.len());
+        reads.push((run, span, begin(shard, exec, span.location(), buf)));
     }
-    for (run, read) in reads {
-        let Event::Read(buf) = read.await else { return Err(Damaged) };
-        let holds = |(item, bytes): (&MoveItem, &[u8])| {
-            block_check(item.line, item.lba, item.entry.seq, bytes) == item.entry.check
+    let mut job = MoveJob { items: items.to_vec(), data: Vec::new(), packed: None };
+    let mut packed = Vec::new();
+    for (run, span, read) in reads {
+        let holds = |bytes: &[u8]| {
+            let version = |i: &MoveItem| BlockVersion { line: i.line, lba: i.lba, seq: i.entry.seq };
+            let blocks = run.iter().map(|i| (version(i), &i.entry));
+            span.holds(&mut shard.borrow_mut().forms, blocks, bytes)
         };
-        if !run.iter().zip(buf.chunks_exact(BLOCK_BYTES)).all(holds) {
-            shard.borrow_mut().counters.integrity_errors += 1;
-            return Err(Damaged);
+        let buf = end(shard, exec, read, holds).await.map_err(|error| {
+            if error == FetchError::Damaged {
+                shard.borrow_mut().counters.integrity_errors += 1;
+            }
+            Damaged
+        })?;
+        if whole {
+            job.data.push(buf.freeze());
+            continue;
         }
-        job.items.extend_from_slice(run);
-        job.data.push(buf.freeze());
+        for item in run {
+            packed.extend_from_slice(span.part(&item.entry, &buf).ok_or(Damaged)?);
+        }
     }
+    job.packed = (!whole).then_some(packed);
     Ok(job)
 }

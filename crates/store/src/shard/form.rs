@@ -1,15 +1,25 @@
-//! Forming commits: which batches go together, staging their bytes, and the one durable write.
+//! Forming commits: which batches go together, staging their bytes, and one durable write for each column.
 
-use super::{Flight, FlightState, Phase, Shard};
-use crate::check::{block_check, is_zero};
+use super::layout::Layout;
+use super::{Flight, MoveJob, Phase, Shard, layout};
+use crate::check::is_zero;
+use crate::columns::Columns;
 use crate::format::anchor::Start;
-use crate::format::commit::{CommitPlace, FIXED_BYTES, HeaderWriter, MAX_HEADER_BYTES, NO_PG};
-use crate::format::segment::{SEGMENT_HEADER_BYTES, Stream};
+use crate::format::commit::{
+    CommitPlace, FIXED_BYTES, HeaderWriter, MAX_HEADER_BYTES, NO_PG, StoredBlock, depth_of,
+};
+use crate::format::segment::{SEGMENT_HEADER_BYTES, SegmentHeader, Stream};
 use crate::location::GRANULE_BYTES;
-use crate::{Batch, Purpose, Record, Ticket};
-use dolmen_io::{Buf, Io, PoolConfig, Slices, Tag};
+use crate::stored::{BlockVersion, Form, Forms};
+use crate::{Batch, LineAttributes, Purpose, Record, Ticket};
+use dolmen_io::{Buf, Io, PoolConfig, Slice, Slices, Tag};
 use dolmen_types::limits::BLOCK_BYTES;
 use dolmen_types::{Epoch, Nanos, Seq};
+
+/// A commit fills wide segments when its payload has at least this much for each data column. Bytes.
+const BULK_COLUMN_BYTES: usize = 64 * 1024;
+
+const PAGE: usize = SEGMENT_HEADER_BYTES as usize;
 
 /// Blocks that one commit moves at most: their records fit one page of header.
 const MOVE_BLOCKS: usize = 64;
@@ -27,39 +37,41 @@ struct Staging {
 impl Staging {
     /// Buffers for `bytes` in all; `None` when the pool has too few now.
     fn alloc(io: &Io, bytes: usize) -> Option<Staging> {
-        let (largest, mut left) = (io.pool().largest(), bytes);
-        let largest = largest - largest % BLOCK_BYTES;
-        let mut bufs = Vec::new();
-        while left > 0 {
-            let part = left.min(largest);
-            bufs.push(io.alloc(part)?);
-            left -= part;
-        }
-        Some(Staging { bufs, current: 0, used: 0, total: 0 })
+        Some(Staging { bufs: layout::buffers(io, bytes)?, current: 0, used: 0, total: 0 })
     }
 
-    /// Copies one block in and returns where it lies: granules from the payload's start. This is where compression and
-    /// encryption have their place: the stored form is made here, once.
-    fn push(&mut self, block: &[u8]) -> (u32, &[u8]) {
-        if self.used == self.bufs[self.current].len() {
+    /// Room for the stored form of one block, and where it will lie: granules from the payload's start. A buffer in which a whole
+    /// block no longer fits is left: as many blocks as it has room for were in it then, so the buffers never run out.
+    fn room(&mut self) -> (u32, &mut [u8]) {
+        if self.used + BLOCK_BYTES > self.bufs[self.current].len() {
+            self.skip(self.bufs[self.current].len() - self.used);
             self.current += 1;
             self.used = 0;
         }
-        let at = u32::try_from(self.total).expect("a commit is far below 4 GiB") / GRANULE_BYTES;
-        let stored = &mut self.bufs[self.current][self.used..self.used + block.len()];
-        stored.copy_from_slice(block);
-        self.used += block.len();
-        self.total += block.len();
-        (at, stored)
+        (granules(self.total), &mut self.bufs[self.current][self.used..self.used + BLOCK_BYTES])
     }
 
-    /// Granules from the payload's start to the next block.
-    fn next(&self) -> u32 {
-        u32::try_from(self.total).expect("a commit is far below 4 GiB") / GRANULE_BYTES
+    /// The stored form in the room took this much.
+    fn took(&mut self, len: usize) {
+        self.used += len;
+        self.total += len;
     }
 
-    /// The filled parts, appended to `slices`; their length.
+    /// Zeros up to the next page: whole blocks from here on are read straight to where they are wanted.
+    fn align(&mut self) {
+        self.skip(self.total.next_multiple_of(BLOCK_BYTES) - self.total);
+    }
+
+    fn skip(&mut self, len: usize) {
+        if len > 0 {
+            self.bufs[self.current][self.used..self.used + len].fill(0);
+            self.took(len);
+        }
+    }
+
+    /// The filled parts, whole pages, appended to `slices`; their length.
     fn finish(mut self, slices: &mut Slices) -> u32 {
+        self.align();
         self.bufs.truncate(if self.total == 0 { 0 } else { self.current + 1 });
         if let Some(last) = self.bufs.last_mut() {
             last.set_len(self.used);
@@ -69,21 +81,34 @@ impl Staging {
     }
 }
 
-/// Buffers that each shard keeps back: data, header and segment header of one commit.
+/// A distance in a payload.
+fn granules(bytes: usize) -> u32 {
+    u32::try_from(bytes).expect("a commit is far below 4 GiB") / GRANULE_BYTES
+}
+
+/// Buffers that each shard keeps back: data, header and segment headers of one narrow commit.
 const RESERVED_BUFFERS: usize = 3;
 
-/// The memory of a commit of batches.
+/// The memory of a commit beside its payload.
 struct Buffers {
-    staging: Staging,
     header: Buf,
-    segment: Option<Buf>,
+    /// Pages for the headers of a new segment, one per column, and one of zeros where columns may need filling.
+    pages: Option<Buf>,
+    /// What the parity columns are computed into; with one data column they are the same bytes again.
+    parity: Vec<Vec<Buf>>,
 }
 
 impl Buffers {
-    /// From the pool; `None` when it has too few now.
-    fn alloc(io: &Io, header: usize, payload: usize, rolls: bool) -> Option<Buffers> {
-        let segment = if rolls { Some(io.alloc(SEGMENT_HEADER_BYTES as usize)?) } else { None };
-        Some(Buffers { staging: Staging::alloc(io, payload)?, header: io.alloc(header)?, segment })
+    /// From the pool; `None` when it has too few now. `depth` is the most that the commit may take in each column.
+    fn alloc(io: &Io, header: usize, depth: usize, columns: &Columns, rolls: bool) -> Option<Buffers> {
+        let wide = columns.data() > 1;
+        let pages = if rolls { columns.len() } else { 0 } + usize::from(wide);
+        let parity = if wide { columns.parity() } else { 0 };
+        Some(Buffers {
+            header: io.alloc(header)?,
+            pages: if pages > 0 { Some(io.alloc(pages * PAGE)?) } else { None },
+            parity: (0..parity).map(|_| layout::buffers(io, depth)).collect::<Option<_>>()?,
+        })
     }
 }
 
@@ -97,6 +122,7 @@ impl Shard {
         while self.may_form() && self.form_move(io) {
             formed = true;
         }
+        formed |= self.may_form() && self.move_on(io);
         formed
     }
 
@@ -106,7 +132,8 @@ impl Shard {
         self.phase == Phase::Serving
             && self.log.flights.len() < self.tuning.commits_in_flight
             && !behind
-            && !self.log_failed()
+            && self.drives.failing() == 0
+            && self.halted.is_none()
     }
 
     /// One commit of queued batches.
@@ -114,34 +141,40 @@ impl Shard {
         let Some((header, payload)) = self.queue.front().map(|p| (p.header_bytes, p.payload_bytes)) else {
             return false;
         };
-        if payload > 0 && !self.admit_host(io.now(), payload as u64) {
+        let mut stream = if self.bulk_pays() { Stream::Bulk } else { Stream::Hot };
+        if payload > 0 && !self.admit_host(io.now(), payload as u64, stream) {
             return false;
         }
-        let needed = (FIXED_BYTES + header).next_multiple_of(4096) + payload;
-        let mut room = self.room(Stream::Hot);
-        let rolls = room < needed;
-        if rolls {
-            if self.log.streams[Stream::Hot as usize].leases.len() < 2 {
-                self.want_hot(payload == 0);
-                if payload > 0 {
-                    self.wait_for_units(io.now());
-                }
+        if stream == Stream::Bulk && !self.has_room(stream, header, payload) {
+            // While its units are on their way, the hot stream takes what comes.
+            self.want(Purpose::Bulk);
+            stream = Stream::Hot;
+            if payload > 0 && !self.admit_host(io.now(), payload as u64, stream) {
                 return false;
             }
-            room = (self.geometry.unit_bytes - SEGMENT_HEADER_BYTES) as usize;
         }
-        let (mut count, header_bytes, payload_bytes) = self.gather(room);
-        let header_room = (FIXED_BYTES + header_bytes).next_multiple_of(4096);
-        let mut buffers = Buffers::alloc(io, header_room, payload_bytes, rolls);
-        if buffers.is_none() {
+        if !self.has_room(stream, header, payload) {
+            self.want_hot(payload == 0);
+            if payload > 0 {
+                self.wait_for_units(io.now());
+            }
+            return false;
+        }
+        let rolls = self.rolls(stream, header, payload);
+        let Some(columns) = self.next_columns(stream, rolls) else { return false };
+        let room = if rolls { self.drives.unit_bytes - SEGMENT_HEADER_BYTES } else { self.room(stream) };
+        let (mut count, header_bytes, payload_bytes) = self.gather(stream, room as usize, columns.data());
+        let header_room = (FIXED_BYTES + header_bytes).next_multiple_of(PAGE);
+        let depth = depth_of(header_room, payload_bytes, columns.data());
+        let mut memory =
+            Staging::alloc(io, payload_bytes).zip(Buffers::alloc(io, header_room, depth, &columns, rolls));
+        if memory.is_none() && stream == Stream::Hot {
             // The pool may be full of the very data that waits here: one batch at a time gets through on the reserve.
             count = 1;
-            buffers = self.reserved(payload);
+            memory = self.reserved(payload, &columns);
         }
-        let Some(Buffers { mut staging, header: mut header_buf, segment: segment_buf }) = buffers else {
-            return false;
-        };
-        let segment_header = if rolls { self.open_segment(Stream::Hot) } else { None };
+        let Some((mut staging, buffers)) = memory else { return false };
+        let segment = if rolls { self.open_segment(stream) } else { None };
         let mut header = HeaderWriter::start(self.log.spare.pop().unwrap_or_default());
         let mut tickets = self.log.spare_tickets.pop().unwrap_or_default();
         for _ in 0..count {
@@ -149,34 +182,80 @@ impl Shard {
             self.stage(&pending.batch, &mut header, &mut staging);
             tickets.push(pending.ticket);
         }
-        let mut slices = io.slices();
-        let start = self.put_segment_header(segment_buf, segment_header, Stream::Hot, &mut slices);
-        let header_at = slices.len();
-        let payload_len = staging.finish(&mut slices);
+        let mut run = io.slices();
+        let payload_len = staging.finish(&mut run);
         self.counters.host_written += u64::from(payload_len);
-        let place = self.next_place(Stream::Hot);
-        let (fixed, bytes) = header.finish(&self.id, place, payload_len);
-        header_buf.set_len(bytes.len());
-        header_buf.copy_from_slice(&bytes);
-        slices.insert(header_at, header_buf.freeze());
         self.launch(
             io,
-            Launch { header: fixed, bytes, tickets, start, payload: u64::from(payload_len), slices },
+            Launch {
+                stream,
+                header,
+                payload_len,
+                host: u64::from(payload_len),
+                tickets,
+                segment,
+                run,
+                buffers,
+            },
         );
         true
     }
 
+    /// True when what waits fills the columns of a wide segment well.
+    fn bulk_pays(&self) -> bool {
+        let bulk = &self.log.streams[Stream::Bulk as usize];
+        let columns = bulk.open.map(|o| o.columns).or_else(|| bulk.leases.front().map(|l| l.columns));
+        let data = columns.map(|c| c.data()).filter(|&data| data > 1 && self.log.bulk_named);
+        let Some(data) = data else { return false };
+        let mut sum = 0;
+        for pending in &self.queue {
+            if pending.packs || sum + pending.payload_bytes > self.tuning.commit_bytes {
+                break;
+            }
+            sum += pending.payload_bytes;
+        }
+        sum >= data * BULK_COLUMN_BYTES
+    }
+
+    /// Bytes that a commit takes at most in each column of a segment of so many data columns.
+    fn depth_for(header: usize, payload: usize, data: usize) -> usize {
+        depth_of((FIXED_BYTES + header).next_multiple_of(PAGE), payload, data)
+    }
+
+    /// True when a commit needs a new segment, or had better begin one.
+    fn rolls(&self, stream: Stream, header: usize, payload: usize) -> bool {
+        let state = &self.log.streams[stream as usize];
+        let Some(open) = state.open else { return true };
+        let full = (self.room(stream) as usize) < Self::depth_for(header, payload, open.columns.data());
+        full || (state.leases.len() >= 2 && self.should_leave(&open))
+    }
+
+    /// True when a stream can take a commit, if need be in a new segment.
+    fn has_room(&self, stream: Stream, header: usize, payload: usize) -> bool {
+        let state = &self.log.streams[stream as usize];
+        let fresh = (self.drives.unit_bytes - SEGMENT_HEADER_BYTES) as usize;
+        let fits = |data| Self::depth_for(header, payload, data) <= fresh;
+        !self.rolls(stream, header, payload)
+            || (state.leases.len() >= 2 && state.leases.front().is_some_and(|l| fits(l.columns.data())))
+    }
+
+    /// The columns that the next commit goes to.
+    fn next_columns(&self, stream: Stream, rolls: bool) -> Option<Columns> {
+        let state = &self.log.streams[stream as usize];
+        if rolls { state.leases.front().map(|l| l.columns) } else { state.open.map(|o| o.columns) }
+    }
+
     /// The buffers that are kept back, for a commit of one batch with `payload` bytes of data when nothing else is under way.
-    fn reserved(&mut self, payload: usize) -> Option<Buffers> {
+    fn reserved(&mut self, payload: usize, columns: &Columns) -> Option<(Staging, Buffers)> {
         let whole = self.log.flights.is_empty() && self.reserve.len() >= RESERVED_BUFFERS;
-        if !whole || self.reserve.last()?.capacity() < payload {
+        if !whole || columns.data() > 1 || self.reserve.last()?.capacity() < payload {
             return None;
         }
-        let (mut data, header, mut segment) = (self.reserve.pop()?, self.reserve.pop()?, self.reserve.pop()?);
+        let (mut data, header, mut pages) = (self.reserve.pop()?, self.reserve.pop()?, self.reserve.pop()?);
         data.set_len(payload);
-        segment.set_len(SEGMENT_HEADER_BYTES as usize);
+        pages.set_len(columns.len() * PAGE);
         let staging = Staging { bufs: vec![data], current: 0, used: 0, total: 0 };
-        Some(Buffers { staging, header, segment: Some(segment) })
+        Some((staging, Buffers { header, pages: Some(pages), parity: Vec::new() }))
     }
 
     /// Fills the reserve up again; called where buffers have just come back.
@@ -187,31 +266,42 @@ impl Shard {
         }
     }
 
-    /// Bytes that are left in a stream's open segment.
-    fn room(&self, stream: Stream) -> usize {
-        self.log.streams[stream as usize].open.map_or(0, |o| (self.geometry.unit_bytes - o.tail) as usize)
+    /// Bytes that are left in each column of a stream's open segment.
+    fn room(&self, stream: Stream) -> u32 {
+        self.log.streams[stream as usize].open.map_or(0, |o| self.drives.unit_bytes - o.tail)
     }
 
     /// Blocks that the next commit of moves has room for.
     pub(super) fn move_room(&self) -> usize {
-        let blocks = |room: usize| (room.saturating_sub(4096) / BLOCK_BYTES).min(MOVE_BLOCKS);
+        let cold = &self.log.streams[Stream::Cold as usize];
+        let blocks = |room: usize, data: usize| {
+            ((room * data).saturating_sub(PAGE * data) / BLOCK_BYTES).min(MOVE_BLOCKS)
+        };
+        let next = cold.leases.front().map_or(1, |l| l.columns.data());
         let (here, fresh) = (
-            blocks(self.room(Stream::Cold)),
-            blocks((self.geometry.unit_bytes - SEGMENT_HEADER_BYTES) as usize),
+            cold.open.map_or(0, |o| blocks(self.room(Stream::Cold) as usize, o.columns.data())),
+            blocks((self.drives.unit_bytes - SEGMENT_HEADER_BYTES) as usize, next),
         );
         // In a large segment the last few blocks are not worth a commit's header.
         if here >= (fresh / 8).max(1) { here } else { fresh }
     }
 
-    /// How many queued batches fit one commit of at most `room` bytes: number, header bytes, payload bytes.
-    fn gather(&self, room: usize) -> (usize, usize, usize) {
-        let room = room.min(self.tuning.commit_bytes);
+    /// How many queued batches fit one commit of at most `room` bytes in each of `data` columns: number, header bytes, payload
+    /// bytes.
+    fn gather(&self, stream: Stream, room: usize, data: usize) -> (usize, usize, usize) {
         let (mut count, mut header, mut payload) = (0, 0, 0);
         for pending in &self.queue {
             let (h, p) = (header + pending.header_bytes, payload + pending.payload_bytes);
-            let fits =
-                FIXED_BYTES + h <= MAX_HEADER_BYTES && (FIXED_BYTES + h).next_multiple_of(4096) + p <= room;
-            if !fits || (count > 0 && pending.payload_bytes > 0 && !self.may_take_host(p as u64)) {
+            let whole = (FIXED_BYTES + h).next_multiple_of(PAGE);
+            let fits = FIXED_BYTES + h <= MAX_HEADER_BYTES
+                && whole + p <= self.tuning.commit_bytes
+                && depth_of(whole, p, data) <= room;
+            // How long packed blocks come to is known only when they are made, too late to keep them off the ends of columns.
+            let straddles = pending.packs && data > 1;
+            if !fits
+                || straddles
+                || (count > 0 && pending.payload_bytes > 0 && !self.may_take_host(p as u64, stream))
+            {
                 break;
             }
             (count, header, payload) = (count + 1, h, p);
@@ -227,7 +317,15 @@ impl Shard {
             match record {
                 Record::Write { line, lba, data } => {
                     self.forget_moves(line.0, lba.0, (data.len() / BLOCK_BYTES) as u64);
-                    stage_write(line.0, lba.0, batch.seq.0, data, header, staging);
+                    let attributes = self.attributes(line.0).unwrap_or_default();
+                    let first = BlockVersion { line: line.0, lba: lba.0, seq: batch.seq.0 };
+                    Stage {
+                        header: &mut *header,
+                        staging: &mut *staging,
+                        forms: &mut self.forms,
+                        attributes,
+                    }
+                    .write(first, data);
                 }
                 Record::Unmap { line, lba, blocks } => {
                     self.forget_moves(line.0, lba.0, blocks.0);
@@ -235,7 +333,7 @@ impl Shard {
                 }
                 Record::Put { key, value } => header.put(*key, value),
                 Record::Delete { key } => header.delete(*key),
-                Record::CreateLine { line } => header.create_line(line.0),
+                Record::CreateLine { line, attributes } => header.create_line(line.0, *attributes),
                 Record::Snapshot { line } => header.snapshot(line.0),
                 Record::CloneLine { line, parent, at } => header.clone_line(line.0, parent.0, at.0),
                 // What they keep, of this line and of those below it, may be needed no more.
@@ -275,63 +373,66 @@ impl Shard {
     /// One commit of blocks that cleaning moves.
     fn form_move(&mut self, io: &mut Io) -> bool {
         let Some(job) = self.move_jobs.front() else { return false };
-        let payload_len: usize = job.data.iter().map(|s| s.len()).sum();
-        let header_room = (FIXED_BYTES + 24 + 56 * job.items.len()).next_multiple_of(4096);
-        let room = self.room(Stream::Cold);
-        let rolls = room < header_room + payload_len;
-        if rolls && self.log.streams[Stream::Cold as usize].leases.len() < 2 {
+        let header_bytes = 24 + 56 * job.items.len();
+        let payload_len = self.most_moved(job);
+        if !self.has_room(Stream::Cold, header_bytes, payload_len) {
             self.want(Purpose::Clean);
             return false;
         }
-        let (Some(mut header_buf), Some(segment_buf)) =
-            (io.alloc(header_room), io.alloc(SEGMENT_HEADER_BYTES as usize))
-        else {
-            return false;
+        let rolls = self.rolls(Stream::Cold, header_bytes, payload_len);
+        let Some(columns) = self.next_columns(Stream::Cold, rolls) else { return false };
+        let header_room = (FIXED_BYTES + header_bytes).next_multiple_of(PAGE);
+        let lengths = job.items.iter().map(|i| i.entry.bytes() as usize);
+        let Layout { depth, places, payload_len } = layout::spread(header_room, lengths, columns.data());
+        let Some(buffers) = Buffers::alloc(io, header_room, depth, &columns, rolls) else { return false };
+        let packed = match &job.packed {
+            Some(packed) => match layout::place(io, &job.items, packed, &places, payload_len) {
+                Some(run) => run,
+                None => return false,
+            },
+            None => Slices::new(),
         };
-        let segment_header = if rolls { self.open_segment(Stream::Cold) } else { None };
+        let segment = if rolls { self.open_segment(Stream::Cold) } else { None };
         let Some(job) = self.move_jobs.pop_front() else { return false };
         let mut header = HeaderWriter::start(self.log.spare.pop().unwrap_or_default());
         header.batch(NO_PG, Epoch(0), Seq(0));
-        let mut at = 0;
-        for item in &job.items {
+        for (item, at) in job.items.iter().zip(places) {
             let e = item.entry;
             // Whatever was formed since the cleaner looked has taken its block off this list.
             if self.moving.remove(&(item.line, item.lba, e.seq)) {
-                header.moved(item.line, item.lba, e.seq, e.location, e.granules, at, e.check);
+                let version = BlockVersion { line: item.line, lba: item.lba, seq: e.seq };
+                let block =
+                    StoredBlock { at: granules(at), granules: e.granules, form: e.form, check: e.check };
+                header.moved(version, e.location, block);
             }
-            at += u32::from(e.granules);
         }
-        let mut slices = io.slices();
-        let start = self.put_segment_header(Some(segment_buf), segment_header, Stream::Cold, &mut slices);
-        let place = self.next_place(Stream::Cold);
         let payload_len = u32::try_from(payload_len).expect("a commit is far below 4 GiB");
         self.counters.cleaned += u64::from(payload_len);
-        let (fixed, bytes) = header.finish(&self.id, place, payload_len);
-        header_buf.set_len(bytes.len());
-        header_buf.copy_from_slice(&bytes);
-        slices.push(header_buf.freeze());
-        slices.extend(job.data);
-        self.launch(io, Launch { header: fixed, bytes, tickets: Vec::new(), start, payload: 0, slices });
+        let run = if job.packed.is_some() { packed } else { job.data };
+        let (stream, tickets) = (Stream::Cold, Vec::new());
+        self.launch(io, Launch { stream, header, payload_len, host: 0, tickets, segment, run, buffers });
         true
     }
 
-    /// Puts a new segment's header in front; where replay would begin to find the commit that follows.
-    fn put_segment_header(
-        &self,
-        buf: Option<Buf>,
-        header: Option<Vec<u8>>,
-        stream: Stream,
-        slices: &mut Slices,
-    ) -> Start {
-        let open = self.log.streams[stream as usize].open.expect("a segment was opened before");
-        let mut offset = open.tail;
-        if let (Some(mut buf), Some(header)) = (buf, header) {
-            buf.copy_from_slice(&header);
-            slices.push(buf.freeze());
-            // The header itself is under way: replay must not count on it.
-            offset = 0;
-        }
-        Start { unit: open.unit, offset, stream_seq: open.stream_seq }
+    /// Bytes of payload that a job comes to at most: packed blocks keep off the ends of columns.
+    fn most_moved(&self, job: &MoveJob) -> usize {
+        let cold = &self.log.streams[Stream::Cold as usize];
+        let columns = cold.open.map(|o| o.columns).into_iter().chain(cold.leases.front().map(|l| l.columns));
+        let ends = columns.map(|c| c.data() - 1).max().filter(|_| job.packed.is_some()).unwrap_or(0);
+        let bytes: usize = job.items.iter().map(|i| i.entry.bytes() as usize).sum();
+        bytes.next_multiple_of(PAGE) + ends * PAGE
+    }
+
+    /// A commit of nothing, which takes a stream out of a segment that lacks a column.
+    pub(super) fn form_step(&mut self, io: &mut Io, stream: Stream) -> bool {
+        let Some(columns) = self.next_columns(stream, true) else { return false };
+        let Some(buffers) = Buffers::alloc(io, PAGE, PAGE, &columns, true) else { return false };
+        let segment = self.open_segment(stream);
+        let mut header = HeaderWriter::start(self.log.spare.pop().unwrap_or_default());
+        header.batch(NO_PG, Epoch(0), Seq(0));
+        let (tickets, run) = (Vec::new(), io.slices());
+        self.launch(io, Launch { stream, header, payload_len: 0, host: 0, tickets, segment, run, buffers });
+        true
     }
 
     fn next_place(&self, stream: Stream) -> CommitPlace {
@@ -341,73 +442,165 @@ impl Shard {
             stream_seq: open.stream_seq,
             slot: open.slot,
             offset: open.tail,
+            data: open.columns.data_u8(),
+            unit_bytes: self.drives.unit_bytes,
             number: self.log.next_number,
             previous: self.log.chain,
             durable_through: self.log.applied,
         }
     }
 
+    /// Completes a commit and writes its columns.
     fn launch(&mut self, io: &mut Io, launch: Launch) {
-        let Launch { header, bytes, tickets, start, payload, slices } = launch;
-        let place = header.place;
-        let (number, len) = (place.number, u64::from(header.header_len) + u64::from(header.payload_len));
+        let Launch { stream, header, payload_len, host, tickets, segment, mut run, buffers } = launch;
+        let open = self.log.streams[stream as usize].open.expect("a segment was opened before");
+        let place = self.next_place(stream);
+        let (fixed, bytes) = header.finish(&self.id, place, payload_len);
+        let Buffers { header: mut buf, pages, parity } = buffers;
+        buf.set_len(bytes.len());
+        buf.copy_from_slice(&bytes);
+        run.insert(0, buf.freeze());
+        // The header of a new segment is under way too: replay must not count on it.
+        let offset = if segment.is_some() { 0 } else { open.tail };
+        let writes = lay_out(&run, &fixed, &open.columns, segment.as_ref(), pages, parity);
         self.log.next_number += 1;
-        self.log.chain = header.check;
-        self.log.payload += payload;
-        self.checkpoint.log_bytes += len;
-        let offset = if start.offset == 0 { 0 } else { u64::from(place.offset) };
-        self.counters.drive_written += header.end() - offset;
+        self.log.chain = fixed.check;
+        self.log.payload += host;
+        self.checkpoint.log_bytes += u64::from(fixed.depth) * open.columns.data() as u64;
+        self.counters.drive_written += (fixed.end() - u64::from(offset)) * open.columns.data() as u64;
         if let Some(segment) = self.segments.at_mut(place.slot) {
-            segment.last_commit = number;
+            segment.last_commit = place.number;
         }
-        if let Some(open) = self.log.streams[place.stream as usize].open.as_mut() {
-            open.tail = u32::try_from(header.end()).expect("a commit ends within its unit");
+        if let Some(open) = self.log.streams[stream as usize].open.as_mut() {
+            open.tail = u32::try_from(fixed.end()).expect("a commit ends within its unit");
         }
-        let (file, at) = self.geometry.place(start.unit, offset);
-        io.write_durable(Tag { owner: self.tag.owner, key: self.commit_key(number) }, file, at, slices);
-        let submitted = io.now();
-        let state = FlightState::Writing;
+        let mut lacking = 0;
+        for (column, (slices, &unit)) in writes.into_iter().zip(open.columns.units()).enumerate() {
+            lacking |= 1 << column;
+            if let Some((file, at)) = self.drives.place(unit, offset) {
+                let key = self.commit_key(place.number, column);
+                io.write_durable(Tag { owner: self.tag.owner, key }, file, at, slices);
+            }
+        }
+        io.recycle(run);
         self.log.flights.push_back(Flight {
-            header,
+            header: fixed,
             bytes,
             tickets,
-            start,
-            payload,
-            submitted,
+            start: Start { columns: open.columns, offset, stream_seq: open.stream_seq },
+            payload: host,
+            submitted: io.now(),
             durable: Nanos(0),
-            state,
+            columns: open.columns,
+            lacking,
         });
     }
 }
 
-/// A commit that is ready to go.
+/// A commit that is ready to be completed.
 struct Launch {
-    header: crate::format::commit::CommitHeader,
-    bytes: Vec<u8>,
+    stream: Stream,
+    header: HeaderWriter,
+    payload_len: u32,
+    /// Bytes of the payload that hosts wrote.
+    host: u64,
     tickets: Vec<Ticket>,
-    start: Start,
-    payload: u64,
-    slices: Slices,
+    /// The header of the segment that begins with it.
+    segment: Option<SegmentHeader>,
+    /// The payload.
+    run: Slices,
+    buffers: Buffers,
 }
 
-/// Runs of zero blocks become unmaps; the rest is copied into staging and checked while it is warm.
-fn stage_write(line: u64, lba: u64, seq: u64, data: &[u8], header: &mut HeaderWriter, staging: &mut Staging) {
-    let block = |i: usize| &data[i * BLOCK_BYTES..(i + 1) * BLOCK_BYTES];
-    let (blocks, mut from) = (data.len() / BLOCK_BYTES, 0);
-    while from < blocks {
-        let zero = is_zero(block(from));
-        let to = (from + 1..blocks).find(|&i| is_zero(block(i)) != zero).unwrap_or(blocks);
-        let first = lba + from as u64;
-        if zero {
-            header.unmap(line, first, (to - from) as u64);
-        } else {
-            let count = u32::try_from(to - from).expect("a command's blocks are few");
-            header.write(line, first, count, staging.next());
-            for (lba, i) in (first..).zip(from..to) {
-                let (_, stored) = staging.push(block(i));
-                header.block(block_check(line, lba, seq, stored));
+/// What is written to each column: the new segment's header, if there is one, and the column's part of the commit.
+fn lay_out(
+    run: &[Slice],
+    header: &crate::format::commit::CommitHeader,
+    columns: &Columns,
+    segment: Option<&SegmentHeader>,
+    mut pages: Option<Buf>,
+    parity: Vec<Vec<Buf>>,
+) -> Vec<Slices> {
+    let heads = if segment.is_some() { columns.len() } else { 0 };
+    if let Some(pages) = pages.as_mut() {
+        for (column, page) in pages.chunks_exact_mut(PAGE).enumerate() {
+            match segment {
+                Some(segment) if column < heads => page.copy_from_slice(&segment.for_column(column).encode()),
+                _ => page.fill(0),
             }
         }
-        from = to;
+    }
+    let pages = pages.map(Buf::freeze);
+    let page = |i: usize| pages.as_ref().map(|p| p.slice(i * PAGE..(i + 1) * PAGE));
+    let (depth, wide) = (header.depth as usize, columns.data() > 1);
+    let zeros = if wide { page(heads) } else { None };
+    let mut parts = layout::cut(run, depth, columns.data(), zeros.as_ref());
+    if wide {
+        parts.extend(layout::fill_parity(&parts, depth, parity));
+    } else {
+        parts.resize(columns.len(), parts[0].clone());
+    }
+    if segment.is_some() {
+        for (column, part) in parts.iter_mut().enumerate() {
+            part.splice(0..0, page(column));
+        }
+    }
+    parts
+}
+
+/// Where a write record's blocks go, and how they are made.
+struct Stage<'a> {
+    header: &'a mut HeaderWriter,
+    staging: &'a mut Staging,
+    forms: &'a mut Forms,
+    attributes: LineAttributes,
+}
+
+impl Stage<'_> {
+    /// Runs of zero blocks become unmaps; the rest is made into its stored form in staging.
+    fn write(&mut self, first: BlockVersion, data: &[u8]) {
+        let block = |i: usize| &data[i * BLOCK_BYTES..(i + 1) * BLOCK_BYTES];
+        let (blocks, mut from) = (data.len() / BLOCK_BYTES, 0);
+        while from < blocks {
+            let zero = is_zero(block(from));
+            let to = (from + 1..blocks).find(|&i| is_zero(block(i)) != zero).unwrap_or(blocks);
+            let version = BlockVersion { lba: first.lba + from as u64, ..first };
+            if zero {
+                self.header.unmap(version.line, version.lba, (to - from) as u64);
+            } else if self.attributes.compress {
+                self.run_packed(version, &data[from * BLOCK_BYTES..to * BLOCK_BYTES]);
+            } else {
+                self.run_whole(version, &data[from * BLOCK_BYTES..to * BLOCK_BYTES]);
+            }
+            from = to;
+        }
+    }
+
+    /// Blocks that stay as long as they are: on pages, one behind the other.
+    fn run_whole(&mut self, first: BlockVersion, data: &[u8]) {
+        self.staging.align();
+        let count = u32::try_from(data.len() / BLOCK_BYTES).expect("a command's blocks are few");
+        let form = if self.attributes.encrypt { Form(Form::ENCRYPTED) } else { Form(0) };
+        let at = self.staging.room().0;
+        self.header.write_even(first.line, first.lba, count, form, at);
+        for (lba, block) in (first.lba..).zip(data.chunks_exact(BLOCK_BYTES)) {
+            let made =
+                self.forms.make(self.attributes, BlockVersion { lba, ..first }, block, self.staging.room().1);
+            self.staging.took(made.len);
+            self.header.check(made.check);
+        }
+    }
+
+    /// Blocks of whatever length they come to, packed.
+    fn run_packed(&mut self, first: BlockVersion, data: &[u8]) {
+        let count = u32::try_from(data.len() / BLOCK_BYTES).expect("a command's blocks are few");
+        self.header.write_each(first.line, first.lba, count);
+        for (lba, block) in (first.lba..).zip(data.chunks_exact(BLOCK_BYTES)) {
+            let (at, room) = self.staging.room();
+            let made = self.forms.make(self.attributes, BlockVersion { lba, ..first }, block, room);
+            self.staging.took(made.len);
+            let granules = u16::try_from(granules(made.len)).expect("a block at most");
+            self.header.block(StoredBlock { at, granules, form: made.form, check: made.check });
+        }
     }
 }

@@ -1,18 +1,22 @@
 //! The writing end of a shard's log: open segments, leases ahead, commits under way.
 
-use super::{Shard, read};
-use crate::format::anchor::Start;
+use super::{Drives, Shard, read};
+use crate::Ticket;
+use crate::columns::Columns;
+use crate::format::anchor::{Anchor, Start};
 use crate::format::commit::CommitHeader;
-use crate::format::segment::{SEGMENT_HEADER_BYTES, SegmentHeader, Stream};
+use crate::format::segment::{SEGMENT_HEADER_BYTES, STREAMS, SegmentHeader, Stream};
 use crate::location::Slot;
-use crate::{Ticket, UnitId};
 use dolmen_types::Nanos;
 use std::collections::VecDeque;
 
-/// A unit that was leased ahead.
+/// Bits of an event's key that name the column of a commit.
+const COLUMN_BITS: u32 = 4;
+
+/// The units of one segment, leased ahead.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Lease {
-    pub(crate) unit: UnitId,
+    pub(crate) columns: Columns,
     /// Not from the reserve: host data may go there.
     pub(crate) host: bool,
 }
@@ -21,9 +25,9 @@ pub(crate) struct Lease {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct OpenSegment {
     pub(crate) slot: Slot,
-    pub(crate) unit: UnitId,
+    pub(crate) columns: Columns,
     pub(crate) stream_seq: u64,
-    /// Offset of the next append. Bytes.
+    /// Offset in the units of the next append. Bytes.
     pub(crate) tail: u32,
     /// Host data may go there.
     pub(crate) host: bool,
@@ -43,14 +47,6 @@ pub(crate) struct StreamState {
     pub(crate) next_seq: u64,
 }
 
-/// How far a commit's write is.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum FlightState {
-    Writing,
-    Durable,
-    Failed(String),
-}
-
 /// A commit that is not applied yet.
 pub(crate) struct Flight {
     pub(crate) header: CommitHeader,
@@ -64,14 +60,35 @@ pub(crate) struct Flight {
     pub(crate) payload: u64,
     pub(crate) submitted: Nanos,
     pub(crate) durable: Nanos,
-    pub(crate) state: FlightState,
+    /// The units of its segment.
+    pub(crate) columns: Columns,
+    /// Columns that are not durable, as bits.
+    pub(crate) lacking: u16,
+}
+
+impl Flight {
+    /// True when every column on a drive that belongs to the pool is durable.
+    pub(crate) fn is_durable(&self, drives: &Drives) -> bool {
+        self.lacking == 0
+            || self
+                .columns
+                .units()
+                .iter()
+                .enumerate()
+                .all(|(c, u)| self.lacking >> c & 1 == 0 || !drives.counts(u.drive))
+    }
+
+    /// True when so many of its columns are gone that the rest does not suffice.
+    pub(crate) fn is_lost(&self, drives: &Drives) -> bool {
+        self.columns.lost(drives.members().out) > self.columns.parity()
+    }
 }
 
 /// See the module.
 #[derive(Default)]
 pub(crate) struct Log {
     /// By [`Stream`].
-    pub(crate) streams: [StreamState; 3],
+    pub(crate) streams: [StreamState; STREAMS],
     /// Number of the next commit.
     pub(crate) next_number: u64,
     /// Check of the newest commit's header.
@@ -83,6 +100,8 @@ pub(crate) struct Log {
     pub(crate) applied_chain: u64,
     /// Host payload under way. Bytes.
     pub(crate) payload: u64,
+    /// The newest anchor says where the bulk stream goes on: before that nothing may be appended to it.
+    pub(crate) bulk_named: bool,
     /// Memory of finished headers, for reuse.
     pub(crate) spare: Vec<Vec<u8>>,
     pub(crate) spare_tickets: Vec<Vec<Ticket>>,
@@ -94,32 +113,49 @@ impl Log {
     pub(crate) fn start_of(&self, stream: Stream) -> Option<Start> {
         let s = &self.streams[stream as usize];
         let first = self.flights.iter().find(|f| f.header.place.stream == stream).map(|f| f.start);
-        let open = || s.open.map(|o| Start { unit: o.unit, offset: o.tail, stream_seq: o.stream_seq });
-        let lease = || s.leases.front().map(|l| Start { unit: l.unit, offset: 0, stream_seq: s.next_seq });
+        let open = || s.open.map(|o| Start { columns: o.columns, offset: o.tail, stream_seq: o.stream_seq });
+        let lease =
+            || s.leases.front().map(|l| Start { columns: l.columns, offset: 0, stream_seq: s.next_seq });
         first.or_else(open).or_else(lease)
+    }
+
+    /// An anchor is durable.
+    pub(crate) fn named(&mut self, anchor: &Anchor) {
+        self.bulk_named = anchor.eras.last().is_some_and(|era| era.starts[2].is_some());
+    }
+
+    /// The same of every log stream; `None` when the hot or the cold one has nowhere to go on.
+    pub(crate) fn starts(&self) -> Option<[Option<Start>; 3]> {
+        let starts = Stream::LOGS.map(|stream| self.start_of(stream));
+        (starts[0].is_some() && starts[1].is_some()).then_some(starts)
     }
 }
 
 impl Shard {
-    /// Begins the next segment of a stream; its header's bytes. `None` when leases are missing.
-    pub(crate) fn open_segment(&mut self, stream: Stream) -> Option<Vec<u8>> {
+    /// Begins the next segment of a stream; its header. `None` when leases are missing.
+    pub(crate) fn open_segment(&mut self, stream: Stream) -> Option<SegmentHeader> {
         let needed = if stream == Stream::Meta { 1 } else { 2 };
         let state = &mut self.log.streams[stream as usize];
         if state.leases.len() < needed {
             return None;
         }
         let lease = state.leases.pop_front()?;
-        let successor = state.leases.front().map(|l| l.unit).filter(|_| stream != Stream::Meta);
+        let successor = state.leases.front().map(|l| l.columns).filter(|_| stream != Stream::Meta);
         let stream_seq = state.next_seq;
         state.next_seq += 1;
-        let slot = self.segments.add(lease.unit, stream, stream_seq);
-        let open =
-            OpenSegment { slot, unit: lease.unit, stream_seq, tail: SEGMENT_HEADER_BYTES, host: lease.host };
+        let slot = self.segments.add(lease.columns, stream, stream_seq);
+        let open = OpenSegment {
+            slot,
+            columns: lease.columns,
+            stream_seq,
+            tail: SEGMENT_HEADER_BYTES,
+            host: lease.host,
+        };
         let before = self.log.streams[stream as usize].open.replace(open);
         if let Some(segment) = before.and_then(|o| self.segments.at_mut(o.slot)) {
             segment.closed = true;
         }
-        let header = SegmentHeader {
+        Some(SegmentHeader {
             pool: self.id.pool,
             shard: self.id.shard,
             stream,
@@ -127,35 +163,53 @@ impl Shard {
             stream_seq,
             incarnation: self.id.incarnation,
             salt: self.id.salt,
-            unit_bytes: self.geometry.unit_bytes,
-            columns: (1, 0),
+            unit_bytes: self.drives.unit_bytes,
+            columns: lease.columns,
             column: 0,
             successor,
-            members: vec![lease.unit],
-        };
-        Some(header.encode())
+        })
     }
 
-    /// A commit's write ended.
-    pub(crate) fn commit_written(&mut self, number: u64, now: Nanos, result: Result<(), String>) {
+    /// The write of one column of a commit ended.
+    pub(crate) fn commit_written(&mut self, id: u64, now: Nanos, result: Result<(), String>) {
+        let (number, column) =
+            (id >> COLUMN_BITS, usize::try_from(id & ((1 << COLUMN_BITS) - 1)).unwrap_or(0));
         let Some(first) = self.log.flights.front().map(|f| f.header.place.number) else { return };
         let index = number.checked_sub(first).and_then(|i| usize::try_from(i).ok());
         let Some(flight) = index.and_then(|i| self.log.flights.get_mut(i)) else { return };
-        flight.durable = now;
-        flight.state = match result {
-            Ok(()) => FlightState::Durable,
-            Err(reason) => FlightState::Failed(reason),
-        };
-        self.apply_durable();
+        match (result, flight.columns.unit(column)) {
+            (Ok(()), unit) => {
+                flight.lacking &= !(1 << column);
+                if let Some(unit) = unit {
+                    self.drives.timed(unit.drive, now.since(flight.submitted));
+                }
+                flight.durable = now;
+                self.apply_durable();
+            }
+            (Err(reason), Some(unit)) => self.drives.fail(unit.drive, reason),
+            (Err(_), None) => {}
+        }
     }
 
-    /// True when a failed write is among the commits under way: nothing new may be formed.
-    pub(crate) fn log_failed(&self) -> bool {
-        self.log.flights.iter().any(|f| matches!(f.state, FlightState::Failed(_)))
+    /// Complains about drives on which a commit's column is late while its other columns are there.
+    pub(crate) fn look_for_stuck_writes(&mut self) {
+        let bound_ns = self.tuning.stuck_write_ms * 1_000_000;
+        for flight in &self.log.flights {
+            let all = (1u16 << flight.columns.len()) - 1;
+            if self.now.since(flight.submitted) <= bound_ns || flight.lacking == all {
+                continue;
+            }
+            for (column, unit) in flight.columns.units().iter().enumerate() {
+                if flight.lacking >> column & 1 != 0 {
+                    let ms = self.tuning.stuck_write_ms;
+                    self.drives.fail(unit.drive, format!("a write did not end within {ms} ms"));
+                }
+            }
+        }
     }
 
-    /// Key of the events of a commit's write.
-    pub(crate) fn commit_key(&self, number: u64) -> u64 {
-        self.tag.key | read::KIND_COMMIT | number & read::ID_MASK
+    /// Key of the events of the write of a column of a commit.
+    pub(crate) fn commit_key(&self, number: u64, column: usize) -> u64 {
+        self.tag.key | read::KIND_COMMIT | (number << COLUMN_BITS | column as u64) & read::ID_MASK
     }
 }

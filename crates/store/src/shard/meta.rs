@@ -2,14 +2,16 @@
 //!
 //! What is written here counts only once an anchor names it; a crash before leaves garbage that nobody looks at.
 
+use super::members::on_all;
 use super::{Phase, Shared};
+use crate::Purpose;
+use crate::columns::Columns;
 use crate::format::PAGE_BYTES;
 use crate::format::anchor::Chunk;
-use crate::format::segment::{SEGMENT_HEADER_BYTES, Stream};
+use crate::format::segment::{SEGMENT_HEADER_BYTES, SegmentHeader, Stream};
 use crate::location::{Location, Slot};
-use crate::{Purpose, UnitId};
-use dolmen_io::Buf;
 use dolmen_io::exec::Handle;
+use dolmen_io::{Buf, Op, Slice};
 
 /// Bytes of one write of metadata at most.
 pub(crate) const STAGE_BYTES: usize = 256 * 1024;
@@ -19,7 +21,7 @@ const _: () = assert!(STAGE_BYTES <= dolmen_io::PoolConfig::LARGE_BYTES);
 /// What is staged and where it goes.
 struct Stage {
     buf: Buf,
-    unit: UnitId,
+    columns: Columns,
     offset: u32,
     len: usize,
 }
@@ -67,7 +69,7 @@ pub(crate) struct MetaWriter {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Placed {
     pub(crate) slot: Slot,
-    pub(crate) unit: UnitId,
+    pub(crate) columns: Columns,
     pub(crate) offset: u32,
 }
 
@@ -107,7 +109,7 @@ impl MetaWriter {
             self.put(&placed, part).await?;
             let len = u32::try_from(take).expect("below STAGE_BYTES");
             let check = crate::check::check64(0, part);
-            chunks.push((placed.slot, Chunk { unit: placed.unit, offset: placed.offset, len, check }));
+            chunks.push((placed.slot, Chunk { columns: placed.columns, offset: placed.offset, len, check }));
         }
         Ok(chunks)
     }
@@ -116,16 +118,33 @@ impl MetaWriter {
     pub(crate) async fn flush_stage(&mut self) -> Result<(), String> {
         let Some(mut stage) = self.stage.take() else { return Ok(()) };
         stage.buf.set_len(stage.len);
-        let (file, offset) = {
+        {
             let mut shard = self.shard.borrow_mut();
             shard.counters.drive_written += stage.len as u64;
             shard.counters.map_written += stage.len as u64;
-            shard.geometry.place(stage.unit, u64::from(stage.offset))
-        };
+        }
         let slice = stage.buf.freeze();
         let kept = slice.clone();
-        self.exec.write(file, offset, vec![slice]).await.map_err(|e| e.to_string())?;
+        self.write(&stage.columns, stage.offset, |_| slice.clone()).await?;
+        drop(slice);
         self.shard.borrow_mut().kept_stage = kept.try_into_buf().ok();
+        Ok(())
+    }
+
+    /// Writes to the same offset of every column; a drive that can't is out before this returns.
+    async fn write(&self, columns: &Columns, at: u32, bytes: impl Fn(usize) -> Slice) -> Result<(), String> {
+        let mut ops = Vec::new();
+        for (column, &unit) in columns.units().iter().enumerate() {
+            let place = self.shard.borrow().drives.place(unit, at);
+            if let Some((file, offset)) = place {
+                ops.push((unit.drive, Op::Write { file, offset, data: vec![bytes(column)], durable: false }));
+            }
+        }
+        on_all(&self.shard, &self.exec, ops).await?;
+        let lost = columns.lost(self.shard.borrow().drives.members().out);
+        if lost > columns.parity() {
+            return Err("more drives failed than a metadata segment can lose".into());
+        }
         Ok(())
     }
 
@@ -134,10 +153,10 @@ impl MetaWriter {
         loop {
             let header = {
                 let mut shard = self.shard.borrow_mut();
-                if !matches!(shard.phase, Phase::Serving | Phase::Recovering) {
+                if !matches!(shard.phase, Phase::Serving | Phase::Recovering) || shard.halted.is_some() {
                     return Err("the shard stopped meanwhile".into());
                 }
-                let unit_bytes = shard.geometry.unit_bytes;
+                let unit_bytes = shard.drives.unit_bytes;
                 if let Some(open) = shard.log.streams[Stream::Meta as usize].open
                     && open.tail + bytes <= unit_bytes
                 {
@@ -159,19 +178,28 @@ impl MetaWriter {
         }
     }
 
-    /// Stages the header of a segment that was just opened.
-    async fn begin(&mut self, header: &[u8]) -> Result<(), String> {
+    /// Writes the header of a segment that was just opened.
+    async fn begin(&mut self, header: &SegmentHeader) -> Result<(), String> {
         self.flush_stage().await?;
-        let open = self.shard.borrow().log.streams[Stream::Meta as usize].open.ok_or("no open segment")?;
-        let placed = Placed { slot: open.slot, unit: open.unit, offset: open.tail - SEGMENT_HEADER_BYTES };
-        self.put(&placed, header).await
+        let mut pages = Vec::new();
+        for column in 0..header.columns.len() {
+            let mut page = page_buffer(&self.shard, &self.exec).await;
+            page.copy_from_slice(&header.for_column(column).encode());
+            pages.push(page.freeze());
+        }
+        self.write(&header.columns, 0, |column| pages[column].clone()).await?;
+        pages.into_iter().filter_map(|p| p.try_into_buf().ok()).for_each(|buf| keep_page(&self.shard, buf));
+        let mut s = self.shard.borrow_mut();
+        s.counters.drive_written += u64::from(SEGMENT_HEADER_BYTES);
+        s.counters.map_written += u64::from(SEGMENT_HEADER_BYTES);
+        Ok(())
     }
 
     /// Takes `bytes` of the open segment.
     fn advance(&mut self, bytes: u32) -> Result<Placed, String> {
         let mut shard = self.shard.borrow_mut();
         let open = shard.log.streams[Stream::Meta as usize].open.as_mut().ok_or("no open segment")?;
-        let placed = Placed { slot: open.slot, unit: open.unit, offset: open.tail };
+        let placed = Placed { slot: open.slot, columns: open.columns, offset: open.tail };
         open.tail += bytes;
         Ok(placed)
     }
@@ -180,7 +208,7 @@ impl MetaWriter {
     async fn put(&mut self, placed: &Placed, bytes: &[u8]) -> Result<(), String> {
         let padded = bytes.len().next_multiple_of(PAGE_BYTES as usize);
         let follows = self.stage.as_ref().is_some_and(|s| {
-            s.unit == placed.unit
+            s.columns == placed.columns
                 && s.offset as usize + s.len == placed.offset as usize
                 && s.len + padded <= STAGE_BYTES
         });
@@ -192,7 +220,7 @@ impl MetaWriter {
                 None => self.exec.alloc(STAGE_BYTES).await,
             };
             buf.set_len(STAGE_BYTES);
-            self.stage = Some(Stage { buf, unit: placed.unit, offset: placed.offset, len: 0 });
+            self.stage = Some(Stage { buf, columns: placed.columns, offset: placed.offset, len: 0 });
         }
         if let Some(stage) = self.stage.as_mut() {
             let target = &mut stage.buf[stage.len..stage.len + padded];

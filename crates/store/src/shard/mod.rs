@@ -14,32 +14,44 @@ mod apply;
 mod changes;
 mod checkpoint;
 mod clean;
+mod drives;
+mod fetch;
 mod form;
+mod layout;
 mod lines;
 mod log;
+mod members;
+mod mend;
 mod meta;
 mod read;
 mod recover;
 mod replay;
 mod scan;
 mod space;
+mod span;
 
 pub(crate) use announced::Announced;
-pub(crate) use log::{Flight, FlightState, Lease, Log};
+pub(crate) use drives::{Complaint, Drives};
+pub(crate) use fetch::{FetchError, Way, stored_how, within};
+pub(crate) use log::{Flight, Lease, Log};
+pub(crate) use members::Risk;
+pub(crate) use mend::Mends;
 pub(crate) use read::{ID_MASK, KIND_COMMIT, KIND_DATA, KIND_LEAF, KIND_MASK, KIND_TIMER, Reads};
 pub(crate) use recover::{load as load_shard, run as run_shard};
 pub(crate) use scan::SegmentScan;
+pub(crate) use span::Span;
 
 use crate::format::anchor::Chunk;
 use crate::format::commit::LogIdentity;
 use crate::map::Map;
 use crate::segments::SegmentTable;
+use crate::stored::Forms;
 use crate::{
     Batch, DiffDone, DiffRequest, Done, Key, MAX_DIFFS, Marks, ShardTuning, SpaceLevel, SpaceReport,
-    StoreError, Ticket, ToPool, UnitId,
+    StoreError, Ticket, ToPool,
 };
+use dolmen_io::Tag;
 use dolmen_io::exec::{Handle, Notify};
-use dolmen_io::{FileId, Tag};
 use dolmen_types::{Nanos, PgId};
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -72,43 +84,20 @@ pub(crate) struct Pending {
     pub(crate) header_bytes: usize,
     /// Bytes of its data; 0 for control batches, which a full pool does not refuse.
     pub(crate) payload_bytes: usize,
+    /// Some of its blocks are packed when they are stored.
+    pub(crate) packs: bool,
     /// When it was first looked at; 0 before.
     pub(crate) since: Nanos,
-}
-
-/// Geometry and handles that never change while the shard lives.
-pub(crate) struct Geometry {
-    /// This core's handles, by drive index.
-    pub(crate) files: Vec<FileId>,
-    /// Units per drive.
-    pub(crate) units: Vec<u32>,
-    /// Bytes of a unit.
-    pub(crate) unit_bytes: u32,
-}
-
-impl Geometry {
-    /// Units of the pool.
-    pub(crate) fn total_units(&self) -> usize {
-        self.units.iter().map(|&u| u as usize).sum()
-    }
-
-    /// True when there is such a unit.
-    pub(crate) fn holds(&self, unit: UnitId) -> bool {
-        self.units.get(usize::from(unit.drive)).is_some_and(|&n| unit.unit < n)
-    }
-
-    /// The drive's handle and the offset on it of a place in a unit.
-    pub(crate) fn place(&self, unit: UnitId, offset: u64) -> (FileId, u64) {
-        (self.files[usize::from(unit.drive)], crate::format::unit_offset(unit.unit, self.unit_bytes) + offset)
-    }
 }
 
 /// What cleaning asked to be moved in one commit.
 pub(crate) struct MoveJob {
     /// What, in the order of the data.
     pub(crate) items: Vec<MoveItem>,
-    /// The stored forms, one behind the other.
+    /// The stored forms of blocks that fill whole pages, one behind the other.
     pub(crate) data: dolmen_io::Slices,
+    /// The stored forms when not all do.
+    pub(crate) packed: Option<Vec<u8>>,
 }
 
 /// One version of a block that cleaning moves.
@@ -117,6 +106,14 @@ pub(crate) struct MoveItem {
     pub(crate) line: u64,
     pub(crate) lba: u64,
     pub(crate) entry: crate::map::Entry,
+}
+
+/// How re-protection is to go about.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Reprotect {
+    pub(crate) paused: bool,
+    /// Bytes that it may move in a second; 0 for no bound.
+    pub(crate) bytes_per_s: u64,
 }
 
 /// Figures since start.
@@ -169,7 +166,7 @@ pub(crate) struct SpaceState {
 /// See the module.
 pub(crate) struct Shard {
     pub(crate) id: LogIdentity,
-    pub(crate) geometry: Rc<Geometry>,
+    pub(crate) drives: Rc<Drives>,
     pub(crate) tuning: ShardTuning,
     pub(crate) phase: Phase,
     pub(crate) map: Map,
@@ -186,7 +183,11 @@ pub(crate) struct Shard {
     pub(crate) kept_stage: Option<dolmen_io::Buf>,
     /// Changes to lines that are queued or under way.
     pub(crate) announced: Announced,
+    /// Makes and undoes stored forms.
+    pub(crate) forms: Forms,
     pub(crate) reads: read::Reads,
+    /// Host reads that did not work out on the direct way.
+    pub(crate) mends: Mends,
     /// Versions (line, block, sequence number) that cleaning is about to move.
     pub(crate) moving: BTreeSet<(u64, u64, u64)>,
     /// Some were taken off that list though they may still be needed.
@@ -201,6 +202,13 @@ pub(crate) struct Shard {
     pub(crate) counters: Counters,
     pub(crate) closing: bool,
     pub(crate) down: bool,
+    /// Segments that lack a column.
+    pub(crate) risk: Risk,
+    pub(crate) reprotect: Reprotect,
+    /// More drives failed than the pool can lose, and why.
+    pub(crate) halted: Option<String>,
+    /// When reads and writes under way were last looked at for lateness.
+    pub(crate) looked: Nanos,
     /// The time of the turn that is running.
     pub(crate) now: Nanos,
     /// Wakes the checkpoint task.
@@ -209,6 +217,8 @@ pub(crate) struct Shard {
     pub(crate) lease_bell: Notify,
     /// Wakes the cleaner: commits were applied, a checkpoint finished, the pool's level changed.
     pub(crate) clean_bell: Notify,
+    /// Wakes whatever waits for the membership to change.
+    pub(crate) members_bell: Notify,
     pub(crate) tag: Tag,
     pub(crate) done: Vec<Done>,
     /// Listings of changes under way, and those that have ended.
@@ -265,8 +275,10 @@ impl Shard {
 
     /// True when something waits that no completion will wake.
     pub(crate) fn is_waiting(&self) -> bool {
-        self.phase == Phase::Serving
-            && (!self.queue.is_empty() || !self.move_jobs.is_empty() || self.reads.has_stalled())
+        let under_way = !self.log.flights.is_empty() || self.reads.under_way();
+        let waits = !self.queue.is_empty() || !self.move_jobs.is_empty() || self.reads.has_stalled();
+        matches!(self.phase, Phase::Serving | Phase::Stopped(_)) && (waits || under_way)
+            || self.phase == Phase::Serving && self.risk.any
     }
 
     /// Adds this shard's figures.
@@ -274,12 +286,14 @@ impl Shard {
         let body: u64 = self.checkpoint.chunks.iter().map(|c| u64::from(c.len)).sum();
         sum.live_bytes += self.segments.live_bytes() + body;
         sum.map_bytes += self.segments.meta_bytes() + body;
-        sum.held_bytes += self.segments.len() as u64 * u64::from(self.geometry.unit_bytes);
-        sum.allowance_bytes += self.space.level.allowance_bytes;
+        sum.held_bytes += self.segments.units() as u64 * u64::from(self.drives.unit_bytes);
+        sum.allowance_bytes += self.drives.members().shape.usable(self.space.level.allowance_bytes);
         sum.host_written_bytes += self.counters.host_written;
         sum.drive_written_bytes += self.counters.drive_written;
         sum.cleaned_bytes += self.counters.cleaned;
         sum.map_written_bytes += self.counters.map_written;
         sum.integrity_errors += self.counters.integrity_errors;
+        sum.at_risk_bytes += self.risk.bytes;
+        sum.at_risk_segments += self.risk.segments;
     }
 }

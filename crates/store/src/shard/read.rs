@@ -1,10 +1,13 @@
-//! Reads: look up, read what is contiguous in one go, verify every block, copy only where a read is in pieces.
+//! Reads: look up, read what is contiguous in one go, verify every block, copy only where a read is in pieces. What does not
+//! work out directly is answered through other columns (`mend.rs`).
 
-use super::{Phase, Shard};
-use crate::check::block_check;
+use super::fetch::FetchError;
+use super::mend::{Job, Mended, Wanted};
+use super::{Phase, Shard, Span};
 use crate::format::page::{Level, PageRef, verify};
-use crate::location::BLOCK_GRANULES;
+use crate::location::Location;
 use crate::map::{Found, Lookup};
+use crate::stored::{BlockVersion, Forms};
 use crate::{Done, StoreError, Ticket};
 use dolmen_io::{Buf, Error, Io, Tag};
 use dolmen_types::limits::BLOCK_BYTES;
@@ -12,11 +15,11 @@ use dolmen_types::{Lba, LineId, Nanos, Seq};
 use smallvec::SmallVec;
 use std::collections::VecDeque;
 
-/// Event keys: shard in the top byte, then the kind, then what the kind needs.
+/// Event keys: shard in the top byte, then the kind, then what the kind needs. A column of a commit: number and column.
 pub(crate) const KIND_COMMIT: u64 = 1 << 52;
-/// A piece of a read's data: request and piece.
+/// A piece of a read's data: attempt, request and piece.
 pub(crate) const KIND_DATA: u64 = 2 << 52;
-/// A leaf that a read needs: request.
+/// A leaf that a read needs: attempt and request.
 pub(crate) const KIND_LEAF: u64 = 3 << 52;
 /// The store's own timer.
 pub(crate) const KIND_TIMER: u64 = 4 << 52;
@@ -26,6 +29,10 @@ pub(crate) const KIND_MASK: u64 = 0xf << 52;
 pub(crate) const ID_MASK: u64 = (1 << 52) - 1;
 /// Bits of a piece's number.
 const PIECE_BITS: u32 = 16;
+/// Bits of a request's number.
+const INDEX_BITS: u32 = 16;
+/// Bits of an attempt's number: it comes again only when everything of that time has long ended.
+const SERIAL_MASK: u64 = (1 << 20) - 1;
 
 /// How often a read looks its blocks up again when a block moved under it.
 const MAX_ATTEMPTS: u32 = 4;
@@ -33,6 +40,12 @@ const MAX_ATTEMPTS: u32 = 4;
 /// One read under way.
 struct Request {
     ticket: Ticket,
+    /// Number of the attempt; what belongs to earlier ones is not looked at.
+    serial: u64,
+    /// When the attempt began.
+    since: Nanos,
+    /// The leaf that is waited for is read through other columns.
+    mending: bool,
     line: LineId,
     at: Option<Seq>,
     lba: u64,
@@ -46,20 +59,26 @@ struct Request {
     pieces: Vec<Piece>,
     outstanding: usize,
     error: Option<StoreError>,
-    /// A block was not what the map said: it may have moved, look again.
-    again: bool,
+    /// The first block that was not what the map said: it may have moved, look again.
+    damaged: Option<usize>,
     attempts: u32,
     submitted: Nanos,
     drive: Nanos,
 }
 
-/// Blocks that lie one behind the other on a drive.
+/// Blocks that are read in one go.
 #[derive(Clone, Copy)]
 struct Piece {
     first: usize,
     count: usize,
-    /// It is the whole request and is read into the caller's buffer.
-    whole: bool,
+    /// The pages that hold them.
+    span: Span,
+    /// Some block in it was not what the map said.
+    wrong: bool,
+    /// It is read through other columns, or was.
+    mending: bool,
+    /// It is there.
+    done: bool,
 }
 
 /// The reads of a shard.
@@ -74,12 +93,23 @@ pub(crate) struct Reads {
     spare: Vec<Box<Request>>,
     /// The leaf that each waiting request needs, and of which line.
     leaves: Vec<Option<(u64, PageRef)>>,
+    serial: u64,
 }
 
 impl Reads {
     /// Reads that wait for a buffer are there.
     pub(crate) fn has_stalled(&self) -> bool {
         !self.stalled.is_empty()
+    }
+
+    /// Reads are under way.
+    pub(crate) fn under_way(&self) -> bool {
+        self.free.len() < self.slots.len()
+    }
+
+    fn next_serial(&mut self) -> u64 {
+        self.serial = (self.serial + 1) & SERIAL_MASK;
+        self.serial
     }
 }
 
@@ -96,7 +126,8 @@ impl Shard {
     ) {
         let serves = matches!(self.phase, Phase::Serving | Phase::Stopped(_));
         let blocks = buf.len() / BLOCK_BYTES;
-        let sound = serves && blocks > 0 && buf.len().is_multiple_of(BLOCK_BYTES);
+        let room = !self.reads.free.is_empty() || self.reads.slots.len() < 1 << INDEX_BITS;
+        let sound = serves && room && blocks > 0 && buf.len().is_multiple_of(BLOCK_BYTES);
         if !sound || lba.0.checked_add(blocks as u64).is_none() {
             let error = StoreError::Refused(
                 "a read needs a serving shard and whole blocks below the last address".into(),
@@ -124,6 +155,9 @@ impl Shard {
         pieces.clear();
         let request = Request {
             ticket,
+            serial: 0,
+            since: none,
+            mending: false,
             line,
             at,
             lba: lba.0,
@@ -134,7 +168,7 @@ impl Shard {
             pieces,
             outstanding: 0,
             error: None,
-            again: false,
+            damaged: None,
             attempts: 0,
             submitted: none,
             drive: none,
@@ -179,41 +213,85 @@ impl Shard {
                 request.error = Some(StoreError::NoSnapshot { line: request.line, at });
                 self.finish(index, request);
             }
-            Lookup::Miss { line, page } => {
-                let segment = self.segments.at(page.location.slot()).map(|s| s.unit);
-                let bounds =
-                    page.location.offset() + BLOCK_BYTES as u64 <= u64::from(self.geometry.unit_bytes);
-                let Some(unit) = segment.filter(|_| bounds) else {
-                    let reason = format!("a leaf is said to be at {}, which is nowhere", page.location);
-                    request.error = Some(StoreError::Map { line: LineId(line), reason });
-                    return self.finish(index, request);
-                };
-                if let Some(buf) = io.alloc(BLOCK_BYTES) {
-                    let (file, offset) = self.geometry.place(unit, page.location.offset());
-                    let key = self.tag.key | KIND_LEAF | index as u64;
-                    if request.submitted == Nanos(0) {
-                        request.submitted = io.now();
-                    }
-                    io.read(Tag { owner: self.tag.owner, key }, file, offset, buf);
-                    self.reads.leaves[index] = Some((line, page));
-                } else {
-                    self.reads.stalled.push_back(index);
-                }
-                self.reads.slots[index] = Some(request);
-            }
+            Lookup::Miss { line, page } => self.read_leaf(io, index, request, line, page),
             Lookup::Complete => self.read_data(io, index, request),
         }
     }
 
+    /// Reads a leaf that a request needs.
+    fn read_leaf(&mut self, io: &mut Io, index: usize, mut request: Box<Request>, line: u64, page: PageRef) {
+        if !self.is_somewhere(page.location, BLOCK_BYTES) {
+            let reason = format!("a leaf is said to be at {}, which is nowhere", page.location);
+            request.error = Some(StoreError::Map { line: LineId(line), reason });
+            return self.finish(index, request);
+        }
+        (request.serial, request.since, request.mending) = (self.reads.next_serial(), io.now(), false);
+        if request.submitted == Nanos(0) {
+            request.submitted = io.now();
+        }
+        match self.direct(page.location) {
+            Some((file, offset)) => match io.alloc(BLOCK_BYTES) {
+                Some(buf) => {
+                    let key = self.tag.key | KIND_LEAF | read_key(request.serial, index, 0);
+                    io.read(Tag { owner: self.tag.owner, key }, file, offset, buf);
+                    self.reads.leaves[index] = Some((line, page));
+                }
+                None => self.reads.stalled.push_back(index),
+            },
+            None => {
+                self.reads.leaves[index] = Some((line, page));
+                self.mend_leaf(index, &mut request, line, page);
+            }
+        }
+        self.reads.slots[index] = Some(request);
+    }
+
+    /// Asks for a leaf through other columns.
+    fn mend_leaf(&mut self, index: usize, request: &mut Request, line: u64, page: PageRef) {
+        request.mending = true;
+        let wanted = Wanted::Leaf { line, page };
+        self.mends.push(Job { index, serial: request.serial, wanted });
+    }
+
+    /// True when there may be stored bytes at a location.
+    fn is_somewhere(&self, location: Location, len: usize) -> bool {
+        let (column, offset) = location.place(self.drives.unit_bytes);
+        let inside = u64::from(offset) + len as u64 <= u64::from(self.drives.unit_bytes);
+        inside && self.segments.at(location.slot()).is_some_and(|s| column < s.columns.data())
+    }
+
+    /// Where the bytes at a location can be read in one go: in their column, or in a copy of it.
+    fn direct(&self, location: Location) -> Option<(dolmen_io::FileId, u64)> {
+        let columns = self.segments.at(location.slot())?.columns;
+        let (column, offset) = location.place(self.drives.unit_bytes);
+        let copies = if columns.data() == 1 { columns.len() } else { 1 };
+        (column..column + copies).find_map(|c| self.drives.place(columns.unit(c)?, offset))
+    }
+
+    /// True when other columns than its own can give the bytes at a location.
+    fn mendable(&self, location: Location) -> bool {
+        self.segments.at(location.slot()).is_some_and(|s| s.columns.parity() > 0)
+    }
+
     /// Reads the stored blocks of a resolved request, or ends it when there are none.
     fn read_data(&mut self, io: &mut Io, index: usize, mut request: Box<Request>) {
-        cut_pieces(&request.entries, &mut request.pieces);
+        if let Some(error) = self.unfit(&request) {
+            request.error = Some(error);
+            return self.finish(index, request);
+        }
+        cut_pieces(&request.entries, io.pool().largest(), &mut request.pieces);
+        let nowhere = |p: &&Piece| !self.is_somewhere(p.span.location(), p.span.len());
+        if let Some(piece) = request.pieces.iter().find(nowhere) {
+            let lba = Lba(request.lba + piece.first as u64);
+            request.error = Some(StoreError::Integrity { line: request.line, lba });
+            return self.finish(index, request);
+        }
         // All buffers first, so that a short pool leaves nothing half begun.
-        let whole = request.pieces.first().is_some_and(|p| p.count == request.blocks);
+        let whole = request.pieces.first().is_some_and(|p| is_whole(p, &request.entries));
         let mut bufs = SmallVec::<[Buf; 4]>::new();
         if !whole {
             for piece in &request.pieces {
-                match io.alloc(piece.count * BLOCK_BYTES) {
+                match io.alloc(piece.span.len()) {
                     Some(buf) => bufs.push(buf),
                     None => {
                         request.pieces.clear();
@@ -224,37 +302,25 @@ impl Shard {
             }
             zero_unmapped(&mut request);
         } else if let Some(buf) = request.buf.take() {
-            request.pieces[0].whole = true;
             bufs.push(buf);
         }
         if request.submitted == Nanos(0) && !bufs.is_empty() {
             request.submitted = io.now();
         }
-        let mut nowhere = None;
+        (request.serial, request.since) = (self.reads.next_serial(), io.now());
         for (number, buf) in bufs.into_iter().enumerate() {
             let piece = request.pieces[number];
-            let location =
-                request.entries[piece.first].map_or(crate::location::Location(0), |f| f.entry.location);
-            let end = location.offset() + (piece.count * BLOCK_BYTES) as u64;
-            match self.segments.at(location.slot()) {
-                Some(segment) if end <= u64::from(self.geometry.unit_bytes) => {
-                    let (file, offset) = self.geometry.place(segment.unit, location.offset());
-                    let key = self.tag.key | KIND_DATA | (index as u64) << PIECE_BITS | number as u64;
-                    io.read(Tag { owner: self.tag.owner, key }, file, offset, buf);
-                    request.outstanding += 1;
+            request.outstanding += 1;
+            if let Some((file, offset)) = self.direct(piece.span.location()) {
+                let key = self.tag.key | KIND_DATA | read_key(request.serial, index, number);
+                io.read(Tag { owner: self.tag.owner, key }, file, offset, buf);
+            } else {
+                if whole {
+                    request.buf = Some(buf);
                 }
-                _ => {
-                    nowhere = Some(StoreError::Integrity {
-                        line: request.line,
-                        lba: Lba(request.lba + piece.first as u64),
-                    });
-                    if piece.whole {
-                        request.buf = Some(buf);
-                    }
-                }
+                self.mend_piece(index, &mut request, number);
             }
         }
-        request.error = request.error.take().or(nowhere);
         if request.outstanding == 0 {
             self.finish(index, request);
         } else {
@@ -262,20 +328,76 @@ impl Shard {
         }
     }
 
+    /// Why the blocks that the map names may not be served: a line's key is not here, or a block of an encrypted line claims not
+    /// to be encrypted, which nobody with the key has written.
+    fn unfit(&self, request: &Request) -> Option<StoreError> {
+        // Blocks of one line mostly lie side by side.
+        let mut last = None;
+        for (found, lba) in request.entries.iter().zip(request.lba..) {
+            let Some(Found { line, entry }) = found else { continue };
+            let encrypted = match last {
+                Some((known, encrypted)) if known == *line => encrypted,
+                _ => self.attributes(*line).is_some_and(|a| a.encrypt),
+            };
+            if last.replace((*line, encrypted)) != Some((*line, encrypted)) && !self.has_keys_of(*line) {
+                return Some(StoreError::NoKey(LineId(*line)));
+            }
+            if encrypted && !entry.form.is_encrypted() {
+                return Some(StoreError::Integrity { line: request.line, lba: Lba(lba) });
+            }
+        }
+        None
+    }
+
+    /// Asks for a piece through other columns.
+    fn mend_piece(&mut self, index: usize, request: &mut Request, number: usize) {
+        let piece = &mut request.pieces[number];
+        piece.mending = true;
+        let found =
+            request.entries[piece.first..piece.first + piece.count].iter().flatten().copied().collect();
+        let lba = request.lba + piece.first as u64;
+        let wanted = Wanted::Blocks { lba, found, span: piece.span, piece: number };
+        self.mends.push(Job { index, serial: request.serial, wanted });
+    }
+
+    /// Takes the request of an attempt out of its place, if it is still that attempt.
+    fn take_request(&mut self, index: usize, serial: u64) -> Option<Box<Request>> {
+        self.reads.slots.get_mut(index)?.take_if(|r| r.serial == serial)
+    }
+
     /// A leaf that a read waited for.
     pub(crate) fn leaf_arrived(&mut self, io: &mut Io, id: u64, result: Result<Buf, (Error, Option<Buf>)>) {
-        let Some(index) = usize::try_from(id).ok().filter(|&i| i < self.reads.slots.len()) else { return };
-        let (Some((line, page)), Some(mut request)) =
-            (self.reads.leaves[index].take(), self.reads.slots[index].take())
-        else {
+        let (serial, index, _) = split_key(id);
+        let result = result.map_err(|(error, _)| FetchError::Medium(error.to_string()));
+        self.leaf_came(io, index, serial, result, true);
+    }
+
+    fn leaf_came(
+        &mut self,
+        io: &mut Io,
+        index: usize,
+        serial: u64,
+        result: Result<Buf, FetchError>,
+        direct: bool,
+    ) {
+        let Some(mut request) = self.take_request(index, serial) else { return };
+        let Some((line, page)) = self.reads.leaves[index] else {
+            self.reads.slots[index] = Some(request);
             return;
         };
+        let holds = result.as_ref().is_ok_and(|buf| verify(buf, Level::Leaf, line, &page));
+        if direct && !holds && self.mendable(page.location) {
+            if !request.mending {
+                self.mend_leaf(index, &mut request, line, page);
+            }
+            self.reads.slots[index] = Some(request);
+            return;
+        }
+        self.reads.leaves[index] = None;
         request.drive = io.now();
         match result {
-            Ok(buf) if verify(&buf, Level::Leaf, line, &page) => {
-                self.map.leaf_read(LineId(line), &page, &buf);
-            }
-            Ok(_) => {
+            Ok(buf) if holds => self.map.leaf_read(LineId(line), &page, &buf),
+            Ok(_) | Err(FetchError::Damaged | FetchError::Nowhere) => {
                 // A checkpoint may have replaced the leaf and its place may be in use again: then the lookup asks for another.
                 request.attempts += 1;
                 if request.attempts >= MAX_ATTEMPTS {
@@ -285,8 +407,8 @@ impl Shard {
                     return self.finish(index, request);
                 }
             }
-            Err((error, _)) => {
-                request.error = Some(StoreError::Medium { reason: error.to_string() });
+            Err(FetchError::Medium(reason)) => {
+                request.error = Some(StoreError::Medium { reason });
                 return self.finish(index, request);
             }
         }
@@ -296,72 +418,203 @@ impl Shard {
 
     /// A piece of data that a read waited for.
     pub(crate) fn data_arrived(&mut self, io: &mut Io, id: u64, result: Result<Buf, (Error, Option<Buf>)>) {
-        let (index, number) = (id >> PIECE_BITS, id & ((1 << PIECE_BITS) - 1));
-        let (Ok(index), Ok(number)) = (usize::try_from(index), usize::try_from(number)) else { return };
-        let Some(mut request) = self.reads.slots.get_mut(index).and_then(Option::take) else { return };
-        let Some(&piece) = request.pieces.get(number) else {
+        let (serial, index, number) = split_key(id);
+        let Some(mut request) = self.take_request(index, serial) else { return };
+        let Some(piece) = request.pieces.get(number).copied().filter(|p| !p.done) else {
             self.reads.slots[index] = Some(request);
             return;
         };
-        request.outstanding -= 1;
-        request.drive = io.now();
         match result {
             Ok(buf) => {
-                request.again |= !verify_piece(&request, piece, &buf);
-                if piece.whole {
-                    request.buf = Some(buf);
-                } else if let Some(target) = request.buf.as_mut() {
-                    let from = piece.first * BLOCK_BYTES;
-                    target[from..from + buf.len()].copy_from_slice(&buf);
+                let damaged = take_piece(&mut request, piece, buf, &mut self.forms);
+                if piece.mending && damaged.is_some() {
+                    // It was late and is wrong: what comes through other columns decides.
+                    self.reads.slots[index] = Some(request);
+                    return;
                 }
+                request.found(number, damaged);
             }
             Err((error, buf)) => {
+                if let Some(buf) = buf.filter(|_| request.buf.is_none()) {
+                    request.buf = Some(buf);
+                }
+                if self.mendable(piece.span.location()) {
+                    if !piece.mending {
+                        self.mend_piece(index, &mut request, number);
+                    }
+                    self.reads.slots[index] = Some(request);
+                    return;
+                }
                 request.error = Some(StoreError::Medium { reason: error.to_string() });
-                if piece.whole {
-                    request.buf = buf;
+            }
+        }
+        self.piece_ended(io, index, request, number);
+    }
+
+    /// Takes what was read through other columns.
+    pub(crate) fn take_mended(&mut self, io: &mut Io) {
+        for Mended { job, result } in std::mem::take(&mut self.mends.done) {
+            match job.wanted {
+                Wanted::Leaf { .. } => self.leaf_came(io, job.index, job.serial, result, false),
+                Wanted::Blocks { piece: number, .. } => {
+                    let Some(mut request) = self.take_request(job.index, job.serial) else { continue };
+                    let Some(piece) = request.pieces.get(number).copied().filter(|p| !p.done) else {
+                        self.reads.slots[job.index] = Some(request);
+                        continue;
+                    };
+                    match result {
+                        Ok(buf) => {
+                            let damaged = take_piece(&mut request, piece, buf, &mut self.forms);
+                            request.found(number, damaged);
+                        }
+                        Err(FetchError::Damaged | FetchError::Nowhere) => {
+                            let first = request.damaged.unwrap_or(piece.first);
+                            request.found(number, Some(first));
+                        }
+                        Err(FetchError::Medium(reason)) => {
+                            request.error = Some(StoreError::Medium { reason })
+                        }
+                    }
+                    self.piece_ended(io, job.index, request, number);
                 }
             }
         }
+    }
+
+    fn piece_ended(&mut self, io: &mut Io, index: usize, mut request: Box<Request>, number: usize) {
+        request.pieces[number].done = true;
+        request.outstanding -= 1;
+        request.drive = io.now();
         if request.outstanding > 0 {
             self.reads.slots[index] = Some(request);
-        } else if request.again && request.error.is_none() {
+        } else if request.damaged.is_some() && request.error.is_none() {
             self.look_again(io, index, request);
         } else {
             self.finish(index, request);
         }
     }
 
+    /// Asks for what has been under way for long through other columns as well.
+    pub(crate) fn look_for_slow_reads(&mut self) {
+        let bound_ns = self.tuning.slow_read_ms * 1_000_000;
+        for index in 0..self.reads.slots.len() {
+            let late = |r: &mut Box<Request>| r.since != Nanos(0) && self.now.since(r.since) > bound_ns;
+            let Some(mut request) = self.reads.slots[index].take_if(late) else { continue };
+            if let Some((line, page)) = self.reads.leaves[index] {
+                if !request.mending && self.mendable(page.location) {
+                    self.mend_leaf(index, &mut request, line, page);
+                }
+            } else {
+                for number in 0..request.pieces.len() {
+                    let piece = request.pieces[number];
+                    if !piece.done && !piece.mending && self.mendable(piece.span.location()) {
+                        self.mend_piece(index, &mut request, number);
+                    }
+                }
+            }
+            self.reads.slots[index] = Some(request);
+        }
+    }
+
     /// Some block was not what the map said. If the map says something else by now, the block moved and its old place is in
-    /// use again; if it insists, the block is damaged.
+    /// use again; if it insists, the block is damaged, unless other columns still have it.
     fn look_again(&mut self, io: &mut Io, index: usize, mut request: Box<Request>) {
-        request.again = false;
+        let damaged = request.damaged.unwrap_or(0);
         request.attempts += 1;
         let before = std::mem::take(&mut request.entries);
         unresolve(&mut request.entries, &mut request.levels, request.blocks);
         let at = request.at.map(|s| s.0);
         let found = self.map.lookup(request.line, at, request.lba, &mut request.entries, &mut request.levels);
         let unchanged = found == Lookup::Complete && request.entries == before;
+        if unchanged && self.mend_wrong(index, &mut request) {
+            self.reads.slots[index] = Some(request);
+            return;
+        }
         if unchanged || request.attempts >= MAX_ATTEMPTS {
             self.counters.integrity_errors += 1;
-            let lba = Lba(request.lba + first_damaged(&request, &before) as u64);
+            let lba = Lba(request.lba + damaged as u64);
             request.error = Some(StoreError::Integrity { line: request.line, lba });
             return self.finish(index, request);
         }
         unresolve(&mut request.entries, &mut request.levels, request.blocks);
         request.pieces.clear();
+        request.damaged = None;
         self.reads.slots[index] = Some(request);
         self.resolve(io, index);
+    }
+
+    /// Asks for the pieces that are wrong through other columns; false when there is none that can be had so.
+    fn mend_wrong(&mut self, index: usize, request: &mut Request) -> bool {
+        let mut asked = false;
+        for number in 0..request.pieces.len() {
+            let piece = request.pieces[number];
+            if piece.wrong && !piece.mending && self.mendable(piece.span.location()) {
+                (request.pieces[number].done, request.pieces[number].wrong) = (false, false);
+                request.outstanding += 1;
+                self.mend_piece(index, request, number);
+                asked = true;
+            }
+        }
+        if asked {
+            request.damaged = None;
+        }
+        asked
     }
 
     fn finish(&mut self, index: usize, mut request: Box<Request>) {
         let result = request.error.take().map_or(Ok(()), Err);
         let (submitted, drive) = (request.submitted, request.drive);
         self.done.push(Done { ticket: request.ticket, result, buf: request.buf.take(), submitted, drive });
+        self.reads.leaves[index] = None;
         self.reads.free.push(index);
         if self.reads.spare.len() < 64 {
             self.reads.spare.push(request);
         }
     }
+}
+
+/// What an event's key says of a read: its attempt, the request and the piece.
+fn read_key(serial: u64, index: usize, piece: usize) -> u64 {
+    serial << (PIECE_BITS + INDEX_BITS) | (index as u64) << PIECE_BITS | piece as u64
+}
+
+fn split_key(id: u64) -> (u64, usize, usize) {
+    let part = |n: u64, bits: u32| usize::try_from(n & ((1 << bits) - 1)).expect("few bits");
+    (id >> (PIECE_BITS + INDEX_BITS), part(id >> PIECE_BITS, INDEX_BITS), part(id, PIECE_BITS))
+}
+
+impl Request {
+    /// A piece came; its first block that is not what the map said, if there is one.
+    fn found(&mut self, number: usize, damaged: Option<usize>) {
+        self.pieces[number].wrong = damaged.is_some();
+        self.damaged = self.damaged.into_iter().chain(damaged).min();
+    }
+}
+
+/// Verifies the blocks of a piece and puts what was written where the caller wants it: into its buffer, or where it lies while that
+/// buffer is away. The first block that is not what the map said.
+fn take_piece(request: &mut Request, piece: Piece, mut buf: Buf, forms: &mut Forms) -> Option<usize> {
+    let (mut damaged, in_place) = (None, request.buf.is_none());
+    for i in piece.first..piece.first + piece.count {
+        let Some(Found { line, entry }) = request.entries[i] else { continue };
+        let version = BlockVersion { line, lba: request.lba + i as u64, seq: entry.seq };
+        let stored = piece.span.part(&entry, &buf);
+        let holds = |s: &&[u8]| forms.holds(entry.form, version, s, entry.check) == Ok(true);
+        let stored = stored.filter(holds);
+        let target = i * BLOCK_BYTES..(i + 1) * BLOCK_BYTES;
+        let undone = match (stored, request.buf.as_mut()) {
+            (Some(stored), Some(block)) => forms.undo(entry.form, version, stored, &mut block[target]),
+            (Some(_), None) => forms.undo_in_place(entry.form, version, &mut buf[target]),
+            (None, _) => false,
+        };
+        if !undone {
+            damaged = damaged.or(Some(i));
+        }
+    }
+    if in_place {
+        request.buf = Some(buf);
+    }
+    damaged
 }
 
 /// Nothing is known of so many blocks.
@@ -382,38 +635,34 @@ fn zero_unmapped(request: &mut Request) {
     }
 }
 
-/// Cuts resolved blocks into runs that lie one behind the other in one segment.
-fn cut_pieces(entries: &[Option<Found>], pieces: &mut Vec<Piece>) {
+/// Cuts resolved blocks into runs that are read in one go, at most `max_bytes` each.
+fn cut_pieces(entries: &[Option<Found>], max_bytes: usize, pieces: &mut Vec<Piece>) {
     pieces.clear();
-    let mut next = None;
-    for (i, found) in entries.iter().enumerate() {
-        if let Some(f) = found {
-            match pieces.last_mut() {
-                Some(piece) if next == Some(f.entry.location) => piece.count += 1,
-                _ => pieces.push(Piece { first: i, count: 1, whole: false }),
+    let mut open = false;
+    for (first, entry) in entries.iter().enumerate() {
+        let Some(e) = entry else {
+            open = false;
+            continue;
+        };
+        let last = pieces.last_mut().filter(|_| open);
+        match last.and_then(|piece| piece.span.extend(&e.entry, max_bytes).then_some(piece)) {
+            Some(piece) => piece.count += 1,
+            None => {
+                let span = Span::of(&e.entry);
+                pieces.push(Piece { first, count: 1, span, wrong: false, mending: false, done: false });
             }
         }
-        next = found.map(|f| f.entry.location.plus(BLOCK_GRANULES));
+        open = true;
     }
 }
 
-/// The check belongs to the line that the block was written to.
-fn block_holds(request: &Request, index: usize, found: &Found, bytes: &[u8]) -> bool {
-    let Found { line, entry } = found;
-    block_check(*line, request.lba + index as u64, entry.seq, bytes) == entry.check
-}
-
-fn verify_piece(request: &Request, piece: Piece, bytes: &[u8]) -> bool {
-    let blocks = bytes.chunks_exact(BLOCK_BYTES).enumerate();
-    blocks
-        .map(|(i, b)| (piece.first + i, b))
-        .all(|(i, b)| request.entries[i].is_some_and(|f| block_holds(request, i, &f, b)))
-}
-
-/// Which block of a failed read does not hold.
-fn first_damaged(request: &Request, entries: &[Option<Found>]) -> usize {
-    let Some(buf) = &request.buf else { return 0 };
-    let damaged =
-        |(i, (b, f)): &(usize, (&[u8], &Option<Found>))| f.is_some_and(|f| !block_holds(request, *i, &f, b));
-    buf.chunks_exact(BLOCK_BYTES).zip(entries).enumerate().find(damaged).map_or(0, |(i, _)| i)
+/// True when a piece is the whole request, stored on pages of its own and as long as it was: it may be read to where it is
+/// wanted.
+fn is_whole(piece: &Piece, entries: &[Option<Found>]) -> bool {
+    let kept = |e: &Option<Found>| {
+        e.is_some_and(|f| f.entry.form.is_whole() && f.entry.bytes() as usize == BLOCK_BYTES)
+    };
+    piece.count == entries.len()
+        && piece.span.len() == entries.len() * BLOCK_BYTES
+        && entries.iter().all(kept)
 }

@@ -2,20 +2,21 @@
 //! for good, and service.
 
 use super::checkpoint::{chunk_holds, flush_drives, write_anchor};
+use super::fetch::{FetchError, Place, begin, end};
 use super::meta::keep_buffers;
-use super::{Phase, SegmentScan, Shared, checkpoint, clean, replay};
+use super::scan::Found;
+use super::{Phase, SegmentScan, Shared, checkpoint, clean, mend, replay};
+use crate::format::PAGE_BYTES;
 use crate::format::anchor::{
     ANCHOR_BYTES, ANCHOR_COPIES, ANCHOR_SLOTS, Anchor, Era, MAX_ERAS, anchor_offset,
 };
 use crate::format::body::{Body, LineRow, SegmentRow};
 use crate::format::page::{Level, PageRef, node_refs, verify};
-use crate::format::segment::Stream;
-use crate::format::{PAGE_BYTES, unit_offset};
+use crate::format::segment::{SegmentHeader, Stream};
 use crate::location::Slot;
 use crate::map::{Counts, LeafRef, Line, Lineage, Node, Point};
 use crate::{Purpose, StoreError, ToPool, UnitId};
 use dolmen_io::exec::Handle;
-use dolmen_io::{Event, Op};
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
@@ -28,42 +29,63 @@ pub(crate) async fn run(shard: Shared, exec: Handle) {
         shard.borrow_mut().phase = Phase::Failed(error);
         return exec.yield_now().await;
     }
-    shard.borrow_mut().phase = Phase::Serving;
-    if exec.spawn(clean::serve(shard.clone(), exec.clone())).is_err() {
+    {
+        let mut s = shard.borrow_mut();
+        s.phase = Phase::Serving;
+        // Drives may have failed on other cores meanwhile.
+        if let Some(reason) = s.halted.clone() {
+            s.stop(reason);
+        }
+    }
+    let mut spawned = exec.spawn(clean::serve(shard.clone(), exec.clone()));
+    for _ in 0..mend::TASKS {
+        spawned = spawned.and_then(|()| exec.spawn(mend::serve(shard.clone(), exec.clone())));
+    }
+    if spawned.is_err() {
         shard.borrow_mut().stop("the core has too many tasks".into());
     }
     exec.yield_now().await;
     checkpoint::serve(shard, exec).await;
 }
 
-/// Brings the shard's state into memory, and changes nothing on the drives: the anchor, and its eras as they ended.
-pub(crate) async fn load(shard: &Shared, exec: &Handle) -> Result<(Option<Anchor>, Vec<Era>), StoreError> {
-    let old = newest_anchor(shard, exec).await?;
-    let mut eras = Vec::new();
-    if let Some(anchor) = &old {
+/// What the drives hold of a shard.
+#[derive(Default)]
+pub(crate) struct Loaded {
+    anchor: Option<Anchor>,
+    /// The anchor's eras as they ended.
+    eras: Vec<Era>,
+    /// The commits at the end that were believed without proof that every drive has them.
+    tail: Vec<Found>,
+}
+
+/// Brings the shard's state into memory, and changes nothing on the drives.
+pub(crate) async fn load(shard: &Shared, exec: &Handle) -> Result<Loaded, StoreError> {
+    let mut loaded = Loaded { anchor: newest_anchor(shard, exec).await?, ..Loaded::default() };
+    if let Some(anchor) = &loaded.anchor {
         restore(shard, exec, anchor).await?;
-        eras = replay_all(shard, exec, anchor).await?;
+        (loaded.eras, loaded.tail) = replay_all(shard, exec, anchor).await?;
     }
-    Ok((old, eras))
+    Ok(loaded)
 }
 
 async fn recover(shard: &Shared, exec: &Handle) -> Result<(), StoreError> {
-    let (old, mut eras) = load(shard, exec).await?;
+    let Loaded { anchor: old, mut eras, tail } = load(shard, exec).await?;
     // What was read may still sit in a volatile cache; from here on it counts.
     let drive = |text| StoreError::Drive(text);
     flush_drives(shard, exec).await.map_err(drive)?;
+    for found in &tail {
+        replay::make_whole(shard, exec, found).await?;
+    }
     keep_buffers(shard, exec).await;
     report(shard);
-    first_leases(shard).await;
+    first_leases(shard).await.map_err(drive)?;
     let sealed = {
         let mut s = shard.borrow_mut();
         s.log.next_number = s.log.applied + 1;
         s.log.chain = s.log.applied_chain;
-        let starts = [s.log.start_of(Stream::Hot), s.log.start_of(Stream::Cold)];
-        let [Some(hot), Some(cold)] = starts else {
-            return Err(StoreError::Drive("the pool has no unit to go on in".into()));
-        };
-        eras.push(Era { incarnation: s.id.incarnation, salt: s.id.salt, end: u64::MAX, starts: [hot, cold] });
+        let starts = s.log.starts();
+        let starts = starts.ok_or_else(|| StoreError::Drive("the pool has no unit to go on in".into()))?;
+        eras.push(Era { incarnation: s.id.incarnation, salt: s.id.salt, end: u64::MAX, starts });
         let (base, chain, chunks) = old.map_or((0, 0, Vec::new()), |a| (a.base, a.chain, a.chunks));
         let generation = s.checkpoint.generation + 1;
         Anchor { generation, pool: s.id.pool, shard: s.id.shard, base, chain, eras, chunks }
@@ -74,6 +96,7 @@ async fn recover(shard: &Shared, exec: &Handle) -> Result<(), StoreError> {
     }
     write_anchor(shard, exec, &sealed).await.map_err(drive)?;
     let mut s = shard.borrow_mut();
+    s.log.named(&sealed);
     s.checkpoint.generation = sealed.generation;
     s.checkpoint.base = sealed.base;
     s.checkpoint.chunks = sealed.chunks;
@@ -82,17 +105,25 @@ async fn recover(shard: &Shared, exec: &Handle) -> Result<(), StoreError> {
 
 /// The newest anchor of this shard on any drive. `None` for a shard that never served.
 async fn newest_anchor(shard: &Shared, exec: &Handle) -> Result<Option<Anchor>, StoreError> {
-    let (files, id) = {
+    let (drives, id) = {
         let s = shard.borrow();
-        (s.geometry.files.clone(), s.id)
+        (s.drives.clone(), s.id)
     };
-    let (mut newest, mut untouched) = (None::<Anchor>, true);
-    for file in files {
+    let (mut newest, mut untouched, mut unreadable) = (None::<Anchor>, true, None);
+    let mut failed = 0;
+    for drive in drives.in_service() {
+        let Some(file) = drives.files[usize::from(drive)] else { continue };
+        let before = unreadable.is_some();
         for (slot, copy) in (0..ANCHOR_SLOTS).flat_map(|s| (0..ANCHOR_COPIES).map(move |c| (s, c))) {
             let mut buf = exec.alloc(ANCHOR_BYTES).await;
             buf.set_len(ANCHOR_BYTES);
-            let read = exec.read(file, anchor_offset(id.shard, slot, copy), buf).await;
-            let buf = read.map_err(|(e, _)| StoreError::Medium { reason: e.to_string() })?;
+            let buf = match exec.read(file, anchor_offset(id.shard, slot, copy), buf).await {
+                Ok(buf) => buf,
+                Err((error, _)) => {
+                    unreadable = Some(error.to_string());
+                    continue;
+                }
+            };
             // The very first writing (generation 1, slot 1) may have been torn in its first copy, nothing else.
             let first_writing = slot == 1 && copy == 0;
             untouched &= first_writing || buf.iter().all(|&b| b == 0);
@@ -103,6 +134,12 @@ async fn newest_anchor(shard: &Shared, exec: &Handle) -> Result<Option<Anchor>, 
                 newest = Some(anchor);
             }
         }
+        failed += usize::from(!before && unreadable.is_some());
+    }
+    // Every drive in service has it, so the pool's parity says how many may keep silent.
+    let members = drives.members();
+    if let Some(reason) = unreadable.filter(|_| failed > usize::from(members.shape.parity)) {
+        return Err(StoreError::Medium { reason });
     }
     if newest.is_none() && !untouched {
         return Err(StoreError::Corrupt(format!(
@@ -133,10 +170,11 @@ async fn restore(shard: &Shared, exec: &Handle, anchor: &Anchor) -> Result<(), S
         let mut s = shard.borrow_mut();
         let s = &mut *s;
         for row in &body.segments {
-            let sound = s.geometry.holds(row.unit)
-                && row.live <= s.geometry.unit_bytes
-                && by_unit.insert(row.unit, row.slot).is_none()
-                && s.segments.restore(row, s.geometry.total_units());
+            let most = u64::from(s.drives.unit_bytes) * row.columns.data() as u64;
+            let sound = s.drives.hold(&row.columns)
+                && u64::from(row.live) <= most
+                && row.columns.units().iter().all(|&unit| by_unit.insert(unit, row.slot).is_none())
+                && s.segments.restore(row, s.drives.max_slots());
             if !sound {
                 return Err(damaged("a segment is held twice or is nowhere"));
             }
@@ -180,7 +218,8 @@ async fn restore_lines(shard: &Shared, exec: &Handle, rows: Vec<LineRow>) -> Res
         if !now.is_doomed() {
             clones.extend(row.parent.map(|(parent, at)| (row.line, parent, at)));
         }
-        let line = Line { nodes, now: Rc::new(now), counts, sweep: row.sweep, ..Line::default() };
+        let attributes = row.attributes;
+        let line = Line { attributes, nodes, now: Rc::new(now), counts, sweep: row.sweep, ..Line::default() };
         s.map.lines.insert(row.line, line);
     }
     let mut s = shard.borrow_mut();
@@ -197,13 +236,13 @@ async fn restore_lines(shard: &Shared, exec: &Handle, rows: Vec<LineRow>) -> Res
 
 /// Reads and verifies the checkpoint's body.
 async fn body_bytes(shard: &Shared, exec: &Handle, anchor: &Anchor) -> Result<Vec<u8>, StoreError> {
-    let geometry = shard.borrow().geometry.clone();
+    let drives = shard.borrow().drives.clone();
     let mut bytes = Vec::new();
     for chunk in &anchor.chunks {
         let padded = (chunk.len as usize).next_multiple_of(PAGE_BYTES as usize);
         let end = u64::from(chunk.offset) + padded as u64;
-        let sound = geometry.holds(chunk.unit)
-            && end <= u64::from(geometry.unit_bytes)
+        let sound = drives.hold(&chunk.columns)
+            && end <= u64::from(drives.unit_bytes)
             && padded <= super::meta::STAGE_BYTES;
         if !sound || chunk.len == 0 {
             return Err(StoreError::Corrupt(format!(
@@ -211,20 +250,18 @@ async fn body_bytes(shard: &Shared, exec: &Handle, anchor: &Anchor) -> Result<Ve
                 anchor.shard
             )));
         }
-        let file = geometry.files[usize::from(chunk.unit.drive)];
-        let at = unit_offset(chunk.unit.unit, geometry.unit_bytes) + u64::from(chunk.offset);
         let mut buf = exec.alloc(padded).await;
         buf.set_len(padded);
-        let buf =
-            exec.read(file, at, buf).await.map_err(|(e, _)| StoreError::Medium { reason: e.to_string() })?;
-        let part = &buf[..chunk.len as usize];
-        if !chunk_holds(chunk, part) {
-            return Err(StoreError::Corrupt(format!(
-                "the checkpoint of shard {} does not check (unit {} of drive {}); nothing was changed",
-                anchor.shard, chunk.unit.unit, chunk.unit.drive
-            )));
-        }
-        bytes.extend_from_slice(part);
+        let place = Place { columns: chunk.columns, column: 0, offset: chunk.offset };
+        let read = drives.fetch(exec, place, buf, |b| chunk_holds(chunk, &b[..chunk.len as usize])).await;
+        let (buf, _) = read.map_err(|error| match error {
+            FetchError::Medium(reason) => StoreError::Medium { reason },
+            _ => StoreError::Corrupt(format!(
+                "the checkpoint of shard {} does not check ({:?}); nothing was changed",
+                anchor.shard, chunk.columns
+            )),
+        })?;
+        bytes.extend_from_slice(&buf[..chunk.len as usize]);
     }
     Ok(bytes)
 }
@@ -238,25 +275,27 @@ async fn place_body(
 ) -> Result<(), StoreError> {
     let mut placed = Vec::new();
     for chunk in &anchor.chunks {
-        let slot = match by_unit.get(&chunk.unit) {
+        let first = chunk.columns.units()[0];
+        let slot = match by_unit.get(&first) {
             Some(&slot) => slot,
             None => {
-                let geometry = shard.borrow().geometry.clone();
-                let mut scan = SegmentScan::new(exec.clone(), geometry.clone(), chunk.unit);
-                let header = scan.header().await.map_err(|reason| StoreError::Medium { reason })?;
-                let header = header
-                    .filter(|h| h.shard == anchor.shard && h.pool == anchor.pool && h.stream == Stream::Meta);
+                let drives = shard.borrow().drives.clone();
+                let mut scan = SegmentScan::new(exec.clone(), drives.clone(), chunk.columns);
+                let ours = |h: &SegmentHeader| {
+                    h.shard == anchor.shard && h.pool == anchor.pool && h.stream == Stream::Meta
+                };
+                let header = scan.header(ours).await.map_err(|reason| StoreError::Medium { reason })?;
                 let (slot, stream_seq) = header.map_or((Slot(u32::MAX), 0), |h| (h.slot, h.stream_seq));
                 let row = SegmentRow {
                     slot,
-                    unit: chunk.unit,
+                    columns: chunk.columns,
                     stream: Stream::Meta,
                     stream_seq,
                     live: 0,
                     last_commit: 0,
                 };
                 let mut s = shard.borrow_mut();
-                if !s.segments.restore(&row, geometry.total_units()) {
+                if !s.segments.restore(&row, drives.max_slots()) {
                     return Err(StoreError::Corrupt(format!(
                         "the segment with the checkpoint of shard {} has lost its header",
                         anchor.shard
@@ -264,7 +303,7 @@ async fn place_body(
                 }
                 let meta = &mut s.log.streams[Stream::Meta as usize];
                 meta.next_seq = meta.next_seq.max(stream_seq + 1);
-                by_unit.insert(chunk.unit, slot);
+                by_unit.insert(first, slot);
                 slot
             }
         };
@@ -287,71 +326,77 @@ async fn load_nodes(
         for page in part {
             let mut buf = exec.alloc(PAGE_BYTES as usize).await;
             buf.set_len(PAGE_BYTES as usize);
-            let s = shard.borrow();
-            let unit = s.segments.at(page.location.slot()).map(|seg| seg.unit);
-            let inside = page.location.offset() + u64::from(PAGE_BYTES) <= u64::from(s.geometry.unit_bytes);
-            let Some(unit) = unit.filter(|_| inside) else {
-                let reason = format!("a node is said to be at {}, which is nowhere", page.location);
-                return Err(StoreError::Map { line: dolmen_types::LineId(line), reason });
-            };
-            let (file, offset) = s.geometry.place(unit, page.location.offset());
-            waiting.push(exec.start(Op::Read { file, offset, buf }));
+            waiting.push(begin(shard, exec, page.location, buf));
         }
-        for (page, completion) in part.iter().zip(waiting) {
-            let refs = match completion.await {
-                Event::Read(buf) if verify(&buf, Level::Node, line, page) => node_refs(&buf),
-                Event::Failed { error, .. } => return Err(StoreError::Medium { reason: error.to_string() }),
-                _ => Vec::new(),
+        for (page, started) in part.iter().zip(waiting) {
+            let holds = |bytes: &[u8]| verify(bytes, Level::Node, line, page) && !node_refs(bytes).is_empty();
+            let refs = match end(shard, exec, started, holds).await {
+                Ok(buf) => node_refs(&buf),
+                Err(FetchError::Medium(reason)) => return Err(StoreError::Medium { reason }),
+                Err(error) => {
+                    let reason = format!("the node at {}: {error}", page.location);
+                    return Err(StoreError::Map { line: dolmen_types::LineId(line), reason });
+                }
             };
-            if refs.is_empty() {
-                let reason = format!("the node at {} does not check", page.location);
-                return Err(StoreError::Map { line: dolmen_types::LineId(line), reason });
-            }
             nodes.push(Node { page: *page, leaves: refs.into_iter().map(LeafRef::new).collect() });
         }
     }
     Ok(nodes)
 }
 
-/// Replays every era; the list to seal with: each closed at its end, without those that hold nothing.
-async fn replay_all(shard: &Shared, exec: &Handle, anchor: &Anchor) -> Result<Vec<Era>, StoreError> {
-    let mut eras = Vec::new();
+/// Replays every era; the list to seal with: each closed at its end, without those that hold nothing; and the end of the log.
+async fn replay_all(
+    shard: &Shared,
+    exec: &Handle,
+    anchor: &Anchor,
+) -> Result<(Vec<Era>, Vec<Found>), StoreError> {
+    let (mut eras, mut tail) = (Vec::new(), Vec::new());
     for era in &anchor.eras {
         let before = shard.borrow().log.applied;
-        replay::era(shard, exec, era).await?;
+        tail.extend(replay::era(shard, exec, era).await?);
         let mut s = shard.borrow_mut();
-        for (stream, start) in s.log.streams.iter_mut().zip(era.starts) {
+        for (stream, start) in Stream::LOGS.into_iter().zip(era.starts) {
             // A segment whose header was under way may carry this number.
-            stream.next_seq = stream.next_seq.max(start.stream_seq + 1);
+            let state = &mut s.log.streams[stream as usize];
+            state.next_seq = state.next_seq.max(start.map_or(0, |start| start.stream_seq + 1));
         }
         let end = s.log.applied;
         if end > before {
             eras.push(Era { end, ..era.clone() });
         }
     }
-    Ok(eras)
+    Ok((eras, tail))
 }
 
 /// Tells the pool's owner which units are held, and asks for the first ones to go on in.
 fn report(shard: &Shared) {
     let mut s = shard.borrow_mut();
     let s = &mut *s;
-    let units = s.segments.iter().map(|(_, seg)| seg.unit).collect();
-    let live_bytes = s.segments.live_bytes();
-    s.space.reported = live_bytes;
-    s.to_pool.push(ToPool::Recovered { shard: s.id.shard, units, live_bytes });
-    // The first unit of the hot stream is for whatever comes; later ones tell hosts from control records.
+    let units = s.segments.iter().flat_map(|(_, seg)| seg.columns.units().to_vec()).collect();
+    let footprint_bytes = s.footprint();
+    s.space.reported = footprint_bytes;
+    s.to_pool.push(ToPool::Recovered { shard: s.id.shard, units, footprint_bytes });
+    s.weigh_risk();
+    // The first units of the hot stream are for whatever comes; later ones tell hosts from control records.
     s.want(Purpose::Control);
     s.want(Purpose::Clean);
+    if s.drives.members().shape.data > 1 {
+        s.want(Purpose::Bulk);
+    }
 }
 
-async fn first_leases(shard: &Shared) {
+/// Waits for them.
+async fn first_leases(shard: &Shared) -> Result<(), String> {
     let bell = shard.borrow().lease_bell.clone();
     loop {
         {
             let s = shard.borrow();
-            if [Stream::Hot, Stream::Cold].iter().all(|&st| !s.log.streams[st as usize].leases.is_empty()) {
-                return;
+            let there = |&st: &Stream| !s.log.streams[st as usize].leases.is_empty();
+            if [Stream::Hot, Stream::Cold].iter().all(there) {
+                return Ok(());
+            }
+            if let Some(why) = &s.halted {
+                return Err(why.clone());
             }
         }
         bell.notified().await;

@@ -3,57 +3,60 @@
 //! Commits may have been under way together when the power went, so the log may end in a hole with a valid commit behind
 //! it: those were never acknowledged and are void. But every commit says up to which number all were durable when it was
 //! formed. If one beyond the hole says that the hole was durable, the hole is damage, and the shard is not opened.
+//!
+//! What is believed at the end, without such a proof, may lack columns. It is made whole before anything else ([`make_whole`]), so
+//! that no later recovery, with other drives there, can decide otherwise.
 
+use super::members::on_all;
+use super::meta::STAGE_BYTES;
+use super::scan::Found;
 use super::{SegmentScan, Shared};
 use crate::StoreError;
+use crate::columns::Columns;
 use crate::format::PAGE_BYTES;
 use crate::format::anchor::{Era, Start};
 use crate::format::body::SegmentRow;
-use crate::format::commit::{CommitHeader, LogIdentity, payload_holds};
+use crate::format::commit::{CommitHeader, LogIdentity};
 use crate::format::segment::{SEGMENT_HEADER_BYTES, SegmentHeader, Stream};
+use crate::parity;
 use dolmen_io::exec::Handle;
+use dolmen_io::{Buf, Op};
 use std::collections::VecDeque;
 
 /// How far behind the end of the log is looked for proof that it is not the end: no more can have been under way.
 const LOOK_BEHIND_BYTES: u32 = 4 << 20;
-
-/// A commit that was found, and its header's bytes.
-type Found = (CommitHeader, Vec<u8>);
 
 /// Where one stream's replay is.
 struct Cursor {
     stream: Stream,
     /// The segment that is being read: its scan, header, and the offset of the next commit.
     at: Option<(SegmentScan, SegmentHeader, u32)>,
-    start: Start,
+    start: Option<Start>,
     peeked: Option<Found>,
 }
 
-/// Replays one era onto the shard. Its last commit's number is in the shard's log afterwards.
-pub(super) async fn era(shard: &Shared, exec: &Handle, era: &Era) -> Result<(), StoreError> {
+/// Replays one era onto the shard. Its last commit's number is in the shard's log afterwards. The commits that were believed
+/// without proof that every drive has them; they are to be made whole.
+pub(super) async fn era(shard: &Shared, exec: &Handle, era: &Era) -> Result<Vec<Found>, StoreError> {
     let id = {
         let s = shard.borrow();
         LogIdentity { incarnation: era.incarnation, salt: era.salt, ..s.id }
     };
-    let mut cursors = [
-        Cursor { stream: Stream::Hot, at: None, start: era.starts[0], peeked: None },
-        Cursor { stream: Stream::Cold, at: None, start: era.starts[1], peeked: None },
-    ];
+    let cursor = |(stream, start)| Cursor { stream, at: None, start, peeked: None };
+    let mut cursors: [Cursor; 3] = std::array::from_fn(|i| cursor((Stream::LOGS[i], era.starts[i])));
     let (mut number, mut chain) = {
         let s = shard.borrow();
         (s.log.applied, s.log.applied_chain)
     };
     let mut durable = if era.end == u64::MAX { number } else { era.end };
-    let mut waiting: VecDeque<(usize, Found, dolmen_types::ShardId)> = VecDeque::new();
+    let mut waiting: VecDeque<Found> = VecDeque::new();
     while number < era.end {
-        let Some((index, found)) = next(shard, exec, &id, &mut cursors, number + 1, chain).await? else {
-            break;
-        };
+        let Some(found) = next(shard, exec, &id, &mut cursors, number + 1, chain).await? else { break };
         (number, chain) = (found.0.place.number, found.0.check);
         durable = durable.max(found.0.place.durable_through);
-        waiting.push_back((index, found, id.shard));
-        while waiting.front().is_some_and(|w| w.1.0.place.number <= durable) {
-            apply(shard, waiting.pop_front());
+        waiting.push_back(found);
+        while waiting.front().is_some_and(|w| w.0.place.number <= durable) {
+            apply(shard, waiting.pop_front().as_ref());
         }
     }
     if era.end != u64::MAX {
@@ -63,38 +66,99 @@ pub(super) async fn era(shard: &Shared, exec: &Handle, era: &Era) -> Result<(), 
                 &format!("commit {} is missing, the log went on to {}", number + 1, era.end),
             ));
         }
-        return Ok(());
+        return Ok(Vec::new());
     }
     no_proof_of_more(shard, exec, &id, &mut cursors, number + 1).await?;
     // What may have been under way is believed only when its payload is there too.
-    while let Some((index, found, _)) = waiting.pop_front() {
-        let unit_scan = payload_scan(shard, exec, &found.0);
-        let payload = match unit_scan {
-            Some(mut scan) => scan.payload(&found.0).await.map_err(|e| StoreError::Medium { reason: e })?,
-            None => break,
-        };
-        if !payload_holds(&found.1, &found.0, &payload) {
+    let mut tail = Vec::new();
+    for found in waiting {
+        let Some(scan) = scan_of(shard, exec, &found.0) else { break };
+        if scan.whole(shard, &found).await?.is_none() {
             break;
         }
-        apply(shard, Some((index, found, id.shard)));
+        apply(shard, Some(&found));
+        tail.push(found);
     }
-    Ok(())
+    Ok(tail)
 }
 
-fn payload_scan(shard: &Shared, exec: &Handle, header: &CommitHeader) -> Option<SegmentScan> {
-    let s = shard.borrow();
-    let unit = s.segments.at(header.place.slot)?.unit;
-    Some(SegmentScan::new(exec.clone(), s.geometry.clone(), unit))
+fn columns_of(shard: &Shared, header: &CommitHeader) -> Option<Columns> {
+    shard.borrow().segments.at(header.place.slot).map(|s| s.columns)
 }
 
-fn apply(shard: &Shared, found: Option<(usize, Found, dolmen_types::ShardId)>) {
-    let Some((_, (header, bytes), _)) = found else { return };
+fn scan_of(shard: &Shared, exec: &Handle, header: &CommitHeader) -> Option<SegmentScan> {
+    let columns = columns_of(shard, header)?;
+    let drives = shard.borrow().drives.clone();
+    Some(SegmentScan::new(exec.clone(), drives, columns))
+}
+
+fn apply(shard: &Shared, found: Option<&Found>) {
+    let Some((header, bytes)) = found else { return };
     let mut s = shard.borrow_mut();
-    s.apply(&bytes, &header);
-    s.checkpoint.log_bytes += u64::from(header.header_len) + u64::from(header.payload_len);
+    s.apply(bytes, header);
+    s.checkpoint.log_bytes += u64::from(header.depth) * u64::from(header.place.data);
     if let Some(segment) = s.segments.at_mut(header.place.slot) {
         segment.last_commit = segment.last_commit.max(header.place.number);
     }
+}
+
+/// Rewrites whatever columns of a believed commit differ from what they should be, and those of the header of a segment that
+/// begins with it.
+pub(super) async fn make_whole(shard: &Shared, exec: &Handle, found: &Found) -> Result<(), StoreError> {
+    let header = &found.0;
+    let (Some(columns), Some(mut scan)) = (columns_of(shard, header), scan_of(shard, exec, header)) else {
+        return Ok(());
+    };
+    if columns.parity() == 0 {
+        return Ok(());
+    }
+    let medium = |reason| StoreError::Medium { reason };
+    if header.place.offset == SEGMENT_HEADER_BYTES {
+        let expected =
+            |h: &SegmentHeader| h.slot == header.place.slot && h.stream_seq == header.place.stream_seq;
+        if let Some(segment) = scan.header(expected).await.map_err(medium)? {
+            let pages = (0..columns.len()).map(|c| segment.for_column(c).encode()).collect::<Vec<_>>();
+            rewrite(shard, exec, &scan, &columns, 0, &pages).await?;
+        }
+    }
+    let gone =
+        || StoreError::Medium { reason: "a commit at the end of the log can't be read any more".into() };
+    let mut image = scan.whole(shard, found).await?.ok_or_else(gone)?;
+    let depth = header.depth as usize;
+    let mut extra = vec![vec![0; depth]; columns.parity()];
+    let data: Vec<&[u8]> = image.iter().map(Vec::as_slice).collect();
+    let mut sums: Vec<&mut [u8]> = extra.iter_mut().map(Vec::as_mut_slice).collect();
+    parity::encode(&data, &mut sums);
+    image.append(&mut extra);
+    rewrite(shard, exec, &scan, &columns, header.place.offset, &image).await
+}
+
+/// Writes those columns that do not hold their bytes at `offset`.
+async fn rewrite(
+    shard: &Shared,
+    exec: &Handle,
+    scan: &SegmentScan,
+    columns: &Columns,
+    offset: u32,
+    image: &[Vec<u8>],
+) -> Result<(), StoreError> {
+    let mut ops = Vec::new();
+    for (column, (bytes, &unit)) in image.iter().zip(columns.units()).enumerate() {
+        let place = shard.borrow().drives.place(unit, offset);
+        let Some((file, at)) = place else { continue };
+        if scan.column(column, &[column], offset, bytes.len()).await.is_ok_and(|is| is == *bytes) {
+            continue;
+        }
+        let mut data = Vec::new();
+        for part in bytes.chunks(STAGE_BYTES) {
+            let mut buf = exec.alloc(part.len()).await;
+            buf.set_len(part.len());
+            buf.copy_from_slice(part);
+            data.push(Buf::freeze(buf));
+        }
+        ops.push((unit.drive, Op::Write { file, offset: at, data, durable: true }));
+    }
+    on_all(shard, exec, ops).await.map_err(StoreError::Drive)
 }
 
 fn corrupt(id: &LogIdentity, what: &str) -> StoreError {
@@ -109,11 +173,11 @@ async fn next(
     shard: &Shared,
     exec: &Handle,
     id: &LogIdentity,
-    cursors: &mut [Cursor; 2],
+    cursors: &mut [Cursor; 3],
     number: u64,
     chain: u64,
-) -> Result<Option<(usize, Found)>, StoreError> {
-    for (index, cursor) in cursors.iter_mut().enumerate() {
+) -> Result<Option<Found>, StoreError> {
+    for cursor in cursors {
         if cursor.peeked.is_none() {
             cursor.peek(shard, exec, id).await?;
         }
@@ -122,7 +186,7 @@ async fn next(
             if let Some((_, _, offset)) = cursor.at.as_mut() {
                 *offset = u32::try_from(found.0.end()).expect("a commit ends within its unit");
             }
-            return Ok(Some((index, found)));
+            return Ok(Some(found));
         }
     }
     Ok(None)
@@ -133,17 +197,14 @@ impl Cursor {
     async fn peek(&mut self, shard: &Shared, exec: &Handle, id: &LogIdentity) -> Result<(), StoreError> {
         let medium = |reason| StoreError::Medium { reason };
         if self.at.is_none() {
-            let start = self.start;
+            let Some(start) = self.start else { return Ok(()) };
             let Some((scan, header)) =
-                open(shard, exec, id, self.stream, start.unit, start.stream_seq).await?
+                open(shard, exec, id, self.stream, start.columns, start.stream_seq).await?
             else {
                 if start.offset == 0 {
                     return Ok(());
                 }
-                return Err(corrupt(
-                    id,
-                    &format!("unit {} of drive {} has lost its header", start.unit.unit, start.unit.drive),
-                ));
+                return Err(corrupt(id, &format!("the segment {:?} has lost its header", start.columns)));
             };
             self.at = Some((scan, header, start.offset.max(SEGMENT_HEADER_BYTES)));
         }
@@ -172,18 +233,14 @@ async fn open(
     exec: &Handle,
     id: &LogIdentity,
     stream: Stream,
-    unit: crate::UnitId,
+    columns: Columns,
     stream_seq: u64,
 ) -> Result<Option<(SegmentScan, SegmentHeader)>, StoreError> {
-    let geometry = shard.borrow().geometry.clone();
-    if !geometry.holds(unit) {
-        return Err(corrupt(
-            id,
-            &format!("the log goes on in unit {} of drive {}, which is nowhere", unit.unit, unit.drive),
-        ));
+    let drives = shard.borrow().drives.clone();
+    if !drives.hold(&columns) {
+        return Err(corrupt(id, &format!("the log goes on in {columns:?}, which is nowhere")));
     }
-    let mut scan = SegmentScan::new(exec.clone(), geometry.clone(), unit);
-    let header = scan.header().await.map_err(|reason| StoreError::Medium { reason })?;
+    let mut scan = SegmentScan::new(exec.clone(), drives.clone(), columns);
     let expected = |h: &SegmentHeader| {
         h.pool == id.pool
             && h.shard == id.shard
@@ -192,15 +249,16 @@ async fn open(
             && h.incarnation == id.incarnation
             && h.salt == id.salt
     };
-    let Some(header) = header.filter(expected) else { return Ok(None) };
+    let header = scan.header(expected).await.map_err(|reason| StoreError::Medium { reason })?;
+    let Some(header) = header else { return Ok(None) };
     let mut s = shard.borrow_mut();
-    let known = s.segments.at(header.slot).map(|seg| seg.unit);
-    if known.is_some_and(|u| u != unit) {
+    let known = s.segments.at(header.slot).map(|seg| seg.columns);
+    if known.is_some_and(|c| c != columns) {
         return Err(corrupt(id, &format!("two segments claim slot {}", header.slot.0)));
     }
     if known.is_none() {
-        let row = SegmentRow { slot: header.slot, unit, stream, stream_seq, live: 0, last_commit: 0 };
-        if !s.segments.restore(&row, geometry.total_units()) {
+        let row = SegmentRow { slot: header.slot, columns, stream, stream_seq, live: 0, last_commit: 0 };
+        if !s.segments.restore(&row, drives.max_slots()) {
             return Err(corrupt(id, &format!("a segment claims slot {}", header.slot.0)));
         }
     }
@@ -216,19 +274,19 @@ async fn no_proof_of_more(
     shard: &Shared,
     exec: &Handle,
     id: &LogIdentity,
-    cursors: &mut [Cursor; 2],
+    cursors: &mut [Cursor; 3],
     missing: u64,
 ) -> Result<(), StoreError> {
-    let geometry = shard.borrow().geometry.clone();
+    let drives = shard.borrow().drives.clone();
     for cursor in cursors {
         let mut proven = cursor.peeked.as_ref().is_some_and(|f| f.0.place.durable_through >= missing);
-        let mut onward = Some(cursor.start.unit);
+        let mut onward = cursor.start.map(|s| s.columns);
         if let Some((scan, header, offset)) = cursor.at.as_mut() {
             proven = proven || (cursor.peeked.is_none() && proof(scan, id, *offset, missing).await?);
             onward = header.successor;
         }
-        if let Some(unit) = onward.filter(|u| !proven && geometry.holds(*u)) {
-            let mut scan = SegmentScan::new(exec.clone(), geometry.clone(), unit);
+        if let Some(columns) = onward.filter(|c| !proven && drives.hold(c)) {
+            let mut scan = SegmentScan::new(exec.clone(), drives.clone(), columns);
             proven = proof(&mut scan, id, SEGMENT_HEADER_BYTES, missing).await?;
         }
         if proven {

@@ -1,38 +1,93 @@
-//! Reading a segment as a log: its header, then commit after commit, through a window.
+//! Reading a segment as a log: its header, then commit after commit, through windows. What a column can't give is computed from
+//! the others.
 
-use super::Geometry;
+use super::fetch::Place;
 use super::meta::STAGE_BYTES;
-use crate::UnitId;
+use super::{Drives, Shared};
+use crate::StoreError;
+use crate::columns::Columns;
 use crate::format::PAGE_BYTES;
-use crate::format::commit::{self, CommitHeader, LogIdentity};
+use crate::format::commit::{self, CommitHeader, LogIdentity, LogRecord, StoredBlock, records};
 use crate::format::segment::{SEGMENT_HEADER_BYTES, SegmentHeader};
-use crate::location::Slot;
+use crate::location::{GRANULE_BYTES, Slot};
+use crate::parity;
+use crate::stored::{BlockVersion, Form, Forms};
 use dolmen_io::{Buf, exec::Handle};
 use std::rc::Rc;
 
 /// Bytes that are read ahead: a few small commits, or the header of a large one.
 const WINDOW_BYTES: u32 = 32 * 1024;
 
-/// Reads one unit.
+/// A commit's header and its bytes.
+pub(crate) type Found = (CommitHeader, Vec<u8>);
+
+/// Bytes of column 0 from an offset on.
+type Window = Option<(u32, Buf)>;
+
+/// Reads one segment.
 pub(crate) struct SegmentScan {
     exec: Handle,
-    geometry: Rc<Geometry>,
-    unit: UnitId,
-    window: Option<(u32, Buf)>,
+    drives: Rc<Drives>,
+    columns: Columns,
+    /// Column 0 as it is, then as it is computed from each set of other columns.
+    windows: Vec<Window>,
+}
+
+/// One stored block of a commit, and where it lies in the commit's columns.
+struct Block {
+    column: usize,
+    from: usize,
+    len: usize,
+    version: BlockVersion,
+    form: Form,
+    check: u64,
+}
+
+impl Block {
+    fn holds(&self, forms: &mut Forms, column: &[u8]) -> Result<bool, StoreError> {
+        match column.get(self.from..self.from + self.len) {
+            Some(stored) => forms.holds(self.form, self.version, stored, self.check),
+            None => Ok(false),
+        }
+    }
 }
 
 impl SegmentScan {
-    pub(crate) fn new(exec: Handle, geometry: Rc<Geometry>, unit: UnitId) -> SegmentScan {
-        SegmentScan { exec, geometry, unit, window: None }
+    pub(crate) fn new(exec: Handle, drives: Rc<Drives>, columns: Columns) -> SegmentScan {
+        let ways = 1 + parity::sources(columns.data(), columns.parity(), 0).len();
+        SegmentScan { exec, drives, columns, windows: (0..ways).map(|_| None).collect() }
     }
 
-    /// The segment header, if the unit begins with one that says it is there.
-    pub(crate) async fn header(&mut self) -> Result<Option<SegmentHeader>, String> {
-        let unit = self.unit;
-        let unit_bytes = self.geometry.unit_bytes;
-        let header = self.bytes(0, SEGMENT_HEADER_BYTES).await?.and_then(SegmentHeader::decode);
-        Ok(header
-            .filter(|h| h.members.get(usize::from(h.column)) == Some(&unit) && h.unit_bytes == unit_bytes))
+    /// The segment's header, as far as `expected` has it so, from any column. `None` when the segment was not begun.
+    pub(crate) async fn header(
+        &mut self,
+        expected: impl Fn(&SegmentHeader) -> bool,
+    ) -> Result<Option<SegmentHeader>, String> {
+        let (mut lost, mut last) = (0, String::new());
+        for (column, &unit) in self.columns.units().iter().enumerate() {
+            let Some((file, at)) = self.drives.place(unit, 0) else {
+                (lost, last) = (lost + 1, format!("drive {} is out", unit.drive));
+                continue;
+            };
+            let mut buf = self.exec.alloc(SEGMENT_HEADER_BYTES as usize).await;
+            buf.set_len(SEGMENT_HEADER_BYTES as usize);
+            match self.exec.read(file, at, buf).await {
+                Ok(buf) => {
+                    let header = SegmentHeader::decode(&buf).filter(|h| {
+                        usize::from(h.column) == column
+                            && h.columns == self.columns
+                            && h.unit_bytes == self.drives.unit_bytes
+                            && expected(h)
+                    });
+                    if header.is_some() {
+                        return Ok(header);
+                    }
+                }
+                Err((error, _)) => (lost, last) = (lost + 1, error.to_string()),
+            }
+        }
+        // With so many columns gone nobody can say that it was not begun.
+        if lost > self.columns.parity() { Err(last) } else { Ok(None) }
     }
 
     /// The commit of this log at `offset`: its header and the header's bytes. `None` when there is none that holds.
@@ -41,54 +96,149 @@ impl SegmentScan {
         id: &LogIdentity,
         slot: Option<Slot>,
         offset: u32,
-    ) -> Result<Option<(CommitHeader, Vec<u8>)>, String> {
-        let unit_bytes = self.geometry.unit_bytes;
-        let Some(first) = self.bytes(offset, PAGE_BYTES).await? else { return Ok(None) };
+    ) -> Result<Option<Found>, String> {
+        let (mut read, mut last) = (false, String::new());
+        for way in 0..self.windows.len() {
+            match self.commit_by(way, id, slot, offset).await {
+                Ok(None) => read = true,
+                Ok(found) => return Ok(found),
+                Err(why) => last = why,
+            }
+        }
+        if read { Ok(None) } else { Err(last) }
+    }
+
+    async fn commit_by(
+        &mut self,
+        way: usize,
+        id: &LogIdentity,
+        slot: Option<Slot>,
+        offset: u32,
+    ) -> Result<Option<Found>, String> {
+        let (unit_bytes, data) = (self.drives.unit_bytes, self.columns.data());
+        let Some(first) = self.bytes(way, offset, PAGE_BYTES).await? else { return Ok(None) };
         let Some(len) = commit::claimed_len(first) else { return Ok(None) };
         let len = u32::try_from(len).expect("at most MAX_HEADER_BYTES");
-        let Some(bytes) = self.bytes(offset, len).await? else { return Ok(None) };
-        Ok(commit::decode(bytes, id, slot, offset, unit_bytes).map(|h| (h, bytes.to_vec())))
+        let Some(bytes) = self.bytes(way, offset, len).await? else { return Ok(None) };
+        let header = commit::decode(bytes, id, slot, offset, unit_bytes);
+        Ok(header.filter(|h| usize::from(h.place.data) == data).map(|h| (h, bytes.to_vec())))
     }
 
-    /// A commit's payload.
-    pub(crate) async fn payload(&mut self, header: &CommitHeader) -> Result<Vec<u8>, String> {
-        let mut payload = Vec::new();
-        let mut at = u64::from(header.place.offset) + u64::from(header.header_len);
-        while at < header.end() {
-            let left = usize::try_from(header.end() - at).expect("bounded by the unit");
-            let mut buf = self.exec.alloc(left.min(STAGE_BYTES)).await;
-            buf.set_len(left.min(STAGE_BYTES));
-            let (file, offset) = self.geometry.place(self.unit, at);
-            let buf = self.exec.read(file, offset, buf).await.map_err(|(e, _)| e.to_string())?;
-            at += buf.len() as u64;
-            payload.extend_from_slice(&buf);
+    /// The data columns of a commit as they should be: header and blocks in their places, zeros in all others. `None` when some
+    /// block can't be had, directly or through other columns. Fails without a key that would tell: then nothing is decided.
+    pub(crate) async fn whole(
+        &self,
+        shard: &Shared,
+        found: &Found,
+    ) -> Result<Option<Vec<Vec<u8>>>, StoreError> {
+        let (header, bytes) = found;
+        let Some(blocks) = blocks_of(header, bytes) else { return Ok(None) };
+        let depth = header.depth as usize;
+        let mut image = vec![vec![0; depth]; self.columns.data()];
+        image[0][..bytes.len()].copy_from_slice(bytes);
+        for (column, target) in image.iter_mut().enumerate() {
+            let here: Vec<&Block> = blocks.iter().filter(|b| b.column == column).collect();
+            if here.is_empty() {
+                continue;
+            }
+            let mut missing = here;
+            let sources = parity::sources(self.columns.data(), self.columns.parity(), column);
+            for way in std::iter::once(vec![column]).chain(sources) {
+                let Ok(part) = self.column(column, &way, header.place.offset, depth).await else { continue };
+                let mut left = Vec::new();
+                for b in missing {
+                    if b.holds(&mut shard.borrow_mut().forms, &part)? {
+                        target[b.from..b.from + b.len].copy_from_slice(&part[b.from..b.from + b.len]);
+                    } else {
+                        left.push(b);
+                    }
+                }
+                missing = left;
+                if missing.is_empty() {
+                    break;
+                }
+            }
+            if !missing.is_empty() {
+                return Ok(None);
+            }
         }
-        Ok(payload)
+        Ok(Some(image))
     }
 
-    /// `len` bytes at `offset` of the unit; `None` beyond its end.
-    async fn bytes(&mut self, offset: u32, len: u32) -> Result<Option<&[u8]>, String> {
-        let unit_bytes = self.geometry.unit_bytes;
+    /// Bytes of a column as they are computed from others (or read, from itself).
+    pub(crate) async fn column(
+        &self,
+        column: usize,
+        sources: &[usize],
+        offset: u32,
+        len: usize,
+    ) -> Result<Vec<u8>, String> {
+        let mut bytes = Vec::with_capacity(len);
+        while bytes.len() < len {
+            let step = (len - bytes.len()).min(STAGE_BYTES);
+            let mut buf = self.exec.alloc(step).await;
+            buf.set_len(step);
+            let at = offset + u32::try_from(bytes.len()).expect("within a unit");
+            let place = Place { columns: self.columns, column, offset: at };
+            self.drives.combine(&self.exec, place, sources, &mut buf).await?;
+            bytes.extend_from_slice(&buf);
+        }
+        Ok(bytes)
+    }
+
+    /// `len` bytes at `offset` of column 0, as a way gives them; `None` beyond its end.
+    async fn bytes(&mut self, way: usize, offset: u32, len: u32) -> Result<Option<&[u8]>, String> {
+        let unit_bytes = self.drives.unit_bytes;
         if offset.checked_add(len).is_none_or(|end| end > unit_bytes) {
             return Ok(None);
         }
         let covers =
             |w: &(u32, Buf)| w.0 <= offset && offset + len <= w.0 + u32::try_from(w.1.len()).unwrap_or(0);
-        if !self.window.as_ref().is_some_and(covers) {
+        if !self.windows[way].as_ref().is_some_and(covers) {
             let want = (unit_bytes - offset).min(len.max(WINDOW_BYTES));
-            let mut buf = match self.window.take() {
+            let mut buf = match self.windows[way].take() {
                 Some((_, buf)) if buf.capacity() >= want as usize => buf,
                 _ => self.exec.alloc(want as usize).await,
             };
             buf.set_len(want as usize);
-            let (file, at) = self.geometry.place(self.unit, u64::from(offset));
-            let buf = self.exec.read(file, at, buf).await.map_err(|(e, _)| e.to_string())?;
-            self.window = Some((offset, buf));
+            let sources = match way.checked_sub(1) {
+                None => vec![0],
+                Some(i) => parity::sources(self.columns.data(), self.columns.parity(), 0).swap_remove(i),
+            };
+            let place = Place { columns: self.columns, column: 0, offset };
+            self.drives.combine(&self.exec, place, &sources, &mut buf).await?;
+            self.windows[way] = Some((offset, buf));
         }
-        let window = self.window.as_ref().map(|(start, buf)| {
+        let window = self.windows[way].as_ref().map(|(start, buf)| {
             let from = (offset - start) as usize;
             &buf[from..from + len as usize]
         });
         Ok(window)
     }
+}
+
+/// The stored blocks that a commit names; `None` when its records are malformed.
+fn blocks_of(header: &CommitHeader, bytes: &[u8]) -> Option<Vec<Block>> {
+    let depth = header.depth as usize;
+    let mut blocks = Vec::new();
+    let mut batch = 0;
+    let mut add = |version: BlockVersion, block: StoredBlock| {
+        let StoredBlock { at, granules, form, check } = block;
+        let place = header.header_len as usize + at as usize * GRANULE_BYTES as usize;
+        let len = usize::from(granules) * GRANULE_BYTES as usize;
+        blocks.push(Block { column: place / depth, from: place % depth, len, version, form, check });
+    };
+    for record in records(bytes, header) {
+        match record? {
+            LogRecord::Batch { seq, .. } => batch = seq.0,
+            LogRecord::Write { line, lba, blocks } => {
+                for (lba, block) in (lba..).zip(blocks.iter()) {
+                    add(BlockVersion { line, lba, seq: batch }, block);
+                }
+            }
+            LogRecord::Move { line, lba, seq, block, .. } => add(BlockVersion { line, lba, seq }, block),
+            _ => {}
+        }
+    }
+    Some(blocks)
 }

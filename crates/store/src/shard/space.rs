@@ -17,9 +17,11 @@ impl Shard {
     /// A message of the pool's owner.
     pub(crate) fn on_pool(&mut self, message: ToShard) {
         match message {
-            ToShard::Lease { unit, purpose } => {
+            ToShard::Lease { columns, purpose } => {
                 let state = &mut self.log.streams[stream_of(purpose) as usize];
-                state.leases.push_back(Lease { unit, host: purpose == Purpose::Host });
+                state
+                    .leases
+                    .push_back(Lease { columns, host: matches!(purpose, Purpose::Host | Purpose::Bulk) });
                 // A higher class may have been asked for since; its answer comes by itself.
                 state.wanted = None;
                 self.lease_bell.notify();
@@ -29,6 +31,8 @@ impl Shard {
                 self.space.answers += 1;
                 self.clean_bell.notify();
             }
+            ToShard::Members(members) => self.members_changed(members),
+            ToShard::Stop { reason } => self.halt(reason),
         }
     }
 
@@ -55,56 +59,73 @@ impl Shard {
         if self.phase != Phase::Serving {
             return;
         }
-        let half = self.geometry.unit_bytes / 2;
-        for (stream, purpose) in [(Stream::Hot, Purpose::Host), (Stream::Cold, Purpose::Clean)] {
+        let half = self.drives.unit_bytes / 2;
+        let bulk = self.drives.members().shape.data > 1;
+        for (stream, purpose) in
+            [(Stream::Hot, Purpose::Host), (Stream::Cold, Purpose::Clean), (Stream::Bulk, Purpose::Bulk)]
+        {
             let state = &self.log.streams[stream as usize];
+            let leaves = self.lacks_where(stream);
+            let begun = state.open.is_some() || !state.leases.is_empty();
+            if stream == Stream::Bulk && !(begun && (bulk || leaves)) {
+                // A stream that no anchor names can't be begun.
+                continue;
+            }
             let busy = match stream {
                 Stream::Hot => !self.queue.is_empty(),
-                _ => !self.move_jobs.is_empty(),
+                Stream::Cold => !self.move_jobs.is_empty(),
+                _ => false,
             };
             let soon = match state.open {
                 Some(open) => open.tail > half,
                 None => busy,
             };
-            if state.leases.is_empty() || (soon && state.leases.len() < 2) {
+            if state.leases.is_empty() || ((soon || leaves) && state.leases.len() < 2) {
                 self.want(purpose);
             }
         }
-        let live = self.segments.live_bytes();
-        if live.abs_diff(self.space.reported) >= u64::from(self.geometry.unit_bytes) / 2 {
+        let taken = self.footprint();
+        if taken.abs_diff(self.space.reported) >= u64::from(self.drives.unit_bytes) / 2 {
             self.report_live();
         }
     }
 
+    /// Bytes on drives that what lives here takes once cleaning has been over it.
+    pub(crate) fn footprint(&self) -> u64 {
+        self.segments.footprint(self.drives.members().shape)
+    }
+
     /// Tells the pool's owner how much is live here; it answers with the level.
     pub(crate) fn report_live(&mut self) {
-        self.space.reported = self.segments.live_bytes();
-        self.to_pool.push(ToPool::Live { shard: self.id.shard, live_bytes: self.space.reported });
+        self.space.reported = self.footprint();
+        let footprint_bytes = self.space.reported;
+        self.to_pool.push(ToPool::Live { shard: self.id.shard, footprint_bytes });
     }
 
     /// True when `bytes` more of host data keep within the allowance.
     pub(crate) fn allowed(&self, bytes: u64) -> bool {
-        self.segments.live_bytes() + self.log.payload + bytes <= self.space.level.allowance_bytes
+        let more = self.drives.members().shape.raw(self.log.payload + bytes);
+        self.footprint() + more <= self.space.level.allowance_bytes
     }
 
-    /// True when the hot stream may take `bytes` more of host data: allowance, and a segment that is not the reserve's.
-    pub(crate) fn may_take_host(&self, bytes: u64) -> bool {
-        let hot = &self.log.streams[Stream::Hot as usize];
-        let own = hot.open.is_some_and(|o| o.host) || hot.leases.iter().any(|l| l.host);
+    /// True when a stream may take `bytes` more of host data: allowance, and a segment that is not the reserve's.
+    pub(crate) fn may_take_host(&self, bytes: u64, stream: Stream) -> bool {
+        let state = &self.log.streams[stream as usize];
+        let own = state.open.is_some_and(|o| o.host) || state.leases.iter().any(|l| l.host);
         own && self.allowed(bytes)
     }
 
     /// Decides on the host batch at the head of the queue: true to take it now. Otherwise it waits, or has waited long enough
     /// and is ended with `Full`.
-    pub(crate) fn admit_host(&mut self, now: Nanos, bytes: u64) -> bool {
-        if self.may_take_host(bytes) {
+    pub(crate) fn admit_host(&mut self, now: Nanos, bytes: u64, stream: Stream) -> bool {
+        if self.may_take_host(bytes, stream) {
             self.space.blocked = None;
             self.space.full = false;
             return true;
         }
-        if !self.log.streams[Stream::Hot as usize].leases.iter().any(|l| l.host) {
+        if !self.log.streams[stream as usize].leases.iter().any(|l| l.host) {
             // Leases that control records took from the reserve are not for host data.
-            self.want(Purpose::Host);
+            self.want(if stream == Stream::Bulk { Purpose::Bulk } else { Purpose::Host });
         }
         let mut give_up = self.head_waited(now);
         if !self.allowed(bytes) {
@@ -158,7 +179,7 @@ impl Shard {
     /// Changed blocks that make a checkpoint due: the knob, but no more than a small part of the pool, since what they
     /// supersede is not known to be free before.
     pub(crate) fn delta_limit(&self) -> usize {
-        let pool_blocks = self.geometry.total_units() * (self.geometry.unit_bytes as usize / BLOCK_BYTES);
+        let pool_blocks = self.drives.total_units() * (self.drives.unit_bytes as usize / BLOCK_BYTES);
         self.tuning.delta_entries.min((pool_blocks / 32).max(64))
     }
 
@@ -171,7 +192,8 @@ impl Shard {
     /// Cleaned segments at which a checkpoint pays: it rewrites most of the map under a random load, so it should give
     /// back a few per cent of the pool at a time.
     pub(crate) fn freeable_goal(&self) -> usize {
-        (self.geometry.total_units() / 32).clamp(1, MAX_FREEABLE)
+        let width = self.drives.members().shape.wide() as usize;
+        (self.drives.total_units() / width / 32).clamp(1, MAX_FREEABLE)
     }
 
     /// True when a stream has waited for a unit for longer than an answer takes.
@@ -197,7 +219,9 @@ impl Shard {
         if self.checkpoint.running || self.phase != Phase::Serving {
             return;
         }
+        let risk = self.risk_wants_checkpoint();
         let due = self.checkpoint.requested
+            || risk
             || self.map.live.len() >= self.delta_limit()
             || self.checkpoint.log_bytes >= self.tuning.log_bytes
             || self.checkpoint.dropping

@@ -20,8 +20,11 @@ pub struct Setup {
     pub drives: Vec<(&'static str, u64)>,
     pub unit_bytes: u32,
     pub shards: u16,
+    /// Drives that the pool can lose.
+    pub parity: u8,
     pub cores: usize,
     pub tuning: ShardTuning,
+    pub keyring: Keyring,
 }
 
 impl Setup {
@@ -32,6 +35,7 @@ impl Setup {
             drives: vec![("d0", (1 << 20) + units * u64::from(unit_bytes))],
             unit_bytes,
             shards: 1,
+            parity: 0,
             cores: 1,
             tuning: ShardTuning {
                 delta_entries: 64,
@@ -41,9 +45,17 @@ impl Setup {
                 queued_batches: 64,
                 cache_bytes: 8 * BLOCK,
                 full_wait_ms: 2_000,
+                stuck_write_ms: 2_000,
+                slow_read_ms: 50,
             },
+            keyring: Keyring::default(),
         }
     }
+}
+
+/// Drives of the same size.
+pub fn drives(count: usize, mib: u64) -> Vec<(&'static str, u64)> {
+    ["d0", "d1", "d2", "d3", "d4", "d5"][..count].iter().map(|d| (*d, mib << 20)).collect()
 }
 
 /// A running node.
@@ -89,7 +101,12 @@ fn candidates(io: &mut Io, setup: &Setup) -> Result<Vec<Candidate>, StoreError> 
     let mut drives = Vec::new();
     for &(path, size) in &setup.drives {
         let open = OpenDrive { path: path.into(), create_bytes: Some(size), sparse: true, exclusive: true };
-        let info: DriveInfo = io.open_drive(&open).map_err(|e| StoreError::Drive(e.to_string()))?;
+        let opened = io.open_drive(&open).map_err(|e| StoreError::Drive(e.to_string()));
+        if opened.is_err() && setup.parity > 0 {
+            // Absent: the others say whether that will do.
+            continue;
+        }
+        let info: DriveInfo = opened?;
         drives.push(Candidate { info, path: path.to_string() });
     }
     Ok(drives)
@@ -109,9 +126,12 @@ impl Node {
         let (mut io, mut exec, drives) = offline(world, setup);
         let options = PoolOptions {
             shards: setup.shards,
+            parity: Some(setup.parity),
             unit_bytes: Some(setup.unit_bytes),
             seed: [7; 32],
             expect: None,
+            at_least: 0,
+            absent: Vec::new(),
         };
         let opening = open_pool(exec.handle(), drives, options);
         exec.handle().spawn(async move { drop(opening.await) }).unwrap();
@@ -148,11 +168,18 @@ impl Node {
         let mut seed = [0; 32];
         io.random(&mut seed);
         let files: Vec<_> = drives.iter().map(|d| d.info.file).collect();
-        let options =
-            PoolOptions { shards: setup.shards, unit_bytes: Some(setup.unit_bytes), seed, expect: None };
+        let options = PoolOptions {
+            shards: setup.shards,
+            parity: Some(setup.parity),
+            unit_bytes: Some(setup.unit_bytes),
+            seed,
+            expect: None,
+            at_least: 0,
+            absent: Vec::new(),
+        };
         let opening = open_pool(exec.handle(), drives, options);
         let plan = run(&mut io, &mut exec, opening)?;
-        let files: Vec<_> = plan.order.iter().map(|&i| files[i]).collect();
+        let files: Vec<_> = plan.order.iter().map(|at| at.map(|i| files[i])).collect();
         let handle = exec.handle();
         let salt = u64::from_le_bytes(seed[..8].try_into().unwrap());
         let stores = (0..setup.cores)
@@ -165,11 +192,12 @@ impl Node {
                     setup.tuning.clone(),
                     Owner(16 + core as u8),
                     salt,
+                    &setup.keyring,
                     &handle,
                 )
             })
             .collect();
-        let owner = PoolOwner::new(&plan);
+        let owner = PoolOwner::new(&plan, &files, &handle);
         Ok(Node {
             world: world.clone(),
             io,
@@ -266,6 +294,26 @@ impl Node {
             self.turn();
         }
         panic!("ticket {ticket} hangs at {:?}: {:?}", self.io.now(), self.space());
+    }
+
+    /// True when no drive is out and nothing lacks a column: one more drive may be lost.
+    pub fn is_protected(&self) -> bool {
+        let states: Vec<DriveState> = self.owner.drives().iter().map(|d| d.state).collect();
+        let here = states.iter().filter(|s| **s == DriveState::In).count();
+        here > usize::from(self.plan.parity)
+            && states.iter().all(|s| matches!(s, DriveState::In | DriveState::Gone))
+            && self.stores.iter().all(|s| s.space().at_risk_segments == 0)
+    }
+
+    /// Turns until everything is protected again.
+    pub fn until_protected(&mut self) {
+        for _ in 0..20_000 {
+            if self.is_protected() {
+                return;
+            }
+            self.turn();
+        }
+        panic!("re-protection does not end: {:?} {:?}", self.owner.drives(), self.space());
     }
 
     /// Appends and waits for the end.
@@ -375,7 +423,28 @@ pub fn unmap(line: u64, lba: u64, blocks: u64) -> Record {
 }
 
 pub fn create(line: u64) -> Record {
-    Record::CreateLine { line: LineId(line) }
+    Record::CreateLine { line: LineId(line), attributes: LineAttributes::default() }
+}
+
+/// A new line of the kind that its number stands for; the setup needs [`keyring`].
+pub fn create_some_kind(line: u64) -> Record {
+    Record::CreateLine { line: LineId(line), attributes: attributes(line) }
+}
+
+/// All four kinds of lines, in turn.
+pub fn attributes(line: u64) -> LineAttributes {
+    LineAttributes { compress: line & 1 != 0, encrypt: line & 2 != 0 }
+}
+
+/// Keys of all lines that tests make; a clone is encrypted as its parent, whatever its number.
+pub fn keyring() -> Keyring {
+    let mut keyring = Keyring::default();
+    for line in 0..8000u64 {
+        let mut key = [0x5a; 32];
+        key[..8].copy_from_slice(&line.to_le_bytes());
+        keyring.insert(LineId(line), DataKey::new(key));
+    }
+    keyring
 }
 
 pub fn drop_line(line: u64) -> Record {
@@ -398,10 +467,16 @@ pub fn key(id: u128) -> Key {
     Key { kind: 1, id }
 }
 
-/// Fills a block so that it can be told from every other; 0 is a block of zeros.
+/// Fills a block so that it can be told from every other; 0 is a block of zeros, every third one is noise, the others compress.
 pub fn fill(block: &mut [u8], value: u64) {
+    let mut noise = value;
     for (i, word) in block.chunks_exact_mut(8).enumerate() {
-        let v = if value == 0 { 0 } else { value.wrapping_mul(0x9e37_79b9_7f4a_7c15).wrapping_add(i as u64) };
+        noise = (noise ^ noise >> 29).wrapping_mul(0xbf58_476d_1ce4_e5b9).wrapping_add(i as u64);
+        let v = match value {
+            0 => 0,
+            v if v.is_multiple_of(3) => noise ^ noise >> 32,
+            v => v.wrapping_mul(0x9e37_79b9_7f4a_7c15).wrapping_add(i as u64),
+        };
         word.copy_from_slice(&v.to_le_bytes());
     }
     if value != 0 {

@@ -153,6 +153,7 @@ impl Volume {
                 self.report.kind = None;
                 self.report.registrants.iter_mut().for_each(|r| r.holder = false);
             }
+            ReservationCommand::SetPersistence { persists } => self.report.persists = persists,
             ReservationCommand::Report => return Ok(Done::Report(Box::new(self.report.clone()))),
         }
         Ok(Done::Ok)

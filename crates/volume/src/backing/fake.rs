@@ -43,7 +43,7 @@ impl Disk {
                 }
                 Record::Put { key, value } => drop(self.objects.insert((batch.pg, key), value)),
                 Record::Delete { key } => drop(self.objects.remove(&(batch.pg, key))),
-                Record::CreateLine { line } => assert!(self.lines.insert(line.0), "a new line"),
+                Record::CreateLine { line, .. } => assert!(self.lines.insert(line.0), "a new line"),
                 Record::DropLine { line } => {
                     assert!(self.lines.remove(&line.0), "the line is there");
                     self.blocks.retain(|k, _| k.0 != line.0);

@@ -9,7 +9,7 @@ use crate::{
     volume::Volume,
 };
 use dolmen_io::Buf;
-use dolmen_store::{Key, Record, Records};
+use dolmen_store::{Key, LineAttributes, Record, Records};
 use dolmen_types::{Blocks, Lba, LineId, Uuid, limits::BLOCK_BYTES};
 use std::ops::Range;
 
@@ -79,7 +79,7 @@ fn control_records(control: &ControlOp, volume: &Volume) -> Records {
     match control {
         ControlOp::Create(origin) => {
             records.push(match *origin {
-                None => Record::CreateLine { line },
+                None => Record::CreateLine { line, attributes: LineAttributes::default() },
                 Some((parent, at)) => Record::CloneLine { line, parent, at },
             });
             records.push(put(kind::DESCRIPTOR, uuid, descriptor::encode(&volume.descriptor)));

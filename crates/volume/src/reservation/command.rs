@@ -151,6 +151,11 @@ pub enum ReservationCommand {
         /// CRKEY.
         current_key: u64,
     },
+    /// Set Features, Reservation Persistence (5.27.1.27): whether reservations shall outlast a power loss. Any host may.
+    SetPersistence {
+        /// PTPL.
+        persists: bool,
+    },
     /// Reservation Report (7.4).
     Report,
 }

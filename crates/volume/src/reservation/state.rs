@@ -77,6 +77,7 @@ impl Reservations {
         let mut out = Outcome { next: self.clone(), ..Outcome::default() };
         match *command {
             ReservationCommand::Report => {}
+            ReservationCommand::SetPersistence { persists } => out.next.persists = persists,
             ReservationCommand::Register { action, ignore_existing_key, persist, current_key, new_key } => {
                 let current_key = (!ignore_existing_key).then_some(current_key);
                 out.register(host, action, current_key, new_key)?;

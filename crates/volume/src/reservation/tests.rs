@@ -139,6 +139,16 @@ fn registering() {
 }
 
 #[test]
+fn persistence_can_be_set_alone_and_by_anyone() {
+    let mut s = held(ReservationType::WriteExclusive);
+    let before = s.report();
+    for persists in [true, false] {
+        run(&mut s, C, ReservationCommand::SetPersistence { persists });
+        assert_eq!(s.report(), ReservationReport { persists, ..before.clone() });
+    }
+}
+
+#[test]
 fn registrants_are_bounded() {
     let mut s = Reservations::default();
     for i in 1..=u8::try_from(MAX_REGISTRANTS).unwrap() {

@@ -82,7 +82,11 @@ fn each_opening_is_a_new_epoch_with_numbers_beyond_all_before() {
     assert_eq!(before.epoch, Epoch(1));
     let bench = Bench::over(bench.crash(0), Restart::Process);
     let after = bench.log.disk.marks[&PgId(1)];
-    assert_eq!((after.epoch, after.highest_seq), (Epoch(2), Seq(before.highest_seq.0 + 1)));
+    assert_eq!(after.epoch, Epoch(2));
+    assert!(
+        after.highest_seq > Seq(before.highest_seq.0 + 1_000_000),
+        "far beyond what may have been under way"
+    );
 }
 
 #[test]

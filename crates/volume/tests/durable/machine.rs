@@ -2,7 +2,7 @@
 
 use dolmen_io::{Buf, Event, Io, OpenDrive, Owner, Stamps, Tag, Wait, exec::Exec};
 use dolmen_sim::{CoreConfig, World};
-use dolmen_store::{Candidate, PoolOptions, PoolOwner, PoolPlan, ShardTuning, Store, open_pool};
+use dolmen_store::{Candidate, Keyring, PoolOptions, PoolOwner, PoolPlan, ShardTuning, Store, open_pool};
 use dolmen_types::{
     CoreId, LineId, Nanos, Nsid, PgId, UnixMillis, Uuid,
     volume::{HostAccess, IpAccess, SectorSize, VolumeDescriptor, VolumeKind, VolumeState},
@@ -37,7 +37,7 @@ fn tuning() -> ShardTuning {
 }
 
 /// Opens the pool over the machine's drives.
-fn plan(io: &mut Io, exec: &mut Exec) -> (PoolPlan, Vec<dolmen_io::FileId>) {
+fn plan(io: &mut Io, exec: &mut Exec) -> (PoolPlan, Vec<Option<dolmen_io::FileId>>) {
     let drives: Vec<Candidate> = (0..DRIVES)
         .map(|n| {
             let path = format!("drive{n}");
@@ -53,7 +53,15 @@ fn plan(io: &mut Io, exec: &mut Exec) -> (PoolPlan, Vec<dolmen_io::FileId>) {
     let files: Vec<_> = drives.iter().map(|d| d.info.file).collect();
     let mut seed = [0; 32];
     io.random(&mut seed);
-    let options = PoolOptions { shards: 1, unit_bytes: Some(1 << 20), seed, expect: None };
+    let options = PoolOptions {
+        shards: 1,
+        parity: None,
+        unit_bytes: Some(1 << 20),
+        seed,
+        expect: None,
+        at_least: 0,
+        absent: Vec::new(),
+    };
     let result = Rc::new(RefCell::new(None));
     let (slot, handle) = (result.clone(), exec.handle());
     exec.handle()
@@ -69,7 +77,7 @@ fn plan(io: &mut Io, exec: &mut Exec) -> (PoolPlan, Vec<dolmen_io::FileId>) {
         }
     }
     let plan = result.take().unwrap().unwrap();
-    let ordered = plan.order.iter().map(|&at| files[at]).collect();
+    let ordered = plan.order.iter().map(|at| at.map(|at| files[at])).collect();
     (plan, ordered)
 }
 
@@ -82,13 +90,23 @@ impl Machine {
         let mut salt = [0; 8];
         io.random(&mut salt);
         let salt = u64::from_le_bytes(salt);
-        let store = Store::open(&plan, &plan.shards_of(0, 1), &files, tuning(), STORE, salt, &exec.handle());
+        let store = Store::open(
+            &plan,
+            &plan.shards_of(0, 1),
+            &files,
+            tuning(),
+            STORE,
+            salt,
+            &Keyring::default(),
+            &exec.handle(),
+        );
         let groups = [PgId(0), PgId(1)];
+        let owner = PoolOwner::new(&plan, &files, &exec.handle());
         let mut machine = Machine {
             io,
             exec,
             store,
-            pool: PoolOwner::new(&plan),
+            pool: owner,
             volumes: Volumes::new(CoreId(0), &groups, restart, VOLUMES),
             replies: BTreeMap::new(),
             controls: BTreeMap::new(),

@@ -8,7 +8,7 @@ use crate::node::{
     report::{CoreReport, PoolReport},
 };
 use dolmen_io::{OpenDrive, Tag};
-use dolmen_store::{Candidate, PoolOwner, PoolPlan, ShardTuning, Store};
+use dolmen_store::{Candidate, Keyring, PoolOwner, PoolPlan, ShardTuning, Store};
 use dolmen_target::{NamespaceTable, Target, TargetConfig};
 use dolmen_types::{
     Nanos, PgId,
@@ -17,7 +17,7 @@ use dolmen_types::{
 use dolmen_volume::{
     ControlCommand, ControlError, ControlReply, ControlRequest, Restart, VolumeInfo, Volumes,
 };
-use std::sync::Arc;
+use std::{path::Path, sync::Arc};
 
 impl Core {
     pub(super) fn take_commands(&mut self) -> bool {
@@ -59,6 +59,12 @@ impl Core {
                 }
                 let _ = answer.send(());
             }
+            ToCore::Health { health, answer } => {
+                if let Some(target) = &mut self.target {
+                    target.set_health(&mut self.io, health);
+                }
+                let _ = answer.send(());
+            }
             ToCore::Volume { command, answer } => self.ask_volumes(command, Pending::User(answer)),
             ToCore::Report { answer } => self.ask_volumes(ControlCommand::List, Pending::Report(answer)),
             ToCore::Drain { answer } => self.drain(answer),
@@ -71,34 +77,38 @@ impl Core {
         }
     }
 
-    fn open_drives(&mut self, drives: &[OpenDrive]) -> Result<Vec<OpenedDrive>, String> {
+    fn open_drives(&mut self, drives: &[OpenDrive]) -> Vec<Result<OpenedDrive, String>> {
+        let mut results = Vec::new();
         for drive in drives {
-            let info = self.io.open_drive(drive).map_err(|e| describe(drive, &e))?;
-            let handle = self.io.export_drive(info.file).map_err(|e| e.to_string())?;
-            self.drives.push(OpenedDrive { info, handle });
+            let opened = self.io.open_drive(drive).map_err(|e| describe(drive, &e)).and_then(|info| {
+                let handle = self.io.export_drive(info.file).map_err(|e| e.to_string())?;
+                Ok(OpenedDrive { info, handle })
+            });
+            self.drives.extend(opened.clone());
+            results.push(opened);
         }
-        Ok(self.drives.clone())
+        results
     }
 
-    fn open_store(&mut self, plan: &Arc<PoolPlan>, drives: &[OpenedDrive]) -> Result<(), String> {
+    fn open_store(&mut self, plan: &Arc<PoolPlan>, drives: &[Option<OpenedDrive>]) -> Result<(), String> {
         let mut files = Vec::new();
         for drive in drives {
-            let file = if self.id.0 == 0 {
-                drive.info.file
-            } else {
-                self.io.share_drive(&drive.handle).map_err(|e| e.to_string())?
-            };
-            files.push(file);
+            files.push(match drive {
+                Some(drive) if self.id.0 == 0 => Some(drive.info.file),
+                Some(drive) => Some(self.io.share_drive(&drive.handle).map_err(|e| e.to_string())?),
+                None => None,
+            });
         }
         if self.id.0 == 0 {
-            self.owner = Some(PoolOwner::new(plan));
+            self.owner = Some(PoolOwner::new(plan, &files, &self.exec.handle()));
         }
         let shards = plan.shards_of(usize::from(self.id.0), self.cores);
         let (tuning, exec) = (ShardTuning::default(), self.exec.handle());
         let mut salt = [0; 8];
         self.io.random(&mut salt);
         let salt = u64::from_le_bytes(salt);
-        self.store = Some(Store::open(plan, &shards, &files, tuning, STORE, salt, &exec));
+        self.store =
+            Some(Store::open(plan, &shards, &files, tuning, STORE, salt, &Keyring::default(), &exec));
         self.plan = Some(plan.clone());
         self.files = files;
         Ok(())
@@ -207,10 +217,15 @@ impl Core {
             volume_stats: stats.unwrap_or_default(),
             space: self.store.as_ref().map(Store::space).unwrap_or_default(),
             pool: self.owner.as_ref().map(|owner| PoolReport {
-                free_units: owner.free_units_by_drive(),
+                sequence: owner.sequence(),
+                drives: owner.drives(),
                 capacity_bytes: owner.capacity_bytes(),
             }),
-            drives: self.files.iter().map(|&file| self.io.drive_counters(file)).collect(),
+            drives: self
+                .files
+                .iter()
+                .map(|file| file.map(|file| self.io.drive_counters(file)).unwrap_or_default())
+                .collect(),
             stopped: self
                 .store
                 .as_ref()
@@ -229,6 +244,9 @@ fn describe(drive: &OpenDrive, error: &dolmen_io::Error) -> String {
         return format!(
             "there is no drive {path}; to make a file that stands for one, give its size: --drive {path}:10GiB"
         );
+    }
+    if let Some(folder) = drive.path.parent().filter(|folder| *folder != Path::new("") && !folder.exists()) {
+        return format!("there is no folder {} to make the drive {path} in; make it first", folder.display());
     }
     error.to_string()
 }

@@ -5,6 +5,7 @@
 //! decided by the line's state when the checkpoint began: replay starts from there, so it finds what its records name.
 
 use super::super::Shared;
+use super::super::fetch::{begin, end};
 use super::super::meta::{MetaWriter, READ_AHEAD, keep_page, page_buffer};
 use crate::format::PAGE_BYTES;
 use crate::format::page::{
@@ -15,7 +16,6 @@ use crate::map::{
     Counts, Entry, LeafRef, Line, LineDelta, Lineage, Merged, Node, Page, Sweep, Version, merge, split,
 };
 use dolmen_io::exec::Handle;
-use dolmen_io::{Event, Op};
 use std::collections::BTreeSet;
 use std::ops::Range;
 use std::rc::Rc;
@@ -292,38 +292,24 @@ async fn load(shard: &Shared, exec: &Handle, line: u64, leaves: &[PageRef]) -> R
             };
             waiting.push(match cached {
                 Some(bytes) => Ok(bytes),
-                None => Err(start_read(shard, exec, page).await?),
+                None => Err(begin(shard, exec, page.location, page_buffer(shard, exec).await)),
             });
         }
         for (page, wait) in part.iter().zip(waiting) {
             loaded.push(match wait {
                 Ok(bytes) => bytes,
-                Err(completion) => match completion.await {
-                    Event::Read(buf) if verify(&buf, Level::Leaf, line, page) => {
-                        let bytes = buf.to_vec();
-                        keep_page(shard, buf);
-                        bytes
-                    }
-                    Event::Failed { error, .. } => return Err(error.to_string()),
-                    _ => return Err(format!("the leaf of line {line} at {} does not check", page.location)),
-                },
+                Err(started) => {
+                    let holds = |bytes: &[u8]| verify(bytes, Level::Leaf, line, page);
+                    let named = |e| format!("the leaf of line {line} at {}: {e}", page.location);
+                    let buf = end(shard, exec, started, holds).await.map_err(named)?;
+                    let bytes = buf.to_vec();
+                    keep_page(shard, buf);
+                    bytes
+                }
             });
         }
     }
     Ok(loaded)
-}
-
-async fn start_read(
-    shard: &Shared,
-    exec: &Handle,
-    page: &PageRef,
-) -> Result<dolmen_io::exec::Completion, String> {
-    let buf = page_buffer(shard, exec).await;
-    let s = shard.borrow();
-    let unit = s.segments.at(page.location.slot()).map(|seg| seg.unit);
-    let unit = unit.ok_or_else(|| format!("a page is said to be at {}, which is nowhere", page.location))?;
-    let (file, offset) = s.geometry.place(unit, page.location.offset());
-    Ok(exec.start(Op::Read { file, offset, buf }))
 }
 
 /// A node that was written, and the pages that are new with it.

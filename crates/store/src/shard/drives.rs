@@ -1,0 +1,213 @@
+//! The pool's drives as the shards of one core see them: where units lie, who is in service, and who behaves badly.
+
+use crate::columns::{Columns, drive_bit};
+use crate::format::unit_offset;
+use crate::message::Members;
+use crate::{PoolPlan, ShardTuning, UnitId};
+use dolmen_io::FileId;
+use dolmen_types::Nanos;
+use std::cell::{Cell, RefCell};
+
+/// Reads of a drive that failed or did not check within [`STRIKES_NS`] after which it is better out.
+const MAX_STRIKES: u32 = 64;
+
+/// The window in which strikes count. Nanoseconds.
+const STRIKES_NS: u64 = 60_000_000_000;
+
+/// What a core wants the owner of the pool to know about a drive.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Complaint {
+    /// It has to be out before anything goes on.
+    Failed(u16, String),
+    /// It would be better out.
+    Ailing(u16, String),
+}
+
+/// A drive whose writes take longer than this, and [`SLOW_FACTOR`] times as long as those of its peers, for [`SLOW_NS`] is slow.
+/// Nanoseconds.
+const SLOW_WRITE_NS: u64 = 20_000_000;
+const SLOW_FACTOR: u64 = 10;
+const SLOW_NS: u64 = 3_000_000_000;
+
+/// Writes in that time at least.
+const SLOW_WRITES: u32 = 16;
+
+/// How long writes of a drive take.
+#[derive(Clone, Copy, Default)]
+struct Pace {
+    /// Moving average over about eight writes. Nanoseconds; 0 before the first.
+    mean_ns: u64,
+    /// Since when it is slow; 0 when it is not.
+    since: Nanos,
+    /// Writes since then.
+    writes: u32,
+}
+
+#[derive(Clone, Copy, Default)]
+struct Strikes {
+    since: Nanos,
+    count: u32,
+}
+
+/// Geometry and handles, which never change while the store lives, and the standing of the drives, which does.
+pub(crate) struct Drives {
+    /// This core's handles, by drive index; `None` for a drive that is not there.
+    pub(crate) files: Vec<Option<FileId>>,
+    /// Units per drive.
+    units: Vec<u32>,
+    /// Bytes of a unit.
+    pub(crate) unit_bytes: u32,
+    /// How long a read may take before it is answered through other columns. Milliseconds.
+    pub(crate) slow_read_ms: u64,
+    members: Cell<Members>,
+    /// Drives that were complained about as failed and are not out yet.
+    failing: Cell<u64>,
+    complaints: RefCell<Vec<Complaint>>,
+    strikes: RefCell<Vec<Strikes>>,
+    paces: RefCell<Vec<Pace>>,
+    /// Reads that were answered through other columns.
+    mended: Cell<u64>,
+}
+
+impl Drives {
+    /// The drives of an opened pool.
+    pub(crate) fn new(plan: &PoolPlan, files: &[Option<FileId>], tuning: &ShardTuning) -> Drives {
+        Drives {
+            files: files.to_vec(),
+            units: plan.drives.iter().map(|d| d.units).collect(),
+            unit_bytes: plan.unit_bytes,
+            slow_read_ms: tuning.slow_read_ms,
+            members: Cell::new(plan.members()),
+            failing: Cell::new(0),
+            complaints: RefCell::default(),
+            strikes: RefCell::new(vec![Strikes::default(); plan.drives.len()]),
+            paces: RefCell::new(vec![Pace::default(); plan.drives.len()]),
+            mended: Cell::new(0),
+        }
+    }
+
+    /// Units of the drives in service.
+    pub(crate) fn total_units(&self) -> usize {
+        let counts = |i: &usize| u16::try_from(*i).is_ok_and(|d| self.counts(d));
+        self.units.iter().enumerate().filter(|(i, _)| counts(i)).map(|(_, &u)| u as usize).sum()
+    }
+
+    /// Slots that a shard's table may have.
+    pub(crate) fn max_slots(&self) -> usize {
+        self.units.iter().map(|&u| u as usize).sum()
+    }
+
+    /// True when there are such units, each on another drive.
+    pub(crate) fn hold(&self, columns: &Columns) -> bool {
+        let exists = |u: &UnitId| self.units.get(usize::from(u.drive)).is_some_and(|&n| u.unit < n);
+        let mut seen = 0;
+        columns.units().iter().all(|u| {
+            let fresh = seen & drive_bit(u.drive) == 0;
+            seen |= drive_bit(u.drive);
+            fresh && exists(u)
+        })
+    }
+
+    /// Where the drives stand.
+    pub(crate) fn members(&self) -> Members {
+        self.members.get()
+    }
+
+    /// The membership has changed, durably.
+    pub(crate) fn set_members(&self, members: Members) {
+        self.members.set(members);
+        self.failing.set(self.failing.get() & !members.out);
+    }
+
+    /// True when a drive belongs to the pool, so that every commit has to have its column there.
+    pub(crate) fn counts(&self, drive: u16) -> bool {
+        self.members.get().out & drive_bit(drive) == 0
+    }
+
+    /// Indexes of the drives that belong to the pool.
+    pub(crate) fn in_service(&self) -> Vec<u16> {
+        (0u16..).take(self.files.len()).filter(|&d| self.counts(d)).collect()
+    }
+
+    /// The drive's handle and the offset on it of a place in a unit; `None` when the drive is out.
+    pub(crate) fn place(&self, unit: UnitId, offset: u32) -> Option<(FileId, u64)> {
+        if !self.counts(unit.drive) {
+            return None;
+        }
+        let file = self.files.get(usize::from(unit.drive)).copied().flatten()?;
+        Some((file, unit_offset(unit.unit, self.unit_bytes) + u64::from(offset)))
+    }
+
+    /// Drives whose failure is being recorded.
+    pub(crate) fn failing(&self) -> u64 {
+        self.failing.get()
+    }
+
+    /// A drive did not do what it was told; said once.
+    pub(crate) fn fail(&self, drive: u16, reason: String) {
+        let bit = drive_bit(drive);
+        if self.counts(drive) && self.failing.get() & bit == 0 {
+            self.failing.set(self.failing.get() | bit);
+            self.complaints.borrow_mut().push(Complaint::Failed(drive, reason));
+        }
+    }
+
+    /// A read of a drive failed, or what it gave does not check.
+    pub(crate) fn strike(&self, drive: u16, now: Nanos, what: &str) {
+        let mut strikes = self.strikes.borrow_mut();
+        let Some(s) = strikes.get_mut(usize::from(drive)) else { return };
+        if now.since(s.since) > STRIKES_NS {
+            *s = Strikes { since: now, count: 0 };
+        }
+        s.count += 1;
+        if s.count == MAX_STRIKES {
+            let text = format!("{MAX_STRIKES} bad reads within a minute, the last one: {what}");
+            self.complaints.borrow_mut().push(Complaint::Ailing(drive, text));
+        }
+    }
+
+    /// A write of a drive has taken so long.
+    pub(crate) fn timed(&self, drive: u16, ns: u64) {
+        if let Some(pace) = self.paces.borrow_mut().get_mut(usize::from(drive)) {
+            pace.mean_ns = if pace.mean_ns == 0 { ns.max(1) } else { (pace.mean_ns * 7 + ns) / 8 };
+            pace.writes = pace.writes.saturating_add(1);
+        }
+    }
+
+    /// Complains about a drive that has been much slower than its peers for long.
+    pub(crate) fn look_for_slow_drives(&self, now: Nanos) {
+        let mut paces = self.paces.borrow_mut();
+        let service = self.in_service();
+        let mut means: Vec<u64> =
+            service.iter().map(|&d| paces[usize::from(d)].mean_ns).filter(|&ns| ns > 0).collect();
+        means.sort_unstable();
+        let Some(&median) = means.len().checked_sub(1).and_then(|last| means.get(last / 2)) else { return };
+        for drive in service {
+            let pace = &mut paces[usize::from(drive)];
+            let slow = pace.mean_ns > SLOW_WRITE_NS && pace.mean_ns > median.saturating_mul(SLOW_FACTOR);
+            if !slow || pace.since == Nanos(0) {
+                (pace.since, pace.writes) = (if slow { now } else { Nanos(0) }, 0);
+            } else if now.since(pace.since) > SLOW_NS && pace.writes >= SLOW_WRITES {
+                let (ms, peers) = (pace.mean_ns / 1_000_000, median / 1_000);
+                let text = format!("writes take {ms} ms, those of its peers {peers} us");
+                self.complaints.borrow_mut().push(Complaint::Ailing(drive, text));
+                (pace.since, pace.writes) = (now, 0);
+            }
+        }
+    }
+
+    /// Counts a read that was answered through other columns.
+    pub(crate) fn count_mended(&self) {
+        self.mended.set(self.mended.get() + 1);
+    }
+
+    /// Reads that were answered through other columns.
+    pub(crate) fn mended(&self) -> u64 {
+        self.mended.get()
+    }
+
+    /// Takes what is to be said about drives.
+    pub(crate) fn complaints(&self) -> Vec<Complaint> {
+        std::mem::take(&mut *self.complaints.borrow_mut())
+    }
+}

@@ -1,0 +1,56 @@
+//! The offline check of pools with parity: it tells what is lost from what other columns still have.
+#![allow(clippy::cast_possible_truncation, clippy::unwrap_used)]
+
+mod common;
+use common::*;
+use dolmen_sim::World;
+use dolmen_store::*;
+
+fn check(world: &World, setup: &Setup) -> CheckReport {
+    let (mut io, mut exec, drives) = offline(world, setup);
+    let checking = check_pool(exec.handle(), drives, Keyring::default());
+    run(&mut io, &mut exec, checking).unwrap()
+}
+
+#[test]
+fn columns_are_compared_and_rot_is_told_from_loss() {
+    for (count, parity) in [(2, 1), (4, 1), (5, 2)] {
+        let world = World::new(count as u64);
+        let mut setup = Setup { drives: drives(count, 10), parity, unit_bytes: 128 * 1024, ..Setup::tiny(0) };
+        setup.tuning.commit_bytes = 120 * 1024;
+        let mut node = Node::open(&world, &setup).unwrap();
+        node.commit(0, 1, vec![create(1)]).unwrap();
+        for seq in 2..120 {
+            let values: Vec<u64> = (0..1 + seq % 9).map(|i| seq * 100 + i).collect();
+            let record = node.write(1, seq * 7 % 90, &values);
+            node.commit(0, seq, vec![record]).unwrap();
+        }
+        node.checkpoint();
+        drop(node);
+        world.crash();
+        let report = check(&world, &setup);
+        assert_eq!((report.problems, report.mendable), (0, 0), "{report:?}");
+        assert!(report.commits > 20 && report.blocks > 50, "{report:?}");
+        // Rot behind the segments' headers of one drive.
+        let rot = |drive: &str| {
+            for unit in 0..72u64 {
+                for page in 1..32 {
+                    world.overwrite(
+                        NODE,
+                        path(drive),
+                        (1 << 20) + unit * (128 << 10) + page * 4096 + 9,
+                        b"rot",
+                    );
+                }
+            }
+        };
+        rot("d0");
+        let report = check(&world, &setup);
+        assert_eq!(report.problems, 0, "{report:?}");
+        assert!(report.mendable > 0, "{report:?}");
+        // On more than the pool can lose: lost, and named.
+        (1..=parity).for_each(|i| rot(&format!("d{i}")));
+        let report = check(&world, &setup);
+        assert!(report.problems > 0 && !report.named.is_empty(), "{count} drives: {report:?}");
+    }
+}

@@ -1,0 +1,288 @@
+//! Pools that can lose a drive: what fails costs no request and no byte, and is made good while hosts go on.
+#![allow(clippy::cast_possible_truncation, clippy::unwrap_used)]
+
+mod common;
+use common::*;
+use dolmen_sim::{DriveFaults, Fault, World};
+use dolmen_store::*;
+
+const BLOCKS: u64 = 120;
+
+fn setup(count: usize) -> Setup {
+    let mut setup = Setup { drives: drives(count, 8), parity: 1, unit_bytes: 128 * 1024, ..Setup::tiny(0) };
+    setup.tuning.commit_bytes = 120 * 1024;
+    setup
+}
+
+/// A pool with a line of blocks in hot and cold, narrow and wide segments, and the value of each block.
+struct Filled {
+    node: Node,
+    seq: u64,
+    model: Vec<u64>,
+}
+
+impl Filled {
+    fn new(world: &World, setup: &Setup) -> Filled {
+        let mut node = Node::open(world, setup).unwrap();
+        node.commit(0, 1, vec![create(1)]).unwrap();
+        let mut filled = Filled { node, seq: 1, model: vec![0; BLOCKS as usize] };
+        for round in 0..8 {
+            filled.write_some(round, 12);
+        }
+        filled.node.checkpoint();
+        filled.write_some(3, 20);
+        filled
+    }
+
+    /// Overwrites every seventh run of blocks.
+    fn write_some(&mut self, from: u64, count: u64) {
+        for i in 0..count {
+            let first = (from * 31 + i * 7) % (BLOCKS - 9);
+            self.seq += 1;
+            let values: Vec<u64> = (0..1 + i % 9).map(|k| self.seq * 100 + k).collect();
+            let record = self.node.write(1, first, &values);
+            self.node.commit(0, self.seq, vec![record]).unwrap();
+            self.model[first as usize..first as usize + values.len()].copy_from_slice(&values);
+        }
+    }
+
+    fn verify(&mut self) {
+        for first in (0..BLOCKS).step_by(20) {
+            let got = self.node.read(0, 1, first, 20).unwrap();
+            assert_eq!(got, self.model[first as usize..first as usize + 20], "from {first}");
+        }
+    }
+
+    fn reopen(self, world: &World, setup: &Setup) -> Filled {
+        world.crash();
+        let Filled { node, seq, model } = self;
+        drop(node);
+        let node = Node::open(world, setup).unwrap();
+        let mut filled = Filled { node, seq, model };
+        filled.verify();
+        filled
+    }
+
+    fn state(&self, drive: usize) -> DriveState {
+        self.node.owner.drives()[drive].state
+    }
+}
+
+/// Each way in which a drive can go, over pools of each kind of segment: no request fails, everything is readable at once, and in
+/// the end the drive has left the table and another can be lost.
+#[test]
+fn a_drive_that_goes_costs_nothing() {
+    for count in 2..=5 {
+        for way in 0..4 {
+            let world = World::new(count as u64 * 10 + way);
+            let mut setup = setup(count);
+            setup.tuning.stuck_write_ms = 300;
+            let mut filled = Filled::new(&world, &setup);
+            match way {
+                0 => world.fail_next(NODE, path("d1"), Fault::Write),
+                1 => world.fail_next(NODE, path("d1"), Fault::Flush),
+                2 => world.remove_drive(NODE, path("d1")),
+                _ => {
+                    let latency_ns = (20_000_000_000, 20_000_000_000);
+                    world.set_faults(NODE, path("d1"), DriveFaults { latency_ns, ..DriveFaults::default() });
+                }
+            }
+            filled.write_some(1, 10);
+            filled.node.checkpoint();
+            filled.verify();
+            assert_ne!(filled.state(1), DriveState::In, "{count} drives, way {way}");
+            if count > 2 {
+                filled.node.until_protected();
+                assert_eq!(filled.state(1), DriveState::Gone, "{count} drives, way {way}");
+                assert_eq!(filled.node.space().at_risk_bytes, 0);
+            }
+            filled.verify();
+            assert_eq!(filled.node.space().integrity_errors, 0);
+            // It comes back stale, and joins as a new one.
+            world.return_drive(NODE, path("d1"));
+            world.set_faults(NODE, path("d1"), DriveFaults::default());
+            let mut filled = filled.reopen(&world, &setup);
+            filled.write_some(5, 10);
+            filled.node.until_protected();
+            // Now another one may go.
+            world.remove_drive(NODE, path("d0"));
+            filled.write_some(6, 10);
+            filled.verify();
+            filled.reopen(&world, &setup);
+        }
+    }
+}
+
+#[test]
+fn more_than_the_pool_can_lose_stops_it_and_loses_nothing() {
+    let world = World::new(1);
+    let setup = setup(4);
+    let mut filled = Filled::new(&world, &setup);
+    world.remove_drive(NODE, path("d1"));
+    world.remove_drive(NODE, path("d2"));
+    filled.seq += 1;
+    let record = filled.node.write(1, 0, &[7]);
+    assert!(matches!(filled.node.commit(0, filled.seq, vec![record]), Err(StoreError::Stopped { .. })));
+    drop(filled.node);
+    let Err(StoreError::Refused(text)) = Node::open(&world, &setup) else { panic!("it opened") };
+    assert!(text.contains("d1") && text.contains("d2"), "{text}");
+    world.return_drive(NODE, path("d1"));
+    world.return_drive(NODE, path("d2"));
+    let mut node = Node::open(&world, &setup).unwrap();
+    let first = node.read(0, 1, 0, 1).unwrap()[0];
+    assert!(first == 7 || first == filled.model[0]);
+    assert_eq!(node.read(0, 1, 1, 19).unwrap(), filled.model[1..20]);
+}
+
+/// Rot anywhere on one drive: everything reads right, and what was hit is moved.
+#[test]
+fn rot_is_mended() {
+    for count in 2..=4 {
+        let world = World::new(count as u64);
+        let setup = setup(count);
+        let mut filled = Filled::new(&world, &setup);
+        for unit in 0..56u64 {
+            for page in 1..32 {
+                // Behind the segments' headers, every page of the drive.
+                world.overwrite(NODE, path("d0"), (1 << 20) + unit * (128 << 10) + page * 4096 + 77, b"rot");
+            }
+        }
+        filled.verify();
+        let space = filled.node.space();
+        assert!(space.mended_reads > 0, "{count} drives");
+        assert_eq!(space.integrity_errors, 0, "{count} drives");
+        filled.node.until_protected();
+        let mut filled = filled.reopen(&world, &setup);
+        filled.verify();
+    }
+}
+
+#[test]
+fn failed_and_late_reads_are_answered() {
+    let world = World::new(3);
+    let setup = setup(3);
+    let mut filled = Filled::new(&world, &setup);
+    world.set_faults(NODE, path("d0"), DriveFaults { read_ppm: 300_000, ..DriveFaults::default() });
+    filled.verify();
+    world.set_faults(
+        NODE,
+        path("d0"),
+        DriveFaults { latency_ns: (900_000_000, 900_000_000), ..DriveFaults::default() },
+    );
+    let before = world.now();
+    filled.verify();
+    // Six reads, each of which waits for the bound and not for the drive.
+    assert!(world.now().since(before) < 6 * 400_000_000, "{:?}", world.now().since(before));
+    assert_eq!(filled.node.space().integrity_errors, 0);
+}
+
+#[test]
+fn a_drive_that_lags_far_behind_is_put_out() {
+    let world = World::new(4);
+    let setup = setup(3);
+    let mut filled = Filled::new(&world, &setup);
+    world.set_faults(
+        NODE,
+        path("d2"),
+        DriveFaults { latency_ns: (60_000_000, 70_000_000), ..DriveFaults::default() },
+    );
+    for round in 0..200 {
+        filled.write_some(round, 2);
+        if filled.state(2) != DriveState::In {
+            break;
+        }
+    }
+    assert_ne!(filled.state(2), DriveState::In);
+    filled.verify();
+}
+
+/// A drive is emptied and taken away; the pool opens without it, in whatever order the rest is named.
+#[test]
+fn a_drive_leaves_on_demand() {
+    let world = World::new(5);
+    let mut setup = setup(4);
+    let mut filled = Filled::new(&world, &setup);
+    assert!(filled.node.owner.remove_drive(3));
+    for _ in 0..20_000 {
+        filled.node.turn();
+        if filled.state(3) == DriveState::Gone {
+            break;
+        }
+    }
+    assert_eq!(filled.state(3), DriveState::Gone, "{:?}", filled.node.owner.drives());
+    assert!(!filled.node.owner.remove_drive(3));
+    world.remove_drive(NODE, path("d3"));
+    setup.drives.truncate(3);
+    setup.drives.reverse();
+    let mut filled = filled.reopen(&world, &setup);
+    assert!(filled.node.is_protected());
+    filled.write_some(2, 10);
+    filled.verify();
+}
+
+#[test]
+fn re_protection_can_be_paused() {
+    let world = World::new(6);
+    let mut filled = Filled::new(&world, &setup(4));
+    filled.node.stores[0].set_reprotection(true, 0);
+    world.remove_drive(NODE, path("d0"));
+    filled.write_some(1, 4);
+    for _ in 0..2000 {
+        filled.node.turn();
+    }
+    assert!(filled.node.space().at_risk_bytes > 0);
+    assert_eq!(filled.state(0), DriveState::Out);
+    filled.node.stores[0].set_reprotection(false, 4 << 20);
+    filled.node.until_protected();
+    filled.verify();
+}
+
+#[test]
+fn two_drives_that_went_on_apart_are_refused_together() {
+    let world = World::new(7);
+    let setup = setup(2);
+    let filled = Filled::new(&world, &setup);
+    world.crash();
+    drop(filled);
+    world.remove_drive(NODE, path("d0"));
+    drop(Node::open(&world, &setup).unwrap());
+    world.return_drive(NODE, path("d0"));
+    world.remove_drive(NODE, path("d1"));
+    drop(Node::open(&world, &setup).unwrap());
+    world.return_drive(NODE, path("d1"));
+    let Err(StoreError::Refused(text)) = Node::open(&world, &setup) else { panic!("it opened") };
+    assert!(text.contains("apart"), "{text}");
+}
+
+#[test]
+fn parity_is_for_life_and_needs_its_drives() {
+    let world = World::new(8);
+    let too_few = Setup { drives: drives(1, 8), ..setup(2) };
+    assert!(matches!(Node::open(&world, &too_few), Err(StoreError::Refused(_))));
+    drop(Node::open(&world, &setup(3)).unwrap());
+    let other = Setup { parity: 0, ..setup(3) };
+    let Err(StoreError::Refused(text)) = Node::open(&world, &other) else { panic!("it opened") };
+    assert!(text.contains("parity"), "{text}");
+}
+
+#[test]
+fn a_drive_that_joins_widens_new_segments() {
+    let world = World::new(9);
+    let mut filled = Filled::new(&world, &setup(4));
+    let before = filled.node.owner.capacity_bytes();
+    filled.write_some(1, 4);
+    let setup = setup(5);
+    let mut filled = filled.reopen(&world, &setup);
+    assert!(
+        filled.node.owner.capacity_bytes() > before * 5 / 4,
+        "more drives, and a smaller share of parity"
+    );
+    for round in 0..30 {
+        filled.write_some(round, 8);
+    }
+    assert!(filled.node.owner.drives()[4].held_units > 0);
+    let mut filled = filled.reopen(&world, &setup);
+    world.remove_drive(NODE, path("d4"));
+    filled.write_some(4, 4);
+    filled.verify();
+}
