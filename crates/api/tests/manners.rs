@@ -507,49 +507,6 @@ async fn qos_policies_and_the_volumes_that_have_them() {
 }
 
 #[tokio::test]
-async fn what_the_api_knows_and_this_version_does_not_serve_is_told_apart_from_nonsense() {
-    let (_dir, node) = started().await;
-    for (method, path) in [
-        ("GET", "/logs"),
-        ("POST", "/nvmeDevices"),
-        ("POST", "/nvmeDevices/x"),
-        ("GET", "/servers/x"),
-        ("POST", "/servers/x/upgrade"),
-        ("POST", "/cluster/upgrade"),
-        ("POST", "/cluster/encryption/enable"),
-        ("POST", "/nodes/x/replace"),
-        ("POST", "/nodes/x/start"),
-        ("POST", "/nodes/x/stop"),
-        ("POST", "/nodes/x/restart"),
-        ("POST", "/projects"),
-        ("PUT", "/projects/x"),
-        ("DELETE", "/projects/x"),
-        ("GET", "/projects/x/credentials/y"),
-        ("GET", "/projects/x/roles"),
-        ("GET", "/adminEndpoints/1"),
-        ("POST", "/featureFlags/x/enable"),
-        ("POST", "/cluster/clusterRootKey/rotate"),
-        ("GET", "/cluster/clusterRootkey"),
-        ("GET", "/cluster/IdpConfiguration"),
-        ("GET", "/cluster/idpClientConfs/x"),
-        ("GET", "/cluster/authMaps"),
-        ("POST", "/cluster/inBandAuth/enable"),
-        ("POST", "/cluster/federatedAuthentication/enable"),
-        ("GET", "/projects/x/trustedHosts"),
-        ("GET", "/projects/x/trustedHostSecrets/y"),
-        ("GET", "/hosts"),
-        ("POST", "/cflogin"),
-        ("GET", "/clusters"),
-        ("GET", "/cf-service-credentials"),
-        ("GET", "/workflows/x"),
-    ] {
-        node.call(method, &format!("/api/v2{path}"), "").await.refusal(501, 12);
-    }
-    node.call("GET", "/api/v2/frobnicate", "").await.refusal(404, 5);
-    node.stop().await;
-}
-
-#[tokio::test]
 async fn snapshots_rollback_and_what_differs() {
     const SNAPSHOTS: &str = "/api/v2/projects/default/snapshots";
     let (_dir, node) = started().await;
@@ -766,4 +723,47 @@ fn backdate(folder: &std::path::Path, name: &str) {
     let mut policy = state.snapshot_policies().unwrap().into_iter().find(|p| p.name == name).unwrap();
     policy.last.0 -= 3 * 3_600_000;
     state.put_snapshot_policy(&policy).unwrap();
+}
+
+#[tokio::test]
+async fn what_the_api_knows_and_this_version_does_not_serve_is_told_apart_from_nonsense() {
+    let (_dir, node) = started().await;
+    for (method, path) in [
+        ("GET", "/logs"),
+        ("POST", "/nvmeDevices"),
+        ("POST", "/nvmeDevices/x"),
+        ("GET", "/servers/x"),
+        ("POST", "/servers/x/upgrade"),
+        ("POST", "/cluster/upgrade"),
+        ("POST", "/cluster/encryption/enable"),
+        ("POST", "/nodes/x/replace"),
+        ("POST", "/nodes/x/start"),
+        ("POST", "/nodes/x/stop"),
+        ("POST", "/nodes/x/restart"),
+        ("POST", "/projects"),
+        ("PUT", "/projects/x"),
+        ("DELETE", "/projects/x"),
+        ("GET", "/projects/x/credentials/y"),
+        ("GET", "/projects/x/roles"),
+        ("GET", "/adminEndpoints/1"),
+        ("POST", "/featureFlags/x/enable"),
+        ("POST", "/cluster/clusterRootKey/rotate"),
+        ("GET", "/cluster/clusterRootkey"),
+        ("GET", "/cluster/IdpConfiguration"),
+        ("GET", "/cluster/idpClientConfs/x"),
+        ("GET", "/cluster/authMaps"),
+        ("POST", "/cluster/inBandAuth/enable"),
+        ("POST", "/cluster/federatedAuthentication/enable"),
+        ("GET", "/projects/x/trustedHosts"),
+        ("GET", "/projects/x/trustedHostSecrets/y"),
+        ("GET", "/hosts"),
+        ("POST", "/cflogin"),
+        ("GET", "/clusters"),
+        ("GET", "/cf-service-credentials"),
+        ("GET", "/workflows/x"),
+    ] {
+        node.call(method, &format!("/api/v2{path}"), "").await.refusal(501, 12);
+    }
+    node.call("GET", "/api/v2/frobnicate", "").await.refusal(404, 5);
+    node.stop().await;
 }
