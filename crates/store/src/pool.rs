@@ -111,7 +111,7 @@ async fn survey(exec: &Handle, drives: &[Candidate]) -> Result<(Vec<Found>, Opti
 pub(crate) async fn read_plan(exec: &Handle, drives: &[Candidate]) -> Result<PoolPlan, StoreError> {
     let (found, newest) = survey(exec, drives).await?;
     let Some(mut block) = newest else { return Err(StoreError::Refused("the drives hold no pool".into())) };
-    let (order, joining) = members(drives, &found, &mut block)?;
+    let (order, joining) = members(drives, &found, &mut block, usize::MAX)?;
     match joining.first() {
         Some(&i) => Err(StoreError::Refused(format!("{} is not a drive of the pool", drives[i].path))),
         None => Ok(plan(&block, order, false)),
@@ -225,7 +225,7 @@ async fn reopen(
             return Err(StoreError::Refused(why.clone()));
         }
     }
-    let (mut order, joining) = members(drives, found, &mut block)?;
+    let (mut order, joining) = members(drives, found, &mut block, options.absent.len())?;
     for i in joining {
         let salt = u64::try_from(i).unwrap_or(u64::MAX) + 1000 * (block.sequence + 1);
         let entry = entry(&drives[i], block.unit_bytes, derive(&options.seed, salt));
@@ -260,6 +260,7 @@ fn members(
     drives: &[Candidate],
     found: &[Found],
     block: &mut Superblock,
+    absent: usize,
 ) -> Result<(Vec<Option<usize>>, Vec<usize>), StoreError> {
     let mut order: Vec<Option<usize>> = vec![None; block.drives.len()];
     let mut joining = Vec::new();
@@ -298,8 +299,54 @@ fn members(
         known.path.clone_from(&drive.path);
         known.serial = drive.info.serial.clone().unwrap_or_default();
     }
+    forgotten(drives, block, &order, &joining, absent)?;
     missing(block, &order)?;
     Ok((order, joining))
+}
+
+/// Refuses to take a drive for lost that may only have been forgotten: one that nobody names, or a file that is not there and was
+/// made anew by this very start. A drive is lost when it is named and can't be opened (`absent` of them), or when a blank one is in
+/// its place.
+fn forgotten(
+    drives: &[Candidate],
+    block: &Superblock,
+    order: &[Option<usize>],
+    joining: &[usize],
+    absent: usize,
+) -> Result<(), StoreError> {
+    let missing = block.drives.iter().zip(order).filter(|(d, at)| d.state.counts() && at.is_none());
+    let (mut unnamed, mut remade) = (Vec::new(), Vec::new());
+    for (drive, _) in missing {
+        match joining.iter().map(|&i| &drives[i]).find(|c| c.path == drive.path) {
+            Some(candidate) if candidate.info.created => remade.push(named_drive(drive)),
+            Some(_) => {}
+            None => unnamed.push(named_drive(drive)),
+        }
+    }
+    if !remade.is_empty() {
+        return Err(StoreError::Refused(format!(
+            "pool {} is missing {}; nothing was written. Put it back; or, to go on without it, name it without a size",
+            block.pool,
+            remade.join(", ")
+        )));
+    }
+    if unnamed.len() > absent {
+        return Err(StoreError::Refused(format!(
+            "pool {} has {} drives, and these are missing: {}; nothing was written. Name them all: one that is named and can't \
+             be opened is taken for lost",
+            block.pool,
+            block.drives.iter().filter(|d| d.state.counts()).count(),
+            unnamed.join(", ")
+        )));
+    }
+    Ok(())
+}
+
+/// A drive as the operator knew it.
+fn named_drive(drive: &DriveEntry) -> String {
+    let serial = if drive.serial.is_empty() { String::new() } else { format!(", serial {}", drive.serial) };
+    let was_out = if drive.state == DriveState::Out { ", out before" } else { "" };
+    format!("{} (drive {}{serial}{was_out})", drive.path, drive.uuid)
 }
 
 /// Puts the drives that are missing out. Refuses a pool that has lost too many, by the names under which the operator knew them.
@@ -309,10 +356,7 @@ fn missing(block: &mut Superblock, order: &[Option<usize>]) -> Result<(), StoreE
         if drive.state == DriveState::Gone || at.is_some() {
             continue;
         }
-        let serial =
-            if drive.serial.is_empty() { String::new() } else { format!(", serial {}", drive.serial) };
-        let was_out = if drive.state == DriveState::Out { ", out before" } else { "" };
-        absent.push(format!("{} (drive {}{serial}{was_out})", drive.path, drive.uuid));
+        absent.push(named_drive(drive));
         drive.state = DriveState::Out;
     }
     if absent.len() <= usize::from(block.parity) && order.iter().any(Option::is_some) {

@@ -20,6 +20,18 @@ fn two_drives() -> Setup {
     Setup { drives: vec![("d0", 3 << 20), ("d1", 3 << 20)], ..Setup::tiny(0) }
 }
 
+/// A mirror can do without a drive, but not because somebody forgot to name it.
+#[test]
+fn a_drive_that_nobody_names_is_not_lost() {
+    let world = World::new(3);
+    let both = Setup { drives: drives(2, 6), parity: 1, ..Setup::tiny(0) };
+    drop(Node::open(&world, &both).unwrap());
+    let one = Setup { drives: both.drives[..1].to_vec(), ..both.clone() };
+    let text = refusal(&world, &one);
+    assert!(text.contains("missing") && text.contains(both.drives[1].0), "{text}");
+    Node::open(&world, &both).unwrap();
+}
+
 #[test]
 fn a_missing_drive_is_refused_by_name() {
     let world = World::new(1);

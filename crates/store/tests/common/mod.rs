@@ -96,27 +96,30 @@ pub fn run<T: 'static>(io: &mut Io, exec: &mut Exec, future: impl Future<Output 
     slot.take().unwrap()
 }
 
-/// Opens the drives of a setup.
-fn candidates(io: &mut Io, setup: &Setup) -> Result<Vec<Candidate>, StoreError> {
-    let mut drives = Vec::new();
+/// Opens the drives of a setup; those that can't be opened, and why.
+#[allow(clippy::type_complexity)]
+fn candidates(io: &mut Io, setup: &Setup) -> Result<(Vec<Candidate>, Vec<(String, String)>), StoreError> {
+    let (mut drives, mut absent) = (Vec::new(), Vec::new());
     for &(path, size) in &setup.drives {
         let open = OpenDrive { path: path.into(), create_bytes: Some(size), sparse: true, exclusive: true };
         let opened = io.open_drive(&open).map_err(|e| StoreError::Drive(e.to_string()));
-        if opened.is_err() && setup.parity > 0 {
-            // Absent: the others say whether that will do.
-            continue;
+        match opened {
+            // The others say whether that will do.
+            Err(error) if setup.parity > 0 => absent.push((path.to_string(), error.to_string())),
+            opened => {
+                let info: DriveInfo = opened?;
+                drives.push(Candidate { info, path: path.to_string() });
+            }
         }
-        let info: DriveInfo = opened?;
-        drives.push(Candidate { info, path: path.to_string() });
     }
-    Ok(drives)
+    Ok((drives, absent))
 }
 
 /// A loop without a store, and the drives of a setup opened on it.
 pub fn offline(world: &World, setup: &Setup) -> (Io, Exec, Vec<Candidate>) {
     let mut io = Io::new(Box::new(world.driver(CoreConfig { node: NODE, pool: pool_config() })));
     let exec = Exec::new(EXEC, 64, &io);
-    let drives = candidates(&mut io, setup).unwrap();
+    let (drives, _) = candidates(&mut io, setup).unwrap();
     (io, exec, drives)
 }
 
@@ -164,7 +167,7 @@ impl Node {
     pub fn start(world: &World, setup: &Setup) -> Result<Node, StoreError> {
         let mut io = Io::new(Box::new(world.driver(CoreConfig { node: NODE, pool: pool_config() })));
         let mut exec = Exec::new(EXEC, 64, &io);
-        let drives = candidates(&mut io, setup)?;
+        let (drives, absent) = candidates(&mut io, setup)?;
         let mut seed = [0; 32];
         io.random(&mut seed);
         let files: Vec<_> = drives.iter().map(|d| d.info.file).collect();
@@ -175,7 +178,7 @@ impl Node {
             seed,
             expect: None,
             at_least: 0,
-            absent: Vec::new(),
+            absent,
         };
         let opening = open_pool(exec.handle(), drives, options);
         let plan = run(&mut io, &mut exec, opening)?;
