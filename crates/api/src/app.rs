@@ -2,9 +2,9 @@
 
 use crate::{
     error::{ApiError, ApiResult},
-    events, metrics, own, policies,
+    events, metrics, own, policies, resource_policies,
     server::Endpoints,
-    system, volumes,
+    snapshots, system, volumes,
 };
 use axum::{
     Router,
@@ -13,7 +13,7 @@ use axum::{
     http::{Uri, header, request::Parts},
     middleware::{self, Next},
     response::{IntoResponse, Response},
-    routing::{get, post},
+    routing::{get, post, put},
 };
 use dolmen_cluster::{Kind, node::Handle};
 use dolmen_security::{Grants, Level, Verifier};
@@ -32,10 +32,7 @@ const REQUEST_DEADLINE: Duration = Duration::from_secs(30);
 
 /// Resources of the management API that this version doesn't serve: they answer 501 instead of 404, so that a client
 /// tells "can't" from "isn't there".
-const LATER: [&str; 29] = [
-    "snapshots",
-    "rollback",
-    "resourcePolicies",
+const LATER: [&str; 26] = [
     "servers",
     "credentials",
     "roles",
@@ -127,6 +124,7 @@ impl<S: Sync> FromRequestParts<S> for Caller {
 /// All routes.
 pub(crate) fn router(app: Arc<App>) -> Router {
     // An item URL with an empty last segment asks by name, in the query.
+    let snapshot = || get(snapshots::get).delete(snapshots::delete);
     let policy = || get(policies::get).put(policies::update).delete(policies::delete);
     let volume = || get(volumes::get).put(volumes::update).delete(volumes::delete);
     let management = Router::new()
@@ -144,6 +142,14 @@ pub(crate) fn router(app: Arc<App>) -> Router {
         .route("/policies", get(policies::list).post(policies::create))
         .route("/policies/", policy())
         .route("/policies/{uuid}", policy())
+        .route(
+            "/projects/{project}/resourcePolicies",
+            get(resource_policies::list).post(resource_policies::create),
+        )
+        .route(
+            "/projects/{project}/resourcePolicies/{uuid}",
+            get(resource_policies::get).put(resource_policies::update).delete(resource_policies::delete),
+        )
         .route("/clusterConfig", get(policies::parameters))
         .route("/clusterConfig/{name}", get(policies::parameter).put(policies::set_parameter))
         .route("/events", get(events::list))
@@ -153,12 +159,22 @@ pub(crate) fn router(app: Arc<App>) -> Router {
         .route("/volumes/{uuid}", volume())
         .route("/projects/{project}/volumes", get(volumes::list).post(volumes::create))
         .route("/projects/{project}/volumes/", volume())
-        .route("/projects/{project}/volumes/{uuid}", volume());
+        .route("/projects/{project}/volumes/{uuid}", volume())
+        .route("/volumes/{uuid}/rollback", put(snapshots::roll_back))
+        .route("/volumes//rollback", put(snapshots::roll_back))
+        .route("/projects/{project}/volumes/{uuid}/rollback", put(snapshots::roll_back))
+        .route("/projects/{project}/volumes//rollback", put(snapshots::roll_back))
+        .route("/projects/{project}/snapshots", get(snapshots::list).post(snapshots::create))
+        .route("/projects/{project}/snapshots/", snapshot())
+        .route("/projects/{project}/snapshots/{uuid}", snapshot())
+        .route("/projects/{project}/snapshots/diff/", get(snapshots::diff))
+        .route("/projects/{project}/snapshots/diff/{uuid}", get(snapshots::diff));
     let additions = Router::new()
         .route("/status", get(own::status))
         .route("/pool", get(own::pool))
         .route("/drives", get(own::drives))
         .route("/hosts", get(own::hosts))
+        .route("/snapshots", post(snapshots::create_together))
         .route("/volumes", post(own::create_volume).get(own::volumes))
         .route("/volumes/", get(own::volume))
         .route("/volumes/{uuid}", get(own::volume));

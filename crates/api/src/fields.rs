@@ -96,6 +96,18 @@ impl Fields {
         }
     }
 
+    /// A list of objects, each with its fields.
+    pub(crate) fn objects(&self, name: &str) -> Result<Vec<Fields>, Error> {
+        let wrong = || Error::invalid(name, "must be a list of JSON objects");
+        match self.value(name) {
+            None => Ok(Vec::new()),
+            Some(Value::Array(list)) => {
+                list.iter().map(|v| v.as_object().cloned().map(Fields).ok_or_else(wrong)).collect()
+            }
+            Some(_) => Err(wrong()),
+        }
+    }
+
     /// Labels: a list of `{"key", "value"}`.
     pub(crate) fn labels(&self, name: &str) -> Result<Option<Vec<(String, String)>>, Error> {
         let wrong = || Error::invalid(name, "must be [{\"key\": \"...\", \"value\": \"...\"}]");

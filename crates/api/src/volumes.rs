@@ -4,7 +4,7 @@ use crate::{
     app::{App, Caller, body_bytes},
     error::{ApiError, ApiResult},
     fields::Fields,
-    wire,
+    snapshots, wire,
 };
 use axum::{
     Json,
@@ -36,7 +36,10 @@ pub(crate) type Params = Query<HashMap<String, String>>;
 pub(crate) type Segments = Path<HashMap<String, String>>;
 
 /// The project that a request names: in the path, else in the other fields; `None` if nowhere.
-fn named_project(path: &HashMap<String, String>, fields: &Fields) -> Result<Option<String>, Error> {
+pub(crate) fn named_project(
+    path: &HashMap<String, String>,
+    fields: &Fields,
+) -> Result<Option<String>, Error> {
     let project = match path.get("project") {
         Some(project) => Some(project.clone()),
         None => fields.nonempty("projectName")?,
@@ -104,6 +107,7 @@ pub(crate) async fn create_from(
         ip_acl,
         labels,
         qos: qos_policy(fields)?,
+        source: snapshots::source(fields)?,
     };
     Ok(app.cluster.create_volume(spec).await?)
 }
@@ -123,11 +127,6 @@ fn refuse_unserved(fields: &Fields) -> Result<(), Error> {
         }
     }
     refuse_compression(fields)?;
-    for field in ["sourceSnapshotUUID", "sourceSnapshotName"] {
-        if fields.given(field) {
-            return Err(Error::unimplemented(field, "snapshots are not served by this version"));
-        }
-    }
     if fields.given("placementRestrictions") {
         return Err(Error::unimplemented("placementRestrictions", "a cluster of one node has one place"));
     }
@@ -152,11 +151,11 @@ fn qos_policy(fields: &Fields) -> Result<Option<PolicyKey>, Error> {
 }
 
 /// An enum by name or by number; absent, 0 and its name mean the default.
-fn sector_size(fields: &Fields) -> Result<SectorSize, Error> {
+fn sector_size(fields: &Fields) -> Result<Option<SectorSize>, Error> {
     match fields.nonempty("sectorSize")?.as_deref() {
-        None | Some("0" | "sectorSize_Default") => Ok(SectorSize::default()),
-        Some("512" | "sectorSize_512B") => Ok(SectorSize::B512),
-        Some("4096" | "sectorSize_4K") => Ok(SectorSize::B4096),
+        None | Some("0" | "sectorSize_Default") => Ok(None),
+        Some("512" | "sectorSize_512B") => Ok(Some(SectorSize::B512)),
+        Some("4096" | "sectorSize_4K") => Ok(Some(SectorSize::B4096)),
         Some(other) => Err(Error::invalid("sectorSize", format!("'{other}': 512 or 4096"))),
     }
 }
@@ -197,10 +196,10 @@ pub(crate) async fn listed(
     let show_all = fields.flag("showAll")?.unwrap_or(false);
     let elsewhere =
         fields.nonempty("failureDomain")?.is_some_and(|domain| domain != app.cluster.identity().node_name);
-    if elsewhere || fields.given("snapshotUUID") {
-        // Nothing here is of another failure domain or came from a snapshot.
+    if elsewhere {
         return Ok(Vec::new());
     }
+    let source = uuid("snapshotUUID")?;
     let reports = app.cluster.volumes(uuid("offsetUUID")?).await?;
     let selected = reports.into_iter().filter(|report| {
         let d = &report.view.descriptor;
@@ -208,6 +207,7 @@ pub(crate) async fn listed(
         (show_all || !deleting)
             && project.as_ref().is_none_or(|p| d.project == *p)
             && only.is_none_or(|only| d.uuid == only)
+            && source.is_none_or(|source| d.source.as_ref().is_some_and(|s| s.snapshot == source))
             && name.as_ref().is_none_or(|name| d.name == *name)
             && caller.sees(&d.project)
     });
@@ -224,7 +224,11 @@ pub(crate) fn key(path: &HashMap<String, String>, fields: &Fields) -> Result<Vol
         let parsed = text.parse().map_err(|why| Error::invalid("UUID", format!("'{text}' is {why}")))?;
         return Ok(VolumeKey::Uuid(parsed));
     }
-    match fields.nonempty("name")? {
+    let name = match fields.nonempty("name")? {
+        None => fields.nonempty("Name")?,
+        name => name,
+    };
+    match name {
         Some(name) => Ok(VolumeKey::Name(name)),
         None => Err(Error::invalid("UUID", "a UUID in the path or a name in the query is needed")),
     }
@@ -274,6 +278,17 @@ pub(crate) async fn found(
     fields: &Fields,
 ) -> ApiResult<VolumeReport> {
     target(app, caller, path, fields, Level::Viewer).await
+}
+
+/// The same for who may do more with it.
+pub(crate) async fn found_for(
+    app: &App,
+    caller: &Caller,
+    path: &HashMap<String, String>,
+    fields: &Fields,
+    level: Level,
+) -> ApiResult<VolumeReport> {
+    target(app, caller, path, fields, level).await
 }
 
 /// `PUT /volumes/{UUID}` and `PUT /volumes/?name=N`
@@ -331,7 +346,7 @@ pub(crate) async fn delete(
 
 /// The revision in `If-Match`, quoted or not, weak or not. `*` and an empty value match anything; what can't be an
 /// ETag of ours matches nothing.
-fn expected_revision(headers: &HeaderMap) -> Result<Option<u64>, Error> {
+pub(crate) fn expected_revision(headers: &HeaderMap) -> Result<Option<u64>, Error> {
     let Some(value) = headers.get(header::IF_MATCH) else { return Ok(None) };
     let text = value.to_str().unwrap_or("?").trim();
     let tag = text.strip_prefix("W/").unwrap_or(text).trim_matches('"');

@@ -2,7 +2,7 @@
 
 use dolmen_cluster::{
     event::{Component, Event, Severity},
-    model::Life,
+    model::{Life, SnapshotView},
     node::{Handle, VolumeReport},
     plane::{DriveState, DriveStatus, HostStatus, PoolState, PoolStatus, Protection},
     qos,
@@ -56,6 +56,7 @@ fn life(life: Life) -> &'static str {
         Life::Creating => "Creating",
         Life::Available => "Available",
         Life::Updating => "Updating",
+        Life::Rollback => "Rollback",
         Life::Deleting => "Deleting",
     }
 }
@@ -80,6 +81,9 @@ pub(crate) fn volume(cluster: &Handle, report: &VolumeReport) -> Value {
         Some(qos) => (qos.policy.to_string(), qos.name.clone()),
         None => (qos::no_limit_uuid().to_string(), qos::NO_LIMIT.into()),
     };
+    let source = d.source.as_ref();
+    let source_uuid = source.map_or_else(String::new, |s| s.snapshot.to_string());
+    let source_name = source.map_or_else(String::new, |s| s.name.clone());
     let (mapped, stored) = (report.usage.mapped_bytes.to_string(), report.usage.stored_bytes.to_string());
     json!({
         "state": life(report.view.life),
@@ -96,7 +100,7 @@ pub(crate) fn volume(cluster: &Handle, report: &VolumeReport) -> Value {
         "statistics": {
             "logicalUsedStorage": mapped, "physicalUsedStorage": stored,
             "compressionRatio": 1.0, "totalCompressionRatio": 1.0,
-            "physicalCapacity": stored, "physicalOwnedCapacity": stored,
+            "physicalCapacity": stored, "physicalOwnedCapacity": report.usage.owned_bytes.to_string(),
             "physicalOwnedMemory": "0", "physicalMemory": "0", "userWritten": mapped,
             "unrecoverableDataIntegrityErrors": 0, "recoverableDataIntegrityErrors": 0,
         },
@@ -105,8 +109,8 @@ pub(crate) fn volume(cluster: &Handle, report: &VolumeReport) -> Value {
         "connectedHosts": hosts,
         "sectorSize": d.sector.bytes(),
         "projectName": d.project,
-        "sourceSnapshotUUID": "",
-        "sourceSnapshotName": "",
+        "sourceSnapshotUUID": source_uuid,
+        "sourceSnapshotName": source_name,
         "placementRestrictions": [],
         "qosPolicyUUID": qos_uuid,
         "qosPolicyName": qos_name,
@@ -127,7 +131,50 @@ pub(crate) fn own_volume(cluster: &Handle, report: &VolumeReport) -> Value {
         VolumeKind::Memory => "memory",
     };
     value["kind"] = kind.into();
+    value["snapshotBytes"] = report.usage.snapshot_bytes.to_string().into();
     value
+}
+
+/// `Snapshot`. Nobody is admitted to a snapshot itself.
+pub(crate) fn snapshot(cluster: &Handle, view: &SnapshotView) -> Value {
+    let d = &view.descriptor;
+    let node = cluster.identity().node_uuid.to_string();
+    let labels: Vec<Value> = d.labels.iter().map(|(k, v)| json!({"key": k, "value": v})).collect();
+    let retention = d.expires.map_or(0, |at| at.0.saturating_sub(d.created.0));
+    let retention = if retention.is_multiple_of(1000) {
+        format!("{}s", retention / 1000)
+    } else {
+        format!("{}.{:03}s", retention / 1000, retention % 1000)
+    };
+    let written = d.mapped_blocks.saturating_mul(4096).to_string();
+    json!({
+        "state": life(view.life),
+        "UUID": d.uuid.to_string(),
+        "name": d.name,
+        "description": d.description,
+        "creationTime": timestamp(d.created),
+        "retentionTime": retention,
+        "sourceVolumeUUID": d.volume.to_string(),
+        "sourceVolumeName": d.volume_name,
+        "replicaCount": 1,
+        "nodeList": [node],
+        "nsid": 0,
+        "acl": {"values": ["ALLOW_NONE"]},
+        "compression": false,
+        "size": d.size_bytes.to_string(),
+        "IPAcl": {"values": ["ALLOW_NONE"]},
+        "sectorSize": d.sector.bytes(),
+        "statistics": {
+            "physicalCapacity": "0", "physicalOwnedCapacity": "0",
+            "physicalOwnedMemory": "0", "physicalMemory": "0", "userWritten": written,
+        },
+        "ETag": d.revision.to_string(),
+        "projectName": d.project,
+        "primaryNodeUUID": node,
+        "labels": labels,
+        "clusterId": "",
+        "pgUUID": cluster.identity().pg_uuid(d.pg).to_string(),
+    })
 }
 
 /// `ClusterStatisticsApi`; `logical` is the size of all volumes together.

@@ -83,10 +83,6 @@ async fn cinder_from_setup_to_detach() {
     assert_eq!(text(&seen, "size"), "2147483648");
     assert_eq!(seen["acl"]["values"], json!([host]), "an absent list stays as it is");
 
-    // a snapshot is told to be unserved
-    let snapshots = "/api/v2/projects/default/snapshots";
-    cinder(&node, "GET", &format!("{snapshots}/?Name=s"), None, Value::Null).await.refusal(501, 12);
-
     // retype to a QoS policy, which Cinder knows by its UUID
     let policy = json!({"name": "gold", "qoSRateLimitPolicy": {"limitIOPS": {"readIOPSLimit": 500}}});
     let policy = node.call("POST", "/api/v2/policies", &policy.to_string()).await.ok();
@@ -151,5 +147,64 @@ async fn proxmox_from_capacity_to_free() {
     assert_eq!(node.call("PUT", &item, &grow.to_string()).await.ok(), json!({}));
     assert_eq!(text(&node.call("GET", &item, "").await.ok(), "size"), "8589934592");
     assert_eq!(node.call("DELETE", &item, "").await.ok(), json!({}));
+    node.stop().await;
+}
+
+#[tokio::test]
+async fn cinder_snapshots_and_what_is_made_from_them() {
+    let dir = tempfile::tempdir().unwrap();
+    let node = Node::start(dir.path(), plane::Log::default()).await;
+    let volumes = "/api/v2/projects/default/volumes";
+    let snapshots = "/api/v2/projects/default/snapshots";
+    let body = json!({"name": "volume-a", "size": "1 gib", "replicaCount": "1", "compression": "False",
+        "acl": {"values": ["ALLOW_NONE"]}, "IPAcl": {"values": ["ALLOW_NONE"]},
+        "sourceSnapshotUUID": null, "sourceSnapshotName": null});
+    let made = cinder(&node, "POST", volumes, None, body).await.ok();
+
+    // create_snapshot
+    let by_name = format!("{snapshots}/?Name=snapshot-a");
+    cinder(&node, "GET", &by_name, None, Value::Null).await.refusal(404, 5);
+    let body = json!({"name": "snapshot-a", "sourceVolumeUUID": null, "sourceVolumeName": "volume-a"});
+    cinder(&node, "POST", snapshots, None, body.clone()).await.ok();
+    cinder(&node, "POST", snapshots, None, body).await.refusal(409, 6);
+    let seen = cinder(&node, "GET", &by_name, None, Value::Null).await.ok();
+    assert_eq!((text(&seen, "state"), text(&seen, "sourceVolumeName")), ("Available", "volume-a"));
+    assert_eq!((&seen["sourceVolumeUUID"], text(&seen, "size")), (&made["UUID"], "1073741824"));
+    assert!(seen["creationTime"].is_string() && seen["replicaCount"] == 1 && seen["compression"] == false);
+
+    // create_volume_from_snapshot, then the snapshot is deleted and stays for its clone
+    let clone = json!({"name": "volume-b", "size": "2 gib", "replicaCount": "1", "compression": "False",
+        "acl": {"values": ["ALLOW_NONE"]}, "IPAcl": {"values": ["ALLOW_NONE"]},
+        "sourceSnapshotUUID": null, "sourceSnapshotName": "snapshot-a"});
+    let clone = cinder(&node, "POST", volumes, None, clone).await.ok();
+    assert_eq!(
+        (&clone["sourceSnapshotUUID"], text(&clone, "sourceSnapshotName")),
+        (&seen["UUID"], "snapshot-a")
+    );
+    assert_eq!((&clone["pgUUID"], text(&clone, "size")), (&made["pgUUID"], "2147483648"));
+    let of = format!("{volumes}?snapshotUUID={}", text(&seen, "UUID"));
+    let listed = cinder(&node, "GET", &of, None, Value::Null).await.ok();
+    assert_eq!(listed["volumes"].as_array().unwrap().len(), 1);
+    let item = format!("{snapshots}/{}", text(&seen, "UUID"));
+    assert_eq!(cinder(&node, "DELETE", &item, None, Value::Null).await.ok(), json!({}));
+    for _ in 0..3 {
+        let left = cinder(&node, "GET", &item, None, Value::Null).await.ok();
+        assert_eq!(text(&left, "state"), "Deleting");
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    let late = json!({"name": "volume-c", "size": "2 gib", "acl": {"values": ["ALLOW_NONE"]},
+        "sourceSnapshotName": "snapshot-a"});
+    let why = cinder(&node, "POST", volumes, None, late).await.refusal(400, 3);
+    assert!(why.starts_with("sourceSnapshotName: "), "{why}");
+    let item_b = format!("{volumes}/{}", text(&clone, "UUID"));
+    cinder(&node, "DELETE", &item_b, None, Value::Null).await.ok();
+    for round in 0.. {
+        assert!(round < 100, "a deletion has an end");
+        if cinder(&node, "GET", &item, None, Value::Null).await.status == 404 {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    cinder(&node, "DELETE", &item, None, Value::Null).await.refusal(404, 5);
     node.stop().await;
 }

@@ -70,8 +70,7 @@ async fn what_cannot_be_honoured_is_refused_by_field_name() {
         ("compression", json!(true), 501, 12),
         ("compression", json!("True"), 501, 12),
         ("compression", json!("maybe"), 400, 3),
-        ("sourceSnapshotUUID", json!("5c1d3f4e-0000-4000-8000-000000000009"), 501, 12),
-        ("sourceSnapshotName", json!("s"), 501, 12),
+        ("sourceSnapshotUUID", json!("x"), 400, 3),
         ("qosPolicyUUID", json!("x"), 400, 3),
         ("qosPolicyUUID", json!("5c1d3f4e-0000-4000-8000-000000000009"), 400, 3),
         ("qosPolicyName", json!("gold"), 400, 3),
@@ -528,11 +527,6 @@ async fn what_the_api_knows_and_this_version_does_not_serve_is_told_apart_from_n
         ("GET", "/projects/x/credentials/y"),
         ("GET", "/projects/x/roles"),
         ("GET", "/adminEndpoints/1"),
-        ("GET", "/projects/x/resourcePolicies"),
-        ("POST", "/projects/default/snapshots"),
-        ("GET", "/projects/default/snapshots/?Name=x"),
-        ("GET", "/projects/default/snapshots/diff/x"),
-        ("PUT", "/projects/default/volumes/x/rollback"),
         ("POST", "/featureFlags/x/enable"),
         ("POST", "/cluster/clusterRootKey/rotate"),
         ("GET", "/cluster/clusterRootkey"),
@@ -553,4 +547,223 @@ async fn what_the_api_knows_and_this_version_does_not_serve_is_told_apart_from_n
     }
     node.call("GET", "/api/v2/frobnicate", "").await.refusal(404, 5);
     node.stop().await;
+}
+
+#[tokio::test]
+async fn snapshots_rollback_and_what_differs() {
+    const SNAPSHOTS: &str = "/api/v2/projects/default/snapshots";
+    let (_dir, node) = started().await;
+    let mut body = spec("a");
+    body["sectorSize"] = 512.into();
+    body["labels"] = json!([{"key": "k", "value": "v"}]);
+    let a = node.call("POST", VOLUMES, &body.to_string()).await.ok();
+    node.call("POST", VOLUMES, &spec("b").to_string()).await.ok();
+    let post = async |body: Value| node.call("POST", SNAPSHOTS, &body.to_string()).await;
+    let body = json!({"name": "s", "sourceVolumeUUID": a["UUID"], "sourceVolumeName": "nobody", "description": "d",
+        "retentionTime": "86400s"});
+    let s = post(body).await.ok();
+    assert_eq!((&s["retentionTime"], &s["description"]), (&json!("86400s"), &json!("d")));
+    assert_eq!((&s["sectorSize"], &s["labels"], &s["ETag"]), (&json!(512), &a["labels"], &json!("1")));
+    assert_eq!(s["statistics"]["userWritten"], "8192");
+    for (field, status, code, body) in [
+        ("name", 400, 3, json!({"sourceVolumeName": "a"})),
+        ("sourceVolumeUUID", 400, 3, json!({"name": "x"})),
+        ("sourceVolumeUUID", 400, 3, json!({"name": "x", "sourceVolumeUUID": "y"})),
+        ("retentionTime", 400, 3, json!({"name": "x", "sourceVolumeName": "a", "retentionTime": "soon"})),
+        (
+            "description",
+            400,
+            3,
+            json!({"name": "x", "sourceVolumeName": "a", "description": "x".repeat(257)}),
+        ),
+        ("volume", 404, 5, json!({"name": "x", "sourceVolumeName": "nobody"})),
+    ] {
+        let why = post(body.clone()).await.refusal(status, code);
+        assert!(why.starts_with(field), "{body}: {why}");
+    }
+    // By UUID, by name with a capital, in lists with filters; not by what is another's.
+    let uuid = s["UUID"].as_str().unwrap();
+    for path in
+        [format!("{SNAPSHOTS}/{uuid}"), format!("{SNAPSHOTS}/?Name=s"), format!("{SNAPSHOTS}/?UUID={uuid}")]
+    {
+        assert_eq!(node.call("GET", &path, "").await.ok()["UUID"], uuid, "{path}");
+    }
+    node.call("GET", &format!("{SNAPSHOTS}/?Name={uuid}"), "").await.refusal(404, 5);
+    node.call("GET", &format!("{SNAPSHOTS}/?Name=a"), "").await.refusal(404, 5);
+    let count = async |query: &str| {
+        let list = node.call("GET", &format!("{SNAPSHOTS}?{query}"), "").await.ok();
+        list["snapshots"].as_array().unwrap().len()
+    };
+    assert_eq!((count("").await, count("Name=s").await, count("Name=x").await), (1, 1, 0));
+    let tenant = format!("Bearer {}", node.token_for(&["other:admin"]));
+    let tenant = [("Authorization", tenant.as_str())];
+    node.request("GET", &format!("{SNAPSHOTS}/{uuid}"), &tenant, "").await.refusal(404, 5);
+    node.request("GET", SNAPSHOTS, &tenant, "").await.refusal(403, 7);
+    // A clone inherits what it does not say; it can't be smaller or of another format.
+    let mut clone =
+        json!({"name": "c", "size": "1gib", "acl": {"values": ["ALLOW_ANY"]}, "sourceSnapshotUUID": uuid});
+    let made = node.call("POST", VOLUMES, &clone.to_string()).await.ok();
+    assert_eq!((&made["sectorSize"], &made["labels"]), (&json!(512), &a["labels"]));
+    for (field, value) in [("size", json!("1mib")), ("sectorSize", json!(4096))] {
+        let mut bad = clone.clone();
+        bad["name"] = "d".into();
+        bad[field] = value;
+        let why = node.call("POST", VOLUMES, &bad.to_string()).await.refusal(400, 3);
+        assert!(why.starts_with(&format!("{field}: ")), "{why}");
+    }
+    clone["name"] = "d".into();
+    clone["sourceSnapshotUUID"] = "5c1d3f4e-0000-4000-8000-000000000009".into();
+    node.call("POST", VOLUMES, &clone.to_string()).await.refusal(404, 5);
+    // Rollback, with both forms of the URL and by name; only to a snapshot of the volume itself.
+    let item = format!("{VOLUMES}/{}/rollback", a["UUID"].as_str().unwrap());
+    assert_eq!(node.call("PUT", &item, &json!({"srcSnapshotName": "s"}).to_string()).await.ok(), json!({}));
+    let after = node.call("GET", &format!("{VOLUMES}/?name=a"), "").await.ok();
+    assert_eq!((&after["ETag"], &after["state"]), (&json!("2"), &json!("Available")));
+    let by_name = "/api/v2/projects/default/volumes//rollback";
+    let body = json!({"Name": "a", "srcSnapshotUUID": uuid});
+    node.call("PUT", by_name, &body.to_string()).await.ok();
+    let body = json!({"Name": "b", "srcSnapshotUUID": uuid});
+    let why = node.call("PUT", by_name, &body.to_string()).await.refusal(400, 3);
+    assert!(why.starts_with("srcSnapshotUUID: "), "{why}");
+    node.call("PUT", &item, "{}").await.refusal(400, 3);
+    let bearer = format!("Bearer {}", node.token);
+    let stale = [("Authorization", bearer.as_str()), ("If-Match", "1")];
+    node.request("PUT", &item, &stale, &json!({"srcSnapshotName": "s"}).to_string()).await.refusal(412, 9);
+    // What differs: 64 logical blocks a range, the lowest bit first.
+    post(json!({"name": "t", "sourceVolumeName": "a"})).await.ok();
+    let path = format!("{SNAPSHOTS}/diff/{uuid}");
+    let all = node.call("GET", &path, "").await.ok();
+    assert_eq!(all["nextOffsetLBA"], "0");
+    assert_eq!(all["lbaRanges"][0], json!({"lbaStart": "0", "lbaEnd": "63", "dataBitMap": "/wAAAAAAAAA="}));
+    assert_eq!(all["lbaRanges"][1]["lbaStart"], "768");
+    let path = format!("{SNAPSHOTS}/diff/?snapshotName=t&baseSnapshotName=s");
+    let some = node.call("GET", &path, "").await.ok();
+    assert_eq!(some["lbaRanges"][0]["dataBitMap"], "AP//AAAAAAA=");
+    node.call("GET", &format!("{path}&offsetLBA=800"), "").await.ok();
+    node.call("GET", &format!("{SNAPSHOTS}/diff/?snapshotName=nobody"), "").await.refusal(404, 5);
+    // Several at one instant only where one group orders their writes.
+    let body = json!({"name": "g", "volumes": ["a", "b"]});
+    let why = node.call("POST", "/dolmen/v1/snapshots", &body.to_string()).await.refusal(400, 3);
+    assert!(why.starts_with("volumes: "), "{why}");
+    let body = json!({"name": "g", "volumes": ["a", "c"]});
+    let both = node.call("POST", "/dolmen/v1/snapshots", &body.to_string()).await.ok();
+    assert_eq!(
+        (&both["snapshots"][0]["name"], &both["snapshots"][1]["name"]),
+        (&json!("g-a"), &json!("g-c"))
+    );
+    // A stale ETag keeps a snapshot.
+    let stale = [("Authorization", bearer.as_str()), ("If-Match", "7")];
+    node.request("DELETE", &format!("{SNAPSHOTS}/?Name=t"), &stale, "").await.refusal(412, 9);
+    node.call("DELETE", &format!("{SNAPSHOTS}/?Name=t"), "").await.ok();
+    // One with a short life ends by itself.
+    post(json!({"name": "short", "sourceVolumeName": "b", "retentionTime": "0.1s"})).await.ok();
+    for round in 0.. {
+        assert!(round < 200, "a retention time has an end");
+        if node.call("GET", &format!("{SNAPSHOTS}/?Name=short"), "").await.status == 404 {
+            break;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+    }
+    node.stop().await;
+}
+
+#[tokio::test]
+async fn snapshot_policies_of_volumes() {
+    const POLICIES: &str = "/api/v2/projects/default/resourcePolicies";
+    let dir = tempfile::tempdir().unwrap();
+    let log = plane::Log::default();
+    let node = Node::start(dir.path(), log.clone()).await;
+    let v = node.call("POST", VOLUMES, &spec("v").to_string()).await.ok();
+    let daily = json!({"snapshotSchedulePolicy": {"dailySchedule": {"startTime": "2100-01-01T03:00:00Z",
+        "daysInCycle": 2}}, "retentionTime": "604800s"});
+    let body =
+        |name: &str, schedule: &Value| json!({"name": name, "resourceName": "v", "schedulePolicy": schedule});
+    let post = async |body: Value| node.call("POST", POLICIES, &body.to_string()).await;
+    let made = post(body("d", &daily)).await.ok();
+    assert_eq!(
+        (&made["resourceUUID"], &made["state"], &made["name"]),
+        (&v["UUID"], &json!("Active"), &json!("d"))
+    );
+    let told = &made["schedulePolicy"];
+    assert_eq!(told["snapshotSchedulePolicy"]["dailySchedule"]["startTime"], "2100-01-01T03:00:00.000Z");
+    assert_eq!(told["retentionTime"], "604800s");
+    post(body("d", &daily)).await.refusal(409, 6);
+    let of = |schedule: Value| json!({"snapshotSchedulePolicy": schedule});
+    for (field, bad) in [
+        ("schedulePolicy", json!(null)),
+        ("snapshotSchedulePolicy", json!({})),
+        ("snapshotSchedulePolicy", of(json!({}))),
+        ("snapshotSchedulePolicy", of(json!({"hourlySchedule": {}, "dailySchedule": {}}))),
+        ("hoursInCycle", of(json!({"hourlySchedule": {"hoursInCycle": 0}}))),
+        ("startTime", of(json!({"hourlySchedule": {"startTime": "dawn"}}))),
+        ("daysOfWeek", of(json!({"weeklySchedule": {}}))),
+        ("day", of(json!({"weeklySchedule": {"daysOfWeek": [{"day": "Someday"}]}}))),
+    ] {
+        let why = post(body("x", &bad)).await.refusal(400, 3);
+        assert!(why.starts_with(&format!("{field}: ")), "{bad}: {why}");
+    }
+    let mut lost = body("x", &daily);
+    lost["resourceName"] = "nobody".into();
+    post(lost).await.refusal(404, 5);
+    let weekly = of(json!({"weeklySchedule": {"daysOfWeek": [{"day": "Monday"}, {"day": 7}]}}));
+    let made = post(body("w", &weekly)).await.ok();
+    assert_eq!(
+        made["schedulePolicy"]["snapshotSchedulePolicy"]["weeklySchedule"]["daysOfWeek"][1]["day"],
+        "Saturday"
+    );
+    let item = format!("{POLICIES}/{}", made["UUID"].as_str().unwrap());
+    node.call("PUT", &item, &json!({"description": "new", "schedulePolicy": daily}).to_string()).await.ok();
+    let seen = node.call("GET", &item, "").await.ok();
+    assert_eq!(
+        (&seen["description"], &seen["schedulePolicy"]["retentionTime"]),
+        (&json!("new"), &json!("604800s"))
+    );
+    let count = async |query: &str| {
+        let list = node.call("GET", &format!("{POLICIES}?{query}"), "").await.ok();
+        list["resourcePolicies"].as_array().unwrap().len()
+    };
+    let by_volume = format!("volumeUUID={}", v["UUID"].as_str().unwrap());
+    assert_eq!((count("").await, count(&by_volume).await, count("volumeUUID=x").await), (2, 2, 0));
+    node.call("DELETE", &item, "").await.ok();
+    node.call("GET", &item, "").await.refusal(404, 5);
+    let viewer = format!("Bearer {}", node.token_for(&["default:viewer"]));
+    let viewer = [("Authorization", viewer.as_str())];
+    assert_eq!(node.request("GET", POLICIES, &viewer, "").await.status, 200);
+    node.request("POST", POLICIES, &viewer, &body("x", &daily).to_string()).await.refusal(403, 7);
+    // One whose time came while nobody was there takes its snapshot by itself, once.
+    let ago = i64::try_from(support::now().0).unwrap() - 1_800_000;
+    let start = jiff::Timestamp::from_millisecond(ago).unwrap().to_string();
+    let hourly = of(json!({"hourlySchedule": {"startTime": start, "hoursInCycle": 1}}));
+    post(body("h", &hourly)).await.ok();
+    node.stop().await;
+    backdate(dir.path(), "h");
+    let node = Node::start(dir.path(), log).await;
+    let snapshots = "/api/v2/projects/default/snapshots";
+    for round in 0.. {
+        assert!(round < 200, "a tick comes");
+        let list = node.call("GET", snapshots, "").await.ok();
+        if let Some(taken) = list["snapshots"].as_array().unwrap().first() {
+            assert!(taken["name"].as_str().unwrap().starts_with("h-2"), "{taken}");
+            assert_eq!(taken["sourceVolumeName"], "v");
+            break;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+    }
+    tokio::time::sleep(std::time::Duration::from_secs(6)).await;
+    assert_eq!(node.call("GET", snapshots, "").await.ok()["snapshots"].as_array().unwrap().len(), 1);
+    node.stop().await;
+}
+
+/// Lets a snapshot policy have run three hours earlier.
+fn backdate(folder: &std::path::Path, name: &str) {
+    let first = dolmen_cluster::state::FirstStart {
+        cluster_name: Some("test".into()),
+        node_name: "node0".into(),
+        subsystem_nqn: None,
+        uuids: Default::default(),
+    };
+    let state = dolmen_cluster::state::State::open(folder, &first).unwrap();
+    let mut policy = state.snapshot_policies().unwrap().into_iter().find(|p| p.name == name).unwrap();
+    policy.last.0 -= 3 * 3_600_000;
+    state.put_snapshot_policy(&policy).unwrap();
 }

@@ -4,6 +4,8 @@
 //! - [`model`]: the cluster's model as a step function: events in, commands out; no clock, no randomness, no I/O.
 //! - [`volume`]: what a user may ask of a volume, checked once, here.
 //! - [`qos`]: policies that limit the rate of volumes.
+//! - [`schedule`]: policies that take snapshots, and when.
+//! - [`snapshot`]: what a user may ask of snapshots.
 //! - [`state`]: the embedded file that holds what must survive but isn't in the log (identity, marks, keys, events).
 //! - [`lock`]: one daemon per data folder.
 //! - [`node`]: the adapter that runs the model beside the data plane; [`node::Handle`] is what the API calls.
@@ -19,6 +21,8 @@ pub mod model;
 pub mod node;
 pub mod plane;
 pub mod qos;
+pub mod schedule;
+pub mod snapshot;
 pub mod state;
 pub mod volume;
 

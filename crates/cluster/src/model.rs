@@ -8,8 +8,11 @@
 
 mod entry;
 mod policies;
+mod schedules;
+mod snapshots;
 #[cfg(test)]
 mod tests;
+mod words;
 
 use crate::{
     Error, Kind,
@@ -26,107 +29,18 @@ use entry::{Entry, Pending};
 pub use entry::{Life, VolumeView};
 use policies::Policies;
 pub use policies::PolicyView;
+pub use schedules::SchedulePlan;
+use schedules::Schedules;
+pub use snapshots::SnapshotView;
+use snapshots::{Snapshots, TakenLine};
 use std::collections::{BTreeMap, BTreeSet};
+pub use words::{Command, Input, RequestId};
 
 /// Ids made durable ahead of their use, so that not every volume costs a write of the state file. Count.
 const MARK_STEP: u32 = 16;
 
 /// The largest NSID that is given out.
 const LAST_NSID: u32 = limits::MAX_NSID;
-
-/// Names a caller that waits; echoed in [`Command::Answer`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct RequestId(pub u64);
-
-/// What came in.
-#[derive(Clone, Debug)]
-pub enum Input {
-    /// A user wants a volume.
-    Create {
-        /// Who waits.
-        request: RequestId,
-        /// What is wanted.
-        spec: VolumeSpec,
-        /// A fresh random UUID.
-        uuid: Uuid,
-        /// The time.
-        now: UnixMillis,
-    },
-    /// A user wants a volume changed.
-    Update {
-        /// Who waits.
-        request: RequestId,
-        /// The project in which `key` is looked up; `None` for any, by UUID only.
-        project: Option<String>,
-        /// Which volume.
-        key: VolumeKey,
-        /// The revision that the user saw.
-        expected: Option<u64>,
-        /// What to change.
-        change: VolumeChange,
-    },
-    /// A user wants a volume gone.
-    Delete {
-        /// Who waits.
-        request: RequestId,
-        /// As for `Update`.
-        project: Option<String>,
-        /// Which volume.
-        key: VolumeKey,
-        /// The revision that the user saw.
-        expected: Option<u64>,
-    },
-    /// The data plane answered the change of this volume; `None` when it will never answer.
-    Answered {
-        /// Which volume.
-        uuid: Uuid,
-        /// Its answer.
-        result: Option<Result<(), PlaneError>>,
-    },
-    /// The data plane's list of all volumes, asked for after [`Model::ask`] gave this `round`.
-    Observed {
-        /// The round of the question.
-        round: u64,
-        /// All volumes that exist.
-        volumes: Vec<VolumeDescriptor>,
-    },
-    /// The question of [`Model::ask`] got no answer.
-    Unobserved,
-}
-
-/// What must be done, in this order.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Command {
-    /// Make these marks durable before going on; if that fails, give the model up (no id may be used).
-    SaveMarks(Marks),
-    /// Ask the data plane to make this volume, and feed its answer back.
-    Create(Box<VolumeDescriptor>),
-    /// Ask the data plane to put this descriptor in the place of that revision, and feed its answer back.
-    Update {
-        /// The new descriptor.
-        descriptor: Box<VolumeDescriptor>,
-        /// The old revision.
-        expected_revision: u64,
-    },
-    /// Ask the data plane to give this volume up, and feed its answer back.
-    Delete {
-        /// Which.
-        uuid: Uuid,
-        /// The old revision.
-        expected_revision: u64,
-        /// The revision of its `Deleting` descriptor.
-        new_revision: u64,
-    },
-    /// Tell the caller.
-    Answer {
-        /// Which caller.
-        request: RequestId,
-        /// The volume as it is now, or why not.
-        result: Result<VolumeView, Error>,
-    },
-    /// Record what happened.
-    Record(Occurrence),
-}
 
 /// The model.
 #[derive(Debug)]
@@ -141,6 +55,8 @@ pub struct Model {
     /// Ids that may be given out.
     durable: Marks,
     policies: Policies,
+    snapshots: Snapshots,
+    schedules: Schedules,
     /// Count of questions for the data plane's list so far.
     round: u64,
 }
@@ -164,6 +80,8 @@ impl Model {
             used,
             durable: marks,
             policies: Policies::default(),
+            snapshots: Snapshots::default(),
+            schedules: Schedules::default(),
             round: 0,
         };
         for descriptor in volumes {
@@ -202,8 +120,30 @@ impl Model {
                 let outcome = self.delete(request, project.as_deref(), &key, expected);
                 self.commands_or_refusal(request, outcome)
             }
+            Input::Rollback { request, project, key, snapshot, expected } => {
+                let outcome = self.rollback(request, project.as_deref(), (&key, &snapshot), expected);
+                self.commands_or_refusal(request, outcome)
+            }
+            Input::CreateSnapshots { request, wanted, now } => {
+                let outcome = self.create_snapshots(request, wanted, now);
+                snapshots_or_refusal(request, outcome)
+            }
+            Input::DeleteSnapshot { request, project, key, expected } => {
+                let outcome = self.delete_snapshot(request, project.as_deref(), &key, expected);
+                snapshots_or_refusal(Some(request), outcome)
+            }
+            Input::SnapshotsAnswered { uuids, result } => self.snapshots_answered(&uuids, result),
+            Input::Tick { now, fresh } => {
+                let mut commands = self.expire(now);
+                commands.extend(self.run_schedules(now, &fresh));
+                commands
+            }
             Input::Answered { uuid, result } => self.answered(uuid, result),
-            Input::Observed { round, volumes } => self.observed(round, volumes),
+            Input::Observed { round, volumes, snapshots } => {
+                let mut commands = self.observed(round, volumes);
+                commands.extend(self.snapshots_observed(round, snapshots));
+                commands
+            }
             Input::Unobserved => Vec::new(),
         }
     }
@@ -223,7 +163,9 @@ impl Model {
     /// got lost. Then the caller shall ask it for its list now and then: see [`Model::ask`].
     #[must_use]
     pub fn wants_observation(&self) -> bool {
-        self.is_spreading() || self.volumes.values().any(|e| e.doubt.is_some() || e.is_deleting())
+        self.is_spreading()
+            || self.snapshots_want_observation()
+            || self.volumes.values().any(|e| e.doubt.is_some() || e.is_deleting())
     }
 
     /// Starts a round: the number to send back with the list that is asked for after this call.
@@ -239,36 +181,38 @@ impl Model {
     }
 
     fn create(&mut self, request: RequestId, spec: VolumeSpec, uuid: Uuid, now: UnixMillis) -> Vec<Command> {
-        let admitted = self.admit(&spec, uuid);
-        let qos = match admitted.and_then(|()| self.assignment(spec.qos.as_ref(), &spec.project)) {
-            Ok(qos) => qos,
+        let admitted = self
+            .admit(&spec, uuid)
+            .and_then(|()| Ok((self.assignment(spec.qos.as_ref(), &spec.project)?, self.clone_plan(&spec)?)));
+        let (qos, plan) = match admitted {
+            Ok(admitted) => admitted,
             Err(error) => return vec![Command::Answer { request, result: Err(error) }],
         };
-        let mut commands = Vec::new();
         let nsid = self.next_nsid();
-        let line = LineId(self.used.line.0 + 1);
-        self.used = Marks { nsid: self.used.nsid.max(nsid), line };
-        if nsid > self.durable.nsid || line > self.durable.line {
-            self.durable = Marks {
-                nsid: Nsid(nsid.0.saturating_add(MARK_STEP - 1).min(LAST_NSID)),
-                line: LineId(line.0.saturating_add(u64::from(MARK_STEP - 1))),
-            };
-            commands.push(Command::SaveMarks(self.durable));
-        }
+        self.used.nsid = self.used.nsid.max(nsid);
+        let (line, save) = self.take_line();
+        let mut commands: Vec<Command> = save.into_iter().collect();
+        let sector = plan.as_ref().map_or(spec.sector.unwrap_or_default(), |plan| plan.sector);
+        let pg = plan.as_ref().map_or_else(|| self.least_loaded(), |plan| plan.pg);
+        let (labels, source) = match plan {
+            Some(plan) if spec.labels.is_empty() => (plan.labels, Some(plan.source)),
+            plan => (spec.labels, plan.map(|plan| plan.source)),
+        };
         let descriptor = VolumeDescriptor {
             uuid,
             name: spec.name,
             project: spec.project,
             nsid,
-            pg: self.least_loaded(),
+            pg,
             line,
             size_bytes: spec.size_bytes,
-            sector: spec.sector,
+            sector,
             kind: spec.kind,
             acl: spec.acl,
             ip_acl: spec.ip_acl,
-            labels: spec.labels,
+            labels,
             qos,
+            source,
             created: now,
             revision: 1,
             state: VolumeState::Available,
@@ -276,6 +220,21 @@ impl Model {
         self.insert(Entry::creating(descriptor.clone(), request));
         commands.push(Command::Create(Box::new(descriptor)));
         commands
+    }
+
+    /// A line that was never used, and what must be durable before it is, together with the namespace ids used so far.
+    fn take_line(&mut self) -> TakenLine {
+        let line = LineId(self.used.line.0 + 1);
+        self.used.line = line;
+        let nsid = self.used.nsid;
+        if nsid <= self.durable.nsid && line <= self.durable.line {
+            return (line, None);
+        }
+        self.durable = Marks {
+            nsid: Nsid(nsid.0.saturating_add(MARK_STEP - 1).min(LAST_NSID)),
+            line: LineId(line.0.saturating_add(u64::from(MARK_STEP - 1))),
+        };
+        (line, Some(Command::SaveMarks(self.durable)))
     }
 
     /// A namespace id that no volume has: a fresh one as long as there are, so that a host's memory of a deleted volume never
@@ -339,7 +298,7 @@ impl Model {
         let (uuid, expected_revision) = (old.uuid, old.revision);
         if next == *old {
             // Nothing to do is success. The data plane would keep its revision, and so must we.
-            return Ok(vec![Command::Answer { request, result: Ok(entry.view()) }]);
+            return Ok(vec![Command::Answer { request, result: Ok(Box::new(entry.view())) }]);
         }
         let next = VolumeDescriptor { revision: old.revision.saturating_add(1), ..next };
         // Both names are taken while the change is under way.
@@ -359,7 +318,7 @@ impl Model {
         let entry = self.entry(project, key)?;
         if entry.is_deleting() && entry.pending.is_none() {
             // Asked again: nothing to do is success.
-            return Ok(vec![Command::Answer { request, result: Ok(entry.view()) }]);
+            return Ok(vec![Command::Answer { request, result: Ok(Box::new(entry.view())) }]);
         }
         entry.check_changeable(expected)?;
         let old = entry.descriptor();
@@ -389,7 +348,7 @@ impl Model {
         let told = match result {
             Ok(()) => {
                 commands.push(Command::Record(pending.occurrence(entry.descriptor())));
-                Ok(self.confirm(uuid, pending))
+                Ok(Box::new(self.confirm(uuid, pending)))
             }
             Err(why) => {
                 self.refuse(uuid, &pending);
@@ -405,7 +364,7 @@ impl Model {
         let mut entry = self.remove(uuid).expect("the caller found it in this map");
         match pending {
             Pending::Create { .. } => {}
-            Pending::Update { next, .. } => entry = Entry::stored(*next),
+            Pending::Update { next, .. } | Pending::Rollback { next, .. } => entry = Entry::stored(*next),
             Pending::Delete { new_revision, .. } => entry.set_deleting(new_revision),
         }
         let view = entry.view();
@@ -425,7 +384,7 @@ impl Model {
                     self.names.remove(&(next.project.clone(), next.name.clone()));
                 }
             }
-            Pending::Delete { .. } => {}
+            Pending::Rollback { .. } | Pending::Delete { .. } => {}
         }
     }
 
@@ -523,6 +482,15 @@ fn applied(old: &VolumeDescriptor, change: VolumeChange) -> VolumeDescriptor {
         name: change.name.unwrap_or_else(|| old.name.clone()),
         labels: change.labels.unwrap_or_else(|| old.labels.clone()),
         ..old.clone()
+    }
+}
+
+/// What must be done for snapshots, or the refusal to who waits for them.
+fn snapshots_or_refusal(request: Option<RequestId>, outcome: Result<Vec<Command>, Error>) -> Vec<Command> {
+    match (outcome, request) {
+        (Ok(commands), _) => commands,
+        (Err(error), Some(request)) => vec![Command::AnswerSnapshots { request, result: Err(error) }],
+        (Err(_), None) => Vec::new(),
     }
 }
 

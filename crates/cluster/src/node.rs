@@ -10,17 +10,20 @@ mod service;
 use crate::{
     Error, Kind,
     event::{Event, Occurrence},
-    model::{Life, PolicyView, VolumeView},
+    model::{Life, PolicyView, SchedulePlan, SnapshotView, VolumeView},
     plane::{
-        DriveStatus, HostStatus, MetricsSnapshot, NodeRequest, Notice, Plane, PoolStatus, Protection,
-        Recovered, VolumeStatus, VolumeUsage,
+        DiffPart, DriveStatus, HostStatus, MetricsSnapshot, NodeRequest, Notice, Plane, PoolStatus,
+        Protection, Recovered, VolumeStatus, VolumeUsage,
     },
     qos::{PolicyChange, PolicyKey, PolicySpec},
+    schedule::SnapshotPolicy,
+    snapshot::{DiffSpec, SnapshotSpec},
     state::{Credential, Identity, State, StateError},
     volume::{VolumeChange, VolumeKey, VolumeSpec},
 };
 use dolmen_types::{Nqn, UnixMillis, Uuid};
 use policies::PolicyMessage;
+pub use policies::ScheduleChange;
 use service::{Message, Service};
 use std::{sync::Arc, time::Duration};
 use tokio::{
@@ -169,6 +172,69 @@ impl Handle {
         Ok(reports.collect())
     }
 
+    /// Puts a volume back to a snapshot of it; returns when that is durable and in force.
+    pub async fn roll_back(
+        &self,
+        project: Option<String>,
+        key: VolumeKey,
+        snapshot: VolumeKey,
+        expected: Option<u64>,
+    ) -> Result<VolumeReport, Error> {
+        let view =
+            self.change(|answer| Message::Rollback { project, key, snapshot, expected, answer }).await?;
+        Ok(self.report(view, Seen::Nothing))
+    }
+
+    /// Takes snapshots of different volumes at one instant, all or none; returns when they are durable.
+    pub async fn create_snapshots(&self, specs: Vec<SnapshotSpec>) -> Result<Vec<SnapshotView>, Error> {
+        self.change(|answer| Message::CreateSnapshots { specs, answer }).await
+    }
+
+    /// Gives a snapshot up; it is gone when no clone of it is left.
+    pub async fn delete_snapshot(
+        &self,
+        project: Option<String>,
+        key: VolumeKey,
+        expected: Option<u64>,
+    ) -> Result<(), Error> {
+        self.change(|answer| Message::DeleteSnapshot { project, key, expected, answer }).await.map(|_| ())
+    }
+
+    /// One snapshot, in any life.
+    pub async fn snapshot(&self, project: Option<String>, key: VolumeKey) -> Result<SnapshotView, Error> {
+        self.ask(|answer| Message::FindSnapshot { project, key, answer }).await?
+    }
+
+    /// All snapshots in the order of their UUIDs, those in `Deleting` included, after `after`.
+    pub async fn snapshots(&self, after: Option<Uuid>) -> Result<Vec<SnapshotView>, Error> {
+        self.ask(|answer| Message::ListSnapshots { after, answer }).await
+    }
+
+    /// What differs between two snapshots, in store blocks.
+    pub async fn diff(&self, spec: DiffSpec) -> Result<DiffPart, Error> {
+        let DiffSpec { project, snapshot, base, first_block, limit } = spec;
+        let to = self.snapshot(project.clone(), snapshot).await?.descriptor;
+        let base = match base {
+            None => None,
+            Some(key) => {
+                let from = self.snapshot(project, key).await?.descriptor;
+                if from.pg != to.pg {
+                    let why = format!("'{}' and '{}' have nothing in common", from.name, to.name);
+                    return Err(Error::invalid("baseSnapshotUUID", why));
+                }
+                Some(from.uuid)
+            }
+        };
+        let (pg, snapshot, first) = (to.pg, to.uuid, first_block);
+        let asked =
+            self.plane.send(|answer| NodeRequest::Diff { pg, snapshot, base, first, limit, answer })?;
+        match tokio::time::timeout(CHANGE_DEADLINE, asked).await {
+            Ok(Ok(answer)) => Ok(answer?),
+            Ok(Err(_)) => Err(stopped()),
+            Err(_) => Err(Error::new(Kind::DeadlineExceeded, "the comparison takes long; ask for less")),
+        }
+    }
+
     /// Makes a QoS policy.
     pub async fn create_policy(&self, spec: PolicySpec) -> Result<PolicyView, Error> {
         self.ask(|answer| Message::Policy(PolicyMessage::Create { spec, answer })).await?
@@ -197,6 +263,32 @@ impl Handle {
     /// All QoS policies, by name.
     pub async fn policies(&self) -> Result<Vec<PolicyView>, Error> {
         self.ask(|answer| Message::Policy(PolicyMessage::List { answer })).await
+    }
+
+    /// Makes a snapshot policy.
+    pub async fn create_schedule(&self, plan: SchedulePlan) -> Result<SnapshotPolicy, Error> {
+        self.ask(|answer| Message::Policy(PolicyMessage::CreateSchedule { plan, answer })).await?
+    }
+
+    /// Changes a snapshot policy; its snapshots stay as they are.
+    pub async fn update_schedule(
+        &self,
+        project: String,
+        uuid: Uuid,
+        change: ScheduleChange,
+    ) -> Result<(), Error> {
+        let make = |answer| Message::Policy(PolicyMessage::UpdateSchedule { project, uuid, change, answer });
+        self.ask(make).await?
+    }
+
+    /// Deletes a snapshot policy; its snapshots stay.
+    pub async fn delete_schedule(&self, project: String, uuid: Uuid) -> Result<(), Error> {
+        self.ask(|answer| Message::Policy(PolicyMessage::DeleteSchedule { project, uuid, answer })).await?
+    }
+
+    /// All snapshot policies by UUID, each with the name of its volume.
+    pub async fn schedules(&self) -> Result<Vec<(SnapshotPolicy, String)>, Error> {
+        self.ask(|answer| Message::Policy(PolicyMessage::ListSchedules { answer })).await
     }
 
     /// Connected hosts.
@@ -229,10 +321,10 @@ impl Handle {
         self.inbox.send(Message::Record(what)).await.map_err(|_| stopped())
     }
 
-    async fn change(
+    async fn change<T>(
         &self,
-        make: impl FnOnce(oneshot::Sender<Result<VolumeView, Error>>) -> Message,
-    ) -> Result<VolumeView, Error> {
+        make: impl FnOnce(oneshot::Sender<Result<T, Error>>) -> Message,
+    ) -> Result<T, Error> {
         match tokio::time::timeout(CHANGE_DEADLINE, self.ask(make)).await {
             Ok(answer) => answer?,
             Err(_) => Err(Error::new(

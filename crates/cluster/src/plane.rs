@@ -5,7 +5,9 @@
 //! is answered, or its answer's sender is dropped (which means "outcome unknown, list again"); a change is answered
 //! only when it is durable. Nothing here runs per I/O.
 
-use dolmen_types::{CoreId, LineId, Nqn, Nsid, UnixMillis, Uuid, volume::VolumeDescriptor};
+use dolmen_types::{
+    CoreId, LineId, Nqn, Nsid, PgId, UnixMillis, Uuid, snapshot::SnapshotDescriptor, volume::VolumeDescriptor,
+};
 use std::{fmt, net::SocketAddr, time::Duration};
 use tokio::sync::{mpsc, oneshot};
 
@@ -61,6 +63,58 @@ pub enum NodeRequest {
         only: Option<Uuid>,
         /// At most [`MAX_VOLUMES`](dolmen_types::limits::MAX_VOLUMES) entries.
         answer: Answer<Vec<VolumeStatus>>,
+    },
+    /// Take snapshots of different volumes of one protection group at one instant. Answered when they are durable.
+    CreateSnapshots {
+        /// What is wanted; size, line and point are filled in by the answer.
+        descriptors: Vec<SnapshotDescriptor>,
+        /// The snapshots, or why none was taken.
+        answer: Answer<Result<Vec<SnapshotDescriptor>, PlaneError>>,
+    },
+    /// Give a snapshot up. Answered when `state = Deleting` is durable; it is missing from
+    /// [`NodeRequest::ListSnapshots`] when no clone of it is left.
+    DeleteSnapshot {
+        /// Which.
+        uuid: Uuid,
+        /// Its protection group.
+        pg: PgId,
+        /// The revision that the caller knows; anything else is [`PlaneError::Conflict`].
+        expected_revision: u64,
+        /// The snapshot as it is now, or why it stays.
+        answer: Answer<Result<Vec<SnapshotDescriptor>, PlaneError>>,
+    },
+    /// Put a volume back to a snapshot of it. Answered when that is durable and in force.
+    Rollback {
+        /// Which volume.
+        uuid: Uuid,
+        /// The snapshot.
+        snapshot: Uuid,
+        /// A line that was never used.
+        line: LineId,
+        /// The volume's revision that the caller knows; the next one is that of the volume after it.
+        expected_revision: u64,
+        /// Success, or why the volume stays as it is.
+        answer: Answer<Result<(), PlaneError>>,
+    },
+    /// All snapshots that exist, those in `Deleting` included, in the order of their UUIDs.
+    ListSnapshots {
+        /// At most [`MAX_SNAPSHOTS`](dolmen_types::limits::MAX_SNAPSHOTS) entries.
+        answer: Answer<Vec<SnapshotStatus>>,
+    },
+    /// What differs between two snapshots of one protection group.
+    Diff {
+        /// The group.
+        pg: PgId,
+        /// The newer snapshot.
+        snapshot: Uuid,
+        /// The older one; `None` for all that is written.
+        base: Option<Uuid>,
+        /// First store block to look at.
+        first: u64,
+        /// Ranges to list at most.
+        limit: usize,
+        /// A part of the list, or why there is none.
+        answer: Answer<Result<DiffPart, PlaneError>>,
     },
     /// Hosts with at least one live controller, in the order of their NQNs.
     Hosts {
@@ -126,13 +180,35 @@ pub struct VolumeStatus {
     pub protection: Protection,
 }
 
+/// One snapshot as the data plane sees it now.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SnapshotStatus {
+    /// The descriptor in force. Of one whose record is not understood only the UUID is meaningful.
+    pub descriptor: SnapshotDescriptor,
+    /// False for one whose record is not understood.
+    pub usable: bool,
+}
+
+/// A part of the list of what differs, in store blocks.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct DiffPart {
+    /// First block and number of blocks, in order.
+    pub ranges: Vec<(u64, u64)>,
+    /// Where to go on; `None` at the end.
+    pub next: Option<u64>,
+}
+
 /// Space that a volume takes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct VolumeUsage {
     /// Bytes of the volume that have been written and not trimmed.
     pub mapped_bytes: u64,
-    /// Bytes that these take in the store, parity aside.
+    /// Bytes that the volume and its snapshots take in the store, parity and what clones share aside.
     pub stored_bytes: u64,
+    /// Of them, what only the volume as it is now needs: deleting it would give them back.
+    pub owned_bytes: u64,
+    /// Of them, what only its snapshots (and clones of them) need.
+    pub snapshot_bytes: u64,
 }
 
 /// How well a volume is protected, and so what hosts may do (words of the management API).
@@ -415,6 +491,8 @@ pub enum Notice {
 pub struct Recovered {
     /// Every descriptor in the log, `Deleting` ones included.
     pub volumes: Vec<VolumeDescriptor>,
+    /// Every snapshot in the log, those in `Deleting` included, whose record is understood.
+    pub snapshots: Vec<SnapshotDescriptor>,
     /// The highest line that the pool has ever known.
     pub highest_line: LineId,
     /// The highest NSID of any descriptor that the pool has ever known, as far as it can tell.

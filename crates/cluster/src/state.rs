@@ -1,12 +1,13 @@
 //! The embedded state of one node: one file in the data folder, for what must survive but isn't in the pool's log.
 //!
 //! It holds the identity (made once), the marks below which ids have been given out, the public keys of API
-//! credentials, the QoS policies, and the ring of events. It never holds volumes: those are in the log. Every call blocks on the file;
+//! credentials, the QoS and snapshot policies, and the ring of events. It never holds volumes: those are in the log. Every call blocks on the file;
 //! the caller keeps it off the threads that serve.
 
 use crate::{
     event::{Event, MAX_EVENTS},
     qos::{self, QosPolicy},
+    schedule::{self, SnapshotPolicy},
 };
 use dolmen_types::{LineId, Nqn, Nsid, PgId, Uuid};
 use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
@@ -23,6 +24,7 @@ const TEXTS: TableDefinition<&str, &str> = TableDefinition::new("texts");
 const NUMBERS: TableDefinition<&str, u64> = TableDefinition::new("numbers");
 const CREDENTIALS: TableDefinition<(&str, &str), &[u8]> = TableDefinition::new("credentials");
 const QOS_POLICIES: TableDefinition<&str, &[u8]> = TableDefinition::new("qos_policies");
+const SNAPSHOT_POLICIES: TableDefinition<&str, &[u8]> = TableDefinition::new("snapshot_policies");
 const EVENTS: TableDefinition<u64, &[u8]> = TableDefinition::new("events");
 
 /// Who this cluster and this node are; made at first start, the same for ever.
@@ -308,38 +310,34 @@ impl State {
         })
     }
 
-    /// All QoS policies.
+    /// All QoS policies. One that this version can't read is told again by the volumes that have it.
     pub fn qos_policies(&self) -> Result<Vec<QosPolicy>, StateError> {
-        self.read(|tx| {
-            let table = match tx.open_table(QOS_POLICIES) {
-                Ok(table) => table,
-                Err(redb::TableError::TableDoesNotExist(_)) => return Ok(Vec::new()),
-                Err(why) => return Err(why.into()),
-            };
-            let mut all = Vec::new();
-            for row in table.iter()? {
-                // One that this version can't read is told again by the volumes that have it.
-                all.extend(qos::decode(row?.1.value()));
-            }
-            Ok(all)
-        })
+        self.values(QOS_POLICIES, qos::decode)
     }
 
     /// Adds or replaces a QoS policy.
     pub fn put_qos_policy(&self, policy: &QosPolicy) -> Result<(), StateError> {
-        self.write(|tx| {
-            let key = policy.uuid.to_string();
-            tx.open_table(QOS_POLICIES)?.insert(key.as_str(), qos::encode(policy).as_slice())?;
-            Ok(())
-        })
+        self.put_value(QOS_POLICIES, policy.uuid, &qos::encode(policy))
     }
 
     /// Removes a QoS policy.
     pub fn remove_qos_policy(&self, uuid: Uuid) -> Result<(), StateError> {
-        self.write(|tx| {
-            tx.open_table(QOS_POLICIES)?.remove(uuid.to_string().as_str())?;
-            Ok(())
-        })
+        self.remove_value(QOS_POLICIES, uuid)
+    }
+
+    /// All snapshot policies that this version can read.
+    pub fn snapshot_policies(&self) -> Result<Vec<SnapshotPolicy>, StateError> {
+        self.values(SNAPSHOT_POLICIES, schedule::decode)
+    }
+
+    /// Adds or replaces a snapshot policy.
+    pub fn put_snapshot_policy(&self, policy: &SnapshotPolicy) -> Result<(), StateError> {
+        self.put_value(SNAPSHOT_POLICIES, policy.uuid, &schedule::encode(policy))
+    }
+
+    /// Removes a snapshot policy.
+    pub fn remove_snapshot_policy(&self, uuid: Uuid) -> Result<(), StateError> {
+        self.remove_value(SNAPSHOT_POLICIES, uuid)
     }
 
     /// The QoS policy of volumes that name none, if one was chosen.
@@ -419,6 +417,45 @@ impl State {
             server_uuid: uuid("server_uuid")?,
             subsystem_nqn: nqn,
             serial: text("serial")?,
+        })
+    }
+
+    /// What a table of objects by UUID holds, as far as it can be read.
+    fn values<T>(
+        &self,
+        table: TableDefinition<&str, &[u8]>,
+        decode: impl Fn(&[u8]) -> Option<T>,
+    ) -> Result<Vec<T>, StateError> {
+        self.read(|tx| {
+            let table = match tx.open_table(table) {
+                Ok(table) => table,
+                Err(redb::TableError::TableDoesNotExist(_)) => return Ok(Vec::new()),
+                Err(why) => return Err(why.into()),
+            };
+            let mut all = Vec::new();
+            for row in table.iter()? {
+                all.extend(decode(row?.1.value()));
+            }
+            Ok(all)
+        })
+    }
+
+    fn put_value(
+        &self,
+        table: TableDefinition<&str, &[u8]>,
+        uuid: Uuid,
+        value: &[u8],
+    ) -> Result<(), StateError> {
+        self.write(|tx| {
+            tx.open_table(table)?.insert(uuid.to_string().as_str(), value)?;
+            Ok(())
+        })
+    }
+
+    fn remove_value(&self, table: TableDefinition<&str, &[u8]>, uuid: Uuid) -> Result<(), StateError> {
+        self.write(|tx| {
+            tx.open_table(table)?.remove(uuid.to_string().as_str())?;
+            Ok(())
         })
     }
 

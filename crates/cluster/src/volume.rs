@@ -27,8 +27,8 @@ pub struct VolumeSpec {
     pub project: String,
     /// Bytes, already rounded up.
     pub size_bytes: u64,
-    /// Logical block size.
-    pub sector: SectorSize,
+    /// Logical block size; that of the source, or 4096, if none is named.
+    pub sector: Option<SectorSize>,
     /// Durable, or one of the test kinds.
     pub kind: VolumeKind,
     /// Admitted hosts.
@@ -39,6 +39,8 @@ pub struct VolumeSpec {
     pub labels: Vec<(String, String)>,
     /// The QoS policy; the default one if none is named.
     pub qos: Option<PolicyKey>,
+    /// The snapshot that it is to be a clone of.
+    pub source: Option<VolumeKey>,
 }
 
 /// What to change about a volume; `None` leaves it as it is.
@@ -58,7 +60,7 @@ pub struct VolumeChange {
     pub qos: Option<PolicyKey>,
 }
 
-/// Which volume is meant.
+/// Which volume (or snapshot) is meant.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum VolumeKey {
     /// By identity.

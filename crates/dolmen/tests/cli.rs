@@ -122,6 +122,61 @@ fn a_volume_from_create_to_delete() {
 }
 
 #[test]
+fn a_snapshot_from_create_to_delete() {
+    let dir = tempfile::tempdir().unwrap();
+    let node = start(dir.path()).unwrap();
+    let data = dir.path().to_str().unwrap();
+    let on = |args: &[&str]| good(dir.path(), args);
+    assert!(on(&["snapshot", "list"]).contains("There are no snapshots"));
+    on(&["volume", "create", "v", "--size", "1GiB", "--sector-size", "512"]);
+    assert!(on(&["snapshot", "create", "s", "v", "--keep", "3600"]).contains("snapshot 's' of volume 'v'"));
+    on(&["volume", "create", "c", "--from-snapshot", "s"]);
+    let clone = on(&["volume", "show", "c"]);
+    assert!(clone.contains("1 GiB (1073741824 bytes)") && clone.contains("512"), "{clone}");
+    on(&["snapshot", "create", "g", "v", "c"]);
+    let list = on(&["snapshot", "list", "--volume", "v"]);
+    assert!(list.contains("3600s") && list.contains("g-v") && !list.contains("g-c"), "{list}");
+    assert!(on(&["snapshot", "show", "g-c"]).contains("ever"));
+    let listed = on(&["snapshot", "diff", "g-v", "--base", "s"]);
+    assert!(listed.contains("4096") && listed.contains("8192"), "{listed}");
+    let runs: Value = serde_json::from_str(&on(&["snapshot", "diff", "s", "-o", "json"])).unwrap();
+    assert_eq!(runs[1]["offset"], 409_600);
+    let why = bad(1, &["--data", data, "volume", "rollback", "v", "--to", "s"]);
+    assert!(why.contains("nothing was changed") && why.contains("--yes"), "{why}");
+    assert!(on(&["volume", "rollback", "v", "--to", "s", "--yes"]).contains("is as it was at"));
+    bad(1, &["--data", data, "volume", "rollback", "c", "--to", "s", "--yes"]);
+    assert!(on(&["snapshot", "delete", "s"]).contains("is deleted"));
+    assert!(on(&["snapshot", "list"]).contains("Deleting"), "its clone is there");
+    assert!(bad(3, &["--data", data, "snapshot", "show", "x"]).contains("snapshot list"));
+    bad(2, &["--data", data, "volume", "create", "x"]);
+    bad(2, &["--data", data, "snapshot", "create", "x"]);
+    node.control.stop();
+}
+
+#[test]
+fn a_snapshot_policy_from_create_to_delete() {
+    let dir = tempfile::tempdir().unwrap();
+    let node = start(dir.path()).unwrap();
+    let data = dir.path().to_str().unwrap();
+    let on = |args: &[&str]| good(dir.path(), args);
+    on(&["volume", "create", "v", "--size", "1GiB"]);
+    assert!(on(&["policy", "list"]).contains("There are no snapshot policies"));
+    let at = ["--start", "2100-01-01T03:00:00Z"];
+    let made = on(&[&["policy", "create", "d", "v", "--days", "1", "--keep", "86400"][..], &at].concat());
+    assert!(made.contains("snapshot policy 'd' of volume 'v' is active"), "{made}");
+    on(&[&["policy", "create", "w", "v", "--weekday", "monday", "--weekday", "friday"][..], &at].concat());
+    let list = on(&["policy", "list"]);
+    assert!(list.contains("every 1 days from 2100-01-01T03:00:00.000Z") && list.contains("86400s"), "{list}");
+    assert!(on(&["policy", "show", "w"]).contains("Friday from 2100"));
+    assert!(on(&["policy", "delete", "d"]).contains("its snapshots stay"));
+    assert!(bad(3, &["--data", data, "policy", "show", "d"]).contains("policy list"));
+    bad(2, &["--data", data, "policy", "create", "x", "v"]);
+    bad(2, &["--data", data, "policy", "create", "x", "v", "--hours", "1", "--days", "1"]);
+    bad(1, &["--data", data, "policy", "create", "x", "v", "--hours", "0"]);
+    node.control.stop();
+}
+
+#[test]
 fn a_qos_policy_from_create_to_delete() {
     let dir = tempfile::tempdir().unwrap();
     let node = start(dir.path()).unwrap();

@@ -30,6 +30,30 @@ pub struct Key {
     pub id: u128,
 }
 
+/// How a line's blocks are stored.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LineAttributes {
+    /// Compressed where it pays.
+    pub compress: bool,
+    /// Encrypted under the line's own key, which the store must have been given before the line's first record.
+    pub encrypt: bool,
+}
+
+impl LineAttributes {
+    const COMPRESS: u8 = 1;
+    const ENCRYPT: u8 = 2;
+
+    /// As flags in a record and in a checkpoint.
+    pub(crate) fn bits(self) -> u8 {
+        (u8::from(self.compress) * Self::COMPRESS) | (u8::from(self.encrypt) * Self::ENCRYPT)
+    }
+
+    /// What [`LineAttributes::bits`] made.
+    pub(crate) fn from_bits(bits: u8) -> LineAttributes {
+        LineAttributes { compress: bits & Self::COMPRESS != 0, encrypt: bits & Self::ENCRYPT != 0 }
+    }
+}
+
 /// One change. All blocks are store blocks of 4096 bytes.
 #[derive(Debug)]
 pub enum Record {
@@ -67,6 +91,8 @@ pub enum Record {
     CreateLine {
         /// Never used before in this pool.
         line: LineId,
+        /// How its blocks are stored, for the line's life.
+        attributes: LineAttributes,
     },
     /// The line's head is gone: it can't be written or read as of now any more. Its snapshots, and clones of them, stay;
     /// whatever none of them needs comes back in the background.

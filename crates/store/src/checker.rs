@@ -4,23 +4,23 @@
 //! block that the map names. A block that does not check is named by line and address; one that other columns still give is told
 //! apart. Then every column of every commit is read, and the parity compared.
 
-use crate::check::block_check;
 use crate::columns::Columns;
 use crate::format::commit::LogIdentity;
 use crate::format::page::{Leaf, Level, PageRef, verify};
 use crate::format::segment::{SEGMENT_HEADER_BYTES, Stream};
-use crate::location::{BLOCK_GRANULES, Slot};
+use crate::location::Slot;
 use crate::map::{Entry, LeafRef};
 use crate::parity;
 use crate::pool::read_plan;
 use crate::segments::Segment;
-use crate::shard::{Drives, FetchError, SegmentScan, Shared, Way, load_shard, stored_how};
+use crate::shard::{Drives, FetchError, SegmentScan, Shared, Span, Way, load_shard, stored_how};
 use crate::store::new_shard;
-use crate::{Candidate, PoolPlan, ShardTuning, StoreError, UnitId};
+use crate::stored::BlockVersion;
+use crate::{Candidate, Keyring, PoolPlan, ShardTuning, StoreError, UnitId};
 use dolmen_io::exec::Handle;
 use dolmen_io::{Owner, Tag};
 use dolmen_types::limits::BLOCK_BYTES;
-use dolmen_types::{ShardId, Uuid};
+use dolmen_types::{LineId, ShardId, Uuid};
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::rc::Rc;
@@ -28,8 +28,8 @@ use std::rc::Rc;
 /// Problems that are named at most; more are only counted.
 const MAX_NAMED: usize = 1000;
 
-/// Blocks that are read in one go.
-const RUN_BLOCKS: usize = 32;
+/// Bytes that are read in one go.
+const RUN_BYTES: usize = 128 * 1024;
 
 /// What a check found.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -74,8 +74,13 @@ impl CheckReport {
     }
 }
 
-/// Checks the pool on these drives, which nobody serves meanwhile. Fails only where there is no pool to check.
-pub async fn check_pool(exec: Handle, drives: Vec<Candidate>) -> Result<CheckReport, StoreError> {
+/// Checks the pool on these drives, which nobody serves meanwhile. Fails only where there is no pool to check. The blocks of an
+/// encrypted line are verified with its key; without it the line is named as a problem.
+pub async fn check_pool(
+    exec: Handle,
+    drives: Vec<Candidate>,
+    keyring: Keyring,
+) -> Result<CheckReport, StoreError> {
     let plan = read_plan(&exec, &drives).await?;
     let files: Vec<_> = plan.order.iter().map(|at| at.map(|i| drives[i].info.file)).collect();
     let pool_drives = Rc::new(Drives::new(&plan, &files, &ShardTuning::default()));
@@ -87,7 +92,7 @@ pub async fn check_pool(exec: Handle, drives: Vec<Candidate>) -> Result<CheckRep
     };
     let mut holders = BTreeMap::new();
     for id in (0..plan.shards).map(ShardId) {
-        let shard = offline_shard(&plan, id, &pool_drives);
+        let shard = offline_shard(&plan, id, &pool_drives, keyring.clone());
         if let Err(error) = load_shard(&shard, &exec).await {
             report.problem(format!("shard {id}: {error}"));
             continue;
@@ -107,10 +112,10 @@ pub async fn check_pool(exec: Handle, drives: Vec<Candidate>) -> Result<CheckRep
     Ok(report)
 }
 
-fn offline_shard(plan: &PoolPlan, shard: ShardId, pool_drives: &Rc<Drives>) -> Shared {
+fn offline_shard(plan: &PoolPlan, shard: ShardId, pool_drives: &Rc<Drives>, keyring: Keyring) -> Shared {
     let id = LogIdentity { pool: plan.pool, shard, incarnation: plan.incarnation, salt: 0 };
     let tag = Tag { owner: Owner(0), key: 0 };
-    Rc::new(RefCell::new(new_shard(id, pool_drives.clone(), ShardTuning::default(), tag)))
+    Rc::new(RefCell::new(new_shard(id, pool_drives.clone(), ShardTuning::default(), tag, keyring)))
 }
 
 async fn check_shard(shard: &Shared, exec: &Handle, report: &mut CheckReport) {
@@ -124,6 +129,10 @@ async fn check_shard(shard: &Shared, exec: &Handle, report: &mut CheckReport) {
     };
     for (line, leaves) in lines {
         report.lines += 1;
+        if !shard.borrow().has_keys_of(line) {
+            report.problem(StoreError::NoKey(LineId(line)).to_string());
+            continue;
+        }
         for page in leaves {
             report.leaves += 1;
             match read_leaf(shard, exec, line, &page, report).await {
@@ -179,7 +188,7 @@ async fn read_leaf(
     }
 }
 
-/// Reads stored blocks, what lies one behind the other in one go, and names each that does not check.
+/// Reads stored blocks, what lies on touching pages in one go, and names each that does not check.
 async fn check_blocks(
     shard: &Shared,
     exec: &Handle,
@@ -189,11 +198,8 @@ async fn check_blocks(
 ) {
     let mut rest = entries;
     while let Some((_, first)) = rest.first() {
-        let follows = |i: usize| {
-            let step = u32::try_from(i).expect("runs are short") * BLOCK_GRANULES;
-            rest[i].1.location == first.location.plus(step)
-        };
-        let count = (1..rest.len().min(RUN_BLOCKS)).take_while(|&i| follows(i)).count() + 1;
+        let mut span = Span::of(first);
+        let count = 1 + rest[1..].iter().take_while(|(_, e)| span.extend(e, RUN_BYTES)).count();
         let (run, tail) = rest.split_at(count);
         rest = tail;
         report.blocks += count as u64;
@@ -212,16 +218,18 @@ async fn check_blocks(
     }
 }
 
-/// Reads blocks that lie one behind the other.
+/// Reads blocks whose pages touch.
 async fn read_run(shard: &Shared, exec: &Handle, line: u64, run: &[(u64, Entry)]) -> Result<Way, FetchError> {
     let Some((_, first)) = run.first() else { return Ok(Way::Direct) };
-    let mut buf = exec.alloc(run.len() * BLOCK_BYTES).await;
-    buf.set_len(run.len() * BLOCK_BYTES);
+    let mut span = Span::of(first);
+    run[1..].iter().for_each(|(_, e)| _ = span.extend(e, RUN_BYTES));
+    let mut buf = exec.alloc(span.len()).await;
+    buf.set_len(span.len());
     let holds = |bytes: &[u8]| {
-        let mut blocks = run.iter().zip(bytes.chunks_exact(BLOCK_BYTES));
-        blocks.all(|((lba, entry), block)| block_check(line, *lba, entry.seq, block) == entry.check)
+        let blocks = run.iter().map(|(lba, e)| (BlockVersion { line, lba: *lba, seq: e.seq }, e));
+        span.holds(&mut shard.borrow_mut().forms, blocks, bytes)
     };
-    stored_how(shard, exec, first.location, buf, holds).await.map(|(_, way)| way)
+    stored_how(shard, exec, span.location(), buf, holds).await.map(|(_, way)| way)
 }
 
 /// Reads every column of every commit that counts, and compares the parity with what the data columns say it is. A segment with a

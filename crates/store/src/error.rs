@@ -41,6 +41,8 @@ pub enum StoreError {
     },
     /// The line does not exist.
     NoLine(LineId),
+    /// The line is encrypted, and its key is not here.
+    NoKey(LineId),
     /// The drives do not hold a pool that can be opened; nothing was changed.
     Refused(String),
     /// What the drives hold contradicts itself; nothing was changed.
@@ -61,6 +63,12 @@ impl fmt::Display for StoreError {
             StoreError::Map { line, reason } => write!(f, "the map of line {line} is damaged: {reason}"),
             StoreError::NoSnapshot { line, at } => write!(f, "line {line} has no snapshot {at}"),
             StoreError::NoLine(line) => write!(f, "line {line} does not exist"),
+            StoreError::NoKey(line) => {
+                write!(
+                    f,
+                    "line {line} is encrypted and its key is not here; name the cluster key that it was wrapped by"
+                )
+            }
             StoreError::Refused(text) | StoreError::Corrupt(text) | StoreError::Drive(text) => {
                 f.write_str(text)
             }

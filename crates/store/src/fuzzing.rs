@@ -80,10 +80,11 @@ fn commit(data: &[u8]) {
     let Some(header) = commit::decode(&bytes, &id, Some(Slot(half(44))), half(48), 1 << 26) else { return };
     assert!(header.end() <= 1 << 26);
     for record in commit::records(&bytes, &header).flatten() {
-        if let LogRecord::Write { lba, checks, at, .. } = record {
-            assert!(lba.checked_add(checks.len() as u64).is_some());
-            assert_eq!(checks.iter().count(), checks.len());
-            assert!(header.location(at).place(1 << 26).0 < usize::from(header.place.data));
+        if let LogRecord::Write { lba, blocks, .. } = record {
+            assert!(lba.checked_add(blocks.len() as u64).is_some());
+            assert_eq!(blocks.iter().count(), blocks.len());
+            let columns = usize::from(header.place.data);
+            assert!(blocks.iter().all(|b| header.location(b.at).place(1 << 26).0 < columns));
         }
     }
 }

@@ -28,6 +28,8 @@ mod format;
 #[cfg(any(test, fuzzing))]
 #[doc(hidden)]
 pub mod fuzzing;
+mod key_table;
+mod keyring;
 mod location;
 mod map;
 mod membership;
@@ -40,16 +42,19 @@ mod pool;
 mod segments;
 mod shard;
 mod store;
+mod stored;
 
 pub use batch::{
-    AppendError, Batch, Done, Key, LineInfo, LineUsage, MAX_BATCH_RECORDS, MAX_CLONE_DEPTH, MAX_OBJECT_BYTES,
-    MAX_SNAPSHOTS_PER_SHARD, Marks, Record, Records, Ticket,
+    AppendError, Batch, Done, Key, LineAttributes, LineInfo, LineUsage, MAX_BATCH_RECORDS, MAX_CLONE_DEPTH,
+    MAX_OBJECT_BYTES, MAX_SNAPSHOTS_PER_SHARD, Marks, Record, Records, Ticket,
 };
 pub use checker::{CheckReport, check_pool};
 pub use columns::{Columns, Shape};
 pub use diff::{ChangedRange, DiffDone, DiffPage, DiffRequest, MAX_DIFF_RANGES, MAX_DIFFS, View};
 pub use error::StoreError;
 pub use format::superblock::DriveState;
+pub use key_table::{KeyTable, WrappedKey};
+pub use keyring::{DataKey, Keyring};
 pub use message::{Members, Purpose, SpaceLevel, ToPool, ToShard, UnitId};
 pub use owner::{DriveStanding, PoolOwner};
 pub use plan::{PlanDrive, PoolPlan, ShardTuning, SpaceReport};

@@ -40,11 +40,6 @@ impl Location {
         let column = usize::try_from(offset / unit).unwrap_or(usize::MAX);
         (column, u32::try_from(offset % unit).expect("below a unit"))
     }
-
-    /// The location `granules` further on in the same column.
-    pub(crate) fn plus(self, granules: u32) -> Location {
-        Location(self.0.wrapping_add(u64::from(granules)))
-    }
 }
 
 impl fmt::Display for Location {

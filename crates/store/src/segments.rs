@@ -43,9 +43,12 @@ impl Segment {
         self.base + self.delta + self.body
     }
 
-    /// True when a column of it is on a drive of the set, or it was begun with less parity than there should be.
+    /// True when a column of it is on a drive of the set, it was begun with less parity than there should be, or something in it
+    /// was wrong and nothing is appended to it any more.
     pub(crate) fn at_risk(&self, drives: u64, shape: Shape) -> bool {
-        self.suspect || self.columns.parity() < usize::from(shape.parity) || self.columns.touches(drives)
+        (self.suspect && self.closed)
+            || self.columns.parity() < usize::from(shape.parity)
+            || self.columns.touches(drives)
     }
 }
 

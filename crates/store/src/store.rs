@@ -4,9 +4,10 @@ use crate::format::commit::LogIdentity;
 use crate::map::Map;
 use crate::segments::SegmentTable;
 use crate::shard::{Complaint, Drives, Log, Phase, Reprotect, Shard, Shared, run_shard, start_diff};
+use crate::stored::Forms;
 use crate::{
-    AppendError, Batch, DiffDone, DiffRequest, Done, Key, LineInfo, LineUsage, Marks, PoolPlan, ShardTuning,
-    SpaceReport, StoreError, Ticket, ToPool, ToShard,
+    AppendError, Batch, DataKey, DiffDone, DiffRequest, Done, Key, Keyring, LineInfo, LineUsage, Marks,
+    PoolPlan, ShardTuning, SpaceReport, StoreError, Ticket, ToPool, ToShard,
 };
 use dolmen_io::{Buf, Error, Event, FileId, Io, Owner, Tag, TimerId, exec};
 use dolmen_types::{Lba, LineId, Nanos, PgId, Seq, ShardId};
@@ -41,7 +42,10 @@ impl Store {
     /// for listings of changes ([`MAX_DIFFS`](crate::MAX_DIFFS) per shard);
     /// [`Store::ready`] tells when it has ended. `owner` tags the store's own drive operations (reads and commits).
     /// `salt` is fresh randomness of this opening.
+    /// `keyring` holds the keys of the encrypted lines; recovery refuses a log whose tail it could not verify without one
+    /// that is missing.
     #[must_use]
+    #[allow(clippy::too_many_arguments)] // What a store is made of, once.
     pub fn open(
         plan: &PoolPlan,
         shards: &[ShardId],
@@ -49,6 +53,7 @@ impl Store {
         tuning: ShardTuning,
         owner: Owner,
         salt: u64,
+        keyring: &Keyring,
         exec: &exec::Handle,
     ) -> Store {
         let drives = Rc::new(Drives::new(plan, files, &tuning));
@@ -56,7 +61,8 @@ impl Store {
             let salt = crate::check::block_seed(salt, u64::from(id.0), plan.incarnation);
             let log_id = LogIdentity { pool: plan.pool, shard: id, incarnation: plan.incarnation, salt };
             let tag = Tag { owner, key: index << SHARD_SHIFT };
-            let shard = Rc::new(RefCell::new(new_shard(log_id, drives.clone(), tuning.clone(), tag)));
+            let shard = new_shard(log_id, drives.clone(), tuning.clone(), tag, keyring.clone());
+            let shard = Rc::new(RefCell::new(shard));
             if exec.spawn(run_shard(shard.clone(), exec.clone())).is_err() {
                 shard.borrow_mut().phase =
                     Phase::Failed(StoreError::Drive("the core has too many tasks".into()));
@@ -119,6 +125,23 @@ impl Store {
         } else if let Some((_, any)) = self.shards.first() {
             let mut any = any.borrow_mut();
             any.refuse(ticket, StoreError::Refused("the group's shard lives on another core".into()));
+        }
+    }
+
+    /// Gives the store the key of an encrypted line of a group: before the batch that creates the line.
+    pub fn add_key(&mut self, pg: PgId, line: LineId, key: DataKey) {
+        if let Some(shard) = self.shard(pg) {
+            shard.borrow_mut().forms.add_key(line.0, key);
+        }
+    }
+
+    /// Forgets the key of a line that is gone. One that the map or the queue still knows keeps its key.
+    pub fn forget_key(&mut self, pg: PgId, line: LineId) {
+        if let Some(shard) = self.shard(pg) {
+            let mut shard = shard.borrow_mut();
+            if shard.attributes(line.0).is_none() {
+                shard.forms.forget_key(line.0);
+            }
         }
     }
 
@@ -330,7 +353,13 @@ fn read_result(event: Event) -> Option<Result<Buf, (Error, Option<Buf>)>> {
 }
 
 /// A shard that has not begun to recover.
-pub(crate) fn new_shard(id: LogIdentity, drives: Rc<Drives>, tuning: ShardTuning, tag: Tag) -> Shard {
+pub(crate) fn new_shard(
+    id: LogIdentity,
+    drives: Rc<Drives>,
+    tuning: ShardTuning,
+    tag: Tag,
+    keyring: Keyring,
+) -> Shard {
     let map = Map::new(tuning.cache_bytes);
     let mut log = Log { next_number: 1, ..Log::default() };
     // Segments of a stream are counted from 1.
@@ -351,6 +380,7 @@ pub(crate) fn new_shard(id: LogIdentity, drives: Rc<Drives>, tuning: ShardTuning
         kept_pages: Vec::new(),
         kept_stage: None,
         announced: crate::shard::Announced::default(),
+        forms: Forms::new(keyring),
         reads: crate::shard::Reads::default(),
         mends: crate::shard::Mends::default(),
         moving: BTreeSet::new(),

@@ -42,3 +42,33 @@ fn writes_reads_and_survives_restarts() {
         assert_eq!(objects, [(key(5), b"hello".to_vec())]);
     }
 }
+
+#[test]
+fn objects_at_their_limit_can_still_be_replaced_by_what_is_no_longer() {
+    let world = World::new(4);
+    let unit_bytes = 1 << 20;
+    let tuning = ShardTuning { log_bytes: 16 << 20, commit_bytes: 512 << 10, ..Setup::tiny(1).tuning };
+    let setup = Setup { drives: vec![("d0", 96 << 20)], unit_bytes, tuning, ..Setup::tiny(1) };
+    let mut node = Node::open(&world, &setup).unwrap();
+    let put = |id: u128, byte: u8, len: usize| Record::Put { key: key(id), value: vec![byte; len].into() };
+    let mut seq = 0;
+    loop {
+        seq += 1;
+        match node.append(0, seq, vec![put(u128::from(seq), 1, 24 << 10)]) {
+            Ok(ticket) => assert_eq!(node.wait(ticket).result, Ok(())),
+            Err(AppendError::Invalid(_)) => break,
+            Err(other) => panic!("{other:?}"),
+        }
+        assert!(seq < 1000, "there is a limit");
+    }
+    for id in 1..u128::from(seq) {
+        seq += 1;
+        node.commit(0, seq, vec![put(id, 2, 24 << 10)]).unwrap();
+        seq += 1;
+        node.commit(0, seq, vec![put(id, 3, 10)]).unwrap();
+        seq += 1;
+        node.commit(0, seq, vec![Record::Delete { key: key(id) }]).unwrap();
+    }
+    seq += 1;
+    node.commit(0, seq, vec![put(1, 4, 24 << 10)]).unwrap();
+}

@@ -8,7 +8,7 @@ use dolmen_store::*;
 
 fn check(world: &World, setup: &Setup) -> CheckReport {
     let (mut io, mut exec, drives) = offline(world, setup);
-    let checking = check_pool(exec.handle(), drives);
+    let checking = check_pool(exec.handle(), drives, Keyring::default());
     run(&mut io, &mut exec, checking).unwrap()
 }
 

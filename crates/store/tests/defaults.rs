@@ -18,6 +18,7 @@ fn large_commands_at_depth() {
         parity: 0,
         cores: 1,
         tuning: ShardTuning::default(),
+        keyring: Keyring::default(),
     };
     let mut node = Node::open(&world, &setup).unwrap();
     let (mut rng, mut seq) = (Rng::new(3), [1; 2]);

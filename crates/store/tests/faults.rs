@@ -194,7 +194,7 @@ fn mutated_drives_never_serve_wrong_data() {
 /// The offline check over the drives of a node that is down.
 fn check_offline(world: &World, setup: &Setup) -> CheckReport {
     let (mut io, mut exec, drives) = offline(world, setup);
-    let checking = check_pool(exec.handle(), drives);
+    let checking = check_pool(exec.handle(), drives, Keyring::default());
     run(&mut io, &mut exec, checking).unwrap()
 }
 

@@ -204,7 +204,7 @@ fn many_snapshots_of_a_few_blocks_come_back_whole() {
     assert_eq!(node.read(0, 1, 0, 6).unwrap(), blocks);
     node.shutdown();
     let (mut io, mut exec, drives) = offline(&world, &setup);
-    let check = check_pool(exec.handle(), drives);
+    let check = check_pool(exec.handle(), drives, Keyring::default());
     let report = run(&mut io, &mut exec, check).unwrap();
     assert_eq!(report.problems, 0, "{:?}", report.named);
     assert!(report.blocks > 150);

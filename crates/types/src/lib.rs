@@ -8,6 +8,7 @@ pub mod limits;
 mod nqn;
 pub mod qos;
 mod size;
+pub mod snapshot;
 mod uuid;
 pub mod volume;
 

@@ -28,6 +28,12 @@ pub const MAX_IP_ACL_ENTRIES: usize = 16;
 /// Volumes of one pool at most; bounds the active namespace lists and the ANA log.
 pub const MAX_VOLUMES: u32 = 16_384;
 
+/// Snapshots of one pool at most.
+pub const MAX_SNAPSHOTS: u32 = 65_536;
+
+/// Bytes of a snapshot's description at most (`lightos-api.md`: 256).
+pub const MAX_DESCRIPTION_BYTES: usize = 256;
+
 /// Largest namespace id that is given out, and the number of namespaces that a controller reports (NN).
 pub const MAX_NSID: u32 = 1 << 20;
 

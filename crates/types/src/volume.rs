@@ -1,6 +1,6 @@
 //! What a volume is, as plain data: shared by the log's descriptors, the data path and the control side.
 
-use crate::{LineId, Nqn, Nsid, PgId, UnixMillis, Uuid, qos::QosAssignment};
+use crate::{LineId, Nqn, Nsid, PgId, UnixMillis, Uuid, qos::QosAssignment, snapshot::CloneSource};
 use std::{collections::BTreeSet, net::IpAddr};
 
 /// Logical block size that hosts see.
@@ -133,6 +133,8 @@ pub struct VolumeDescriptor {
     pub labels: Vec<(String, String)>,
     /// How its rate is limited; `None` for not at all.
     pub qos: Option<QosAssignment>,
+    /// What it was cloned from; `None` for a volume that began empty.
+    pub source: Option<CloneSource>,
     /// When it was made.
     pub created: UnixMillis,
     /// Grows with every change; the API's ETag.

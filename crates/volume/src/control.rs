@@ -2,9 +2,11 @@
 //! tell is durable.
 
 use crate::VolumeRef;
+use dolmen_store::{DiffPage, LineUsage};
 use dolmen_types::{
-    Uuid,
+    Lba, LineId, Uuid,
     qos::QosAssignment,
+    snapshot::SnapshotDescriptor,
     volume::{HostAccess, IpAccess, VolumeDescriptor},
 };
 use std::fmt;
@@ -31,7 +33,8 @@ pub struct ControlRequest {
 #[derive(Clone, Debug)]
 pub enum ControlCommand {
     /// Make a volume. The caller chooses UUID, NSID, PG (whose home is this core) and line, and has made sure that the
-    /// name is free; `revision` and `state` are set here. Asking twice for the very same volume succeeds twice.
+    /// name is free; `revision` and `state` are set here. Asking twice for the very same volume succeeds twice. With a
+    /// source it begins with the snapshot's contents; the snapshot's group must be its own, and its size no smaller.
     Create(Box<VolumeDescriptor>),
     /// Change a volume.
     Update {
@@ -47,10 +50,59 @@ pub enum ControlCommand {
         /// Refuse unless the volume is at this revision.
         expected_revision: Option<u64>,
     },
+    /// Put a volume back to what one of its snapshots holds. Commands under way end first, later ones see the old
+    /// contents come back. It keeps its size, or takes the snapshot's if that is larger; snapshots stay, newer ones too.
+    Rollback {
+        /// The volume.
+        uuid: Uuid,
+        /// A snapshot of it.
+        snapshot: Uuid,
+        /// A line that was never used.
+        line: LineId,
+        /// Refuse unless the volume is at this revision.
+        expected_revision: Option<u64>,
+    },
+    /// Take snapshots of different volumes of one group at one instant: all or none. The caller chooses UUID, description,
+    /// times and policy, and has made sure that the names are free; what follows from the volume is filled in here.
+    CreateSnapshots(Vec<SnapshotDescriptor>),
+    /// Delete a snapshot: answered when it is durably `Deleting`; it ends by itself when no clone of it is left.
+    /// Deleting twice succeeds twice.
+    DeleteSnapshot {
+        /// The snapshot.
+        uuid: Uuid,
+        /// Refuse unless it is at this revision.
+        expected_revision: Option<u64>,
+    },
+    /// Tell what differs between two snapshots.
+    Diff(DiffQuery),
     /// Tell about one volume.
     Show(Uuid),
     /// Tell about all volumes of this core.
     List,
+    /// Tell about all snapshots of this core.
+    ListSnapshots,
+}
+
+/// A question for what differs between two snapshots.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DiffQuery {
+    /// The newer one.
+    pub snapshot: Uuid,
+    /// The older one, of the same volume or of one that shares an ancestor; `None` for all that is written.
+    pub base: Option<Uuid>,
+    /// First store block to look at.
+    pub first: Lba,
+    /// Ranges to list at most.
+    pub limit: usize,
+}
+
+/// What is known about a snapshot.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SnapshotInfo {
+    /// Its definition. Of a quarantined one only the UUID is meaningful.
+    pub descriptor: SnapshotDescriptor,
+    /// How it is.
+    pub health: Health,
 }
 
 /// What to change of a volume; `None` leaves as it is.
@@ -105,8 +157,8 @@ pub struct VolumeInfo {
     pub at: VolumeRef,
     /// How it is.
     pub health: Health,
-    /// Store blocks of 4 KiB that hold data.
-    pub mapped_blocks: u64,
+    /// What it takes.
+    pub usage: LineUsage,
 }
 
 /// The answer to one [`ControlRequest`]. Every request gets exactly one.
@@ -125,14 +177,18 @@ pub enum ControlDone {
     Volume(Box<VolumeInfo>),
     /// All volumes of this core, in no particular order.
     List(Vec<VolumeInfo>),
+    /// The snapshots as they are now (taken, deleted), or all of this core, in no particular order.
+    Snapshots(Vec<SnapshotInfo>),
+    /// What differs.
+    Diff(DiffPage),
 }
 
 /// Why a control request was not carried out.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ControlError {
-    /// No such volume here.
+    /// No such volume or snapshot here.
     NotFound,
-    /// A different volume has this UUID.
+    /// A different volume or snapshot has this UUID.
     Exists,
     /// The volume is at another revision: the caller's picture is old.
     Conflict {
@@ -159,14 +215,14 @@ pub enum ControlError {
 impl fmt::Display for ControlError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            ControlError::NotFound => f.write_str("no such volume"),
-            ControlError::Exists => f.write_str("another volume has this UUID"),
+            ControlError::NotFound => f.write_str("no such volume or snapshot"),
+            ControlError::Exists => f.write_str("another volume or snapshot has this UUID"),
             ControlError::Conflict { revision } => {
-                write!(f, "the volume was changed meanwhile (it is at revision {revision}); read it again")
+                write!(f, "it was changed meanwhile (it is at revision {revision}); read it again")
             }
             ControlError::Invalid { field, reason } => write!(f, "{field}: {reason}"),
             ControlError::Deleting => f.write_str("the volume is being deleted"),
-            ControlError::TooMany => f.write_str("no room for another volume; delete one first"),
+            ControlError::TooMany => f.write_str("no room for another one; delete one first"),
             ControlError::Busy => f.write_str("too many requests are under way; try again"),
             ControlError::NotReady => {
                 f.write_str("the volume cannot be changed now; see the state of its drives")

@@ -6,7 +6,7 @@
 //!  3   log2 of the sector size: 9 or 12   u8
 //!  4   host access: 0 none, 1 any, 2 list u8
 //!  5   address access: likewise           u8
-//!  6   flags: bit 0 it has a QoS policy   u16
+//!  6   flags: bit 0 it has a QoS policy, bit 1 it is a clone  u16
 //!  8   namespace id                       u32
 //!  12  protection group                   u32
 //!  16  line                               u64
@@ -22,6 +22,7 @@
 //!        policy's UUID, its revision      16 bytes, u64
 //!        read and write limit each of IOPS, MB/s, IOPS per GiB (0: none)  6 times u32
 //!        policy's name                    text
+//!      source, only with flag bit 1: the snapshot's UUID, its name  16 bytes, text
 //! ```
 //!
 //! Only durable volumes are recorded. A newer version, or bytes that do not add up to a valid descriptor, are an
@@ -39,6 +40,7 @@ use dolmen_types::{
         PROTECTION_GROUPS,
     },
     qos::{PerDirection, QosAssignment, QosLimits},
+    snapshot::CloneSource,
     volume::{HostAccess, IpAccess, SectorSize, VolumeDescriptor, VolumeKind, VolumeState},
 };
 use std::{
@@ -51,6 +53,9 @@ const VERSION: u16 = 1;
 /// The volume has a QoS policy.
 const FLAG_QOS: u16 = 1;
 
+/// The volume is a clone.
+const FLAG_SOURCE: u16 = 2;
+
 /// Bytes of the largest record.
 pub(crate) const MAX_BYTES: usize = 64
     + (1 + MAX_VOLUME_NAME_BYTES)
@@ -58,7 +63,8 @@ pub(crate) const MAX_BYTES: usize = 64
     + (1 + MAX_ACL_ENTRIES * (1 + Nqn::MAX_BYTES))
     + (1 + MAX_IP_ACL_ENTRIES * 17)
     + (1 + MAX_LABELS * 2 * (1 + MAX_LABEL_BYTES))
-    + (48 + 1 + MAX_VOLUME_NAME_BYTES);
+    + (48 + 1 + MAX_VOLUME_NAME_BYTES)
+    + (16 + 1 + MAX_VOLUME_NAME_BYTES);
 
 const _: () = assert!(MAX_BYTES <= dolmen_store::MAX_OBJECT_BYTES);
 
@@ -68,13 +74,7 @@ pub(crate) fn check(d: &VolumeDescriptor) -> Result<(), ControlError> {
     if d.uuid.is_nil() {
         return invalid("uuid", "must not be the nil UUID");
     }
-    let name_char = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
-    if d.name.is_empty() || d.name.len() > MAX_VOLUME_NAME_BYTES || !d.name.chars().all(name_char) {
-        return invalid("name", "must be 1 to 253 letters, digits, '-', '_' and '.'");
-    }
-    if d.project.is_empty() || d.project.len() > MAX_PROJECT_BYTES || !d.project.chars().all(name_char) {
-        return invalid("project", "must be 1 to 63 letters, digits, '-', '_' and '.'");
-    }
+    check_names(&d.name, &d.project)?;
     if d.nsid.0 == 0 || d.nsid.0 == u32::MAX {
         return invalid("nsid", "must be 1 to 0xFFFFFFFE");
     }
@@ -99,16 +99,40 @@ pub(crate) fn check(d: &VolumeDescriptor) -> Result<(), ControlError> {
     if matches!(&d.ip_acl, IpAccess::Addresses(a) if a.is_empty() || a.len() > MAX_IP_ACL_ENTRIES) {
         return invalid("ip_acl", "must have 1 to 16 entries");
     }
+    check_labels(&d.labels)?;
+    if d.qos.as_ref().is_some_and(|q| q.policy.is_nil() || !is_name(&q.name, MAX_VOLUME_NAME_BYTES)) {
+        return invalid("qos", "must name its policy");
+    }
+    if d.source.as_ref().is_some_and(|s| s.snapshot.is_nil() || !is_name(&s.name, MAX_VOLUME_NAME_BYTES)) {
+        return invalid("source", "must name its snapshot");
+    }
+    Ok(())
+}
+
+fn is_name(name: &str, longest: usize) -> bool {
+    let good = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+    !name.is_empty() && name.len() <= longest && name.chars().all(good)
+}
+
+/// Checks the name and the project of a volume or snapshot.
+pub(crate) fn check_names(name: &str, project: &str) -> Result<(), ControlError> {
+    let invalid = |field, reason| Err(ControlError::Invalid { field, reason });
+    if !is_name(name, MAX_VOLUME_NAME_BYTES) {
+        return invalid("name", "must be 1 to 253 letters, digits, '-', '_' and '.'");
+    }
+    if !is_name(project, MAX_PROJECT_BYTES) {
+        return invalid("project", "must be 1 to 63 letters, digits, '-', '_' and '.'");
+    }
+    Ok(())
+}
+
+/// Checks the labels of a volume or snapshot.
+pub(crate) fn check_labels(labels: &[(String, String)]) -> Result<(), ControlError> {
     let label =
         |(k, v): &(String, String)| !k.is_empty() && k.len() <= MAX_LABEL_BYTES && v.len() <= MAX_LABEL_BYTES;
-    if d.labels.len() > MAX_LABELS || !d.labels.iter().all(label) {
-        return invalid("labels", "must be at most 16, keys and values of at most 63 bytes");
-    }
-    if let Some(qos) = &d.qos {
-        let named = !qos.name.is_empty() && qos.name.len() <= MAX_VOLUME_NAME_BYTES;
-        if qos.policy.is_nil() || !named || !qos.name.chars().all(name_char) {
-            return invalid("qos", "must name its policy");
-        }
+    if labels.len() > MAX_LABELS || !labels.iter().all(label) {
+        let reason = "must be at most 16, keys and values of at most 63 bytes";
+        return Err(ControlError::Invalid { field: "labels", reason });
     }
     Ok(())
 }
@@ -123,7 +147,8 @@ pub(crate) fn encode(d: &VolumeDescriptor) -> Vec<u8> {
     let count = |n: usize| u8::try_from(n).expect("lists of a valid descriptor are short");
     out.extend_from_slice(&VERSION.to_le_bytes());
     out.extend_from_slice(&[state, if d.sector == SectorSize::B512 { 9 } else { 12 }, acl, ip_acl]);
-    let flags = if d.qos.is_some() { FLAG_QOS } else { 0 };
+    let flag = |is: bool, flag: u16| if is { flag } else { 0 };
+    let flags = flag(d.qos.is_some(), FLAG_QOS) | flag(d.source.is_some(), FLAG_SOURCE);
     out.extend_from_slice(&flags.to_le_bytes());
     out.extend_from_slice(&d.nsid.0.to_le_bytes());
     out.extend_from_slice(&d.pg.0.to_le_bytes());
@@ -152,15 +177,24 @@ pub(crate) fn encode(d: &VolumeDescriptor) -> Vec<u8> {
             }
         }
     }
-    out.push(count(d.labels.len()));
-    for (key, value) in &d.labels {
-        put_text(&mut out, key);
-        put_text(&mut out, value);
-    }
+    put_labels(&mut out, &d.labels);
     if let Some(qos) = &d.qos {
         put_qos(&mut out, qos);
     }
+    if let Some(source) = &d.source {
+        out.extend_from_slice(&source.snapshot.0);
+        put_text(&mut out, &source.name);
+    }
     out
+}
+
+/// Appends labels.
+pub(crate) fn put_labels(out: &mut Vec<u8>, labels: &[(String, String)]) {
+    out.push(u8::try_from(labels.len()).expect("labels are few"));
+    for (key, value) in labels {
+        put_text(out, key);
+        put_text(out, value);
+    }
 }
 
 fn put_qos(out: &mut Vec<u8>, qos: &QosAssignment) {
@@ -181,7 +215,7 @@ pub(crate) fn decode(bytes: &[u8]) -> Result<VolumeDescriptor, DecodeError> {
         return Err(DecodeError::Newer { version });
     }
     let (state, sector, acl, ip_acl, flags) = (r.u8()?, r.u8()?, r.u8()?, r.u8()?, r.u16()?);
-    if version == 0 || flags & !FLAG_QOS != 0 {
+    if version == 0 || flags & !(FLAG_QOS | FLAG_SOURCE) != 0 {
         return Err(DecodeError::Malformed);
     }
     let descriptor = VolumeDescriptor {
@@ -208,6 +242,11 @@ pub(crate) fn decode(bytes: &[u8]) -> Result<VolumeDescriptor, DecodeError> {
         },
         labels: read_labels(&mut r)?,
         qos: if flags & FLAG_QOS != 0 { Some(read_qos(&mut r)?) } else { None },
+        source: if flags & FLAG_SOURCE != 0 {
+            Some(CloneSource { snapshot: Uuid(r.array()?), name: r.text()?.into() })
+        } else {
+            None
+        },
         sector: match sector {
             9 => SectorSize::B512,
             12 => SectorSize::B4096,
@@ -253,7 +292,8 @@ fn read_address(r: &mut Reader<'_>) -> Result<IpAddr, DecodeError> {
     }
 }
 
-fn read_labels(r: &mut Reader<'_>) -> Result<Vec<(String, String)>, DecodeError> {
+/// Takes labels off.
+pub(crate) fn read_labels(r: &mut Reader<'_>) -> Result<Vec<(String, String)>, DecodeError> {
     (0..r.u8()?).map(|_| Ok((r.text()?.into(), r.text()?.into()))).collect()
 }
 
@@ -292,6 +332,7 @@ mod tests {
                     iops_per_gib: PerDirection { read: 0, write: 5 },
                 },
             }),
+            source: Some(CloneSource { snapshot: Uuid([9; 16]), name: "snap".into() }),
             created: UnixMillis(0x0102),
             revision: 4,
             state: VolumeState::Available,
@@ -300,7 +341,7 @@ mod tests {
 
     #[test]
     fn golden_bytes() {
-        let mut golden = vec![1, 0, 1, 9, 2, 2, 1, 0, 5, 0, 0, 0, 3, 0, 0, 0];
+        let mut golden = vec![1, 0, 1, 9, 2, 2, 3, 0, 5, 0, 0, 0, 3, 0, 0, 0];
         golden.extend([9, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0x10, 0, 0, 0, 0, 0]);
         golden.extend([2, 1, 0, 0, 0, 0, 0, 0, 4, 0, 0, 0, 0, 0, 0, 0]);
         golden.extend([7; 16]);
@@ -312,13 +353,15 @@ mod tests {
         golden.extend([6, 0, 0, 0, 0, 0, 0, 0]);
         golden.extend([1, 0, 0, 0, 2, 0, 0, 0, 3, 0, 0, 0, 4, 0, 0, 0, 0, 0, 0, 0, 5, 0, 0, 0]);
         golden.extend(b"\x04gold");
+        golden.extend([9; 16]);
+        golden.extend(b"\x04snap");
         assert_eq!(encode(&sample()), golden);
         assert_eq!(decode(&golden), Ok(sample()));
         golden[0] = 2;
         assert_eq!(decode(&golden), Err(DecodeError::Newer { version: 2 }));
-        let without = VolumeDescriptor { qos: None, ..sample() };
+        let without = VolumeDescriptor { qos: None, source: None, ..sample() };
         let bytes = encode(&without);
-        assert_eq!((bytes[6], bytes.len()), (0, golden.len() - 53));
+        assert_eq!((bytes[6], bytes.len()), (0, golden.len() - 53 - 21));
         assert_eq!(decode(&bytes), Ok(without));
     }
 
@@ -350,6 +393,7 @@ mod tests {
         d.ip_acl = IpAccess::Addresses((0..MAX_IP_ACL_ENTRIES).map(address).collect());
         d.labels = vec![("l".repeat(MAX_LABEL_BYTES), "v".repeat(MAX_LABEL_BYTES)); MAX_LABELS];
         d.qos.as_mut().unwrap().name = "q".repeat(MAX_VOLUME_NAME_BYTES);
+        d.source.as_mut().unwrap().name = "s".repeat(MAX_VOLUME_NAME_BYTES);
         check(&d).unwrap();
         assert_eq!(encode(&d).len(), MAX_BYTES);
         assert_eq!(decode(&encode(&d)), Ok(d));

@@ -44,6 +44,8 @@ mod open;
 mod qos;
 mod request;
 mod reservation;
+mod snapshot;
+mod snapshots;
 mod span;
 mod stats;
 #[cfg(test)]
@@ -52,9 +54,10 @@ mod volume;
 mod volumes;
 
 pub use control::{
-    Change, ControlCommand, ControlDone, ControlError, ControlReply, ControlRequest, Health, Restart, Shrink,
-    VolumeInfo, VolumeUpdate,
+    Change, ControlCommand, ControlDone, ControlError, ControlReply, ControlRequest, DiffQuery, Health,
+    Restart, Shrink, SnapshotInfo, VolumeInfo, VolumeUpdate,
 };
+pub use dolmen_store::{ChangedRange, DiffPage, LineUsage};
 pub use error::VolumeError;
 pub use notice::{Notice, NoticeKind};
 pub use request::{Command, Done, LbaRange, Reply, Request, VolumeRef};

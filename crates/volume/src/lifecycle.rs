@@ -18,8 +18,9 @@ use crate::{
     volume::{Life, Volume, slot_ref},
 };
 use dolmen_io::Stamps;
+use dolmen_store::LineUsage;
 use dolmen_types::{
-    Nanos, PgId, Uuid,
+    LineId, Nanos, PgId, Uuid,
     limits::MAX_VOLUMES,
     volume::{VolumeDescriptor, VolumeKind, VolumeState},
 };
@@ -29,13 +30,7 @@ impl Volumes {
     pub(crate) fn run_control<L: Log>(&mut self, log: &mut L) {
         for _ in 0..self.control_inbox.len() {
             let Some(request) = self.control_inbox.pop_front() else { break };
-            let concerns = match &request.command {
-                ControlCommand::Create(d) => Some(d.uuid),
-                ControlCommand::Update { uuid, .. } | ControlCommand::Delete { uuid, .. } => Some(*uuid),
-                ControlCommand::Show(_) | ControlCommand::List => None,
-            };
-            let slot = concerns.and_then(|uuid| self.by_uuid.get(&uuid));
-            if self.ops.is_full(0) || slot.is_some_and(|&slot| self.volumes[slot].changing) {
+            if self.ops.is_full(0) || self.must_wait(&request.command) {
                 self.control_inbox.push_back(request);
                 continue;
             }
@@ -46,6 +41,15 @@ impl Volumes {
                 ControlCommand::Delete { uuid, expected_revision } => {
                     self.delete(token, uuid, expected_revision, log)
                 }
+                ControlCommand::Rollback { uuid, snapshot, line, expected_revision } => {
+                    self.rollback(token, (uuid, snapshot), line, expected_revision, log)
+                }
+                ControlCommand::CreateSnapshots(wanted) => self.create_snapshots(token, wanted, log),
+                ControlCommand::DeleteSnapshot { uuid, expected_revision } => {
+                    self.delete_snapshot(token, uuid, expected_revision, log)
+                }
+                ControlCommand::Diff(query) => self.diff(token, &query, log),
+                ControlCommand::ListSnapshots => Ok(Some(ControlDone::Snapshots(self.list_snapshots()))),
                 ControlCommand::Show(uuid) => self.named(uuid).map(|slot| Some(self.shown(slot, log))),
                 ControlCommand::List => Ok(Some(ControlDone::List(self.list(log)))),
             };
@@ -54,6 +58,23 @@ impl Volumes {
                 Ok(Some(done)) => self.control_replies.push(ControlReply { token, result: Ok(done) }),
                 Err(error) => self.control_replies.push(ControlReply { token, result: Err(error) }),
             }
+        }
+    }
+
+    /// True while another control request of a volume that this one concerns is under way.
+    fn must_wait(&self, command: &ControlCommand) -> bool {
+        let changing = |uuid: &Uuid| self.by_uuid.get(uuid).is_some_and(|&slot| self.volumes[slot].changing);
+        match command {
+            ControlCommand::Create(d) => changing(&d.uuid),
+            ControlCommand::Update { uuid, .. }
+            | ControlCommand::Delete { uuid, .. }
+            | ControlCommand::Rollback { uuid, .. } => changing(uuid),
+            ControlCommand::CreateSnapshots(wanted) => wanted.iter().any(|d| changing(&d.volume)),
+            ControlCommand::DeleteSnapshot { .. }
+            | ControlCommand::Diff(_)
+            | ControlCommand::Show(_)
+            | ControlCommand::List
+            | ControlCommand::ListSnapshots => false,
         }
     }
 
@@ -104,8 +125,62 @@ impl Volumes {
         if descriptor.kind == VolumeKind::Durable && self.phase_of(pg) != GroupPhase::Open {
             return Err(ControlError::NotReady);
         }
+        let origin = match &descriptor.source {
+            None => None,
+            Some(source) => {
+                let origin = self.origin(source.snapshot, log)?;
+                self.check_clone(&descriptor)?;
+                Some(origin)
+            }
+        };
         let slot = self.place(Life::Creating, descriptor);
-        self.start(token, slot, ControlOp::Create, log);
+        self.start(token, slot, ControlOp::Create(origin), log);
+        Ok(None)
+    }
+
+    /// A clone must hold what its source holds, and in the same way.
+    fn check_clone(&self, clone: &VolumeDescriptor) -> Result<(), ControlError> {
+        let invalid = |field, reason| Err(ControlError::Invalid { field, reason });
+        let source = clone.source.as_ref().and_then(|source| self.snapshots.get(&source.snapshot));
+        let Some(source) = source.map(|s| &s.descriptor) else { return Ok(()) };
+        if clone.kind != VolumeKind::Durable || clone.pg != source.pg {
+            return invalid("pg", "a clone is of its source's protection group");
+        }
+        if clone.size_bytes < source.size_bytes {
+            return invalid("size_bytes", "must not be smaller than the snapshot's");
+        }
+        if clone.sector != source.sector {
+            return invalid("sector", "must be that of the snapshot");
+        }
+        Ok(())
+    }
+
+    fn rollback<L: Log>(
+        &mut self,
+        token: u64,
+        (uuid, snapshot): (Uuid, Uuid),
+        line: LineId,
+        expected_revision: Option<u64>,
+        log: &mut L,
+    ) -> Result<Option<ControlDone>, ControlError> {
+        let slot = self.named(uuid)?;
+        self.may_change(slot, expected_revision)?;
+        if self.volumes[slot].life == Life::Deleting {
+            return Err(ControlError::Deleting);
+        }
+        let origin = self.origin(snapshot, log)?;
+        let source = &self.snapshots[&snapshot].descriptor;
+        let mut next = self.volumes[slot].descriptor.clone();
+        if source.volume != uuid {
+            return Err(ControlError::Invalid { field: "source", reason: "is a snapshot of another volume" });
+        }
+        if line.0 == 0 || line == next.line {
+            return Err(ControlError::Invalid { field: "line", reason: "must be a new one" });
+        }
+        next.line = line;
+        next.size_bytes = next.size_bytes.max(source.size_bytes);
+        next.revision += 1;
+        self.start(token, slot, ControlOp::Rollback(next, origin), log);
         Ok(None)
     }
 
@@ -221,12 +296,14 @@ impl Volumes {
         }
         if let Err(error) = result {
             match control {
-                ControlOp::Create => {
+                ControlOp::Create(_) => {
                     let uuid = volume.descriptor.uuid;
                     self.vacate_quietly(slot, uuid);
                 }
                 ControlOp::Delete(_) => volume.life = Life::Serving,
-                ControlOp::Update(_) | ControlOp::Purge => volume.size = volume.descriptor.size_bytes,
+                ControlOp::Update(_) | ControlOp::Rollback(..) | ControlOp::Purge => {
+                    volume.size = volume.descriptor.size_bytes;
+                }
             }
             let result = Err(match error {
                 VolumeError::Busy => ControlError::Busy,
@@ -237,8 +314,11 @@ impl Volumes {
             return;
         }
         match control {
-            ControlOp::Create | ControlOp::Purge => volume.life = Life::Serving,
-            ControlOp::Update(next) => {
+            ControlOp::Create(_) | ControlOp::Purge => volume.life = Life::Serving,
+            ControlOp::Update(next) | ControlOp::Rollback(next, _) => {
+                if matches!(volume.backing, Backing::Durable(_)) {
+                    volume.backing = Backing::Durable(next.line);
+                }
                 volume.size = next.size_bytes;
                 volume.descriptor = next;
                 volume.throttle.set(volume.descriptor.qos.as_ref(), volume.size, log.now());
@@ -292,6 +372,7 @@ impl Volumes {
         let volume = &mut self.volumes[slot];
         volume.life = Life::Free;
         volume.backing = Backing::Null;
+        let source = volume.descriptor.source.as_ref().map(|source| source.snapshot);
         let backlog = std::mem::take(&mut volume.backlog);
         self.backlogs.retain(|&other| other != slot);
         self.backlogged -= backlog.len();
@@ -299,10 +380,13 @@ impl Volumes {
         backlog.into_iter().for_each(|request| self.submit(request));
         self.by_uuid.remove(&uuid);
         self.free_slots.push(slot);
+        if let Some(source) = source {
+            self.clone_gone(source);
+        }
     }
 
     /// The slot of a volume that the control side may know of.
-    fn named(&self, uuid: Uuid) -> Result<usize, ControlError> {
+    pub(crate) fn named(&self, uuid: Uuid) -> Result<usize, ControlError> {
         let slot = self.by_uuid.get(&uuid).copied();
         slot.filter(|&slot| self.volumes[slot].life != Life::Creating).ok_or(ControlError::NotFound)
     }
@@ -319,14 +403,14 @@ impl Volumes {
     pub(crate) fn info<L: Log>(&self, slot: usize, log: &L) -> VolumeInfo {
         let volume = &self.volumes[slot];
         let pg = volume.descriptor.pg;
-        let mapped = match &volume.backing {
-            Backing::Durable(_) if volume.life == Life::Quarantined => 0,
-            Backing::Durable(line) => log.usage(pg, *line).mapped_blocks,
-            Backing::Memory(blocks) => blocks.len(),
-            Backing::Null => 0,
+        let usage = match &volume.backing {
+            Backing::Durable(_) if volume.life == Life::Quarantined => LineUsage::default(),
+            Backing::Durable(line) => log.usage(pg, *line),
+            Backing::Memory(blocks) => LineUsage { mapped_blocks: blocks.len(), ..LineUsage::default() },
+            Backing::Null => LineUsage::default(),
         };
         let stopped = self.is_durable(slot) && self.phase_of(pg) == GroupPhase::Stopped;
-        volume.info(mapped, stopped)
+        volume.info(usage, stopped)
     }
 
     fn shown<L: Log>(&self, slot: usize, log: &L) -> ControlDone {

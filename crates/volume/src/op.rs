@@ -7,7 +7,7 @@ use crate::{
     span::Span,
 };
 use dolmen_io::{Buf, Slice, Stamps};
-use dolmen_types::{CoreId, Nanos, limits::BLOCK_BYTES, volume::VolumeDescriptor};
+use dolmen_types::{CoreId, LineId, Nanos, Seq, limits::BLOCK_BYTES, volume::VolumeDescriptor};
 
 /// Index of a slot; also the ticket of its operations of the log.
 pub(crate) type OpId = u32;
@@ -33,10 +33,12 @@ pub(crate) enum Kind {
 /// What a control request does once it runs.
 #[derive(Debug)]
 pub(crate) enum ControlOp {
-    /// Make the volume in this slot.
-    Create,
+    /// Make the volume in this slot, as a clone of this point or empty.
+    Create(Option<(LineId, Seq)>),
     /// Give it this descriptor.
     Update(VolumeDescriptor),
+    /// Give it this descriptor, whose line begins at this point, and drop its old line.
+    Rollback(VolumeDescriptor, (LineId, Seq)),
     /// Give it this descriptor, which says that it is being deleted.
     Delete(VolumeDescriptor),
     /// Drop its line and its records. Nobody waits for an answer.

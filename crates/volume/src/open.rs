@@ -95,6 +95,9 @@ impl Volumes {
     /// Makes volumes of a group's records. Returns the ids of reservations that ended with the power.
     fn take_over<L: Log>(&mut self, pg: PgId, objects: &[(Key, Box<[u8]>)], log: &L) -> Vec<u128> {
         let mut ended = Vec::new();
+        for (key, value) in objects.iter().filter(|(key, _)| key.kind == kind::SNAPSHOT) {
+            self.adopt_snapshot(pg, key.id, value);
+        }
         let of_kind = |kind: u8| objects.iter().filter(move |(key, _)| key.kind == kind);
         let reservations: BTreeMap<u128, &[u8]> =
             of_kind(kind::RESERVATIONS).map(|(key, value)| (key.id, &**value)).collect();

@@ -7,6 +7,7 @@ use crate::{
     qos::Throttle,
     reservation::Reservations,
 };
+use dolmen_store::LineUsage;
 use dolmen_types::{
     CoreId, Uuid,
     volume::{SectorSize, VolumeDescriptor, VolumeKind, VolumeState},
@@ -83,14 +84,14 @@ impl Volume {
         !self.backlog.is_empty() || self.commands >= limit
     }
 
-    /// What is told about it. `mapped_blocks` is the log's figure, `stopped` that of its group.
-    pub(crate) fn info(&self, mapped_blocks: u64, stopped: bool) -> VolumeInfo {
+    /// What is told about it. `usage` is the log's figure, `stopped` that of its group.
+    pub(crate) fn info(&self, usage: LineUsage, stopped: bool) -> VolumeInfo {
         let health = match self.life {
             Life::Quarantined => Health::Quarantined,
             _ if stopped => Health::Stopped,
             _ => Health::Good,
         };
-        VolumeInfo { descriptor: self.descriptor.clone(), at: self.at, health, mapped_blocks }
+        VolumeInfo { descriptor: self.descriptor.clone(), at: self.at, health, usage }
     }
 }
 
@@ -110,6 +111,7 @@ pub(crate) fn unknown_descriptor(uuid: Uuid, pg: dolmen_types::PgId) -> VolumeDe
         ip_acl: dolmen_types::volume::IpAccess::None,
         labels: Vec::new(),
         qos: None,
+        source: None,
         created: dolmen_types::UnixMillis(0),
         revision: 0,
         state: VolumeState::Available,

@@ -8,6 +8,7 @@ use crate::{
     limits::{MAX_COMMANDS, MAX_CONTROL_REQUESTS, MAX_LOCKED_RANGES, MAX_VOLUME_COMMANDS, SWEEP_MS},
     locks::LockTable,
     op::{OpId, Ops},
+    snapshots::{Snapshot, SnapshotOp},
     volume::{Life, Volume},
 };
 use dolmen_io::{Event, Io, Owner};
@@ -46,6 +47,16 @@ pub struct Volumes {
     pub(crate) next_alarm: u64,
     /// Commands that wait so.
     pub(crate) throttled: usize,
+    /// By UUID.
+    pub(crate) snapshots: BTreeMap<Uuid, Snapshot>,
+    /// Batches of snapshots under way, by ticket.
+    pub(crate) snapshot_ops: BTreeMap<u64, SnapshotOp>,
+    /// Number of the newest such batch.
+    pub(crate) next_snapshot_op: u64,
+    /// Snapshots whose deletion is durable and that may have come to their end.
+    pub(crate) snapshot_purges: VecDeque<Uuid>,
+    /// Listings of differences that the store works on.
+    pub(crate) diffs: usize,
     completions: Vec<StoreDone>,
     pub(crate) replies: Vec<(CoreId, Reply)>,
     /// Granted, to be run.
@@ -95,6 +106,11 @@ impl Volumes {
             alarms: BinaryHeap::new(),
             next_alarm: 0,
             throttled: 0,
+            snapshots: BTreeMap::new(),
+            snapshot_ops: BTreeMap::new(),
+            next_snapshot_op: 0,
+            snapshot_purges: VecDeque::new(),
+            diffs: 0,
             completions: Vec::new(),
             replies: Vec::new(),
             ready: VecDeque::new(),
@@ -175,7 +191,8 @@ impl Volumes {
     /// (Deletions that are durable but not finished go on after the next start.)
     #[must_use]
     pub fn outstanding(&self) -> usize {
-        self.inbox.len() + self.throttled + self.backlogged + self.ops.len() + self.control_inbox.len()
+        let commands = self.inbox.len() + self.throttled + self.backlogged + self.ops.len();
+        commands + self.control_inbox.len() + self.snapshot_ops.len() + self.diffs
     }
 
     /// True when another [`Volumes::step`] would find something to do at once: the core must not sleep.
@@ -208,6 +225,8 @@ impl Volumes {
         self.control_arrived = false;
         self.run_control(log);
         self.run_purges(log);
+        self.run_snapshot_purges(log);
+        self.take_diffs(log);
         self.retry_unsent(log);
         self.run_ready(log);
         self.retry_starved(log);

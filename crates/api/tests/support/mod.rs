@@ -96,7 +96,8 @@ impl Node {
         .unwrap();
         let (plane_end, requests) = channel();
         let volumes = log.lock().unwrap().values().cloned().collect();
-        let recovered = Recovered { volumes, highest_line: LineId(0), highest_nsid: Nsid(0) };
+        let recovered =
+            Recovered { volumes, snapshots: Vec::new(), highest_line: LineId(0), highest_nsid: Nsid(0) };
         let plane = tokio::spawn(plane::run(log, requests, 2));
         let (_notices, notices_out) = mpsc::channel(1);
         let ambient = Ambient { now, uuid: fresh_uuid };

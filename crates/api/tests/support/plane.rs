@@ -1,11 +1,13 @@
 //! A data plane in memory: does what the vocabulary promises, without drives. Deleted volumes linger for a while.
 
 use dolmen_cluster::plane::{
-    ConnectionMetrics, CoreMetrics, DriveMetrics, DriveState, DriveStatus, HostStatus, MetricsSnapshot,
-    NodeRequest, PlaneError, PoolState, PoolStatus, Protection, VolumeMetrics, VolumeStatus, VolumeUsage,
+    ConnectionMetrics, CoreMetrics, DiffPart, DriveMetrics, DriveState, DriveStatus, HostStatus,
+    MetricsSnapshot, NodeRequest, PlaneError, PoolState, PoolStatus, Protection, SnapshotStatus,
+    VolumeMetrics, VolumeStatus, VolumeUsage,
 };
 use dolmen_types::{
-    CoreId, Nqn, UnixMillis, Uuid,
+    CoreId, Nqn, Seq, UnixMillis, Uuid,
+    snapshot::{SnapshotDescriptor, SnapshotState},
     volume::{VolumeDescriptor, VolumeState},
 };
 use std::{
@@ -20,6 +22,7 @@ pub type Log = Arc<Mutex<BTreeMap<Uuid, VolumeDescriptor>>>;
 /// Serves until the control side is gone. A volume in `Deleting` is erased when it has been listed `linger` times.
 pub async fn run(log: Log, mut requests: mpsc::Receiver<NodeRequest>, linger: u32) {
     let mut erasing: BTreeMap<Uuid, u32> = BTreeMap::new();
+    let mut snapshots: BTreeMap<Uuid, SnapshotDescriptor> = BTreeMap::new();
     while let Some(request) = requests.recv().await {
         let mut volumes = log.lock().unwrap();
         match request {
@@ -60,6 +63,54 @@ pub async fn run(log: Log, mut requests: mpsc::Receiver<NodeRequest>, linger: u3
                 };
                 let _ = answer.send(result);
             }
+            NodeRequest::CreateSnapshots { descriptors, answer } => {
+                let taken =
+                    descriptors.into_iter().map(|d| SnapshotDescriptor { at: Seq(9), mapped_blocks: 2, ..d });
+                let taken: Vec<SnapshotDescriptor> = taken.collect();
+                snapshots.extend(taken.iter().map(|d| (d.uuid, d.clone())));
+                let _ = answer.send(Ok(taken));
+            }
+            NodeRequest::DeleteSnapshot { uuid, expected_revision, answer, .. } => {
+                let result = match snapshots.get_mut(&uuid) {
+                    None => Err(PlaneError::NotFound),
+                    Some(old) if old.revision != expected_revision => Err(PlaneError::Conflict),
+                    Some(old) => {
+                        old.revision += 1;
+                        old.state = SnapshotState::Deleting;
+                        Ok(vec![old.clone()])
+                    }
+                };
+                let _ = answer.send(result);
+            }
+            NodeRequest::Rollback { uuid, snapshot, line, expected_revision, answer } => {
+                let size = snapshots.get(&snapshot).map(|s| s.size_bytes);
+                let result = match (volumes.get_mut(&uuid), size) {
+                    (None, _) | (_, None) => Err(PlaneError::NotFound),
+                    (Some(old), _) if old.revision != expected_revision => Err(PlaneError::Conflict),
+                    (Some(old), Some(size)) => {
+                        (old.line, old.revision) = (line, old.revision + 1);
+                        old.size_bytes = old.size_bytes.max(size);
+                        Ok(())
+                    }
+                };
+                let _ = answer.send(result);
+            }
+            NodeRequest::ListSnapshots { answer } => {
+                // Ends those that nothing was cloned from; the others when their clones are gone.
+                snapshots.retain(|uuid, d| {
+                    let is_source =
+                        |v: &VolumeDescriptor| v.source.as_ref().is_some_and(|s| s.snapshot == *uuid);
+                    d.state == SnapshotState::Available || volumes.values().any(is_source)
+                });
+                let list = snapshots.values().cloned();
+                let _ =
+                    answer.send(list.map(|descriptor| SnapshotStatus { descriptor, usable: true }).collect());
+            }
+            NodeRequest::Diff { base, first, limit, answer, .. } => {
+                let changed = if base.is_some() { vec![(1, 2)] } else { vec![(0, 1), (100, 1)] };
+                let ranges = changed.into_iter().filter(|(at, _)| *at >= first).take(limit).collect();
+                let _ = answer.send(Ok(DiffPart { ranges, next: None }));
+            }
             NodeRequest::ListVolumes { only, answer } => {
                 let list = volumes.values().filter(|d| only.is_none_or(|only| d.uuid == only));
                 let _ = answer.send(list.map(status).collect());
@@ -97,7 +148,12 @@ fn status(d: &VolumeDescriptor) -> VolumeStatus {
     let connected_hosts = if d.acl.admits(&host_nqn()) { vec![host_nqn()] } else { Vec::new() };
     VolumeStatus {
         descriptor: d.clone(),
-        usage: VolumeUsage { mapped_bytes: 8192, stored_bytes: 4096 },
+        usage: VolumeUsage {
+            mapped_bytes: 8192,
+            stored_bytes: 4096,
+            owned_bytes: 2048,
+            snapshot_bytes: 1024,
+        },
         connected_hosts,
         protection: Protection::FullyProtected,
     }

@@ -1,6 +1,6 @@
 //! One volume in the model: what is durable, and the one change that may be under way.
 
-use super::{RequestId, volume_occurrence};
+use super::{RequestId, snapshots::rolled_back, volume_occurrence};
 use crate::{Error, Kind, event::Occurrence};
 use dolmen_types::{
     ByteSize,
@@ -16,6 +16,8 @@ pub enum Life {
     Available,
     /// In use, with a change under way.
     Updating,
+    /// On its way back to a snapshot.
+    Rollback,
     /// Its data is being given up.
     Deleting,
 }
@@ -36,6 +38,8 @@ pub(super) enum Pending {
     Create { request: Option<RequestId> },
     /// `next` is being put in the place of the descriptor in force.
     Update { request: Option<RequestId>, next: Box<VolumeDescriptor> },
+    /// The volume is going back to a snapshot; `next` is its descriptor then.
+    Rollback { request: Option<RequestId>, next: Box<VolumeDescriptor> },
     /// The volume is being put into `Deleting`.
     Delete { request: Option<RequestId>, new_revision: u64 },
 }
@@ -46,6 +50,7 @@ impl Pending {
         match self {
             Pending::Create { request }
             | Pending::Update { request, .. }
+            | Pending::Rollback { request, .. }
             | Pending::Delete { request, .. } => *request,
         }
     }
@@ -62,6 +67,7 @@ impl Pending {
                 let text = format!("volume '{name}' ({uuid}) changed: {}", differences(old, next));
                 volume_occurrence(old, "VolumeUpdated", text)
             }
+            Pending::Rollback { .. } => rolled_back(old),
             Pending::Delete { .. } => {
                 let text =
                     format!("volume '{name}' ({uuid}) deleted; its space comes back in the background");
@@ -143,6 +149,7 @@ impl Entry {
         match self.pending.as_mut()? {
             Pending::Create { request }
             | Pending::Update { request, .. }
+            | Pending::Rollback { request, .. }
             | Pending::Delete { request, .. } => request.take(),
         }
     }
@@ -153,6 +160,7 @@ impl Entry {
             let doing = match pending {
                 Pending::Create { .. } => "created",
                 Pending::Update { .. } => "changed",
+                Pending::Rollback { .. } => "rolled back",
                 Pending::Delete { .. } => "deleted",
             };
             let text = format!("volume '{}' is just being {doing}; try again", self.descriptor.name);
@@ -175,6 +183,7 @@ impl Entry {
         let life = match &self.pending {
             Some(Pending::Create { .. }) => Life::Creating,
             Some(Pending::Update { .. }) => Life::Updating,
+            Some(Pending::Rollback { .. }) => Life::Rollback,
             Some(Pending::Delete { .. }) => Life::Deleting,
             None if self.is_deleting() => Life::Deleting,
             None => Life::Available,

@@ -2,8 +2,11 @@
 
 use super::*;
 use crate::qos::{NO_LIMIT, PolicyChange, PolicyKey, PolicySpec, QosPolicy, Visibility};
+use crate::schedule::{Schedule, SnapshotPolicy};
+use crate::snapshot::SnapshotSpec;
 use dolmen_types::{
     qos::{PerDirection, QosLimits},
+    snapshot::{SnapshotDescriptor, SnapshotState},
     volume::{HostAccess, IpAccess, SectorSize, VolumeKind},
 };
 
@@ -24,12 +27,13 @@ fn spec(name: &str) -> VolumeSpec {
         name: name.into(),
         project: "default".into(),
         size_bytes: 4096,
-        sector: SectorSize::B4096,
+        sector: Some(SectorSize::B4096),
         kind: VolumeKind::Durable,
         acl: HostAccess::None,
         ip_acl: IpAccess::Any,
         labels: Vec::new(),
         qos: None,
+        source: None,
     }
 }
 
@@ -45,6 +49,8 @@ struct World {
     /// Every NSID and line ever given out.
     nsids: BTreeSet<Nsid>,
     lines: BTreeSet<LineId>,
+    /// The snapshots that the plane holds.
+    snapshots: BTreeMap<Uuid, SnapshotDescriptor>,
     /// The policies in the state file.
     policies: BTreeMap<Uuid, QosPolicy>,
     next: u64,
@@ -62,6 +68,7 @@ impl World {
             open: Vec::new(),
             nsids: BTreeSet::new(),
             lines: BTreeSet::new(),
+            snapshots: BTreeMap::new(),
             policies: BTreeMap::new(),
             next: 0,
             answered: BTreeSet::new(),
@@ -82,11 +89,22 @@ impl World {
                     assert!(self.nsids.insert(d.nsid) && self.lines.insert(d.line), "seed {}", self.seed);
                     self.open.push(command);
                 }
-                Command::Update { .. } | Command::Delete { .. } => self.open.push(command),
+                Command::Rollback { line, .. } => {
+                    assert!(line <= self.saved.line && self.lines.insert(line), "seed {}", self.seed);
+                    self.open.push(command);
+                }
+                Command::Update { .. }
+                | Command::Delete { .. }
+                | Command::CreateSnapshots(_)
+                | Command::DeleteSnapshot { .. } => self.open.push(command),
+                Command::AnswerSnapshots { request, .. } => {
+                    assert!(self.answered.insert(request), "seed {}: answered twice", self.seed);
+                }
                 Command::Answer { request, .. } => {
                     assert!(self.answered.insert(request), "seed {}: answered twice", self.seed);
                 }
                 Command::Record(_) => {}
+                Command::SaveSchedule(_) | Command::RemoveSchedule(_) => panic!("there are none"),
             }
         }
     }
@@ -96,11 +114,12 @@ impl World {
         self.next += 1;
         let name = format!("v{}", self.dice.roll(4));
         let key = VolumeKey::Name(name.clone());
-        match self.dice.roll(4) {
+        match self.dice.roll(8) {
             0 | 1 => {
                 let uuid = Uuid::from_random(u128::from(self.next).to_be_bytes());
                 let qos = self.some_policy();
-                let spec = VolumeSpec { qos, ..spec(&name) };
+                let source = (self.dice.roll(3) == 0).then(|| self.some_snapshot());
+                let spec = VolumeSpec { qos, source, sector: None, ..spec(&name) };
                 self.feed(Input::Create { request, spec, uuid, now: UnixMillis(0) });
             }
             2 => {
@@ -110,8 +129,33 @@ impl World {
                     VolumeChange { name: new_name, size_bytes: Some(8192), qos, ..VolumeChange::default() };
                 self.feed(Input::Update { request, project: None, key, expected: None, change });
             }
-            _ => self.feed(Input::Delete { request, project: None, key, expected: None }),
+            3 => self.feed(Input::Delete { request, project: None, key, expected: None }),
+            4 | 5 => {
+                let wanted = SnapshotSpec {
+                    name: format!("s{}", self.dice.roll(4)),
+                    project: "default".into(),
+                    volume: key,
+                    description: String::new(),
+                    retention_ms: (self.dice.roll(3) == 0).then_some(5),
+                    policy: None,
+                };
+                let uuid = Uuid::from_random(u128::from(self.next).to_be_bytes());
+                let wanted = vec![(wanted, uuid)];
+                self.feed(Input::CreateSnapshots { request: Some(request), wanted, now: UnixMillis(1) });
+            }
+            6 => {
+                let snapshot = self.some_snapshot();
+                self.feed(Input::Rollback { request, project: None, key, snapshot, expected: None });
+            }
+            _ => {
+                let key = self.some_snapshot();
+                self.feed(Input::DeleteSnapshot { request, project: None, key, expected: None });
+            }
         }
+    }
+
+    fn some_snapshot(&mut self) -> VolumeKey {
+        VolumeKey::Name(format!("s{}", self.dice.roll(4)))
     }
 
     /// A policy that is there, none, or the default.
@@ -170,6 +214,15 @@ impl World {
             self.erase();
             self.observe();
         }
+        let late = |d: &SnapshotDescriptor| d.state == SnapshotState::Available && d.expires.is_some();
+        for _ in 0..100 {
+            self.tick();
+            while !self.open.is_empty() {
+                self.answer();
+            }
+            self.observe();
+        }
+        assert!(!self.snapshots.values().any(late), "seed {}: one outlives its time", self.seed);
         for copy in self.plane.values().filter_map(|d| d.qos.clone()) {
             let policy = &self.policies[&copy.policy];
             assert_eq!(policy.assignment(), Some(copy), "seed {}", self.seed);
@@ -185,6 +238,9 @@ impl World {
         let at = usize::try_from(self.dice.roll(self.open.len() as u64)).unwrap();
         let command = self.open.swap_remove(at);
         let (does, tells) = (self.dice.roll(4) != 0, self.dice.roll(8) != 0);
+        if let Command::CreateSnapshots(_) | Command::DeleteSnapshot { .. } = command {
+            return self.answer_snapshots(command, does, tells);
+        }
         let uuid = match command {
             Command::Create(d) => {
                 let uuid = d.uuid;
@@ -210,22 +266,68 @@ impl World {
                 }
                 uuid
             }
+            Command::Rollback { uuid, snapshot, line, expected_revision } => {
+                let held = self.snapshots[&snapshot].clone();
+                let d = self.plane.get_mut(&uuid).unwrap();
+                assert_eq!((d.revision, held.volume), (expected_revision, uuid), "seed {}", self.seed);
+                if does {
+                    (d.line, d.revision) = (line, d.revision + 1);
+                    d.size_bytes = d.size_bytes.max(held.size_bytes);
+                }
+                uuid
+            }
             other => panic!("not a request: {other:?}"),
         };
         let told = if does { Ok(()) } else { Err(PlaneError::Unavailable("dice".into())) };
         self.feed(Input::Answered { uuid, result: tells.then_some(told) });
     }
 
+    fn tick(&mut self) {
+        self.next += 1;
+        self.answered.insert(RequestId(self.next - 1));
+        let fresh = vec![Uuid::from_random(u128::from(self.next).to_be_bytes())];
+        self.feed(Input::Tick { now: UnixMillis(10), fresh });
+    }
+
+    fn answer_snapshots(&mut self, command: Command, does: bool, tells: bool) {
+        let (uuids, done) = match command {
+            Command::CreateSnapshots(wanted) => {
+                let uuids = wanted.iter().map(|d| d.uuid).collect();
+                // The plane fills in what it knows better.
+                let filled = |d| SnapshotDescriptor { at: dolmen_types::Seq(self.next + 1), ..d };
+                (uuids, wanted.into_iter().map(filled).collect::<Vec<_>>())
+            }
+            Command::DeleteSnapshot { uuid, expected_revision, .. } => {
+                let old = self.snapshots[&uuid].clone();
+                assert_eq!(old.revision, expected_revision, "seed {}", self.seed);
+                let state = SnapshotState::Deleting;
+                (vec![uuid], vec![SnapshotDescriptor { state, revision: old.revision + 1, ..old }])
+            }
+            other => panic!("not of snapshots: {other:?}"),
+        };
+        let told = if does {
+            self.snapshots.extend(done.iter().map(|d| (d.uuid, d.clone())));
+            Ok(done)
+        } else {
+            Err(PlaneError::Unavailable("dice".into()))
+        };
+        self.feed(Input::SnapshotsAnswered { uuids, result: tells.then_some(told) });
+    }
+
     fn observe(&mut self) {
         let round = self.model.ask();
         let volumes = self.plane.values().cloned().collect();
-        self.feed(Input::Observed { round, volumes });
+        let snapshots = self.snapshots.values().cloned().collect();
+        self.feed(Input::Observed { round, volumes, snapshots });
     }
 
     /// The background end of deletions.
     fn erase(&mut self) {
         if self.dice.roll(2) == 0 {
             self.plane.retain(|_, d| d.state != VolumeState::Deleting);
+            let clones: BTreeSet<Uuid> =
+                self.plane.values().filter_map(|d| Some(d.source.as_ref()?.snapshot)).collect();
+            self.snapshots.retain(|uuid, d| d.state != SnapshotState::Deleting || clones.contains(uuid));
         }
     }
 
@@ -235,6 +337,7 @@ impl World {
             self.answer();
         }
         self.model = Model::recover(self.saved, Marks::default(), self.plane.values().cloned().collect());
+        self.model.restore_snapshots(self.snapshots.values().cloned().collect());
         if self.dice.roll(4) == 0 {
             // The state file is lost, and with it the policies that no volume has.
             self.policies.clear();
@@ -251,6 +354,11 @@ impl World {
         let model: Vec<VolumeDescriptor> = self.model.volumes(None).map(|v| v.descriptor).collect();
         let plane: Vec<VolumeDescriptor> = self.plane.values().cloned().collect();
         assert_eq!(model, plane, "seed {}", self.seed);
+        let model: Vec<SnapshotDescriptor> = self.model.snapshots(None).map(|s| s.descriptor).collect();
+        let held: Vec<SnapshotDescriptor> = self.snapshots.values().cloned().collect();
+        assert_eq!(model, held, "seed {}", self.seed);
+        let mut names = BTreeSet::new();
+        assert!(held.iter().all(|d| names.insert(d.name.clone())), "seed {}: a name twice", self.seed);
         let mut names = BTreeSet::new();
         for d in plane.iter().filter(|d| d.state == VolumeState::Available) {
             assert!(names.insert(d.name.clone()), "seed {}: name {} twice", self.seed, d.name);
@@ -268,12 +376,13 @@ fn the_model_never_disagrees_with_the_plane() {
     for seed in 1..400 {
         let mut world = World::new(seed);
         for _ in 0..60 {
-            match world.dice.roll(14) {
+            match world.dice.roll(15) {
                 0..=5 => world.request(),
                 6..=8 => world.answer(),
                 9 => world.erase(),
                 10 => world.observe(),
                 11 | 12 => world.policy(),
+                13 => world.tick(),
                 _ if world.dice.roll(4) == 0 => world.restart(),
                 _ => {}
             }
@@ -418,4 +527,97 @@ fn policies_are_for_whom_they_say_and_stay_while_they_are_needed() {
     assert!(model.unused_policy(&key(NO_LIMIT)).is_err());
     assert!(model.changed_policy(&key(NO_LIMIT), PolicyChange::default()).is_err());
     assert!(model.unused_policy(&key("old")).is_ok());
+}
+
+#[test]
+fn schedules_take_snapshots_in_virtual_time_and_go_with_their_volume() {
+    const HOUR: u64 = 3_600_000;
+    let start = 1000 * HOUR;
+    let mut model = Model::recover(Marks::default(), Marks::default(), Vec::new());
+    let d = made(&mut model, "v", 1);
+    let plan = SchedulePlan {
+        name: "hourly".into(),
+        project: "default".into(),
+        volume: VolumeKey::Name("v".into()),
+        description: String::new(),
+        schedule: Schedule::Hourly { start_ms: start, hours: 1 },
+        retention_ms: Some(3 * HOUR),
+    };
+    let policy = model.new_schedule(plan.clone(), Uuid([9; 16]), UnixMillis(start)).unwrap();
+    model.put_schedule(policy.clone());
+    let taken = model.new_schedule(plan, Uuid([8; 16]), UnixMillis(start)).unwrap_err();
+    assert_eq!(taken.kind, Kind::AlreadyExists);
+    let (mut held, mut saved, mut told) = (BTreeMap::new(), policy, 0);
+    let mut next = 0u128;
+    // Quarters of an hour: seven hours, five hours down in the middle, then the plane refuses for a while.
+    for quarter in 1..64u64 {
+        let now = UnixMillis(start + quarter * HOUR / 4);
+        if (20..40).contains(&quarter) {
+            continue;
+        }
+        if quarter == 40 {
+            model = Model::recover(Marks::default(), Marks::default(), vec![d.clone()]);
+            model.restore_snapshots(held.values().cloned().collect());
+            // The state file is older than the log.
+            model.restore_schedules(vec![SnapshotPolicy { last: UnixMillis(start), ..saved.clone() }]);
+        }
+        next += 1;
+        let mut commands =
+            model.step(Input::Tick { now, fresh: vec![Uuid::from_random(next.to_be_bytes())] });
+        while let Some(command) = commands.pop() {
+            let more = match command {
+                Command::CreateSnapshots(wanted) => {
+                    let refuses = (48..51).contains(&quarter);
+                    let uuids: Vec<Uuid> = wanted.iter().map(|d| d.uuid).collect();
+                    let result = if refuses {
+                        Err(PlaneError::Unavailable("not now".into()))
+                    } else {
+                        held.extend(wanted.iter().map(|d| (d.uuid, d.clone())));
+                        Ok(wanted)
+                    };
+                    model.step(Input::SnapshotsAnswered { uuids, result: Some(result) })
+                }
+                Command::DeleteSnapshot { uuid, .. } => {
+                    let gone = held.remove(&uuid).unwrap();
+                    assert!(gone.expires.unwrap() <= now);
+                    let gone = SnapshotDescriptor { state: SnapshotState::Deleting, revision: 2, ..gone };
+                    model.step(Input::SnapshotsAnswered { uuids: vec![uuid], result: Some(Ok(vec![gone])) })
+                }
+                Command::SaveSchedule(policy) => {
+                    saved = *policy;
+                    Vec::new()
+                }
+                Command::Record(what) => {
+                    told += usize::from(what.name == "SnapshotPolicyFailed");
+                    Vec::new()
+                }
+                other => panic!("{other:?}"),
+            };
+            commands.extend(more);
+        }
+        if quarter == 19 {
+            let hours: Vec<u64> = held.values().map(|d| (d.created.0 - start) / HOUR).collect();
+            assert_eq!(hours, [2, 3, 4], "each hour, kept for three");
+        }
+        if quarter == 40 {
+            assert_eq!(held.values().filter(|d| d.created == now).count(), 1, "missed ones are made up once");
+        }
+    }
+    assert_eq!(told, 1, "a failure is told once");
+    let quarters: Vec<u64> = held.values().map(|d| (d.created.0 - start) * 4 / HOUR).collect();
+    assert_eq!(quarters, [52, 56, 60], "the one refused at 48 was taken at 51, and its time is over");
+    assert!(held.values().all(|d| d.policy == Some(Uuid([9; 16])) && d.name.starts_with("hourly-1970")));
+    // Deleted volumes take their policies along.
+    let commands = model.step(Input::Delete {
+        request: RequestId(77),
+        project: None,
+        key: VolumeKey::Uuid(d.uuid),
+        expected: None,
+    });
+    assert!(matches!(commands.as_slice(), [Command::Delete { .. }]));
+    model.step(Input::Answered { uuid: d.uuid, result: Some(Ok(())) });
+    let commands =
+        model.step(Input::Tick { now: UnixMillis(start + 100 * HOUR), fresh: vec![Uuid([3; 16])] });
+    assert!(commands.contains(&Command::RemoveSchedule(Uuid([9; 16]))));
+    assert!(model.schedules().is_empty());
 }

@@ -1,15 +1,16 @@
-//! Requests for QoS policies: checked by the model, made durable in the state file, then in force.
+//! Requests for QoS and snapshot policies: checked by the model, made durable in the state file, then in force.
 
 use super::service::Service;
 use crate::{
     Error, Kind,
-    model::PolicyView,
+    model::{PolicyView, SchedulePlan},
     plane::Answer,
     qos::{PolicyChange, PolicyKey, PolicySpec, QosPolicy},
+    schedule::{Schedule, SnapshotPolicy},
 };
 use dolmen_types::Uuid;
 
-/// What a [`super::Handle`] asks about QoS policies.
+/// What a [`super::Handle`] asks about QoS and snapshot policies.
 #[derive(Debug)]
 pub(super) enum PolicyMessage {
     Create { spec: PolicySpec, answer: Answer<Result<PolicyView, Error>> },
@@ -18,6 +19,19 @@ pub(super) enum PolicyMessage {
     SetDefault { key: PolicyKey, answer: Answer<Result<(), Error>> },
     Find { key: PolicyKey, answer: Answer<Result<PolicyView, Error>> },
     List { answer: Answer<Vec<PolicyView>> },
+    CreateSchedule { plan: SchedulePlan, answer: Answer<Result<SnapshotPolicy, Error>> },
+    UpdateSchedule { project: String, uuid: Uuid, change: ScheduleChange, answer: Answer<Result<(), Error>> },
+    DeleteSchedule { project: String, uuid: Uuid, answer: Answer<Result<(), Error>> },
+    ListSchedules { answer: Answer<Vec<(SnapshotPolicy, String)>> },
+}
+
+/// What to change about a snapshot policy; `None` leaves it as it is.
+#[derive(Clone, Debug, Default)]
+pub struct ScheduleChange {
+    /// How often, and how long snapshots are kept (for ever if that is not given).
+    pub schedule: Option<(Schedule, Option<u64>)>,
+    /// A new description.
+    pub description: Option<String>,
 }
 
 impl Service {
@@ -44,6 +58,16 @@ impl Service {
             PolicyMessage::SetDefault { key, answer } => drop(answer.send(self.set_default(&key).await)),
             PolicyMessage::Find { key, answer } => drop(answer.send(self.model.policy(&key))),
             PolicyMessage::List { answer } => drop(answer.send(self.model.policies())),
+            PolicyMessage::CreateSchedule { plan, answer } => {
+                drop(answer.send(self.create_schedule(plan).await));
+            }
+            PolicyMessage::UpdateSchedule { project, uuid, change, answer } => {
+                drop(answer.send(self.update_schedule(&project, uuid, change).await));
+            }
+            PolicyMessage::DeleteSchedule { project, uuid, answer } => {
+                drop(answer.send(self.delete_schedule(&project, uuid).await));
+            }
+            PolicyMessage::ListSchedules { answer } => drop(answer.send(self.model.schedules())),
         }
     }
 
@@ -65,6 +89,42 @@ impl Service {
         if let Some(what) = self.model.drop_policy(uuid) {
             self.record(what);
         }
+        Ok(())
+    }
+
+    async fn create_schedule(&mut self, plan: SchedulePlan) -> Result<SnapshotPolicy, Error> {
+        let policy = self.model.new_schedule(plan, (self.ambient.uuid)(), (self.ambient.now)())?;
+        self.keep_schedule(policy).await
+    }
+
+    async fn update_schedule(
+        &mut self,
+        project: &str,
+        uuid: Uuid,
+        change: ScheduleChange,
+    ) -> Result<(), Error> {
+        let mut policy = self.model.schedule(project, uuid)?;
+        if let Some((schedule, retention_ms)) = change.schedule {
+            (policy.schedule, policy.retention_ms) = (schedule, retention_ms);
+            // The times of the old schedule are not made up by the new one.
+            policy.last = policy.last.max((self.ambient.now)());
+        }
+        policy.description = change.description.unwrap_or(policy.description);
+        policy.check()?;
+        self.keep_schedule(policy).await.map(|_| ())
+    }
+
+    async fn keep_schedule(&mut self, policy: SnapshotPolicy) -> Result<SnapshotPolicy, Error> {
+        let saved = policy.clone();
+        self.on_state(move |state| state.put_snapshot_policy(&saved)).await.map_err(not_kept)?;
+        self.model.put_schedule(policy.clone());
+        Ok(policy)
+    }
+
+    async fn delete_schedule(&mut self, project: &str, uuid: Uuid) -> Result<(), Error> {
+        self.model.schedule(project, uuid)?;
+        self.on_state(move |state| state.remove_snapshot_policy(uuid)).await.map_err(not_kept)?;
+        self.model.drop_schedule(uuid);
         Ok(())
     }
 

@@ -4,12 +4,13 @@ use super::{Ambient, EventFilter, policies::PolicyMessage};
 use crate::{
     Error, Kind,
     event::{Component, Event, MAX_EVENTS, Occurrence, Severity},
-    model::{Command, Input, Model, RequestId, VolumeView},
+    model::{Command, Input, Model, RequestId, SnapshotView, VolumeView},
     plane::{Answer, DriveState, NodeRequest, Notice, Plane, PlaneError, PoolState, Recovered},
+    snapshot::SnapshotSpec,
     state::{Marks, State, StateError},
     volume::{VolumeChange, VolumeKey, VolumeSpec},
 };
-use dolmen_types::{UnixMillis, Uuid};
+use dolmen_types::{UnixMillis, Uuid, snapshot::SnapshotDescriptor};
 use std::{
     collections::{BTreeMap, VecDeque},
     sync::Arc,
@@ -22,6 +23,12 @@ use tokio::{
 
 /// How often the data plane's list is asked for while volumes are being given up.
 const OBSERVE_PERIOD: Duration = Duration::from_millis(250);
+
+/// How long a snapshot may outlive its time, and a due one may be late.
+const TICK_PERIOD: Duration = Duration::from_secs(5);
+
+/// Snapshots of policies that one tick takes at most. Count.
+const MAX_DUE: usize = 16;
 
 /// How long an event may wait for its write to the file.
 const EVENT_PERIOD: Duration = Duration::from_secs(1);
@@ -45,6 +52,32 @@ pub(super) enum Message {
         key: VolumeKey,
         expected: Option<u64>,
         answer: Answer<Result<VolumeView, Error>>,
+    },
+    Rollback {
+        project: Option<String>,
+        key: VolumeKey,
+        snapshot: VolumeKey,
+        expected: Option<u64>,
+        answer: Answer<Result<VolumeView, Error>>,
+    },
+    CreateSnapshots {
+        specs: Vec<SnapshotSpec>,
+        answer: Answer<Result<Vec<SnapshotView>, Error>>,
+    },
+    DeleteSnapshot {
+        project: Option<String>,
+        key: VolumeKey,
+        expected: Option<u64>,
+        answer: Answer<Result<Vec<SnapshotView>, Error>>,
+    },
+    FindSnapshot {
+        project: Option<String>,
+        key: VolumeKey,
+        answer: Answer<Result<SnapshotView, Error>>,
+    },
+    ListSnapshots {
+        after: Option<Uuid>,
+        answer: Answer<Vec<SnapshotView>>,
     },
     Find {
         project: Option<String>,
@@ -70,6 +103,7 @@ pub(super) struct Service {
     plane: Plane,
     pub(super) ambient: Ambient,
     waiting: BTreeMap<RequestId, Answer<Result<VolumeView, Error>>>,
+    waiting_for_snapshots: BTreeMap<RequestId, Answer<Result<Vec<SnapshotView>, Error>>>,
     next_request: u64,
     /// Answers of the data plane on their way back to the model.
     inputs: mpsc::Sender<Input>,
@@ -93,6 +127,8 @@ impl Service {
     ) -> Result<Service, StateError> {
         let highest = Marks { nsid: recovered.highest_nsid, line: recovered.highest_line };
         let mut model = Model::recover(state.marks()?, highest, recovered.volumes);
+        model.restore_snapshots(recovered.snapshots);
+        model.restore_schedules(state.snapshot_policies()?);
         for policy in model.restore_policies(state.qos_policies()?, state.default_qos_policy()?) {
             tracing::info!(policy = policy.name, uuid = %policy.uuid, "QoS policy told again by its volumes");
             state.put_qos_policy(&policy)?;
@@ -104,6 +140,7 @@ impl Service {
             plane,
             ambient,
             waiting: BTreeMap::new(),
+            waiting_for_snapshots: BTreeMap::new(),
             next_request: 0,
             inputs,
             inputs_out,
@@ -123,11 +160,12 @@ impl Service {
         mut notices: mpsc::Receiver<Notice>,
     ) {
         let mut notices_open = true;
-        let (mut save_at, mut observe_at) = (None, None);
+        let (mut save_at, mut observe_at, mut tick_at) = (None, None, None);
         loop {
             let wanted = self.model.wants_observation() && !self.observing;
             arm(&mut observe_at, wanted, OBSERVE_PERIOD);
             arm(&mut save_at, !self.unsaved.is_empty(), EVENT_PERIOD);
+            arm(&mut tick_at, self.model.wants_ticks(), TICK_PERIOD);
             tokio::select! {
                 message = requests.recv() => match message {
                     Some(message) => self.on_message(message).await,
@@ -141,6 +179,11 @@ impl Service {
                 () = sleep_until(observe_at), if observe_at.is_some() => {
                     observe_at = None;
                     self.observe();
+                }
+                () = sleep_until(tick_at), if tick_at.is_some() => {
+                    tick_at = None;
+                    let fresh = (0..MAX_DUE).map(|_| (self.ambient.uuid)()).collect();
+                    self.step(Input::Tick { now: (self.ambient.now)(), fresh }).await;
                 }
                 () = sleep_until(save_at), if save_at.is_some() => {
                     save_at = None;
@@ -173,6 +216,29 @@ impl Service {
                 let request = self.wait(answer);
                 self.step(Input::Delete { request, project, key, expected }).await;
             }
+            Message::Rollback { answer, .. } if let Some(why) = &self.broken => {
+                let _ = answer.send(Err(Error::new(Kind::Unavailable, why.clone())));
+            }
+            Message::Rollback { project, key, snapshot, expected, answer } => {
+                let request = self.wait(answer);
+                self.step(Input::Rollback { request, project, key, snapshot, expected }).await;
+            }
+            Message::CreateSnapshots { specs, answer } => {
+                let request = Some(self.wait_for_snapshots(answer));
+                let wanted = specs.into_iter().map(|spec| (spec, (self.ambient.uuid)())).collect();
+                let now = (self.ambient.now)();
+                self.step(Input::CreateSnapshots { request, wanted, now }).await;
+            }
+            Message::DeleteSnapshot { project, key, expected, answer } => {
+                let request = self.wait_for_snapshots(answer);
+                self.step(Input::DeleteSnapshot { request, project, key, expected }).await;
+            }
+            Message::FindSnapshot { project, key, answer } => {
+                let _ = answer.send(self.model.snapshot(project.as_deref(), &key));
+            }
+            Message::ListSnapshots { after, answer } => {
+                let _ = answer.send(self.model.snapshots(after).collect());
+            }
             Message::Find { project, key, answer } => {
                 let _ = answer.send(self.model.find(project.as_deref(), &key));
             }
@@ -191,6 +257,13 @@ impl Service {
         let request = RequestId(self.next_request);
         self.next_request += 1;
         self.waiting.insert(request, answer);
+        request
+    }
+
+    fn wait_for_snapshots(&mut self, answer: Answer<Result<Vec<SnapshotView>, Error>>) -> RequestId {
+        let request = RequestId(self.next_request);
+        self.next_request += 1;
+        self.waiting_for_snapshots.insert(request, answer);
         request
     }
 
@@ -246,9 +319,54 @@ impl Service {
             Command::Delete { uuid, expected_revision, new_revision } => self.request(uuid, |answer| {
                 NodeRequest::DeleteVolume { uuid, expected_revision, new_revision, answer }
             }),
+            Command::Rollback { uuid, snapshot, line, expected_revision } => {
+                if let Some(why) = &self.broken {
+                    let result = Some(Err(PlaneError::Unavailable(why.clone())));
+                    return Some(Input::Answered { uuid, result });
+                }
+                self.request(uuid, |answer| NodeRequest::Rollback {
+                    uuid,
+                    snapshot,
+                    line,
+                    expected_revision,
+                    answer,
+                })
+            }
+            Command::CreateSnapshots(descriptors) => {
+                let uuids = descriptors.iter().map(|d| d.uuid).collect();
+                self.request_snapshots(uuids, |answer| NodeRequest::CreateSnapshots { descriptors, answer })
+            }
+            Command::DeleteSnapshot { uuid, pg, expected_revision } => {
+                self.request_snapshots(vec![uuid], |answer| NodeRequest::DeleteSnapshot {
+                    uuid,
+                    pg,
+                    expected_revision,
+                    answer,
+                })
+            }
+            Command::SaveSchedule(policy) => {
+                if let Err(why) = self.on_state(move |state| state.put_snapshot_policy(&policy)).await {
+                    tracing::warn!("when a snapshot policy ran is not kept over a restart: {why}");
+                }
+                None
+            }
+            Command::RemoveSchedule(uuid) => {
+                if let Err(why) = self.on_state(move |state| state.remove_snapshot_policy(uuid)).await {
+                    tracing::warn!(
+                        "a snapshot policy of a volume that is gone comes back at the next start: {why}"
+                    );
+                }
+                None
+            }
+            Command::AnswerSnapshots { request, result } => {
+                if let Some(answer) = self.waiting_for_snapshots.remove(&request) {
+                    let _ = answer.send(result);
+                }
+                None
+            }
             Command::Answer { request, result } => {
                 if let Some(answer) = self.waiting.remove(&request) {
-                    let _ = answer.send(result);
+                    let _ = answer.send(result.map(|view| *view));
                 }
                 None
             }
@@ -277,17 +395,42 @@ impl Service {
         }
     }
 
+    /// The same for snapshots.
+    fn request_snapshots(
+        &self,
+        uuids: Vec<Uuid>,
+        make: impl FnOnce(Answer<Result<Vec<SnapshotDescriptor>, PlaneError>>) -> NodeRequest,
+    ) -> Option<Input> {
+        match self.plane.send(make) {
+            Ok(receiver) => {
+                self.forward(receiver, move |result| Input::SnapshotsAnswered { uuids, result });
+                None
+            }
+            Err(why) => {
+                let result = Some(Err(PlaneError::Unavailable(why.to_string())));
+                Some(Input::SnapshotsAnswered { uuids, result })
+            }
+        }
+    }
+
     fn observe(&mut self) {
         let round = self.model.ask();
-        let Ok(receiver) = self.plane.send(|answer| NodeRequest::ListVolumes { only: None, answer }) else {
+        let Ok(volumes) = self.plane.send(|answer| NodeRequest::ListVolumes { only: None, answer }) else {
             return;
         };
+        let Ok(snapshots) = self.plane.send(|answer| NodeRequest::ListSnapshots { answer }) else { return };
         self.observing = true;
-        self.forward(receiver, move |answer| match answer {
-            Some(list) => {
-                Input::Observed { round, volumes: list.into_iter().map(|status| status.descriptor).collect() }
-            }
-            None => Input::Unobserved,
+        let inputs = self.inputs.clone();
+        tokio::spawn(async move {
+            let seen = match (volumes.await, snapshots.await) {
+                (Ok(volumes), Ok(snapshots)) => Input::Observed {
+                    round,
+                    volumes: volumes.into_iter().map(|status| status.descriptor).collect(),
+                    snapshots: snapshots.into_iter().map(|status| status.descriptor).collect(),
+                },
+                _ => Input::Unobserved,
+            };
+            let _ = inputs.send(seen).await;
         });
     }
 

@@ -88,6 +88,18 @@ pub enum Command {
         #[command(subcommand)]
         command: VolumeCommand,
     },
+    /// Snapshots of volumes
+    Snapshot {
+        /// What to do.
+        #[command(subcommand)]
+        command: SnapshotCommand,
+    },
+    /// Policies that take snapshots by themselves
+    Policy {
+        /// What to do.
+        #[command(subcommand)]
+        command: PolicyCommand,
+    },
     /// Policies that limit the rate of volumes
     Qos {
         /// What to do.
@@ -160,6 +172,17 @@ pub enum VolumeCommand {
         #[arg(long)]
         size: ByteSize,
     },
+    /// Put a volume back to what one of its snapshots holds; what was written since is lost
+    Rollback {
+        /// Name or UUID
+        volume: String,
+        /// The snapshot, by name or UUID
+        #[arg(long, value_name = "SNAPSHOT")]
+        to: String,
+        /// Don't ask
+        #[arg(long)]
+        yes: bool,
+    },
     /// Give a volume another QoS policy or another name
     Update(UpdateArgs),
     /// Delete a volume and its data
@@ -178,9 +201,13 @@ pub enum VolumeCommand {
 pub struct CreateArgs {
     /// Name: letters, digits and the signs - . _
     pub name: String,
-    /// Size, with a unit (10GiB); rounded up to 4 KiB. Space is taken as it is written
-    #[arg(long)]
-    pub size: ByteSize,
+    /// Size, with a unit (10GiB); rounded up to 4 KiB. Space is taken as it is written. Of a clone, that of its snapshot if
+    /// it is not given
+    #[arg(long, required_unless_present = "from_snapshot")]
+    pub size: Option<ByteSize>,
+    /// Begin as a clone of this snapshot, by name or UUID
+    #[arg(long, value_name = "SNAPSHOT")]
+    pub from_snapshot: Option<String>,
     /// A host that may use it, by NQN (on the host: cat /etc/nvme/hostnqn), or ALLOW_ANY. Repeatable; without it nobody
     /// is admitted
     #[arg(long, value_name = "NQN", value_parser = parse_host)]
@@ -188,9 +215,9 @@ pub struct CreateArgs {
     /// A source address that may use it; a host needs to be admitted by both [default: any]. Repeatable
     #[arg(long, value_name = "IP")]
     pub ip_acl: Vec<IpAddr>,
-    /// Logical block size that hosts see
-    #[arg(long, value_name = "BYTES", default_value = "4096", value_parser = ["512", "4096"])]
-    pub sector_size: String,
+    /// Logical block size that hosts see [default: 4096, or that of the snapshot]
+    #[arg(long, value_name = "BYTES", value_parser = ["512", "4096"])]
+    pub sector_size: Option<String>,
     /// A label. Repeatable
     #[arg(long, value_name = "KEY=VALUE", value_parser = parse_label)]
     pub label: Vec<(String, String)>,
@@ -225,6 +252,121 @@ pub struct UpdateArgs {
     /// The new name
     #[arg(long, value_name = "NAME")]
     pub name: Option<String>,
+}
+
+/// Verbs of snapshots.
+#[derive(Debug, Subcommand)]
+pub enum SnapshotCommand {
+    /// Take a snapshot of a volume, or of several at one instant
+    Create(SnapshotCreateArgs),
+    /// List snapshots
+    List {
+        /// Only those of this volume, by name or UUID
+        #[arg(long, value_name = "VOLUME")]
+        volume: Option<String>,
+    },
+    /// Show one snapshot
+    Show {
+        /// Name or UUID
+        snapshot: String,
+    },
+    /// Delete a snapshot; it ends when no clone of it is left
+    Delete {
+        /// Name or UUID
+        snapshot: String,
+    },
+    /// List the bytes that differ between two snapshots
+    Diff {
+        /// The newer one, by name or UUID
+        snapshot: String,
+        /// The older one, by name or UUID [default: all that is written differs]
+        #[arg(long, value_name = "SNAPSHOT")]
+        base: Option<String>,
+    },
+}
+
+/// Arguments of `snapshot create`.
+#[derive(Args, Debug)]
+pub struct SnapshotCreateArgs {
+    /// Name: letters, digits, - _ . With several volumes each snapshot is named NAME-VOLUME
+    pub name: String,
+    /// The volumes, by name; several must share a protection group, as a volume and its clones do
+    #[arg(required = true, value_name = "VOLUME")]
+    pub volumes: Vec<String>,
+    /// Seconds after which it is deleted by itself [default: kept for ever]
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..))]
+    pub keep: Option<u64>,
+    /// For people
+    #[arg(long, value_name = "TEXT", default_value = "")]
+    pub description: String,
+}
+
+/// Verbs of snapshot policies.
+#[derive(Debug, Subcommand)]
+pub enum PolicyCommand {
+    /// Let snapshots of a volume be taken by themselves; times are UTC
+    Create(PolicyCreateArgs),
+    /// List all snapshot policies
+    List,
+    /// Show one snapshot policy
+    Show {
+        /// Name or UUID
+        policy: String,
+    },
+    /// Delete a snapshot policy; its snapshots stay
+    Delete {
+        /// Name or UUID
+        policy: String,
+    },
+}
+
+/// Arguments of `policy create`.
+#[derive(Args, Debug)]
+pub struct PolicyCreateArgs {
+    /// Name: letters, digits, - _ .
+    pub name: String,
+    /// The volume, by name or UUID
+    pub volume: String,
+    #[command(flatten)]
+    /// How often.
+    pub often: OftenArgs,
+    /// First time, and the time of day of all others (2026-01-31T03:00:00Z) [default: now]
+    #[arg(long, value_name = "TIME")]
+    pub start: Option<String>,
+    /// Seconds after which each snapshot is deleted by itself [default: kept for ever]
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..))]
+    pub keep: Option<u64>,
+    /// For people
+    #[arg(long, value_name = "TEXT", default_value = "")]
+    pub description: String,
+}
+
+/// How often a snapshot policy takes a snapshot: one of these.
+#[derive(Args, Debug)]
+#[group(required = true, multiple = false)]
+pub struct OftenArgs {
+    /// Every so many hours
+    #[arg(long, value_name = "COUNT")]
+    pub hours: Option<u32>,
+    /// Every so many days
+    #[arg(long, value_name = "COUNT")]
+    pub days: Option<u32>,
+    /// Every week on this day. Repeatable
+    #[arg(long, value_name = "DAY")]
+    pub weekday: Vec<Weekday>,
+}
+
+/// A day of the week.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+#[allow(missing_docs)] // The names say it.
+pub enum Weekday {
+    Sunday,
+    Monday,
+    Tuesday,
+    Wednesday,
+    Thursday,
+    Friday,
+    Saturday,
 }
 
 /// Verbs of QoS policies.

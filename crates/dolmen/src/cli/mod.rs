@@ -7,7 +7,9 @@ mod error;
 mod locate;
 mod log;
 mod output;
+mod policy;
 mod qos;
+mod snapshot;
 mod system;
 mod volume;
 
@@ -77,6 +79,8 @@ fn dispatch(cli: Cli) -> Result<ExitCode, CliError> {
 fn answer(client: &Client, output: &Output, command: Command) -> Result<(), CliError> {
     match command {
         Command::Volume { command } => volume::run(client, output, command),
+        Command::Policy { command } => policy::run(client, output, command),
+        Command::Snapshot { command } => snapshot::run(client, output, command),
         Command::Qos { command } => qos::run(client, output, command),
         Command::Node { .. } => system::nodes(client, output),
         Command::Pool { .. } => system::pool(client, output),

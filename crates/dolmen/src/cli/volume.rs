@@ -5,10 +5,15 @@ use super::{
     client::Client,
     error::{CliError, Exit},
     output::{Align, Output, pairs, size, table, text, texts},
+    snapshot,
 };
 use dolmen_types::{ByteSize, Uuid};
 use serde_json::{Value, json};
-use std::{thread, time::Duration};
+use std::{
+    io::{self, IsTerminal},
+    thread,
+    time::Duration,
+};
 
 /// How often a new volume is looked at until it is Available, and how long in all.
 const POLL: Duration = Duration::from_millis(200);
@@ -26,6 +31,7 @@ pub(crate) fn run(client: &Client, output: &Output, command: VolumeCommand) -> R
         VolumeCommand::List => list(client, output),
         VolumeCommand::Show { volume } => show(client, output, &volume),
         VolumeCommand::Resize { volume, size } => resize(client, output, &volume, size),
+        VolumeCommand::Rollback { volume, to, yes } => roll_back(client, output, &volume, &to, yes),
         VolumeCommand::Update(args) => update(client, output, args),
         VolumeCommand::Delete { volume } => delete(client, output, &volume),
         VolumeCommand::Allow(args) => {
@@ -81,11 +87,19 @@ fn create(client: &Client, output: &Output, args: CreateArgs) -> Result<(), CliE
     };
     let mut body = json!({
         "name": args.name,
-        "size": args.size.0.to_string(),
         "acl": list_value(args.acl),
         "sectorSize": args.sector_size,
         "kind": kind,
     });
+    if let Some(snapshot) = &args.from_snapshot {
+        let field = snapshot::field("sourceSnapshot", snapshot);
+        body[field] = snapshot.as_str().into();
+    }
+    body["size"] = match (args.size, &args.from_snapshot) {
+        (Some(size), _) => size.0.to_string().into(),
+        (None, Some(snapshot)) => snapshot::fetch(client, snapshot)?["size"].clone(),
+        (None, None) => return Err(CliError::usage("give a --size")),
+    };
     if !args.ip_acl.is_empty() {
         body["IPAcl"] = list_value(args.ip_acl.iter().map(ToString::to_string).collect());
     }
@@ -187,6 +201,8 @@ fn list(client: &Client, output: &Output) -> Result<(), CliError> {
 fn show(client: &Client, output: &Output, volume: &str) -> Result<(), CliError> {
     output.put(&fetch(client, volume)?, |v| {
         let labels = v["labels"].as_array().map(Vec::as_slice).unwrap_or_default();
+        let source: Vec<String> =
+            Some(text(v, "sourceSnapshotName")).filter(|s| !s.is_empty()).into_iter().collect();
         let labels: Vec<String> =
             labels.iter().map(|l| format!("{}={}", text(l, "key"), text(l, "value"))).collect();
         pairs(&[
@@ -201,6 +217,9 @@ fn show(client: &Client, output: &Output, volume: &str) -> Result<(), CliError> 
             ("NSID", text(v, "nsid")),
             ("Kind", text(v, "kind")),
             ("QoS policy", text(v, "qosPolicyName")),
+            ("Cloned from", none_if_empty(source)),
+            ("Only its own", size(&v["statistics"], "physicalOwnedCapacity")),
+            ("For its snapshots", size(v, "snapshotBytes")),
             ("Admitted hosts", texts(&v["acl"]["values"]).join("\n")),
             ("Admitted addresses", texts(&v["IPAcl"]["values"]).join("\n")),
             ("Connected hosts", none_if_empty(texts(&v["connectedHosts"]))),
@@ -262,6 +281,36 @@ fn update(client: &Client, output: &Output, args: UpdateArgs) -> Result<(), CliE
     output.put(&changed, |v| {
         format!("volume '{}' has the QoS policy '{}'", text(v, "name"), text(v, "qosPolicyName"))
     })
+}
+
+/// Puts a volume back. People at a terminal are asked first; a script has to say that it means it.
+fn roll_back(
+    client: &Client,
+    output: &Output,
+    volume: &str,
+    snapshot: &str,
+    yes: bool,
+) -> Result<(), CliError> {
+    let (seen, to) = (fetch(client, volume)?, snapshot::fetch(client, snapshot)?);
+    let (name, taken) = (text(&seen, "name"), text(&to, "creationTime"));
+    if !yes {
+        let loses = format!("volume '{name}' loses what was written since {taken}");
+        if !io::stdin().is_terminal() {
+            return Err(CliError::new(Exit::Failed, format!("{loses}; nothing was changed"))
+                .hint("if that is meant: add --yes"));
+        }
+        eprint!("{loses}. Hosts must not use it now. Type 'yes': ");
+        let mut line = String::new();
+        let _ = io::stdin().read_line(&mut line);
+        if line.trim() != "yes" {
+            return Err(CliError::new(Exit::Failed, "nothing was changed"));
+        }
+    }
+    let uuid = text(&seen, "UUID");
+    let body = json!({"srcSnapshotUUID": to["UUID"]});
+    client.put(&format!("/api/v2/volumes/{uuid}/rollback"), &text(&seen, "ETag"), &body)?;
+    let changed = fetch(client, &uuid)?;
+    output.put(&changed, |_| format!("volume '{name}' is as it was at {taken}"))
 }
 
 fn delete(client: &Client, output: &Output, volume: &str) -> Result<(), CliError> {

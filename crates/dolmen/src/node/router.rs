@@ -10,15 +10,16 @@ use crate::node::{
     message::{FromCore, OpenedDrive, ToCore},
     tell,
 };
-use dolmen_cluster::plane::{NodeRequest, PlaneError};
+use dolmen_cluster::plane::{DiffPart, NodeRequest, PlaneError, SnapshotStatus};
 use dolmen_store::PoolPlan;
 use dolmen_target::{Namespace, NamespaceTable};
 use dolmen_types::{
-    Uuid,
+    CoreId, Lba, LineId, PgId, Uuid,
+    snapshot::SnapshotDescriptor,
     volume::{VolumeDescriptor, VolumeKind, VolumeState},
 };
 use dolmen_volume::{
-    Change, ControlCommand, ControlDone, ControlError, Health, Shrink, VolumeInfo, VolumeUpdate,
+    Change, ControlCommand, ControlDone, ControlError, DiffQuery, Health, Shrink, VolumeInfo, VolumeUpdate,
 };
 use std::{
     collections::BTreeMap,
@@ -165,6 +166,26 @@ impl Node {
                     drop(answer.send(tell::volumes(&reports, only)));
                 }
             }
+            NodeRequest::CreateSnapshots { descriptors, answer } => {
+                drop(answer.send(self.create_snapshots(descriptors).await));
+            }
+            NodeRequest::DeleteSnapshot { uuid, pg, expected_revision, answer } => {
+                let command =
+                    ControlCommand::DeleteSnapshot { uuid, expected_revision: Some(expected_revision) };
+                drop(answer.send(self.change_snapshots(pg, command).await));
+            }
+            NodeRequest::Rollback { uuid, snapshot, line, expected_revision, answer } => {
+                drop(answer.send(self.roll_back(uuid, snapshot, line, expected_revision).await));
+            }
+            NodeRequest::ListSnapshots { answer } => {
+                if let Some(all) = self.snapshots().await {
+                    drop(answer.send(all));
+                }
+            }
+            NodeRequest::Diff { pg, snapshot, base, first, limit, answer } => {
+                let query = DiffQuery { snapshot, base, first: Lba(first), limit };
+                drop(answer.send(self.diff(pg, query).await));
+            }
             NodeRequest::Hosts { answer } => {
                 if let Some(reports) = self.reports().await {
                     drop(answer.send(tell::hosts(&reports)));
@@ -221,21 +242,90 @@ impl Node {
     }
 
     async fn delete(&self, uuid: Uuid, expected_revision: u64) -> Result<(), PlaneError> {
-        let pg = {
-            let catalogue = self.catalogue.lock().unwrap_or_else(PoisonError::into_inner);
-            catalogue.volumes.get(&uuid).map(|info| info.descriptor.pg)
-        };
-        let core = home_core(&self.plan, pg.ok_or(PlaneError::NotFound)?, self.cores.count());
+        let core = self.home_of(uuid)?;
         let command = ControlCommand::Delete { uuid, expected_revision: Some(expected_revision) };
         self.change(core, command).await
     }
 
+    async fn roll_back(
+        &self,
+        uuid: Uuid,
+        snapshot: Uuid,
+        line: LineId,
+        expected_revision: u64,
+    ) -> Result<(), PlaneError> {
+        let core = self.home_of(uuid)?;
+        let expected_revision = Some(expected_revision);
+        self.change(core, ControlCommand::Rollback { uuid, snapshot, line, expected_revision }).await
+    }
+
+    /// The home core of a volume that exists.
+    fn home_of(&self, uuid: Uuid) -> Result<CoreId, PlaneError> {
+        let catalogue = self.catalogue.lock().unwrap_or_else(PoisonError::into_inner);
+        let pg = catalogue.volumes.get(&uuid).map(|info| info.descriptor.pg);
+        Ok(home_core(&self.plan, pg.ok_or(PlaneError::NotFound)?, self.cores.count()))
+    }
+
+    async fn create_snapshots(
+        &self,
+        descriptors: Vec<SnapshotDescriptor>,
+    ) -> Result<Vec<SnapshotDescriptor>, PlaneError> {
+        let Some(pg) = descriptors.first().map(|d| d.pg) else { return Ok(Vec::new()) };
+        self.change_snapshots(pg, ControlCommand::CreateSnapshots(descriptors)).await
+    }
+
+    async fn change_snapshots(
+        &self,
+        pg: PgId,
+        command: ControlCommand,
+    ) -> Result<Vec<SnapshotDescriptor>, PlaneError> {
+        match self.ask_home(pg, command).await? {
+            ControlDone::Snapshots(all) => Ok(all.into_iter().map(|info| info.descriptor).collect()),
+            _ => Ok(Vec::new()),
+        }
+    }
+
+    /// All snapshots by UUID; `None` (and so no answer) when the node is stopping.
+    pub(super) async fn snapshots(&self) -> Option<Vec<SnapshotStatus>> {
+        let mut all = Vec::new();
+        for core in self.cores.ids() {
+            let command = ControlCommand::ListSnapshots;
+            let listed = self.cores.ask(core, |answer| ToCore::Volume { command, answer }).await.ok()?;
+            if let Ok(ControlDone::Snapshots(here)) = listed {
+                all.extend(here.into_iter().map(|info| SnapshotStatus {
+                    usable: info.health == Health::Good,
+                    descriptor: info.descriptor,
+                }));
+            }
+        }
+        all.sort_by_key(|s| s.descriptor.uuid);
+        Some(all)
+    }
+
+    async fn diff(&self, pg: PgId, query: DiffQuery) -> Result<DiffPart, PlaneError> {
+        match self.ask_home(pg, ControlCommand::Diff(query)).await? {
+            ControlDone::Diff(page) => Ok(DiffPart {
+                ranges: page.ranges.iter().map(|range| (range.lba.0, range.blocks.0)).collect(),
+                next: page.next.map(|lba| lba.0),
+            }),
+            _ => Ok(DiffPart::default()),
+        }
+    }
+
+    /// Asks the home core of a protection group.
+    async fn ask_home(&self, pg: PgId, command: ControlCommand) -> Result<ControlDone, PlaneError> {
+        let core = home_core(&self.plan, pg, self.cores.count());
+        let answered = self.cores.ask(core, |answer| ToCore::Volume { command, answer }).await;
+        let gone = |_| PlaneError::Unavailable("the node is stopping".into());
+        answered.map_err(gone)?.map_err(|error| refusal(&error))
+    }
+
     /// Has a core carry out a change and waits until it is in force on every core.
-    async fn change(&self, core: dolmen_types::CoreId, command: ControlCommand) -> Result<(), PlaneError> {
+    async fn change(&self, core: CoreId, command: ControlCommand) -> Result<(), PlaneError> {
         let gone = || PlaneError::Unavailable("the node is stopping".into());
         let result = self.cores.ask(core, |answer| ToCore::Volume { command, answer }).await;
         match result.map_err(|_| gone())? {
-            Ok(ControlDone::Volume(_) | ControlDone::List(_)) => {}
+            Ok(_) => {}
             Err(error) => return Err(refusal(&error)),
         }
         let (reached, in_force) = oneshot::channel();

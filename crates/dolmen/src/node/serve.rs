@@ -106,12 +106,16 @@ async fn start(
     boot::remember_sequence(&options.data, booted.plan.sequence);
     let generation = state.start_discovery_generation().map_err(ServeError::system)?;
     let known = booted.volumes.iter().map(|v| &v.descriptor);
-    let recovered = Recovered {
+    let mut recovered = Recovered {
         highest_line: known.clone().map(|d| d.line).max().unwrap_or(LineId(0)),
         highest_nsid: known.clone().map(|d| d.nsid).max().unwrap_or(Nsid(0)),
         volumes: known.cloned().collect(),
+        snapshots: Vec::new(),
     };
     let node = Node::start(talk.clone(), booted, generation, options.allow_test_volumes, changes);
+    let stopping = || ServeError::new("a core has ended");
+    let snapshots = node.snapshots().await.ok_or_else(stopping)?;
+    recovered.snapshots = snapshots.into_iter().filter(|s| s.usable).map(|s| s.descriptor).collect();
     let (plane, requests) = plane::channel();
     tokio::spawn(node.clone().serve(requests));
     listen(options, prepared.identity(), talk, ports, &node).await?;

@@ -20,8 +20,13 @@ fn block_bytes(blocks: u64) -> u64 {
 }
 
 fn usage(info: &VolumeInfo) -> VolumeUsage {
-    let mapped = block_bytes(info.mapped_blocks);
-    VolumeUsage { mapped_bytes: mapped, stored_bytes: mapped }
+    let usage = &info.usage;
+    VolumeUsage {
+        mapped_bytes: block_bytes(usage.mapped_blocks),
+        stored_bytes: usage.stored_bytes,
+        owned_bytes: usage.head_bytes,
+        snapshot_bytes: usage.snapshot_bytes,
+    }
 }
 
 /// All volumes, or one, by ascending UUID.
@@ -115,7 +120,7 @@ pub(super) fn pool(plan: &PoolPlan, drives: &[Option<OpenedDrive>], reports: &[C
     let usable_bytes =
         reports.iter().find_map(|r| r.pool.as_ref()).map_or(0, |p| p.capacity_bytes).min(physical_bytes);
     let (used_bytes, free_bytes) = used_and_free(&sum, usable_bytes);
-    let logical = reports.iter().flat_map(|r| &r.volumes).map(|v| block_bytes(v.mapped_blocks)).sum();
+    let logical = reports.iter().flat_map(|r| &r.volumes).map(|v| block_bytes(v.usage.mapped_blocks)).sum();
     let state = match reports.iter().find_map(|r| r.stopped.clone()) {
         Some(reason) => PoolState::Stopped(reason),
         None if free_bytes < full_below(usable_bytes) => PoolState::Full,

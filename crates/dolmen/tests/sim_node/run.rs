@@ -188,6 +188,7 @@ impl Run {
             ip_acl: IpAccess::Any,
             labels: Vec::new(),
             qos: None,
+            source: None,
             created: UnixMillis(1),
             revision: 1,
             state: VolumeState::Available,

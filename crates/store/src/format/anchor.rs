@@ -12,6 +12,9 @@ pub(crate) const ANCHOR_BYTES: usize = 8192;
 pub(crate) const ANCHOR_SLOTS: u64 = 2;
 /// Copies of an anchor within its slot, so that one rotten block does not hide the newest checkpoint.
 pub(crate) const ANCHOR_COPIES: u64 = 2;
+/// Behind the anchors of the most shards that a pool may have. Bytes from the drive's start.
+pub(crate) const ANCHORS_END: u64 =
+    32 * 1024 + super::superblock::MAX_SHARDS as u64 * ANCHOR_SLOTS * ANCHOR_COPIES * ANCHOR_BYTES as u64;
 /// Eras of the log at most; reaching it makes recovery write a checkpoint before it serves.
 pub(crate) const MAX_ERAS: usize = 8;
 /// Chunks of a checkpoint's body at most.

@@ -8,7 +8,7 @@ use crate::format::segment::{STREAMS, Stream};
 use crate::format::{FORMAT_VERSION, put_unit, take_unit};
 use crate::location::Slot;
 use crate::map::Sweep;
-use crate::{Key, MAX_OBJECT_BYTES, Marks};
+use crate::{Key, LineAttributes, MAX_OBJECT_BYTES, Marks};
 use dolmen_types::{Epoch, PgId, Seq};
 
 const MAGIC: &[u8; 8] = b"dolmCKPT";
@@ -37,6 +37,8 @@ pub(crate) struct LineRow {
     pub(crate) line: u64,
     /// Its newest state can be read and written.
     pub(crate) head: bool,
+    /// How its blocks are stored.
+    pub(crate) attributes: LineAttributes,
     /// The line and the point that it was cloned from.
     pub(crate) parent: Option<(u64, u64)>,
     /// Something in its leaves may have become free.
@@ -168,7 +170,8 @@ fn put_line(w: &mut Writer, line: &LineRow) {
         | flag(line.sweep.is_some(), SWEEP)
         | flag(sweep.again, SWEEP_AGAIN);
     let (parent, at) = line.parent.unwrap_or_default();
-    w.u64(line.line).u32(flags).u32(len32(line.points.len())).u32(len32(line.nodes.len())).u32(0);
+    w.u64(line.line).u32(flags).u32(len32(line.points.len())).u32(len32(line.nodes.len()));
+    w.u8(line.attributes.bits()).u8(0).u16(0);
     w.u64(parent).u64(at).u64(sweep.from).u64(line.mapped).u64(line.stored).u64(line.newest);
     for point in &line.points {
         w.u64(point.seq).u64(point.mapped);
@@ -181,7 +184,8 @@ fn put_line(w: &mut Writer, line: &LineRow) {
 
 fn take_line(r: &mut Reader<'_>) -> Option<LineRow> {
     let (line, flags, points, nodes) = (r.u64()?, r.u32()?, r.u32()?, r.u32()?);
-    r.u32()?;
+    let attributes = LineAttributes::from_bits(r.u8()?);
+    r.take(3)?;
     let (parent, at, from) = (r.u64()?, r.u64()?, r.u64()?);
     let (mapped, stored, newest) = (r.u64()?, r.u64()?, r.u64()?);
     let point = |r: &mut Reader<'_>| {
@@ -192,6 +196,7 @@ fn take_line(r: &mut Reader<'_>) -> Option<LineRow> {
     let nodes = (0..nodes).map(|_| PageRef::take(r)).collect::<Option<Vec<_>>>()?;
     Some(LineRow {
         line,
+        attributes,
         head: flags & HEAD != 0,
         parent: (flags & CLONE != 0).then_some((parent, at)),
         sweep: (flags & SWEEP != 0).then_some(Sweep { from, again: flags & SWEEP_AGAIN != 0 }),

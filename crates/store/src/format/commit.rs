@@ -2,7 +2,7 @@
 //! once; valid whole or not at all.
 //!
 //! ```text
-//!   | header: fixed 104 bytes, records, zeros to a multiple of 4 KiB | payload: stored blocks, whole pages |
+//!   | header: fixed 104 bytes, records, zeros to a multiple of 4 KiB | payload: stored blocks, zeros to whole pages |
 //! ```
 //! Header and payload are one run of bytes that is laid over the data columns of the segment: the first `depth` bytes into
 //! column 0, the next into column 1, all at the same offset of their units. Zeros fill what is left of the last ones.
@@ -15,7 +15,9 @@ use crate::columns::MAX_DATA_COLUMNS;
 use crate::format::PAGE_BYTES;
 use crate::format::segment::Stream;
 use crate::location::{BLOCK_GRANULES, GRANULE_BYTES, Location, Slot};
-use crate::{Key, MAX_OBJECT_BYTES};
+use crate::map::Entry;
+use crate::stored::{BlockVersion, Form};
+use crate::{Key, LineAttributes, MAX_OBJECT_BYTES};
 use dolmen_types::limits::BLOCK_BYTES;
 use dolmen_types::{Epoch, PgId, Seq, ShardId, Uuid};
 
@@ -111,6 +113,12 @@ impl CommitHeader {
         let offset = column * u64::from(self.place.unit_bytes) + u64::from(self.place.offset) + rest;
         Location::new(self.place.slot, u32::try_from(offset).expect("a segment's columns are below 4 GiB"))
     }
+
+    /// The map's entry for a stored block of the payload.
+    pub(crate) fn entry(&self, seq: u64, block: &StoredBlock) -> Entry {
+        let StoredBlock { at, granules, form, check } = *block;
+        Entry { seq, location: self.location(at), check, granules, form }
+    }
 }
 
 /// Bytes that a commit takes in each of `data` columns.
@@ -123,8 +131,8 @@ pub(crate) fn depth_of(header_len: usize, payload_len: usize, data: usize) -> us
 pub(crate) enum LogRecord<'a> {
     /// What follows, up to the next batch, belongs to this group and number.
     Batch { pg: PgId, epoch: Epoch, seq: Seq },
-    /// Consecutive blocks stored one behind the other, each `granules` long, from `at` granules on in the payload.
-    Write { line: u64, lba: u64, granules: u16, at: u32, checks: Checks<'a> },
+    /// New versions of consecutive blocks.
+    Write { line: u64, lba: u64, blocks: StoredBlocks<'a> },
     /// Blocks without contents.
     Unmap { line: u64, lba: u64, blocks: u64 },
     /// New value of a keyed object.
@@ -132,7 +140,7 @@ pub(crate) enum LogRecord<'a> {
     /// End of a keyed object.
     Delete { key: Key },
     /// New line.
-    CreateLine { line: u64 },
+    CreateLine { line: u64, attributes: LineAttributes },
     /// End of a line.
     DropLine { line: u64 },
     /// The line is kept as it is after this batch, under the batch's number.
@@ -142,7 +150,7 @@ pub(crate) enum LogRecord<'a> {
     /// New line over a snapshot of another.
     CloneLine { line: u64, parent: u64, at: u64 },
     /// The version `seq` of a block is now in the payload, no longer at `from`.
-    Move { line: u64, lba: u64, seq: u64, from: Location, granules: u16, at: u32, check: u64 },
+    Move { line: u64, lba: u64, seq: u64, from: Location, block: StoredBlock },
 }
 
 impl LogRecord<'_> {
@@ -164,21 +172,63 @@ impl LogRecord<'_> {
     }
 }
 
-/// The checks of a write's blocks.
+/// One stored block of a payload.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Checks<'a>(&'a [u8]);
+pub(crate) struct StoredBlock {
+    /// Granules from the payload's start.
+    pub(crate) at: u32,
+    /// Its length in granules.
+    pub(crate) granules: u16,
+    /// How it was made.
+    pub(crate) form: Form,
+    /// Its check.
+    pub(crate) check: u64,
+}
 
-impl<'a> Checks<'a> {
-    /// Blocks.
-    pub(crate) fn len(self) -> usize {
-        self.0.len() / 8
+/// The blocks of a write, in order of addresses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct StoredBlocks<'a> {
+    /// The first block, when all are of its length and form and lie one behind the other; `None` when each says for itself.
+    even: Option<StoredBlock>,
+    bytes: &'a [u8],
+}
+
+impl<'a> StoredBlocks<'a> {
+    fn step(&self) -> usize {
+        if self.even.is_some() { EVEN_BYTES } else { EACH_BYTES }
     }
 
-    /// The checks in order.
-    pub(crate) fn iter(self) -> impl Iterator<Item = u64> + 'a {
-        self.0.chunks_exact(8).map(|c| u64::from_le_bytes(c.try_into().expect("chunks of 8 bytes")))
+    /// Blocks.
+    pub(crate) fn len(&self) -> usize {
+        self.bytes.len() / self.step()
+    }
+
+    /// The blocks in order.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = StoredBlock> + 'a {
+        let even = self.even;
+        self.bytes.chunks_exact(self.step()).zip(0u32..).map(move |(bytes, i)| {
+            let word = |at: usize| u32::from_le_bytes(bytes[at..at + 4].try_into().expect("4 bytes"));
+            let check = u64::from_le_bytes(bytes[..8].try_into().expect("8 bytes"));
+            match even {
+                Some(first) => {
+                    let at = first.at.saturating_add(i.saturating_mul(u32::from(first.granules)));
+                    StoredBlock { at, check, ..first }
+                }
+                None => {
+                    let granules = u16::from_le_bytes([bytes[12], bytes[13]]);
+                    StoredBlock { at: word(8), granules, form: Form(bytes[14]), check }
+                }
+            }
+        })
     }
 }
+
+/// Bytes of a block in a write record whose blocks are all alike.
+const EVEN_BYTES: usize = 8;
+/// Bytes of a block in a write record whose blocks say for themselves where they are and how long.
+const EACH_BYTES: usize = 16;
+/// The flag of such a record.
+const EACH: u8 = 0x80;
 
 /// Builds a header record by record; reused from commit to commit.
 #[derive(Default)]
@@ -200,14 +250,26 @@ impl HeaderWriter {
         self.w.u8(kind::BATCH).u8(0).u16(0).u32(pg.0).u64(epoch.0).u64(seq.0);
     }
 
-    /// Starts a write record; exactly `blocks` calls of [`HeaderWriter::block`] follow.
-    pub(crate) fn write(&mut self, line: u64, lba: u64, blocks: u32, at: u32) {
+    /// Starts a write record of blocks that are as long as they were, from `at` on one behind the other; exactly `blocks`
+    /// calls of [`HeaderWriter::check`] follow.
+    pub(crate) fn write_even(&mut self, line: u64, lba: u64, blocks: u32, form: Form, at: u32) {
         let granules = u16::try_from(BLOCK_GRANULES).expect("fits 16 bits");
-        self.w.u8(kind::WRITE).u8(0).u16(granules).u32(blocks).u64(line).u64(lba).u32(at).u32(0);
+        self.w.u8(kind::WRITE).u8(form.0).u16(granules).u32(blocks).u64(line).u64(lba).u32(at).u32(0);
     }
 
-    pub(crate) fn block(&mut self, check: u64) {
+    /// The next block of a record that [`HeaderWriter::write_even`] started.
+    pub(crate) fn check(&mut self, check: u64) {
         self.w.u64(check);
+    }
+
+    /// Starts a write record; exactly `blocks` calls of [`HeaderWriter::block`] follow.
+    pub(crate) fn write_each(&mut self, line: u64, lba: u64, blocks: u32) {
+        self.w.u8(kind::WRITE).u8(EACH).u16(0).u32(blocks).u64(line).u64(lba).u64(0);
+    }
+
+    /// The next block of a record that [`HeaderWriter::write_each`] started.
+    pub(crate) fn block(&mut self, block: StoredBlock) {
+        self.w.u64(block.check).u32(block.at).u16(block.granules).u8(block.form.0).u8(0);
     }
 
     pub(crate) fn unmap(&mut self, line: u64, lba: u64, blocks: u64) {
@@ -223,8 +285,8 @@ impl HeaderWriter {
         self.w.u8(kind::DELETE).u8(key.kind).u16(0).u32(0).u128(key.id);
     }
 
-    pub(crate) fn create_line(&mut self, line: u64) {
-        self.w.u64(u64::from(kind::CREATE_LINE)).u64(line);
+    pub(crate) fn create_line(&mut self, line: u64, attributes: LineAttributes) {
+        self.w.u8(kind::CREATE_LINE).u8(attributes.bits()).u16(0).u32(0).u64(line);
     }
 
     pub(crate) fn drop_line(&mut self, line: u64) {
@@ -243,18 +305,9 @@ impl HeaderWriter {
         self.w.u64(u64::from(kind::CLONE_LINE)).u64(line).u64(parent).u64(at);
     }
 
-    #[allow(clippy::too_many_arguments)] // The fields of one record, in their order on the drive.
-    pub(crate) fn moved(
-        &mut self,
-        line: u64,
-        lba: u64,
-        seq: u64,
-        from: Location,
-        granules: u16,
-        at: u32,
-        check: u64,
-    ) {
-        self.w.u8(kind::MOVE).u8(0).u16(granules).u32(at).u64(line).u64(lba).u64(seq).u64(from.0).u64(check);
+    pub(crate) fn moved(&mut self, version: BlockVersion, from: Location, block: StoredBlock) {
+        self.w.u8(kind::MOVE).u8(block.form.0).u16(block.granules).u32(block.at);
+        self.w.u64(version.line).u64(version.lba).u64(version.seq).u64(from.0).u64(block.check);
     }
 
     /// Completes the header. Its fixed part, for the successor and for locations, and its bytes.
@@ -366,19 +419,19 @@ pub(crate) fn records<'a>(
 }
 
 fn within(record: &LogRecord<'_>, payload_granules: u32) -> bool {
-    let (at, granules) = match *record {
-        LogRecord::Write { granules, at, checks, lba, .. } => {
-            let blocks = u64::try_from(checks.len()).unwrap_or(u64::MAX);
-            if lba.checked_add(blocks).is_none() || checks.len() == 0 {
-                return false;
-            }
-            (at, u64::from(granules) * blocks)
-        }
-        LogRecord::Move { granules, at, .. } => (at, u64::from(granules)),
-        LogRecord::Unmap { lba, blocks, .. } => return lba.checked_add(blocks).is_some(),
-        _ => return true,
+    let inside = |b: StoredBlock| {
+        let end = u64::from(b.at) + u64::from(b.granules);
+        b.granules > 0 && u32::from(b.granules) <= BLOCK_GRANULES && end <= u64::from(payload_granules)
     };
-    granules > 0 && u64::from(at) + granules <= u64::from(payload_granules)
+    match *record {
+        LogRecord::Write { lba, blocks, .. } => {
+            let count = u64::try_from(blocks.len()).unwrap_or(u64::MAX);
+            count > 0 && lba.checked_add(count).is_some() && blocks.iter().all(inside)
+        }
+        LogRecord::Move { block, .. } => inside(block),
+        LogRecord::Unmap { lba, blocks, .. } => lba.checked_add(blocks).is_some(),
+        _ => true,
+    }
 }
 
 fn decode_record<'a>(tag: u8, r: &mut Reader<'a>) -> Option<LogRecord<'a>> {
@@ -390,8 +443,11 @@ fn decode_record<'a>(tag: u8, r: &mut Reader<'a>) -> Option<LogRecord<'a>> {
         kind::WRITE => {
             let (line, lba, at) = (r.u64()?, r.u64()?, r.u32()?);
             r.u32()?;
-            let checks = Checks(r.take((word as usize).checked_mul(8)?)?);
-            LogRecord::Write { line, lba, granules, at, checks }
+            let first = StoredBlock { at, granules, form: Form(second), check: 0 };
+            let (even, step) =
+                if second & EACH == 0 { (Some(first), EVEN_BYTES) } else { (None, EACH_BYTES) };
+            let bytes = r.take((word as usize).checked_mul(step)?)?;
+            LogRecord::Write { line, lba, blocks: StoredBlocks { even, bytes } }
         }
         kind::UNMAP => LogRecord::Unmap { line: r.u64()?, lba: r.u64()?, blocks: r.u64()? },
         kind::PUT => {
@@ -402,7 +458,9 @@ fn decode_record<'a>(tag: u8, r: &mut Reader<'a>) -> Option<LogRecord<'a>> {
             (len <= MAX_OBJECT_BYTES).then_some(LogRecord::Put { key, value })?
         }
         kind::DELETE => LogRecord::Delete { key: Key { kind: second, id: r.u128()? } },
-        kind::CREATE_LINE => LogRecord::CreateLine { line: r.u64()? },
+        kind::CREATE_LINE => {
+            LogRecord::CreateLine { line: r.u64()?, attributes: LineAttributes::from_bits(second) }
+        }
         kind::DROP_LINE => LogRecord::DropLine { line: r.u64()? },
         kind::SNAPSHOT => LogRecord::Snapshot { line: r.u64()? },
         kind::DROP_SNAPSHOT => LogRecord::DropSnapshot { line: r.u64()?, at: r.u64()? },
@@ -412,9 +470,7 @@ fn decode_record<'a>(tag: u8, r: &mut Reader<'a>) -> Option<LogRecord<'a>> {
             lba: r.u64()?,
             seq: r.u64()?,
             from: Location(r.u64()?),
-            granules,
-            at: word,
-            check: r.u64()?,
+            block: StoredBlock { at: word, granules, form: Form(second), check: r.u64()? },
         },
         _ => return None,
     })
@@ -422,7 +478,7 @@ fn decode_record<'a>(tag: u8, r: &mut Reader<'a>) -> Option<LogRecord<'a>> {
 
 /// Bytes that a record for `blocks` written blocks takes in a header, in the worst case of every second one being zero.
 pub(crate) const fn write_record_bytes(blocks: usize) -> usize {
-    // Alternating zero and data runs: per pair one write (32 + 8) and one unmap (32).
+    // Alternating zero and data runs: per pair one write (32 + 16) and one unmap (32).
     32 + blocks * 40
 }
 

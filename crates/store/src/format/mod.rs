@@ -3,7 +3,7 @@
 //!
 //! ```text
 //!   drive   0        16 KiB     32 KiB                    1 MiB          1 MiB + unit
-//!           | super 0 | super 1 | anchors of all shards ... | unit 0       | unit 1 ...
+//!           | super 0 | super 1 | anchors | key table, 2 x | unit 0       | unit 1 ...
 //!   unit    | segment header 4 KiB | commit | commit | ...            (hot and cold streams)
 //!           | segment header 4 KiB | page | page | checkpoint chunk | ... (metadata stream)
 //! ```
@@ -11,6 +11,7 @@
 pub(crate) mod anchor;
 pub(crate) mod body;
 pub(crate) mod commit;
+pub(crate) mod keys;
 pub(crate) mod page;
 pub(crate) mod segment;
 pub(crate) mod superblock;

@@ -5,6 +5,7 @@ use crate::check::{seal, unseal};
 use crate::format::{FORMAT_VERSION, PAGE_BYTES};
 use crate::location::Location;
 use crate::map::{Entry, Version};
+use crate::stored::Form;
 use dolmen_types::Uuid;
 
 /// Slots of a leaf at most.
@@ -105,7 +106,7 @@ pub(crate) fn encode_leaf(
         w.u32(delta);
         match version {
             Version::Stored(e) => {
-                w.u8(STORED).u8(0).u16(e.granules).u64(e.location.0).u64(e.seq).u64(e.check);
+                w.u8(STORED).u8(e.form.0).u16(e.granules).u64(e.location.0).u64(e.seq).u64(e.check);
             }
             Version::Hole { seq, blocks } => {
                 w.u8(HOLE).u8(0).u16(0).u64(*blocks).u64(*seq).u64(0);
@@ -176,7 +177,7 @@ impl<'a> Leaf<'a> {
         } else {
             let granules = u16::from_le_bytes([s[6], s[7]]);
             let (location, check) = (Location(self.word(index, 8)), self.word(index, 24));
-            Version::Stored(Entry { seq, location, check, granules })
+            Version::Stored(Entry { seq, location, check, granules, form: Form(s[5]) })
         };
         (self.lba(index), version)
     }

@@ -2,7 +2,8 @@
 
 use super::anchor::{Anchor, Chunk, Era, Start};
 use super::body::{Body, LineRow, PointRow, SegmentRow, put_object};
-use super::commit::{self, CommitPlace, HeaderWriter, LogIdentity, LogRecord, records};
+use super::commit::{self, CommitPlace, HeaderWriter, LogIdentity, LogRecord, StoredBlock, records};
+use super::keys::KeyPage;
 use super::page::{Leaf, Level, PageName, PageRef, encode_leaf, encode_node, node_refs, verify};
 use super::segment::{SegmentHeader, Stream};
 use super::superblock::{DriveEntry, DriveState, NotOurs, Superblock};
@@ -10,7 +11,8 @@ use crate::check::{block_check, check64};
 use crate::columns::Columns;
 use crate::location::{Location, Slot};
 use crate::map::{Entry, Sweep, Version};
-use crate::{Key, Marks, UnitId};
+use crate::stored::{BlockVersion, Form};
+use crate::{Key, LineAttributes, Marks, UnitId};
 use dolmen_types::{Epoch, PgId, Seq, ShardId, Uuid};
 use proptest::prelude::*;
 use std::fmt::Write;
@@ -101,10 +103,13 @@ fn commit() -> (commit::CommitHeader, Vec<u8>, Vec<u8>) {
     let payload = [vec![1; 4096], vec![2; 4096], vec![3; 4096]].concat();
     let mut w = HeaderWriter::start(Vec::new());
     w.batch(PgId(5), Epoch(2), Seq(40));
-    w.create_line(9);
-    w.write(9, 100, 2, 0);
-    w.block(block_check(9, 100, 40, &payload[..4096]));
-    w.block(block_check(9, 101, 40, &payload[4096..8192]));
+    w.create_line(9, LineAttributes { compress: true, encrypt: true });
+    w.write_even(9, 100, 2, Form(0), 0);
+    w.check(block_check(9, 100, 40, &payload[..4096]));
+    w.check(block_check(9, 101, 40, &payload[4096..8192]));
+    w.write_each(9, 110, 1);
+    let check = block_check(9, 110, 40, &payload[8192..8192 + 160]);
+    w.block(StoredBlock { at: 512, granules: 10, form: Form(Form::LZ4), check });
     w.unmap(9, 200, 1 << 40);
     w.put(Key { kind: 3, id: 0x1234 }, b"value");
     w.delete(Key { kind: 4, id: 0x5678 });
@@ -112,7 +117,13 @@ fn commit() -> (commit::CommitHeader, Vec<u8>, Vec<u8>) {
     w.snapshot(9);
     w.drop_snapshot(9, 35);
     w.clone_line(12, 9, 40);
-    w.moved(9, 300, 11, Location::new(Slot(2), 8192), 256, 512, block_check(9, 300, 11, &payload[8192..]));
+    let moved = StoredBlock {
+        at: 512,
+        granules: 256,
+        form: Form(0),
+        check: block_check(9, 300, 11, &payload[8192..]),
+    };
+    w.moved(BlockVersion { line: 9, lba: 300, seq: 11 }, Location::new(Slot(2), 8192), moved);
     let place = CommitPlace {
         stream: Stream::Hot,
         stream_seq: 33,
@@ -128,13 +139,26 @@ fn commit() -> (commit::CommitHeader, Vec<u8>, Vec<u8>) {
     (header, bytes, payload)
 }
 
+fn key_page() -> KeyPage {
+    let mut page = KeyPage { sequence: 3, cluster_key: [0x11; 16], ..KeyPage::empty(POOL, 2) };
+    page.keys[0] = Some((9, [0x22; 40]));
+    page.keys[2] = Some((10, [0x33; 40]));
+    page
+}
+
 fn name() -> PageName {
     PageName { pool: POOL, line: 9, generation: 6 }
 }
 
 fn slots() -> Vec<(u64, Version)> {
     let stored = |n: u64| {
-        Version::Stored(Entry { seq: n, location: Location::new(Slot(3), 4096), check: n * 7, granules: 256 })
+        Version::Stored(Entry {
+            seq: n,
+            location: Location::new(Slot(3), 4096),
+            check: n * 7,
+            granules: 256,
+            form: Form(3),
+        })
     };
     let hole = Version::Hole { seq: 4, blocks: 1 << 40 };
     vec![(1000, stored(1)), (1001, stored(2)), (1001, hole), (5000, stored(6))]
@@ -144,6 +168,7 @@ fn body() -> Vec<u8> {
     let node =
         PageRef { first: 10, seq: 7, location: Location::new(Slot(1), 4096), check: 3, count: 2, flags: 0 };
     let line = LineRow {
+        attributes: LineAttributes { compress: false, encrypt: true },
         line: 9,
         head: true,
         parent: Some((8, 30)),
@@ -188,9 +213,10 @@ fn golden_bytes() {
         ("superblock", picture(&superblock().encode(), 480)),
         ("anchor", picture(&anchor().encode(), 480)),
         ("segment header", picture(&segment().encode(), 256)),
-        ("commit", picture(&commit().1, 448)),
+        ("commit", picture(&commit().1, 512)),
         ("leaf", picture(&leaf, 192)),
         ("node", picture(&node, 104)),
+        ("key page", picture(&key_page().encode(), 256)),
         ("checkpoint body", picture(&body(), 344)),
     ];
     let all: String = pictures.iter().map(|(n, p)| format!("{n}\n{p}\n")).collect();
@@ -219,9 +245,12 @@ fn round_trips() {
     assert_eq!(places, [(0, 8192), (1, 4096), (1, 8192)]);
     assert_eq!(payload.len(), 3 * 4096);
     let got: Vec<LogRecord<'_>> = records(&bytes, &header).map(Option::unwrap).collect();
-    assert_eq!(got.len(), 11);
-    assert_eq!(got[9], LogRecord::CloneLine { line: 12, parent: 9, at: 40 });
-    assert_eq!(got[4], LogRecord::Put { key: Key { kind: 3, id: 0x1234 }, value: b"value" });
+    assert_eq!(got.len(), 12);
+    assert_eq!(got[10], LogRecord::CloneLine { line: 12, parent: 9, at: 40 });
+    assert_eq!(got[5], LogRecord::Put { key: Key { kind: 3, id: 0x1234 }, value: b"value" });
+    assert_eq!(KeyPage::decode(&key_page().encode(), POOL, 2), Some(key_page()));
+    assert_eq!(KeyPage::decode(&key_page().encode(), POOL, 3), None);
+    assert_eq!(KeyPage::decode(&key_page().encode(), Uuid([1; 16]), 2), None);
     let (page, leaf) = encode_leaf(&slots(), PageRef::HISTORY | PageRef::HOLES, &name(), Vec::new());
     assert!(verify(&leaf, Level::Leaf, 9, &page) && !verify(&leaf, Level::Leaf, 8, &page));
     assert!(!verify(&leaf, Level::Node, 9, &page));
@@ -257,7 +286,7 @@ proptest! {
 
     /// Whatever the bytes, decoders answer; with a right check over wrong bytes too.
     #[test]
-    fn decoders_never_panic(at in 0usize..4096, with in proptest::collection::vec(any::<u8>(), 1..24), which in 0usize..7) {
+    fn decoders_never_panic(at in 0usize..4096, with in proptest::collection::vec(any::<u8>(), 1..24), which in 0usize..8) {
         let mutate = |mut bytes: Vec<u8>| {
             let at = 16 + at % (bytes.len() - 16);
             let end = (at + with.len()).min(bytes.len());
@@ -295,6 +324,7 @@ proptest! {
                     prop_assert!(node_refs(&bytes).len() <= 100);
                 }
             }
+            6 => drop(KeyPage::decode(&resealed(mutate(key_page().encode()), 0), POOL, 2)),
             _ => drop(Body::decode(&mutate(body()))),
         }
     }

@@ -1,6 +1,7 @@
 //! Versions of blocks, as the map names them.
 
 use crate::location::{GRANULE_BYTES, Location};
+use crate::stored::Form;
 
 /// Where a version of a block is stored, and how to know that it is the one. The entry kinds "frame of several blocks"
 /// and "dedup indirection" have numbers reserved in the format; this version writes plain blocks only.
@@ -14,6 +15,8 @@ pub(crate) struct Entry {
     pub(crate) check: u64,
     /// Length of its stored form in granules.
     pub(crate) granules: u16,
+    /// How its stored form was made.
+    pub(crate) form: Form,
 }
 
 impl Entry {

@@ -7,6 +7,7 @@
 use super::*;
 use crate::format::page::{Leaf, PAGE_SLOTS, PageName, encode_leaf, encode_node};
 use crate::location::Location;
+use crate::stored::Form;
 use dolmen_types::{LineId, Uuid};
 use proptest::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
@@ -97,7 +98,7 @@ impl Bench {
     fn insert(&mut self, line: u64, lba: u64, seq: u64) {
         self.place += 1;
         self.used.insert(self.place);
-        let entry = Entry { seq, location: Location(self.place), check: 0, granules: 256 };
+        let entry = Entry { seq, location: Location(self.place), check: 0, granules: 256, form: Form(0) };
         let (lineage, used) = (self.map.lines[&line].now.clone(), &mut self.used);
         self.map.live.change(line, |d| {
             d.insert(lba, entry, &lineage, |e| assert!(used.remove(&e.location.0), "freed once"));
@@ -177,7 +178,7 @@ impl Bench {
             return;
         }
         let (lba, seq, place, needed) = versions[i % versions.len()];
-        let entry = Entry { seq, location: Location(place), check: 0, granules: 256 };
+        let entry = Entry { seq, location: Location(place), check: 0, granules: 256, form: Form(0) };
         let held = self.map.holds(LineId(line), lba, &entry);
         assert_eq!(held, if needed { Held::Yes } else { Held::No }, "line {line} block {lba} version {seq}");
         if needed {
@@ -348,7 +349,8 @@ proptest! {
 
 #[test]
 fn far_apart_slots_get_leaves_of_their_own() {
-    let entry = |seq| Version::Stored(Entry { seq, location: Location(seq), check: 0, granules: 256 });
+    let entry =
+        |seq| Version::Stored(Entry { seq, location: Location(seq), check: 0, granules: 256, form: Form(0) });
     let far = [(0, entry(1)), (1 << 33, entry(2)), ((1 << 33) + 5, entry(3))];
     let pages: Vec<usize> = split(&far).iter().map(|p| p.slots.len()).collect();
     assert_eq!(pages, [1, 2]);
@@ -356,7 +358,8 @@ fn far_apart_slots_get_leaves_of_their_own() {
 
 #[test]
 fn a_block_of_many_versions_is_apart_from_its_neighbours() {
-    let stored = |seq| Version::Stored(Entry { seq, location: Location(seq), check: 0, granules: 256 });
+    let stored =
+        |seq| Version::Stored(Entry { seq, location: Location(seq), check: 0, granules: 256, form: Form(0) });
     let mut slots = vec![(3, stored(1)), (3, Version::Hole { seq: 2, blocks: 9 })];
     slots.extend((3..303).map(|seq| (4, stored(seq))));
     slots.extend([(5, stored(1)), (20, stored(1))]);
@@ -389,7 +392,7 @@ fn a_hole_of_any_length_is_one_slot() {
 fn within_a_batch_the_later_record_wins() {
     let mut delta = LineDelta::default();
     let lineage = Lineage::new(None);
-    let entry = Entry { seq: 5, location: Location(1), check: 0, granules: 256 };
+    let entry = Entry { seq: 5, location: Location(1), check: 0, granules: 256, form: Form(0) };
     delta.unmap(0, 10, 5, &lineage, |_| ());
     delta.insert(3, entry, &lineage, |_| ());
     delta.insert(7, entry, &lineage, |_| ());

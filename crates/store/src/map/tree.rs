@@ -6,6 +6,7 @@
 
 use super::cache::NO_FRAME;
 use super::{Counts, Lineage};
+use crate::LineAttributes;
 use crate::format::page::PageRef;
 use crate::location::Location;
 use std::rc::Rc;
@@ -90,6 +91,8 @@ pub(crate) struct Sweep {
 pub(crate) struct Line {
     /// Ascending.
     pub(crate) nodes: Vec<Node>,
+    /// How its blocks are stored.
+    pub(crate) attributes: LineAttributes,
     /// What is kept of it now.
     pub(crate) now: Rc<Lineage>,
     /// What was kept when the running checkpoint began. The checkpoint prunes, and describes the line, by this alone: replay

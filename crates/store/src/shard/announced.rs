@@ -1,13 +1,13 @@
 //! What queued batches will do to lines, so that a batch that builds on them can be judged when it is taken in.
 
 use crate::map::Map;
-use crate::{Batch, MAX_CLONE_DEPTH, Record};
+use crate::{Batch, LineAttributes, MAX_CLONE_DEPTH, Record};
 use std::collections::VecDeque;
 
 /// A change to a line's life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum LineChange {
-    Create { line: u64 },
+    Create { line: u64, attributes: LineAttributes },
     Clone { line: u64, parent: u64, at: u64 },
     Snapshot { line: u64, at: u64 },
     DropSnapshot { line: u64, at: u64 },
@@ -108,7 +108,7 @@ impl Expected<'_> {
     /// How a line comes into being, if a batch that waits makes it.
     fn origin(&self, line: u64) -> Option<&LineChange> {
         self.all().find(|c| match **c {
-            LineChange::Create { line: l } | LineChange::Clone { line: l, .. } => l == line,
+            LineChange::Create { line: l, .. } | LineChange::Clone { line: l, .. } => l == line,
             _ => false,
         })
     }
@@ -117,6 +117,20 @@ impl Expected<'_> {
     fn exists(&self, line: u64) -> Result<(), &'static str> {
         let known = self.map.lines.get(&line).is_some_and(|l| l.now.head) || self.origin(line).is_some();
         if known { Ok(()) } else { Err("the line does not exist") }
+    }
+
+    /// How the blocks of a line that there is or will be are stored. A clone is as its parent.
+    pub(crate) fn attributes(&self, line: u64) -> Option<LineAttributes> {
+        let mut line = line;
+        for _ in 0..=MAX_CLONE_DEPTH {
+            match (self.map.lines.get(&line), self.origin(line)) {
+                (Some(applied), _) => return Some(applied.attributes),
+                (None, Some(LineChange::Create { attributes, .. })) => return Some(*attributes),
+                (None, Some(LineChange::Clone { parent, .. })) => line = *parent,
+                (None, _) => return None,
+            }
+        }
+        None
     }
 
     fn has_snapshot(&self, line: u64, at: u64) -> bool {
@@ -146,7 +160,7 @@ fn changes(batch: &Batch) -> impl Iterator<Item = LineChange> + '_ {
 
 fn change(record: &Record, seq: u64) -> Option<LineChange> {
     Some(match *record {
-        Record::CreateLine { line } => LineChange::Create { line: line.0 },
+        Record::CreateLine { line, attributes } => LineChange::Create { line: line.0, attributes },
         Record::CloneLine { line, parent, at } => {
             LineChange::Clone { line: line.0, parent: parent.0, at: at.0 }
         }

@@ -2,7 +2,10 @@
 
 use super::{MAX_OBJECTS_BYTES, Pending, Phase, Shard};
 use crate::format::commit::{FIXED_BYTES, MAX_HEADER_BYTES, write_record_bytes};
-use crate::{AppendError, Batch, MAX_BATCH_RECORDS, MAX_OBJECT_BYTES, Record, StoreError, Ticket};
+use crate::stored::{MAX_ENCRYPTED_LBA, MAX_ENCRYPTED_SEQ};
+use crate::{
+    AppendError, Batch, LineAttributes, MAX_BATCH_RECORDS, MAX_OBJECT_BYTES, Record, StoreError, Ticket,
+};
 use dolmen_types::Nanos;
 use dolmen_types::limits::BLOCK_BYTES;
 
@@ -35,7 +38,12 @@ impl Shard {
             return Err((batch, AppendError::Full));
         }
         self.announced.add(&batch);
-        self.queue.push_back(Pending { batch, ticket, header_bytes, payload_bytes, since: Nanos(0) });
+        let packs = batch.records.iter().any(|r| match r {
+            Record::Write { line, .. } => self.attributes(line.0).is_some_and(|a| a.compress),
+            _ => false,
+        });
+        let since = Nanos(0);
+        self.queue.push_back(Pending { batch, ticket, header_bytes, payload_bytes, packs, since });
         Ok(())
     }
 
@@ -49,12 +57,17 @@ impl Shard {
         for record in &batch.records {
             lines.record(record, batch.seq.0)?;
             header += match record {
-                Record::Write { lba, data, .. } => {
+                Record::Write { line, lba, data } => {
+                    let attributes = lines.attributes(line.0).unwrap_or_default();
                     if data.is_empty() || !data.len().is_multiple_of(BLOCK_BYTES) {
                         return Err("a write has whole store blocks, at least one");
                     }
                     let blocks = data.len() / BLOCK_BYTES;
-                    lba.0.checked_add(blocks as u64).ok_or("a write ends beyond the last address")?;
+                    let end =
+                        lba.0.checked_add(blocks as u64).ok_or("a write ends beyond the last address")?;
+                    if attributes.encrypt {
+                        self.may_encrypt(line.0, end, batch.seq.0)?;
+                    }
                     payload += data.len();
                     write_record_bytes(blocks)
                 }
@@ -62,11 +75,14 @@ impl Shard {
                     lba.0.checked_add(blocks.0).ok_or("an unmap ends beyond the last address")?;
                     32
                 }
-                Record::Put { value, .. } => {
+                Record::Put { key, value } => {
                     if value.len() > MAX_OBJECT_BYTES {
                         return Err("an object has at most MAX_OBJECT_BYTES");
                     }
-                    if self.objects_bytes + value.len() > MAX_OBJECTS_BYTES {
+                    // What does not grow fits always: deleting a thing may begin with a new value for it.
+                    let old = self.objects.get(&(batch.pg, *key)).map_or(0, |old| old.len());
+                    let growth = value.len().saturating_sub(old);
+                    if growth > 0 && self.objects_bytes + growth > MAX_OBJECTS_BYTES {
                         return Err("the shard's keyed objects have reached their limit");
                     }
                     24 + value.len().next_multiple_of(8)
@@ -83,6 +99,27 @@ impl Shard {
             return Err("the batch does not fit one commit");
         }
         Ok((header, payload))
+    }
+
+    /// How the blocks of a line that exists, or is about to, are stored.
+    pub(crate) fn attributes(&self, line: u64) -> Option<LineAttributes> {
+        self.announced.view(&self.map).attributes(line)
+    }
+
+    /// False for an encrypted line whose key is not here.
+    pub(crate) fn has_keys_of(&self, line: u64) -> bool {
+        !self.attributes(line).is_some_and(|a| a.encrypt) || self.forms.has_key(line)
+    }
+
+    /// Whether blocks below `end` may be written to an encrypted line as `seq`.
+    fn may_encrypt(&self, line: u64, end: u64, seq: u64) -> Result<(), &'static str> {
+        if !self.forms.has_key(line) {
+            return Err("the key of an encrypted line is not here");
+        }
+        if end > MAX_ENCRYPTED_LBA || seq >= MAX_ENCRYPTED_SEQ {
+            return Err("an address or a sequence number is beyond what an encrypted line has");
+        }
+        Ok(())
     }
 
     /// Ends a queued append without having done anything.

@@ -49,15 +49,13 @@ impl Shard {
                     (pg, seq) = (p, s);
                     self.mark(pg, epoch, seq);
                 }
-                LogRecord::Write { line, lba, granules, at, checks } => {
-                    let step = u32::from(granules);
-                    let places = (0..).map(|i| header.location(at + i * step));
-                    for ((lba, check), location) in (lba..).zip(checks.iter()).zip(places) {
-                        self.set_entry(line, lba, Entry { seq: seq.0, location, check, granules });
+                LogRecord::Write { line, lba, blocks } => {
+                    for (lba, block) in (lba..).zip(blocks.iter()) {
+                        self.set_entry(line, lba, header.entry(seq.0, &block));
                     }
                 }
-                LogRecord::Move { line, lba, seq, granules, at, check, .. } => {
-                    self.set_entry(line, lba, Entry { seq, location: header.location(at), check, granules });
+                LogRecord::Move { line, lba, seq, block, .. } => {
+                    self.set_entry(line, lba, header.entry(seq, &block));
                 }
                 LogRecord::Unmap { line, lba, blocks } => {
                     self.unmap(line, lba, lba.saturating_add(blocks), seq.0)
@@ -73,7 +71,7 @@ impl Shard {
                         self.objects_bytes -= old.len();
                     }
                 }
-                LogRecord::CreateLine { line } => self.create_line(line),
+                LogRecord::CreateLine { line, attributes } => self.create_line(line, attributes),
                 LogRecord::CloneLine { line, parent, at } => self.clone_line(line, parent, at),
                 LogRecord::Snapshot { line } => self.take_snapshot(line, seq.0),
                 LogRecord::DropSnapshot { line, at } => self.drop_snapshot(line, at),

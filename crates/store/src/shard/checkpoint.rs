@@ -169,6 +169,7 @@ fn line_row((&line, tree): (&u64, &mut Line)) -> Option<LineRow> {
     };
     Some(LineRow {
         line,
+        attributes: tree.attributes,
         head: base.head,
         parent: base.parent,
         sweep: tree.sweep,

@@ -6,15 +6,15 @@
 //! the commit order, live and at replay alike.
 
 use super::fetch::{FetchError, begin, end, stored};
-use super::{MoveItem, MoveJob, Phase, SegmentScan, Shared};
-use crate::check::block_check;
+use super::{MoveItem, MoveJob, Phase, SegmentScan, Shared, Span};
 use crate::format::commit::{LogIdentity, LogRecord, records};
 use crate::format::page::{Level, verify};
 use crate::format::segment::{SEGMENT_HEADER_BYTES, Stream};
-use crate::location::{BLOCK_GRANULES, Slot};
-use crate::map::{Entry, Held};
+use crate::location::Slot;
+use crate::map::Held;
 use crate::policy::{Candidate, dense_bytes, victim};
 use crate::segments::Segment;
+use crate::stored::BlockVersion;
 use dolmen_io::exec::Handle;
 use dolmen_types::LineId;
 use dolmen_types::limits::BLOCK_BYTES;
@@ -22,8 +22,8 @@ use dolmen_types::limits::BLOCK_BYTES;
 /// Versions that are looked up at a time; those that live are then moved, in one commit or several.
 const BATCH_ITEMS: usize = 256;
 
-/// Blocks that are read in one go.
-const RUN_BLOCKS: usize = 32;
+/// Bytes that are read in one go.
+const RUN_BYTES: usize = 128 * 1024;
 
 /// Pause for the sake of re-protection's share between two segments at most. Nanoseconds.
 const MAX_PAUSE_NS: u64 = 60_000_000_000;
@@ -124,15 +124,12 @@ async fn clean(shard: &Shared, exec: &Handle, slot: Slot) -> Result<(), Damaged>
         for record in records(&bytes, &commit).flatten() {
             match record {
                 LogRecord::Batch { seq: s, .. } => seq = s.0,
-                LogRecord::Write { line, lba, granules, at, checks } => {
-                    let places = (0..).map(|i| commit.location(at + i * u32::from(granules)));
-                    items.extend((lba..).zip(checks.iter()).zip(places).map(|((lba, check), location)| {
-                        MoveItem { line, lba, entry: Entry { seq, location, check, granules } }
-                    }));
+                LogRecord::Write { line, lba, blocks } => {
+                    let entries = blocks.iter().map(|block| commit.entry(seq, &block));
+                    items.extend((lba..).zip(entries).map(|(lba, entry)| MoveItem { line, lba, entry }));
                 }
-                LogRecord::Move { line, lba, seq, granules, at, check, .. } => {
-                    let entry = Entry { seq, location: commit.location(at), check, granules };
-                    items.push(MoveItem { line, lba, entry });
+                LogRecord::Move { line, lba, seq, block, .. } => {
+                    items.push(MoveItem { line, lba, entry: commit.entry(seq, &block) });
                 }
                 _ => {}
             }
@@ -238,27 +235,29 @@ async fn still_held(shard: &Shared, exec: &Handle, item: &MoveItem) -> Result<bo
     }
 }
 
-/// Reads the stored forms, what lies one behind the other in one go and all runs at once, and verifies each.
+/// Reads the stored forms, what lies on touching pages in one go and all runs at once, and verifies each. Blocks that fill whole
+/// pages go on from where they were read to; others are packed one behind the other.
 async fn read_runs(shard: &Shared, exec: &Handle, items: &[MoveItem]) -> Result<MoveJob, Damaged> {
-    let mut job = MoveJob { items: Vec::new(), data: Vec::new() };
     let mut rest = items;
     let mut reads = Vec::new();
+    let mut whole = items.iter().all(|i| i.entry.bytes() as usize == BLOCK_BYTES);
     while let Some(first) = rest.first() {
-        let follows = |i: usize| {
-            let step = u32::try_from(i).expect("runs are short") * BLOCK_GRANULES;
-            rest[i].entry.location == first.entry.location.plus(step)
-        };
-        let count = (1..rest.len().min(RUN_BLOCKS)).take_while(|&i| follows(i)).count() + 1;
+        let mut span = Span::of(&first.entry);
+        let count = 1 + rest[1..].iter().take_while(|i| span.extend(&i.entry, RUN_BYTES)).count();
         let (run, tail) = rest.split_at(count);
         rest = tail;
-        let mut buf = exec.alloc(count * BLOCK_BYTES).await;
-        buf.set_len(count * BLOCK_BYTES);
-        reads.push((run, begin(shard, exec, first.entry.location, buf)));
+        whole &= span.len() == count * BLOCK_BYTES;
+        let mut buf = exec.alloc(span.len()).await;
+        buf.set_len(span.len());
+        reads.push((run, span, begin(shard, exec, span.location(), buf)));
     }
-    for (run, read) in reads {
+    let mut job = MoveJob { items: items.to_vec(), data: Vec::new(), packed: None };
+    let mut packed = Vec::new();
+    for (run, span, read) in reads {
         let holds = |bytes: &[u8]| {
-            let mut blocks = run.iter().zip(bytes.chunks_exact(BLOCK_BYTES));
-            blocks.all(|(i, b)| block_check(i.line, i.lba, i.entry.seq, b) == i.entry.check)
+            let version = |i: &MoveItem| BlockVersion { line: i.line, lba: i.lba, seq: i.entry.seq };
+            let blocks = run.iter().map(|i| (version(i), &i.entry));
+            span.holds(&mut shard.borrow_mut().forms, blocks, bytes)
         };
         let buf = end(shard, exec, read, holds).await.map_err(|error| {
             if error == FetchError::Damaged {
@@ -266,8 +265,14 @@ async fn read_runs(shard: &Shared, exec: &Handle, items: &[MoveItem]) -> Result<
             }
             Damaged
         })?;
-        job.items.extend_from_slice(run);
-        job.data.push(buf.freeze());
+        if whole {
+            job.data.push(buf.freeze());
+            continue;
+        }
+        for item in run {
+            packed.extend_from_slice(span.part(&item.entry, &buf).ok_or(Damaged)?);
+        }
     }
+    job.packed = (!whole).then_some(packed);
     Ok(job)
 }

@@ -1,13 +1,17 @@
 //! Forming commits: which batches go together, staging their bytes, and one durable write for each column.
 
-use super::{Flight, Phase, Shard, layout};
-use crate::check::{block_check, is_zero};
+use super::layout::Layout;
+use super::{Flight, MoveJob, Phase, Shard, layout};
+use crate::check::is_zero;
 use crate::columns::Columns;
 use crate::format::anchor::Start;
-use crate::format::commit::{CommitPlace, FIXED_BYTES, HeaderWriter, MAX_HEADER_BYTES, NO_PG, depth_of};
+use crate::format::commit::{
+    CommitPlace, FIXED_BYTES, HeaderWriter, MAX_HEADER_BYTES, NO_PG, StoredBlock, depth_of,
+};
 use crate::format::segment::{SEGMENT_HEADER_BYTES, SegmentHeader, Stream};
 use crate::location::GRANULE_BYTES;
-use crate::{Batch, Purpose, Record, Ticket};
+use crate::stored::{BlockVersion, Form, Forms};
+use crate::{Batch, LineAttributes, Purpose, Record, Ticket};
 use dolmen_io::{Buf, Io, PoolConfig, Slice, Slices, Tag};
 use dolmen_types::limits::BLOCK_BYTES;
 use dolmen_types::{Epoch, Nanos, Seq};
@@ -36,28 +40,38 @@ impl Staging {
         Some(Staging { bufs: layout::buffers(io, bytes)?, current: 0, used: 0, total: 0 })
     }
 
-    /// Copies one block in and returns where it lies: granules from the payload's start. This is where compression and
-    /// encryption have their place: the stored form is made here, once.
-    fn push(&mut self, block: &[u8]) -> (u32, &[u8]) {
-        if self.used == self.bufs[self.current].len() {
+    /// Room for the stored form of one block, and where it will lie: granules from the payload's start. A buffer in which a whole
+    /// block no longer fits is left: as many blocks as it has room for were in it then, so the buffers never run out.
+    fn room(&mut self) -> (u32, &mut [u8]) {
+        if self.used + BLOCK_BYTES > self.bufs[self.current].len() {
+            self.skip(self.bufs[self.current].len() - self.used);
             self.current += 1;
             self.used = 0;
         }
-        let at = u32::try_from(self.total).expect("a commit is far below 4 GiB") / GRANULE_BYTES;
-        let stored = &mut self.bufs[self.current][self.used..self.used + block.len()];
-        stored.copy_from_slice(block);
-        self.used += block.len();
-        self.total += block.len();
-        (at, stored)
+        (granules(self.total), &mut self.bufs[self.current][self.used..self.used + BLOCK_BYTES])
     }
 
-    /// Granules from the payload's start to the next block.
-    fn next(&self) -> u32 {
-        u32::try_from(self.total).expect("a commit is far below 4 GiB") / GRANULE_BYTES
+    /// The stored form in the room took this much.
+    fn took(&mut self, len: usize) {
+        self.used += len;
+        self.total += len;
     }
 
-    /// The filled parts, appended to `slices`; their length.
+    /// Zeros up to the next page: whole blocks from here on are read straight to where they are wanted.
+    fn align(&mut self) {
+        self.skip(self.total.next_multiple_of(BLOCK_BYTES) - self.total);
+    }
+
+    fn skip(&mut self, len: usize) {
+        if len > 0 {
+            self.bufs[self.current][self.used..self.used + len].fill(0);
+            self.took(len);
+        }
+    }
+
+    /// The filled parts, whole pages, appended to `slices`; their length.
     fn finish(mut self, slices: &mut Slices) -> u32 {
+        self.align();
         self.bufs.truncate(if self.total == 0 { 0 } else { self.current + 1 });
         if let Some(last) = self.bufs.last_mut() {
             last.set_len(self.used);
@@ -65,6 +79,11 @@ impl Staging {
         slices.extend(self.bufs.into_iter().map(Buf::freeze));
         u32::try_from(self.total).expect("a commit is far below 4 GiB")
     }
+}
+
+/// A distance in a payload.
+fn granules(bytes: usize) -> u32 {
+    u32::try_from(bytes).expect("a commit is far below 4 GiB") / GRANULE_BYTES
 }
 
 /// Buffers that each shard keeps back: data, header and segment headers of one narrow commit.
@@ -190,7 +209,7 @@ impl Shard {
         let Some(data) = data else { return false };
         let mut sum = 0;
         for pending in &self.queue {
-            if sum + pending.payload_bytes > self.tuning.commit_bytes {
+            if pending.packs || sum + pending.payload_bytes > self.tuning.commit_bytes {
                 break;
             }
             sum += pending.payload_bytes;
@@ -255,8 +274,9 @@ impl Shard {
     /// Blocks that the next commit of moves has room for.
     pub(super) fn move_room(&self) -> usize {
         let cold = &self.log.streams[Stream::Cold as usize];
-        let blocks =
-            |room: usize, data: usize| ((room * data).saturating_sub(PAGE) / BLOCK_BYTES).min(MOVE_BLOCKS);
+        let blocks = |room: usize, data: usize| {
+            ((room * data).saturating_sub(PAGE * data) / BLOCK_BYTES).min(MOVE_BLOCKS)
+        };
         let next = cold.leases.front().map_or(1, |l| l.columns.data());
         let (here, fresh) = (
             cold.open.map_or(0, |o| blocks(self.room(Stream::Cold) as usize, o.columns.data())),
@@ -276,7 +296,12 @@ impl Shard {
             let fits = FIXED_BYTES + h <= MAX_HEADER_BYTES
                 && whole + p <= self.tuning.commit_bytes
                 && depth_of(whole, p, data) <= room;
-            if !fits || (count > 0 && pending.payload_bytes > 0 && !self.may_take_host(p as u64, stream)) {
+            // How long packed blocks come to is known only when they are made, too late to keep them off the ends of columns.
+            let straddles = pending.packs && data > 1;
+            if !fits
+                || straddles
+                || (count > 0 && pending.payload_bytes > 0 && !self.may_take_host(p as u64, stream))
+            {
                 break;
             }
             (count, header, payload) = (count + 1, h, p);
@@ -292,7 +317,15 @@ impl Shard {
             match record {
                 Record::Write { line, lba, data } => {
                     self.forget_moves(line.0, lba.0, (data.len() / BLOCK_BYTES) as u64);
-                    stage_write(line.0, lba.0, batch.seq.0, data, header, staging);
+                    let attributes = self.attributes(line.0).unwrap_or_default();
+                    let first = BlockVersion { line: line.0, lba: lba.0, seq: batch.seq.0 };
+                    Stage {
+                        header: &mut *header,
+                        staging: &mut *staging,
+                        forms: &mut self.forms,
+                        attributes,
+                    }
+                    .write(first, data);
                 }
                 Record::Unmap { line, lba, blocks } => {
                     self.forget_moves(line.0, lba.0, blocks.0);
@@ -300,7 +333,7 @@ impl Shard {
                 }
                 Record::Put { key, value } => header.put(*key, value),
                 Record::Delete { key } => header.delete(*key),
-                Record::CreateLine { line } => header.create_line(line.0),
+                Record::CreateLine { line, attributes } => header.create_line(line.0, *attributes),
                 Record::Snapshot { line } => header.snapshot(line.0),
                 Record::CloneLine { line, parent, at } => header.clone_line(line.0, parent.0, at.0),
                 // What they keep, of this line and of those below it, may be needed no more.
@@ -340,8 +373,8 @@ impl Shard {
     /// One commit of blocks that cleaning moves.
     fn form_move(&mut self, io: &mut Io) -> bool {
         let Some(job) = self.move_jobs.front() else { return false };
-        let payload_len: usize = job.data.iter().map(|s| s.len()).sum();
         let header_bytes = 24 + 56 * job.items.len();
+        let payload_len = self.most_moved(job);
         if !self.has_room(Stream::Cold, header_bytes, payload_len) {
             self.want(Purpose::Clean);
             return false;
@@ -349,29 +382,45 @@ impl Shard {
         let rolls = self.rolls(Stream::Cold, header_bytes, payload_len);
         let Some(columns) = self.next_columns(Stream::Cold, rolls) else { return false };
         let header_room = (FIXED_BYTES + header_bytes).next_multiple_of(PAGE);
-        let depth = depth_of(header_room, payload_len, columns.data());
+        let lengths = job.items.iter().map(|i| i.entry.bytes() as usize);
+        let Layout { depth, places, payload_len } = layout::spread(header_room, lengths, columns.data());
         let Some(buffers) = Buffers::alloc(io, header_room, depth, &columns, rolls) else { return false };
+        let packed = match &job.packed {
+            Some(packed) => match layout::place(io, &job.items, packed, &places, payload_len) {
+                Some(run) => run,
+                None => return false,
+            },
+            None => Slices::new(),
+        };
         let segment = if rolls { self.open_segment(Stream::Cold) } else { None };
         let Some(job) = self.move_jobs.pop_front() else { return false };
         let mut header = HeaderWriter::start(self.log.spare.pop().unwrap_or_default());
         header.batch(NO_PG, Epoch(0), Seq(0));
-        let mut at = 0;
-        for item in &job.items {
+        for (item, at) in job.items.iter().zip(places) {
             let e = item.entry;
             // Whatever was formed since the cleaner looked has taken its block off this list.
             if self.moving.remove(&(item.line, item.lba, e.seq)) {
-                header.moved(item.line, item.lba, e.seq, e.location, e.granules, at, e.check);
+                let version = BlockVersion { line: item.line, lba: item.lba, seq: e.seq };
+                let block =
+                    StoredBlock { at: granules(at), granules: e.granules, form: e.form, check: e.check };
+                header.moved(version, e.location, block);
             }
-            at += u32::from(e.granules);
         }
         let payload_len = u32::try_from(payload_len).expect("a commit is far below 4 GiB");
         self.counters.cleaned += u64::from(payload_len);
+        let run = if job.packed.is_some() { packed } else { job.data };
         let (stream, tickets) = (Stream::Cold, Vec::new());
-        self.launch(
-            io,
-            Launch { stream, header, payload_len, host: 0, tickets, segment, run: job.data, buffers },
-        );
+        self.launch(io, Launch { stream, header, payload_len, host: 0, tickets, segment, run, buffers });
         true
+    }
+
+    /// Bytes of payload that a job comes to at most: packed blocks keep off the ends of columns.
+    fn most_moved(&self, job: &MoveJob) -> usize {
+        let cold = &self.log.streams[Stream::Cold as usize];
+        let columns = cold.open.map(|o| o.columns).into_iter().chain(cold.leases.front().map(|l| l.columns));
+        let ends = columns.map(|c| c.data() - 1).max().filter(|_| job.packed.is_some()).unwrap_or(0);
+        let bytes: usize = job.items.iter().map(|i| i.entry.bytes() as usize).sum();
+        bytes.next_multiple_of(PAGE) + ends * PAGE
     }
 
     /// A commit of nothing, which takes a stream out of a segment that lacks a column.
@@ -499,24 +548,59 @@ fn lay_out(
     parts
 }
 
-/// Runs of zero blocks become unmaps; the rest is copied into staging and checked while it is warm.
-fn stage_write(line: u64, lba: u64, seq: u64, data: &[u8], header: &mut HeaderWriter, staging: &mut Staging) {
-    let block = |i: usize| &data[i * BLOCK_BYTES..(i + 1) * BLOCK_BYTES];
-    let (blocks, mut from) = (data.len() / BLOCK_BYTES, 0);
-    while from < blocks {
-        let zero = is_zero(block(from));
-        let to = (from + 1..blocks).find(|&i| is_zero(block(i)) != zero).unwrap_or(blocks);
-        let first = lba + from as u64;
-        if zero {
-            header.unmap(line, first, (to - from) as u64);
-        } else {
-            let count = u32::try_from(to - from).expect("a command's blocks are few");
-            header.write(line, first, count, staging.next());
-            for (lba, i) in (first..).zip(from..to) {
-                let (_, stored) = staging.push(block(i));
-                header.block(block_check(line, lba, seq, stored));
+/// Where a write record's blocks go, and how they are made.
+struct Stage<'a> {
+    header: &'a mut HeaderWriter,
+    staging: &'a mut Staging,
+    forms: &'a mut Forms,
+    attributes: LineAttributes,
+}
+
+impl Stage<'_> {
+    /// Runs of zero blocks become unmaps; the rest is made into its stored form in staging.
+    fn write(&mut self, first: BlockVersion, data: &[u8]) {
+        let block = |i: usize| &data[i * BLOCK_BYTES..(i + 1) * BLOCK_BYTES];
+        let (blocks, mut from) = (data.len() / BLOCK_BYTES, 0);
+        while from < blocks {
+            let zero = is_zero(block(from));
+            let to = (from + 1..blocks).find(|&i| is_zero(block(i)) != zero).unwrap_or(blocks);
+            let version = BlockVersion { lba: first.lba + from as u64, ..first };
+            if zero {
+                self.header.unmap(version.line, version.lba, (to - from) as u64);
+            } else if self.attributes.compress {
+                self.run_packed(version, &data[from * BLOCK_BYTES..to * BLOCK_BYTES]);
+            } else {
+                self.run_whole(version, &data[from * BLOCK_BYTES..to * BLOCK_BYTES]);
             }
+            from = to;
         }
-        from = to;
+    }
+
+    /// Blocks that stay as long as they are: on pages, one behind the other.
+    fn run_whole(&mut self, first: BlockVersion, data: &[u8]) {
+        self.staging.align();
+        let count = u32::try_from(data.len() / BLOCK_BYTES).expect("a command's blocks are few");
+        let form = if self.attributes.encrypt { Form(Form::ENCRYPTED) } else { Form(0) };
+        let at = self.staging.room().0;
+        self.header.write_even(first.line, first.lba, count, form, at);
+        for (lba, block) in (first.lba..).zip(data.chunks_exact(BLOCK_BYTES)) {
+            let made =
+                self.forms.make(self.attributes, BlockVersion { lba, ..first }, block, self.staging.room().1);
+            self.staging.took(made.len);
+            self.header.check(made.check);
+        }
+    }
+
+    /// Blocks of whatever length they come to, packed.
+    fn run_packed(&mut self, first: BlockVersion, data: &[u8]) {
+        let count = u32::try_from(data.len() / BLOCK_BYTES).expect("a command's blocks are few");
+        self.header.write_each(first.line, first.lba, count);
+        for (lba, block) in (first.lba..).zip(data.chunks_exact(BLOCK_BYTES)) {
+            let (at, room) = self.staging.room();
+            let made = self.forms.make(self.attributes, BlockVersion { lba, ..first }, block, room);
+            self.staging.took(made.len);
+            let granules = u16::try_from(granules(made.len)).expect("a block at most");
+            self.header.block(StoredBlock { at, granules, form: made.form, check: made.check });
+        }
     }
 }

@@ -1,5 +1,7 @@
 //! Laying a commit over the columns of its segment: cutting the run of header and payload, and making the parity.
 
+use super::MoveItem;
+use crate::format::commit::depth_of;
 use crate::parity;
 use dolmen_io::{Buf, Io, Slice, Slices};
 
@@ -13,6 +15,74 @@ pub(super) fn buffers(io: &Io, len: usize) -> Option<Vec<Buf>> {
         left -= part;
     }
     Some(bufs)
+}
+
+/// Where the stored blocks of a commit lie.
+pub(super) struct Layout {
+    /// Bytes that the commit takes in each column.
+    pub(super) depth: usize,
+    /// Each block's distance from the payload's start. Bytes.
+    pub(super) places: Vec<usize>,
+    /// Bytes of the payload, whole pages.
+    pub(super) payload_len: usize,
+}
+
+/// Lays blocks of the given lengths behind a header over `data` columns, so that none lies across the end of one.
+pub(super) fn spread(header: usize, lengths: impl Iterator<Item = usize> + Clone, data: usize) -> Layout {
+    let mut depth = depth_of(header, lengths.clone().sum(), data);
+    loop {
+        let (mut at, mut places) = (header, Vec::new());
+        for len in lengths.clone() {
+            if at / depth != (at + len - 1) / depth {
+                at = at.next_multiple_of(depth);
+            }
+            places.push(at - header);
+            at += len;
+        }
+        if at <= data * depth {
+            // Long enough that this very depth follows from it.
+            let least = (data * (depth - 4096) + 4096).max(header) - header;
+            let payload_len =
+                (at - header).next_multiple_of(4096).max(if depth > header { least } else { 0 });
+            return Layout { depth, places, payload_len };
+        }
+        depth += 4096;
+    }
+}
+
+/// The payload of packed blocks, each at its place and zeros between. `None` when the pool has too few buffers now.
+pub(super) fn place(
+    io: &Io,
+    items: &[MoveItem],
+    packed: &[u8],
+    places: &[usize],
+    payload_len: usize,
+) -> Option<Slices> {
+    let mut bufs = buffers(io, payload_len)?;
+    bufs.iter_mut().for_each(|b| b.fill(0));
+    let mut from = 0;
+    for (item, &at) in items.iter().zip(places) {
+        let len = item.entry.bytes() as usize;
+        put(&mut bufs, at, &packed[from..from + len]);
+        from += len;
+    }
+    Some(bufs.into_iter().map(Buf::freeze).collect())
+}
+
+/// Copies bytes to a distance from the start of the first buffer.
+fn put(bufs: &mut [Buf], mut at: usize, mut bytes: &[u8]) {
+    for buf in bufs {
+        if at >= buf.len() {
+            at -= buf.len();
+            continue;
+        }
+        let part = bytes.len().min(buf.len() - at);
+        buf[at..at + part].copy_from_slice(&bytes[..part]);
+        (at, bytes) = (0, &bytes[part..]);
+        if bytes.is_empty() {
+            return;
+        }
+    }
 }
 
 /// Cuts a run into `data` columns of `depth` bytes; what the run does not fill is filled with the page of zeros.

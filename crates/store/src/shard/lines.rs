@@ -1,13 +1,14 @@
 //! Lines that come, branch and go: what the records of commits do to them.
 
 use super::Shard;
+use crate::LineAttributes;
 use crate::map::{Hold, Line};
 use std::rc::Rc;
 
 impl Shard {
     /// A new, empty line.
-    pub(super) fn create_line(&mut self, line: u64) {
-        self.map.lines.entry(line).or_insert_with(|| Line::new(None));
+    pub(super) fn create_line(&mut self, line: u64, attributes: LineAttributes) {
+        self.map.lines.entry(line).or_insert_with(|| Line { attributes, ..Line::new(None) });
     }
 
     /// The line's state after this batch is kept.
@@ -33,12 +34,13 @@ impl Shard {
             return;
         }
         let pinned = self.map.lines.get_mut(&parent).is_some_and(|p| Rc::make_mut(&mut p.now).pin(at));
+        let attributes = self.map.lines.get(&parent).map(|p| p.attributes).unwrap_or_default();
         debug_assert!(
             pinned,
             "line {line} is cloned from snapshot {at} of line {parent}, which is not there"
         );
         if pinned {
-            self.map.lines.insert(line, Line::new(Some((parent, at))));
+            self.map.lines.insert(line, Line { attributes, ..Line::new(Some((parent, at))) });
         }
     }
 

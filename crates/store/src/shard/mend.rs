@@ -1,12 +1,11 @@
 //! Host reads that did not work out on the direct way: queued here, answered through the other columns by tasks of their own,
 //! and handed back to `read.rs` in the next step.
 
-use super::Shared;
 use super::fetch::{FetchError, stored};
-use super::read::run_holds;
+use super::{Shared, Span};
 use crate::format::page::{Level, PageRef, verify};
-use crate::location::Location;
 use crate::map::Found;
+use crate::stored::BlockVersion;
 use dolmen_io::Buf;
 use dolmen_io::exec::{Handle, Notify};
 use dolmen_types::limits::BLOCK_BYTES;
@@ -18,8 +17,8 @@ pub(super) const TASKS: usize = 8;
 /// What is to be read.
 #[derive(Clone, Debug)]
 pub(super) enum Wanted {
-    /// Consecutive blocks that lie one behind the other.
-    Blocks { lba: u64, found: Vec<Found>, piece: usize },
+    /// The pages that hold consecutive blocks.
+    Blocks { lba: u64, found: Vec<Found>, span: Span, piece: usize },
     /// A leaf of a line's map.
     Leaf { line: u64, page: PageRef },
 }
@@ -70,7 +69,7 @@ pub(super) async fn serve(shard: Shared, exec: Handle) {
         };
         let result = match &job.wanted {
             Wanted::Leaf { line, page } => leaf(&shard, &exec, *line, page).await,
-            Wanted::Blocks { lba, found, .. } => blocks(&shard, &exec, *lba, found).await,
+            Wanted::Blocks { lba, found, span, .. } => blocks(&shard, &exec, *lba, found, span).await,
         };
         shard.borrow_mut().mends.done.push(Mended { job, result });
         exec.yield_now().await;
@@ -89,19 +88,33 @@ async fn leaf(shard: &Shared, exec: &Handle, line: u64, page: &PageRef) -> Resul
 }
 
 /// A run of blocks, all at once if they can be had so, else one by one.
-async fn blocks(shard: &Shared, exec: &Handle, lba: u64, found: &[Found]) -> Result<Buf, FetchError> {
-    let first = found.first().map_or(Location(0), |f| f.entry.location);
-    let buf = buffer(exec, found.len() * BLOCK_BYTES).await;
-    let whole = stored(shard, exec, first, buf, |bytes| run_holds(lba, found, bytes)).await;
+async fn blocks(
+    shard: &Shared,
+    exec: &Handle,
+    lba: u64,
+    found: &[Found],
+    span: &Span,
+) -> Result<Buf, FetchError> {
+    let named = |lba: u64, f: &Found| BlockVersion { line: f.line, lba, seq: f.entry.seq };
+    let buf = buffer(exec, span.len()).await;
+    let all = |bytes: &[u8]| {
+        let blocks = (lba..).zip(found).map(|(lba, f)| (named(lba, f), &f.entry));
+        span.holds(&mut shard.borrow_mut().forms, blocks, bytes)
+    };
+    let whole = stored(shard, exec, span.location(), buf, all).await;
     if whole.is_ok() || found.len() == 1 {
         return whole;
     }
-    let mut run = buffer(exec, found.len() * BLOCK_BYTES).await;
-    for ((lba, f), target) in (lba..).zip(found).zip(run.chunks_exact_mut(BLOCK_BYTES)) {
-        let buf = buffer(exec, BLOCK_BYTES).await;
-        let one = std::slice::from_ref(f);
-        let block = stored(shard, exec, f.entry.location, buf, |bytes| run_holds(lba, one, bytes)).await?;
-        target.copy_from_slice(&block);
+    let mut run = buffer(exec, span.len()).await;
+    run.fill(0);
+    for (lba, f) in (lba..).zip(found) {
+        let entry = &f.entry;
+        let own = Span::of(entry);
+        let buf = buffer(exec, own.len()).await;
+        let one = |bytes: &[u8]| own.holds(&mut shard.borrow_mut().forms, [(named(lba, f), entry)], bytes);
+        let pages = stored(shard, exec, own.location(), buf, one).await?;
+        let (at, part) = (span.distance(entry), own.part(entry, &pages).ok_or(FetchError::Nowhere)?);
+        run[at..at + part.len()].copy_from_slice(part);
     }
     Ok(run)
 }

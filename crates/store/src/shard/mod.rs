@@ -28,6 +28,7 @@ mod recover;
 mod replay;
 mod scan;
 mod space;
+mod span;
 
 pub(crate) use announced::Announced;
 pub(crate) use drives::{Complaint, Drives};
@@ -38,11 +39,13 @@ pub(crate) use mend::Mends;
 pub(crate) use read::{ID_MASK, KIND_COMMIT, KIND_DATA, KIND_LEAF, KIND_MASK, KIND_TIMER, Reads};
 pub(crate) use recover::{load as load_shard, run as run_shard};
 pub(crate) use scan::SegmentScan;
+pub(crate) use span::Span;
 
 use crate::format::anchor::Chunk;
 use crate::format::commit::LogIdentity;
 use crate::map::Map;
 use crate::segments::SegmentTable;
+use crate::stored::Forms;
 use crate::{
     Batch, DiffDone, DiffRequest, Done, Key, MAX_DIFFS, Marks, ShardTuning, SpaceLevel, SpaceReport,
     StoreError, Ticket, ToPool,
@@ -81,6 +84,8 @@ pub(crate) struct Pending {
     pub(crate) header_bytes: usize,
     /// Bytes of its data; 0 for control batches, which a full pool does not refuse.
     pub(crate) payload_bytes: usize,
+    /// Some of its blocks are packed when they are stored.
+    pub(crate) packs: bool,
     /// When it was first looked at; 0 before.
     pub(crate) since: Nanos,
 }
@@ -89,8 +94,10 @@ pub(crate) struct Pending {
 pub(crate) struct MoveJob {
     /// What, in the order of the data.
     pub(crate) items: Vec<MoveItem>,
-    /// The stored forms, one behind the other.
+    /// The stored forms of blocks that fill whole pages, one behind the other.
     pub(crate) data: dolmen_io::Slices,
+    /// The stored forms when not all do.
+    pub(crate) packed: Option<Vec<u8>>,
 }
 
 /// One version of a block that cleaning moves.
@@ -176,6 +183,8 @@ pub(crate) struct Shard {
     pub(crate) kept_stage: Option<dolmen_io::Buf>,
     /// Changes to lines that are queued or under way.
     pub(crate) announced: Announced,
+    /// Makes and undoes stored forms.
+    pub(crate) forms: Forms,
     pub(crate) reads: read::Reads,
     /// Host reads that did not work out on the direct way.
     pub(crate) mends: Mends,

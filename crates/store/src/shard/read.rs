@@ -3,11 +3,11 @@
 
 use super::fetch::FetchError;
 use super::mend::{Job, Mended, Wanted};
-use super::{Phase, Shard};
-use crate::check::block_check;
+use super::{Phase, Shard, Span};
 use crate::format::page::{Level, PageRef, verify};
-use crate::location::{BLOCK_GRANULES, Location};
+use crate::location::Location;
 use crate::map::{Found, Lookup};
+use crate::stored::{BlockVersion, Forms};
 use crate::{Done, StoreError, Ticket};
 use dolmen_io::{Buf, Error, Io, Tag};
 use dolmen_types::limits::BLOCK_BYTES;
@@ -59,18 +59,22 @@ struct Request {
     pieces: Vec<Piece>,
     outstanding: usize,
     error: Option<StoreError>,
-    /// A block was not what the map said: it may have moved, look again.
-    again: bool,
+    /// The first block that was not what the map said: it may have moved, look again.
+    damaged: Option<usize>,
     attempts: u32,
     submitted: Nanos,
     drive: Nanos,
 }
 
-/// Blocks that lie one behind the other on a drive.
+/// Blocks that are read in one go.
 #[derive(Clone, Copy)]
 struct Piece {
     first: usize,
     count: usize,
+    /// The pages that hold them.
+    span: Span,
+    /// Some block in it was not what the map said.
+    wrong: bool,
     /// It is read through other columns, or was.
     mending: bool,
     /// It is there.
@@ -164,7 +168,7 @@ impl Shard {
             pieces,
             outstanding: 0,
             error: None,
-            again: false,
+            damaged: None,
             attempts: 0,
             submitted: none,
             drive: none,
@@ -271,19 +275,23 @@ impl Shard {
 
     /// Reads the stored blocks of a resolved request, or ends it when there are none.
     fn read_data(&mut self, io: &mut Io, index: usize, mut request: Box<Request>) {
-        cut_pieces(&request.entries, &mut request.pieces);
-        let somewhere = |p: &Piece| self.is_somewhere(location_of(&request, p), p.count * BLOCK_BYTES);
-        if let Some(piece) = request.pieces.iter().find(|p| !somewhere(p)) {
+        if let Some(error) = self.unfit(&request) {
+            request.error = Some(error);
+            return self.finish(index, request);
+        }
+        cut_pieces(&request.entries, io.pool().largest(), &mut request.pieces);
+        let nowhere = |p: &&Piece| !self.is_somewhere(p.span.location(), p.span.len());
+        if let Some(piece) = request.pieces.iter().find(nowhere) {
             let lba = Lba(request.lba + piece.first as u64);
             request.error = Some(StoreError::Integrity { line: request.line, lba });
             return self.finish(index, request);
         }
         // All buffers first, so that a short pool leaves nothing half begun.
-        let whole = request.pieces.first().is_some_and(|p| p.count == request.blocks);
+        let whole = request.pieces.first().is_some_and(|p| is_whole(p, &request.entries));
         let mut bufs = SmallVec::<[Buf; 4]>::new();
         if !whole {
             for piece in &request.pieces {
-                match io.alloc(piece.count * BLOCK_BYTES) {
+                match io.alloc(piece.span.len()) {
                     Some(buf) => bufs.push(buf),
                     None => {
                         request.pieces.clear();
@@ -302,9 +310,8 @@ impl Shard {
         (request.serial, request.since) = (self.reads.next_serial(), io.now());
         for (number, buf) in bufs.into_iter().enumerate() {
             let piece = request.pieces[number];
-            let location = location_of(&request, &piece);
             request.outstanding += 1;
-            if let Some((file, offset)) = self.direct(location) {
+            if let Some((file, offset)) = self.direct(piece.span.location()) {
                 let key = self.tag.key | KIND_DATA | read_key(request.serial, index, number);
                 io.read(Tag { owner: self.tag.owner, key }, file, offset, buf);
             } else {
@@ -321,6 +328,27 @@ impl Shard {
         }
     }
 
+    /// Why the blocks that the map names may not be served: a line's key is not here, or a block of an encrypted line claims not
+    /// to be encrypted, which nobody with the key has written.
+    fn unfit(&self, request: &Request) -> Option<StoreError> {
+        // Blocks of one line mostly lie side by side.
+        let mut last = None;
+        for (found, lba) in request.entries.iter().zip(request.lba..) {
+            let Some(Found { line, entry }) = found else { continue };
+            let encrypted = match last {
+                Some((known, encrypted)) if known == *line => encrypted,
+                _ => self.attributes(*line).is_some_and(|a| a.encrypt),
+            };
+            if last.replace((*line, encrypted)) != Some((*line, encrypted)) && !self.has_keys_of(*line) {
+                return Some(StoreError::NoKey(LineId(*line)));
+            }
+            if encrypted && !entry.form.is_encrypted() {
+                return Some(StoreError::Integrity { line: request.line, lba: Lba(lba) });
+            }
+        }
+        None
+    }
+
     /// Asks for a piece through other columns.
     fn mend_piece(&mut self, index: usize, request: &mut Request, number: usize) {
         let piece = &mut request.pieces[number];
@@ -328,7 +356,7 @@ impl Shard {
         let found =
             request.entries[piece.first..piece.first + piece.count].iter().flatten().copied().collect();
         let lba = request.lba + piece.first as u64;
-        let wanted = Wanted::Blocks { lba, found, piece: number };
+        let wanted = Wanted::Blocks { lba, found, span: piece.span, piece: number };
         self.mends.push(Job { index, serial: request.serial, wanted });
     }
 
@@ -396,23 +424,21 @@ impl Shard {
             self.reads.slots[index] = Some(request);
             return;
         };
-        let location = location_of(&request, &piece);
         match result {
             Ok(buf) => {
-                let holds = verify_piece(&request, piece, &buf);
-                take_piece(&mut request, piece, buf);
-                if piece.mending && !holds {
+                let damaged = take_piece(&mut request, piece, buf, &mut self.forms);
+                if piece.mending && damaged.is_some() {
                     // It was late and is wrong: what comes through other columns decides.
                     self.reads.slots[index] = Some(request);
                     return;
                 }
-                request.again |= !holds;
+                request.found(number, damaged);
             }
             Err((error, buf)) => {
                 if let Some(buf) = buf.filter(|_| request.buf.is_none()) {
                     request.buf = Some(buf);
                 }
-                if self.mendable(location) {
+                if self.mendable(piece.span.location()) {
                     if !piece.mending {
                         self.mend_piece(index, &mut request, number);
                     }
@@ -437,8 +463,14 @@ impl Shard {
                         continue;
                     };
                     match result {
-                        Ok(buf) => take_piece(&mut request, piece, buf),
-                        Err(FetchError::Damaged | FetchError::Nowhere) => request.again = true,
+                        Ok(buf) => {
+                            let damaged = take_piece(&mut request, piece, buf, &mut self.forms);
+                            request.found(number, damaged);
+                        }
+                        Err(FetchError::Damaged | FetchError::Nowhere) => {
+                            let first = request.damaged.unwrap_or(piece.first);
+                            request.found(number, Some(first));
+                        }
                         Err(FetchError::Medium(reason)) => {
                             request.error = Some(StoreError::Medium { reason })
                         }
@@ -455,7 +487,7 @@ impl Shard {
         request.drive = io.now();
         if request.outstanding > 0 {
             self.reads.slots[index] = Some(request);
-        } else if request.again && request.error.is_none() {
+        } else if request.damaged.is_some() && request.error.is_none() {
             self.look_again(io, index, request);
         } else {
             self.finish(index, request);
@@ -475,8 +507,7 @@ impl Shard {
             } else {
                 for number in 0..request.pieces.len() {
                     let piece = request.pieces[number];
-                    let location = location_of(&request, &piece);
-                    if !piece.done && !piece.mending && self.mendable(location) {
+                    if !piece.done && !piece.mending && self.mendable(piece.span.location()) {
                         self.mend_piece(index, &mut request, number);
                     }
                 }
@@ -488,7 +519,7 @@ impl Shard {
     /// Some block was not what the map said. If the map says something else by now, the block moved and its old place is in
     /// use again; if it insists, the block is damaged, unless other columns still have it.
     fn look_again(&mut self, io: &mut Io, index: usize, mut request: Box<Request>) {
-        request.again = false;
+        let damaged = request.damaged.unwrap_or(0);
         request.attempts += 1;
         let before = std::mem::take(&mut request.entries);
         unresolve(&mut request.entries, &mut request.levels, request.blocks);
@@ -501,12 +532,13 @@ impl Shard {
         }
         if unchanged || request.attempts >= MAX_ATTEMPTS {
             self.counters.integrity_errors += 1;
-            let lba = Lba(request.lba + first_damaged(&request, &before) as u64);
+            let lba = Lba(request.lba + damaged as u64);
             request.error = Some(StoreError::Integrity { line: request.line, lba });
             return self.finish(index, request);
         }
         unresolve(&mut request.entries, &mut request.levels, request.blocks);
         request.pieces.clear();
+        request.damaged = None;
         self.reads.slots[index] = Some(request);
         self.resolve(io, index);
     }
@@ -516,15 +548,15 @@ impl Shard {
         let mut asked = false;
         for number in 0..request.pieces.len() {
             let piece = request.pieces[number];
-            let (from, to) = (piece.first * BLOCK_BYTES, (piece.first + piece.count) * BLOCK_BYTES);
-            let holds = request.buf.as_ref().is_some_and(|buf| verify_piece(request, piece, &buf[from..to]));
-            let location = location_of(request, &piece);
-            if !holds && !piece.mending && self.mendable(location) {
-                request.pieces[number].done = false;
+            if piece.wrong && !piece.mending && self.mendable(piece.span.location()) {
+                (request.pieces[number].done, request.pieces[number].wrong) = (false, false);
                 request.outstanding += 1;
                 self.mend_piece(index, request, number);
                 asked = true;
             }
+        }
+        if asked {
+            request.damaged = None;
         }
         asked
     }
@@ -551,15 +583,38 @@ fn split_key(id: u64) -> (u64, usize, usize) {
     (id >> (PIECE_BITS + INDEX_BITS), part(id >> PIECE_BITS, INDEX_BITS), part(id, PIECE_BITS))
 }
 
-/// Puts a piece's bytes where the caller wants them: into its buffer, or as its buffer while that one is away.
-fn take_piece(request: &mut Request, piece: Piece, buf: Buf) {
-    match request.buf.as_mut() {
-        Some(target) => {
-            let from = piece.first * BLOCK_BYTES;
-            target[from..from + buf.len()].copy_from_slice(&buf);
-        }
-        None => request.buf = Some(buf),
+impl Request {
+    /// A piece came; its first block that is not what the map said, if there is one.
+    fn found(&mut self, number: usize, damaged: Option<usize>) {
+        self.pieces[number].wrong = damaged.is_some();
+        self.damaged = self.damaged.into_iter().chain(damaged).min();
     }
+}
+
+/// Verifies the blocks of a piece and puts what was written where the caller wants it: into its buffer, or where it lies while that
+/// buffer is away. The first block that is not what the map said.
+fn take_piece(request: &mut Request, piece: Piece, mut buf: Buf, forms: &mut Forms) -> Option<usize> {
+    let (mut damaged, in_place) = (None, request.buf.is_none());
+    for i in piece.first..piece.first + piece.count {
+        let Some(Found { line, entry }) = request.entries[i] else { continue };
+        let version = BlockVersion { line, lba: request.lba + i as u64, seq: entry.seq };
+        let stored = piece.span.part(&entry, &buf);
+        let holds = |s: &&[u8]| forms.holds(entry.form, version, s, entry.check) == Ok(true);
+        let stored = stored.filter(holds);
+        let target = i * BLOCK_BYTES..(i + 1) * BLOCK_BYTES;
+        let undone = match (stored, request.buf.as_mut()) {
+            (Some(stored), Some(block)) => forms.undo(entry.form, version, stored, &mut block[target]),
+            (Some(_), None) => forms.undo_in_place(entry.form, version, &mut buf[target]),
+            (None, _) => false,
+        };
+        if !undone {
+            damaged = damaged.or(Some(i));
+        }
+    }
+    if in_place {
+        request.buf = Some(buf);
+    }
+    damaged
 }
 
 /// Nothing is known of so many blocks.
@@ -568,11 +623,6 @@ fn unresolve(entries: &mut Vec<Option<Found>>, levels: &mut Vec<u8>, blocks: usi
     entries.resize(blocks, None);
     levels.clear();
     levels.resize(blocks, 0);
-}
-
-/// Where a piece begins.
-fn location_of(request: &Request, piece: &Piece) -> Location {
-    request.entries[piece.first].map_or(Location(0), |f| f.entry.location)
 }
 
 /// Zeros the parts of the caller's buffer that no piece fills.
@@ -585,45 +635,34 @@ fn zero_unmapped(request: &mut Request) {
     }
 }
 
-/// Cuts resolved blocks into runs that lie one behind the other in one segment.
-fn cut_pieces(entries: &[Option<Found>], pieces: &mut Vec<Piece>) {
+/// Cuts resolved blocks into runs that are read in one go, at most `max_bytes` each.
+fn cut_pieces(entries: &[Option<Found>], max_bytes: usize, pieces: &mut Vec<Piece>) {
     pieces.clear();
-    let mut next = None;
-    for (i, found) in entries.iter().enumerate() {
-        if let Some(f) = found {
-            match pieces.last_mut() {
-                Some(piece) if next == Some(f.entry.location) => piece.count += 1,
-                _ => pieces.push(Piece { first: i, count: 1, mending: false, done: false }),
+    let mut open = false;
+    for (first, entry) in entries.iter().enumerate() {
+        let Some(e) = entry else {
+            open = false;
+            continue;
+        };
+        let last = pieces.last_mut().filter(|_| open);
+        match last.and_then(|piece| piece.span.extend(&e.entry, max_bytes).then_some(piece)) {
+            Some(piece) => piece.count += 1,
+            None => {
+                let span = Span::of(&e.entry);
+                pieces.push(Piece { first, count: 1, span, wrong: false, mending: false, done: false });
             }
         }
-        next = found.map(|f| f.entry.location.plus(BLOCK_GRANULES));
+        open = true;
     }
 }
 
-/// True when consecutive stored blocks from `lba` on are what their entries say. A check belongs to the line that the block was
-/// written to.
-pub(super) fn run_holds(lba: u64, found: &[Found], bytes: &[u8]) -> bool {
-    (lba..)
-        .zip(found)
-        .zip(bytes.chunks_exact(BLOCK_BYTES))
-        .all(|((lba, f), bytes)| block_check(f.line, lba, f.entry.seq, bytes) == f.entry.check)
-}
-
-fn block_holds(request: &Request, index: usize, found: &Found, bytes: &[u8]) -> bool {
-    run_holds(request.lba + index as u64, std::slice::from_ref(found), bytes)
-}
-
-fn verify_piece(request: &Request, piece: Piece, bytes: &[u8]) -> bool {
-    let blocks = bytes.chunks_exact(BLOCK_BYTES).enumerate();
-    blocks
-        .map(|(i, b)| (piece.first + i, b))
-        .all(|(i, b)| request.entries[i].is_some_and(|f| block_holds(request, i, &f, b)))
-}
-
-/// Which block of a failed read does not hold.
-fn first_damaged(request: &Request, entries: &[Option<Found>]) -> usize {
-    let Some(buf) = &request.buf else { return 0 };
-    let damaged =
-        |(i, (b, f)): &(usize, (&[u8], &Option<Found>))| f.is_some_and(|f| !block_holds(request, *i, &f, b));
-    buf.chunks_exact(BLOCK_BYTES).zip(entries).enumerate().find(damaged).map_or(0, |(i, _)| i)
+/// True when a piece is the whole request, stored on pages of its own and as long as it was: it may be read to where it is
+/// wanted.
+fn is_whole(piece: &Piece, entries: &[Option<Found>]) -> bool {
+    let kept = |e: &Option<Found>| {
+        e.is_some_and(|f| f.entry.form.is_whole() && f.entry.bytes() as usize == BLOCK_BYTES)
+    };
+    piece.count == entries.len()
+        && piece.span.len() == entries.len() * BLOCK_BYTES
+        && entries.iter().all(kept)
 }

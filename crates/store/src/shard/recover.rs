@@ -218,7 +218,8 @@ async fn restore_lines(shard: &Shared, exec: &Handle, rows: Vec<LineRow>) -> Res
         if !now.is_doomed() {
             clones.extend(row.parent.map(|(parent, at)| (row.line, parent, at)));
         }
-        let line = Line { nodes, now: Rc::new(now), counts, sweep: row.sweep, ..Line::default() };
+        let attributes = row.attributes;
+        let line = Line { attributes, nodes, now: Rc::new(now), counts, sweep: row.sweep, ..Line::default() };
         s.map.lines.insert(row.line, line);
     }
     let mut s = shard.borrow_mut();

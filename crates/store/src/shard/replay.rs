@@ -73,7 +73,7 @@ pub(super) async fn era(shard: &Shared, exec: &Handle, era: &Era) -> Result<Vec<
     let mut tail = Vec::new();
     for found in waiting {
         let Some(scan) = scan_of(shard, exec, &found.0) else { break };
-        if scan.whole(&found).await.map_err(|reason| StoreError::Medium { reason })?.is_none() {
+        if scan.whole(shard, &found).await?.is_none() {
             break;
         }
         apply(shard, Some(&found));
@@ -123,7 +123,7 @@ pub(super) async fn make_whole(shard: &Shared, exec: &Handle, found: &Found) -> 
     }
     let gone =
         || StoreError::Medium { reason: "a commit at the end of the log can't be read any more".into() };
-    let mut image = scan.whole(found).await.map_err(medium)?.ok_or_else(gone)?;
+    let mut image = scan.whole(shard, found).await?.ok_or_else(gone)?;
     let depth = header.depth as usize;
     let mut extra = vec![vec![0; depth]; columns.parity()];
     let data: Vec<&[u8]> = image.iter().map(Vec::as_slice).collect();

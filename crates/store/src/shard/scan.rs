@@ -1,16 +1,17 @@
 //! Reading a segment as a log: its header, then commit after commit, through windows. What a column can't give is computed from
 //! the others.
 
-use super::Drives;
 use super::fetch::Place;
 use super::meta::STAGE_BYTES;
-use crate::check::block_check;
+use super::{Drives, Shared};
+use crate::StoreError;
 use crate::columns::Columns;
 use crate::format::PAGE_BYTES;
-use crate::format::commit::{self, CommitHeader, LogIdentity, LogRecord, records};
+use crate::format::commit::{self, CommitHeader, LogIdentity, LogRecord, StoredBlock, records};
 use crate::format::segment::{SEGMENT_HEADER_BYTES, SegmentHeader};
 use crate::location::{GRANULE_BYTES, Slot};
 use crate::parity;
+use crate::stored::{BlockVersion, Form, Forms};
 use dolmen_io::{Buf, exec::Handle};
 use std::rc::Rc;
 
@@ -37,16 +38,17 @@ struct Block {
     column: usize,
     from: usize,
     len: usize,
-    line: u64,
-    lba: u64,
-    seq: u64,
+    version: BlockVersion,
+    form: Form,
     check: u64,
 }
 
 impl Block {
-    fn holds(&self, column: &[u8]) -> bool {
-        let stored = column.get(self.from..self.from + self.len);
-        stored.is_some_and(|b| block_check(self.line, self.lba, self.seq, b) == self.check)
+    fn holds(&self, forms: &mut Forms, column: &[u8]) -> Result<bool, StoreError> {
+        match column.get(self.from..self.from + self.len) {
+            Some(stored) => forms.holds(self.form, self.version, stored, self.check),
+            None => Ok(false),
+        }
     }
 }
 
@@ -123,8 +125,12 @@ impl SegmentScan {
     }
 
     /// The data columns of a commit as they should be: header and blocks in their places, zeros in all others. `None` when some
-    /// block can't be had, directly or through other columns.
-    pub(crate) async fn whole(&self, found: &Found) -> Result<Option<Vec<Vec<u8>>>, String> {
+    /// block can't be had, directly or through other columns. Fails without a key that would tell: then nothing is decided.
+    pub(crate) async fn whole(
+        &self,
+        shard: &Shared,
+        found: &Found,
+    ) -> Result<Option<Vec<Vec<u8>>>, StoreError> {
         let (header, bytes) = found;
         let Some(blocks) = blocks_of(header, bytes) else { return Ok(None) };
         let depth = header.depth as usize;
@@ -139,13 +145,15 @@ impl SegmentScan {
             let sources = parity::sources(self.columns.data(), self.columns.parity(), column);
             for way in std::iter::once(vec![column]).chain(sources) {
                 let Ok(part) = self.column(column, &way, header.place.offset, depth).await else { continue };
-                missing.retain(|b| {
-                    let holds = b.holds(&part);
-                    if holds {
+                let mut left = Vec::new();
+                for b in missing {
+                    if b.holds(&mut shard.borrow_mut().forms, &part)? {
                         target[b.from..b.from + b.len].copy_from_slice(&part[b.from..b.from + b.len]);
+                    } else {
+                        left.push(b);
                     }
-                    !holds
-                });
+                }
+                missing = left;
                 if missing.is_empty() {
                     break;
                 }
@@ -214,22 +222,21 @@ fn blocks_of(header: &CommitHeader, bytes: &[u8]) -> Option<Vec<Block>> {
     let depth = header.depth as usize;
     let mut blocks = Vec::new();
     let mut batch = 0;
-    let mut add = |at: u32, granules: u16, line, lba, seq, check| {
+    let mut add = |version: BlockVersion, block: StoredBlock| {
+        let StoredBlock { at, granules, form, check } = block;
         let place = header.header_len as usize + at as usize * GRANULE_BYTES as usize;
         let len = usize::from(granules) * GRANULE_BYTES as usize;
-        blocks.push(Block { column: place / depth, from: place % depth, len, line, lba, seq, check });
+        blocks.push(Block { column: place / depth, from: place % depth, len, version, form, check });
     };
     for record in records(bytes, header) {
         match record? {
             LogRecord::Batch { seq, .. } => batch = seq.0,
-            LogRecord::Write { line, lba, granules, at, checks } => {
-                for ((lba, check), i) in (lba..).zip(checks.iter()).zip(0..) {
-                    add(at + i * u32::from(granules), granules, line, lba, batch, check);
+            LogRecord::Write { line, lba, blocks } => {
+                for (lba, block) in (lba..).zip(blocks.iter()) {
+                    add(BlockVersion { line, lba, seq: batch }, block);
                 }
             }
-            LogRecord::Move { line, lba, seq, granules, at, check, .. } => {
-                add(at, granules, line, lba, seq, check)
-            }
+            LogRecord::Move { line, lba, seq, block, .. } => add(BlockVersion { line, lba, seq }, block),
             _ => {}
         }
     }

@@ -24,6 +24,7 @@ pub struct Setup {
     pub parity: u8,
     pub cores: usize,
     pub tuning: ShardTuning,
+    pub keyring: Keyring,
 }
 
 impl Setup {
@@ -47,6 +48,7 @@ impl Setup {
                 stuck_write_ms: 2_000,
                 slow_read_ms: 50,
             },
+            keyring: Keyring::default(),
         }
     }
 }
@@ -190,6 +192,7 @@ impl Node {
                     setup.tuning.clone(),
                     Owner(16 + core as u8),
                     salt,
+                    &setup.keyring,
                     &handle,
                 )
             })
@@ -420,7 +423,28 @@ pub fn unmap(line: u64, lba: u64, blocks: u64) -> Record {
 }
 
 pub fn create(line: u64) -> Record {
-    Record::CreateLine { line: LineId(line) }
+    Record::CreateLine { line: LineId(line), attributes: LineAttributes::default() }
+}
+
+/// A new line of the kind that its number stands for; the setup needs [`keyring`].
+pub fn create_some_kind(line: u64) -> Record {
+    Record::CreateLine { line: LineId(line), attributes: attributes(line) }
+}
+
+/// All four kinds of lines, in turn.
+pub fn attributes(line: u64) -> LineAttributes {
+    LineAttributes { compress: line & 1 != 0, encrypt: line & 2 != 0 }
+}
+
+/// Keys of all lines that tests make; a clone is encrypted as its parent, whatever its number.
+pub fn keyring() -> Keyring {
+    let mut keyring = Keyring::default();
+    for line in 0..8000u64 {
+        let mut key = [0x5a; 32];
+        key[..8].copy_from_slice(&line.to_le_bytes());
+        keyring.insert(LineId(line), DataKey::new(key));
+    }
+    keyring
 }
 
 pub fn drop_line(line: u64) -> Record {
@@ -443,10 +467,16 @@ pub fn key(id: u128) -> Key {
     Key { kind: 1, id }
 }
 
-/// Fills a block so that it can be told from every other; 0 is a block of zeros.
+/// Fills a block so that it can be told from every other; 0 is a block of zeros, every third one is noise, the others compress.
 pub fn fill(block: &mut [u8], value: u64) {
+    let mut noise = value;
     for (i, word) in block.chunks_exact_mut(8).enumerate() {
-        let v = if value == 0 { 0 } else { value.wrapping_mul(0x9e37_79b9_7f4a_7c15).wrapping_add(i as u64) };
+        noise = (noise ^ noise >> 29).wrapping_mul(0xbf58_476d_1ce4_e5b9).wrapping_add(i as u64);
+        let v = match value {
+            0 => 0,
+            v if v.is_multiple_of(3) => noise ^ noise >> 32,
+            v => v.wrapping_mul(0x9e37_79b9_7f4a_7c15).wrapping_add(i as u64),
+        };
         word.copy_from_slice(&v.to_le_bytes());
     }
     if value != 0 {

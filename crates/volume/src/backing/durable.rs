@@ -2,7 +2,7 @@
 
 use super::{Log, Refusal};
 use dolmen_io::{Buf, Io, Owner, Tag};
-use dolmen_store::{AppendError, Batch, LineUsage, Record, Store, Ticket};
+use dolmen_store::{AppendError, Batch, DiffDone, DiffRequest, LineInfo, LineUsage, Record, Store, Ticket};
 use dolmen_types::{Lba, LineId, Nanos, PgId};
 
 /// One step's access to the core's store. A core without one serves Null and Memory volumes alone.
@@ -51,6 +51,21 @@ impl Log for Durable<'_> {
 
     fn usage(&self, pg: PgId, line: LineId) -> LineUsage {
         self.store.as_ref().map(|s| s.usage(pg, line)).unwrap_or_default()
+    }
+
+    fn line(&self, pg: PgId, line: LineId) -> Option<LineInfo> {
+        self.store.as_ref()?.line(pg, line)
+    }
+
+    fn diff(&mut self, pg: PgId, request: DiffRequest, ticket: Ticket) {
+        let store = self.store.as_mut().expect("snapshots are only found in a store");
+        store.diff(pg, request, ticket);
+    }
+
+    fn drain_diffs(&mut self, out: &mut Vec<DiffDone>) {
+        if let Some(store) = self.store.as_mut() {
+            store.drain_diffs(out);
+        }
     }
 }
 

@@ -3,16 +3,24 @@
 use super::{Log, Refusal};
 use dolmen_io::{Buf, Pool, PoolConfig};
 use dolmen_store::{
-    Batch, Done, Key, LineUsage, MAX_BATCH_RECORDS, MAX_OBJECT_BYTES, Marks, Record, StoreError, Ticket,
+    Batch, ChangedRange, DiffDone, DiffPage, DiffRequest, Done, Key, LineInfo, LineUsage, MAX_BATCH_RECORDS,
+    MAX_OBJECT_BYTES, Marks, Record, StoreError, Ticket, View,
 };
-use dolmen_types::{LineId, Nanos, PgId, limits::BLOCK_BYTES};
+use dolmen_types::{Blocks, Lba, LineId, Nanos, PgId, Seq, limits::BLOCK_BYTES};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+/// Blocks of one line by address.
+type Held = BTreeMap<u64, Box<[u8]>>;
 
 /// What is durable.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Disk {
     pub(crate) blocks: BTreeMap<(u64, u64), Box<[u8]>>,
     pub(crate) lines: BTreeSet<u64>,
+    /// What snapshots hold, by line and number.
+    pub(crate) points: BTreeMap<(u64, u64), Held>,
+    /// What lines were cloned from.
+    pub(crate) parents: BTreeMap<u64, (u64, u64)>,
     pub(crate) objects: BTreeMap<(PgId, Key), Box<[u8]>>,
     pub(crate) marks: BTreeMap<PgId, Marks>,
 }
@@ -35,13 +43,23 @@ impl Disk {
                 }
                 Record::Put { key, value } => drop(self.objects.insert((batch.pg, key), value)),
                 Record::Delete { key } => drop(self.objects.remove(&(batch.pg, key))),
-                Record::CreateLine { line } => assert!(self.lines.insert(line.0), "a new line"),
+                Record::CreateLine { line, .. } => assert!(self.lines.insert(line.0), "a new line"),
                 Record::DropLine { line } => {
                     assert!(self.lines.remove(&line.0), "the line is there");
                     self.blocks.retain(|k, _| k.0 != line.0);
                 }
-                Record::Snapshot { .. } | Record::DropSnapshot { .. } | Record::CloneLine { .. } => {
-                    panic!("this log keeps no versions");
+                Record::Snapshot { line } => {
+                    assert!(self.lines.contains(&line.0), "the line has a head");
+                    let held = self.blocks.range((line.0, 0)..=(line.0, u64::MAX));
+                    let held = held.map(|((_, block), data)| (*block, data.clone())).collect();
+                    self.points.insert((line.0, batch.seq.0), held);
+                }
+                Record::DropSnapshot { line, at } => drop(self.points.remove(&(line.0, at.0))),
+                Record::CloneLine { line, parent, at } => {
+                    assert!(self.lines.insert(line.0), "a new line");
+                    let held = self.points.get(&(parent.0, at.0)).expect("the snapshot is there").clone();
+                    self.blocks.extend(held.into_iter().map(|(block, data)| ((line.0, block), data)));
+                    self.parents.insert(line.0, (parent.0, at.0));
                 }
             }
         }
@@ -58,6 +76,7 @@ pub(crate) struct FakeLog {
     /// The next appends are refused so.
     pub(crate) refuse: Option<Refusal>,
     pub(crate) wake: Option<Nanos>,
+    diffs: Vec<DiffDone>,
 }
 
 impl FakeLog {
@@ -71,6 +90,7 @@ impl FakeLog {
             reads: Vec::new(),
             refuse: None,
             wake: None,
+            diffs: Vec::new(),
         }
     }
 
@@ -157,5 +177,34 @@ impl Log for FakeLog {
         let mapped = self.disk.blocks.keys().filter(|k| k.0 == line.0).count() as u64;
         let bytes = mapped * BLOCK_BYTES as u64;
         LineUsage { mapped_blocks: mapped, stored_bytes: bytes, head_bytes: bytes, ..LineUsage::default() }
+    }
+
+    fn line(&self, _pg: PgId, line: LineId) -> Option<LineInfo> {
+        let points = self.disk.points.range((line.0, 0)..=(line.0, u64::MAX));
+        let snapshots = points.map(|((_, at), _)| Seq(*at)).collect();
+        let parent = self.disk.parents.get(&line.0).map(|(line, at)| (LineId(*line), Seq(*at)));
+        Some(LineInfo { head: self.disk.lines.contains(&line.0), snapshots, parent })
+    }
+
+    fn diff(&mut self, _pg: PgId, request: DiffRequest, ticket: Ticket) {
+        let held = |view: View| self.disk.points.get(&(view.line.0, view.at.expect("of a snapshot").0));
+        let (old, new) = (request.from.and_then(held), held(request.to).expect("it is there"));
+        let mut page = DiffPage::default();
+        for block in request.first.0..request.end.0 {
+            if page.ranges.len() == request.limit {
+                page.next = Some(Lba(block));
+                break;
+            }
+            let (old, new) = (old.and_then(|b| b.get(&block)), new.get(&block));
+            if old != new {
+                let (lba, blocks) = (Lba(block), Blocks(1));
+                page.ranges.push(ChangedRange { lba, blocks, mapped: new.is_some() });
+            }
+        }
+        self.diffs.push(DiffDone { ticket, result: Ok(page) });
+    }
+
+    fn drain_diffs(&mut self, out: &mut Vec<DiffDone>) {
+        out.append(&mut self.diffs);
     }
 }

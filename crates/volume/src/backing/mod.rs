@@ -9,7 +9,7 @@ pub(crate) use durable::Durable;
 pub(crate) use memory::MemoryBlocks;
 
 use dolmen_io::Buf;
-use dolmen_store::{Batch, LineUsage, StoreError};
+use dolmen_store::{Batch, DiffDone, DiffRequest, LineInfo, LineUsage, StoreError, Ticket};
 use dolmen_types::{LineId, Nanos, PgId};
 
 /// What stands behind one volume.
@@ -69,6 +69,15 @@ pub(crate) trait Log {
 
     /// What a line takes.
     fn usage(&self, pg: PgId, line: LineId) -> LineUsage;
+
+    /// What hangs on a line.
+    fn line(&self, pg: PgId, line: LineId) -> Option<LineInfo>;
+
+    /// Lists what differs between two states of lines; answered with `ticket`.
+    fn diff(&mut self, pg: PgId, request: DiffRequest, ticket: Ticket);
+
+    /// Takes such listings that have ended.
+    fn drain_diffs(&mut self, out: &mut Vec<DiffDone>);
 }
 
 /// How a failed operation of the log looks to a host.

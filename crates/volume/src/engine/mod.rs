@@ -6,4 +6,4 @@ mod records;
 mod run;
 mod throttle;
 
-pub(crate) use run::opening_ticket;
+pub(crate) use run::{opening_ticket, snapshot_ticket};

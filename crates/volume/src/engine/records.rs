@@ -9,7 +9,7 @@ use crate::{
     volume::Volume,
 };
 use dolmen_io::Buf;
-use dolmen_store::{Key, Record, Records};
+use dolmen_store::{Key, LineAttributes, Record, Records};
 use dolmen_types::{Blocks, Lba, LineId, Uuid, limits::BLOCK_BYTES};
 use std::ops::Range;
 
@@ -25,13 +25,13 @@ impl ControlOp {
     /// The blocks that must be quiet before it may be sequenced.
     pub(crate) fn claims(&self, size: u64) -> impl Iterator<Item = Range<u64>> + use<> {
         let range = match self {
-            ControlOp::Create | ControlOp::Delete(_) => None,
+            ControlOp::Create(_) | ControlOp::Delete(_) => None,
             ControlOp::Update(next) if next.size_bytes < size => {
                 let first = next.size_bytes / BLOCK_BYTES as u64;
                 Some(first..size.div_ceil(BLOCK_BYTES as u64))
             }
             ControlOp::Update(_) => None,
-            ControlOp::Purge => Some(super::admit::EVERYWHERE),
+            ControlOp::Rollback(..) | ControlOp::Purge => Some(super::admit::EVERYWHERE),
         };
         range.into_iter()
     }
@@ -77,14 +77,22 @@ fn control_records(control: &ControlOp, volume: &Volume) -> Records {
     let (line, uuid) = (volume.descriptor.line, volume.descriptor.uuid);
     let mut records = Records::new();
     match control {
-        ControlOp::Create => {
-            records.push(Record::CreateLine { line });
+        ControlOp::Create(origin) => {
+            records.push(match *origin {
+                None => Record::CreateLine { line, attributes: LineAttributes::default() },
+                Some((parent, at)) => Record::CloneLine { line, parent, at },
+            });
             records.push(put(kind::DESCRIPTOR, uuid, descriptor::encode(&volume.descriptor)));
         }
         ControlOp::Update(next) => {
             records.push(put(kind::DESCRIPTOR, uuid, descriptor::encode(next)));
             let beyond = Span { start: next.size_bytes, end: volume.size.max(next.size_bytes) };
             records.extend(unmap(line, beyond));
+        }
+        ControlOp::Rollback(next, (parent, at)) => {
+            records.push(Record::CloneLine { line: next.line, parent: *parent, at: *at });
+            records.push(Record::DropLine { line });
+            records.push(put(kind::DESCRIPTOR, uuid, descriptor::encode(next)));
         }
         ControlOp::Delete(next) => records.push(put(kind::DESCRIPTOR, uuid, descriptor::encode(next))),
         ControlOp::Purge => {

@@ -11,12 +11,20 @@ use dolmen_io::Stage;
 use dolmen_store::{Done as StoreDone, Records, StoreError};
 use dolmen_types::{Nanos, PgId};
 
-/// Tickets of group openings: this bit and the group's number. All others are [`OpId`]s.
+/// Tickets of group openings: this bit and the group's number.
 const OPENING: u64 = 1 << 63;
+
+/// Tickets of batches of snapshots: this bit and a number. All others are [`OpId`]s.
+const SNAPSHOT: u64 = 1 << 62;
 
 /// The ticket of a group's opening.
 pub(crate) fn opening_ticket(pg: PgId) -> u64 {
     OPENING | u64::from(pg.0)
+}
+
+/// The ticket of a batch of snapshots.
+pub(crate) fn snapshot_ticket(number: u64) -> u64 {
+    SNAPSHOT | number
 }
 
 impl Volumes {
@@ -236,6 +244,9 @@ impl Volumes {
     pub(crate) fn log_done<L: Log>(&mut self, done: StoreDone, log: &mut L) {
         if done.ticket.0 & OPENING != 0 {
             return self.group_opened(done, log);
+        }
+        if done.ticket.0 & SNAPSHOT != 0 {
+            return self.snapshot_op_ended(done, log);
         }
         let id = OpId::try_from(done.ticket.0).expect("tickets of commands are their ids");
         let op = self.ops.at(id);

@@ -39,7 +39,7 @@ fn shown(result: Result<ControlDone, ControlError>) -> VolumeInfo {
 fn creating_is_durable_idempotent_and_checked() {
     let mut bench = Bench::new();
     let first = shown(bench.control(create(sample(1))));
-    assert_eq!((first.descriptor.revision, first.mapped_blocks), (1, 0));
+    assert_eq!((first.descriptor.revision, first.usage.mapped_blocks), (1, 0));
     assert_eq!(shown(bench.control(create(sample(1)))), first);
     let other = VolumeDescriptor { size_bytes: 4096, ..sample(1) };
     assert_eq!(bench.control(create(other)), Err(ControlError::Exists));
@@ -82,7 +82,11 @@ fn each_opening_is_a_new_epoch_with_numbers_beyond_all_before() {
     assert_eq!(before.epoch, Epoch(1));
     let bench = Bench::over(bench.crash(0), Restart::Process);
     let after = bench.log.disk.marks[&PgId(1)];
-    assert_eq!((after.epoch, after.highest_seq), (Epoch(2), Seq(before.highest_seq.0 + 1)));
+    assert_eq!(after.epoch, Epoch(2));
+    assert!(
+        after.highest_seq > Seq(before.highest_seq.0 + 1_000_000),
+        "far beyond what may have been under way"
+    );
 }
 
 #[test]
@@ -105,7 +109,7 @@ fn updates_change_what_they_say_at_the_revision_they_expect() {
     bench.write(info.at, 127, &[1; 4096], 4096);
     let mut bench = Bench::over(bench.crash(0), Restart::Process);
     assert_eq!(list(&mut bench)[0].descriptor, info.descriptor);
-    assert_eq!(list(&mut bench)[0].mapped_blocks, 1);
+    assert_eq!(list(&mut bench)[0].usage.mapped_blocks, 1);
 }
 
 #[test]
@@ -131,7 +135,7 @@ fn shrinking_discards_only_when_asked_and_only_for_good() {
         assert_eq!(bench.replies[&before].result, Ok(Done::Ok));
         assert_eq!(bench.replies[&after].result, Err(VolumeError::OutOfRange));
         assert!(bench.controls[&token].is_ok());
-        assert_eq!(list(&mut bench)[0].mapped_blocks, 1);
+        assert_eq!(list(&mut bench)[0].usage.mapped_blocks, 1);
         let grow = VolumeUpdate { size_bytes: Some(64 * 4096), ..VolumeUpdate::default() };
         shown(bench.control(update(1, grow)));
         assert!(bench.read(volume, 40, 3, 4096).iter().all(|&b| b == 0));

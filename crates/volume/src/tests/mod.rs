@@ -5,6 +5,7 @@ mod commands;
 mod lifecycle;
 mod model;
 mod reservations;
+mod snapshots;
 mod throttle;
 
 use crate::{
@@ -61,6 +62,7 @@ pub(crate) fn descriptor(n: u8, sector: SectorSize, kind: VolumeKind, blocks: u6
         ip_acl: IpAccess::Any,
         labels: vec![],
         qos: None,
+        source: None,
         created: UnixMillis(1),
         revision: 0,
         state: VolumeState::Available,

@@ -2,7 +2,7 @@
 
 use dolmen_io::{Buf, Event, Io, OpenDrive, Owner, Stamps, Tag, Wait, exec::Exec};
 use dolmen_sim::{CoreConfig, World};
-use dolmen_store::{Candidate, PoolOptions, PoolOwner, PoolPlan, ShardTuning, Store, open_pool};
+use dolmen_store::{Candidate, Keyring, PoolOptions, PoolOwner, PoolPlan, ShardTuning, Store, open_pool};
 use dolmen_types::{
     CoreId, LineId, Nanos, Nsid, PgId, UnixMillis, Uuid,
     volume::{HostAccess, IpAccess, SectorSize, VolumeDescriptor, VolumeKind, VolumeState},
@@ -90,7 +90,16 @@ impl Machine {
         let mut salt = [0; 8];
         io.random(&mut salt);
         let salt = u64::from_le_bytes(salt);
-        let store = Store::open(&plan, &plan.shards_of(0, 1), &files, tuning(), STORE, salt, &exec.handle());
+        let store = Store::open(
+            &plan,
+            &plan.shards_of(0, 1),
+            &files,
+            tuning(),
+            STORE,
+            salt,
+            &Keyring::default(),
+            &exec.handle(),
+        );
         let groups = [PgId(0), PgId(1)];
         let owner = PoolOwner::new(&plan, &files, &exec.handle());
         let mut machine = Machine {
@@ -243,6 +252,7 @@ pub(crate) fn descriptor(n: u8, sector: SectorSize, blocks: u64) -> VolumeDescri
         ip_acl: IpAccess::Any,
         labels: vec![("who".into(), "test".into())],
         qos: None,
+        source: None,
         created: UnixMillis(1),
         revision: 1,
         state: VolumeState::Available,

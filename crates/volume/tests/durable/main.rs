@@ -6,6 +6,7 @@
 mod faults;
 mod machine;
 mod qos;
+mod snapshots;
 
 use dolmen_sim::{Rng, World};
 use dolmen_types::{

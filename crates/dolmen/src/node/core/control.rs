@@ -8,7 +8,7 @@ use crate::node::{
     report::{CoreReport, PoolReport},
 };
 use dolmen_io::{OpenDrive, Tag};
-use dolmen_store::{Candidate, PoolOwner, PoolPlan, ShardTuning, Store};
+use dolmen_store::{Candidate, Keyring, PoolOwner, PoolPlan, ShardTuning, Store};
 use dolmen_target::{NamespaceTable, Target, TargetConfig};
 use dolmen_types::{
     Nanos, PgId,
@@ -107,7 +107,8 @@ impl Core {
         let mut salt = [0; 8];
         self.io.random(&mut salt);
         let salt = u64::from_le_bytes(salt);
-        self.store = Some(Store::open(plan, &shards, &files, tuning, STORE, salt, &exec));
+        self.store =
+            Some(Store::open(plan, &shards, &files, tuning, STORE, salt, &Keyring::default(), &exec));
         self.plan = Some(plan.clone());
         self.files = files;
         Ok(())

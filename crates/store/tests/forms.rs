@@ -1,0 +1,205 @@
+//! Stored forms from outside: what is on the drives of an encrypted line, keys that are missing, and the key table.
+#![allow(clippy::cast_possible_truncation, clippy::unwrap_used)]
+
+mod common;
+use common::*;
+use dolmen_io::FileId;
+use dolmen_io::exec::{Exec, Handle};
+use dolmen_sim::{Rng, World};
+use dolmen_store::*;
+use dolmen_types::LineId;
+use std::collections::BTreeSet;
+
+const PLAIN: u64 = 4;
+const ENCRYPTED: u64 = 2;
+const BOTH: u64 = 3;
+
+fn drives(count: usize) -> Setup {
+    // So small that there is cleaning.
+    let size = if count > 2 { 5 << 19 } else { 4 << 20 };
+    let drives = ["d0", "d1", "d2", "d3"][..count].iter().map(|name| (*name, size)).collect();
+    let parity = u8::from(count > 1);
+    Setup { drives, parity, keyring: keyring(), ..Setup::tiny(0) }
+}
+
+/// A word from the middle of the block of a value: it is nowhere by chance.
+fn needle(value: u64) -> u64 {
+    let mut block = vec![0; BLOCK];
+    fill(&mut block, value);
+    u64::from_le_bytes(block[2048..2056].try_into().unwrap())
+}
+
+/// Which of the words are on some drive, at any offset.
+fn on_drives(world: &World, setup: &Setup, words: &BTreeSet<u64>) -> BTreeSet<u64> {
+    let mut found = BTreeSet::new();
+    for (name, size) in &setup.drives {
+        let mut bytes = vec![0; *size as usize];
+        world.image(NODE, path(name)).read(0, &mut bytes);
+        let windows = bytes.windows(8).map(|w| u64::from_le_bytes(w.try_into().unwrap()));
+        found.extend(windows.filter(|w| words.contains(w)));
+    }
+    found
+}
+
+#[test]
+fn no_plaintext_of_an_encrypted_line_is_on_any_drive() {
+    for count in [1, 2, 4] {
+        let world = World::new(count as u64);
+        let setup = drives(count);
+        let mut node = Node::open(&world, &setup).unwrap();
+        let (mut rng, mut words, mut control) = (Rng::new(7), BTreeSet::new(), BTreeSet::new());
+        let mut seq = 1;
+        node.commit(0, seq, [PLAIN, ENCRYPTED, BOTH].map(create_some_kind).into()).unwrap();
+        let mut values = 1..;
+        while seq < 3000 && (seq < 400 || node.space().cleaned_bytes == 0) {
+            let line = [PLAIN, ENCRYPTED, BOTH][rng.next_u64() as usize % 3];
+            let blocks: Vec<u64> = values.by_ref().take(1 + rng.next_u64() as usize % 5).collect();
+            let words = if line == PLAIN { &mut control } else { &mut words };
+            words.extend(blocks.iter().map(|v| needle(*v)));
+            seq += 1;
+            let record = node.write(line, rng.next_u64() % 60, &blocks);
+            node.commit(0, seq, vec![record]).unwrap();
+        }
+        assert!(
+            node.space().cleaned_bytes > 0,
+            "{count} drives: nothing was cleaned, the test misses its aim"
+        );
+        node.checkpoint();
+        assert!(!on_drives(&world, &setup, &control).is_empty(), "the search finds what is there");
+        assert_eq!(on_drives(&world, &setup, &words), BTreeSet::new(), "{count} drives");
+    }
+}
+
+#[test]
+fn a_log_that_needs_a_missing_key_is_not_touched() {
+    let world = World::new(5);
+    let setup = drives(1);
+    let mut node = Node::open(&world, &setup).unwrap();
+    node.commit(0, 1, vec![create_some_kind(ENCRYPTED)]).unwrap();
+    let record = node.write(ENCRYPTED, 0, &[11, 12, 13]);
+    node.commit(0, 2, vec![record]).unwrap();
+    drop(node);
+    world.crash();
+    let locked = Setup { keyring: Keyring::default(), ..setup.clone() };
+    for _ in 0..3 {
+        let refused = Node::open(&world, &locked).err();
+        assert_eq!(refused, Some(StoreError::NoKey(LineId(ENCRYPTED))));
+    }
+    let mut node = Node::open(&world, &setup).unwrap();
+    assert_eq!(node.read(0, ENCRYPTED, 0, 3).unwrap(), [11, 12, 13]);
+}
+
+#[test]
+fn a_missing_key_locks_its_line_alone() {
+    let world = World::new(6);
+    let setup = drives(2);
+    let mut node = Node::open(&world, &setup).unwrap();
+    node.commit(0, 1, [PLAIN, BOTH].map(create_some_kind).into()).unwrap();
+    for (seq, line) in [(2, PLAIN), (3, BOTH)] {
+        let record = node.write(line, 0, &[11, 12, 13]);
+        node.commit(0, seq, vec![record]).unwrap();
+    }
+    node.shutdown();
+    let locked = Setup { keyring: Keyring::default(), ..setup.clone() };
+    let mut node = Node::open(&world, &locked).unwrap();
+    assert_eq!(node.read(0, BOTH, 0, 2), Err(StoreError::NoKey(LineId(BOTH))));
+    assert_eq!(node.read(0, PLAIN, 0, 3).unwrap(), [11, 12, 13]);
+    let record = node.write(BOTH, 0, &[14]);
+    assert!(matches!(node.append(0, 4, vec![record]), Err(AppendError::Invalid(_))));
+    let record = node.write(PLAIN, 0, &[14]);
+    node.commit(0, 5, vec![record]).unwrap();
+    node.shutdown();
+    let mut node = Node::open(&world, &setup).unwrap();
+    assert_eq!(node.read(0, BOTH, 0, 3).unwrap(), [11, 12, 13]);
+    assert_eq!(node.read(0, PLAIN, 0, 3).unwrap(), [14, 12, 13]);
+}
+
+/// Opens the pool and its key table, and does something with it.
+fn with_table<T: 'static, F: Future<Output = T>>(
+    world: &World,
+    setup: &Setup,
+    work: impl FnOnce(KeyTable, Handle) -> F + 'static,
+) -> T {
+    let (mut io, mut exec, candidates): (_, Exec, _) = offline(world, setup);
+    let handle = exec.handle();
+    let options = PoolOptions {
+        shards: 1,
+        parity: Some(setup.parity),
+        unit_bytes: Some(setup.unit_bytes),
+        seed: [7; 32],
+        expect: None,
+        at_least: 0,
+        absent: Vec::new(),
+    };
+    run(&mut io, &mut exec, async move {
+        let all: Vec<FileId> = candidates.iter().map(|c| c.info.file).collect();
+        let plan = open_pool(handle.clone(), candidates, options).await.unwrap();
+        let files: Vec<_> = plan.order.iter().map(|at| at.map(|i| all[i])).collect();
+        let table = KeyTable::load(&handle, &plan, &files).await.unwrap();
+        work(table, handle).await
+    })
+}
+
+fn wrapped(line: u64, cluster_key: u8) -> WrappedKey {
+    let mut wrapped = [cluster_key; 40];
+    wrapped[..8].copy_from_slice(&needle(line).to_le_bytes());
+    WrappedKey { line: LineId(line), cluster_key: [cluster_key; 16], wrapped }
+}
+
+fn sorted(table: &KeyTable) -> Vec<WrappedKey> {
+    let mut keys: Vec<_> = table.keys().collect();
+    keys.sort_by_key(|k| k.line);
+    keys
+}
+
+#[test]
+fn keys_are_found_again_and_erased_everywhere() {
+    let (world, setup) = (World::new(8), drives(2));
+    with_table(&world, &setup, |mut table, exec| async move {
+        assert_eq!(sorted(&table), []);
+        for line in 1..100 {
+            table.add(&exec, wrapped(line, 1)).await.unwrap();
+        }
+        assert!(table.add(&exec, wrapped(7, 1)).await.is_err(), "a line has one key");
+    });
+    let all: Vec<_> = (1..100).map(|line| wrapped(line, 1)).collect();
+    // A crash tore the first copy on one drive, and the second copy on the other one rotted.
+    world.overwrite(NODE, path("d0"), 544 * 1024 + 900, b"torn");
+    world.overwrite(NODE, path("d1"), (544 + 240) * 1024 + 900, b"torn");
+    let found = with_table(&world, &setup, |table, _| async move { sorted(&table) });
+    assert_eq!(found, all);
+    let seven = BTreeSet::from([needle(7)]);
+    assert_eq!(on_drives(&world, &setup, &seven), seven);
+    with_table(&world, &setup, |mut table, exec| async move {
+        table.erase(&exec, LineId(7)).await.unwrap();
+        table.erase(&exec, LineId(7)).await.unwrap();
+    });
+    assert_eq!(on_drives(&world, &setup, &seven), BTreeSet::new());
+    let found = with_table(&world, &setup, |table, _| async move { sorted(&table) });
+    assert_eq!(found, all.into_iter().filter(|k| k.line != LineId(7)).collect::<Vec<_>>());
+}
+
+#[test]
+fn a_rotation_that_was_cut_short_goes_on() {
+    let (world, setup) = (World::new(9), drives(1));
+    let again = |key: &WrappedKey| Some(wrapped(key.line.0, 2).wrapped);
+    with_table(&world, &setup, move |mut table, exec| async move {
+        for line in 1..100 {
+            table.add(&exec, wrapped(line, 1)).await.unwrap();
+        }
+        let short = |key: &WrappedKey| again(key).filter(|_| key.line.0 < 80);
+        let cut = table.rotate(&exec, [2; 16], short).await;
+        assert!(matches!(cut, Err(StoreError::NoKey(_))), "{cut:?}");
+    });
+    let found = with_table(&world, &setup, move |mut table, exec| async move {
+        let old = table.keys().filter(|k| k.cluster_key == [1; 16]).count();
+        assert!(old > 0 && old < 99, "{old} keys are left");
+        table.add(&exec, wrapped(200, 2)).await.unwrap();
+        let only_old = |key: &WrappedKey| again(key).filter(|_| key.cluster_key == [1; 16]);
+        table.rotate(&exec, [2; 16], only_old).await.unwrap();
+        sorted(&table)
+    });
+    let want: Vec<_> = (1..100).chain([200]).map(|line| wrapped(line, 2)).collect();
+    assert_eq!(found, want);
+    assert_eq!(with_table(&world, &setup, |table, _| async move { sorted(&table) }), want);
+}
