@@ -103,7 +103,7 @@ async fn what_cannot_be_honoured_is_refused_by_field_name() {
     for (body, status, code) in [
         (json!({"replicaCount": 2, "size": "2gib"}), 400, 3),
         (json!({"compression": "True"}), 501, 12),
-        (json!({"qosPolicyName": "gold"}), 501, 12),
+        (json!({"qosPolicyName": "gold"}), 400, 3),
     ] {
         node.call("PUT", &path, &body.to_string()).await.refusal(status, code);
     }
