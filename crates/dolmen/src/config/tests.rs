@@ -64,6 +64,7 @@ fn every_flag_arrives() {
     .unwrap();
     assert_eq!(options.drives.len(), 2);
     assert!(options.sparse && options.allow_test_volumes);
+    assert_eq!(options.parity, Some(1));
     assert_eq!(options.listen.len(), 2);
     assert_eq!(options.cores, Cores::List(vec![0, 2, 3]));
     assert_eq!(options.uring_mask, ["a", "b-c"]);
@@ -87,6 +88,7 @@ fn the_file_can_say_all_that_flags_can() {
         data = "/file-data"
         drive = ["/d/a:1GiB", "/d/b:1GiB"]
         sparse = true
+        parity = 1
         listen = ["::1"]
         port = 1
         discovery-port = 2
