@@ -64,7 +64,6 @@ fn every_flag_arrives() {
     .unwrap();
     assert_eq!(options.drives.len(), 2);
     assert!(options.sparse && options.allow_test_volumes);
-    assert_eq!(options.parity, Some(1));
     assert_eq!(options.listen.len(), 2);
     assert_eq!(options.cores, Cores::List(vec![0, 2, 3]));
     assert_eq!(options.uring_mask, ["a", "b-c"]);
@@ -106,6 +105,7 @@ fn the_file_can_say_all_that_flags_can() {
     let options = with_file(file, &[]).unwrap();
     assert_eq!(options.data, PathBuf::from("/file-data"));
     assert_eq!((options.drives.len(), options.cores.clone()), (2, Cores::Count(2)));
+    assert_eq!(options.parity, Some(1));
     assert!(options.sparse && options.allow_test_volumes);
     let options = with_file(file, &["--drive", "/d/c:1GiB", "--sparse=false", "--port", "9"]).unwrap();
     assert_eq!((options.drives.len(), options.sparse, options.port, options.api_port), (1, false, 9, 3));
