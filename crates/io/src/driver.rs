@@ -84,7 +84,7 @@ pub struct OpCounters {
 
 /// The world of one core: sockets, drives, time and randomness.
 ///
-/// Contract: operations on one socket or one file may complete in any order; each (but [`Op::StopReceive`]) gets exactly one
+/// Contract: operations on one socket or one file may complete in any order; each (but [`Op::StopReceive`] and [`Op::EndStream`]) gets exactly one
 /// terminal event, never from inside `submit`; buffers are owned by the driver from `submit` to that event. `reap` is the only call that waits.
 pub trait Driver {
     /// Starts everything in `ops`, in order, and leaves it empty.

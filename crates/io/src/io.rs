@@ -169,6 +169,11 @@ impl Io {
         self.queue.push((tag, Op::StopReceive { sock }));
     }
 
+    /// Queues [`Op::EndStream`].
+    pub fn end_stream(&mut self, tag: Tag, sock: SocketId) {
+        self.queue.push((tag, Op::EndStream { sock }));
+    }
+
     /// Queues [`Op::Send`].
     pub fn send(&mut self, tag: Tag, sock: SocketId, data: Slices) {
         self.queue.push((tag, Op::Send { sock, data }));

@@ -55,9 +55,15 @@ pub enum Op {
         sock: SocketId,
     },
     /// Stop receiving. Data already taken from the kernel is still delivered, then the [`Op::Receive`] ends with
-    /// [`Event::ReceiveStopped`], or with what ended it in the same moment. The one operation without an event of its own.
+    /// [`Event::ReceiveStopped`], or with what ended it in the same moment. Has no event of its own.
     StopReceive {
         /// A socket with a receive under way.
+        sock: SocketId,
+    },
+    /// End our side of the stream after what was sent; no send may be under way, and none may follow. Receiving goes on until the peer
+    /// ends its side too. Has no event of its own.
+    EndStream {
+        /// A connected socket.
         sock: SocketId,
     },
     /// Send all of `data`: [`Event::Sent`] after the last byte is in the kernel, or [`Event::Failed`]. One send per socket at a time.

@@ -58,6 +58,7 @@ impl SimDriver {
             Op::Connect { sock, addr } => net.connect(core, tag, sock, addr),
             Op::Receive { sock } => net.receive(core, tag, sock),
             Op::StopReceive { sock } => net.stop_receive(sock),
+            Op::EndStream { sock } => net.end_stream(sock),
             Op::Send { sock, data } => net.send(core, tag, sock, data),
             Op::Close { sock } => net.close(core, tag, sock),
             Op::Read { .. } | Op::Write { .. } | Op::Flush { .. } | Op::Discard { .. } => {

@@ -275,6 +275,13 @@ impl Net {
         }
     }
 
+    pub(crate) fn end_stream(&mut self, sock: SocketId) {
+        let peer = self.ends.get(at(sock)).filter(|e| e.open && !e.reset).and_then(|e| e.peer);
+        if let Some(peer) = peer {
+            self.put_on_wire(peer, Segment::Fin);
+        }
+    }
+
     pub(crate) fn send(&mut self, core: usize, tag: Tag, sock: SocketId, data: Slices) {
         match self.ends.get_mut(at(sock)).filter(|e| e.open) {
             None => self.events.push((core, tag, closed("send"))),

@@ -30,6 +30,8 @@ pub struct Timeouts {
     pub pdu_ms: u64,
     /// For a send to be taken by the peer. Milliseconds.
     pub send_ms: u64,
+    /// For a host to end its side of a connection whose other side we have ended. Milliseconds.
+    pub part_ms: u64,
     /// Keep-alive timeout of a discovery controller whose host asked for none. Milliseconds.
     pub discovery_kato_ms: u32,
     /// From the receipt of an I/O command until it must have been sequenced, or it fails. Milliseconds.
@@ -43,6 +45,7 @@ impl Default for Timeouts {
             connect_ms: 10_000,
             pdu_ms: 20_000,
             send_ms: 30_000,
+            part_ms: 2_000,
             discovery_kato_ms: 120_000,
             command_ms: 20_000,
         }

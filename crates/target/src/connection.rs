@@ -41,6 +41,8 @@ pub(crate) enum Phase {
     },
     /// Says its last words; ends when they are sent.
     Ending,
+    /// We have ended our side of its stream, and wait for the host to end its own.
+    Parting,
     /// Its socket is being closed.
     Closing,
 }
@@ -212,7 +214,7 @@ impl Connection {
 
     /// True when parsing must not go on.
     pub(crate) fn is_over(&self) -> bool {
-        matches!(self.phase, Phase::Ending | Phase::Closing)
+        matches!(self.phase, Phase::Ending | Phase::Parting | Phase::Closing)
     }
 
     /// Counts a command off the submission queue.

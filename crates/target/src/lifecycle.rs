@@ -1,7 +1,7 @@
 //! How connections, requests and controllers end, and the deadlines that see to it.
 
 use crate::{
-    connection::{Connection, FirstHalf, Phase, Request, Stage},
+    connection::{Connection, FirstHalf, Phase, Receiving, Request, Stage},
     message::{Envelope, Message, QueueAt},
     slab::Key,
     target::Target,
@@ -109,6 +109,27 @@ impl Target {
         }
     }
 
+    /// Ends our side of a stream on which nothing is under way, and goes on receiving until the host has ended its own side: were the
+    /// socket closed at once, what the host still sends would be answered with a reset, and Linux gives SIGPIPE to the
+    /// process whose command meets that.
+    fn part(&mut self, io: &mut Io, key: Key) {
+        let (tag, receive_tag) = (self.close_tag(key), self.receive_tag(key));
+        let Some(connection) = self.connections.get_mut(key) else { return };
+        if connection.is_over() {
+            return;
+        }
+        connection.since = io.now();
+        let phase = std::mem::replace(&mut connection.phase, Phase::Parting);
+        connection.backlog.clear();
+        connection.outbox = Default::default();
+        io.end_stream(tag, connection.sock);
+        if connection.receiving == Receiving::Off {
+            connection.receiving = Receiving::On;
+            io.receive(receive_tag, connection.sock);
+        }
+        self.detach(io, key, &phase);
+    }
+
     /// Closes a connection at once.
     pub(crate) fn close(&mut self, io: &mut Io, key: Key) {
         let tag = self.close_tag(key);
@@ -165,7 +186,7 @@ impl Target {
             _ => false,
         };
         if at_rest && !queues_left {
-            self.close(io, key);
+            self.part(io, key);
         }
     }
 
@@ -215,8 +236,9 @@ impl Target {
         for (_, queue) in controller.queues {
             self.close_queue(io, queue);
         }
-        // An admin queue that ends has its reason for it to say yet.
-        let ends = self.connections.get(controller.admin).is_some_and(|c| matches!(c.phase, Phase::Ending));
+        // An admin queue that ends has its reason for it to say yet, or waits for its host.
+        let ends = self.connections.get(controller.admin);
+        let ends = ends.is_some_and(|c| matches!(c.phase, Phase::Ending | Phase::Parting));
         if !ends {
             self.close(io, controller.admin);
         }
@@ -233,6 +255,7 @@ impl Target {
                 Phase::Fresh => after(c.since, limits.icreq_ms),
                 Phase::Open | Phase::Joining(_) => after(c.since, limits.connect_ms),
                 Phase::Ending => after(c.since, limits.send_ms),
+                Phase::Parting => after(c.since, limits.part_ms),
                 Phase::Closing => return false,
                 Phase::Admin { .. } | Phase::Io { .. } => {
                     // Someone waits for the host only if all that came is parsed.

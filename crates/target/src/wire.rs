@@ -41,6 +41,11 @@ impl Target {
     pub(crate) fn receive_stopped(&mut self, io: &mut Io, key: Key) {
         if let Some(connection) = self.connections.get_mut(key) {
             connection.receiving = Receiving::Off;
+            if matches!(connection.phase, Phase::Parting) {
+                connection.receiving = Receiving::On;
+                let sock = connection.sock;
+                return io.receive(self.receive_tag(key), sock);
+            }
             self.pump(io, key);
         }
     }

@@ -84,6 +84,7 @@ impl Uring {
             Op::Send { sock, data } => self.io.sockets.send(tag, sock, data, ring, out),
             Op::Receive { sock } => self.io.sockets.receive(tag, sock, ring, out),
             Op::StopReceive { sock } => self.io.sockets.stop_receive(sock, ring, out),
+            Op::EndStream { sock } => self.io.sockets.end_stream(sock),
             Op::Connect { sock, addr } => self.io.sockets.connect(tag, sock, addr, ring, out),
             Op::Close { sock } => self.io.sockets.close(tag, sock, ring, out),
             Op::Accept { listener } => self.io.listeners.accept(tag, listener, ring, out),

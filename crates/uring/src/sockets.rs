@@ -176,6 +176,12 @@ impl Sockets {
         self.finish_close(index, ring, out);
     }
 
+    pub(crate) fn end_stream(&mut self, sock: SocketId) {
+        if let Some((_, _, socket)) = self.get(sock) {
+            sys::end_stream(&socket.fd);
+        }
+    }
+
     /// As many receives that found no chunk are made again as there are chunks now.
     pub(crate) fn feed_starved(&mut self, mut chunks: usize, ring: &mut Ring) {
         while chunks > 0

@@ -98,6 +98,12 @@ fn family(addr: SocketAddr) -> i32 {
     if addr.is_ipv4() { libc::AF_INET } else { libc::AF_INET6 }
 }
 
+/// Ends our side of a stream. A socket that is not connected any more has no stream to end, which is as good.
+pub(crate) fn end_stream(socket: &OwnedFd) {
+    // SAFETY: takes two numbers; the descriptor is open.
+    let _ = unsafe { libc::shutdown(socket.as_raw_fd(), libc::SHUT_WR) };
+}
+
 /// `result` of a call that returns -1 on failure.
 fn check(what: &str, result: i32) -> Result<i32, Error> {
     if result < 0 { Err(errors::socket(what, errors::last())) } else { Ok(result) }
