@@ -12,7 +12,7 @@ impl Map {
         let (head, shared) = tree.counts.of_head(now);
         let mut usage = LineUsage {
             mapped_blocks: if now.head { self.mapped(line.0, tree) } else { 0 },
-            own_blocks: if now.head { self.own(line.0, tree) } else { 0 },
+            own_blocks: if now.head { tree.counts.mapped } else { 0 },
             stored_bytes: tree.counts.stored,
             head_bytes: head,
             shared_bytes: shared,
@@ -24,7 +24,10 @@ impl Map {
                 usage.stored_bytes += bytes;
                 if !now.head || delta.successor(lba, entry.seq).is_some() {
                     usage.snapshot_bytes += bytes;
-                } else if now.newest().is_some_and(|p| p >= entry.seq) {
+                    continue;
+                }
+                usage.own_blocks += 1;
+                if now.newest().is_some_and(|p| p >= entry.seq) {
                     usage.shared_bytes += bytes;
                 } else {
                     usage.head_bytes += bytes;
@@ -36,13 +39,10 @@ impl Map {
 
     /// Blocks that are mapped in a line as it is now, at most: its own, and what it was cloned with.
     pub(crate) fn mapped(&self, line: u64, tree: &Line) -> u64 {
-        let parent = tree.now.parent.and_then(|(parent, at)| self.lines.get(&parent)?.now.point(at).copied());
-        self.own(line, tree) + parent.map_or(0, |point| point.mapped)
-    }
-
-    /// Of them, its own.
-    fn own(&self, line: u64, tree: &Line) -> u64 {
         let deltas = self.frozen.iter().chain(std::iter::once(&self.live)).filter_map(|d| d.line(line));
-        tree.counts.mapped + deltas.map(|d| d.stored() as u64).sum::<u64>()
+        let parent = tree.now.parent.and_then(|(parent, at)| self.lines.get(&parent)?.now.point(at).copied());
+        tree.counts.mapped
+            + deltas.map(|d| d.stored() as u64).sum::<u64>()
+            + parent.map_or(0, |point| point.mapped)
     }
 }
