@@ -164,7 +164,7 @@ fn write<T>(encoder: &mut DescriptorEncoder<'_>, table: &[Metric<T>], rows: &[(L
         };
         let kind = match metric.value {
             Measure::Counter(_) | Measure::Seconds(_) => ConstCounter::new(0u64).metric_type(),
-            Measure::Gauge(_) => ConstGauge::new(0u64).metric_type(),
+            Measure::Gauge(_) | Measure::Ratio(_) => ConstGauge::new(0u64).metric_type(),
         };
         let mut family = encoder.encode_descriptor(metric.name, metric.help, unit.as_ref(), kind)?;
         for (labels, row) in rows {
@@ -184,6 +184,7 @@ fn encode<T>(measure: &Measure<T>, row: &T, encoder: MetricEncoder<'_>) -> fmt::
         Measure::Counter(read) => ConstCounter::new(read(row)).encode(encoder),
         Measure::Seconds(read_ns) => ConstCounter::new(seconds(read_ns(row))).encode(encoder),
         Measure::Gauge(read) => ConstGauge::new(read(row)).encode(encoder),
+        Measure::Ratio(read) => ConstGauge::new(read(row)).encode(encoder),
     }
 }
 

@@ -102,6 +102,7 @@ pub(crate) async fn create_from(
         project,
         size_bytes: volume::parse_size("size", &size)?,
         sector: sector_size(fields)?,
+        compression: fields.flag("compression")?,
         kind,
         acl,
         ip_acl,
@@ -126,18 +127,10 @@ fn refuse_unserved(fields: &Fields) -> Result<(), Error> {
             return Err(Error::invalid("minReplicas", format!("{n}: a cluster of one node keeps one copy")));
         }
     }
-    refuse_compression(fields)?;
     if fields.given("placementRestrictions") {
         return Err(Error::unimplemented("placementRestrictions", "a cluster of one node has one place"));
     }
     Ok(())
-}
-
-fn refuse_compression(fields: &Fields) -> Result<(), Error> {
-    match fields.flag("compression")? {
-        Some(true) => Err(Error::unimplemented("compression", "not served by this version; ask for false")),
-        _ => Ok(()),
-    }
 }
 
 /// The QoS policy that the fields name; the UUID wins.
@@ -326,7 +319,8 @@ fn change_of(fields: &Fields) -> Result<VolumeChange, Error> {
     if let Some(labels) = &labels {
         volume::check_labels("labels", labels)?;
     }
-    Ok(VolumeChange { size_bytes, acl, ip_acl, name, labels, qos: qos_policy(fields)? })
+    let compression = fields.flag("compression")?;
+    Ok(VolumeChange { size_bytes, acl, ip_acl, compression, name, labels, qos: qos_policy(fields)? })
 }
 
 /// `DELETE /volumes/{UUID}` and `DELETE /volumes/?name=N`

@@ -85,6 +85,7 @@ pub(crate) fn volume(cluster: &Handle, report: &VolumeReport) -> Value {
     let source_uuid = source.map_or_else(String::new, |s| s.snapshot.to_string());
     let source_name = source.map_or_else(String::new, |s| s.name.clone());
     let (mapped, stored) = (report.usage.mapped_bytes.to_string(), report.usage.stored_bytes.to_string());
+    let ratio = report.usage.compression.ratio();
     json!({
         "state": life(report.view.life),
         "protectionState": protection(report.protection),
@@ -93,13 +94,13 @@ pub(crate) fn volume(cluster: &Handle, report: &VolumeReport) -> Value {
         "UUID": d.uuid.to_string(),
         "nsid": d.nsid.0,
         "acl": acl(&d.acl),
-        "compression": "false",
+        "compression": if d.compression { "true" } else { "false" },
         "size": d.size_bytes.to_string(),
         "name": d.name,
         "rebuildProgress": "None",
         "statistics": {
             "logicalUsedStorage": mapped, "physicalUsedStorage": stored,
-            "compressionRatio": 1.0, "totalCompressionRatio": 1.0,
+            "compressionRatio": ratio, "totalCompressionRatio": ratio,
             "physicalCapacity": stored, "physicalOwnedCapacity": report.usage.owned_bytes.to_string(),
             "physicalOwnedMemory": "0", "physicalMemory": "0", "userWritten": mapped,
             "unrecoverableDataIntegrityErrors": 0, "recoverableDataIntegrityErrors": 0,
@@ -160,7 +161,7 @@ pub(crate) fn snapshot(cluster: &Handle, view: &SnapshotView) -> Value {
         "nodeList": [node],
         "nsid": 0,
         "acl": {"values": ["ALLOW_NONE"]},
-        "compression": false,
+        "compression": d.compression,
         "size": d.size_bytes.to_string(),
         "IPAcl": {"values": ["ALLOW_NONE"]},
         "sectorSize": d.sector.bytes(),
@@ -190,7 +191,7 @@ pub(crate) fn cluster_statistics(pool: &PoolStatus, logical: u64) -> Value {
         "freePhysicalStorage": pool.free_bytes.to_string(),
         "estimatedFreeLogicalStorage": pool.free_bytes.to_string(),
         "estimatedLogicalStorage": pool.usable_bytes.to_string(),
-        "compressionRatio": 1.0,
+        "compressionRatio": pool.compression.ratio(),
     })
 }
 
@@ -281,6 +282,7 @@ pub(crate) fn pool(pool: &PoolStatus) -> Value {
         "freeBytes": pool.free_bytes.to_string(),
         "reservedBytes": pool.reserved_bytes.to_string(),
         "logicalUsedBytes": pool.logical_used_bytes.to_string(),
+        "compressionRatio": pool.compression.ratio(),
     })
 }
 

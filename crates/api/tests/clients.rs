@@ -138,6 +138,9 @@ async fn proxmox_from_capacity_to_free() {
     assert_eq!((text(&got, "state"), text(&got, "size")), ("Available", "4294967296"));
     assert_eq!(text(&got["statistics"], "logicalUsedStorage"), "8192");
     assert_eq!(got["labels"], labels);
+    assert_eq!(text(&got, "compression"), "true", "it is not said, so it is on");
+    let ratio = |object: &Value| object["statistics"]["compressionRatio"].as_f64().unwrap();
+    assert!((ratio(&got) - 8.0 / 3.0).abs() < 1e-9 && (ratio(&cluster) - 1.5).abs() < 1e-9);
     assert_eq!(got["IPAcl"]["values"], json!(["ALLOW_ANY"]));
 
     let list = node.call("GET", "/api/v2/volumes?projectName=default", "").await.ok();
@@ -176,7 +179,12 @@ async fn cinder_snapshots_and_what_is_made_from_them() {
     let clone = json!({"name": "volume-b", "size": "2 gib", "replicaCount": "1", "compression": "False",
         "acl": {"values": ["ALLOW_NONE"]}, "IPAcl": {"values": ["ALLOW_NONE"]},
         "sourceSnapshotUUID": null, "sourceSnapshotName": "snapshot-a"});
+    let mut other = clone.clone();
+    other["compression"] = "True".into();
+    let why = cinder(&node, "POST", volumes, None, other).await.refusal(400, 3);
+    assert!(why.starts_with("compression: "), "{why}");
     let clone = cinder(&node, "POST", volumes, None, clone).await.ok();
+    assert_eq!(text(&clone, "compression"), "false");
     assert_eq!(
         (&clone["sourceSnapshotUUID"], text(&clone, "sourceSnapshotName")),
         (&seen["UUID"], "snapshot-a")

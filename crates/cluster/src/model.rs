@@ -23,7 +23,7 @@ use crate::{
 };
 use dolmen_types::{
     LineId, Nsid, PgId, UnixMillis, Uuid, limits,
-    volume::{VolumeDescriptor, VolumeState},
+    volume::{VolumeDescriptor, VolumeKind, VolumeState},
 };
 use entry::{Entry, Pending};
 pub use entry::{Life, VolumeView};
@@ -31,6 +31,7 @@ use policies::Policies;
 pub use policies::PolicyView;
 pub use schedules::SchedulePlan;
 use schedules::Schedules;
+use snapshots::ClonePlan;
 pub use snapshots::SnapshotView;
 use snapshots::{Snapshots, TakenLine};
 use std::collections::{BTreeMap, BTreeSet};
@@ -183,8 +184,9 @@ impl Model {
     fn create(&mut self, request: RequestId, spec: VolumeSpec, uuid: Uuid, now: UnixMillis) -> Vec<Command> {
         let admitted = self
             .admit(&spec, uuid)
-            .and_then(|()| Ok((self.assignment(spec.qos.as_ref(), &spec.project)?, self.clone_plan(&spec)?)));
-        let (qos, plan) = match admitted {
+            .and_then(|()| Ok((self.assignment(spec.qos.as_ref(), &spec.project)?, self.clone_plan(&spec)?)))
+            .and_then(|(qos, plan)| Ok((qos, compression(&spec, plan.as_ref())?, plan)));
+        let (qos, compression, plan) = match admitted {
             Ok(admitted) => admitted,
             Err(error) => return vec![Command::Answer { request, result: Err(error) }],
         };
@@ -211,6 +213,7 @@ impl Model {
             acl: spec.acl,
             ip_acl: spec.ip_acl,
             labels,
+            compression,
             qos,
             source,
             created: now,
@@ -284,6 +287,10 @@ impl Model {
             let text =
                 format!("a volume can't shrink (it has {} bytes, {size} were asked for)", old.size_bytes);
             return Err(Error::invalid("size", text));
+        }
+        if change.compression.is_some_and(|wanted| wanted != old.compression) {
+            let text = "is decided when a volume is made; copy the data to a new volume";
+            return Err(Error::invalid("compression", text));
         }
         if let Some(name) = change.name.as_ref().filter(|&name| *name != old.name)
             && self.names.contains_key(&(old.project.clone(), name.clone()))
@@ -470,6 +477,20 @@ impl Model {
 
     fn commands_or_refusal(&self, request: RequestId, outcome: Result<Vec<Command>, Error>) -> Vec<Command> {
         outcome.unwrap_or_else(|error| vec![Command::Answer { request, result: Err(error) }])
+    }
+}
+
+/// Whether the data of a new volume is compressed.
+fn compression(spec: &VolumeSpec, plan: Option<&ClonePlan>) -> Result<bool, Error> {
+    match (plan, spec.compression) {
+        (Some(plan), Some(wanted)) if wanted != plan.compression => {
+            let what = if plan.compression { "compressed" } else { "not compressed" };
+            Err(Error::invalid("compression", format!("the snapshot is {what}, and so is a clone of it")))
+        }
+        (Some(plan), _) => Ok(plan.compression),
+        (None, wanted) if spec.kind == VolumeKind::Durable => Ok(wanted.unwrap_or(true)),
+        (None, Some(true)) => Err(Error::invalid("compression", "a test volume stores nothing")),
+        (None, _) => Ok(false),
     }
 }
 

@@ -8,7 +8,7 @@
 use dolmen_types::{
     CoreId, LineId, Nqn, Nsid, PgId, UnixMillis, Uuid, snapshot::SnapshotDescriptor, volume::VolumeDescriptor,
 };
-use std::{fmt, net::SocketAddr, time::Duration};
+use std::{fmt, iter::Sum, net::SocketAddr, time::Duration};
 use tokio::sync::{mpsc, oneshot};
 
 /// Requests that may wait for the data plane. Count.
@@ -209,6 +209,34 @@ pub struct VolumeUsage {
     pub owned_bytes: u64,
     /// Of them, what only its snapshots (and clones of them) need.
     pub snapshot_bytes: u64,
+    /// What compression saves of the data that the volume has now and stores itself.
+    pub compression: Compression,
+}
+
+/// Data before and after compression.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Compression {
+    /// As hosts see it. Bytes.
+    pub plain_bytes: u64,
+    /// As it is stored, parity aside. Bytes.
+    pub stored_bytes: u64,
+}
+
+impl Compression {
+    /// How many times smaller the data is stored; 1 where there is none.
+    #[must_use]
+    pub fn ratio(self) -> f64 {
+        if self.stored_bytes == 0 { 1.0 } else { self.plain_bytes as f64 / self.stored_bytes as f64 }
+    }
+}
+
+impl Sum for Compression {
+    fn sum<I: Iterator<Item = Compression>>(all: I) -> Compression {
+        all.fold(Compression::default(), |sum, one| Compression {
+            plain_bytes: sum.plain_bytes.saturating_add(one.plain_bytes),
+            stored_bytes: sum.stored_bytes.saturating_add(one.stored_bytes),
+        })
+    }
 }
 
 /// How well a volume is protected, and so what hosts may do (words of the management API).
@@ -272,6 +300,8 @@ pub struct PoolStatus {
     pub reserved_bytes: u64,
     /// Bytes of volumes that are written and not trimmed.
     pub logical_used_bytes: u64,
+    /// What compression saves of the data of all volumes.
+    pub compression: Compression,
     /// Whether it serves.
     pub state: PoolState,
 }

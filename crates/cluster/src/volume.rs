@@ -29,6 +29,8 @@ pub struct VolumeSpec {
     pub size_bytes: u64,
     /// Logical block size; that of the source, or 4096, if none is named.
     pub sector: Option<SectorSize>,
+    /// Whether its data is compressed; that of the source, or yes on the drives, if it is not said.
+    pub compression: Option<bool>,
     /// Durable, or one of the test kinds.
     pub kind: VolumeKind,
     /// Admitted hosts.
@@ -52,6 +54,8 @@ pub struct VolumeChange {
     pub acl: Option<HostAccess>,
     /// The whole new list.
     pub ip_acl: Option<IpAccess>,
+    /// What it is already: it can't change.
+    pub compression: Option<bool>,
     /// A new name.
     pub name: Option<String>,
     /// The whole new set.

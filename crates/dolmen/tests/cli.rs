@@ -86,9 +86,11 @@ fn a_volume_from_create_to_delete() {
     let seen: Value = serde_json::from_str(&on(&["volume", "show", "web", "-o", "json"])).unwrap();
     assert_eq!((&seen["acl"]["values"][0], &seen["sectorSize"]), (&Value::from(HOST), &Value::from(4096)));
     let uuid = seen["UUID"].as_str().unwrap();
-    assert!(on(&["volume", "show", uuid]).contains("10 GiB (10737418240 bytes)"));
+    let shown = on(&["volume", "show", uuid]);
+    assert!(shown.contains("10 GiB (10737418240 bytes)") && shown.contains("on, ratio 2.67"), "{shown}");
     assert!(on(&["volume", "resize", "web", "--size", "20GiB"]).contains("20 GiB"));
-    assert!(on(&["volume", "list"]).contains("20 GiB"));
+    let list = on(&["volume", "list"]);
+    assert!(list.contains("20 GiB") && list.contains("2.67"), "{list}");
     let why = bad(1, &["--data", data.to_str().unwrap(), "volume", "resize", "web", "--size", "1GiB"]);
     assert!(why.contains("size: ") && why.contains("shrink"), "{why}");
     assert!(on(&["connect-help", "web"]).contains("nvme connect -t tcp -a 127.0.0.1 -s 4420 -n nqn.2016-01"));
@@ -114,10 +116,13 @@ fn a_volume_from_create_to_delete() {
         "--acl",
         "ALLOW_ANY",
     ];
+    let why = bad(1, &[&["--data", data.to_str().unwrap()], &args[..], &["--compression", "on"]].concat());
+    assert!(why.contains("compression: "), "{why}");
     on(&[&args[..], &["--label", "a=b", "--ip-acl", "::1"]].concat());
     let seen: Value = serde_json::from_str(&on(&["volume", "list", "--output", "json"])).unwrap();
     let found = seen.as_array().unwrap().iter().find(|v| v["name"] == "n").unwrap();
     assert_eq!((&found["kind"], &found["sectorSize"]), (&Value::from("null"), &Value::from(512)));
+    assert_eq!(found["compression"], "false", "a test volume stores nothing");
     node.control.stop();
 }
 
@@ -130,6 +135,18 @@ fn a_snapshot_from_create_to_delete() {
     assert!(on(&["snapshot", "list"]).contains("There are no snapshots"));
     on(&["volume", "create", "v", "--size", "1GiB", "--sector-size", "512"]);
     assert!(on(&["snapshot", "create", "s", "v", "--keep", "3600"]).contains("snapshot 's' of volume 'v'"));
+    assert!(on(&["snapshot", "show", "s"]).contains("on"));
+    let off = ["--compression", "off"];
+    let clone_off = [&["--data", data, "volume", "create", "c", "--from-snapshot", "s"][..], &off].concat();
+    let why = bad(1, &clone_off);
+    assert!(why.contains("compression: "), "{why}");
+    on(&[&["volume", "create", "plain", "--size", "1GiB"][..], &off].concat());
+    on(&["snapshot", "create", "p", "plain"]);
+    on(&["volume", "create", "plain2", "--from-snapshot", "p"]);
+    for plain in ["plain", "plain2"] {
+        let seen: Value = serde_json::from_str(&on(&["volume", "show", plain, "-o", "json"])).unwrap();
+        assert_eq!(seen["compression"], "false");
+    }
     on(&["volume", "create", "c", "--from-snapshot", "s"]);
     let clone = on(&["volume", "show", "c"]);
     assert!(clone.contains("1 GiB (1073741824 bytes)") && clone.contains("512"), "{clone}");
@@ -211,8 +228,10 @@ fn the_node_tells_about_itself() {
     let node = start(dir.path()).unwrap();
     let on = |args: &[&str]| good(dir.path(), args);
     assert!(on(&["status"]).contains("nqn.2016-01.com.lightbitslabs:uuid:"));
-    assert!(on(&["node", "list"]).contains("Active"));
-    assert!(on(&["pool", "show"]).contains("Ready"));
+    let nodes = on(&["node", "list"]);
+    assert!(nodes.contains("Active") && nodes.contains("1.50"), "{nodes}");
+    let pool = on(&["pool", "show"]);
+    assert!(pool.contains("Ready") && pool.contains("1.50"), "{pool}");
     assert!(on(&["drive", "list"]).contains("/drives/a"));
     assert!(on(&["host", "list"]).contains(HOST));
     on(&["volume", "create", "v", "--size", "1GiB"]);

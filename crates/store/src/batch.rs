@@ -190,6 +190,8 @@ pub struct Marks {
 pub struct LineUsage {
     /// Blocks of the head that are mapped. What a clone inherits counts too, even where the clone has overwritten it.
     pub mapped_blocks: u64,
+    /// Of them, those that the line stores itself. Their stored forms take `head_bytes` and `shared_bytes`.
+    pub own_blocks: u64,
     /// Bytes that the stored forms of this line's own blocks take: the sum of the three below.
     pub stored_bytes: u64,
     /// Of them, what only the head needs: dropping the line would give it back.

@@ -109,6 +109,7 @@ fn figures_tell_what_the_head_and_the_snapshots_need() {
     node.commit(0, 1, records).unwrap();
     let blocks = |u: LineUsage| {
         assert_eq!(u.stored_bytes, u.head_bytes + u.shared_bytes + u.snapshot_bytes);
+        assert_eq!(u.own_blocks * 4096, u.head_bytes + u.shared_bytes);
         (u.mapped_blocks, u.head_bytes / 4096, u.shared_bytes / 4096, u.snapshot_bytes / 4096)
     };
     node.checkpoint();
@@ -117,6 +118,7 @@ fn figures_tell_what_the_head_and_the_snapshots_need() {
     assert_eq!(blocks(usage(&node, 1)), (8, 0, 8, 0));
     let records = vec![node.write(1, 0, &[10, 11]), unmap(1, 7, 1)];
     node.commit(0, 3, records).unwrap();
+    blocks(usage(&node, 1));
     node.checkpoint();
     assert_eq!(blocks(usage(&node, 1)), (7, 2, 5, 3));
     node.commit(0, 4, vec![snapshot(1)]).unwrap();

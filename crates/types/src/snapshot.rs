@@ -37,6 +37,8 @@ pub struct SnapshotDescriptor {
     pub size_bytes: u64,
     /// The volume's logical block size.
     pub sector: SectorSize,
+    /// Whether the volume's data is compressed, and so that of every clone.
+    pub compression: bool,
     /// Store blocks that the volume had written and not trimmed then; an upper bound.
     pub mapped_blocks: u64,
     /// The volume's labels then; a clone inherits them.

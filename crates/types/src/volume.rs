@@ -131,6 +131,9 @@ pub struct VolumeDescriptor {
     pub ip_acl: IpAccess,
     /// Free labels (key, value), at most 16.
     pub labels: Vec<(String, String)>,
+    /// Its data is compressed where that pays. A property of its line: decided when it is made, and that of its source for a
+    /// clone.
+    pub compression: bool,
     /// How its rate is limited; `None` for not at all.
     pub qos: Option<QosAssignment>,
     /// What it was cloned from; `None` for a volume that began empty.

@@ -152,6 +152,9 @@ impl Volumes {
         if clone.sector != source.sector {
             return invalid("sector", "must be that of the snapshot");
         }
+        if clone.compression != source.compression {
+            return invalid("compression", "must be that of the snapshot");
+        }
         Ok(())
     }
 
@@ -179,6 +182,7 @@ impl Volumes {
         }
         next.line = line;
         next.size_bytes = next.size_bytes.max(source.size_bytes);
+        next.compression = source.compression;
         next.revision += 1;
         self.start(token, slot, ControlOp::Rollback(next, origin), log);
         Ok(None)

@@ -3,7 +3,7 @@
 //! ```text
 //!  0   version, 1                            u16
 //!  2   state: 1 available, 2 deleting        u8
-//!  3   log2 of the sector size: 9 or 12      u8
+//!  3   log2 of the sector size: 9 or 12; bit 7: the volume's data is compressed  u8
 //!  4   protection group                      u32
 //!  8   line                                  u64
 //!  16  sequence number of the batch that took it, which names the point of the line  u64
@@ -37,6 +37,9 @@ use dolmen_types::{
 
 const VERSION: u16 = 1;
 
+/// In the byte of the sector size: the volume's data is compressed.
+const FLAG_COMPRESSION: u8 = 0x80;
+
 /// Bytes of the largest record.
 pub(crate) const MAX_BYTES: usize = 112
     + 2 * (1 + MAX_VOLUME_NAME_BYTES)
@@ -67,7 +70,8 @@ pub(crate) fn encode(d: &SnapshotDescriptor) -> Vec<u8> {
     let mut out = Vec::with_capacity(192);
     let state = if d.state == SnapshotState::Available { 1 } else { 2 };
     out.extend_from_slice(&VERSION.to_le_bytes());
-    out.extend_from_slice(&[state, if d.sector == SectorSize::B512 { 9 } else { 12 }]);
+    let sector = if d.sector == SectorSize::B512 { 9 } else { 12 };
+    out.extend_from_slice(&[state, sector | if d.compression { FLAG_COMPRESSION } else { 0 }]);
     out.extend_from_slice(&d.pg.0.to_le_bytes());
     let expires = d.expires.unwrap_or_default().0;
     for number in [d.line.0, d.at.0, d.size_bytes, d.mapped_blocks, d.created.0, expires, d.revision] {
@@ -101,7 +105,9 @@ pub(crate) fn decode(bytes: &[u8]) -> Result<SnapshotDescriptor, DecodeError> {
         2 => SnapshotState::Deleting,
         _ => return Err(DecodeError::Malformed),
     };
-    let sector = match r.u8()? {
+    let sector = r.u8()?;
+    let compression = sector & FLAG_COMPRESSION != 0;
+    let sector = match sector & !FLAG_COMPRESSION {
         9 => SectorSize::B512,
         12 => SectorSize::B4096,
         _ => return Err(DecodeError::Malformed),
@@ -134,6 +140,7 @@ pub(crate) fn decode(bytes: &[u8]) -> Result<SnapshotDescriptor, DecodeError> {
         at,
         size_bytes,
         sector,
+        compression,
         mapped_blocks,
         labels,
         created,
@@ -163,6 +170,7 @@ mod tests {
             at: Seq(0x0102),
             size_bytes: 1 << 20,
             sector: SectorSize::B512,
+            compression: true,
             mapped_blocks: 5,
             labels: vec![("k".into(), "v".into())],
             created: UnixMillis(1),
@@ -175,7 +183,7 @@ mod tests {
 
     #[test]
     fn golden_bytes() {
-        let mut golden = vec![1, 0, 2, 9, 3, 0, 0, 0];
+        let mut golden = vec![1, 0, 2, 0x89, 3, 0, 0, 0];
         for number in [9u64, 0x0102, 1 << 20, 5, 1, 2, 4] {
             golden.extend(number.to_le_bytes());
         }
@@ -185,7 +193,14 @@ mod tests {
         golden.extend(b"\x01s\x07default\x02db\x02\x00\xc3\xa9\x01\x01k\x01v");
         assert_eq!(encode(&sample()), golden);
         assert_eq!(decode(&golden), Ok(sample()));
-        let bare = SnapshotDescriptor { expires: None, policy: None, description: String::new(), ..sample() };
+        let bare = SnapshotDescriptor {
+            expires: None,
+            policy: None,
+            description: String::new(),
+            compression: false,
+            ..sample()
+        };
+        assert_eq!(encode(&bare)[3], 9);
         assert_eq!(decode(&encode(&bare)), Ok(bare));
         golden[0] = 2;
         assert_eq!(decode(&golden), Err(DecodeError::Newer { version: 2 }));

@@ -110,6 +110,7 @@ pub(crate) fn unknown_descriptor(uuid: Uuid, pg: dolmen_types::PgId) -> VolumeDe
         acl: dolmen_types::volume::HostAccess::None,
         ip_acl: dolmen_types::volume::IpAccess::None,
         labels: Vec::new(),
+        compression: false,
         qos: None,
         source: None,
         created: dolmen_types::UnixMillis(0),

@@ -24,13 +24,15 @@ pub(super) enum Measure<T> {
     Seconds(fn(&T) -> u64),
     /// Goes up and down.
     Gauge(fn(&T) -> u64),
+    /// Goes up and down, and is no whole number.
+    Ratio(fn(&T) -> f64),
 }
 
 const fn row<T>(name: &'static str, unit: &'static str, help: &'static str, value: Measure<T>) -> Metric<T> {
     Metric { name, unit, help, value }
 }
 
-use Measure::{Counter, Gauge, Seconds};
+use Measure::{Counter, Gauge, Ratio, Seconds};
 
 /// The pool.
 pub(super) const POOL: &[Metric<PoolStatus>] = &[
@@ -49,6 +51,12 @@ pub(super) const POOL: &[Metric<PoolStatus>] = &[
         "bytes",
         "Bytes of volumes that are written and not trimmed",
         Gauge(|m| m.logical_used_bytes),
+    ),
+    row(
+        "pool_compression_ratio",
+        "",
+        "How many times smaller the data of all volumes is stored",
+        Ratio(|m| m.compression.ratio()),
     ),
     row(
         "pool_ready",
@@ -102,6 +110,12 @@ pub(super) const VOLUME: &[Metric<VolumeMetrics>] = &[
         "bytes",
         "Bytes that the volume takes in the store",
         Gauge(|m| m.usage.stored_bytes),
+    ),
+    row(
+        "volume_compression_ratio",
+        "",
+        "How many times smaller the volume's data is stored",
+        Ratio(|m| m.usage.compression.ratio()),
     ),
 ];
 

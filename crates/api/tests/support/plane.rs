@@ -1,7 +1,7 @@
 //! A data plane in memory: does what the vocabulary promises, without drives. Deleted volumes linger for a while.
 
 use dolmen_cluster::plane::{
-    ConnectionMetrics, CoreMetrics, DiffPart, DriveMetrics, DriveState, DriveStatus, HostStatus,
+    Compression, ConnectionMetrics, CoreMetrics, DiffPart, DriveMetrics, DriveState, DriveStatus, HostStatus,
     MetricsSnapshot, NodeRequest, PlaneError, PoolState, PoolStatus, Protection, SnapshotStatus,
     VolumeMetrics, VolumeStatus, VolumeUsage,
 };
@@ -153,6 +153,7 @@ fn status(d: &VolumeDescriptor) -> VolumeStatus {
             stored_bytes: 4096,
             owned_bytes: 2048,
             snapshot_bytes: 1024,
+            compression: Compression { plain_bytes: 8192, stored_bytes: 3072 },
         },
         connected_hosts,
         protection: Protection::FullyProtected,
@@ -185,6 +186,7 @@ fn pool() -> PoolStatus {
         free_bytes: 80 << 30,
         reserved_bytes: 10 << 30,
         logical_used_bytes: 12 << 30,
+        compression: Compression { plain_bytes: 12 << 30, stored_bytes: 8 << 30 },
         state: PoolState::Ready,
     }
 }

@@ -198,6 +198,7 @@ impl Model {
             at: Seq(0),
             size_bytes: volume.size_bytes,
             sector: volume.sector,
+            compression: volume.compression,
             mapped_blocks: 0,
             labels: volume.labels.clone(),
             created: now,
@@ -393,6 +394,7 @@ impl Model {
         Ok(Some(ClonePlan {
             pg: d.pg,
             sector: d.sector,
+            compression: d.compression,
             labels: d.labels.clone(),
             source: CloneSource { snapshot: d.uuid, name: d.name.clone() },
         }))
@@ -426,6 +428,7 @@ impl Model {
             return Err(Error::invalid(field, why));
         }
         let (uuid, snapshot, size) = (old.uuid, source.uuid, source.size_bytes);
+        let compression = source.compression;
         let (line, save) = self.take_line();
         let entry = self.volumes.get_mut(&uuid).expect("entry() found it in this map");
         let old = entry.descriptor();
@@ -434,6 +437,7 @@ impl Model {
         let next = VolumeDescriptor {
             line,
             size_bytes: old.size_bytes.max(size),
+            compression,
             revision: old.revision.saturating_add(1),
             ..old.clone()
         };
@@ -448,6 +452,7 @@ impl Model {
 pub(super) struct ClonePlan {
     pub(super) pg: PgId,
     pub(super) sector: SectorSize,
+    pub(super) compression: bool,
     pub(super) labels: Vec<(String, String)>,
     pub(super) source: CloneSource,
 }

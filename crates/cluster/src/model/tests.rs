@@ -28,6 +28,7 @@ fn spec(name: &str) -> VolumeSpec {
         project: "default".into(),
         size_bytes: 4096,
         sector: Some(SectorSize::B4096),
+        compression: None,
         kind: VolumeKind::Durable,
         acl: HostAccess::None,
         ip_acl: IpAccess::Any,

@@ -218,6 +218,9 @@ pub struct CreateArgs {
     /// Logical block size that hosts see [default: 4096, or that of the snapshot]
     #[arg(long, value_name = "BYTES", value_parser = ["512", "4096"])]
     pub sector_size: Option<String>,
+    /// Whether its data is compressed where that pays; can't be changed later [default: on, or as the snapshot]
+    #[arg(long, value_name = "on|off")]
+    pub compression: Option<Switch>,
     /// A label. Repeatable
     #[arg(long, value_name = "KEY=VALUE", value_parser = parse_label)]
     pub label: Vec<(String, String)>,
@@ -227,6 +230,14 @@ pub struct CreateArgs {
     /// What stands behind it; null and memory lose all data and need a daemon with --allow-test-volumes
     #[arg(long, default_value = "durable")]
     pub kind: Kind,
+}
+
+/// Something that is done or not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+#[allow(missing_docs)] // The names say it.
+pub enum Switch {
+    On,
+    Off,
 }
 
 /// What stands behind a volume.

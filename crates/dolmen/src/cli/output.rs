@@ -110,6 +110,11 @@ pub(crate) fn size(value: &Value, key: &str) -> String {
     text(value, key).parse::<u64>().map_or_else(|_| "-".into(), |bytes| ByteSize(bytes).to_string())
 }
 
+/// A field that is a ratio, for people.
+pub(crate) fn ratio(value: &Value, key: &str) -> String {
+    value[key].as_f64().map_or_else(|| "-".into(), |ratio| format!("{ratio:.2}"))
+}
+
 /// The texts of a list.
 pub(crate) fn texts(value: &Value) -> Vec<String> {
     let list = value.as_array().map(Vec::as_slice).unwrap_or_default();

@@ -129,6 +129,7 @@ fn show(client: &Client, output: &Output, snapshot: &str) -> Result<(), CliError
             ("Kept for", kept(s)),
             ("Size", format!("{} ({} bytes)", size(s, "size"), text(s, "size"))),
             ("Written", size(&s["statistics"], "userWritten")),
+            ("Compression", if s["compression"] == true { "on" } else { "off" }.into()),
             ("Sector size", text(s, "sectorSize")),
             ("Description", text(s, "description")),
             ("ETag", text(s, "ETag")),

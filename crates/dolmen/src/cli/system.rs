@@ -4,7 +4,7 @@ use super::{
     args::EventCommand,
     client::Client,
     error::CliError,
-    output::{Align, Output, pairs, size, table, text, texts},
+    output::{Align, Output, pairs, ratio, size, table, text, texts},
 };
 use serde_json::Value;
 
@@ -21,6 +21,7 @@ pub(crate) fn nodes(client: &Client, output: &Output) -> Result<(), CliError> {
             ("ENDPOINT", Align::Left),
             ("DRIVES", Align::Right),
             ("FREE", Align::Right),
+            ("RATIO", Align::Right),
             ("UUID", Align::Left),
         ];
         let rows = rows(nodes, |n| {
@@ -30,6 +31,7 @@ pub(crate) fn nodes(client: &Client, output: &Output) -> Result<(), CliError> {
                 text(n, "nvmeEndpoint"),
                 text(n, "numManagedDevices"),
                 size(&n["statistics"], "estimatedFreeLogicalStorage"),
+                ratio(&n["statistics"], "compressionRatio"),
                 text(n, "UUID"),
             ]
         });
@@ -49,6 +51,7 @@ fn pool_pairs(p: &Value) -> Vec<(&'static str, String)> {
         ("Free", size(p, "freeBytes")),
         ("Kept back", size(p, "reservedBytes")),
         ("Written by hosts", size(p, "logicalUsedBytes")),
+        ("Compression ratio", ratio(p, "compressionRatio")),
     ]
 }
 

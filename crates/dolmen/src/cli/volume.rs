@@ -1,10 +1,10 @@
 //! `dolmen volume ...`
 
 use super::{
-    args::{AccessArgs, CreateArgs, Kind, UpdateArgs, VolumeCommand},
+    args::{AccessArgs, CreateArgs, Kind, Switch, UpdateArgs, VolumeCommand},
     client::Client,
     error::{CliError, Exit},
-    output::{Align, Output, pairs, size, table, text, texts},
+    output::{Align, Output, pairs, ratio, size, table, text, texts},
     snapshot,
 };
 use dolmen_types::{ByteSize, Uuid};
@@ -103,6 +103,9 @@ fn create(client: &Client, output: &Output, args: CreateArgs) -> Result<(), CliE
     if !args.ip_acl.is_empty() {
         body["IPAcl"] = list_value(args.ip_acl.iter().map(ToString::to_string).collect());
     }
+    if let Some(switch) = args.compression {
+        body["compression"] = (switch == Switch::On).into();
+    }
     if !args.label.is_empty() {
         let labels = args.label.iter().map(|(key, value)| json!({"key": key, "value": value}));
         body["labels"] = labels.collect();
@@ -172,6 +175,7 @@ fn list(client: &Client, output: &Output) -> Result<(), CliError> {
             ("NAME", Align::Left),
             ("SIZE", Align::Right),
             ("USED", Align::Right),
+            ("RATIO", Align::Right),
             ("STATE", Align::Left),
             ("PROTECTION", Align::Left),
             ("ADMITTED", Align::Left),
@@ -183,6 +187,7 @@ fn list(client: &Client, output: &Output) -> Result<(), CliError> {
                 text(v, "name"),
                 size(v, "size"),
                 size(&v["statistics"], "logicalUsedStorage"),
+                ratio(&v["statistics"], "compressionRatio"),
                 text(v, "state"),
                 text(v, "protectionState"),
                 admitted(v),
@@ -213,6 +218,7 @@ fn show(client: &Client, output: &Output, volume: &str) -> Result<(), CliError> 
             ("Size", format!("{} ({} bytes)", size(v, "size"), text(v, "size"))),
             ("Written", size(&v["statistics"], "logicalUsedStorage")),
             ("Stored", size(&v["statistics"], "physicalUsedStorage")),
+            ("Compression", compression(v)),
             ("Sector size", text(v, "sectorSize")),
             ("NSID", text(v, "nsid")),
             ("Kind", text(v, "kind")),
@@ -228,6 +234,13 @@ fn show(client: &Client, output: &Output, volume: &str) -> Result<(), CliError> 
             ("ETag", text(v, "ETag")),
         ])
     })
+}
+
+fn compression(volume: &Value) -> String {
+    match text(volume, "compression").as_str() {
+        "true" => format!("on, ratio {}", ratio(&volume["statistics"], "compressionRatio")),
+        _ => "off".into(),
+    }
 }
 
 fn none_if_empty(values: Vec<String>) -> String {

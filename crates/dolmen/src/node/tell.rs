@@ -2,9 +2,9 @@
 
 use crate::node::{message::OpenedDrive, report::CoreReport};
 use dolmen_cluster::plane::{
-    ConnectionMetrics, ControllerStatus, CoreMetrics, DriveMetrics, DriveState, DriveStatus, HostStatus,
-    IoMetrics, IoTotals, MetricsSnapshot, PoolState, PoolStatus, Protection, VolumeMetrics, VolumeStatus,
-    VolumeUsage,
+    Compression, ConnectionMetrics, ControllerStatus, CoreMetrics, DriveMetrics, DriveState, DriveStatus,
+    HostStatus, IoMetrics, IoTotals, MetricsSnapshot, PoolState, PoolStatus, Protection, VolumeMetrics,
+    VolumeStatus, VolumeUsage,
 };
 use dolmen_io::{DriveCounters, OpCounters};
 use dolmen_store::{DriveStanding, DriveState as Standing, PoolPlan, SpaceReport};
@@ -26,6 +26,10 @@ fn usage(info: &VolumeInfo) -> VolumeUsage {
         stored_bytes: usage.stored_bytes,
         owned_bytes: usage.head_bytes,
         snapshot_bytes: usage.snapshot_bytes,
+        compression: Compression {
+            plain_bytes: block_bytes(usage.own_blocks),
+            stored_bytes: usage.head_bytes.saturating_add(usage.shared_bytes),
+        },
     }
 }
 
@@ -134,6 +138,7 @@ pub(super) fn pool(plan: &PoolPlan, drives: &[Option<OpenedDrive>], reports: &[C
         free_bytes,
         reserved_bytes: physical_bytes - usable_bytes,
         logical_used_bytes: logical,
+        compression: reports.iter().flat_map(|r| &r.volumes).map(|v| usage(v).compression).sum(),
         state,
     }
 }

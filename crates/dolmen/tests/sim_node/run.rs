@@ -187,6 +187,7 @@ impl Run {
             acl: HostAccess::Any,
             ip_acl: IpAccess::Any,
             labels: Vec::new(),
+            compression: number % 2 == 1,
             qos: None,
             source: None,
             created: UnixMillis(1),

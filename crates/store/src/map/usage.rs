@@ -12,6 +12,7 @@ impl Map {
         let (head, shared) = tree.counts.of_head(now);
         let mut usage = LineUsage {
             mapped_blocks: if now.head { self.mapped(line.0, tree) } else { 0 },
+            own_blocks: if now.head { tree.counts.mapped } else { 0 },
             stored_bytes: tree.counts.stored,
             head_bytes: head,
             shared_bytes: shared,
@@ -23,7 +24,10 @@ impl Map {
                 usage.stored_bytes += bytes;
                 if !now.head || delta.successor(lba, entry.seq).is_some() {
                     usage.snapshot_bytes += bytes;
-                } else if now.newest().is_some_and(|p| p >= entry.seq) {
+                    continue;
+                }
+                usage.own_blocks += 1;
+                if now.newest().is_some_and(|p| p >= entry.seq) {
                     usage.shared_bytes += bytes;
                 } else {
                     usage.head_bytes += bytes;

@@ -176,7 +176,13 @@ impl Log for FakeLog {
     fn usage(&self, _pg: PgId, line: LineId) -> LineUsage {
         let mapped = self.disk.blocks.keys().filter(|k| k.0 == line.0).count() as u64;
         let bytes = mapped * BLOCK_BYTES as u64;
-        LineUsage { mapped_blocks: mapped, stored_bytes: bytes, head_bytes: bytes, ..LineUsage::default() }
+        LineUsage {
+            mapped_blocks: mapped,
+            own_blocks: mapped,
+            stored_bytes: bytes,
+            head_bytes: bytes,
+            ..LineUsage::default()
+        }
     }
 
     fn line(&self, _pg: PgId, line: LineId) -> Option<LineInfo> {

@@ -79,7 +79,10 @@ fn control_records(control: &ControlOp, volume: &Volume) -> Records {
     match control {
         ControlOp::Create(origin) => {
             records.push(match *origin {
-                None => Record::CreateLine { line, attributes: LineAttributes::default() },
+                None => {
+                    let compress = volume.descriptor.compression;
+                    Record::CreateLine { line, attributes: LineAttributes { compress, encrypt: false } }
+                }
                 Some((parent, at)) => Record::CloneLine { line, parent, at },
             });
             records.push(put(kind::DESCRIPTOR, uuid, descriptor::encode(&volume.descriptor)));

@@ -61,6 +61,7 @@ pub(crate) fn descriptor(n: u8, sector: SectorSize, kind: VolumeKind, blocks: u6
         acl: HostAccess::Any,
         ip_acl: IpAccess::Any,
         labels: vec![],
+        compression: true,
         qos: None,
         source: None,
         created: UnixMillis(1),

@@ -33,6 +33,7 @@ fn snapshot(n: u8, of: u8) -> SnapshotDescriptor {
         at: Seq(0),
         size_bytes: 0,
         sector: SectorSize::B4096,
+        compression: false,
         mapped_blocks: 0,
         labels: vec![],
         created: UnixMillis(3),
@@ -244,6 +245,7 @@ fn clones_fit_their_source_and_lie_sixteen_deep_at_most() {
     for (field, d) in [
         ("size_bytes", VolumeDescriptor { size_bytes: 4096, ..clone_of(2, 101) }),
         ("sector", VolumeDescriptor { sector: SectorSize::B512, ..clone_of(2, 101) }),
+        ("compression", VolumeDescriptor { compression: false, ..clone_of(2, 101) }),
         ("pg", VolumeDescriptor { pg: PgId(1), ..clone_of(2, 101) }),
         ("pg", VolumeDescriptor { kind: VolumeKind::Memory, ..clone_of(2, 101) }),
         ("source", clone_of(2, 99)),

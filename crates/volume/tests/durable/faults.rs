@@ -124,7 +124,8 @@ fn a_full_pool_refuses_writes_takes_deallocates_and_recovers() {
     let world = World::new(5);
     let mut machine = Machine::start(&world, Restart::Process);
     let blocks = 1 << 16;
-    machine.control(ControlCommand::Create(Box::new(descriptor(1, SectorSize::B4096, blocks)))).unwrap();
+    let plain = VolumeDescriptor { compression: false, ..descriptor(1, SectorSize::B4096, blocks) };
+    machine.control(ControlCommand::Create(Box::new(plain))).unwrap();
     let volume = machine.volumes.find(UUID).unwrap();
     let mut written = 0;
     let refused = loop {

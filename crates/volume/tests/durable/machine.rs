@@ -251,6 +251,7 @@ pub(crate) fn descriptor(n: u8, sector: SectorSize, blocks: u64) -> VolumeDescri
         acl: HostAccess::Any,
         ip_acl: IpAccess::Any,
         labels: vec![("who".into(), "test".into())],
+        compression: true,
         qos: None,
         source: None,
         created: UnixMillis(1),

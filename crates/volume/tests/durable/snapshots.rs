@@ -27,7 +27,7 @@ fn clone_of(n: u8, of: u8) -> VolumeDescriptor {
     VolumeDescriptor { source: Some(CloneSource { snapshot: uuid(of), name: "s".into() }), ..volume(n) }
 }
 
-fn snapshot(n: u8, of: u8) -> SnapshotDescriptor {
+pub(crate) fn snapshot(n: u8, of: u8) -> SnapshotDescriptor {
     SnapshotDescriptor {
         uuid: uuid(n),
         name: format!("s{n}"),
@@ -40,6 +40,7 @@ fn snapshot(n: u8, of: u8) -> SnapshotDescriptor {
         at: Seq(0),
         size_bytes: 0,
         sector: SectorSize::B4096,
+        compression: false,
         mapped_blocks: 0,
         labels: vec![],
         created: UnixMillis(3),
