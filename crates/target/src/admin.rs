@@ -277,7 +277,7 @@ impl Target {
     fn reserve_page(&mut self, io: &mut Io, key: Key, length: usize) -> bool {
         let Some(connection) = self.connections.get_mut(key) else { return false };
         let need = length + 2 * MAX_HEADER_BYTES + DIGEST_BYTES;
-        connection.outbox.reserve(io, &mut self.reserve, need, need)
+        connection.outbox.reserve(io, &mut self.reserve, need)
     }
 
     /// Stages a page for which room was reserved: one PDU, and always a completion of its own after it, which is what

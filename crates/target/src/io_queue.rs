@@ -11,13 +11,13 @@ use crate::{
     target::{Late, Target},
     wire::Taken,
 };
-use dolmen_io::{Buf, Io, PoolConfig, Stage as Stamp, Stamps};
+use dolmen_io::{Buf, Io, Stage as Stamp, Stamps};
 use dolmen_nvme::{
     spec::{Cqe, DataPlan, Fuse, NvmOpcode, Sqe, Status},
     tcp::{C2hData, DIGEST_BYTES, DataDigest, DataEnd, MAX_HEADER_BYTES},
 };
 use dolmen_volume as volume;
-use dolmen_volume::{Command, Done, Reply, VolumeRef};
+use dolmen_volume::{Command, Done, Near, NearRead, Reply, VolumeRef};
 
 const LENGTH_INVALID: Status = Status::DATA_SGL_LENGTH_INVALID.with_dnr();
 const FAILED_FUSED: Status = Status::ABORTED_FAILED_FUSED.with_dnr();
@@ -25,9 +25,16 @@ const MISSING_FUSED: Status = Status::ABORTED_MISSING_FUSED.with_dnr();
 
 impl Target {
     /// A command on an I/O queue.
-    pub(crate) fn start_io(&mut self, io: &mut Io, key: Key, sqe: &Sqe, capsule_data: u32) -> Taken {
+    pub(crate) fn start_io(
+        &mut self,
+        io: &mut Io,
+        near: &mut Near<'_>,
+        key: Key,
+        sqe: &Sqe,
+        capsule_data: u32,
+    ) -> Taken {
         if sqe.fuse() == Fuse::Normal && self.connections.get(key).is_some_and(|c| c.first_half.is_none()) {
-            return match self.start_single(io, key, sqe, capsule_data) {
+            return match self.start_single(io, near, key, sqe, capsule_data) {
                 Ok(taken) => taken,
                 Err(status) => {
                     self.fail(io, key, sqe, status);
@@ -35,11 +42,18 @@ impl Target {
                 }
             };
         }
-        self.start_fused(io, key, sqe, capsule_data)
+        self.start_fused(io, near, key, sqe, capsule_data)
     }
 
     /// Checks a command, gets the memory it needs, and starts it.
-    fn start_single(&mut self, io: &mut Io, key: Key, sqe: &Sqe, capsule_data: u32) -> Result<Taken, Status> {
+    fn start_single(
+        &mut self,
+        io: &mut Io,
+        near: &mut Near<'_>,
+        key: Key,
+        sqe: &Sqe,
+        capsule_data: u32,
+    ) -> Result<Taken, Status> {
         let Some(view) = self.connections.get(key).and_then(|c| c.view) else {
             return Err(Status::INTERNAL_ERROR);
         };
@@ -59,6 +73,11 @@ impl Target {
             Transfer::ToHost(length) | Transfer::Report(length) => {
                 if DataPlan::of(sqe, capsule_data)? != (DataPlan::Transport { length }) {
                     return Err(LENGTH_INVALID);
+                }
+                if let Transfer::ToHost(_) = transfer
+                    && self.read_near(io, near, key, sqe, volume, length)
+                {
+                    return Ok(Taken::Yes);
                 }
                 let congested = self.connections.get(key).is_none_or(|c| c.is_congested(&self.config.bounds));
                 let buf = if congested { None } else { io.alloc(length as usize) };
@@ -87,6 +106,44 @@ impl Target {
                 Ok(Taken::Yes)
             }
         }
+    }
+
+    /// Answers a read whose data is at hand, straight from the volume into the bytes to be sent. False: it has to go the
+    /// long way, and nothing has happened.
+    fn read_near(
+        &mut self,
+        io: &Io,
+        near: &mut Near<'_>,
+        key: Key,
+        sqe: &Sqe,
+        volume: VolumeRef,
+        length: u32,
+    ) -> bool {
+        let Some(connection) = self.connections.get_mut(key) else { return false };
+        let bytes = length as usize;
+        if bytes >= ATTACH_BYTES
+            || sqe.opcode != NvmOpcode::READ.0
+            || connection.is_congested(&self.config.bounds)
+        {
+            return false;
+        }
+        let Some(staged) = begin_data(connection, &mut self.reserve, io, sqe.cid.get(), length) else {
+            return false;
+        };
+        let rw = sqe.read_write();
+        let read = NearRead { volume, host_id: &connection.host_id, lba: rw.start, blocks: rw.blocks };
+        let room = &mut connection.outbox.room()[staged.header..][..bytes];
+        if !near.read(&read, room) {
+            return false;
+        }
+        end_data(connection, sqe.cid.get(), &staged, bytes);
+        let mut stamps = Stamps::default();
+        stamps.mark(Stamp::Received, io.now());
+        stamps.mark(Stamp::Replied, io.now());
+        self.mark_dirty(key);
+        self.count(key, sqe.opcode, bytes);
+        self.remember(sqe.opcode, stamps);
+        true
     }
 
     /// Sends a command that brings data for the host; a report's buffer stays here until there is a report.
@@ -143,7 +200,14 @@ impl Target {
     }
 
     /// A fused command, or an ordinary one that follows a first half (Base 3.4.2).
-    fn start_fused(&mut self, io: &mut Io, key: Key, sqe: &Sqe, capsule_data: u32) -> Taken {
+    fn start_fused(
+        &mut self,
+        io: &mut Io,
+        near: &mut Near<'_>,
+        key: Key,
+        sqe: &Sqe,
+        capsule_data: u32,
+    ) -> Taken {
         let Some(connection) = self.connections.get_mut(key) else { return Taken::Yes };
         let waiting = connection.first_half;
         match (sqe.fuse(), waiting) {
@@ -153,19 +217,19 @@ impl Target {
                 self.fail(io, key, sqe, FAILED_FUSED);
             }
             (Fuse::Second, Some(FirstHalf::Request(first))) => {
-                return self.start_second(io, key, first, sqe, capsule_data);
+                return self.start_second(io, near, key, first, sqe, capsule_data);
             }
             (_, Some(FirstHalf::Request(first))) => {
                 connection.first_half = None;
                 self.abandon_waiting(io, first, MISSING_FUSED);
-                return self.start_io(io, key, sqe, capsule_data);
+                return self.start_io(io, near, key, sqe, capsule_data);
             }
             (_, Some(FirstHalf::Refused)) => {
                 connection.first_half = None;
-                return self.start_io(io, key, sqe, capsule_data);
+                return self.start_io(io, near, key, sqe, capsule_data);
             }
             (Fuse::First, None) if sqe.opcode == NvmOpcode::COMPARE.0 => {
-                return match self.start_single(io, key, sqe, capsule_data) {
+                return match self.start_single(io, near, key, sqe, capsule_data) {
                     Ok(taken) => taken,
                     Err(status) => {
                         self.refuse_first(io, key, sqe, status);
@@ -186,11 +250,19 @@ impl Target {
         }
     }
 
-    fn start_second(&mut self, io: &mut Io, key: Key, first: Key, sqe: &Sqe, capsule_data: u32) -> Taken {
+    fn start_second(
+        &mut self,
+        io: &mut Io,
+        near: &mut Near<'_>,
+        key: Key,
+        first: Key,
+        sqe: &Sqe,
+        capsule_data: u32,
+    ) -> Taken {
         let before = self.requests.get(first).map(|r| r.sqe);
         let pair_ok = before.is_some_and(|f| nvm::is_pair(&f, sqe));
         let started = if pair_ok {
-            self.start_single(io, key, sqe, capsule_data)
+            self.start_single(io, near, key, sqe, capsule_data)
         } else {
             Err(Status::INVALID_FIELD.with_dnr())
         };
@@ -438,6 +510,45 @@ impl Target {
     }
 }
 
+/// A data PDU whose header is written where the next bytes go; nothing of it counts yet.
+struct Staged {
+    /// Bytes of its header, which the data follows.
+    header: usize,
+    end: DataEnd,
+}
+
+/// Writes the header of a data PDU, with room behind it for data that is to be staged, digest and response. `None` when
+/// there is no memory; otherwise nothing has happened until [`end_data`].
+fn begin_data(
+    connection: &mut Connection,
+    reserve: &mut crate::outbox::Reserve,
+    io: &Io,
+    cid: u16,
+    length: u32,
+) -> Option<Staged> {
+    let bytes = length as usize;
+    let staged = if bytes >= ATTACH_BYTES { 0 } else { bytes };
+    let end = if connection.flow_control { DataEnd::Last } else { DataEnd::LastAndSuccess };
+    let need = 2 * MAX_HEADER_BYTES + staged + DIGEST_BYTES;
+    let Connection { outbox, protocol, .. } = connection;
+    if !outbox.reserve(io, reserve, need) {
+        return None;
+    }
+    let header = C2hData { cid, offset: 0, length, end };
+    let header = protocol.write_c2h_data(outbox.room(), &header)?;
+    Some(Staged { header, end })
+}
+
+/// Ends a data PDU whose `bytes` of data lie behind its header: digest, and the command's response if it needs one.
+fn end_data(connection: &mut Connection, cid: u16, staged: &Staged, bytes: usize) {
+    let Connection { outbox, protocol, .. } = connection;
+    let digest = protocol.finish_data(&mut outbox.room()[staged.header..], bytes).unwrap_or(0);
+    outbox.commit(staged.header + bytes + digest);
+    if staged.end == DataEnd::Last {
+        stage_response(connection, &connection.completion(cid, Status::SUCCESS));
+    }
+}
+
 /// Stages data for the host and the end of its command; gives the data back when there is no memory.
 pub(crate) fn stage_data(
     connection: &mut Connection,
@@ -447,39 +558,26 @@ pub(crate) fn stage_data(
     data: Buf,
 ) -> Result<(), Buf> {
     let Ok(length) = u32::try_from(data.len()) else { return Err(data) };
-    let attach = data.len() >= ATTACH_BYTES;
-    let copied = if attach { 0 } else { data.len() };
-    let end = if connection.flow_control { DataEnd::Last } else { DataEnd::LastAndSuccess };
-    let cqe = connection.completion(cid, Status::SUCCESS);
-    let need = 2 * MAX_HEADER_BYTES + copied + DIGEST_BYTES;
-    // As much as the commands under way will stage if they all read as much as this one.
-    let hint = (connection.outstanding.max(1) as usize).saturating_mul(copied + MAX_HEADER_BYTES / 4);
+    let Some(staged) = begin_data(connection, reserve, io, cid, length) else { return Err(data) };
+    if data.len() < ATTACH_BYTES {
+        connection.outbox.room()[staged.header..][..data.len()].copy_from_slice(&data);
+        end_data(connection, cid, &staged, data.len());
+        return Ok(());
+    }
     let Connection { outbox, protocol, .. } = connection;
-    if !outbox.reserve(io, reserve, need, hint.min(PoolConfig::LARGE_BYTES)) {
-        return Err(data);
+    outbox.commit(staged.header);
+    let digested = protocol.negotiated().digests.data;
+    let mut digest = DataDigest::new();
+    if digested {
+        digest.update(&data);
     }
-    let header = C2hData { cid, offset: 0, length, end };
-    let Some(n) = protocol.write_c2h_data(outbox.room(), &header) else { return Err(data) };
-    if attach {
-        outbox.commit(n);
-        let mut digest = DataDigest::new();
-        let digested = protocol.negotiated().digests.data;
-        if digested {
-            digest.update(&data);
-        }
-        outbox.attach(data.freeze());
-        if digested {
-            outbox.room()[..DIGEST_BYTES].copy_from_slice(&digest.finish());
-            outbox.commit(DIGEST_BYTES);
-        }
-    } else {
-        let room = &mut outbox.room()[n..];
-        room[..copied].copy_from_slice(&data);
-        let digest = protocol.finish_data(room, copied).unwrap_or(0);
-        outbox.commit(n + copied + digest);
+    outbox.attach(data.freeze());
+    if digested {
+        outbox.room()[..DIGEST_BYTES].copy_from_slice(&digest.finish());
+        outbox.commit(DIGEST_BYTES);
     }
-    if end == DataEnd::Last {
-        stage_response(connection, &cqe);
+    if staged.end == DataEnd::Last {
+        stage_response(connection, &connection.completion(cid, Status::SUCCESS));
     }
     Ok(())
 }

@@ -27,6 +27,9 @@ pub(crate) struct Outbox {
     segments: Vec<Segment>,
     ready: Slices,
     bytes: usize,
+    /// Bytes staged since the last send, and before that one: what the next one will probably take.
+    staged: usize,
+    burst: usize,
     /// The current buffer is one of the core's reserve.
     lent: bool,
     /// Views of buffers of the reserve that were sent, or will be: they go back when they are the last ones.
@@ -67,13 +70,13 @@ impl Outbox {
         self.bytes
     }
 
-    /// Makes sure of `need` contiguous bytes of [`Outbox::room`]; a new buffer is made about `hint` bytes large. False
-    /// when there is no memory now.
-    pub(crate) fn reserve(&mut self, io: &Io, reserve: &mut Reserve, need: usize, hint: usize) -> bool {
+    /// Makes sure of `need` contiguous bytes of [`Outbox::room`]; a new buffer is about as large as what the last send took.
+    /// False when there is no memory now.
+    pub(crate) fn reserve(&mut self, io: &Io, reserve: &mut Reserve, need: usize) -> bool {
         if self.current.as_ref().is_some_and(|buf| buf.len() - self.filled >= need) {
             return true;
         }
-        let Some((buf, lent)) = reserve.take(io, need, hint) else { return false };
+        let Some((buf, lent)) = reserve.take(io, need, self.burst) else { return false };
         self.seal();
         (self.current, self.lent) = (Some(buf), lent);
         true
@@ -96,6 +99,7 @@ impl Outbox {
         }
         self.filled = end;
         self.bytes += n;
+        self.staged += n;
     }
 
     /// Hangs a payload behind what is staged.
@@ -135,6 +139,7 @@ impl Outbox {
     pub(crate) fn take(&mut self, spare: Slices) -> Slices {
         self.seal();
         self.bytes = 0;
+        self.burst = std::mem::take(&mut self.staged);
         std::mem::replace(&mut self.ready, spare)
     }
 }

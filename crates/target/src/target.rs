@@ -16,7 +16,7 @@ use crate::{
 use dolmen_io::{Error, Event, Io, ListenerId, Owner, SocketId, Stamps, Tag, TimerId};
 use dolmen_nvme::spec::Cqe;
 use dolmen_types::{Nanos, Nqn};
-use dolmen_volume as volume;
+use dolmen_volume::{self as volume, Near};
 use std::{
     collections::VecDeque,
     net::{IpAddr, SocketAddr},
@@ -44,6 +44,35 @@ pub struct Outputs {
     pub requests: Vec<volume::Request>,
     /// To other cores' targets.
     pub messages: Vec<Envelope>,
+}
+
+/// Opcodes and stamps of the commands that were answered last: a ring that is written in place.
+#[derive(Debug, Default)]
+struct Recent {
+    entries: Vec<(u8, Stamps)>,
+    /// The oldest one, once the ring is full.
+    next: usize,
+}
+
+impl Recent {
+    #[inline]
+    fn add(&mut self, opcode: u8, stamps: Stamps) {
+        match self.entries.get_mut(self.next) {
+            Some(entry) => {
+                *entry = (opcode, stamps);
+                self.next = (self.next + 1) % RECENT_STAMPS;
+            }
+            None => {
+                self.entries.push((opcode, stamps));
+                self.next = self.entries.len() % RECENT_STAMPS;
+            }
+        }
+    }
+
+    fn iter(&self) -> impl Iterator<Item = &(u8, Stamps)> {
+        let (new, old) = self.entries.split_at(self.next.min(self.entries.len()));
+        old.iter().chain(new)
+    }
 }
 
 /// A reply that found no memory for its bytes.
@@ -81,7 +110,7 @@ pub struct Target {
     pub(crate) solicited_limit: usize,
     pub(crate) draining: bool,
     pub(crate) stats: TargetStats,
-    recent: VecDeque<(u8, Stamps)>,
+    recent: Recent,
 }
 
 impl Target {
@@ -111,7 +140,7 @@ impl Target {
             solicited_limit: bounds.solicited_bytes,
             draining: false,
             stats: TargetStats::default(),
-            recent: VecDeque::new(),
+            recent: Recent::default(),
             config,
         }
     }
@@ -143,13 +172,14 @@ impl Target {
         &self.config
     }
 
-    /// Takes an event whose tag has this target's owner; `key` is the tag's.
-    pub fn on_event(&mut self, io: &mut Io, key: u64, event: Event) {
+    /// Takes an event whose tag has this target's owner; `key` is the tag's. `near` are this core's volumes, for reads
+    /// whose data is at hand.
+    pub fn on_event(&mut self, io: &mut Io, near: &mut Near<'_>, key: u64, event: Event) {
         let at = Key::from_bits(key & !KIND);
         match (key & KIND, event) {
             (LISTENER, Event::Accepted { sock, peer, local }) => self.accept(io, sock, peer, local),
-            (RECEIVE, Event::Received(chunk)) => self.receive(io, at, chunk),
-            (RECEIVE, Event::ReceiveStopped) => self.receive_stopped(io, at),
+            (RECEIVE, Event::Received(chunk)) => self.receive(io, near, at, chunk),
+            (RECEIVE, Event::ReceiveStopped) => self.receive_stopped(io, near, at),
             (RECEIVE, Event::EndOfStream | Event::Failed { .. }) => self.close(io, at),
             (SEND, Event::Sent(slices)) => {
                 io.recycle(slices);
@@ -236,7 +266,7 @@ impl Target {
     }
 
     /// Once a turn, after all events, replies and messages: tries again what waited, and queues one send a connection.
-    pub fn step(&mut self, io: &mut Io) {
+    pub fn step(&mut self, io: &mut Io, near: &mut Near<'_>) {
         for _ in 0..self.late.len() {
             match self.late.pop_front() {
                 Some(Late::Response(key, cqe)) => self.respond(io, key, cqe),
@@ -248,7 +278,7 @@ impl Target {
             for key in std::mem::take(&mut self.stalled) {
                 if let Some(connection) = self.connections.get_mut(key) {
                     connection.stalled = false;
-                    self.pump(io, key);
+                    self.pump(io, near, key);
                 }
             }
         }
@@ -362,11 +392,9 @@ impl Target {
         self.tag(CLOSE | key.bits())
     }
 
+    #[inline]
     pub(crate) fn remember(&mut self, opcode: u8, stamps: Stamps) {
-        if self.recent.len() == RECENT_STAMPS {
-            self.recent.pop_front();
-        }
-        self.recent.push_back((opcode, stamps));
+        self.recent.add(opcode, stamps);
     }
 
     /// The view of a host, held by a connection or a controller.

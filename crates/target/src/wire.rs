@@ -16,9 +16,7 @@ use dolmen_nvme::{
     spec::{Cqe, Sqe, Status},
     tcp::{ControllerEvent, DataSource, MAX_HEADER_BYTES, R2tRequest, Violation},
 };
-
-/// Size of a staging buffer when nothing is known about what follows. Bytes.
-const STAGING_BYTES: usize = 4096;
+use dolmen_volume::Near;
 
 /// What became of a command.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,14 +29,14 @@ pub(crate) enum Taken {
 
 impl Target {
     /// Received bytes.
-    pub(crate) fn receive(&mut self, io: &mut Io, key: Key, chunk: Buf) {
+    pub(crate) fn receive(&mut self, io: &mut Io, near: &mut Near<'_>, key: Key, chunk: Buf) {
         let Some(connection) = self.connections.get_mut(key) else { return };
         connection.keep(chunk);
-        self.pump(io, key);
+        self.pump(io, near, key);
     }
 
     /// The driver's receive ended because we asked for it.
-    pub(crate) fn receive_stopped(&mut self, io: &mut Io, key: Key) {
+    pub(crate) fn receive_stopped(&mut self, io: &mut Io, near: &mut Near<'_>, key: Key) {
         if let Some(connection) = self.connections.get_mut(key) {
             connection.receiving = Receiving::Off;
             if matches!(connection.phase, Phase::Parting) {
@@ -46,12 +44,12 @@ impl Target {
                 let sock = connection.sock;
                 return io.receive(self.receive_tag(key), sock);
             }
-            self.pump(io, key);
+            self.pump(io, near, key);
         }
     }
 
     /// Goes on with what waits for memory, and parses what was received as far as it goes; then receives on, or not.
-    pub(crate) fn pump(&mut self, io: &mut Io, key: Key) {
+    pub(crate) fn pump(&mut self, io: &mut Io, near: &mut Near<'_>, key: Key) {
         self.solicit(io, key);
         self.unpark(io, key);
         loop {
@@ -61,14 +59,14 @@ impl Target {
                 return;
             }
             if let Some(held) = connection.held.take()
-                && self.take_command(io, key, held) == Taken::NoMemory
+                && self.take_command(io, near, key, held) == Taken::NoMemory
             {
                 break;
             }
             let Some(connection) = self.connections.get_mut(key) else { return };
             let Some(chunk) = connection.backlog.pop_front() else { break };
             let start = std::mem::take(&mut connection.parsed);
-            let left = self.parse(io, key, &chunk[start..]);
+            let left = self.parse(io, near, key, &chunk[start..]);
             let Some(connection) = self.connections.get_mut(key) else { return };
             if left > 0 {
                 connection.parsed = chunk.len() - left;
@@ -80,7 +78,7 @@ impl Target {
     }
 
     /// Parses a chunk; returns how many bytes of it are left, because a command found no memory.
-    fn parse(&mut self, io: &mut Io, key: Key, chunk: &[u8]) -> usize {
+    fn parse(&mut self, io: &mut Io, near: &mut Near<'_>, key: Key, chunk: &[u8]) -> usize {
         let mut bytes = chunk;
         loop {
             let Some(connection) = self.connections.get_mut(key) else { return 0 };
@@ -100,7 +98,7 @@ impl Target {
                     connection.progress = io.now();
                     connection.advance_head();
                     let command = HeldCommand { sqe, capsule_data };
-                    if self.take_command(io, key, command) == Taken::NoMemory {
+                    if self.take_command(io, near, key, command) == Taken::NoMemory {
                         self.count_stall(key);
                         return bytes.len();
                     }
@@ -127,7 +125,7 @@ impl Target {
     }
 
     /// Starts a command, or holds it until there is memory.
-    fn take_command(&mut self, io: &mut Io, key: Key, command: HeldCommand) -> Taken {
+    fn take_command(&mut self, io: &mut Io, near: &mut Near<'_>, key: Key, command: HeldCommand) -> Taken {
         let Some(connection) = self.connections.get_mut(key) else { return Taken::Yes };
         if self.draining {
             // Neither started nor answered: the host sends it again on its next connection.
@@ -137,7 +135,7 @@ impl Target {
         let taken = if connection.is_full() || connection.is_unread() {
             Taken::NoMemory
         } else {
-            self.start_command(io, key, &command.sqe, command.capsule_data)
+            self.start_command(io, near, key, &command.sqe, command.capsule_data)
         };
         let Some(connection) = self.connections.get_mut(key) else { return Taken::Yes };
         if taken == Taken::NoMemory {
@@ -147,11 +145,18 @@ impl Target {
         taken
     }
 
-    fn start_command(&mut self, io: &mut Io, key: Key, sqe: &Sqe, capsule_data: u32) -> Taken {
+    fn start_command(
+        &mut self,
+        io: &mut Io,
+        near: &mut Near<'_>,
+        key: Key,
+        sqe: &Sqe,
+        capsule_data: u32,
+    ) -> Taken {
         let Some(connection) = self.connections.get_mut(key) else { return Taken::Yes };
         connection.capsule = Capsule::Discard;
         match connection.phase {
-            Phase::Io { .. } if !sqe.is_fabrics() => self.start_io(io, key, sqe, capsule_data),
+            Phase::Io { .. } if !sqe.is_fabrics() => self.start_io(io, near, key, sqe, capsule_data),
             Phase::Admin { controller } if !sqe.is_fabrics() => {
                 self.start_admin(io, key, controller, sqe, capsule_data)
             }
@@ -269,8 +274,7 @@ impl Target {
                 return;
             }
             let room = self.solicited_bytes == 0 || self.solicited_bytes + length <= self.solicited_limit;
-            let staged =
-                room && connection.outbox.reserve(io, &mut self.reserve, MAX_HEADER_BYTES, STAGING_BYTES);
+            let staged = room && connection.outbox.reserve(io, &mut self.reserve, MAX_HEADER_BYTES);
             let Some(buf) = staged.then(|| io.alloc(length)).flatten() else {
                 self.stall(key);
                 return;
@@ -302,7 +306,7 @@ impl Target {
             return;
         }
         let Connection { outbox, protocol, .. } = &mut **connection;
-        if !outbox.reserve(io, &mut self.reserve, MAX_HEADER_BYTES, STAGING_BYTES) {
+        if !outbox.reserve(io, &mut self.reserve, MAX_HEADER_BYTES) {
             self.late.push_back(Late::Response(key, cqe));
             return;
         }
@@ -365,7 +369,7 @@ impl Target {
     fn initialize(&mut self, io: &mut Io, key: Key) {
         let Some(connection) = self.connections.get_mut(key) else { return };
         let Connection { outbox, protocol, .. } = &mut **connection;
-        if !outbox.reserve(io, &mut self.reserve, MAX_HEADER_BYTES, STAGING_BYTES) {
+        if !outbox.reserve(io, &mut self.reserve, MAX_HEADER_BYTES) {
             self.close(io, key);
             return;
         }
@@ -382,7 +386,7 @@ impl Target {
         self.stats.violations += 1;
         let Some(connection) = self.connections.get_mut(key) else { return };
         let Connection { outbox, protocol, .. } = &mut **connection;
-        if outbox.reserve(io, &mut self.reserve, MAX_HEADER_BYTES, STAGING_BYTES)
+        if outbox.reserve(io, &mut self.reserve, MAX_HEADER_BYTES)
             && let Some(n) = protocol.write_term_req(outbox.room(), violation)
         {
             outbox.commit(n);

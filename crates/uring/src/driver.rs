@@ -151,7 +151,9 @@ impl Uring {
     fn take_completions(&mut self, events: &mut Events) {
         let mut cqes = std::mem::take(&mut self.cqes);
         self.ring.take(&mut cqes);
-        self.clock = sys::boot_time();
+        if !cqes.is_empty() {
+            self.clock = sys::boot_time();
+        }
         for cqe in cqes.drain(..) {
             self.complete(&cqe, events);
         }

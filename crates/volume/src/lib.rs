@@ -38,6 +38,7 @@ mod group;
 mod lifecycle;
 pub mod limits;
 mod locks;
+mod near;
 mod notice;
 mod op;
 mod open;
@@ -59,6 +60,7 @@ pub use control::{
 };
 pub use dolmen_store::{ChangedRange, DiffPage, LineUsage};
 pub use error::VolumeError;
+pub use near::{Near, NearRead};
 pub use notice::{Notice, NoticeKind};
 pub use request::{Command, Done, LbaRange, Reply, Request, VolumeRef};
 pub use reservation::{

@@ -18,7 +18,9 @@ use dolmen_io::{Event, FileId, Inbox, Io, Owner, Poller, Tag, Turn, Wait, exec::
 use dolmen_store::{PoolOwner, PoolPlan, Store, ToPool, ToShard};
 use dolmen_target::Target;
 use dolmen_types::{CoreId, Nanos, ShardId, limits::BLOCK_BYTES};
-use dolmen_volume::{Change, ControlDone, ControlError, ControlReply, Notice, Reply, VolumeInfo, Volumes};
+use dolmen_volume::{
+    Change, ControlDone, ControlError, ControlReply, Near, Notice, Reply, VolumeInfo, Volumes,
+};
 use std::{
     collections::{BTreeMap, VecDeque},
     sync::Arc,
@@ -215,7 +217,7 @@ impl Core {
             match tag.owner {
                 TARGET => {
                     if let Some(target) = &mut self.target {
-                        target.on_event(&mut self.io, tag.key, event);
+                        target.on_event(&mut self.io, &mut Near::of(self.volumes.as_mut()), tag.key, event);
                     }
                 }
                 STORE => {
@@ -301,7 +303,7 @@ impl Core {
         self.route_volumes();
         self.route_pool();
         if let Some(target) = &mut self.target {
-            target.step(&mut self.io);
+            target.step(&mut self.io, &mut Near::of(self.volumes.as_mut()));
         }
         more |= self.route_requests();
         more | self.volumes.as_ref().is_some_and(Volumes::has_work)

@@ -220,6 +220,9 @@ impl Exec {
     fn admit(&mut self) {
         let (spawned, ready) = {
             let mut state = self.handle.state.borrow_mut();
+            if state.spawned.is_empty() {
+                return;
+            }
             (std::mem::take(&mut state.spawned), state.ready.clone())
         };
         for future in spawned {

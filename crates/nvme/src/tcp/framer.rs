@@ -4,7 +4,7 @@ use super::negotiate::alignment_bytes;
 use super::pdu::{CommonHeader, DIGEST_BYTES, PduKind, TermReqHeader, flags};
 use super::violation::Violation;
 use dolmen_kernels::{Crc32c, crc32c};
-use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes};
+use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 /// Which digests a connection uses.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -82,6 +82,7 @@ impl Framer {
 
     /// Writes a digested PDU's header, with digest and padding, for `data_len` bytes of data (0: no data). `pdu`
     /// starts with a common header whose kind, HLEN and own flags are set.
+    #[inline]
     pub(crate) fn header<T: IntoBytes + Immutable>(
         &self,
         out: &mut [u8],
@@ -143,9 +144,10 @@ pub(crate) fn term_req(
     Some(total)
 }
 
-/// Copies a PDU structure out of the bytes of a header.
-pub(crate) fn read<T: FromBytes>(header: &[u8]) -> T {
-    T::read_from_prefix(header).map(|(pdu, _)| pdu).expect("the decoder hands out whole headers")
+/// Copies a PDU structure out of the bytes of a header. (By way of a reference: what is not looked at is not copied.)
+#[inline]
+pub(crate) fn read<T: FromBytes + KnownLayout + Immutable + Unaligned + Copy>(header: &[u8]) -> T {
+    *T::ref_from_prefix(header).map(|(pdu, _)| pdu).expect("the decoder hands out whole headers")
 }
 
 #[cfg(test)]
