@@ -247,7 +247,7 @@ fn reservation_notices_reach_the_host_they_concern() {
         let notice = dolmen_volume::Notice { volume: one.volume, nsid: one.nsid, host, kind };
         let core = &mut rig.cores[0];
         core.target.on_notice(&mut core.io, &notice);
-        core.target.step(&mut core.io);
+        core.target.step(&mut core.io, &mut dolmen_volume::Near::of(None));
         rig.turns(30);
     };
     tell(&mut rig, [9; 16], dolmen_volume::NoticeKind::ReservationReleased);

@@ -13,7 +13,8 @@
 //!
 //! Promises
 //! - Commands of one volume whose 4 KiB blocks overlap take effect in the order in which they arrived here, unless they
-//!   only read; others never wait for each other.
+//!   only read; others never wait for each other. A read whose data is at hand ([`Near`]) is answered when it is asked for,
+//!   before commands that have no answer yet; never from a state older than one that was answered.
 //! - One command is one batch of the log: all or nothing, also across a power failure, up to
 //!   [`limits::ATOMIC_WRITE_BYTES`]. What is answered is durable.
 //! - A write is numbered (sequenced) before its deadline and while reservations allow it, or never. Once sequenced it is

@@ -7,7 +7,7 @@ use dolmen_types::{
     CoreId, Nsid, PgId, Uuid,
     volume::{HostAccess, IpAccess, SectorSize},
 };
-use dolmen_volume::{Command, Done, Reply, Request, VolumeError, VolumeRef};
+use dolmen_volume::{Command, Done, Near, Reply, Request, VolumeError, VolumeRef};
 use std::{net::SocketAddr, sync::Arc};
 
 pub const SUBSYSTEM: &str = "nqn.2016-01.com.lightbitslabs:uuid:11111111-2222-4333-8444-555555555555";
@@ -66,13 +66,13 @@ impl Server {
         let quiet = events.is_empty();
         for (tag, event) in events {
             assert_eq!(tag.owner, TARGET);
-            self.target.on_event(&mut self.io, tag.key, event);
+            self.target.on_event(&mut self.io, &mut Near::of(None), tag.key, event);
         }
         for request in std::mem::take(&mut self.target.outputs().requests) {
             let reply = self.answer(request);
             self.target.on_reply(&mut self.io, reply);
         }
-        self.target.step(&mut self.io);
+        self.target.step(&mut self.io, &mut Near::of(None));
         self.io.submit();
         quiet
     }

@@ -16,7 +16,7 @@ use dolmen_types::{
     CoreId, Nsid, PgId, Uuid,
     volume::{HostAccess, IpAccess, SectorSize},
 };
-use dolmen_volume::VolumeRef;
+use dolmen_volume::{Near, VolumeRef, Volumes};
 use std::{net::SocketAddr, sync::Arc};
 
 pub const SUBSYSTEM: &str = "nqn.2016-01.com.lightbitslabs:uuid:11111111-2222-4333-8444-555555555555";
@@ -51,6 +51,8 @@ pub fn only(nqn: &str) -> HostAccess {
 pub struct Core {
     pub io: Io,
     pub target: Target,
+    /// Volumes that reads at hand are answered from; all other requests go to [`Memory`].
+    pub near: Option<Volumes>,
 }
 
 pub struct Rig {
@@ -102,7 +104,7 @@ impl Rig {
             let mut io = Io::new(Box::new(driver));
             let mut target = Target::new(config, OWNER);
             target.start(&mut io).unwrap();
-            rig.cores.push(Core { io, target });
+            rig.cores.push(Core { io, target, near: None });
         }
         for node in [2, 3] {
             rig.machines.push(Machine::new(&rig.world, NodeId(node)));
@@ -130,7 +132,7 @@ impl Rig {
             core.io.poll(Wait::No, &mut events);
             for (tag, event) in events.drain(..) {
                 assert_eq!(tag.owner, OWNER);
-                core.target.on_event(&mut core.io, tag.key, event);
+                core.target.on_event(&mut core.io, &mut Near::of(core.near.as_mut()), tag.key, event);
             }
         }
         for n in 0..self.cores.len() {
@@ -146,7 +148,7 @@ impl Rig {
             core.target.on_reply(&mut core.io, reply);
         }
         for core in &mut self.cores {
-            core.target.step(&mut core.io);
+            core.target.step(&mut core.io, &mut Near::of(core.near.as_mut()));
             core.io.submit();
         }
         for (at, machine) in self.machines.iter_mut().enumerate() {
