@@ -137,12 +137,11 @@ impl Target {
             return false;
         }
         end_data(connection, sqe.cid.get(), &staged, bytes);
-        let mut stamps = Stamps::default();
-        stamps.mark(Stamp::Received, io.now());
-        stamps.mark(Stamp::Replied, io.now());
         self.mark_dirty(key);
         self.count(key, sqe.opcode, bytes);
-        self.remember(sqe.opcode, stamps);
+        let stamps = self.remember(sqe.opcode);
+        stamps.mark(Stamp::Received, io.now());
+        stamps.mark(Stamp::Replied, io.now());
         true
     }
 
@@ -484,7 +483,7 @@ impl Target {
     /// Gives an answered command's slot back, and lets go on what waited for it.
     fn release(&mut self, io: &mut Io, request: Key, key: Key, sqe: &Sqe, mut stamps: Stamps) {
         stamps.mark(Stamp::Replied, io.now());
-        self.remember(sqe.opcode, stamps);
+        *self.remember(sqe.opcode) = stamps;
         self.free_request(request);
         if self.draining {
             self.end_if_drained(io, key);

@@ -55,18 +55,18 @@ struct Recent {
 }
 
 impl Recent {
+    /// The stamps of one more command, to be marked in place: copied from elsewhere just after they were made, they would
+    /// wait for the data that was written before them.
     #[inline]
-    fn add(&mut self, opcode: u8, stamps: Stamps) {
-        match self.entries.get_mut(self.next) {
-            Some(entry) => {
-                *entry = (opcode, stamps);
-                self.next = (self.next + 1) % RECENT_STAMPS;
-            }
-            None => {
-                self.entries.push((opcode, stamps));
-                self.next = self.entries.len() % RECENT_STAMPS;
-            }
+    fn add(&mut self, opcode: u8) -> &mut Stamps {
+        let at = self.next;
+        if at == self.entries.len() {
+            self.entries.push((opcode, Stamps::default()));
         }
+        self.next = (at + 1) % RECENT_STAMPS;
+        let entry = &mut self.entries[at];
+        *entry = (opcode, Stamps::default());
+        &mut entry.1
     }
 
     fn iter(&self) -> impl Iterator<Item = &(u8, Stamps)> {
@@ -393,8 +393,8 @@ impl Target {
     }
 
     #[inline]
-    pub(crate) fn remember(&mut self, opcode: u8, stamps: Stamps) {
-        self.recent.add(opcode, stamps);
+    pub(crate) fn remember(&mut self, opcode: u8) -> &mut Stamps {
+        self.recent.add(opcode)
     }
 
     /// The view of a host, held by a connection or a controller.
