@@ -17,7 +17,7 @@ use crate::node::{
 use dolmen_io::{Event, FileId, Inbox, Io, Owner, Poller, Tag, Turn, Wait, exec::Exec};
 use dolmen_store::{PoolOwner, PoolPlan, Store, ToPool, ToShard};
 use dolmen_target::Target;
-use dolmen_types::{CoreId, Nanos, ShardId, limits::BLOCK_BYTES};
+use dolmen_types::{CoreId, LineId, Nanos, ShardId, limits::BLOCK_BYTES};
 use dolmen_volume::{Change, ControlDone, ControlError, ControlReply, Notice, Reply, VolumeInfo, Volumes};
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -26,6 +26,7 @@ use std::{
 use tokio::sync::mpsc;
 
 mod control;
+mod keys;
 
 /// Tags of the loop's own timers.
 pub const LOOP: Owner = Owner(0);
@@ -94,6 +95,8 @@ pub struct Core {
     /// This core's handles of the pool's drives, in the pool's order.
     files: Vec<Option<FileId>>,
     owner: Option<PoolOwner>,
+    /// Core 0: the pool's key table.
+    keeper: Option<keys::Keeper>,
     /// Core 0: what the shards' claims contradict each other in.
     contradiction: Option<String>,
     store: Option<Store>,
@@ -115,6 +118,7 @@ pub struct Core {
     notices: Vec<Notice>,
     changes: Vec<Change>,
     answers: Vec<ControlReply>,
+    gone: Vec<LineId>,
     to_pool: Vec<ToPool>,
     to_shards: Vec<(ShardId, ToShard)>,
 }
@@ -147,6 +151,7 @@ impl Core {
             plan: None,
             files: Vec::new(),
             owner: None,
+            keeper: None,
             contradiction: None,
             store: None,
             volumes: None,
@@ -165,6 +170,7 @@ impl Core {
             notices: Vec::new(),
             changes: Vec::new(),
             answers: Vec::new(),
+            gone: Vec::new(),
             to_pool: Vec::new(),
             to_shards: Vec::new(),
         }
@@ -271,6 +277,8 @@ impl Core {
                     target.on_notice(&mut self.io, &notice);
                 }
             }
+            Between::LinesGone(lines) => self.lines_gone(lines),
+            Between::ForgetKeys(lines) => self.forget_keys(&lines),
             Between::ToPool(message) => self.to_pool.push(message),
             Between::ToShard(shard, message) => {
                 if let Some(store) = &mut self.store {
@@ -300,6 +308,7 @@ impl Core {
         }
         self.route_volumes();
         self.route_pool();
+        self.route_gone();
         if let Some(target) = &mut self.target {
             target.step(&mut self.io);
         }
