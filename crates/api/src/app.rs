@@ -174,6 +174,8 @@ pub(crate) fn router(app: Arc<App>) -> Router {
         .route("/pool", get(own::pool))
         .route("/drives", get(own::drives))
         .route("/hosts", get(own::hosts))
+        .route("/key", get(own::key))
+        .route("/key/rotate", post(own::rotate_key))
         .route("/snapshots", post(snapshots::create_together))
         .route("/volumes", post(own::create_volume).get(own::volumes))
         .route("/volumes/", get(own::volume))

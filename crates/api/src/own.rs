@@ -65,6 +65,18 @@ pub(crate) async fn hosts(State(app): State<Arc<App>>, caller: Caller) -> ApiRes
     Ok(Json(json!({ "hosts": hosts.iter().map(wire::own_host).collect::<Vec<_>>() })))
 }
 
+/// `GET /dolmen/v1/key`: the cluster key, by name alone.
+pub(crate) async fn key(State(app): State<Arc<App>>, caller: Caller) -> ApiResult<Json<Value>> {
+    caller.cluster(Level::Viewer)?;
+    Ok(Json(wire::key(&app.cluster.keys().await?)))
+}
+
+/// `POST /dolmen/v1/key/rotate`: another cluster key takes its place.
+pub(crate) async fn rotate_key(State(app): State<Arc<App>>, caller: Caller) -> ApiResult<Json<Value>> {
+    caller.cluster(Level::Admin)?;
+    Ok(Json(wire::key(&app.cluster.rotate_keys().await?)))
+}
+
 /// `GET /dolmen/v1/volumes`: as `/api/v2/volumes`, with `kind`.
 pub(crate) async fn volumes(
     State(app): State<Arc<App>>,

@@ -103,6 +103,7 @@ pub(crate) async fn create_from(
         size_bytes: volume::parse_size("size", &size)?,
         sector: sector_size(fields)?,
         compression: fields.flag("compression")?,
+        encryption: fields.flag("encryption")?,
         kind,
         acl,
         ip_acl,
@@ -319,8 +320,17 @@ fn change_of(fields: &Fields) -> Result<VolumeChange, Error> {
     if let Some(labels) = &labels {
         volume::check_labels("labels", labels)?;
     }
-    let compression = fields.flag("compression")?;
-    Ok(VolumeChange { size_bytes, acl, ip_acl, compression, name, labels, qos: qos_policy(fields)? })
+    let (compression, encryption) = (fields.flag("compression")?, fields.flag("encryption")?);
+    Ok(VolumeChange {
+        size_bytes,
+        acl,
+        ip_acl,
+        compression,
+        encryption,
+        name,
+        labels,
+        qos: qos_policy(fields)?,
+    })
 }
 
 /// `DELETE /volumes/{UUID}` and `DELETE /volumes/?name=N`

@@ -4,7 +4,7 @@ use dolmen_cluster::{
     event::{Component, Event, Severity},
     model::{Life, SnapshotView},
     node::{Handle, VolumeReport},
-    plane::{DriveState, DriveStatus, HostStatus, PoolState, PoolStatus, Protection},
+    plane::{DriveState, DriveStatus, HostStatus, KeyOrigin, KeyStatus, PoolState, PoolStatus, Protection},
     qos,
 };
 use dolmen_types::{
@@ -123,6 +123,22 @@ pub(crate) fn volume(cluster: &Handle, report: &VolumeReport) -> Value {
     })
 }
 
+/// The cluster key.
+pub(crate) fn key(status: &KeyStatus) -> Value {
+    let source = match status.origin {
+        KeyOrigin::File => "file",
+        KeyOrigin::Passphrase => "passphrase",
+        KeyOrigin::Given => "given",
+    };
+    json!({
+        "id": status.id,
+        "source": source,
+        "path": status.place,
+        "dataKeys": status.lines,
+        "staleDataKeys": status.stale,
+    })
+}
+
 /// `Volume` with our own additions.
 pub(crate) fn own_volume(cluster: &Handle, report: &VolumeReport) -> Value {
     let mut value = volume(cluster, report);
@@ -132,6 +148,7 @@ pub(crate) fn own_volume(cluster: &Handle, report: &VolumeReport) -> Value {
         VolumeKind::Memory => "memory",
     };
     value["kind"] = kind.into();
+    value["encryption"] = if report.view.descriptor.encryption { "true" } else { "false" }.into();
     value["snapshotBytes"] = report.usage.snapshot_bytes.to_string().into();
     value
 }

@@ -52,9 +52,18 @@ async fn roles_bound_what_a_caller_may_do() {
     for path in ["/api/v2/clusterinfo", "/api/v2/nodes", "/api/v2/version"] {
         node.request("GET", path, &tenant, "").await.ok();
     }
-    for path in ["/api/v2/cluster", "/metrics", "/dolmen/v1/status", "/api/v2/projects/default/volumes"] {
+    let cluster = ["/api/v2/cluster", "/metrics", "/dolmen/v1/status", "/dolmen/v1/key"];
+    for path in cluster.into_iter().chain(["/api/v2/projects/default/volumes"]) {
         node.request("GET", path, &tenant, "").await.refusal(403, 7);
     }
+    let key = node.request("GET", "/dolmen/v1/key", &viewer, "").await.ok();
+    assert_eq!(
+        (&key["source"], &key["dataKeys"], &key["staleDataKeys"]),
+        (&json!("file"), &json!(3), &json!(0))
+    );
+    node.request("POST", "/dolmen/v1/key/rotate", &viewer, "{}").await.refusal(403, 7);
+    let rotated = node.call("POST", "/dolmen/v1/key/rotate", "{}").await.ok();
+    assert_ne!(rotated["id"], key["id"]);
     assert_eq!(node.request("GET", VOLUMES, &tenant, "").await.ok(), json!({"volumes": []}));
     node.request("GET", &format!("{VOLUMES}/?name=a"), &tenant, "").await.refusal(404, 5);
     node.stop().await;
@@ -68,6 +77,7 @@ async fn what_cannot_be_honoured_is_refused_by_field_name() {
         ("replicaCount", json!("3"), 400, 3),
         ("minReplicas", json!(2), 400, 3),
         ("compression", json!("maybe"), 400, 3),
+        ("encryption", json!("maybe"), 400, 3),
         ("sourceSnapshotUUID", json!("x"), 400, 3),
         ("qosPolicyUUID", json!("x"), 400, 3),
         ("qosPolicyUUID", json!("5c1d3f4e-0000-4000-8000-000000000009"), 400, 3),
@@ -178,6 +188,8 @@ async fn updates_and_their_preconditions() {
     put(json!({"newName": "a/b"})).await.refusal(400, 3);
     assert!(put(json!({"compression": "False"})).await.refusal(400, 3).starts_with("compression: "));
     put(json!({"compression": "True"})).await.ok();
+    assert!(put(json!({"encryption": false})).await.refusal(400, 3).starts_with("encryption: "));
+    put(json!({"encryption": "True"})).await.ok();
     let before = node.call("GET", &item, "").await.ok();
     assert_eq!(before["ETag"], made["ETag"], "refused changes leave no trace");
     put(json!({"newName": "c", "labels": [{"key": "k", "value": "v"}]})).await.ok();
@@ -270,11 +282,16 @@ async fn test_volumes_only_where_allowed() {
     let plain = node.call("POST", VOLUMES, &body.to_string()).await.ok();
     let seen = node.call("GET", "/dolmen/v1/volumes/?name=n", "").await.ok();
     assert_eq!((&seen["kind"], &seen["UUID"]), (&json!("durable"), &plain["UUID"]));
+    assert_eq!(
+        (&seen["encryption"], &plain["encryption"]),
+        (&json!("true"), &Value::Null),
+        "ours alone tells it"
+    );
     node.stop().await;
     let dir = tempfile::tempdir().unwrap();
     let node = Node::start_with(dir.path(), plane::Log::default(), true).await;
     let made = node.call("POST", "/dolmen/v1/volumes", &body.to_string()).await.ok();
-    assert_eq!(made["kind"], "null");
+    assert_eq!((&made["kind"], &made["encryption"]), (&json!("null"), &json!("false")));
     body["kind"] = "wooden".into();
     node.call("POST", "/dolmen/v1/volumes", &body.to_string()).await.refusal(400, 3);
     node.stop().await;

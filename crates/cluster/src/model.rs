@@ -58,6 +58,8 @@ pub struct Model {
     policies: Policies,
     snapshots: Snapshots,
     schedules: Schedules,
+    /// Whether new volumes that don't say are encrypted.
+    encrypts: bool,
     /// Count of questions for the data plane's list so far.
     round: u64,
 }
@@ -83,6 +85,7 @@ impl Model {
             policies: Policies::default(),
             snapshots: Snapshots::default(),
             schedules: Schedules::default(),
+            encrypts: true,
             round: 0,
         };
         for descriptor in volumes {
@@ -92,6 +95,11 @@ impl Model {
         }
         model.used = used;
         model
+    }
+
+    /// Whether new volumes that don't say are encrypted; they are unless this says otherwise.
+    pub fn encrypt_by_default(&mut self, yes: bool) {
+        self.encrypts = yes;
     }
 
     /// Takes one input and says what must be done.
@@ -185,8 +193,8 @@ impl Model {
         let admitted = self
             .admit(&spec, uuid)
             .and_then(|()| Ok((self.assignment(spec.qos.as_ref(), &spec.project)?, self.clone_plan(&spec)?)))
-            .and_then(|(qos, plan)| Ok((qos, compression(&spec, plan.as_ref())?, plan)));
-        let (qos, compression, plan) = match admitted {
+            .and_then(|(qos, plan)| Ok((qos, self.form(&spec, plan.as_ref())?, plan)));
+        let (qos, (compression, encryption), plan) = match admitted {
             Ok(admitted) => admitted,
             Err(error) => return vec![Command::Answer { request, result: Err(error) }],
         };
@@ -214,6 +222,7 @@ impl Model {
             ip_acl: spec.ip_acl,
             labels,
             compression,
+            encryption,
             qos,
             source,
             created: now,
@@ -291,6 +300,10 @@ impl Model {
         if change.compression.is_some_and(|wanted| wanted != old.compression) {
             let text = "is decided when a volume is made; copy the data to a new volume";
             return Err(Error::invalid("compression", text));
+        }
+        if change.encryption.is_some_and(|wanted| wanted != old.encryption) {
+            let text = "is decided when a volume is made; copy the data to a new volume";
+            return Err(Error::invalid("encryption", text));
         }
         if let Some(name) = change.name.as_ref().filter(|&name| *name != old.name)
             && self.names.contains_key(&(old.project.clone(), name.clone()))
@@ -475,21 +488,35 @@ impl Model {
         PgId(least.map_or(0, |(pg, _)| pg))
     }
 
+    /// Whether the data of a new volume is compressed, and whether it is encrypted.
+    fn form(&self, spec: &VolumeSpec, plan: Option<&ClonePlan>) -> Result<(bool, bool), Error> {
+        let source = plan.map(|plan| (plan.compression, plan.encryption));
+        let compression = stored_so("compression", (spec.compression, true), source.map(|s| s.0), spec.kind)?;
+        let encryption =
+            stored_so("encryption", (spec.encryption, self.encrypts), source.map(|s| s.1), spec.kind)?;
+        Ok((compression, encryption))
+    }
+
     fn commands_or_refusal(&self, request: RequestId, outcome: Result<Vec<Command>, Error>) -> Vec<Command> {
         outcome.unwrap_or_else(|error| vec![Command::Answer { request, result: Err(error) }])
     }
 }
 
-/// Whether the data of a new volume is compressed.
-fn compression(spec: &VolumeSpec, plan: Option<&ClonePlan>) -> Result<bool, Error> {
-    match (plan, spec.compression) {
-        (Some(plan), Some(wanted)) if wanted != plan.compression => {
-            let what = if plan.compression { "compressed" } else { "not compressed" };
-            Err(Error::invalid("compression", format!("the snapshot is {what}, and so is a clone of it")))
+/// Whether the data of a new volume has a property: that of its snapshot for a clone, no for a test volume.
+fn stored_so(
+    field: &'static str,
+    (wanted, default): (Option<bool>, bool),
+    source: Option<bool>,
+    kind: VolumeKind,
+) -> Result<bool, Error> {
+    match (source, wanted) {
+        (Some(has), Some(wanted)) if wanted != has => {
+            let is = if has { "on" } else { "off" };
+            Err(Error::invalid(field, format!("is {is} for the snapshot, and so for a clone of it")))
         }
-        (Some(plan), _) => Ok(plan.compression),
-        (None, wanted) if spec.kind == VolumeKind::Durable => Ok(wanted.unwrap_or(true)),
-        (None, Some(true)) => Err(Error::invalid("compression", "a test volume stores nothing")),
+        (Some(has), _) => Ok(has),
+        (None, wanted) if kind == VolumeKind::Durable => Ok(wanted.unwrap_or(default)),
+        (None, Some(true)) => Err(Error::invalid(field, "a test volume stores nothing")),
         (None, _) => Ok(false),
     }
 }

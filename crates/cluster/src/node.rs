@@ -9,11 +9,11 @@ mod service;
 
 use crate::{
     Error, Kind,
-    event::{Event, Occurrence},
+    event::{Component, Event, Occurrence, Severity},
     model::{Life, PolicyView, SchedulePlan, SnapshotView, VolumeView},
     plane::{
-        DiffPart, DriveStatus, HostStatus, MetricsSnapshot, NodeRequest, Notice, Plane, PoolStatus,
-        Protection, Recovered, VolumeStatus, VolumeUsage,
+        DiffPart, DriveStatus, HostStatus, KeyStatus, MetricsSnapshot, NodeRequest, Notice, Plane,
+        PoolStatus, Protection, Recovered, VolumeStatus, VolumeUsage,
     },
     qos::{PolicyChange, PolicyKey, PolicySpec},
     schedule::SnapshotPolicy,
@@ -44,6 +44,13 @@ pub struct Ambient {
     pub now: fn() -> UnixMillis,
     /// A fresh random UUID.
     pub uuid: fn() -> Uuid,
+}
+
+/// What objects are where nobody says.
+#[derive(Clone, Copy, Debug)]
+pub struct Defaults {
+    /// Whether new volumes are encrypted.
+    pub encryption: bool,
 }
 
 /// A volume with all that users are told of it.
@@ -86,11 +93,12 @@ pub fn start(
     plane: Plane,
     notices: mpsc::Receiver<Notice>,
     ambient: Ambient,
+    defaults: Defaults,
 ) -> Result<(Handle, JoinHandle<()>), StateError> {
     let (inbox, requests) = mpsc::channel(MAX_WAITING);
     let identity = Arc::new(state.identity().clone());
     let credentials = state.credentials()?;
-    let service = Service::new(state, recovered, plane.clone(), ambient)?;
+    let service = Service::new(state, recovered, plane.clone(), ambient, defaults)?;
     let task = tokio::spawn(service.run(requests, notices));
     Ok((Handle { inbox, plane, identity, credentials: credentials.into() }, task))
 }
@@ -304,6 +312,34 @@ impl Handle {
     /// The drives.
     pub async fn drives(&self) -> Result<Vec<DriveStatus>, Error> {
         Ok(self.plane.query(|answer| NodeRequest::Drives { answer }).await?)
+    }
+
+    /// The cluster key, by name.
+    pub async fn keys(&self) -> Result<KeyStatus, Error> {
+        Ok(self.plane.query(|answer| NodeRequest::Keys { answer }).await?)
+    }
+
+    /// Puts a new cluster key into the place of the one in force; returns when every data key is wrapped by it.
+    pub async fn rotate_keys(&self) -> Result<KeyStatus, Error> {
+        let rotated = self.plane.send(|answer| NodeRequest::RotateKeys { answer })?;
+        let status = match tokio::time::timeout(CHANGE_DEADLINE, rotated).await {
+            Ok(Ok(status)) => status?,
+            Ok(Err(_)) => return Err(stopped()),
+            Err(_) => {
+                let text = "the drives take long; the rotation goes on, look again later";
+                return Err(Error::new(Kind::DeadlineExceeded, text));
+            }
+        };
+        let what = Occurrence {
+            component: Component::Cluster,
+            severity: Severity::Info,
+            name: "ClusterKeyRotated".into(),
+            subject: status.id.clone(),
+            project: String::new(),
+            text: format!("cluster key {} is in force; it wraps {} data keys", status.id, status.lines),
+        };
+        self.record(what).await?;
+        Ok(status)
     }
 
     /// All counters.

@@ -131,6 +131,16 @@ pub enum NodeRequest {
         /// One entry per drive, missing ones included.
         answer: Answer<Vec<DriveStatus>>,
     },
+    /// The cluster key, and what it wraps.
+    Keys {
+        /// Its name and place, never the key.
+        answer: Answer<KeyStatus>,
+    },
+    /// Put a new cluster key into the place of the one in force. Answered when every data key is wrapped by it.
+    RotateKeys {
+        /// How it is now, or why the rotation has not ended; it goes on when asked again, or at the next start.
+        answer: Answer<Result<KeyStatus, PlaneError>>,
+    },
     /// Counters and gauges of everything, for the metrics page.
     Metrics {
         /// A snapshot; entries of one list are in a stable order.
@@ -187,6 +197,32 @@ pub struct SnapshotStatus {
     pub descriptor: SnapshotDescriptor,
     /// False for one whose record is not understood.
     pub usable: bool,
+}
+
+/// Where the cluster key comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum KeyOrigin {
+    /// A file that holds it.
+    File,
+    /// A file with the passphrase that it follows from.
+    Passphrase,
+    /// Whoever runs the node.
+    Given,
+}
+
+/// The cluster key as users are told of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KeyStatus {
+    /// Its name, 32 hexadecimal digits, which give nothing of it away.
+    pub id: String,
+    /// Where it comes from.
+    pub origin: KeyOrigin,
+    /// The file's path.
+    pub place: String,
+    /// Keys in the pool's table: one for each encrypted line.
+    pub lines: u64,
+    /// Of them, those that another cluster key still wraps.
+    pub stale: u64,
 }
 
 /// A part of the list of what differs, in store blocks.

@@ -31,6 +31,8 @@ pub struct VolumeSpec {
     pub sector: Option<SectorSize>,
     /// Whether its data is compressed; that of the source, or yes on the drives, if it is not said.
     pub compression: Option<bool>,
+    /// Whether its data is encrypted; that of the source, or what is the default for the drives, if it is not said.
+    pub encryption: Option<bool>,
     /// Durable, or one of the test kinds.
     pub kind: VolumeKind,
     /// Admitted hosts.
@@ -56,6 +58,8 @@ pub struct VolumeChange {
     pub ip_acl: Option<IpAccess>,
     /// What it is already: it can't change.
     pub compression: Option<bool>,
+    /// Likewise.
+    pub encryption: Option<bool>,
     /// A new name.
     pub name: Option<String>,
     /// The whole new set.

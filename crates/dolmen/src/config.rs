@@ -53,6 +53,12 @@ pub struct ServeOptions {
     pub subsystem_nqn: Option<Nqn>,
     /// The cluster's name, at first start.
     pub cluster_name: Option<String>,
+    /// The file with the cluster key; `None` for the one in the data folder.
+    pub cluster_key: Option<PathBuf>,
+    /// The file with the passphrase that the cluster key follows from, if it does.
+    pub cluster_passphrase_file: Option<PathBuf>,
+    /// Whether new volumes that don't say are encrypted.
+    pub encryption: bool,
     /// Whether volumes of the kinds `null` and `memory` may be made.
     pub allow_test_volumes: bool,
     /// io_uring features not to use even where the kernel has them, by name, lower case.
@@ -72,6 +78,15 @@ pub enum Cores {
     Count(usize),
     /// One loop pinned to each of these CPUs of the system, no CPU twice.
     List(Vec<usize>),
+}
+
+/// Something that is done or not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Deserialize)]
+#[serde(rename_all = "lowercase")]
+#[allow(missing_docs)] // The names say it.
+pub enum Switch {
+    On,
+    Off,
 }
 
 /// How much is logged.
@@ -161,6 +176,19 @@ pub struct ServeArgs {
     #[arg(long, value_name = "NAME")]
     pub cluster_name: Option<String>,
 
+    /// File with the cluster key, which wraps the keys of encrypted volumes; made if there is none and none is needed yet
+    /// [default: keys/cluster.key in the data folder]
+    #[arg(long, value_name = "FILE", conflicts_with = "cluster_passphrase_file")]
+    pub cluster_key: Option<PathBuf>,
+
+    /// File with a passphrase that the cluster key follows from, instead of a key that is kept
+    #[arg(long, value_name = "FILE")]
+    pub cluster_passphrase_file: Option<PathBuf>,
+
+    /// Whether new volumes that don't say are encrypted on the drives [default: on]
+    #[arg(long, value_name = "on|off")]
+    pub encryption: Option<Switch>,
+
     /// Allow volumes that keep nothing (`volume create --kind null|memory`), for tests and benchmarks
     #[arg(long, num_args = 0..=1, default_missing_value = "true", value_name = "BOOL", require_equals = true)]
     pub allow_test_volumes: Option<bool>,
@@ -241,6 +269,9 @@ fn merged(flags: ServeArgs, file: ServeArgs) -> ServeArgs {
         advertise: flags.advertise.or(file.advertise),
         subsystem_nqn: flags.subsystem_nqn.or(file.subsystem_nqn),
         cluster_name: flags.cluster_name.or(file.cluster_name),
+        cluster_key: flags.cluster_key.or(file.cluster_key),
+        cluster_passphrase_file: flags.cluster_passphrase_file.or(file.cluster_passphrase_file),
+        encryption: flags.encryption.or(file.encryption),
         allow_test_volumes: flags.allow_test_volumes.or(file.allow_test_volumes),
         uring_mask: list(flags.uring_mask, file.uring_mask),
         poll_window_us: flags.poll_window_us.or(file.poll_window_us),
@@ -277,12 +308,24 @@ fn check(args: ServeArgs) -> Result<ServeOptions, ConfigError> {
         advertise: check_advertise(args.advertise)?,
         subsystem_nqn: args.subsystem_nqn.as_deref().map(parse_nqn).transpose()?,
         cluster_name: check_cluster_name(args.cluster_name)?,
+        cluster_key: check_key_files(args.cluster_key, args.cluster_passphrase_file.as_deref())?,
+        cluster_passphrase_file: args.cluster_passphrase_file,
+        encryption: args.encryption.unwrap_or(Switch::On) == Switch::On,
         allow_test_volumes: args.allow_test_volumes.unwrap_or(false),
         uring_mask: check_mask(args.uring_mask)?,
         poll_window: Duration::from_micros(poll_window_us),
         log_level: args.log_level.unwrap_or_default(),
         log_format: args.log_format.unwrap_or_default(),
     })
+}
+
+/// The cluster key comes from one place.
+fn check_key_files(key: Option<PathBuf>, passphrase: Option<&Path>) -> Result<Option<PathBuf>, ConfigError> {
+    if key.is_some() && passphrase.is_some() {
+        let text = "--cluster-key and --cluster-passphrase-file: the cluster key is in a file or follows from a passphrase";
+        return Err(ConfigError::new(text));
+    }
+    Ok(key)
 }
 
 struct Ports {

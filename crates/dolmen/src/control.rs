@@ -11,7 +11,7 @@ use crate::config::ServeOptions;
 use dolmen_api::{Endpoints, Server, ServerOptions};
 use dolmen_cluster::{
     lock::{FolderLock, LockError},
-    node::{self, Ambient, Handle},
+    node::{self, Ambient, Defaults, Handle},
     plane::{Notice, Plane, Recovered},
     state::{Credential, FirstStart, Identity, State, StateError},
 };
@@ -210,7 +210,9 @@ impl Prepared {
             // From here on an order to stop is an orderly stop, however soon it comes after readiness.
             let signals = Signals::catch().map_err(ControlError::System)?;
             let ambient = Ambient { now, uuid: fresh_uuid };
-            let (cluster, service) = node::start(state, data.recovered, data.plane, data.notices, ambient)?;
+            let defaults = Defaults { encryption: options.encryption };
+            let (cluster, service) =
+                node::start(state, data.recovered, data.plane, data.notices, ambient, defaults)?;
             let server = Server::bind(ServerOptions {
                 listen: options.listen.iter().map(|ip| SocketAddr::new(*ip, options.api_port)).collect(),
                 tls,

@@ -71,6 +71,40 @@ fn bad(code: i32, args: &[&str]) -> String {
 }
 
 #[test]
+fn the_cluster_key_is_told_rotated_exported_and_imported() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = dir.path().join("data");
+    let node = start(&data).unwrap();
+    let on = |args: &[&str]| good(&data, args);
+    let shown: Value = serde_json::from_str(&on(&["key", "show", "-o", "json"])).unwrap();
+    assert_eq!((&shown["source"], &shown["dataKeys"]), (&Value::from("file"), &Value::from(3)));
+    assert!(on(&["key", "rotate"]).contains("00000000000000000000000000000001"));
+    let events = on(&["event", "list"]);
+    assert!(events.contains("ClusterKeyRotated"), "{events}");
+    drop(node);
+    // The files are looked at without a daemon.
+    let folder = data.to_str().unwrap();
+    let why = bad(3, &["--data", folder, "key", "export"]);
+    assert!(why.contains("there is no cluster key in") && why.contains("first start"), "{why}");
+    let text = "dolmen cluster key 1\nid  98352ce80ce3d800151d1178fa395037\nkey ".to_owned();
+    let text = text + &"07".repeat(32) + "\n";
+    let (file, bad_file) = (dir.path().join("key"), dir.path().join("bad"));
+    std::fs::write(&file, &text).unwrap();
+    std::fs::write(&bad_file, text.replace("key 0", "key 1")).unwrap();
+    let why = bad(1, &["--data", folder, "key", "import", bad_file.to_str().unwrap()]);
+    assert!(why.contains("damaged"), "{why}");
+    assert!(on(&["key", "import", file.to_str().unwrap()]).contains("98352ce80ce3d800151d1178fa395037"));
+    on(&["key", "import", file.to_str().unwrap()]);
+    assert_eq!(on(&["key", "export"]), text);
+    let other = text.replace("id  98", "id  99");
+    std::fs::write(&file, other).unwrap();
+    bad(1, &["--data", folder, "key", "import", file.to_str().unwrap()]);
+    assert_eq!(on(&["key", "export"]), text, "a key that is there stays");
+    let why = bad(2, &["key", "export"]);
+    assert!(why.contains("--data DIR"), "{why}");
+}
+
+#[test]
 fn a_volume_from_create_to_delete() {
     let dir = tempfile::tempdir().unwrap();
     let data = dir.path().join("data");

@@ -5,6 +5,11 @@
 //!   DIR/keys/cluster.key    dolmen cluster key 1
 //!                           id  32 hexadecimal digits, which follow from the key
 //!                           key 64 hexadecimal digits
+//!
+//!   sealed by a passphrase  dolmen cluster key 1 sealed
+//!                           id     likewise, of the key inside
+//!                           salt   32 hexadecimal digits
+//!                           sealed 80 hexadecimal digits: the key wrapped by the one that follows from passphrase and salt
 //! ```
 
 use crate::{Error, Secret, file};
@@ -14,12 +19,26 @@ use std::{fmt, num::NonZeroU32, path::Path};
 use zeroize::{Zeroize, Zeroizing};
 
 const HEAD: &str = "dolmen cluster key 1";
+const SEALED_HEAD: &str = "dolmen cluster key 1 sealed";
 
 /// Rounds of PBKDF2-HMAC-SHA-256 between a passphrase and a key.
 const ROUNDS: NonZeroU32 = NonZeroU32::new(600_000).expect("not zero");
 
 /// Bytes of a passphrase at least.
 pub const MIN_PASSPHRASE_BYTES: usize = 12;
+
+/// What became of a text that should hold a cluster key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Imported {
+    /// The key.
+    Key(ClusterKey),
+    /// It is sealed, and no passphrase was given.
+    Sealed,
+    /// It is sealed by another passphrase, or damaged.
+    WrongPassphrase,
+    /// It is no cluster key, or damaged: a mistyped digit included.
+    Damaged,
+}
 
 /// A key of 256 bits that wraps others. Printed by its name alone, wiped when dropped.
 #[derive(Clone, PartialEq, Eq)]
@@ -68,6 +87,16 @@ impl ClusterKey {
         }
     }
 
+    /// The key as text that only the passphrase opens.
+    pub fn export_sealed(&self, passphrase: &Secret) -> Result<Secret, Error> {
+        let mut salt = [0; 16];
+        rand::fill(&mut salt).map_err(|_| Error::Crypto("the system gives no randomness".into()))?;
+        let sealed = ClusterKey::from_passphrase(passphrase, &salt)?.wrap(&self.key);
+        let (id, salt, sealed) = (hex(&self.id()), hex(&salt), hex(&sealed));
+        let text = format!("{SEALED_HEAD}\nid     {}\nsalt   {}\nsealed {}\n", *id, *salt, *sealed);
+        Ok(Secret::new(text.into_bytes()))
+    }
+
     /// The key as text, for recovery elsewhere; [`ClusterKey::import`] takes it back.
     #[must_use]
     pub fn export(&self) -> Secret {
@@ -75,10 +104,20 @@ impl ClusterKey {
         Secret::new(text.as_bytes().to_vec())
     }
 
-    /// The key that [`ClusterKey::export`] made text of. `None` for anything else, a mistyped digit included.
+    /// The key that [`ClusterKey::export`] or [`ClusterKey::export_sealed`] made text of.
     #[must_use]
-    pub fn import(text: &Secret) -> Option<ClusterKey> {
-        text.expose_text().and_then(ClusterKey::parse)
+    pub fn import(text: &Secret, passphrase: Option<&Secret>) -> Imported {
+        let Some(text) = text.expose_text() else { return Imported::Damaged };
+        if text.lines().next().map(str::trim) != Some(SEALED_HEAD) {
+            return ClusterKey::parse(text).map_or(Imported::Damaged, Imported::Key);
+        }
+        let Some((id, salt, sealed)) = parse_sealed(text) else { return Imported::Damaged };
+        let Some(passphrase) = passphrase else { return Imported::Sealed };
+        let opened = ClusterKey::from_passphrase(passphrase, &salt).ok().and_then(|by| by.unwrap(&sealed));
+        match opened.map(|key| ClusterKey { key }).filter(|key| key.id() == id) {
+            Some(key) => Imported::Key(key),
+            None => Imported::WrongPassphrase,
+        }
     }
 
     /// Names the key without giving anything of it away.
@@ -118,6 +157,14 @@ impl ClusterKey {
         let key = ClusterKey { key: Zeroizing::new(unhex(lines.next()?.strip_prefix("key")?.trim())?) };
         (key.id() == id && lines.all(|l| l.trim().is_empty())).then_some(key)
     }
+}
+
+/// The parts of a sealed key: id, salt, wrapped key.
+fn parse_sealed(text: &str) -> Option<([u8; 16], [u8; 16], [u8; WRAPPED_BYTES])> {
+    let mut lines = text.lines().skip(1);
+    let mut part = |name: &str| lines.next()?.strip_prefix(name).map(str::trim);
+    let (id, salt, sealed) = (part("id")?, part("salt")?, part("sealed")?);
+    Some((unhex(id)?, unhex(salt)?, unhex(sealed)?))
 }
 
 impl fmt::Display for ClusterKey {
@@ -184,14 +231,31 @@ mod tests {
     fn text_comes_back_and_a_mistyped_digit_is_seen() {
         let key = ClusterKey::generate().unwrap();
         let text = key.export();
-        assert_eq!(ClusterKey::import(&text), Some(key.clone()));
+        assert_eq!(ClusterKey::import(&text, None), Imported::Key(key.clone()));
         let at = text.expose().len() - 2;
         let mut wrong = text.expose().to_vec();
         wrong[at] = if wrong[at] == b'0' { b'1' } else { b'0' };
-        assert_eq!(ClusterKey::import(&Secret::new(wrong)), None);
-        assert_eq!(ClusterKey::import(&Secret::new(b"".to_vec())), None);
+        assert_eq!(ClusterKey::import(&Secret::new(wrong), None), Imported::Damaged);
+        assert_eq!(ClusterKey::import(&Secret::new(b"".to_vec()), None), Imported::Damaged);
         let digits = text.expose_text().unwrap().split("key ").last().unwrap().trim().to_owned();
         assert!(!format!("{key} {key:?}").contains(&digits[..16]), "a key does not print");
+    }
+
+    #[test]
+    fn a_sealed_key_opens_with_its_passphrase_alone() {
+        let key = ClusterKey::generate().unwrap();
+        let phrase = Secret::new(b"correct horse battery staple".to_vec());
+        let sealed = key.export_sealed(&phrase).unwrap();
+        let text = sealed.expose_text().unwrap();
+        assert!(text.contains(&key.to_string()), "people see which key it is");
+        assert!(!text.contains(&*hex(&*key.key)));
+        assert_eq!(ClusterKey::import(&sealed, Some(&phrase)), Imported::Key(key.clone()));
+        assert_eq!(ClusterKey::import(&sealed, None), Imported::Sealed);
+        let other = Secret::new(b"correct horse battery stable".to_vec());
+        assert_eq!(ClusterKey::import(&sealed, Some(&other)), Imported::WrongPassphrase);
+        let cut = Secret::new(text.as_bytes()[..text.len() - 9].to_vec());
+        assert_eq!(ClusterKey::import(&cut, Some(&phrase)), Imported::Damaged);
+        assert!(key.export_sealed(&Secret::new(b"short".to_vec())).is_err());
     }
 
     #[test]

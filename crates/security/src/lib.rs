@@ -11,15 +11,17 @@ mod cluster_key;
 mod error;
 pub mod file;
 mod key;
+mod key_files;
 mod random;
 mod roles;
 mod secret;
 mod token;
 
 pub use certificate::{Certificate, pinned_client_config};
-pub use cluster_key::{ClusterKey, MIN_PASSPHRASE_BYTES, fresh_data_key};
+pub use cluster_key::{ClusterKey, Imported, MIN_PASSPHRASE_BYTES, fresh_data_key};
 pub use error::Error;
 pub use key::SigningKey;
+pub use key_files::{KeyFiles, KnownKeys};
 pub use random::fresh_uuid;
 pub use roles::{Grants, Level, Scope};
 pub use secret::Secret;

@@ -3,20 +3,32 @@
 //! A change writes the first copy of a page on all drives, durably, then the second: a crash tears one copy of each drive at most,
 //! and the newest page that checks counts. Changes are one page each and all or nothing, so a rotation that a crash cuts short has
 //! some pages under the old cluster key and the rest under the new one, and goes on from there. An erased key is gone from every copy.
+//! A drive that does not take a page is named by [`KeyTable::take_failed`], and must be out before the change counts: come back
+//! alone, it would tell of the page as it was.
 //! Never: sees a key that is not wrapped.
 
 use crate::format::PAGE_BYTES;
-use crate::format::keys::{KEY_COPIES, KEY_PAGES, KeyPage, WRAPPED_KEY_BYTES, key_offset};
+use crate::format::keys::{KEY_COPIES, KEY_PAGES, KeyPage, KeySlot, WRAPPED_KEY_BYTES, key_offset};
+use crate::shard::within;
 use crate::{PoolPlan, StoreError};
-use dolmen_io::FileId;
 use dolmen_io::exec::Handle;
-use dolmen_types::{LineId, Uuid};
+use dolmen_io::{Event, FileId, Op};
+use dolmen_types::{LineId, PgId, Uuid};
+use std::collections::BTreeSet;
+
+/// How long a page may take on one drive. Milliseconds.
+const WRITE_MS: u64 = 5_000;
+
+/// Pages that are read at a time.
+const READ_PAGES: u16 = 8;
 
 /// A key as it is in the table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct WrappedKey {
     /// The line that it is the key of.
     pub line: LineId,
+    /// The protection group that orders the line.
+    pub pg: PgId,
     /// Names the cluster key that wraps it.
     pub cluster_key: [u8; 16],
     /// AES-256 key wrap of the line's key (RFC 3394).
@@ -26,11 +38,13 @@ pub struct WrappedKey {
 /// See the module. There is one per pool, on the core that owns its units.
 #[derive(Debug)]
 pub struct KeyTable {
-    /// The drives that are there.
-    files: Vec<FileId>,
+    /// The drives that take pages, by their place in the plan.
+    drives: Vec<(u16, FileId)>,
     /// Drives that may fail to take a page.
     spare: usize,
     pages: Vec<KeyPage>,
+    /// Drives that did not take a page, and why.
+    failed: Vec<(u16, String)>,
 }
 
 impl KeyTable {
@@ -41,59 +55,64 @@ impl KeyTable {
         plan: &PoolPlan,
         files: &[Option<FileId>],
     ) -> Result<KeyTable, StoreError> {
-        let files: Vec<FileId> = files.iter().flatten().copied().collect();
-        let mut table = KeyTable { files, spare: usize::from(plan.parity), pages: Vec::new() };
-        for index in 0..KEY_PAGES {
-            let (page, stale) = table.newest(exec, plan.pool, index).await?;
-            if stale {
-                table.write(exec, &page).await?;
-            }
-            table.pages.push(page);
+        let there = (0u16..).zip(files).filter_map(|(i, file)| Some((i, (*file)?)));
+        let drives: Vec<(u16, FileId)> = there.collect();
+        let files: Vec<FileId> = drives.iter().map(|d| d.1).collect();
+        let spare = usize::from(plan.parity);
+        let (pages, stale) = read(exec, plan.pool, &files, spare).await?;
+        let mut table = KeyTable { drives, spare, pages, failed: Vec::new() };
+        for index in stale {
+            let page = table.pages[usize::from(index)].clone();
+            table.write(exec, &page).await?;
         }
         Ok(table)
     }
 
     /// The keys, in no order.
     pub fn keys(&self) -> impl Iterator<Item = WrappedKey> + '_ {
-        self.pages.iter().flat_map(|page| {
-            let key = |&(line, wrapped): &(u64, [u8; WRAPPED_KEY_BYTES])| WrappedKey {
-                line: LineId(line),
-                cluster_key: page.cluster_key,
-                wrapped,
-            };
-            page.keys.iter().flatten().map(key)
-        })
+        self.pages.iter().flat_map(keys_of)
+    }
+
+    /// The key of a line, as it is in the table.
+    #[must_use]
+    pub fn key(&self, line: LineId) -> Option<WrappedKey> {
+        self.keys().find(|key| key.line == line)
     }
 
     /// Adds the key of a new line, durably. Before the line's first record.
     pub async fn add(&mut self, exec: &Handle, key: WrappedKey) -> Result<(), StoreError> {
-        if self.keys().any(|k| k.line == key.line) {
+        if self.key(key.line).is_some() {
             return Err(StoreError::Refused(format!("line {} has a key", key.line)));
         }
-        let fits = |p: &&mut KeyPage| p.count() == 0 || p.cluster_key == key.cluster_key;
-        let page = self.pages.iter_mut().filter(fits).find(|p| p.keys.iter().any(Option::is_none));
+        let fits = |p: &&KeyPage| p.count() == 0 || p.cluster_key == key.cluster_key;
+        let page = self.pages.iter().filter(fits).find(|p| p.keys.iter().any(Option::is_none));
         let Some(page) = page else {
             return Err(StoreError::Refused("the pool has as many encrypted lines as it can".into()));
         };
         let mut new = page.clone();
         new.cluster_key = key.cluster_key;
         if let Some(place) = new.keys.iter_mut().find(|k| k.is_none()) {
-            *place = Some((key.line.0, key.wrapped));
+            *place = Some(KeySlot { line: key.line.0, pg: key.pg, wrapped: key.wrapped });
         }
         self.change(exec, new).await
     }
 
-    /// Erases the key of a line that is gone, in place on every drive; without it what is left of the line's blocks can't be read
-    /// by anyone. Nothing happens for a line without a key.
-    pub async fn erase(&mut self, exec: &Handle, line: LineId) -> Result<(), StoreError> {
-        let holds = |k: &Option<(u64, [u8; WRAPPED_KEY_BYTES])>| k.is_some_and(|(l, _)| l == line.0);
-        let Some(page) = self.pages.iter().find(|p| p.keys.iter().any(holds)) else { return Ok(()) };
-        let mut new = page.clone();
-        new.keys.iter_mut().filter(|k| holds(k)).for_each(|k| *k = None);
-        if new.count() == 0 {
-            new.cluster_key = [0; 16];
+    /// Erases the keys of lines that are gone, in place on every drive; without them what is left of the lines' blocks can't be
+    /// read by anyone. Nothing happens for a line without a key.
+    pub async fn erase(&mut self, exec: &Handle, lines: &BTreeSet<LineId>) -> Result<(), StoreError> {
+        let gone = |k: &Option<KeySlot>| k.is_some_and(|k| lines.contains(&LineId(k.line)));
+        for index in 0..self.pages.len() {
+            if !self.pages[index].keys.iter().any(gone) {
+                continue;
+            }
+            let mut new = self.pages[index].clone();
+            new.keys.iter_mut().filter(|k| gone(k)).for_each(|k| *k = None);
+            if new.count() == 0 {
+                new.cluster_key = [0; 16];
+            }
+            self.change(exec, new).await?;
         }
-        self.change(exec, new).await
+        Ok(())
     }
 
     /// Wraps every key that is not under cluster key `to` anew, page by page; what was done before a crash is not done again.
@@ -110,15 +129,37 @@ impl KeyTable {
                 continue;
             }
             let mut new = page.clone();
-            for key in new.keys.iter_mut().flatten() {
-                let (line, cluster_key) = (LineId(key.0), page.cluster_key);
-                let renewed = rewrap(&WrappedKey { line, cluster_key, wrapped: key.1 });
-                key.1 = renewed.ok_or(StoreError::NoKey(line))?;
+            for (slot, key) in new.keys.iter_mut().flatten().zip(keys_of(page)) {
+                slot.wrapped = rewrap(&key).ok_or(StoreError::NoKey(key.line))?;
             }
             new.cluster_key = to;
             self.change(exec, new).await?;
         }
         Ok(())
+    }
+
+    /// Gives a drive that has joined the pool the whole table, durably. Its label area was zeroed before.
+    pub async fn join(&mut self, exec: &Handle, drive: u16, file: FileId) -> Result<(), StoreError> {
+        for page in self.pages.iter().filter(|page| page.sequence > 0) {
+            for copy in 0..KEY_COPIES {
+                put(exec, file, page, copy)
+                    .await
+                    .map_err(|why| StoreError::Drive(format!("the key table could not be written: {why}")))?;
+            }
+        }
+        self.drives.retain(|d| d.0 != drive);
+        self.drives.push((drive, file));
+        Ok(())
+    }
+
+    /// A drive is out, or has left: it takes no more pages.
+    pub fn leave(&mut self, drive: u16) {
+        self.drives.retain(|d| d.0 != drive);
+    }
+
+    /// Takes the drives that did not take a page, and why. They are given no more.
+    pub fn take_failed(&mut self) -> Vec<(u16, String)> {
+        std::mem::take(&mut self.failed)
     }
 
     /// Makes a changed page durable, then believes it.
@@ -131,46 +172,108 @@ impl KeyTable {
     }
 
     /// Writes both copies of a page on all drives, one after the other.
-    async fn write(&self, exec: &Handle, page: &KeyPage) -> Result<(), StoreError> {
-        let bytes = page.encode();
+    async fn write(&mut self, exec: &Handle, page: &KeyPage) -> Result<(), StoreError> {
         for copy in 0..KEY_COPIES {
-            let (mut failed, mut last) = (0, String::new());
-            for &file in &self.files {
-                let mut buf = exec.alloc(bytes.len()).await;
-                buf.set_len(bytes.len());
-                buf.copy_from_slice(&bytes);
-                let at = key_offset(page.index, copy);
-                if let Err(error) = exec.write_durable(file, at, vec![buf.freeze()]).await {
-                    (failed, last) = (failed + 1, error.to_string());
+            let mut failed = Vec::new();
+            for &(drive, file) in &self.drives {
+                if let Err(why) = put(exec, file, page, copy).await {
+                    failed.push((drive, why));
                 }
             }
-            if failed > self.spare.min(self.files.len() - 1) {
-                return Err(StoreError::Drive(format!("the key table could not be written: {last}")));
+            if let Some((_, why)) = failed.first()
+                && (failed.len() > self.spare || failed.len() == self.drives.len())
+            {
+                return Err(StoreError::Drive(format!("the key table could not be written: {why}")));
             }
+            self.spare -= failed.len();
+            self.drives.retain(|(drive, _)| failed.iter().all(|(bad, _)| bad != drive));
+            self.failed.append(&mut failed);
         }
         Ok(())
     }
+}
 
-    /// The newest page that checks, and whether some copy is another. Without any the page is empty: it was never written, or
-    /// torn when it first was, and no line counts on it.
-    async fn newest(&self, exec: &Handle, pool: Uuid, index: u16) -> Result<(KeyPage, bool), StoreError> {
-        let mut found = Vec::new();
-        let mut failed = String::new();
-        for &file in &self.files {
-            for copy in 0..KEY_COPIES {
-                let mut buf = exec.alloc(PAGE_BYTES as usize).await;
-                buf.set_len(PAGE_BYTES as usize);
-                match exec.read(file, key_offset(index, copy), buf).await {
-                    Ok(buf) => found.push(KeyPage::decode(&buf, pool, index)),
-                    Err((error, _)) => failed = error.to_string(),
+/// The keys of a page.
+fn keys_of(page: &KeyPage) -> impl Iterator<Item = WrappedKey> + '_ {
+    let whole = |slot: &KeySlot| WrappedKey {
+        line: LineId(slot.line),
+        pg: slot.pg,
+        cluster_key: page.cluster_key,
+        wrapped: slot.wrapped,
+    };
+    page.keys.iter().flatten().map(whole)
+}
+
+/// The keys that the drives of a pool hold; reads only.
+pub(crate) async fn read_keys(
+    exec: &Handle,
+    pool: Uuid,
+    files: &[FileId],
+    spare: usize,
+) -> Result<Vec<WrappedKey>, StoreError> {
+    let (pages, _) = read(exec, pool, files, spare).await?;
+    Ok(pages.iter().flat_map(keys_of).collect())
+}
+
+/// Writes one copy of a page to one drive.
+async fn put(exec: &Handle, file: FileId, page: &KeyPage, copy: u64) -> Result<(), String> {
+    let bytes = page.encode();
+    let mut buf = exec.alloc(bytes.len()).await;
+    buf.set_len(bytes.len());
+    buf.copy_from_slice(&bytes);
+    let offset = key_offset(page.index, copy);
+    let data = vec![buf.freeze()];
+    let writing = exec.start(Op::Write { file, offset, data, durable: true });
+    match within(exec, WRITE_MS, writing).await {
+        Some(Event::Failed { error, .. }) => Err(error.to_string()),
+        Some(_) => Ok(()),
+        None => Err(format!("a page of the key table took longer than {WRITE_MS} ms")),
+    }
+}
+
+/// The newest page of each number that checks, and the numbers of those of which some copy is another. A page without any copy that
+/// checks is empty: it was never written, or torn when it first was, and no line counts on it.
+async fn read(
+    exec: &Handle,
+    pool: Uuid,
+    files: &[FileId],
+    spare: usize,
+) -> Result<(Vec<KeyPage>, Vec<u16>), StoreError> {
+    let mut found: Vec<Vec<Option<KeyPage>>> = vec![Vec::new(); usize::from(KEY_PAGES)];
+    let (mut silent, mut why) = (0, String::new());
+    for &file in files {
+        let mut failed = 0;
+        for copy in 0..KEY_COPIES {
+            let mut whole = true;
+            for first in (0..KEY_PAGES).step_by(usize::from(READ_PAGES)) {
+                let pages = READ_PAGES.min(KEY_PAGES - first);
+                let len = usize::from(pages) * PAGE_BYTES as usize;
+                let mut buf = exec.alloc(len).await;
+                buf.set_len(len);
+                match exec.read(file, key_offset(first, copy), buf).await {
+                    Ok(buf) => {
+                        for (index, bytes) in (first..).zip(buf.chunks_exact(PAGE_BYTES as usize)) {
+                            found[usize::from(index)].push(KeyPage::decode(bytes, pool, index));
+                        }
+                    }
+                    Err((error, _)) => (whole, why) = (false, error.to_string()),
                 }
             }
+            failed += u64::from(!whole);
         }
-        if found.is_empty() {
-            return Err(StoreError::Drive(format!("the key table could not be read: {failed}")));
-        }
-        let newest = found.iter().flatten().max_by_key(|p| p.sequence).cloned();
-        let stale = newest.is_some() && found.iter().any(|p| *p != newest);
-        Ok((newest.unwrap_or_else(|| KeyPage::empty(pool, index)), stale))
+        silent += usize::from(failed == KEY_COPIES);
     }
+    // One of those that are silent may be the only one with the newest page.
+    if silent > 0 && (silent > spare || silent == files.len()) {
+        return Err(StoreError::Drive(format!("the key table could not be read: {why}")));
+    }
+    let (mut pages, mut stale) = (Vec::new(), Vec::new());
+    for (index, copies) in (0..).zip(found) {
+        let newest = copies.iter().flatten().max_by_key(|p| p.sequence).cloned();
+        if newest.is_some() && copies.iter().any(|p| *p != newest) {
+            stale.push(index);
+        }
+        pages.push(newest.unwrap_or_else(|| KeyPage::empty(pool, index)));
+    }
+    Ok((pages, stale))
 }

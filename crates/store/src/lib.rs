@@ -58,5 +58,7 @@ pub use keyring::{DataKey, Keyring};
 pub use message::{Members, Purpose, SpaceLevel, ToPool, ToShard, UnitId};
 pub use owner::{DriveStanding, PoolOwner};
 pub use plan::{PlanDrive, PoolPlan, ShardTuning, SpaceReport};
-pub use pool::{Candidate, Identity, PoolOptions, identify_drive, open_pool, wipe_drive};
+pub use pool::{
+    Candidate, FoundPool, Identity, PoolOptions, find_pool, identify_drive, open_pool, wipe_drive,
+};
 pub use store::Store;

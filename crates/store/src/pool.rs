@@ -4,10 +4,12 @@
 //! first says "being made" (incarnation 0) and counts for nothing, so a crash in between leaves drives that can be taken
 //! again; the second makes the pool.
 
+mod find;
 mod label;
 pub(crate) mod signature;
 mod view;
 
+pub use find::{FoundPool, find_pool};
 pub use label::{Identity, identify_drive, wipe_drive};
 
 use crate::columns::{MAX_PARITY, Shape};
@@ -178,7 +180,7 @@ async fn make(exec: &Handle, drives: &[Candidate], options: &PoolOptions) -> Res
             drives.iter().map(|d| format!("{} has {} bytes", d.path, d.info.size_bytes)).collect();
         return Err(StoreError::Refused(format!(
             "too little for a pool of {} shards, which takes {needed} units of {unit_bytes} bytes, and at least one of \
-             them and 1 MiB of each drive: {}",
+             them and 4 MiB of each drive: {}",
             options.shards,
             sizes.join(", ")
         )));

@@ -136,12 +136,34 @@ impl Store {
     }
 
     /// Forgets the key of a line that is gone. One that the map or the queue still knows keeps its key.
-    pub fn forget_key(&mut self, pg: PgId, line: LineId) {
-        if let Some(shard) = self.shard(pg) {
+    pub fn forget_key(&mut self, line: LineId) {
+        for (_, shard) in &self.shards {
             let mut shard = shard.borrow_mut();
             if shard.attributes(line.0).is_none() {
                 shard.forms.forget_key(line.0);
             }
+        }
+    }
+
+    /// True when the key of a line of this group is here.
+    #[must_use]
+    pub fn has_key(&self, pg: PgId, line: LineId) -> bool {
+        self.shard(pg).is_some_and(|shard| shard.borrow().forms.has_key(line.0))
+    }
+
+    /// Looks after the key of a line that may not exist: left over from a line that is gone, or added for one that never came
+    /// to be. [`Store::drain_gone`] tells when nothing needs it. Never while the line is being made.
+    pub fn sweep_key(&mut self, pg: PgId, line: LineId) {
+        if let Some(shard) = self.shard(pg) {
+            shard.borrow_mut().sweep_key(line.0);
+        }
+    }
+
+    /// Takes encrypted lines of which nothing is left: no head, no snapshot, no clone, and no commit that a recovery would look
+    /// at. Their keys are to be erased. Each is told once; what is not erased before a crash is told after it, when swept.
+    pub fn drain_gone(&mut self, out: &mut Vec<LineId>) {
+        for (_, shard) in &self.shards {
+            out.append(&mut shard.borrow_mut().checkpoint.ended);
         }
     }
 

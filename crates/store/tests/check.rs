@@ -38,7 +38,7 @@ fn columns_are_compared_and_rot_is_told_from_loss() {
                     world.overwrite(
                         NODE,
                         path(drive),
-                        (1 << 20) + unit * (128 << 10) + page * 4096 + 9,
+                        (4 << 20) + unit * (128 << 10) + page * 4096 + 9,
                         b"rot",
                     );
                 }

@@ -144,7 +144,7 @@ fn rot_is_mended() {
         for unit in 0..56u64 {
             for page in 1..32 {
                 // Behind the segments' headers, every page of the drive.
-                world.overwrite(NODE, path("d0"), (1 << 20) + unit * (128 << 10) + page * 4096 + 77, b"rot");
+                world.overwrite(NODE, path("d0"), (4 << 20) + unit * (128 << 10) + page * 4096 + 77, b"rot");
             }
         }
         filled.verify();

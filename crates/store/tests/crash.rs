@@ -174,7 +174,7 @@ fn while_cleaning() {
 #[test]
 fn over_two_drives() {
     let mut setup = Setup::tiny(16);
-    setup.drives = vec![("d0", 3 << 20), ("d1", 4 << 20)];
+    setup.drives = vec![("d0", 6 << 20), ("d1", 7 << 20)];
     let mut steps: Vec<Step> =
         (0..10).map(|i| Step::Write(vec![vec![(i * 5, 5)], vec![(i * 3, 4)]])).collect();
     steps.insert(5, Step::Checkpoint);
@@ -253,7 +253,7 @@ fn wide_segments_with_a_drive_absent() {
         setup.parity = parity;
         setup.unit_bytes = 128 * 1024;
         setup.tuning.commit_bytes = 120 * 1024;
-        let states = enumerate_absent(&Workload { setup, before, steps }, limits(36));
+        let states = enumerate_absent(&Workload { setup, before, steps }, limits(48));
         assert!(states > 60, "{states} states only");
     }
 }

@@ -12,7 +12,7 @@ fn large_commands_at_depth() {
     let world = World::new(11);
     let unit = 1 << 20;
     let setup = Setup {
-        drives: vec![("d0", (1 << 20) + 60 * unit), ("d1", (1 << 20) + 40 * unit)],
+        drives: vec![("d0", (4 << 20) + 60 * unit), ("d1", (4 << 20) + 40 * unit)],
         unit_bytes: unit as u32,
         shards: 2,
         parity: 0,

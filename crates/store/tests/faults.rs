@@ -83,7 +83,7 @@ fn find_block(world: &World, value: u64) -> Vec<u64> {
     let mut want = vec![0; BLOCK];
     fill(&mut want, value);
     let mut block = vec![0; BLOCK];
-    (0..(1 << 20) / BLOCK as u64 * 3)
+    (0..(6 << 20) / BLOCK as u64)
         .map(|i| i * BLOCK as u64)
         .filter(|&at| {
             image.read(at, &mut block);
@@ -126,7 +126,7 @@ fn a_hole_before_acknowledged_commits_is_refused() {
     // The header of the fourth commit or so: the page before the block filled with 5 in its first place.
     let image = world.image(NODE, path("d0"));
     let mut page = vec![0; BLOCK];
-    let headers: Vec<u64> = (0..768)
+    let headers: Vec<u64> = (0..1536)
         .map(|i| i * BLOCK as u64)
         .filter(|&at| {
             image.read(at, &mut page);

@@ -5,9 +5,9 @@ mod common;
 use common::*;
 use dolmen_io::FileId;
 use dolmen_io::exec::{Exec, Handle};
-use dolmen_sim::{Rng, World};
+use dolmen_sim::{CrashLimits, Rng, World};
 use dolmen_store::*;
-use dolmen_types::LineId;
+use dolmen_types::{LineId, PgId};
 use std::collections::BTreeSet;
 
 const PLAIN: u64 = 4;
@@ -16,7 +16,7 @@ const BOTH: u64 = 3;
 
 fn drives(count: usize) -> Setup {
     // So small that there is cleaning.
-    let size = if count > 2 { 5 << 19 } else { 4 << 20 };
+    let size = if count > 2 { 11 << 19 } else { 7 << 20 };
     let drives = ["d0", "d1", "d2", "d3"][..count].iter().map(|name| (*name, size)).collect();
     let parity = u8::from(count > 1);
     Setup { drives, parity, keyring: keyring(), ..Setup::tiny(0) }
@@ -122,6 +122,8 @@ fn with_table<T: 'static, F: Future<Output = T>>(
 ) -> T {
     let (mut io, mut exec, candidates): (_, Exec, _) = offline(world, setup);
     let handle = exec.handle();
+    let there = |name: &str| candidates.iter().any(|c| c.path == name);
+    let absent = setup.drives.iter().filter(|d| !there(d.0)).map(|d| (d.0.to_string(), "away".to_string()));
     let options = PoolOptions {
         shards: 1,
         parity: Some(setup.parity),
@@ -129,7 +131,7 @@ fn with_table<T: 'static, F: Future<Output = T>>(
         seed: [7; 32],
         expect: None,
         at_least: 0,
-        absent: Vec::new(),
+        absent: absent.collect(),
     };
     run(&mut io, &mut exec, async move {
         let all: Vec<FileId> = candidates.iter().map(|c| c.info.file).collect();
@@ -143,7 +145,7 @@ fn with_table<T: 'static, F: Future<Output = T>>(
 fn wrapped(line: u64, cluster_key: u8) -> WrappedKey {
     let mut wrapped = [cluster_key; 40];
     wrapped[..8].copy_from_slice(&needle(line).to_le_bytes());
-    WrappedKey { line: LineId(line), cluster_key: [cluster_key; 16], wrapped }
+    WrappedKey { line: LineId(line), pg: PgId(3), cluster_key: [cluster_key; 16], wrapped }
 }
 
 fn sorted(table: &KeyTable) -> Vec<WrappedKey> {
@@ -165,18 +167,81 @@ fn keys_are_found_again_and_erased_everywhere() {
     let all: Vec<_> = (1..100).map(|line| wrapped(line, 1)).collect();
     // A crash tore the first copy on one drive, and the second copy on the other one rotted.
     world.overwrite(NODE, path("d0"), 544 * 1024 + 900, b"torn");
-    world.overwrite(NODE, path("d1"), (544 + 240) * 1024 + 900, b"torn");
+    world.overwrite(NODE, path("d1"), (544 + 1760) * 1024 + 900, b"torn");
     let found = with_table(&world, &setup, |table, _| async move { sorted(&table) });
     assert_eq!(found, all);
     let seven = BTreeSet::from([needle(7)]);
     assert_eq!(on_drives(&world, &setup, &seven), seven);
     with_table(&world, &setup, |mut table, exec| async move {
-        table.erase(&exec, LineId(7)).await.unwrap();
-        table.erase(&exec, LineId(7)).await.unwrap();
+        let seven = BTreeSet::from([LineId(7)]);
+        table.erase(&exec, &seven).await.unwrap();
+        table.erase(&exec, &seven).await.unwrap();
     });
     assert_eq!(on_drives(&world, &setup, &seven), BTreeSet::new());
     let found = with_table(&world, &setup, |table, _| async move { sorted(&table) });
     assert_eq!(found, all.into_iter().filter(|k| k.line != LineId(7)).collect::<Vec<_>>());
+}
+
+/// Every crash state of changes of every sort, with both drives there, and with each one absent at the first start.
+#[test]
+fn the_key_table_outlives_a_crash_at_any_moment() {
+    let (world, setup) = (World::new(10), drives(2));
+    let again = |key: &WrappedKey| Some(wrapped(key.line.0, 2).wrapped);
+    // More than a page of keys.
+    let old: Vec<u64> = (1..70).collect();
+    let (mut model, keys) =
+        (Vec::new(), |lines: &[u64], by: u8| lines.iter().map(|&line| wrapped(line, by)).collect::<Vec<_>>());
+    model.push(keys(&old, 1));
+    model.push(keys(&[&old[..], &[100]].concat(), 1));
+    model.push(keys(&[&old[1..], &[100]].concat(), 1));
+    model.push(keys(&[&old[1..], &[100]].concat(), 2));
+    model.push(keys(&[&old[2..], &[100]].concat(), 2));
+    let recorded = world.clone();
+    with_table(&world, &setup, move |mut table, exec| async move {
+        for line in 1..70 {
+            table.add(&exec, wrapped(line, 1)).await.unwrap();
+        }
+        recorded.start_recording();
+        recorded.mark(0);
+        table.add(&exec, wrapped(100, 1)).await.unwrap();
+        recorded.mark(1);
+        table.erase(&exec, &BTreeSet::from([LineId(1)])).await.unwrap();
+        recorded.mark(2);
+        table.rotate(&exec, [2; 16], again).await.unwrap();
+        recorded.mark(3);
+        table.erase(&exec, &BTreeSet::from([LineId(2)])).await.unwrap();
+        recorded.mark(4);
+    });
+    let recording = world.stop_recording().unwrap();
+    let mut count = 0;
+    for state in recording.crash_states(CrashLimits { per_point: 16, total: 600, seed: 3 }) {
+        for absent in [None, Some("d0"), Some("d1")] {
+            count += 1;
+            let world = World::restore(count, &state);
+            let mark = usize::try_from(state.mark.unwrap()).unwrap();
+            absent.iter().for_each(|d| world.remove_drive(NODE, path(d)));
+            let found = with_table(&world, &setup, |table, _| async move { sorted(&table) });
+            let lines = |keys: &[WrappedKey]| keys.iter().map(|k| k.line).collect::<Vec<_>>();
+            let next = &model[(mark + 1).min(4)];
+            assert!(
+                lines(&found) == lines(&model[mark]) || lines(&found) == lines(next),
+                "{} without {absent:?}",
+                state.label
+            );
+            for key in &found {
+                let whole = model[mark].contains(key) || next.contains(key);
+                assert!(whole, "{} without {absent:?}: {key:?}", state.label);
+            }
+            absent.iter().for_each(|d| world.return_drive(NODE, path(d)));
+            // What was found stays, whoever comes back, and what is erased is on no drive.
+            let after = with_table(&world, &setup, |table, _| async move { sorted(&table) });
+            assert_eq!(after, found, "{} with {absent:?} back", state.label);
+            let erased = [1, 2].into_iter().filter(|l| !found.iter().any(|k| k.line == LineId(*l)));
+            let erased: BTreeSet<u64> = erased.map(needle).collect();
+            assert_eq!(on_drives(&world, &setup, &erased), BTreeSet::new(), "{}", state.label);
+        }
+    }
+    assert!(count > 200, "{count} states only");
 }
 
 #[test]

@@ -101,6 +101,11 @@ impl Model {
         }
     }
 
+    /// Something of a line is left: a head, or a state that somebody can read.
+    fn knows(&self, line: u64) -> bool {
+        self.heads.contains_key(&line) || self.points.keys().any(|(l, _)| *l == line)
+    }
+
     fn depth(&self, line: u64) -> usize {
         1 + self.parents.get(&line).map_or(0, |(parent, _)| self.depth(*parent))
     }
@@ -190,6 +195,30 @@ impl Run {
             lost: None,
             losses: 0,
             versions: false,
+        }
+    }
+
+    /// Erases the keys of lines that were told as gone, for good: no recovery may ask for them.
+    fn erase_keys(&mut self) {
+        for line in std::mem::take(&mut self.node.gone) {
+            for group in &self.groups {
+                let mut states = [&group.durable, &group.expected].into_iter();
+                assert!(!states.any(|m| m.knows(line.0)), "{line:?} is there, and its key is to be erased");
+            }
+            self.setup.keyring.remove(line);
+            self.node.stores.iter_mut().for_each(|store| store.forget_key(line));
+        }
+    }
+
+    /// As the start of a node does it: the keys of lines that are gone, or never came to be, are to be erased.
+    fn sweep_keys(&mut self) {
+        for group in &self.groups {
+            let core = self.node.core_of(PgId(group.pg));
+            for line in (1 + u64::from(group.pg) * 1000..group.next_line).map(LineId) {
+                if self.setup.keyring.contains(line) {
+                    self.node.stores[core].sweep_key(PgId(group.pg), line);
+                }
+            }
         }
     }
 
@@ -448,6 +477,7 @@ impl Run {
 
     /// Power cut or kill with whatever is under way, maybe twice in a row; then exactly a prefix must be there.
     fn crash(&mut self) {
+        self.erase_keys();
         for store in &self.node.stores {
             self.totals.0 += store.checkpoints();
             self.totals.1 += store.space().cleaned_bytes;
@@ -499,6 +529,7 @@ impl Run {
             group.acknowledged = highest;
             group.expected = group.durable.clone();
         }
+        self.sweep_keys();
         self.verify();
     }
 
@@ -542,10 +573,20 @@ impl Run {
             let space = store.space();
             assert_eq!(space.live_bytes, space.map_bytes);
         }
+        self.sweep_keys();
+        self.node.checkpoint();
+        self.node.checkpoint();
+        self.erase_keys();
+        for group in &self.groups {
+            let left = (1 + u64::from(group.pg) * 1000..group.next_line).map(LineId);
+            let left: Vec<LineId> = left.filter(|&line| self.setup.keyring.contains(line)).collect();
+            assert!(left.is_empty(), "keys of lines that are gone: {left:?}");
+        }
     }
 
     fn run(&mut self, steps: u64) {
         for _ in 0..steps {
+            self.erase_keys();
             if self.below(1000) < self.crashes {
                 self.crash();
                 continue;
@@ -665,7 +706,7 @@ fn roomy_pool_with_long_logs() {
 fn several_drives_shards_and_cores() {
     for seed in seeds(2, 6) {
         let mut setup = Setup::tiny(48);
-        setup.drives = vec![("d0", 4 << 20), ("d1", 5 << 20), ("d2", 6 << 20)];
+        setup.drives = vec![("d0", 7 << 20), ("d1", 8 << 20), ("d2", 9 << 20)];
         setup.shards = 3;
         setup.cores = 2;
         let mut run = Run::new(seed, setup, 4, 50);

@@ -17,7 +17,7 @@ fn refusal(world: &World, setup: &Setup) -> String {
 }
 
 fn two_drives() -> Setup {
-    Setup { drives: vec![("d0", 3 << 20), ("d1", 3 << 20)], ..Setup::tiny(0) }
+    Setup { drives: vec![("d0", 6 << 20), ("d1", 6 << 20)], ..Setup::tiny(0) }
 }
 
 /// A mirror can do without a drive, but not because somebody forgot to name it.
@@ -36,21 +36,21 @@ fn a_drive_that_nobody_names_is_not_lost() {
 fn a_missing_drive_is_refused_by_name() {
     let world = World::new(1);
     drop(Node::open(&world, &two_drives()).unwrap());
-    let alone = Setup { drives: vec![("d0", 3 << 20)], ..two_drives() };
+    let alone = Setup { drives: vec![("d0", 6 << 20)], ..two_drives() };
     let text = refusal(&world, &alone);
     assert!(text.contains("d1") && text.contains("missing"), "{text}");
     // A blank one in its place does not help.
-    let other = Setup { drives: vec![("d0", 3 << 20), ("d2", 3 << 20)], ..two_drives() };
+    let other = Setup { drives: vec![("d0", 6 << 20), ("d2", 6 << 20)], ..two_drives() };
     assert!(refusal(&world, &other).contains("d1"));
     // In another order they are the same pool.
-    let turned = Setup { drives: vec![("d1", 3 << 20), ("d0", 3 << 20)], ..two_drives() };
+    let turned = Setup { drives: vec![("d1", 6 << 20), ("d0", 6 << 20)], ..two_drives() };
     Node::open(&world, &turned).unwrap();
 }
 
 #[test]
 fn a_blank_drive_joins_and_serves() {
     let world = World::new(2);
-    let one = Setup { drives: vec![("d0", 3 << 20)], ..two_drives() };
+    let one = Setup { drives: vec![("d0", 6 << 20)], ..two_drives() };
     let mut node = Node::open(&world, &one).unwrap();
     node.commit(0, 1, vec![create(1)]).unwrap();
     let record = node.write(1, 0, &[5]);
@@ -75,11 +75,11 @@ fn a_blank_drive_joins_and_serves() {
 #[test]
 fn a_drive_of_another_pool_is_refused() {
     let world = World::new(3);
-    let a = Setup { drives: vec![("a", 3 << 20)], ..two_drives() };
-    let b = Setup { drives: vec![("b", 3 << 20)], ..two_drives() };
+    let a = Setup { drives: vec![("a", 6 << 20)], ..two_drives() };
+    let b = Setup { drives: vec![("b", 6 << 20)], ..two_drives() };
     drop(Node::open(&world, &a).unwrap());
     drop(Node::open(&world, &b).unwrap());
-    let both = Setup { drives: vec![("a", 3 << 20), ("b", 3 << 20)], ..two_drives() };
+    let both = Setup { drives: vec![("a", 6 << 20), ("b", 6 << 20)], ..two_drives() };
     assert!(refusal(&world, &both).contains("belongs to pool"));
     Node::open(&world, &a).unwrap();
     Node::open(&world, &b).unwrap();
@@ -88,7 +88,7 @@ fn a_drive_of_another_pool_is_refused() {
 #[test]
 fn foreign_and_newer_drives_are_refused_until_wiped() {
     let world = World::new(4);
-    let setup = Setup { drives: vec![("d0", 3 << 20)], ..two_drives() };
+    let setup = Setup { drives: vec![("d0", 6 << 20)], ..two_drives() };
     drop(Node::open(&world, &setup).unwrap());
     // A newer format: the version field of both superblocks.
     for slot in 0..2 {
@@ -104,7 +104,7 @@ fn foreign_and_newer_drives_are_refused_until_wiped() {
     assert!(refusal(&world, &setup).contains("XFS"));
     // Only something at the very end.
     world.overwrite(NODE, path("d0"), 0, &[0; 4]);
-    world.overwrite(NODE, path("d0"), (3 << 20) - 512, b"EFI PART");
+    world.overwrite(NODE, path("d0"), (6 << 20) - 512, b"EFI PART");
     assert!(refusal(&world, &setup).contains("GPT"));
     let mut io = Io::new(Box::new(world.driver(CoreConfig::default())));
     let mut exec = Exec::new(Owner(3), 4, &io);

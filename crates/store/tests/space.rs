@@ -11,7 +11,7 @@ fn overwrite(units: u64, unit_bytes: u32, percent: u64, times: u64) -> SpaceRepo
     let world = World::new(percent);
     let mut setup = Setup::tiny(units);
     setup.unit_bytes = unit_bytes;
-    setup.drives = vec![("d0", (1 << 20) + units * u64::from(unit_bytes))];
+    setup.drives = vec![("d0", (4 << 20) + units * u64::from(unit_bytes))];
     setup.tuning.delta_entries = 4096;
     setup.tuning.log_bytes = 64 << 20;
     setup.tuning.commit_bytes = 120 * 1024;

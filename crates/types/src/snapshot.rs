@@ -39,6 +39,8 @@ pub struct SnapshotDescriptor {
     pub sector: SectorSize,
     /// Whether the volume's data is compressed, and so that of every clone.
     pub compression: bool,
+    /// Whether the volume's data is encrypted, and so that of every clone.
+    pub encryption: bool,
     /// Store blocks that the volume had written and not trimmed then; an upper bound.
     pub mapped_blocks: u64,
     /// The volume's labels then; a clone inherits them.

@@ -134,6 +134,8 @@ pub struct VolumeDescriptor {
     /// Its data is compressed where that pays. A property of its line: decided when it is made, and that of its source for a
     /// clone.
     pub compression: bool,
+    /// Its data is encrypted on the drives, under a key of its line's own. Decided likewise.
+    pub encryption: bool,
     /// How its rate is limited; `None` for not at all.
     pub qos: Option<QosAssignment>,
     /// What it was cloned from; `None` for a volume that began empty.

@@ -6,7 +6,7 @@
 //!  3   log2 of the sector size: 9 or 12   u8
 //!  4   host access: 0 none, 1 any, 2 list u8
 //!  5   address access: likewise           u8
-//!  6   flags: bit 0 it has a QoS policy, bit 1 it is a clone, bit 2 it is compressed  u16
+//!  6   flags: bit 0 it has a QoS policy, bit 1 it is a clone, bit 2 it is compressed, bit 3 it is encrypted  u16
 //!  8   namespace id                       u32
 //!  12  protection group                   u32
 //!  16  line                               u64
@@ -58,6 +58,12 @@ const FLAG_SOURCE: u16 = 2;
 
 /// The volume's data is compressed.
 const FLAG_COMPRESSION: u16 = 4;
+
+/// The volume's data is encrypted.
+const FLAG_ENCRYPTION: u16 = 8;
+
+/// All flags.
+const FLAGS: u16 = FLAG_QOS | FLAG_SOURCE | FLAG_COMPRESSION | FLAG_ENCRYPTION;
 
 /// Bytes of the largest record.
 pub(crate) const MAX_BYTES: usize = 64
@@ -153,7 +159,8 @@ pub(crate) fn encode(d: &VolumeDescriptor) -> Vec<u8> {
     let flag = |is: bool, flag: u16| if is { flag } else { 0 };
     let flags = flag(d.qos.is_some(), FLAG_QOS)
         | flag(d.source.is_some(), FLAG_SOURCE)
-        | flag(d.compression, FLAG_COMPRESSION);
+        | flag(d.compression, FLAG_COMPRESSION)
+        | flag(d.encryption, FLAG_ENCRYPTION);
     out.extend_from_slice(&flags.to_le_bytes());
     out.extend_from_slice(&d.nsid.0.to_le_bytes());
     out.extend_from_slice(&d.pg.0.to_le_bytes());
@@ -220,7 +227,7 @@ pub(crate) fn decode(bytes: &[u8]) -> Result<VolumeDescriptor, DecodeError> {
         return Err(DecodeError::Newer { version });
     }
     let (state, sector, acl, ip_acl, flags) = (r.u8()?, r.u8()?, r.u8()?, r.u8()?, r.u16()?);
-    if version == 0 || flags & !(FLAG_QOS | FLAG_SOURCE | FLAG_COMPRESSION) != 0 {
+    if version == 0 || flags & !FLAGS != 0 {
         return Err(DecodeError::Malformed);
     }
     let descriptor = VolumeDescriptor {
@@ -247,6 +254,7 @@ pub(crate) fn decode(bytes: &[u8]) -> Result<VolumeDescriptor, DecodeError> {
         },
         labels: read_labels(&mut r)?,
         compression: flags & FLAG_COMPRESSION != 0,
+        encryption: flags & FLAG_ENCRYPTION != 0,
         qos: if flags & FLAG_QOS != 0 { Some(read_qos(&mut r)?) } else { None },
         source: if flags & FLAG_SOURCE != 0 {
             Some(CloneSource { snapshot: Uuid(r.array()?), name: r.text()?.into() })
@@ -329,6 +337,7 @@ mod tests {
             ip_acl: IpAccess::Addresses(["10.0.0.1".parse().unwrap(), "::1".parse().unwrap()].into()),
             labels: vec![("k".into(), "v".into())],
             compression: true,
+            encryption: true,
             qos: Some(QosAssignment {
                 policy: Uuid([8; 16]),
                 revision: 6,
@@ -348,7 +357,7 @@ mod tests {
 
     #[test]
     fn golden_bytes() {
-        let mut golden = vec![1, 0, 1, 9, 2, 2, 7, 0, 5, 0, 0, 0, 3, 0, 0, 0];
+        let mut golden = vec![1, 0, 1, 9, 2, 2, 15, 0, 5, 0, 0, 0, 3, 0, 0, 0];
         golden.extend([9, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0x10, 0, 0, 0, 0, 0]);
         golden.extend([2, 1, 0, 0, 0, 0, 0, 0, 4, 0, 0, 0, 0, 0, 0, 0]);
         golden.extend([7; 16]);
@@ -366,7 +375,8 @@ mod tests {
         assert_eq!(decode(&golden), Ok(sample()));
         golden[0] = 2;
         assert_eq!(decode(&golden), Err(DecodeError::Newer { version: 2 }));
-        let without = VolumeDescriptor { qos: None, source: None, compression: false, ..sample() };
+        let without =
+            VolumeDescriptor { qos: None, source: None, compression: false, encryption: false, ..sample() };
         let bytes = encode(&without);
         assert_eq!((bytes[6], bytes.len()), (0, golden.len() - 53 - 21));
         assert_eq!(decode(&bytes), Ok(without));

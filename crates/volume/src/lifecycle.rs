@@ -125,6 +125,9 @@ impl Volumes {
         if descriptor.kind == VolumeKind::Durable && self.phase_of(pg) != GroupPhase::Open {
             return Err(ControlError::NotReady);
         }
+        if descriptor.encryption && !log.has_key(pg, descriptor.line) {
+            return Err(no_key());
+        }
         let origin = match &descriptor.source {
             None => None,
             Some(source) => {
@@ -155,6 +158,9 @@ impl Volumes {
         if clone.compression != source.compression {
             return invalid("compression", "must be that of the snapshot");
         }
+        if clone.encryption != source.encryption {
+            return invalid("encryption", "must be that of the snapshot");
+        }
         Ok(())
     }
 
@@ -180,9 +186,12 @@ impl Volumes {
         if line.0 == 0 || line == next.line {
             return Err(ControlError::Invalid { field: "line", reason: "must be a new one" });
         }
+        if source.encryption && !log.has_key(source.pg, line) {
+            return Err(no_key());
+        }
         next.line = line;
         next.size_bytes = next.size_bytes.max(source.size_bytes);
-        next.compression = source.compression;
+        (next.compression, next.encryption) = (source.compression, source.encryption);
         next.revision += 1;
         self.start(token, slot, ControlOp::Rollback(next, origin), log);
         Ok(None)
@@ -425,4 +434,9 @@ impl Volumes {
         let known = |slot: &usize| !matches!(self.volumes[*slot].life, Life::Free | Life::Creating);
         (0..self.volumes.len()).filter(known).map(|slot| self.info(slot, log)).collect()
     }
+}
+
+/// What is encrypted needs its line's key before its first record.
+fn no_key() -> ControlError {
+    ControlError::Invalid { field: "encryption", reason: "needs the key of its line, which is not here" }
 }

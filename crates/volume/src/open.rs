@@ -1,6 +1,7 @@
 //! Opening: what the log says about the volumes of this core's protection groups, and each group's new epoch.
 //!
-//! A record that is not understood (damaged, or of a newer version) quarantines its volume and nothing else.
+//! A record that is not understood (damaged, or of a newer version) quarantines its volume and nothing else; so does a key that is
+//! missing.
 
 use crate::{
     Change, Restart, Volumes,
@@ -110,7 +111,13 @@ impl Volumes {
             };
             let slot = match (descriptor, held) {
                 (Some(descriptor), Some(held)) => {
-                    let slot = self.place(life_of(&descriptor), descriptor);
+                    let life = match life_of(&descriptor) {
+                        Life::Serving if descriptor.encryption && !log.has_key(pg, descriptor.line) => {
+                            Life::Quarantined
+                        }
+                        life => life,
+                    };
+                    let slot = self.place(life, descriptor);
                     if self.restart == Restart::PowerOn && !held.persists() {
                         ended.extend(reservations.contains_key(&key.id).then_some(key.id));
                     } else {

@@ -40,6 +40,9 @@ const VERSION: u16 = 1;
 /// In the byte of the sector size: the volume's data is compressed.
 const FLAG_COMPRESSION: u8 = 0x80;
 
+/// Likewise: it is encrypted.
+const FLAG_ENCRYPTION: u8 = 0x40;
+
 /// Bytes of the largest record.
 pub(crate) const MAX_BYTES: usize = 112
     + 2 * (1 + MAX_VOLUME_NAME_BYTES)
@@ -71,7 +74,9 @@ pub(crate) fn encode(d: &SnapshotDescriptor) -> Vec<u8> {
     let state = if d.state == SnapshotState::Available { 1 } else { 2 };
     out.extend_from_slice(&VERSION.to_le_bytes());
     let sector = if d.sector == SectorSize::B512 { 9 } else { 12 };
-    out.extend_from_slice(&[state, sector | if d.compression { FLAG_COMPRESSION } else { 0 }]);
+    let flag = |is: bool, flag: u8| if is { flag } else { 0 };
+    let flags = flag(d.compression, FLAG_COMPRESSION) | flag(d.encryption, FLAG_ENCRYPTION);
+    out.extend_from_slice(&[state, sector | flags]);
     out.extend_from_slice(&d.pg.0.to_le_bytes());
     let expires = d.expires.unwrap_or_default().0;
     for number in [d.line.0, d.at.0, d.size_bytes, d.mapped_blocks, d.created.0, expires, d.revision] {
@@ -106,8 +111,8 @@ pub(crate) fn decode(bytes: &[u8]) -> Result<SnapshotDescriptor, DecodeError> {
         _ => return Err(DecodeError::Malformed),
     };
     let sector = r.u8()?;
-    let compression = sector & FLAG_COMPRESSION != 0;
-    let sector = match sector & !FLAG_COMPRESSION {
+    let (compression, encryption) = (sector & FLAG_COMPRESSION != 0, sector & FLAG_ENCRYPTION != 0);
+    let sector = match sector & !(FLAG_COMPRESSION | FLAG_ENCRYPTION) {
         9 => SectorSize::B512,
         12 => SectorSize::B4096,
         _ => return Err(DecodeError::Malformed),
@@ -141,6 +146,7 @@ pub(crate) fn decode(bytes: &[u8]) -> Result<SnapshotDescriptor, DecodeError> {
         size_bytes,
         sector,
         compression,
+        encryption,
         mapped_blocks,
         labels,
         created,
@@ -171,6 +177,7 @@ mod tests {
             size_bytes: 1 << 20,
             sector: SectorSize::B512,
             compression: true,
+            encryption: true,
             mapped_blocks: 5,
             labels: vec![("k".into(), "v".into())],
             created: UnixMillis(1),
@@ -183,7 +190,7 @@ mod tests {
 
     #[test]
     fn golden_bytes() {
-        let mut golden = vec![1, 0, 2, 0x89, 3, 0, 0, 0];
+        let mut golden = vec![1, 0, 2, 0xc9, 3, 0, 0, 0];
         for number in [9u64, 0x0102, 1 << 20, 5, 1, 2, 4] {
             golden.extend(number.to_le_bytes());
         }
@@ -198,6 +205,7 @@ mod tests {
             policy: None,
             description: String::new(),
             compression: false,
+            encryption: false,
             ..sample()
         };
         assert_eq!(encode(&bare)[3], 9);

@@ -93,7 +93,8 @@ impl Volumes {
             d.project.clone_from(&volume.project);
             d.labels.clone_from(&volume.labels);
             (d.pg, d.line, d.at) = (pg, volume.line, group.next());
-            (d.size_bytes, d.sector, d.compression) = (volume.size_bytes, volume.sector, volume.compression);
+            (d.size_bytes, d.sector) = (volume.size_bytes, volume.sector);
+            (d.compression, d.encryption) = (volume.compression, volume.encryption);
             d.mapped_blocks = log.usage(pg, volume.line).mapped_blocks;
             (d.revision, d.state) = (1, SnapshotState::Available);
             snapshot::check(d)?;
@@ -435,6 +436,7 @@ fn unknown(uuid: Uuid, pg: PgId) -> SnapshotDescriptor {
         size_bytes: 0,
         sector: dolmen_types::volume::SectorSize::B4096,
         compression: false,
+        encryption: false,
         mapped_blocks: 0,
         labels: Vec::new(),
         created: dolmen_types::UnixMillis(0),

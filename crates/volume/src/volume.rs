@@ -111,6 +111,7 @@ pub(crate) fn unknown_descriptor(uuid: Uuid, pg: dolmen_types::PgId) -> VolumeDe
         ip_acl: dolmen_types::volume::IpAccess::None,
         labels: Vec::new(),
         compression: false,
+        encryption: false,
         qos: None,
         source: None,
         created: dolmen_types::UnixMillis(0),

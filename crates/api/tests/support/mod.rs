@@ -5,7 +5,7 @@ pub mod plane;
 
 use dolmen_api::{Endpoints, Server, ServerOptions};
 use dolmen_cluster::{
-    node::{self, Ambient},
+    node::{self, Ambient, Defaults},
     plane::{Recovered, channel},
     state::{Credential, FirstStart, State},
 };
@@ -101,7 +101,9 @@ impl Node {
         let plane = tokio::spawn(plane::run(log, requests, 2));
         let (_notices, notices_out) = mpsc::channel(1);
         let ambient = Ambient { now, uuid: fresh_uuid };
-        let (cluster, service) = node::start(state, recovered, plane_end, notices_out, ambient).unwrap();
+        let (cluster, service) =
+            node::start(state, recovered, plane_end, notices_out, ambient, Defaults { encryption: true })
+                .unwrap();
         let keys = cluster
             .credentials()
             .iter()

@@ -2,8 +2,8 @@
 
 use dolmen_cluster::plane::{
     Compression, ConnectionMetrics, CoreMetrics, DiffPart, DriveMetrics, DriveState, DriveStatus, HostStatus,
-    MetricsSnapshot, NodeRequest, PlaneError, PoolState, PoolStatus, Protection, SnapshotStatus,
-    VolumeMetrics, VolumeStatus, VolumeUsage,
+    KeyOrigin, KeyStatus, MetricsSnapshot, NodeRequest, PlaneError, PoolState, PoolStatus, Protection,
+    SnapshotStatus, VolumeMetrics, VolumeStatus, VolumeUsage,
 };
 use dolmen_types::{
     CoreId, Nqn, Seq, UnixMillis, Uuid,
@@ -23,6 +23,7 @@ pub type Log = Arc<Mutex<BTreeMap<Uuid, VolumeDescriptor>>>;
 pub async fn run(log: Log, mut requests: mpsc::Receiver<NodeRequest>, linger: u32) {
     let mut erasing: BTreeMap<Uuid, u32> = BTreeMap::new();
     let mut snapshots: BTreeMap<Uuid, SnapshotDescriptor> = BTreeMap::new();
+    let mut rotations = 0_u64;
     while let Some(request) = requests.recv().await {
         let mut volumes = log.lock().unwrap();
         match request {
@@ -133,6 +134,11 @@ pub async fn run(log: Log, mut requests: mpsc::Receiver<NodeRequest>, linger: u3
             NodeRequest::Drives { answer } => {
                 let _ = answer.send(vec![drive()]);
             }
+            NodeRequest::Keys { answer } => drop(answer.send(key_status(rotations))),
+            NodeRequest::RotateKeys { answer } => {
+                rotations += 1;
+                drop(answer.send(Ok(key_status(rotations))));
+            }
             NodeRequest::Metrics { answer } => {
                 let _ = answer.send(Box::new(metrics(&volumes)));
             }
@@ -225,4 +231,10 @@ fn metrics(volumes: &BTreeMap<Uuid, VolumeDescriptor>) -> MetricsSnapshot {
         }],
         cores: vec![CoreMetrics { turns: 3, busy_ns: 1_500_000_000, ..CoreMetrics::default() }],
     }
+}
+
+/// The cluster key after so many rotations.
+fn key_status(rotations: u64) -> KeyStatus {
+    let (id, place) = (format!("{rotations:032x}"), "/data/keys/cluster.key".to_string());
+    KeyStatus { id, origin: KeyOrigin::File, place, lines: 3, stale: 0 }
 }

@@ -199,6 +199,7 @@ impl Model {
             size_bytes: volume.size_bytes,
             sector: volume.sector,
             compression: volume.compression,
+            encryption: volume.encryption,
             mapped_blocks: 0,
             labels: volume.labels.clone(),
             created: now,
@@ -395,6 +396,7 @@ impl Model {
             pg: d.pg,
             sector: d.sector,
             compression: d.compression,
+            encryption: d.encryption,
             labels: d.labels.clone(),
             source: CloneSource { snapshot: d.uuid, name: d.name.clone() },
         }))
@@ -428,7 +430,7 @@ impl Model {
             return Err(Error::invalid(field, why));
         }
         let (uuid, snapshot, size) = (old.uuid, source.uuid, source.size_bytes);
-        let compression = source.compression;
+        let (compression, encryption) = (source.compression, source.encryption);
         let (line, save) = self.take_line();
         let entry = self.volumes.get_mut(&uuid).expect("entry() found it in this map");
         let old = entry.descriptor();
@@ -438,6 +440,7 @@ impl Model {
             line,
             size_bytes: old.size_bytes.max(size),
             compression,
+            encryption,
             revision: old.revision.saturating_add(1),
             ..old.clone()
         };
@@ -453,6 +456,7 @@ pub(super) struct ClonePlan {
     pub(super) pg: PgId,
     pub(super) sector: SectorSize,
     pub(super) compression: bool,
+    pub(super) encryption: bool,
     pub(super) labels: Vec<(String, String)>,
     pub(super) source: CloneSource,
 }

@@ -29,6 +29,7 @@ fn spec(name: &str) -> VolumeSpec {
         size_bytes: 4096,
         sector: Some(SectorSize::B4096),
         compression: None,
+        encryption: None,
         kind: VolumeKind::Durable,
         acl: HostAccess::None,
         ip_acl: IpAccess::Any,

@@ -1,6 +1,6 @@
 //! The task behind [`super::Handle`]: owns the model and the state file, executes the model's commands.
 
-use super::{Ambient, EventFilter, policies::PolicyMessage};
+use super::{Ambient, Defaults, EventFilter, policies::PolicyMessage};
 use crate::{
     Error, Kind,
     event::{Component, Event, MAX_EVENTS, Occurrence, Severity},
@@ -124,9 +124,11 @@ impl Service {
         recovered: Recovered,
         plane: Plane,
         ambient: Ambient,
+        defaults: Defaults,
     ) -> Result<Service, StateError> {
         let highest = Marks { nsid: recovered.highest_nsid, line: recovered.highest_line };
         let mut model = Model::recover(state.marks()?, highest, recovered.volumes);
+        model.encrypt_by_default(defaults.encryption);
         model.restore_snapshots(recovered.snapshots);
         model.restore_schedules(state.snapshot_policies()?);
         for policy in model.restore_policies(state.qos_policies()?, state.default_qos_policy()?) {

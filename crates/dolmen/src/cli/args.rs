@@ -1,6 +1,9 @@
 //! The grammar of the command line.
 
-use crate::{config::ServeArgs, demo::DemoArgs};
+use crate::{
+    config::{ServeArgs, Switch},
+    demo::DemoArgs,
+};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use dolmen_types::{ByteSize, Nqn};
 use std::{net::IpAddr, path::PathBuf};
@@ -124,6 +127,12 @@ pub enum Command {
         #[command(subcommand)]
         command: DriveCommand,
     },
+    /// The cluster key, which wraps the keys of encrypted volumes
+    Key {
+        /// What to do.
+        #[command(subcommand)]
+        command: KeyCommand,
+    },
     /// Connected hosts
     Host {
         /// What to do.
@@ -196,6 +205,38 @@ pub enum VolumeCommand {
     Deny(AccessArgs),
 }
 
+/// Verbs of the cluster key.
+#[derive(Debug, Subcommand)]
+pub enum KeyCommand {
+    /// Say which key it is, where it is kept and what it wraps; never the key itself
+    Show,
+    /// Put a new key into its place; no data is rewritten. Export the new one then
+    Rotate,
+    /// Print the key, to keep elsewhere: without it nobody reads encrypted volumes
+    Export {
+        /// Seal it with the passphrase in this file; without one whoever sees the text has the key
+        #[arg(long, value_name = "FILE")]
+        passphrase_file: Option<PathBuf>,
+        /// Write it to this file, for its owner alone, instead of printing it
+        #[arg(long, value_name = "FILE")]
+        to: Option<PathBuf>,
+        /// Where the node keeps it, if it was told so with `serve --cluster-key`
+        #[arg(long, value_name = "FILE")]
+        cluster_key: Option<PathBuf>,
+    },
+    /// Put an exported key into a data folder, before the node is started
+    Import {
+        /// What `key export` gave; - reads it from the standard input
+        file: PathBuf,
+        /// The passphrase that it is sealed with
+        #[arg(long, value_name = "FILE")]
+        passphrase_file: Option<PathBuf>,
+        /// Where the node is to keep it, if it is told so with `serve --cluster-key`
+        #[arg(long, value_name = "FILE")]
+        cluster_key: Option<PathBuf>,
+    },
+}
+
 /// Arguments of `volume create`.
 #[derive(Args, Debug)]
 pub struct CreateArgs {
@@ -221,6 +262,10 @@ pub struct CreateArgs {
     /// Whether its data is compressed where that pays; can't be changed later [default: on, or as the snapshot]
     #[arg(long, value_name = "on|off")]
     pub compression: Option<Switch>,
+    /// Whether its data is encrypted on the drives; can't be changed later [default: on, or what `serve` was told, or as the
+    /// snapshot]
+    #[arg(long, value_name = "on|off")]
+    pub encryption: Option<Switch>,
     /// A label. Repeatable
     #[arg(long, value_name = "KEY=VALUE", value_parser = parse_label)]
     pub label: Vec<(String, String)>,
@@ -230,14 +275,6 @@ pub struct CreateArgs {
     /// What stands behind it; null and memory lose all data and need a daemon with --allow-test-volumes
     #[arg(long, default_value = "durable")]
     pub kind: Kind,
-}
-
-/// Something that is done or not.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-#[allow(missing_docs)] // The names say it.
-pub enum Switch {
-    On,
-    Off,
 }
 
 /// What stands behind a volume.

@@ -4,6 +4,7 @@ pub mod args;
 mod client;
 mod connect;
 mod error;
+mod key;
 mod locate;
 mod log;
 mod output;
@@ -18,7 +19,7 @@ use crate::{
     demo,
     node::{self, DriveIdentity},
 };
-use args::{Cli, Command, DriveCommand, Global};
+use args::{Cli, Command, DriveCommand, Global, KeyCommand};
 use clap::{CommandFactory, FromArgMatches};
 use client::Client;
 use error::{CliError, Exit};
@@ -66,6 +67,9 @@ fn dispatch(cli: Cli) -> Result<ExitCode, CliError> {
         Command::Drive { command: DriveCommand::Wipe { path, yes } } => {
             wipe(&Output::new(global.output), &path, yes)?;
         }
+        Command::Key { command: command @ (KeyCommand::Export { .. } | KeyCommand::Import { .. }) } => {
+            key::local(&global, &Output::new(global.output), command)?;
+        }
         remote => {
             let client = Client::new(locate::target(&global)?)?;
             let output = Output::new(global.output);
@@ -85,6 +89,7 @@ fn answer(client: &Client, output: &Output, command: Command) -> Result<(), CliE
         Command::Node { .. } => system::nodes(client, output),
         Command::Pool { .. } => system::pool(client, output),
         Command::Drive { .. } => system::drives(client, output),
+        Command::Key { command } => key::remote(client, output, &command),
         Command::Host { .. } => system::hosts(client, output),
         Command::Event { command } => system::events(client, output, &command),
         Command::Status => system::status(client, output),

@@ -1,12 +1,13 @@
 //! `dolmen volume ...`
 
 use super::{
-    args::{AccessArgs, CreateArgs, Kind, Switch, UpdateArgs, VolumeCommand},
+    args::{AccessArgs, CreateArgs, Kind, UpdateArgs, VolumeCommand},
     client::Client,
     error::{CliError, Exit},
     output::{Align, Output, pairs, ratio, size, table, text, texts},
     snapshot,
 };
+use crate::config::Switch;
 use dolmen_types::{ByteSize, Uuid};
 use serde_json::{Value, json};
 use std::{
@@ -105,6 +106,9 @@ fn create(client: &Client, output: &Output, args: CreateArgs) -> Result<(), CliE
     }
     if let Some(switch) = args.compression {
         body["compression"] = (switch == Switch::On).into();
+    }
+    if let Some(switch) = args.encryption {
+        body["encryption"] = (switch == Switch::On).into();
     }
     if !args.label.is_empty() {
         let labels = args.label.iter().map(|(key, value)| json!({"key": key, "value": value}));
@@ -219,6 +223,7 @@ fn show(client: &Client, output: &Output, volume: &str) -> Result<(), CliError> 
             ("Written", size(&v["statistics"], "logicalUsedStorage")),
             ("Stored", size(&v["statistics"], "physicalUsedStorage")),
             ("Compression", compression(v)),
+            ("Encryption", if text(v, "encryption") == "true" { "on" } else { "off" }.into()),
             ("Sector size", text(v, "sectorSize")),
             ("NSID", text(v, "nsid")),
             ("Kind", text(v, "kind")),

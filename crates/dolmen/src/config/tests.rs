@@ -51,6 +51,10 @@ fn every_flag_arrives() {
         "nqn.2020-01.org.example:s",
         "--cluster-name",
         "c",
+        "--cluster-key",
+        "/k",
+        "--encryption",
+        "off",
         "--allow-test-volumes",
         "--uring-mask",
         "a,b-c",
@@ -63,7 +67,8 @@ fn every_flag_arrives() {
     ])
     .unwrap();
     assert_eq!(options.drives.len(), 2);
-    assert!(options.sparse && options.allow_test_volumes);
+    assert!(options.sparse && options.allow_test_volumes && !options.encryption);
+    assert_eq!(options.cluster_key, Some(PathBuf::from("/k")));
     assert_eq!(options.listen.len(), 2);
     assert_eq!(options.cores, Cores::List(vec![0, 2, 3]));
     assert_eq!(options.uring_mask, ["a", "b-c"]);
@@ -96,6 +101,8 @@ fn the_file_can_say_all_that_flags_can() {
         advertise = "192.0.2.1"
         subsystem-nqn = "nqn.2020-01.org.example:s"
         cluster-name = "c"
+        cluster-key = "/k"
+        encryption = "off"
         allow-test-volumes = true
         uring-mask = ["a"]
         poll-window-us = 7
@@ -105,16 +112,28 @@ fn the_file_can_say_all_that_flags_can() {
     let options = with_file(file, &[]).unwrap();
     assert_eq!(options.data, PathBuf::from("/file-data"));
     assert_eq!((options.drives.len(), options.cores.clone()), (2, Cores::Count(2)));
-    assert_eq!(options.parity, Some(1));
+    assert_eq!((options.parity, &options.cluster_key), (Some(1), &Some(PathBuf::from("/k"))));
     assert!(options.sparse && options.allow_test_volumes);
     let options = with_file(file, &["--drive", "/d/c:1GiB", "--sparse=false", "--port", "9"]).unwrap();
     assert_eq!((options.drives.len(), options.sparse, options.port, options.api_port), (1, false, 9, 3));
     // Every flag of the command line but --config has its key: a flag that is added must be added to this file too.
     use clap::CommandFactory;
-    for arg in Line::command().get_arguments().filter(|a| a.get_id() != "config") {
+    // The cluster key comes from one place alone.
+    let not_here = ["config", "cluster_passphrase_file"];
+    for arg in Line::command().get_arguments().filter(|a| !not_here.contains(&a.get_id().as_str())) {
         let key = arg.get_long().unwrap();
         assert!(file.contains(&format!("{key} =")), "{key}");
     }
+}
+
+#[test]
+fn the_cluster_key_comes_from_one_place() {
+    let from = |file: &str| with_file(&format!("data = \"/d\"\ndrive = [\"/a:1GiB\"]\n{file}"), &[]);
+    let options = from("cluster-passphrase-file = \"/p\"").unwrap();
+    assert_eq!((options.cluster_passphrase_file, options.cluster_key), (Some(PathBuf::from("/p")), None));
+    assert!(options.encryption, "on unless it is said otherwise");
+    let why = from("cluster-passphrase-file = \"/p\"\ncluster-key = \"/k\"").unwrap_err().to_string();
+    assert!(why.contains("--cluster-key"), "{why}");
 }
 
 #[test]

@@ -6,13 +6,14 @@ use crate::{
     node::{
         ServeError,
         cores::Talk,
+        keys::{ClusterKeys, LineKey},
         message::{OpenedDrive, ToCore},
     },
 };
 use dolmen_io::OpenDrive;
 use dolmen_security::fresh_uuid;
-use dolmen_store::{PoolOptions, PoolPlan, StoreError};
-use dolmen_types::{CoreId, PgId, Uuid};
+use dolmen_store::{FoundPool, Keyring, PoolOptions, PoolPlan, StoreError, WrappedKey};
+use dolmen_types::{CoreId, LineId, PgId, Uuid};
 use dolmen_volume::{Restart, VolumeInfo};
 use std::{fs, path::Path, sync::Arc};
 
@@ -27,6 +28,8 @@ pub struct Booted {
     pub drives: Vec<Option<OpenedDrive>>,
     /// All volumes of all cores.
     pub volumes: Vec<VolumeInfo>,
+    /// The highest line that has a key: it may be gone otherwise.
+    pub highest_keyed: LineId,
 }
 
 /// The core that a protection group lives on.
@@ -43,6 +46,8 @@ pub struct Start {
     pub pool: PoolOptions,
     /// Whether reservations that do not persist are still there.
     pub restart: Restart,
+    /// The cluster key.
+    pub keys: Arc<ClusterKeys>,
     /// Takes away a file drive that this start has made and the pool has refused, so that a drive whose file system is not
     /// mounted leaves nothing in its place.
     pub unmake: fn(&Path),
@@ -54,6 +59,7 @@ pub(crate) async fn boot(
     cores: &Talk,
     known_pool: Option<Uuid>,
     restart: Restart,
+    keys: Arc<ClusterKeys>,
 ) -> Result<Booted, ServeError> {
     let drives = options
         .drives
@@ -77,7 +83,7 @@ pub(crate) async fn boot(
         at_least: known_pool.map_or(0, |_| known_sequence(&options.data)),
         absent: Vec::new(),
     };
-    bring_up(cores, Start { drives, pool, restart, unmake: remove }).await
+    bring_up(cores, Start { drives, pool, restart, keys, unmake: remove }).await
 }
 
 fn remove(path: &Path) {
@@ -103,7 +109,7 @@ fn warn_of_size(path: &str, asked: Option<u64>, drive: &OpenedDrive) {
 /// Which drive or pool can't be opened and why, in words.
 pub async fn bring_up(cores: &Talk, start: Start) -> Result<Booted, ServeError> {
     let first = CoreId(0);
-    let Start { drives, mut pool, restart, unmake } = start;
+    let Start { drives, mut pool, restart, keys, unmake } = start;
     let asked: Vec<(String, Option<u64>)> =
         drives.iter().map(|d| (d.path.display().to_string(), d.create_bytes)).collect();
     let results = cores.ask(first, |answer| ToCore::OpenDrives { drives, answer }).await?;
@@ -121,29 +127,91 @@ pub async fn bring_up(cores: &Talk, start: Start) -> Result<Booted, ServeError> 
             }
         }
     }
+    // Nothing was written when the pool or its keys are refused, and the drives are still locked by us.
+    let forget_made = || {
+        let made = paths.iter().zip(&opened).filter(|(_, drive)| drive.info.created);
+        made.for_each(|(path, _)| unmake(path.as_ref()));
+    };
+    let names = paths.clone();
+    // What is refused here is refused when the pool is opened, and so is a pool that may not be opened for another reason.
+    let found = match cores.ask(first, |answer| ToCore::FindPool { paths: names, answer }).await? {
+        Err(StoreError::Refused(_)) => None,
+        found => found.map_err(ServeError::system)?.filter(|found| may_open(found, &pool)),
+    };
+    let unlocked = match &found {
+        Some(found) => Some(keys.unlock(found.pool, &found.keys).await.inspect_err(|_| forget_made())?),
+        None => None,
+    };
     let names = paths.clone();
     let plan = cores.ask(first, |answer| ToCore::OpenPool { paths: names, options: pool, answer }).await?;
     if let Err(StoreError::Refused(_)) = &plan {
-        // Nothing was written, and the drives are still locked by us.
-        let made = paths.iter().zip(&opened).filter(|(_, drive)| drive.info.created);
-        made.for_each(|(path, _)| unmake(path.as_ref()));
+        forget_made();
     }
     let plan = Arc::new(plan.map_err(ServeError::system)?);
     tracing::info!(
         pool = %plan.pool, drives = plan.drives.len(), shards = plan.shards, unit_bytes = plan.unit_bytes,
         parity = plan.parity, created = plan.created, "pool opened"
     );
+    let unlocked = match unlocked {
+        Some(unlocked) => unlocked,
+        None => keys.unlock(plan.pool, &[]).await?,
+    };
     let drives: Vec<Option<OpenedDrive>> =
         plan.order.iter().map(|at| at.map(|i| opened[i].clone())).collect();
-    let recovering =
-        cores.ask_all(|answer| ToCore::OpenStore { plan: plan.clone(), drives: drives.clone(), answer });
+    let wrapped = open_store(cores, &plan, &drives, unlocked).await?;
+    keys.settle(cores, &wrapped).await?;
+    sweep(cores, &plan, &wrapped).await?;
+    let volumes = cores.ask_all(|answer| ToCore::OpenVolumes { restart, answer }).await?;
+    let volumes: Vec<VolumeInfo> = volumes.into_iter().flatten().collect();
+    let highest_keyed = wrapped.iter().map(|key| key.line).max().unwrap_or(LineId(0));
+    tracing::info!(volumes = volumes.len(), keys = wrapped.len(), "recovered");
+    Ok(Booted { plan, drives, volumes, highest_keyed })
+}
+
+/// True when nothing that is known of the pool from before speaks against opening it.
+fn may_open(found: &FoundPool, pool: &PoolOptions) -> bool {
+    pool.expect.is_none_or(|expected| expected == found.pool) && found.sequence >= pool.at_least
+}
+
+/// Opens the key table, and every core's shards with the keys of their lines; the table's keys.
+async fn open_store(
+    cores: &Talk,
+    plan: &Arc<PoolPlan>,
+    drives: &[Option<OpenedDrive>],
+    unlocked: Vec<LineKey>,
+) -> Result<Vec<WrappedKey>, ServeError> {
+    let opening = |answer| ToCore::OpenKeys { plan: plan.clone(), drives: drives.to_vec(), answer };
+    let wrapped = cores.ask(CoreId(0), opening).await?.map_err(ServeError::system)?;
+    if wrapped.len() != unlocked.len() {
+        return Err(ServeError::new(
+            "the pool's keys were not the same when they were read again; start again",
+        ));
+    }
+    let mut keyrings = vec![Keyring::default(); cores.count()];
+    for LineKey { pg, line, key } in unlocked {
+        keyrings[usize::from(home_core(plan, pg, cores.count()).0)].insert(line, key);
+    }
+    let mut keyrings = keyrings.into_iter();
+    let recovering = cores.ask_all(|answer| ToCore::OpenStore {
+        plan: plan.clone(),
+        drives: drives.to_vec(),
+        keyring: keyrings.next().unwrap_or_default(),
+        answer,
+    });
     for result in recovering.await? {
         result.map_err(ServeError::new)?;
     }
-    let volumes = cores.ask_all(|answer| ToCore::OpenVolumes { restart, answer }).await?;
-    let volumes: Vec<VolumeInfo> = volumes.into_iter().flatten().collect();
-    tracing::info!(volumes = volumes.len(), "recovered");
-    Ok(Booted { plan, drives, volumes })
+    Ok(wrapped)
+}
+
+/// Has the keys erased that a crash left over.
+async fn sweep(cores: &Talk, plan: &PoolPlan, wrapped: &[WrappedKey]) -> Result<(), ServeError> {
+    for core in cores.ids() {
+        let here = wrapped.iter().filter(|key| home_core(plan, key.pg, cores.count()) == core);
+        let lines = here.map(|key| (key.pg, key.line)).collect();
+        cores.ask(core, |answer| ToCore::SweepKeys { lines, answer }).await?;
+    }
+    Ok(())
 }
 
 /// Fresh random bytes for what the pool needs identities for.

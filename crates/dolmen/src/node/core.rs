@@ -17,7 +17,7 @@ use crate::node::{
 use dolmen_io::{Event, FileId, Inbox, Io, Owner, Poller, Tag, Turn, Wait, exec::Exec};
 use dolmen_store::{PoolOwner, PoolPlan, Store, ToPool, ToShard};
 use dolmen_target::Target;
-use dolmen_types::{CoreId, Nanos, ShardId, limits::BLOCK_BYTES};
+use dolmen_types::{CoreId, LineId, Nanos, ShardId, limits::BLOCK_BYTES};
 use dolmen_volume::{
     Change, ControlDone, ControlError, ControlReply, Near, Notice, Reply, VolumeInfo, Volumes,
 };
@@ -28,6 +28,7 @@ use std::{
 use tokio::sync::mpsc;
 
 mod control;
+mod keys;
 
 /// Tags of the loop's own timers.
 pub const LOOP: Owner = Owner(0);
@@ -96,6 +97,8 @@ pub struct Core {
     /// This core's handles of the pool's drives, in the pool's order.
     files: Vec<Option<FileId>>,
     owner: Option<PoolOwner>,
+    /// Core 0: the pool's key table.
+    keeper: Option<keys::Keeper>,
     /// Core 0: what the shards' claims contradict each other in.
     contradiction: Option<String>,
     store: Option<Store>,
@@ -117,6 +120,7 @@ pub struct Core {
     notices: Vec<Notice>,
     changes: Vec<Change>,
     answers: Vec<ControlReply>,
+    gone: Vec<LineId>,
     to_pool: Vec<ToPool>,
     to_shards: Vec<(ShardId, ToShard)>,
 }
@@ -149,6 +153,7 @@ impl Core {
             plan: None,
             files: Vec::new(),
             owner: None,
+            keeper: None,
             contradiction: None,
             store: None,
             volumes: None,
@@ -167,6 +172,7 @@ impl Core {
             notices: Vec::new(),
             changes: Vec::new(),
             answers: Vec::new(),
+            gone: Vec::new(),
             to_pool: Vec::new(),
             to_shards: Vec::new(),
         }
@@ -273,6 +279,8 @@ impl Core {
                     target.on_notice(&mut self.io, &notice);
                 }
             }
+            Between::LinesGone(lines) => self.lines_gone(lines),
+            Between::ForgetKeys(lines) => self.forget_keys(&lines),
             Between::ToPool(message) => self.to_pool.push(message),
             Between::ToShard(shard, message) => {
                 if let Some(store) = &mut self.store {
@@ -302,6 +310,7 @@ impl Core {
         }
         self.route_volumes();
         self.route_pool();
+        self.route_gone();
         if let Some(target) = &mut self.target {
             target.step(&mut self.io, &mut Near::of(self.volumes.as_mut()));
         }

@@ -2,9 +2,11 @@
 
 use crate::node::report::CoreReport;
 use dolmen_io::{DriveHandle, DriveInfo, OpenDrive, mailbox};
-use dolmen_store::{PoolOptions, PoolPlan, StoreError, ToPool, ToShard};
+use dolmen_store::{
+    DataKey, FoundPool, Keyring, PoolOptions, PoolPlan, StoreError, ToPool, ToShard, WrappedKey,
+};
 use dolmen_target::{Envelope, Health, NamespaceTable, TargetConfig};
-use dolmen_types::ShardId;
+use dolmen_types::{LineId, PgId, ShardId};
 use dolmen_volume::{
     Change, ControlCommand, ControlDone, ControlError, Notice, Reply, Request, Restart, VolumeInfo,
 };
@@ -13,6 +15,9 @@ use tokio::sync::oneshot;
 
 /// The sender of the one answer to a request; dropped when the core ends first.
 pub type Answer<T> = oneshot::Sender<T>;
+
+/// Wraps a data key anew; `None` for one that it can't unwrap.
+pub type Rewrap = Box<dyn Fn(&WrappedKey) -> Option<[u8; 40]> + Send>;
 
 /// Between cores, through mailboxes.
 #[derive(Debug)]
@@ -27,6 +32,10 @@ pub enum Between {
     ToPool(ToPool),
     /// From the owner of the pool's units to a shard.
     ToShard(ShardId, ToShard),
+    /// To core 0: nothing is left of these lines, and nothing needs their keys.
+    LinesGone(Vec<LineId>),
+    /// From core 0: the keys of these lines are erased.
+    ForgetKeys(Vec<LineId>),
     /// A reservation notice; every core's target gets every notice.
     Notice(Notice),
 }
@@ -60,6 +69,13 @@ pub enum ToCore {
         /// The drives in the same order, or why one can't be opened.
         answer: Answer<Vec<Result<OpenedDrive, String>>>,
     },
+    /// Core 0: say which pool the drives that were opened are of, and which keys it has; nothing is written.
+    FindPool {
+        /// How the drives that could be opened are named, in the order of `OpenDrives`.
+        paths: Vec<String>,
+        /// The pool, if there is one, or why the drives can't be used.
+        answer: Answer<Result<Option<FoundPool>, StoreError>>,
+    },
     /// Core 0: open the pool on the drives that were opened.
     OpenPool {
         /// How the drives that could be opened are named, in the order of `OpenDrives`.
@@ -69,12 +85,23 @@ pub enum ToCore {
         /// The pool, or why it can't be opened.
         answer: Answer<Result<PoolPlan, StoreError>>,
     },
+    /// Core 0: open the pool's key table, and bring it up to date on every drive.
+    OpenKeys {
+        /// The pool.
+        plan: Arc<PoolPlan>,
+        /// Its drives, in the plan's order.
+        drives: Vec<Option<OpenedDrive>>,
+        /// All keys, or why the table can't be read.
+        answer: Answer<Result<Vec<WrappedKey>, StoreError>>,
+    },
     /// Recover this core's shards.
     OpenStore {
         /// The pool.
         plan: Arc<PoolPlan>,
         /// Its drives, in the plan's order.
         drives: Vec<Option<OpenedDrive>>,
+        /// The keys of this core's encrypted lines.
+        keyring: Keyring,
         /// When the shards serve, or why not.
         answer: Answer<Result<(), String>>,
     },
@@ -93,6 +120,45 @@ pub enum ToCore {
         table: Arc<NamespaceTable>,
         /// When it listens, or why not.
         answer: Answer<Result<(), String>>,
+    },
+    /// Core 0: put the key of a new line into the table.
+    KeepKey {
+        /// The key.
+        key: WrappedKey,
+        /// When it is there, durably, or why not. A line that has a key, or had one that is not erased yet, gets no other.
+        answer: Answer<Result<(), StoreError>>,
+    },
+    /// Core 0: wrap all keys anew that are not under this cluster key.
+    RewrapKeys {
+        /// The cluster key.
+        to: [u8; 16],
+        /// What does it.
+        rewrap: Rewrap,
+        /// When all are, durably, or why some are not.
+        answer: Answer<Result<(), StoreError>>,
+    },
+    /// Core 0: all keys in the table.
+    ListKeys {
+        /// In no order.
+        answer: Answer<Vec<WrappedKey>>,
+    },
+    /// The key of an encrypted line of a group that lives here: before the line is made.
+    AddKey {
+        /// The group.
+        pg: PgId,
+        /// The line.
+        line: LineId,
+        /// Its key.
+        key: DataKey,
+        /// When it is here.
+        answer: Answer<()>,
+    },
+    /// Keys of lines of groups that live here: those of lines that do not exist are to be erased when nothing needs them.
+    SweepKeys {
+        /// The lines; none of them is being made.
+        lines: Vec<(PgId, LineId)>,
+        /// When that is taken in.
+        answer: Answer<()>,
     },
     /// New namespaces.
     Namespaces {

@@ -4,6 +4,7 @@
 //! - [`core`]: one core's turn. [`cores`]: their threads.
 //! - [`boot`]: drives, pool, recovery, volumes, in that order; nothing listens before.
 //! - [`router`]: carries out what the control side asks, and keeps the table of namespaces.
+//! - [`keys`]: the cluster key, and what it unlocks.
 //! - [`report`], [`message`]: what is said between them. [`watch`]: what is told unasked.
 //!
 //! What runs on a core, and how it is told what to do, is public so that whole nodes can be run over a simulated world.
@@ -11,6 +12,7 @@
 pub mod boot;
 pub mod core;
 pub mod cores;
+pub mod keys;
 pub mod message;
 mod ports;
 pub mod report;

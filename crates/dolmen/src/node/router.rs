@@ -7,6 +7,7 @@
 use crate::node::{
     boot::{Booted, home_core},
     cores::Talk,
+    keys::ClusterKeys,
     message::{FromCore, OpenedDrive, ToCore},
     tell,
 };
@@ -35,6 +36,8 @@ pub(crate) struct Node {
     pub(crate) plan: Arc<PoolPlan>,
     /// Its drives, in the plan's order.
     pub(crate) drives: Vec<Option<OpenedDrive>>,
+    /// The cluster key.
+    keys: Arc<ClusterKeys>,
     /// Whether volumes that keep nothing may be made.
     pub(crate) allow_test_volumes: bool,
     catalogue: Mutex<Catalogue>,
@@ -117,6 +120,7 @@ impl Node {
     pub(crate) fn start(
         cores: Talk,
         booted: Booted,
+        keys: Arc<ClusterKeys>,
         generation: u64,
         allow_test_volumes: bool,
         changes: mpsc::UnboundedReceiver<FromCore>,
@@ -127,6 +131,7 @@ impl Node {
             cores,
             plan: booted.plan,
             drives: booted.drives,
+            keys,
             allow_test_volumes,
             catalogue: Mutex::new(catalogue),
             barrier,
@@ -201,6 +206,17 @@ impl Node {
                     drop(answer.send(tell::drives(&self.plan, &self.drives, &reports)));
                 }
             }
+            NodeRequest::Keys { answer } => {
+                if let Some(status) = self.keys.status(&self.cores).await {
+                    drop(answer.send(status));
+                }
+            }
+            NodeRequest::RotateKeys { answer } => {
+                let rotated = self.keys.rotate(&self.cores).await;
+                let status = self.keys.status(&self.cores).await;
+                let status = status.ok_or_else(|| PlaneError::Unavailable("the node is stopping".into()));
+                drop(answer.send(rotated.and(status)));
+            }
             NodeRequest::Metrics { answer } => {
                 if let Some(reports) = self.reports().await {
                     drop(answer.send(Box::new(tell::metrics(&self.plan, &self.drives, &reports))));
@@ -222,8 +238,25 @@ impl Node {
             ));
         }
         let core = home_core(&self.plan, descriptor.pg, self.cores.count());
-        let command = ControlCommand::Create(Box::new(descriptor));
-        self.change(core, command).await
+        let keyed = descriptor.encryption.then_some((descriptor.pg, descriptor.line));
+        self.change_keyed(core, keyed, ControlCommand::Create(Box::new(descriptor))).await
+    }
+
+    /// As [`Node::change`], for a change that makes a line; for an encrypted one with a key, which goes again if nothing comes of it.
+    async fn change_keyed(
+        &self,
+        core: CoreId,
+        keyed: Option<(PgId, LineId)>,
+        command: ControlCommand,
+    ) -> Result<(), PlaneError> {
+        if let Some((pg, line)) = keyed {
+            self.keys.make(&self.cores, core, pg, line).await?;
+        }
+        let result = self.change(core, command).await;
+        if let (Err(_), Some((pg, line))) = (&result, keyed) {
+            self.keys.give_up(&self.cores, core, pg, line).await;
+        }
+        result
     }
 
     async fn update(&self, new: VolumeDescriptor, expected_revision: u64) -> Result<(), PlaneError> {
@@ -254,9 +287,15 @@ impl Node {
         line: LineId,
         expected_revision: u64,
     ) -> Result<(), PlaneError> {
-        let core = self.home_of(uuid)?;
+        let (core, keyed) = {
+            let catalogue = self.catalogue.lock().unwrap_or_else(PoisonError::into_inner);
+            let volume = catalogue.volumes.get(&uuid).ok_or(PlaneError::NotFound)?;
+            let VolumeDescriptor { pg, encryption, .. } = volume.descriptor;
+            (home_core(&self.plan, pg, self.cores.count()), encryption.then_some((pg, line)))
+        };
         let expected_revision = Some(expected_revision);
-        self.change(core, ControlCommand::Rollback { uuid, snapshot, line, expected_revision }).await
+        let command = ControlCommand::Rollback { uuid, snapshot, line, expected_revision };
+        self.change_keyed(core, keyed, command).await
     }
 
     /// The home core of a volume that exists.

@@ -1,7 +1,7 @@
 //! The life of the daemon: what is started in which order, and how it ends.
 //!
 //! ```text
-//!   start  folder, keys → ports tried → cores → drives, pool, recovery → volumes → targets listen → API listens → ready
+//!   start  folder, keys → ports tried → cores → drives, cluster key, pool, recovery → volumes → targets listen → API listens → ready
 //!   stop   API ends → targets drain → volumes finish, checkpoint → threads end
 //! ```
 
@@ -12,6 +12,7 @@ use crate::{
         ServeError,
         boot::{self, boot},
         cores::{Cores, Talk},
+        keys::{ClusterKeys, KeySource},
         message::{FromCore, ToCore},
         ports::Ports,
         router::Node,
@@ -23,9 +24,10 @@ use dolmen_cluster::{
     plane::{self, MAX_PENDING_NOTICES, Notice, Recovered},
     state::Identity,
 };
+use dolmen_security::KeyFiles;
 use dolmen_target::TargetConfig;
 use dolmen_types::{LineId, Nsid};
-use std::{net::SocketAddr, process::ExitCode};
+use std::{net::SocketAddr, process::ExitCode, sync::Arc};
 use tokio::sync::mpsc;
 
 /// Runs the daemon until it is told to stop.
@@ -91,7 +93,8 @@ async fn start(
     let state = prepared.state();
     let restart = boot::restart_kind(&options.data);
     let known = state.pool().map_err(ServeError::system)?;
-    let booted = boot(options, talk, known, restart).await?;
+    let keys = Arc::new(ClusterKeys::new(key_source(options)));
+    let booted = boot(options, talk, known, restart, keys.clone()).await?;
     if known.is_none() {
         if !booted.plan.created {
             tracing::warn!(
@@ -107,20 +110,32 @@ async fn start(
     let generation = state.start_discovery_generation().map_err(ServeError::system)?;
     let known = booted.volumes.iter().map(|v| &v.descriptor);
     let mut recovered = Recovered {
-        highest_line: known.clone().map(|d| d.line).max().unwrap_or(LineId(0)),
+        highest_line: known.clone().map(|d| d.line).max().unwrap_or(LineId(0)).max(booted.highest_keyed),
         highest_nsid: known.clone().map(|d| d.nsid).max().unwrap_or(Nsid(0)),
         volumes: known.cloned().collect(),
         snapshots: Vec::new(),
     };
-    let node = Node::start(talk.clone(), booted, generation, options.allow_test_volumes, changes);
+    let node = Node::start(talk.clone(), booted, keys, generation, options.allow_test_volumes, changes);
     let stopping = || ServeError::new("a core has ended");
     let snapshots = node.snapshots().await.ok_or_else(stopping)?;
+    // The line of a snapshot may be that of no volume any more.
+    let lines = snapshots.iter().map(|s| s.descriptor.line).max();
+    recovered.highest_line = recovered.highest_line.max(lines.unwrap_or_default());
     recovered.snapshots = snapshots.into_iter().filter(|s| s.usable).map(|s| s.descriptor).collect();
     let (plane, requests) = plane::channel();
     tokio::spawn(node.clone().serve(requests));
     listen(options, prepared.identity(), talk, ports, &node).await?;
     tokio::spawn(watch(node, options.data.clone(), notices));
     Ok(Found { recovered, plane })
+}
+
+/// Where the cluster key is.
+fn key_source(options: &ServeOptions) -> KeySource {
+    match (&options.cluster_passphrase_file, &options.cluster_key) {
+        (Some(path), _) => KeySource::Passphrase(path.clone()),
+        (None, Some(path)) => KeySource::Files(KeyFiles::at(path)),
+        (None, None) => KeySource::Files(KeyFiles::of_folder(&options.data)),
+    }
 }
 
 async fn listen(

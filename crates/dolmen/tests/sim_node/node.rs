@@ -6,14 +6,16 @@ use dolmen::node::{
     boot::{self, Booted, Start, home_core},
     core::Core,
     cores::Talk,
+    keys::{ClusterKeys, KeySource},
     message::{FromCore, ToCore},
     router::Catalogue,
 };
 use dolmen_io::{Io, OpenDrive, PoolConfig, inbox};
+use dolmen_security::{ClusterKey, Imported, Secret};
 use dolmen_sim::{CoreConfig, NodeId, Rng, World};
 use dolmen_store::{PoolOptions, PoolPlan};
 use dolmen_target::{Identity, NamespaceTable, TargetConfig};
-use dolmen_types::CoreId;
+use dolmen_types::{CoreId, LineId, PgId};
 use dolmen_volume::{ControlCommand, ControlDone, ControlError, Restart};
 use std::{
     net::SocketAddr,
@@ -34,6 +36,12 @@ pub const DRIVES: [&str; 2] = ["d0", "d1"];
 const POOL_BYTES: usize = 48 << 20;
 const UNIT_BYTES: u32 = 128 * 1024;
 
+/// The cluster key of all runs.
+const CLUSTER_KEY: &str = "dolmen cluster key 1
+id  98352ce80ce3d800151d1178fa395037
+key 0707070707070707070707070707070707070707070707070707070707070707
+";
+
 /// What came of a request to a volume.
 pub type Outcome = Result<ControlDone, ControlError>;
 
@@ -52,6 +60,7 @@ enum Phase {
 pub struct Process {
     cores: Vec<Core>,
     talk: Talk,
+    keys: Arc<ClusterKeys>,
     changes: mpsc::UnboundedReceiver<FromCore>,
     catalogue: Catalogue,
     plan: Option<Arc<PoolPlan>>,
@@ -119,8 +128,12 @@ impl Process {
             at_least: 0,
             absent: Vec::new(),
         };
-        let start =
-            Start { drives: DRIVES.iter().map(drive).collect(), pool, restart: how.restart, unmake: |_| () };
+        let drives = DRIVES.iter().map(drive).collect();
+        // One key for all runs: what is random in a run follows from its seed, and data keys change no course of events.
+        let text = Secret::new(CLUSTER_KEY.as_bytes().to_vec());
+        let Imported::Key(key) = ClusterKey::import(&text, None) else { panic!("the key is none") };
+        let keys = Arc::new(ClusterKeys::new(KeySource::Given(key)));
+        let start = Start { drives, pool, restart: how.restart, keys: keys.clone(), unmake: |_| () };
         let job = {
             let talk = talk.clone();
             async move { boot::bring_up(&talk, start).await }
@@ -128,6 +141,7 @@ impl Process {
         Process {
             cores: all,
             talk,
+            keys,
             changes,
             catalogue: Catalogue::new(how.generation << 32, Vec::new()),
             plan: None,
@@ -166,7 +180,13 @@ impl Process {
     pub fn ask(&mut self, number: u64, pg: dolmen_types::PgId, command: ControlCommand) {
         let plan = self.plan.as_ref().expect("asked only while serving");
         let (talk, core) = (self.talk.clone(), home_core(plan, pg, self.cores.len()));
-        let job = async move { talk.ask(core, |answer| ToCore::Volume { command, answer }).await };
+        let (keys, keyed) = (self.keys.clone(), keyed(&command));
+        let job = async move {
+            if let Some((pg, line)) = keyed {
+                keys.make(&talk, core, pg, line).await.expect("a new line gets a key");
+            }
+            talk.ask(core, |answer| ToCore::Volume { command, answer }).await
+        };
         self.asked.push((number, Box::pin(job)));
     }
 
@@ -279,4 +299,12 @@ async fn listen(talk: Talk, table: Arc<NamespaceTable>) -> Result<(), ServeError
 /// Where the node listens.
 pub fn address() -> SocketAddr {
     SocketAddr::new(NODE.addr(), 4420)
+}
+
+/// The line that a command makes, if it needs a key.
+fn keyed(command: &ControlCommand) -> Option<(PgId, LineId)> {
+    match command {
+        ControlCommand::Create(d) if d.encryption => Some((d.pg, d.line)),
+        _ => None,
+    }
 }

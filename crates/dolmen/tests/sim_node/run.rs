@@ -188,6 +188,7 @@ impl Run {
             ip_acl: IpAccess::Any,
             labels: Vec::new(),
             compression: number % 2 == 1,
+            encryption: number % 4 < 2,
             qos: None,
             source: None,
             created: UnixMillis(1),

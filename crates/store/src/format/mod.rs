@@ -22,7 +22,7 @@ use crate::UnitId;
 pub(crate) const FORMAT_VERSION: u32 = 1;
 
 /// Bytes at the start of a drive before its first unit.
-pub(crate) const LABEL_BYTES: u64 = 1 << 20;
+pub(crate) const LABEL_BYTES: u64 = 4 << 20;
 
 /// Smallest unit. Bytes. Pools of operators never go below 1 MiB; tests do.
 pub(crate) const MIN_UNIT_BYTES: u32 = 32 * 1024;

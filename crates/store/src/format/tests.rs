@@ -3,7 +3,7 @@
 use super::anchor::{Anchor, Chunk, Era, Start};
 use super::body::{Body, LineRow, PointRow, SegmentRow, put_object};
 use super::commit::{self, CommitPlace, HeaderWriter, LogIdentity, LogRecord, StoredBlock, records};
-use super::keys::KeyPage;
+use super::keys::{KeyPage, KeySlot};
 use super::page::{Leaf, Level, PageName, PageRef, encode_leaf, encode_node, node_refs, verify};
 use super::segment::{SegmentHeader, Stream};
 use super::superblock::{DriveEntry, DriveState, NotOurs, Superblock};
@@ -141,8 +141,8 @@ fn commit() -> (commit::CommitHeader, Vec<u8>, Vec<u8>) {
 
 fn key_page() -> KeyPage {
     let mut page = KeyPage { sequence: 3, cluster_key: [0x11; 16], ..KeyPage::empty(POOL, 2) };
-    page.keys[0] = Some((9, [0x22; 40]));
-    page.keys[2] = Some((10, [0x33; 40]));
+    page.keys[0] = Some(KeySlot { line: 9, pg: PgId(5), wrapped: [0x22; 40] });
+    page.keys[2] = Some(KeySlot { line: 10, pg: PgId(6), wrapped: [0x33; 40] });
     page
 }
 

@@ -2,6 +2,7 @@
 
 use super::signature;
 use crate::StoreError;
+use crate::format::LABEL_BYTES;
 use crate::format::superblock::{NotOurs, SUPERBLOCK_BYTES, Superblock};
 use dolmen_io::exec::Handle;
 use dolmen_io::{DriveInfo, FileId};
@@ -104,10 +105,11 @@ pub async fn identify_drive(exec: Handle, info: DriveInfo) -> Result<Identity, S
     })
 }
 
-/// Makes a drive blank: zeros its first and last MiB durably and gives the rest up.
+/// Makes a drive blank: zeros its label area (with the wrapped keys in it) and its last MiB durably and gives the rest up.
 pub async fn wipe_drive(exec: Handle, info: DriveInfo) -> Result<(), StoreError> {
     let (head, tail) = ends(info.size_bytes);
-    zero(&exec, info.file, head.0, head.1).await?;
+    let label = LABEL_BYTES.clamp(head.1, info.size_bytes - info.size_bytes % 4096);
+    zero(&exec, info.file, head.0, label).await?;
     zero(&exec, info.file, tail.0, tail.1).await?;
     exec.flush(info.file).await.map_err(drive_error)?;
     if tail.0 > head.1 {

@@ -17,6 +17,7 @@ use crate::location::Slot;
 use crate::map::{Line, Point};
 use dolmen_io::Op;
 use dolmen_io::exec::Handle;
+use dolmen_types::LineId;
 use std::collections::BTreeSet;
 
 mod merge;
@@ -123,9 +124,14 @@ fn build_body(shard: &Shared, frozen: &Frozen) -> (Vec<u8>, Vec<Slot>) {
     let mut s = shard.borrow_mut();
     let s = &mut *s;
     s.map.frozen = None;
-    s.map
-        .lines
-        .retain(|_, line| !(line.base.as_ref().is_some_and(|b| b.is_doomed()) && line.nodes.is_empty()));
+    let (formed, gone) = (s.log.next_number - 1, &mut s.checkpoint.gone);
+    s.map.lines.retain(|&number, line| {
+        let ends = line.base.as_ref().is_some_and(|b| b.is_doomed()) && line.nodes.is_empty();
+        if ends && line.attributes.encrypt {
+            gone.push((number, formed));
+        }
+        !ends
+    });
     s.checkpoint.dropping = s.map.lines.values().any(|l| l.shrunk || l.sweep.is_some() || l.now.is_doomed());
     let needed = |columns| frozen.starts.iter().flatten().any(|start| start.columns == columns);
     let empty: Vec<Slot> = s
@@ -222,6 +228,7 @@ fn finish(shard: &Shared, anchor: &Anchor, chunks: &[(Slot, Chunk)], empty: &[Sl
     s.checkpoint.chunks.clone_from(&anchor.chunks);
     s.checkpoint.running = false;
     s.checkpoint.finished += 1;
+    s.end_gone();
     if !units.is_empty() {
         s.to_pool.push(ToPool::Release { shard: s.id.shard, units });
     }
@@ -260,6 +267,27 @@ pub(super) async fn serve(shard: Shared, exec: Handle) {
 }
 
 impl super::Shard {
+    /// Ends the lines that no commit names which a recovery from the newest checkpoint would look at.
+    pub(super) fn end_gone(&mut self) {
+        let base = self.checkpoint.base;
+        let ended = self.checkpoint.gone.extract_if(.., |(_, last)| *last <= base);
+        self.checkpoint.ended.extend(ended.map(|(line, _)| LineId(line)));
+    }
+
+    /// A line whose key is here: if nothing is left of it, or it never came to be, it ends as one that is gone.
+    pub(crate) fn sweep_key(&mut self, line: u64) {
+        let knows = self.attributes(line).is_some() || self.checkpoint.gone.iter().any(|g| g.0 == line);
+        if !knows && matches!(self.phase, Phase::Serving) {
+            self.checkpoint.gone.push((line, self.log.next_number - 1));
+            self.end_gone();
+        }
+    }
+
+    /// True when a checkpoint would end lines that are gone.
+    pub(super) fn has_gone(&self) -> bool {
+        self.checkpoint.gone.iter().any(|(_, last)| *last <= self.log.applied)
+    }
+
     /// True when a restart now would have something to replay.
     pub(super) fn needs_checkpoint(&self) -> bool {
         self.log.applied != self.checkpoint.base || self.map.live.len() > 0

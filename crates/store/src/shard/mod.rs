@@ -52,7 +52,7 @@ use crate::{
 };
 use dolmen_io::Tag;
 use dolmen_io::exec::{Handle, Notify};
-use dolmen_types::{Nanos, PgId};
+use dolmen_types::{LineId, Nanos, PgId};
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::rc::Rc;
@@ -146,6 +146,11 @@ pub(crate) struct CheckpointState {
     pub(crate) finished: u64,
     /// Lines or points that were dropped wait for what they needed to be freed.
     pub(crate) dropping: bool,
+    /// Encrypted lines of which nothing is left, with the last commit that may name them: a checkpoint that holds it makes their
+    /// keys useless, since no recovery looks at that commit any more.
+    pub(crate) gone: Vec<(u64, u64)>,
+    /// Lines whose keys nothing needs.
+    pub(crate) ended: Vec<LineId>,
 }
 
 /// What waits for space.

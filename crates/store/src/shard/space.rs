@@ -225,6 +225,7 @@ impl Shard {
             || self.map.live.len() >= self.delta_limit()
             || self.checkpoint.log_bytes >= self.tuning.log_bytes
             || self.checkpoint.dropping
+            || self.has_gone()
             || self.checkpoint_frees();
         self.checkpoint.requested = due;
         // The last checkpoint waits for everything under way, and looks for itself whether it has ended.

@@ -32,7 +32,7 @@ impl Setup {
     pub fn tiny(units: u64) -> Setup {
         let unit_bytes = 64 * 1024;
         Setup {
-            drives: vec![("d0", (1 << 20) + units * u64::from(unit_bytes))],
+            drives: vec![("d0", (4 << 20) + units * u64::from(unit_bytes))],
             unit_bytes,
             shards: 1,
             parity: 0,
@@ -53,9 +53,9 @@ impl Setup {
     }
 }
 
-/// Drives of the same size.
+/// Drives of the same size, with units of one MiB less than `mib` in all.
 pub fn drives(count: usize, mib: u64) -> Vec<(&'static str, u64)> {
-    ["d0", "d1", "d2", "d3", "d4", "d5"][..count].iter().map(|d| (*d, mib << 20)).collect()
+    ["d0", "d1", "d2", "d3", "d4", "d5"][..count].iter().map(|d| (*d, (mib + 3) << 20)).collect()
 }
 
 /// A running node.
@@ -68,6 +68,8 @@ pub struct Node {
     pub plan: PoolPlan,
     pub done: BTreeMap<u64, Done>,
     pub fault: Option<StoreError>,
+    /// Encrypted lines that were told as gone.
+    pub gone: Vec<LineId>,
     tickets: u64,
 }
 
@@ -210,6 +212,7 @@ impl Node {
             plan,
             done: BTreeMap::new(),
             fault: None,
+            gone: Vec::new(),
             tickets: 0,
         })
     }
@@ -251,6 +254,7 @@ impl Node {
         }
         self.route();
         for store in &mut self.stores {
+            store.drain_gone(&mut self.gone);
             let mut done = Vec::new();
             store.drain(&mut done);
             for d in done {

@@ -57,6 +57,10 @@ impl Log for Durable<'_> {
         self.store.as_ref()?.line(pg, line)
     }
 
+    fn has_key(&self, pg: PgId, line: LineId) -> bool {
+        self.store.as_ref().is_some_and(|s| s.has_key(pg, line))
+    }
+
     fn diff(&mut self, pg: PgId, request: DiffRequest, ticket: Ticket) {
         let store = self.store.as_mut().expect("snapshots are only found in a store");
         store.diff(pg, request, ticket);

@@ -17,6 +17,8 @@ type Held = BTreeMap<u64, Box<[u8]>>;
 pub(crate) struct Disk {
     pub(crate) blocks: BTreeMap<(u64, u64), Box<[u8]>>,
     pub(crate) lines: BTreeSet<u64>,
+    /// Lines whose keys are here.
+    pub(crate) keys: BTreeSet<u64>,
     /// What snapshots hold, by line and number.
     pub(crate) points: BTreeMap<(u64, u64), Held>,
     /// What lines were cloned from.
@@ -183,6 +185,10 @@ impl Log for FakeLog {
             head_bytes: bytes,
             ..LineUsage::default()
         }
+    }
+
+    fn has_key(&self, _pg: PgId, line: LineId) -> bool {
+        self.disk.keys.contains(&line.0)
     }
 
     fn line(&self, _pg: PgId, line: LineId) -> Option<LineInfo> {

@@ -73,6 +73,9 @@ pub(crate) trait Log {
     /// What hangs on a line.
     fn line(&self, pg: PgId, line: LineId) -> Option<LineInfo>;
 
+    /// True when the key of a line, encrypted or about to be, is here.
+    fn has_key(&self, pg: PgId, line: LineId) -> bool;
+
     /// Lists what differs between two states of lines; answered with `ticket`.
     fn diff(&mut self, pg: PgId, request: DiffRequest, ticket: Ticket);
 

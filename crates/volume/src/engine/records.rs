@@ -80,8 +80,8 @@ fn control_records(control: &ControlOp, volume: &Volume) -> Records {
         ControlOp::Create(origin) => {
             records.push(match *origin {
                 None => {
-                    let compress = volume.descriptor.compression;
-                    Record::CreateLine { line, attributes: LineAttributes { compress, encrypt: false } }
+                    let (compress, encrypt) = (volume.descriptor.compression, volume.descriptor.encryption);
+                    Record::CreateLine { line, attributes: LineAttributes { compress, encrypt } }
                 }
                 Some((parent, at)) => Record::CloneLine { line, parent, at },
             });

@@ -219,3 +219,24 @@ fn what_is_not_understood_quarantines_one_volume() {
         assert!(bench.read(good, 0, 1, 4096).iter().all(|&b| b == 1));
     }
 }
+
+#[test]
+fn an_encrypted_volume_needs_its_key() {
+    let mut bench = Bench::new();
+    let secret = VolumeDescriptor { encryption: true, ..sample(1) };
+    let refused = bench.control(create(secret.clone()));
+    assert!(matches!(refused, Err(ControlError::Invalid { field: "encryption", .. })), "{refused:?}");
+    bench.log.disk.keys.insert(secret.line.0);
+    assert!(shown(bench.control(create(secret.clone()))).descriptor.encryption);
+    shown(bench.control(create(sample(2))));
+    let mut disk = bench.crash(0);
+    let health = |disk: Disk| {
+        let mut bench = Bench::over(disk, Restart::Process);
+        let mut all = list(&mut bench);
+        all.sort_by_key(|info| info.descriptor.uuid);
+        all.iter().map(|info| info.health).collect::<Vec<_>>()
+    };
+    assert_eq!(health(disk.clone()), [Health::Good, Health::Good]);
+    disk.keys.clear();
+    assert_eq!(health(disk), [Health::Quarantined, Health::Good]);
+}

@@ -62,6 +62,7 @@ pub(crate) fn descriptor(n: u8, sector: SectorSize, kind: VolumeKind, blocks: u6
         ip_acl: IpAccess::Any,
         labels: vec![],
         compression: true,
+        encryption: false,
         qos: None,
         source: None,
         created: UnixMillis(1),

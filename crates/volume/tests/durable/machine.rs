@@ -252,6 +252,7 @@ pub(crate) fn descriptor(n: u8, sector: SectorSize, blocks: u64) -> VolumeDescri
         ip_acl: IpAccess::Any,
         labels: vec![("who".into(), "test".into())],
         compression: true,
+        encryption: false,
         qos: None,
         source: None,
         created: UnixMillis(1),

@@ -41,6 +41,7 @@ pub(crate) fn snapshot(n: u8, of: u8) -> SnapshotDescriptor {
         size_bytes: 0,
         sector: SectorSize::B4096,
         compression: false,
+        encryption: false,
         mapped_blocks: 0,
         labels: vec![],
         created: UnixMillis(3),

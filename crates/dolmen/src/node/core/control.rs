@@ -1,7 +1,7 @@
 //! What a core does for the control side: opens drives, pool, shards and volumes one after the other, carries out changes,
 //! reports, and comes to an orderly end. Questions whose answer takes time are kept in `Waiting` and looked at each turn.
 
-use super::{Closing, Core, DRAIN_MS, LOOP, Pending, STORE, TARGET, VOLUME};
+use super::{Closing, Core, DRAIN_MS, LOOP, Pending, STORE, TARGET, VOLUME, keys::Keeper};
 use crate::node::{
     boot::home_core,
     message::{Answer, OpenedDrive, ToCore},
@@ -37,15 +37,20 @@ impl Core {
                 let opened = self.open_drives(&drives);
                 drop(answer.send(opened));
             }
+            ToCore::FindPool { paths, answer } => {
+                let finding = dolmen_store::find_pool(self.exec.handle(), self.candidates(paths));
+                let task = async move { drop(answer.send(finding.await)) };
+                self.exec.handle().spawn(task).expect("nothing else runs on the core yet");
+            }
+            ToCore::OpenKeys { plan, drives, answer } => self.open_keys(&plan, &drives, answer),
             ToCore::OpenPool { paths, options, answer } => {
-                let drives = self.drives.iter().zip(paths);
-                let candidates = drives.map(|(d, path)| Candidate { info: d.info.clone(), path }).collect();
+                let candidates = self.candidates(paths);
                 let opening = dolmen_store::open_pool(self.exec.handle(), candidates, options);
                 let task = async move { drop(answer.send(opening.await)) };
                 self.exec.handle().spawn(task).expect("nothing else runs on the core yet");
             }
-            ToCore::OpenStore { plan, drives, answer } => {
-                if let Err(why) = self.open_store(&plan, &drives) {
+            ToCore::OpenStore { plan, drives, keyring, answer } => {
+                if let Err(why) = self.open_store(&plan, &drives, &keyring) {
                     drop(answer.send(Err(why)));
                 } else {
                     self.waiting.store = Some(answer);
@@ -74,7 +79,13 @@ impl Core {
                 self.waiting.closed = Some(Closing { answer, give_up, store_told: false });
             }
             ToCore::Exit => self.exit = true,
+            other => self.take_key_command(other),
         }
+    }
+
+    fn candidates(&self, paths: Vec<String>) -> Vec<Candidate> {
+        let drives = self.drives.iter().zip(paths);
+        drives.map(|(d, path)| Candidate { info: d.info.clone(), path }).collect()
     }
 
     fn open_drives(&mut self, drives: &[OpenDrive]) -> Vec<Result<OpenedDrive, String>> {
@@ -90,7 +101,12 @@ impl Core {
         results
     }
 
-    fn open_store(&mut self, plan: &Arc<PoolPlan>, drives: &[Option<OpenedDrive>]) -> Result<(), String> {
+    fn open_store(
+        &mut self,
+        plan: &Arc<PoolPlan>,
+        drives: &[Option<OpenedDrive>],
+        keyring: &Keyring,
+    ) -> Result<(), String> {
         let mut files = Vec::new();
         for drive in drives {
             files.push(match drive {
@@ -107,8 +123,7 @@ impl Core {
         let mut salt = [0; 8];
         self.io.random(&mut salt);
         let salt = u64::from_le_bytes(salt);
-        self.store =
-            Some(Store::open(plan, &shards, &files, tuning, STORE, salt, &Keyring::default(), &exec));
+        self.store = Some(Store::open(plan, &shards, &files, tuning, STORE, salt, keyring, &exec));
         self.plan = Some(plan.clone());
         self.files = files;
         Ok(())
@@ -186,6 +201,7 @@ impl Core {
         {
             let _ = answer.send(());
         }
+        self.settle_keys();
         self.watch_closing(now);
         more
     }
@@ -200,7 +216,12 @@ impl Core {
             }
         }
         let down = closing.store_told && self.store.as_ref().is_none_or(Store::is_down);
-        if down && let Some(closing) = self.waiting.closed.take() {
+        // Keys that the last checkpoint made useless are better erased now than by the next start.
+        let erased = self.keeper.as_ref().is_none_or(Keeper::is_idle) || closing.give_up <= now;
+        if down
+            && erased
+            && let Some(closing) = self.waiting.closed.take()
+        {
             let _ = closing.answer.send(());
         }
     }

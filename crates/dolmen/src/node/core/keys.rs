@@ -1,0 +1,283 @@
+//! The pool's key table, on core 0: one task does what is asked of it, one thing at a time. Wrapped keys alone come by here.
+//!
+//! What was written counts when the drives that did not take it are out: a change is answered only then. Keys of lines that the
+//! stores tell as gone are erased from the drives first, then forgotten on every core.
+
+use super::{Core, LOOP, post};
+use crate::node::message::{Answer, Between, OpenedDrive, Rewrap, ToCore};
+use dolmen_io::{
+    FileId, Tag,
+    exec::{Handle, Notify},
+};
+use dolmen_store::{DriveState, KeyTable, PoolPlan, StoreError, ToPool, WrappedKey};
+use dolmen_types::{CoreId, LineId, Nanos, PgId, ShardId};
+use std::{
+    cell::RefCell,
+    collections::{BTreeSet, VecDeque},
+    rc::Rc,
+    sync::Arc,
+};
+
+/// How long a drive that did not take a page may take to go out. Milliseconds.
+const OUT_MS: u64 = 15_000;
+
+/// What is asked of the table.
+enum Job {
+    Keep(WrappedKey, Answer<Result<(), StoreError>>),
+    Rewrap([u8; 16], Rewrap, Answer<Result<(), StoreError>>),
+    Erase(BTreeSet<LineId>),
+    List(Answer<Vec<WrappedKey>>),
+}
+
+/// What has come of it, to be told once it counts.
+enum Outcome {
+    Opened,
+    Changed(Answer<Result<(), StoreError>>, Result<(), StoreError>),
+    Erased(BTreeSet<LineId>, Result<(), StoreError>),
+}
+
+/// An outcome, the drives that did not take all of it, and until when they are waited for.
+struct Ended {
+    outcome: Outcome,
+    failed: Vec<(u16, String)>,
+    /// The pool's owner has been told; wait no longer than this.
+    told: Option<Nanos>,
+}
+
+/// Between the core's turn and the task.
+#[derive(Default)]
+struct Desk {
+    /// With the drives that were out when it was asked.
+    jobs: VecDeque<(Vec<u16>, Job)>,
+    busy: bool,
+    ended: Vec<Ended>,
+}
+
+/// See the module.
+pub(super) struct Keeper {
+    desk: Rc<RefCell<Desk>>,
+    bell: Notify,
+}
+
+impl Keeper {
+    fn open(
+        exec: &Handle,
+        plan: Arc<PoolPlan>,
+        files: Vec<Option<FileId>>,
+        answer: Answer<Result<Vec<WrappedKey>, StoreError>>,
+    ) -> Keeper {
+        let keeper = Keeper { desk: Rc::default(), bell: Notify::default() };
+        let (desk, bell, handle) = (keeper.desk.clone(), keeper.bell.clone(), exec.clone());
+        let task = async move {
+            match KeyTable::load(&handle, &plan, &files).await {
+                Err(error) => drop(answer.send(Err(error))),
+                Ok(mut table) => {
+                    drop(answer.send(Ok(table.keys().collect())));
+                    let failed = table.take_failed();
+                    desk.borrow_mut().ended.push(Ended { outcome: Outcome::Opened, failed, told: None });
+                    serve(&handle, table, &desk, &bell).await;
+                }
+            }
+        };
+        exec.spawn(task).expect("nothing else runs on the core yet");
+        keeper
+    }
+
+    fn ask(&self, out: Vec<u16>, job: Job) {
+        self.desk.borrow_mut().jobs.push_back((out, job));
+        self.bell.notify();
+    }
+
+    /// True when nothing is asked and everything was told.
+    pub(super) fn is_idle(&self) -> bool {
+        let desk = self.desk.borrow();
+        desk.jobs.is_empty() && !desk.busy && desk.ended.is_empty()
+    }
+}
+
+/// The task.
+async fn serve(exec: &Handle, mut table: KeyTable, desk: &RefCell<Desk>, bell: &Notify) {
+    loop {
+        let next = desk.borrow_mut().jobs.pop_front();
+        let Some((out, job)) = next else {
+            bell.notified().await;
+            continue;
+        };
+        desk.borrow_mut().busy = true;
+        out.into_iter().for_each(|drive| table.leave(drive));
+        let outcome = carry_out(exec, &mut table, job).await;
+        let failed = table.take_failed();
+        {
+            let mut desk = desk.borrow_mut();
+            desk.busy = false;
+            desk.ended.extend(outcome.map(|outcome| Ended { outcome, failed, told: None }));
+        }
+        // One turn more, in which that is seen.
+        exec.yield_now().await;
+    }
+}
+
+async fn carry_out(exec: &Handle, table: &mut KeyTable, job: Job) -> Option<Outcome> {
+    Some(match job {
+        Job::Keep(key, answer) => Outcome::Changed(answer, table.add(exec, key).await),
+        Job::Rewrap(to, rewrap, answer) => {
+            Outcome::Changed(answer, table.rotate(exec, to, |key| rewrap(key)).await)
+        }
+        Job::Erase(lines) => {
+            let result = table.erase(exec, &lines).await;
+            Outcome::Erased(lines, result)
+        }
+        Job::List(answer) => {
+            drop(answer.send(table.keys().collect()));
+            return None;
+        }
+    })
+}
+
+impl Core {
+    /// Core 0: opens the key table.
+    pub(super) fn open_keys(
+        &mut self,
+        plan: &Arc<PoolPlan>,
+        drives: &[Option<OpenedDrive>],
+        answer: Answer<Result<Vec<WrappedKey>, StoreError>>,
+    ) {
+        let files = drives.iter().map(|drive| drive.as_ref().map(|d| d.info.file)).collect();
+        self.keeper = Some(Keeper::open(&self.exec.handle(), plan.clone(), files, answer));
+    }
+
+    /// A question about keys, from the control side.
+    pub(super) fn take_key_command(&mut self, command: ToCore) {
+        match command {
+            ToCore::KeepKey { key, answer } => self.ask_keeper(Job::Keep(key, answer)),
+            ToCore::RewrapKeys { to, rewrap, answer } => self.ask_keeper(Job::Rewrap(to, rewrap, answer)),
+            ToCore::ListKeys { answer } => self.ask_keeper(Job::List(answer)),
+            ToCore::AddKey { pg, line, key, answer } => {
+                if let Some(store) = &mut self.store {
+                    store.add_key(pg, line, key);
+                }
+                let _ = answer.send(());
+            }
+            ToCore::SweepKeys { lines, answer } => {
+                self.sweep_keys(&lines);
+                let _ = answer.send(());
+            }
+            _ => {}
+        }
+    }
+
+    fn sweep_keys(&mut self, lines: &[(PgId, LineId)]) {
+        if let Some(store) = &mut self.store {
+            lines.iter().for_each(|&(pg, line)| store.sweep_key(pg, line));
+        }
+    }
+
+    fn ask_keeper(&mut self, job: Job) {
+        let out = |(drive, standing): (u16, dolmen_store::DriveStanding)| {
+            matches!(standing.state, DriveState::Out | DriveState::Gone).then_some(drive)
+        };
+        let standings = self.owner.as_ref().map(dolmen_store::PoolOwner::drives).unwrap_or_default();
+        let out = (0u16..).zip(standings).filter_map(out).collect();
+        // Without one the answer's sender is dropped: the caller hears that nothing will come.
+        if let Some(keeper) = &self.keeper {
+            keeper.ask(out, job);
+        }
+    }
+
+    /// Keys of lines that are gone: to core 0, which erases them.
+    pub(super) fn route_gone(&mut self) {
+        let Some(store) = &mut self.store else { return };
+        store.drain_gone(&mut self.gone);
+        if !self.gone.is_empty() {
+            let gone = std::mem::take(&mut self.gone);
+            self.lines_gone(gone);
+        }
+    }
+
+    pub(super) fn lines_gone(&mut self, lines: Vec<LineId>) {
+        if self.id == CoreId(0) {
+            self.ask_keeper(Job::Erase(lines.into_iter().collect()));
+        } else {
+            post(&mut self.links, &mut self.backlog, CoreId(0), Between::LinesGone(lines));
+        }
+    }
+
+    pub(super) fn forget_keys(&mut self, lines: &[LineId]) {
+        if let Some(store) = &mut self.store {
+            lines.iter().for_each(|&line| store.forget_key(line));
+        }
+    }
+
+    /// Tells what has come of changes of the table, once it counts.
+    pub(super) fn settle_keys(&mut self) {
+        let Some(keeper) = &self.keeper else { return };
+        if keeper.desk.borrow().ended.is_empty() {
+            return;
+        }
+        let desk = keeper.desk.clone();
+        let ended = std::mem::take(&mut desk.borrow_mut().ended);
+        let mut waiting = Vec::new();
+        for mut ended in ended {
+            if self.counts(&mut ended) {
+                self.tell_outcome(ended);
+            } else {
+                waiting.push(ended);
+            }
+        }
+        let mut desk = desk.borrow_mut();
+        waiting.append(&mut desk.ended);
+        desk.ended = waiting;
+    }
+
+    /// True when no drive that lacks a change can come back with what was before it, or when that is no longer waited for.
+    fn counts(&mut self, ended: &mut Ended) -> bool {
+        if ended.failed.is_empty() {
+            return true;
+        }
+        let Some(owner) = &self.owner else { return false };
+        let now = self.io.now();
+        let Some(until) = ended.told else {
+            let failed = |(drive, reason): &(u16, String)| ToPool::Failed {
+                shard: ShardId(0),
+                drive: *drive,
+                reason: reason.clone(),
+            };
+            self.to_pool.extend(ended.failed.iter().map(failed));
+            let until = now.plus_ms(OUT_MS);
+            ended.told = Some(until);
+            self.io.timer_at(Tag { owner: LOOP, key: 0 }, until);
+            return false;
+        };
+        let standings = owner.drives();
+        let is_out = |drive: u16| {
+            let state = standings.get(usize::from(drive)).map(|s| s.state);
+            state.is_none_or(|state| matches!(state, DriveState::Out | DriveState::Gone))
+        };
+        ended.failed.retain(|(drive, _)| !is_out(*drive));
+        ended.failed.is_empty() || until <= now
+    }
+
+    fn tell_outcome(&mut self, ended: Ended) {
+        let doubt = ended.failed.first().map(|(_, why)| StoreError::Drive(why.clone()));
+        let doubt = doubt.map_or(Ok(()), Err);
+        // A receiver that went away meanwhile needs no answer.
+        match ended.outcome {
+            Outcome::Opened => {}
+            Outcome::Changed(answer, result) => drop(answer.send(result.and(doubt))),
+            Outcome::Erased(lines, Ok(())) => {
+                let lines: Vec<LineId> = lines.into_iter().collect();
+                self.forget_keys(&lines);
+                for core in (1..self.cores).filter_map(|c| u16::try_from(c).ok()) {
+                    post(
+                        &mut self.links,
+                        &mut self.backlog,
+                        CoreId(core),
+                        Between::ForgetKeys(lines.clone()),
+                    );
+                }
+            }
+            // Too many drives fail, so the pool stops; the next start finds these keys again.
+            Outcome::Erased(_, Err(_)) => {}
+        }
+    }
+}

@@ -1,0 +1,35 @@
+//! What drives say of their pool before it is opened: nothing is written.
+
+use super::{Candidate, survey};
+use crate::StoreError;
+use crate::key_table::{WrappedKey, read_keys};
+use dolmen_io::exec::Handle;
+use dolmen_types::Uuid;
+
+/// A pool that drives belong to.
+#[derive(Clone, Debug)]
+pub struct FoundPool {
+    /// Its identity.
+    pub pool: Uuid,
+    /// Number of the superblock in force.
+    pub sequence: u64,
+    /// The keys of its encrypted lines: whoever can't unwrap them need not open it.
+    pub keys: Vec<WrappedKey>,
+}
+
+/// Finds the pool of these drives, and its keys; `None` when none was made of them yet. Refuses what [`open_pool`](super::open_pool)
+/// refuses for what a drive holds, and does not ask whether enough of them are there.
+pub async fn find_pool(exec: Handle, drives: Vec<Candidate>) -> Result<Option<FoundPool>, StoreError> {
+    let (found, newest) = survey(&exec, &drives).await?;
+    let Some(block) = newest else { return Ok(None) };
+    let counts = |own: &crate::format::superblock::Superblock| {
+        let uuid = own.drives[usize::from(own.index)].uuid;
+        own.pool == block.pool && block.drives.iter().any(|d| d.uuid == uuid && d.state.counts())
+    };
+    // What is on a drive that was out, or on one of another pool, counts for nothing.
+    let ours =
+        drives.iter().zip(&found).filter(|(_, found)| found.membership(block.pool).is_some_and(counts));
+    let files: Vec<_> = ours.map(|(drive, _)| drive.info.file).collect();
+    let keys = read_keys(&exec, block.pool, &files, usize::from(block.parity)).await?;
+    Ok(Some(FoundPool { pool: block.pool, sequence: block.sequence, keys }))
+}
