@@ -3,7 +3,7 @@
 use crate::floor::{
     FloorOptions, READ_REPLY_BYTES, READ_REQUEST_BYTES, WRITE_REPLY_BYTES, WRITE_REQUEST_BYTES,
 };
-use clap::{Parser, ValueEnum};
+use clap::{Parser, Subcommand, ValueEnum};
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 /// Which way the data goes.
@@ -26,8 +26,11 @@ pub(crate) enum Output {
 
 /// Measures Dolmen against a bare TCP program that moves the same bytes.
 #[derive(Clone, Debug, Parser)]
-#[command(version)]
+#[command(version, args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
 pub(crate) struct Args {
+    /// What is measured, if not the null volume.
+    #[command(subcommand)]
+    pub(crate) verb: Option<Verb>,
     /// The dolmen program: a daemon with a null volume is started for the run.
     #[arg(long, value_name = "PATH", conflicts_with = "target")]
     pub(crate) dolmen: Option<PathBuf>,
@@ -83,6 +86,46 @@ pub(crate) struct Args {
     /// How results are printed.
     #[arg(long, value_enum, default_value_t = Output::Table)]
     pub(crate) output: Output,
+}
+
+/// What else can be measured.
+#[derive(Clone, Debug, Subcommand)]
+pub(crate) enum Verb {
+    /// The store in this process, over drives in memory: what it adds to the null volume and to the bare drive I/O; and the
+    /// kernels beside the best libraries of the machine.
+    Store(StoreArgs),
+}
+
+/// How the store is measured.
+#[derive(Clone, Debug, clap::Args)]
+pub(crate) struct StoreArgs {
+    /// Only the parts whose name contains this: shapes.
+    #[arg(long, value_name = "WORD")]
+    pub(crate) only: Option<String>,
+    /// Only the shapes whose name contains this, say "4K random read".
+    #[arg(long, value_name = "WORDS")]
+    pub(crate) shape: Option<String>,
+    /// Run nothing but the store under the shapes named, for so many seconds each: something for a profiler to look at.
+    #[arg(long, value_name = "SECONDS", value_parser = seconds)]
+    pub(crate) profile: Option<f64>,
+    /// Seconds of each contestant in each round.
+    #[arg(long, default_value_t = 0.1, value_parser = seconds)]
+    pub(crate) runtime: f64,
+    /// Rounds.
+    #[arg(long, default_value_t = 7, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub(crate) repeats: u32,
+    /// The CPU.
+    #[arg(long, default_value_t = 1)]
+    pub(crate) cpu: usize,
+    /// How results are printed.
+    #[arg(long, value_enum, default_value_t = Output::Table)]
+    pub(crate) output: Output,
+}
+
+impl StoreArgs {
+    pub(crate) fn runtime(&self) -> Duration {
+        Duration::from_secs_f64(self.runtime)
+    }
 }
 
 fn seconds(text: &str) -> Result<f64, String> {

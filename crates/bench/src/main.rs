@@ -8,6 +8,7 @@
 //!   dolmen-bench --dolmen target/release/dolmen             starts a daemon with a null volume
 //!   dolmen-bench --target 127.0.0.1:4420 [--nqn NQN]        uses one that runs (pin it yourself)
 //!   dolmen-bench --floor-only
+//!   dolmen-bench store                                      the store alone, in this process (see `store/`)
 //! ```
 #![forbid(unsafe_code)]
 
@@ -17,8 +18,9 @@ mod daemon;
 mod floor;
 mod ours;
 mod report;
+mod store;
 
-use args::{Args, Output};
+use args::{Args, Output, Verb};
 use clap::Parser;
 use cores::round_trip;
 use report::{Report, Round, Sample};
@@ -37,6 +39,9 @@ fn main() -> ExitCode {
 }
 
 fn run(args: &Args) -> Result<()> {
+    if let Some(Verb::Store(args)) = &args.verb {
+        return store::run(args);
+    }
     let daemon = match &args.dolmen {
         Some(path) => Some(daemon::Daemon::start(path, args)?),
         None => None,

@@ -118,7 +118,7 @@ pub(crate) struct Spread {
 }
 
 impl Spread {
-    fn of(values: impl Iterator<Item = f64>) -> Option<Spread> {
+    pub(crate) fn of(values: impl Iterator<Item = f64>) -> Option<Spread> {
         let mut v: Vec<f64> = values.collect();
         v.sort_by(f64::total_cmp);
         let (&min, &max) = (v.first()?, v.last()?);

@@ -1,33 +1,38 @@
 //! Checksums: CRC-32C of the wire, XXH3-64 of what is stored. The same result on every machine and in every version.
 
-use crc_fast::CrcAlgorithm;
+#[cfg(target_arch = "x86_64")]
+mod crc32c_x86;
+#[cfg(target_arch = "x86_64")]
+mod xxh3_x86;
+
+use crc_fast::{CrcAlgorithm, Digest};
 
 /// CRC-32C (Castagnoli) of `bytes`: the digest of NVMe/TCP, written little-endian there.
 #[must_use]
 pub fn crc32c(bytes: &[u8]) -> u32 {
-    narrow(crc_fast::checksum(CrcAlgorithm::Crc32Iscsi, bytes))
+    !update(!0, bytes)
 }
 
 /// CRC-32C over bytes that come in pieces.
 #[derive(Clone, Copy, Debug)]
-pub struct Crc32c(crc_fast::Digest);
+pub struct Crc32c(u32);
 
 impl Crc32c {
     /// The digest of no bytes yet.
     #[must_use]
     pub fn new() -> Crc32c {
-        Crc32c(crc_fast::Digest::new(CrcAlgorithm::Crc32Iscsi))
+        Crc32c(!0)
     }
 
     /// Goes on over `bytes`.
     pub fn update(&mut self, bytes: &[u8]) {
-        self.0.update(bytes);
+        self.0 = update(self.0, bytes);
     }
 
     /// The CRC of all bytes so far; the digest may still be continued.
     #[must_use]
     pub fn value(&self) -> u32 {
-        narrow(self.0.finalize())
+        !self.0
     }
 }
 
@@ -37,15 +42,28 @@ impl Default for Crc32c {
     }
 }
 
-/// The library returns every CRC in 64 bits; a 32-bit one leaves the upper half zero.
-fn narrow(crc: u64) -> u32 {
-    u32::try_from(crc).expect("a 32-bit CRC fits 32 bits")
+/// The CRC's state behind `bytes`: inverted, as it is between pieces.
+fn update(state: u32, bytes: &[u8]) -> u32 {
+    #[cfg(target_arch = "x86_64")]
+    if bytes.len() >= crc32c_x86::MIN_BYTES && crc32c_x86::is_there() {
+        // SAFETY: the machine has the instructions.
+        return unsafe { crc32c_x86::update(state, bytes) };
+    }
+    let mut digest = Digest::new_with_init_state(CrcAlgorithm::Crc32Iscsi, u64::from(state));
+    digest.update(bytes);
+    // The library returns every CRC in 64 bits; a 32-bit one leaves the upper half zero.
+    u32::try_from(digest.get_state()).expect("a 32-bit CRC fits 32 bits")
 }
 
 /// XXH3-64 of `bytes` under `seed`: the check of stored blocks. The seed binds a block to its place, so that a
 /// valid block at a wrong address is caught. Not a cryptographic hash.
 #[must_use]
 pub fn check64(seed: u64, bytes: &[u8]) -> u64 {
+    #[cfg(target_arch = "x86_64")]
+    if bytes.len() > xxh3_x86::SHORT_BYTES && xxh3_x86::is_there() {
+        // SAFETY: the machine has the instructions.
+        return unsafe { xxh3_x86::hash(seed, bytes) };
+    }
     twox_hash::XxHash3_64::oneshot_with_seed(seed, bytes)
 }
 
@@ -110,6 +128,21 @@ mod tests {
         for (len, plain, seeded) in vectors {
             assert_eq!(check64(0, &buffer[..len]), plain, "length {len}");
             assert_eq!(check64(PRIME, &buffer[..len]), seeded, "length {len}, seeded");
+        }
+    }
+
+    /// Every length near a change of path gives what the libraries give.
+    #[test]
+    fn all_paths_agree_with_the_libraries() {
+        let bytes: Vec<u8> =
+            (0..9000u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 24).to_le_bytes()[0]).collect();
+        for len in (0..1400).chain(2000..2200).chain(4000..4200).chain(8180..8200) {
+            let part = &bytes[len % 7..][..len];
+            let crc = crc_fast::checksum(CrcAlgorithm::Crc32Iscsi, part);
+            assert_eq!(u64::from(crc32c(part)), crc, "CRC of {len}");
+            let seed = (len as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+            let hash = twox_hash::XxHash3_64::oneshot_with_seed(seed, part);
+            assert_eq!(check64(seed, part), hash, "hash of {len}");
         }
     }
 }

@@ -5,6 +5,7 @@
 //!   checksum      crc32c, Crc32c, check64     digests of the wire, checks of stored blocks
 //!   lz4, zstd     compress, expand            bounded by the caller's own lengths
 //!   xts, mac      Xts, Mac                    encryption at rest, and its keyed check
+//!   seal          Seal                        both in one pass
 //!   hkdf, wrap    derive, KeyWrap             keys from keys, keys under keys
 //!   reed_solomon  Code, Recipe                parity columns and what is rebuilt from them
 //! ```
@@ -17,11 +18,13 @@ pub mod hkdf;
 pub mod lz4;
 mod mac;
 pub mod reed_solomon;
+mod seal;
 mod wrap;
 mod xts;
 pub mod zstd;
 
 pub use checksum::{Crc32c, check64, crc32c};
 pub use mac::Mac;
+pub use seal::Seal;
 pub use wrap::{KeyWrap, WRAPPED_BYTES};
 pub use xts::Xts;

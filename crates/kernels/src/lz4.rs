@@ -2,12 +2,12 @@
 
 use lz4_flex::block::{CompressTable, compress_into_with_table, decompress_into, get_maximum_output_size};
 
-/// Samples that [`looks_incompressible`] takes.
-const SAMPLES: usize = 128;
+/// Samples that [`looks_incompressible`] takes, eight bytes each.
+const SAMPLES: usize = 8;
 
-/// Different bytes among the samples from which on they look like noise. 128 random bytes show 100.7 on average with a
-/// deviation of 3.7; text shows fewer than 60, half noise and half zeros fewer than 70.
-const NOISE: u32 = 88;
+/// Different bytes among the samples from which on they look like noise. 64 random bytes show 56.7 on average with a
+/// deviation of 2.3; text shows fewer than 35, half noise and half zeros fewer than 34.
+const NOISE: u32 = 46;
 
 /// The compressor's memory: one per core, reused from block to block.
 pub struct Lz4(CompressTable);
@@ -50,15 +50,17 @@ pub fn expand(input: &[u8], out: &mut [u8]) -> bool {
 #[must_use]
 pub fn looks_incompressible(block: &[u8]) -> bool {
     let stride = block.len() / SAMPLES;
-    if stride == 0 {
+    if stride < 8 {
         return false;
     }
-    let mut seen = [0u8; 256];
+    // A bit for each byte that was seen.
+    let mut seen = [0u64; 4];
     for chunk in block.chunks_exact(stride).take(SAMPLES) {
-        seen[usize::from(chunk[0])] = 1;
+        for byte in &chunk[..8] {
+            seen[usize::from(byte >> 6)] |= 1 << (byte & 63);
+        }
     }
-    // Halves, so that a byte holds each sum.
-    seen.chunks_exact(128).map(|half| u32::from(half.iter().sum::<u8>())).sum::<u32>() >= NOISE
+    seen.iter().map(|word| word.count_ones()).sum::<u32>() >= NOISE
 }
 
 #[cfg(test)]
