@@ -57,6 +57,6 @@ pub use key_table::{KeyTable, WrappedKey};
 pub use keyring::{DataKey, Keyring};
 pub use message::{Members, Purpose, SpaceLevel, ToPool, ToShard, UnitId};
 pub use owner::{DriveStanding, PoolOwner};
-pub use plan::{PlanDrive, PoolPlan, ShardTuning, SpaceReport};
+pub use plan::{Finding, PlanDrive, PoolPlan, ShardTuning, SpaceReport};
 pub use pool::{Candidate, Identity, PoolOptions, identify_drive, open_pool, wipe_drive};
 pub use store::Store;

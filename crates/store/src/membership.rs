@@ -8,7 +8,7 @@ use crate::format::superblock::Superblock;
 use crate::message::Members;
 use crate::pool::write_superblock;
 use crate::shard::within;
-use crate::{DriveState, PoolPlan};
+use crate::{DriveState, Finding, PoolPlan};
 use dolmen_io::FileId;
 use dolmen_io::exec::Handle;
 use std::cell::RefCell;
@@ -55,7 +55,7 @@ impl Membership {
             files: files.to_vec(),
             exec,
             wanted: BTreeMap::new(),
-            reasons: BTreeMap::new(),
+            reasons: plan.findings.iter().filter_map(lost).collect(),
             writing: None,
             stopped: false,
         }
@@ -192,6 +192,14 @@ impl Membership {
         }
         self.writing = Some((block, outcome));
         None
+    }
+}
+
+/// Why a drive was out at the opening.
+fn lost(finding: &Finding) -> Option<(u16, String)> {
+    match finding {
+        Finding::Lost { drive, reason, .. } => Some((*drive, reason.clone())),
+        _ => None,
     }
 }
 

@@ -463,6 +463,7 @@ mod tests {
             drives: drives.iter().map(drive).collect(),
             order: (0..drives.len()).map(Some).collect(),
             created: true,
+            findings: Vec::new(),
         }
     }
 

@@ -276,6 +276,7 @@ fn a_drive_that_was_left_behind_is_refused() {
         expect: None,
         at_least,
         absent: Vec::new(),
+        degraded: false,
     };
     let opening = open_pool(exec.handle(), candidates, options);
     let Err(StoreError::Refused(text)) = run(&mut io, &mut exec, opening) else { panic!("it opened") };

@@ -11,7 +11,7 @@ use crate::{
 };
 use dolmen_io::OpenDrive;
 use dolmen_security::fresh_uuid;
-use dolmen_store::{PoolOptions, PoolPlan, StoreError};
+use dolmen_store::{Finding, PoolOptions, PoolPlan, StoreError};
 use dolmen_types::{CoreId, PgId, Uuid};
 use dolmen_volume::{Restart, VolumeInfo};
 use std::{fs, path::Path, sync::Arc};
@@ -76,6 +76,7 @@ pub(crate) async fn boot(
         expect: known_pool,
         at_least: known_pool.map_or(0, |_| known_sequence(&options.data)),
         absent: Vec::new(),
+        degraded: options.degraded,
     };
     bring_up(cores, Start { drives, pool, restart, unmake: remove }).await
 }
@@ -83,6 +84,24 @@ pub(crate) async fn boot(
 fn remove(path: &Path) {
     if let Err(error) = fs::remove_file(path) {
         tracing::warn!(drive = %path.display(), %error, "this file was made by this start and can't be removed");
+    }
+}
+
+fn log_finding(finding: &Finding) {
+    match finding {
+        Finding::Lost { path, reason, .. } => {
+            tracing::warn!(drive = path, reason, "a drive of the pool is lost; the pool goes on without it");
+        }
+        Finding::Untouched { path, reason } => {
+            tracing::warn!(drive = path, reason, "this is no drive of the pool; it is left as it is");
+        }
+        Finding::Stale { path } => {
+            tracing::warn!(
+                drive = path,
+                "a drive that was out is back; what it held counts no more, it joins anew"
+            );
+        }
+        Finding::Joined { path } => tracing::info!(drive = path, "a blank drive has joined the pool"),
     }
 }
 
@@ -123,12 +142,14 @@ pub async fn bring_up(cores: &Talk, start: Start) -> Result<Booted, ServeError> 
     }
     let names = paths.clone();
     let plan = cores.ask(first, |answer| ToCore::OpenPool { paths: names, options: pool, answer }).await?;
-    if let Err(StoreError::Refused(_)) = &plan {
-        // Nothing was written, and the drives are still locked by us.
-        let made = paths.iter().zip(&opened).filter(|(_, drive)| drive.info.created);
-        made.for_each(|(path, _)| unmake(path.as_ref()));
+    // The drives are still locked by us, and nothing was written to those that the pool has not taken.
+    let taken = |i: usize| plan.as_ref().is_ok_and(|plan| plan.order.contains(&Some(i)));
+    if !matches!(&plan, Err(error) if !matches!(error, StoreError::Refused(_))) {
+        let made = paths.iter().zip(&opened).enumerate().filter(|(_, (_, drive))| drive.info.created);
+        made.filter(|(i, _)| !taken(*i)).for_each(|(_, (path, _))| unmake(path.as_ref()));
     }
     let plan = Arc::new(plan.map_err(ServeError::system)?);
+    plan.findings.iter().for_each(log_finding);
     tracing::info!(
         pool = %plan.pool, drives = plan.drives.len(), shards = plan.shards, unit_bytes = plan.unit_bytes,
         parity = plan.parity, created = plan.created, "pool opened"

@@ -118,6 +118,7 @@ impl Process {
             expect: None,
             at_least: 0,
             absent: Vec::new(),
+            degraded: false,
         };
         let start =
             Start { drives: DRIVES.iter().map(drive).collect(), pool, restart: how.restart, unmake: |_| () };

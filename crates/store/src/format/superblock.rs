@@ -65,6 +65,14 @@ pub(crate) struct DriveEntry {
     pub(crate) path: String,
 }
 
+impl DriveEntry {
+    /// True when the operator knew this drive under that path, or it tells that serial number.
+    pub(crate) fn is_known_as(&self, path: &str, serial: Option<&str>) -> bool {
+        self.path.as_bytes() == tail(path, PATH_BYTES)
+            || serial.is_some_and(|s| !s.is_empty() && self.serial.as_bytes() == head(s, SERIAL_BYTES))
+    }
+}
+
 /// What a superblock says.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Superblock {

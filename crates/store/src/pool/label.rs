@@ -45,6 +45,8 @@ pub(super) enum Found {
     Newer(u32),
     Damaged,
     Foreign(String),
+    /// It does not tell: an error, or no answer.
+    Unreadable(String),
 }
 
 /// What a superblock's slot holds.
@@ -101,6 +103,7 @@ pub async fn identify_drive(exec: Handle, info: DriveInfo) -> Result<Identity, S
         Found::Newer(version) => Identity::Newer { version },
         Found::Damaged => Identity::Damaged,
         Found::Foreign(what) => Identity::Foreign(what),
+        Found::Unreadable(why) => return Err(StoreError::Drive(why)),
     })
 }
 

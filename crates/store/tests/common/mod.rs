@@ -22,6 +22,8 @@ pub struct Setup {
     pub shards: u16,
     /// Drives that the pool can lose.
     pub parity: u8,
+    /// Drives that nobody names may be lost too.
+    pub degraded: bool,
     pub cores: usize,
     pub tuning: ShardTuning,
     pub keyring: Keyring,
@@ -36,6 +38,7 @@ impl Setup {
             unit_bytes,
             shards: 1,
             parity: 0,
+            degraded: false,
             cores: 1,
             tuning: ShardTuning {
                 delta_entries: 64,
@@ -135,6 +138,7 @@ impl Node {
             expect: None,
             at_least: 0,
             absent: Vec::new(),
+            degraded: false,
         };
         let opening = open_pool(exec.handle(), drives, options);
         exec.handle().spawn(async move { drop(opening.await) }).unwrap();
@@ -179,6 +183,7 @@ impl Node {
             expect: None,
             at_least: 0,
             absent,
+            degraded: setup.degraded,
         };
         let opening = open_pool(exec.handle(), drives, options);
         let plan = run(&mut io, &mut exec, opening)?;
