@@ -4,12 +4,15 @@
 //! first says "being made" (incarnation 0) and counts for nothing, so a crash in between leaves drives that can be taken
 //! again; the second makes the pool.
 
+mod join;
 mod label;
 mod reopen;
 pub(crate) mod signature;
 mod view;
 
+pub use join::{JoinTo, NewDrive, prepare_drive};
 pub use label::{Identity, identify_drive, wipe_drive};
+pub(crate) use reopen::place_for;
 
 use crate::columns::{MAX_PARITY, Shape};
 use crate::format::superblock::{DriveEntry, MAX_DRIVES, MAX_SHARDS, SUPERBLOCK_SLOTS, Superblock};
@@ -18,7 +21,7 @@ use crate::shard::within;
 use crate::{DriveState, Finding, PlanDrive, PoolPlan, StoreError};
 use dolmen_io::{DriveInfo, FileId, exec::Handle};
 use dolmen_types::Uuid;
-use label::{Found, look, zero};
+use label::{Found, begin, look};
 
 /// How long a drive may take to be looked at, or to take a superblock. Milliseconds.
 const LOOK_MS: u64 = 15_000;
@@ -200,7 +203,7 @@ async fn make(exec: &Handle, drives: &[Candidate], options: &PoolOptions) -> Res
     };
     let order: Vec<Option<usize>> = (0..drives.len()).map(Some).collect();
     for drive in drives {
-        zero(exec, drive.info.file, 0, LABEL_BYTES).await.map_err(|e| failed(drive, e))?;
+        begin(exec, drive.info.file).await.map_err(|e| failed(drive, e))?;
     }
     write_all(exec, drives, &order, &block).await?;
     (block.incarnation, block.sequence) = (1, 1);

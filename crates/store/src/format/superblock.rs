@@ -15,7 +15,8 @@ pub(crate) const MAX_DRIVES: usize = 64;
 /// Shards of a pool at most.
 pub(crate) const MAX_SHARDS: u16 = 16;
 
-const MAGIC: &[u8; 8] = b"dolmSUPR";
+/// First bytes of a superblock.
+pub(crate) const MAGIC: &[u8; 8] = b"dolmSUPR";
 const TABLE_AT: usize = 256;
 const ENTRY_BYTES: usize = 192;
 const SERIAL_BYTES: usize = 40;

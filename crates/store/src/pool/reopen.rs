@@ -13,7 +13,7 @@
 //!
 //! Lost drives are put out, m of them at most; with more, or where there is no parity, the start is refused and nothing is written.
 
-use super::label::{Found, zero};
+use super::label::{Found, begin};
 use super::{Candidate, PoolOptions, accept, derive, entry, failed, plan, write_each};
 use crate::format::LABEL_BYTES;
 use crate::format::superblock::{DriveEntry, MAX_DRIVES, Superblock};
@@ -113,7 +113,7 @@ async fn open(
         let salt = u64::try_from(i).unwrap_or(u64::MAX) + 1000 * (block.sequence + 1);
         let entry = entry(&drives[i], block.unit_bytes, derive(&options.seed, salt));
         let place = place_for(&block).ok_or_else(|| (i, "the pool has its most drives".to_string()))?;
-        zero(exec, drives[i].info.file, 0, LABEL_BYTES).await.map_err(|e| (i, e.to_string()))?;
+        begin(exec, drives[i].info.file).await.map_err(|e| (i, e.to_string()))?;
         let path = drives[i].path.clone();
         findings.push(if was_out { Finding::Stale { path } } else { Finding::Joined { path } });
         if place == block.drives.len() {
