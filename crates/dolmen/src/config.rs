@@ -35,6 +35,8 @@ pub struct ServeOptions {
     pub drives: Vec<DriveOption>,
     /// Drives that the pool can lose at a time without loss; `None` for what suits a new pool, or what it was made with.
     pub parity: Option<u8>,
+    /// Whether drives of the pool that nobody names are taken for lost, as far as it can do without them.
+    pub degraded: bool,
     /// True to leave file drives unallocated.
     pub sparse: bool,
     /// Addresses that all ports are opened on; at least one.
@@ -138,6 +140,12 @@ pub struct ServeArgs {
     /// Drives that the pool can lose at a time without loss, 0 to 2; decided when it is made [default: 1, or 0 for one drive]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(0..=2))]
     pub parity: Option<u8>,
+
+    /// Start although drives of the pool are not named, as far as it can do without them: they are taken for lost. Drives that
+    /// are named and dead need no such word
+    #[arg(long)]
+    #[serde(skip)]
+    pub degraded: bool,
 
     /// Don't reserve the space of file drives in their file system
     #[arg(long, num_args = 0..=1, default_missing_value = "true", value_name = "BOOL", require_equals = true)]
@@ -260,6 +268,7 @@ fn merged(flags: ServeArgs, file: ServeArgs) -> ServeArgs {
         data: flags.data.or(file.data),
         drive: list(flags.drive, file.drive),
         parity: flags.parity.or(file.parity),
+        degraded: flags.degraded,
         sparse: flags.sparse.or(file.sparse),
         listen: list(flags.listen, file.listen),
         port: flags.port.or(file.port),
@@ -299,6 +308,7 @@ fn check(args: ServeArgs) -> Result<ServeOptions, ConfigError> {
         data,
         drives: check_drives(&args.drive)?,
         parity: args.parity,
+        degraded: args.degraded,
         sparse: args.sparse.unwrap_or(false),
         listen: check_listen(args.listen)?,
         port: ports.port,

@@ -53,7 +53,7 @@ fn a_drive_that_is_away_is_named_and_nothing_is_left_in_its_place() {
     let dir = tempfile::tempdir().unwrap();
     let (data, here, away) = (dir.path().join("data"), dir.path().join("here"), dir.path().join("away"));
     let drives = [&here, &away].map(|path| format!("{}:256MiB", path.display()));
-    let both = ["--drive", &drives[0], "--drive", &drives[1]];
+    let both = ["--parity", "0", "--drive", &drives[0], "--drive", &drives[1]];
     served_once(&data, &both);
     let kept = dir.path().join("kept");
     std::fs::rename(&away, &kept).unwrap();
@@ -64,6 +64,30 @@ fn a_drive_that_is_away_is_named_and_nothing_is_left_in_its_place() {
     let resized = [format!("{}:1GiB", here.display()), away.display().to_string()];
     served_once(&data, &["--drive", &resized[0], "--drive", &resized[1]]);
     assert_eq!(std::fs::metadata(&here).unwrap().len(), 256 << 20, "a drive keeps its size");
+}
+
+/// With parity the same start goes on, and still leaves nothing in the drive's place.
+#[test]
+fn a_dead_drive_does_not_keep_a_mirror_from_starting() {
+    let dir = tempfile::tempdir().unwrap();
+    let (data, here, away) = (dir.path().join("data"), dir.path().join("here"), dir.path().join("away"));
+    let drives = [&here, &away].map(|path| format!("{}:256MiB", path.display()));
+    let both = ["--drive", &drives[0], "--drive", &drives[1]];
+    served_once(&data, &both);
+    // Forgotten, it is missed by name.
+    let why = refused(1, serve(&data, &both[..2]));
+    assert!(why.contains(&away.display().to_string()) && why.contains("--degraded"), "{why}");
+    let kept = dir.path().join("kept");
+    std::fs::rename(&away, &kept).unwrap();
+    served_once(&data, &both);
+    assert!(!away.exists(), "a blank drive is left where the drive belongs");
+    // Cut to nothing, it is left so.
+    std::fs::write(&away, "").unwrap();
+    served_once(&data, &both);
+    assert_eq!(std::fs::metadata(&away).unwrap().len(), 0);
+    // Back, it joins anew.
+    std::fs::rename(&kept, &away).unwrap();
+    served_once(&data, &both);
 }
 
 #[test]

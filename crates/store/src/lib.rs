@@ -55,10 +55,11 @@ pub use error::StoreError;
 pub use format::superblock::DriveState;
 pub use key_table::{KeyTable, WrappedKey};
 pub use keyring::{DataKey, Keyring};
-pub use message::{Members, Purpose, SpaceLevel, ToPool, ToShard, UnitId};
+pub use message::{Joined, Members, Purpose, SpaceLevel, ToPool, ToShard, UnitId};
 pub use owner::{DriveStanding, PoolOwner};
-pub use plan::{PlanDrive, PoolPlan, ShardTuning, SpaceReport};
+pub use plan::{Finding, PlanDrive, PoolPlan, ShardTuning, SpaceReport};
 pub use pool::{
-    Candidate, FoundPool, Identity, PoolOptions, find_pool, identify_drive, open_pool, wipe_drive,
+    Candidate, FoundPool, Identity, JoinTo, NewDrive, PoolOptions, find_pool, identify_drive, open_pool,
+    prepare_drive, wipe_drive,
 };
 pub use store::Store;

@@ -4,13 +4,14 @@
 //! its column counts. Whoever finds a drive wanting tells [`Membership::fail`]; the outcome comes from [`Membership::poll`].
 
 use crate::columns::{Shape, drive_bit};
-use crate::format::superblock::Superblock;
-use crate::message::Members;
-use crate::pool::write_superblock;
+use crate::format::superblock::{MAX_DRIVES, Superblock};
+use crate::message::{Joined, Members};
+use crate::pool::{NewDrive, place_for, write_superblock};
 use crate::shard::within;
-use crate::{DriveState, PoolPlan};
+use crate::{DriveState, Finding, PoolPlan};
 use dolmen_io::FileId;
 use dolmen_io::exec::Handle;
+use dolmen_types::Uuid;
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::rc::Rc;
@@ -21,14 +22,22 @@ const WRITE_MS: u64 = 5_000;
 /// What has come of a change.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Change {
-    /// It is durable.
-    Members(Members),
+    /// It is durable; with it a drive may have joined.
+    Members(Members, Option<Joined>),
     /// More drives fail than the pool can lose.
     Stop(String),
 }
 
 /// How the writing of a superblock ended: the drive that could not, and why.
 type Outcome = Result<(), (u16, String)>;
+
+/// A superblock on its way to the drives.
+struct Writing {
+    block: Superblock,
+    /// The place of a drive that joins by it.
+    joins: Option<u16>,
+    outcome: Rc<RefCell<Option<Outcome>>>,
+}
 
 /// See the module.
 pub(crate) struct Membership {
@@ -40,10 +49,14 @@ pub(crate) struct Membership {
     exec: Option<Handle>,
     /// States that are wanted and differ from the durable ones.
     wanted: BTreeMap<u16, DriveState>,
+    /// A drive that is to join.
+    joining: Option<NewDrive>,
+    /// What has come of the last one that was.
+    joined: Option<Result<Uuid, String>>,
     /// Why drives failed.
     reasons: BTreeMap<u16, String>,
     /// What is being written, and how that ended.
-    writing: Option<(Superblock, Rc<RefCell<Option<Outcome>>>)>,
+    writing: Option<Writing>,
     stopped: bool,
 }
 
@@ -55,7 +68,9 @@ impl Membership {
             files: files.to_vec(),
             exec,
             wanted: BTreeMap::new(),
-            reasons: BTreeMap::new(),
+            joining: None,
+            joined: None,
+            reasons: plan.findings.iter().filter_map(lost).collect(),
             writing: None,
             stopped: false,
         }
@@ -107,11 +122,12 @@ impl Membership {
         true
     }
 
-    /// A leaving drive shall stay.
-    pub(crate) fn stay(&mut self, drive: u16) {
-        if self.state(drive) == DriveState::Leaving {
-            self.wanted.entry(drive).or_insert(DriveState::In);
+    /// A leaving drive shall stay; false for one that does not leave.
+    pub(crate) fn stay(&mut self, drive: u16) -> bool {
+        if self.state(drive) != DriveState::Leaving {
+            return false;
         }
+        *self.wanted.entry(drive).or_insert(DriveState::In) == DriveState::In
     }
 
     /// A drive that is out or leaving holds nothing any more.
@@ -121,40 +137,100 @@ impl Membership {
         }
     }
 
+    /// A drive that was made ready shall join. Refuses while another one does, and where there is no place.
+    pub(crate) fn join(&mut self, drive: NewDrive) -> Result<(), String> {
+        if self.stopped {
+            return Err("the pool has stopped: more drives failed than it can lose".into());
+        }
+        if self.joining.is_some() {
+            return Err("another drive is joining; try again in a moment".into());
+        }
+        if place_for(&self.block).is_none() {
+            return Err(format!("the pool has {MAX_DRIVES} drives, which is the most"));
+        }
+        self.joining = Some(drive);
+        self.joined = None;
+        Ok(())
+    }
+
+    /// Takes what has come of a drive that was to join: its identity, or why it did not.
+    pub(crate) fn take_joined(&mut self) -> Option<Result<Uuid, String>> {
+        self.joined.take()
+    }
+
+    /// The drives, durably.
+    pub(crate) fn block(&self) -> &Superblock {
+        &self.block
+    }
+
+    /// The handle of a drive that is out or gone has been closed.
+    pub(crate) fn detach(&mut self, drive: u16) {
+        if let Some(file) = self.files.get_mut(usize::from(drive)) {
+            *file = None;
+        }
+    }
+
     /// Goes on with what is to be changed; what has come of it.
     pub(crate) fn poll(&mut self) -> Option<Change> {
         if self.stopped {
             return None;
         }
-        let mut change = None;
-        if let Some((_, outcome)) = &self.writing {
-            let outcome = outcome.borrow_mut().take();
-            match (outcome, self.writing.take()) {
-                (None, writing) => self.writing = writing,
-                (Some(Ok(())), Some((block, _))) => {
-                    self.block = block;
-                    change = Some(Change::Members(self.members()));
+        let outcome = self.writing.as_ref().and_then(|w| w.outcome.borrow_mut().take());
+        if let Some(outcome) = outcome
+            && let Some(Writing { block, joins, .. }) = self.writing.take()
+        {
+            match outcome {
+                Ok(()) => return Some(self.in_force(block, joins)),
+                Err((drive, reason)) if joins == Some(drive) => {
+                    // Without it nothing has changed.
+                    self.detach(drive);
+                    self.joining = None;
+                    self.joined = Some(Err(reason));
                 }
-                (Some(Err((drive, reason))), _) => {
+                Err((drive, reason)) => {
                     self.wanted.insert(drive, DriveState::Out);
                     self.reasons.insert(drive, reason);
                 }
-                (Some(Ok(())), None) => {}
             }
         }
         if self.writing.is_none() {
             let block = &self.block;
             self.wanted.retain(|&d, state| {
-                block
-                    .drives
-                    .get(usize::from(d))
-                    .is_some_and(|e| e.state != *state && !(e.state == DriveState::Gone))
+                let entry = block.drives.get(usize::from(d));
+                entry.is_some_and(|e| e.state != *state && e.state != DriveState::Gone)
             });
-            if !self.wanted.is_empty() {
-                return change.or_else(|| self.begin());
+            if !self.wanted.is_empty() || self.joining.is_some() {
+                return self.begin();
             }
         }
-        change
+        None
+    }
+
+    /// A superblock has become durable on every drive that it counts.
+    fn in_force(&mut self, block: Superblock, joins: Option<u16>) -> Change {
+        self.block = block;
+        let joined = joins.and_then(|drive| {
+            let entry = self.block.drives.get(usize::from(drive))?;
+            self.joining = None;
+            self.joined = Some(Ok(entry.uuid));
+            self.reasons.remove(&drive);
+            Some(Joined { drive, uuid: entry.uuid, units: entry.units })
+        });
+        Change::Members(self.members(), joined)
+    }
+
+    /// The place that a joining drive takes in a superblock.
+    fn seat(&mut self, block: &mut Superblock) -> Option<u16> {
+        let drive = self.joining.as_ref()?;
+        let place = place_for(block).expect("join has looked, and places only come free");
+        self.files.resize(self.files.len().max(place + 1), None);
+        self.files[place] = Some(drive.file);
+        if place == block.drives.len() {
+            block.drives.push(drive.entry.clone());
+        } else {
+            block.drives[place] = drive.entry.clone();
+        }
+        Some(u16::try_from(place).expect("at most MAX_DRIVES"))
     }
 
     /// Starts to write what is wanted.
@@ -166,32 +242,47 @@ impl Membership {
         }
         let out = block.drives.iter().filter(|d| d.state == DriveState::Out).count();
         if out > usize::from(block.parity) || !block.drives.iter().any(|d| d.state.counts()) {
-            self.stopped = true;
             let failed = self.reasons.iter().map(|(&d, why)| {
                 let path = self.block.drives.get(usize::from(d)).map_or("", |e| e.path.as_str());
                 if why.contains(path) { why.clone() } else { format!("{path}: {why}") }
             });
-            return Some(Change::Stop(failed.collect::<Vec<_>>().join("; ")));
+            let reason = failed.collect::<Vec<_>>().join("; ");
+            return Some(self.stop(reason));
         }
+        let joins = self.seat(&mut block);
         let Some(exec) = self.exec.clone() else {
-            self.block = block;
-            return Some(Change::Members(self.members()));
+            return Some(self.in_force(block, joins));
         };
         let outcome = Rc::new(RefCell::new(None));
         let (put, files, text) = (outcome.clone(), self.files.clone(), block.clone());
         let handle = exec.clone();
         let task = async move {
-            let written = write(&handle, &files, &text).await;
+            let written = write(&handle, &files, &text, joins).await;
             *put.borrow_mut() = Some(written);
             // One turn more, so that whoever looks once a turn sees it.
             handle.yield_now().await;
         };
         if exec.spawn(task).is_err() {
-            self.stopped = true;
-            return Some(Change::Stop("the core has too many tasks to record a drive's failure".into()));
+            return Some(self.stop("the core has too many tasks to record a change of the drives".into()));
         }
-        self.writing = Some((block, outcome));
+        self.writing = Some(Writing { block, joins, outcome });
         None
+    }
+
+    fn stop(&mut self, reason: String) -> Change {
+        self.stopped = true;
+        if self.joining.take().is_some() {
+            self.joined = Some(Err(reason.clone()));
+        }
+        Change::Stop(reason)
+    }
+}
+
+/// Why a drive was out at the opening.
+fn lost(finding: &Finding) -> Option<(u16, String)> {
+    match finding {
+        Finding::Lost { drive, reason, .. } => Some((*drive, reason.clone())),
+        _ => None,
     }
 }
 
@@ -210,12 +301,11 @@ pub(crate) fn members(block: &Superblock) -> Members {
     members
 }
 
-/// Writes a superblock durably to every drive that remains.
-async fn write(exec: &Handle, files: &[Option<FileId>], block: &Superblock) -> Outcome {
-    for (index, drive) in (0u16..).zip(&block.drives) {
-        if !drive.state.counts() {
-            continue;
-        }
+/// Writes a superblock durably to every drive that remains. One that joins by it goes first: cut short, it is a drive that no
+/// other one knows, and not one that they miss.
+async fn write(exec: &Handle, files: &[Option<FileId>], block: &Superblock, joins: Option<u16>) -> Outcome {
+    let counted = (0u16..).zip(&block.drives).filter(|(_, d)| d.state.counts()).map(|(index, _)| index);
+    for index in joins.into_iter().chain(counted.filter(|&index| Some(index) != joins)) {
         let Some(file) = files.get(usize::from(index)).copied().flatten() else {
             return Err((index, "the drive is not there".into()));
         };

@@ -1,7 +1,7 @@
 //! Messages between shards and the owner of the pool's units (on core 0); the composition routes them.
 
 use crate::columns::{Columns, Shape};
-use dolmen_types::ShardId;
+use dolmen_types::{ShardId, Uuid};
 
 /// One unit of one drive: index of the drive in the pool, index of the unit on the drive.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -107,6 +107,8 @@ pub enum ToShard {
     },
     /// Where the pool stands; sent when it changes, and in answer to [`ToPool::Live`].
     Space(SpaceLevel),
+    /// A drive is about to be one of the pool's; comes before the members that count it.
+    Joined(Joined),
     /// Who belongs to the pool now; durable on every drive that does.
     Members(Members),
     /// More drives fail than the pool can lose: nothing may be written any more.
@@ -114,6 +116,17 @@ pub enum ToShard {
         /// What happened, for people.
         reason: String,
     },
+}
+
+/// A drive that has joined while the pool was open.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Joined {
+    /// Its place in the pool.
+    pub drive: u16,
+    /// Its identity, under which each core was given a handle.
+    pub uuid: Uuid,
+    /// Units on it.
+    pub units: u32,
 }
 
 /// Where the drives of the pool stand, as sets of their indexes.

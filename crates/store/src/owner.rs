@@ -10,14 +10,20 @@
 //!                 only         |   control     |
 //! ```
 
-use crate::columns::{Columns, MAX_COLUMNS, Shape, drive_bit};
+mod drives;
+mod reserve;
+
+pub use drives::DriveStanding;
+
+use crate::columns::{Columns, MAX_COLUMNS, drive_bit};
 use crate::format::segment::{STREAMS, Stream};
 use crate::membership::{Change, Membership};
 use crate::message::Members;
-use crate::{DriveState, PoolPlan, Purpose, SpaceLevel, StoreError, ToPool, ToShard, UnitId};
+use crate::{PoolPlan, Purpose, SpaceLevel, StoreError, ToPool, ToShard, UnitId};
 use dolmen_io::FileId;
 use dolmen_io::exec::Handle;
 use dolmen_types::ShardId;
+use reserve::{Reserve, in_sets, usable};
 use std::cmp::Reverse;
 use std::collections::VecDeque;
 
@@ -32,96 +38,6 @@ struct View {
     /// before them: recovery never waits for space.
     begun: [bool; STREAMS],
     level: SpaceLevel,
-}
-
-/// Units that the reserve consists of, and what hosts may fill.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Reserve {
-    /// For map pages and checkpoints alone.
-    pub(crate) metadata: u32,
-    /// For cleaning and control records, on top.
-    pub(crate) cleaning: u32,
-    /// Shards clean when no more than this is free.
-    pub(crate) clean_below: u32,
-    /// Bytes on drives that live data may take in all.
-    pub(crate) capacity_bytes: u64,
-}
-
-impl Reserve {
-    /// The reserve of a pool of `units` usable units of `unit_bytes` shared by `shards` shards.
-    pub(crate) fn of(units: u32, unit_bytes: u32, shards: u32, shape: Shape) -> Reserve {
-        let (narrow, wide) = (shape.narrow(), shape.wide());
-        let metadata = (2 * shards * narrow).max(units / 80);
-        let cleaning = (2 * shards * wide).max(units / 100);
-        let clean_below = metadata + cleaning + (2 * shards * narrow).max(units / 24);
-        // What commits' own headers, open segments and leases ahead take comes out of the 7 % too. A pool too small for that
-        // gives up what its shards need to go on.
-        let bulk = if shape.data > 1 { 3 * wide } else { 0 };
-        let (some, more) = (shards * (6 * narrow + 5 * wide + bulk), shards * (7 * narrow + 7 * wide + bulk));
-        let by_share = u64::from(units) * 93 / 100;
-        let capacity_bytes = if units >= 512 && by_share <= u64::from(units.saturating_sub(some)) {
-            by_share * u64::from(unit_bytes)
-        } else {
-            by_share.min(u64::from(units.saturating_sub(more))) * u64::from(unit_bytes - 4096) * 7 / 8
-        };
-        Reserve { metadata, cleaning, clean_below, capacity_bytes }
-    }
-
-    /// Units that must stay free when units are leased for `purpose`.
-    fn floor(&self, purpose: Purpose) -> u32 {
-        match purpose {
-            Purpose::Metadata => 0,
-            Purpose::Clean => self.metadata / 2,
-            Purpose::Control => self.metadata,
-            Purpose::Host | Purpose::Bulk => self.metadata + self.cleaning,
-        }
-    }
-}
-
-/// Units that sets of `width`, each on as many drives, can be made of.
-fn in_sets(units: &[u32], width: u32) -> u32 {
-    let sum = |most: u32| units.iter().map(|&u| u64::from(u.min(most))).sum::<u64>();
-    let mut sets = u32::try_from(sum(u32::MAX) / u64::from(width)).unwrap_or(u32::MAX);
-    loop {
-        let fewer = u32::try_from(sum(sets) / u64::from(width)).unwrap_or(u32::MAX);
-        if fewer >= sets {
-            return sets * width;
-        }
-        sets = fewer;
-    }
-}
-
-/// Units of these drives as far as data fits them: what the largest drives have beyond the others carries narrower segments, or
-/// nothing at all.
-fn usable(units: &[u32], shape: Shape) -> u32 {
-    let mut sizes = units.to_vec();
-    sizes.sort_unstable();
-    let (mut below, mut data) = (0, 0);
-    for (i, &size) in sizes.iter().enumerate() {
-        let drives = u64::try_from(sizes.len() - i).expect("drives are few");
-        let parity = u64::from(shape.parity);
-        if drives <= parity {
-            break;
-        }
-        let columns = (drives - parity).min(u64::from(shape.data));
-        data += u64::from(size - below) * drives * columns / (columns + parity);
-        below = size;
-    }
-    let all = units.iter().map(|&u| u64::from(u)).sum::<u64>();
-    u32::try_from(shape.raw(data).min(all)).unwrap_or(u32::MAX)
-}
-
-/// A drive as `dolmen drive list` shows it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct DriveStanding {
-    /// Where it stands.
-    pub state: DriveState,
-    /// Why it is out, if that happened since the start.
-    pub reason: Option<String>,
-    /// Units that nobody holds.
-    pub free_units: u32,
-    /// Units that shards hold: for a drive that is out or leaving, what is still to be moved.
-    pub held_units: u32,
 }
 
 /// Lives on core 0; bookkeeping fed by messages, but for the superblocks that it has written when drives come or go.
@@ -215,39 +131,6 @@ impl PoolOwner {
         out.append(&mut self.out);
     }
 
-    /// Begins to empty a drive so that it can be taken away; false when it is not in service or the pool can't spare it.
-    pub fn remove_drive(&mut self, drive: u16) -> bool {
-        self.membership.leave(drive)
-    }
-
-    /// Keeps a drive that is being emptied.
-    pub fn keep_drive(&mut self, drive: u16) {
-        self.membership.stay(drive);
-    }
-
-    /// Number of the superblock in force: remembered elsewhere, it tells drives that were left behind (see
-    /// [`PoolOptions::at_least`](crate::PoolOptions)).
-    #[must_use]
-    pub fn sequence(&self) -> u64 {
-        self.membership.sequence()
-    }
-
-    /// The drives in the plan's order.
-    #[must_use]
-    pub fn drives(&self) -> Vec<DriveStanding> {
-        let standing = |i: usize| {
-            let drive = u16::try_from(i).expect("at most MAX_DRIVES");
-            let state = self.membership.state(drive);
-            DriveStanding {
-                state,
-                reason: self.membership.reason(drive).filter(|_| state == DriveState::Out).map(str::to_owned),
-                free_units: u32::try_from(self.free[i].len()).expect("units fit 32 bits"),
-                held_units: self.held_units[i],
-            }
-        };
-        (0..self.free.len()).map(standing).collect()
-    }
-
     /// Units that nobody holds and that a segment can be made of.
     #[must_use]
     pub fn free_units(&self) -> u32 {
@@ -299,7 +182,10 @@ impl PoolOwner {
         while let Some(change) = self.membership.poll() {
             let message = match change {
                 Change::Stop(reason) => ToShard::Stop { reason },
-                Change::Members(members) => {
+                Change::Members(members, joined) => {
+                    if let Some(joined) = joined {
+                        self.take_in(joined);
+                    }
                     self.members = members;
                     self.measure();
                     ToShard::Members(members)
@@ -442,7 +328,8 @@ pub(crate) fn stream_of(purpose: Purpose) -> Stream {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::PlanDrive;
+    use crate::columns::Shape;
+    use crate::{DriveState, PlanDrive};
     use dolmen_types::Uuid;
 
     fn plan(drives: &[u32], shards: u16) -> PoolPlan {
@@ -463,6 +350,7 @@ mod tests {
             drives: drives.iter().map(drive).collect(),
             order: (0..drives.len()).map(Some).collect(),
             created: true,
+            findings: Vec::new(),
         }
     }
 

@@ -20,6 +20,37 @@ pub struct PlanDrive {
     pub state: DriveState,
 }
 
+/// Something about a drive that an opening came upon, and that an operator should know. The texts are for people.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Finding {
+    /// A drive of the pool is not there, or can't be used: it is out.
+    Lost {
+        /// Where it was.
+        path: String,
+        /// Its place in the plan.
+        drive: u16,
+        /// What is wrong.
+        reason: String,
+    },
+    /// Something that was named was left as it is: it stands where a drive of the pool is or was, and can't be one.
+    Untouched {
+        /// Where it is.
+        path: String,
+        /// What it is.
+        reason: String,
+    },
+    /// A drive that was out came back. What it held counts no more; it has joined as a new one.
+    Stale {
+        /// Where it is.
+        path: String,
+    },
+    /// A blank drive has joined.
+    Joined {
+        /// Where it is.
+        path: String,
+    },
+}
+
 /// An opened pool: plain data, handed to every core.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PoolPlan {
@@ -42,6 +73,8 @@ pub struct PoolPlan {
     pub order: Vec<Option<usize>>,
     /// True when this opening made the pool.
     pub created: bool,
+    /// What this opening came upon.
+    pub findings: Vec<Finding>,
 }
 
 impl PoolPlan {

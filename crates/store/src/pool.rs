@@ -5,20 +5,28 @@
 //! again; the second makes the pool.
 
 mod find;
+mod join;
 mod label;
+mod reopen;
 pub(crate) mod signature;
 mod view;
 
 pub use find::{FoundPool, find_pool};
+pub use join::{JoinTo, NewDrive, prepare_drive};
 pub use label::{Identity, identify_drive, wipe_drive};
+pub(crate) use reopen::place_for;
 
 use crate::columns::{MAX_PARITY, Shape};
 use crate::format::superblock::{DriveEntry, MAX_DRIVES, MAX_SHARDS, SUPERBLOCK_SLOTS, Superblock};
 use crate::format::{LABEL_BYTES, MAX_UNIT_BYTES, MIN_UNIT_BYTES};
-use crate::{DriveState, PlanDrive, PoolPlan, StoreError};
+use crate::shard::within;
+use crate::{DriveState, Finding, PlanDrive, PoolPlan, StoreError};
 use dolmen_io::{DriveInfo, FileId, exec::Handle};
 use dolmen_types::Uuid;
-use label::{Found, look, zero};
+use label::{Found, begin, look};
+
+/// How long a drive may take to be looked at, or to take a superblock. Milliseconds.
+const LOOK_MS: u64 = 15_000;
 
 /// Units that a pool has at least, when its size allows.
 const MIN_UNITS: u64 = 512;
@@ -57,18 +65,25 @@ pub struct PoolOptions {
     pub at_least: u64,
     /// Drives that were named and could not be opened, and why: they may only be drives of the pool, and no more than it can lose.
     pub absent: Vec<(String, String)>,
+    /// Whether drives of the pool that nobody names are taken for lost too, as far as it can do without them.
+    pub degraded: bool,
 }
 
 /// Opens (or, over blank drives alone, makes) the pool that lives on these drives, and records this opening's incarnation
 /// durably on every drive. Refuses a drive with a foreign signature, of another pool or of a newer format, and a pool with more
-/// drives missing than it can lose, by name; nothing is written then. Drives that are missing are out from then on. Blank drives
-/// and those that were out join as new ones.
+/// drives missing than it can lose, by name; nothing is written then. Drives that are missing are out from then on; so is one in
+/// whose place something else is found, which stays as it is. Blank drives and those that were out join as new ones. What of this
+/// happened is in the plan's findings.
 pub async fn open_pool(
     exec: Handle,
     drives: Vec<Candidate>,
     options: PoolOptions,
 ) -> Result<PoolPlan, StoreError> {
-    let (found, newest) = survey(&exec, &drives).await?;
+    let found = survey(&exec, &drives).await?;
+    let newest = view::in_force(&found)?;
+    if newest.is_none() {
+        drives.iter().zip(&found).try_for_each(|(drive, found)| accept(drive, found))?;
+    }
     if let Some(expected) = options.expect
         && newest.as_ref().is_none_or(|s| s.pool != expected)
     {
@@ -85,47 +100,39 @@ pub async fn open_pool(
         )));
     }
     match newest {
-        Some(newest) => reopen(&exec, &drives, &found, newest, &options).await,
+        Some(newest) => reopen::reopen(&exec, &drives, &found, newest, &options).await,
         None => make(&exec, &drives, &options).await,
     }
 }
 
-/// Looks at every drive and refuses what is not ours to touch; the newest superblock, if there is one.
-async fn survey(exec: &Handle, drives: &[Candidate]) -> Result<(Vec<Found>, Option<Superblock>), StoreError> {
-    if drives.is_empty() || drives.len() > MAX_DRIVES {
+/// Looks at every drive.
+async fn survey(exec: &Handle, drives: &[Candidate]) -> Result<Vec<Found>, StoreError> {
+    if drives.is_empty() || drives.len() > 2 * MAX_DRIVES {
         return Err(StoreError::Refused(format!(
-            "a pool has 1 to {MAX_DRIVES} drives, {} were named",
+            "a pool has 1 to {MAX_DRIVES} drives, {} were named and are there",
             drives.len()
         )));
     }
     let mut found = Vec::new();
     for drive in drives {
-        found.push(look(exec, &drive.info).await.map_err(|e| named(drive, e))?);
+        found.push(match within(exec, LOOK_MS, look(exec, &drive.info)).await {
+            Some(Ok(found)) => found,
+            Some(Err(error)) => Found::Unreadable(error.to_string()),
+            None => Found::Unreadable("it does not answer".into()),
+        });
     }
-    for (drive, found) in drives.iter().zip(&found) {
-        accept(drive, found)?;
-    }
-    let newest = view::in_force(&found)?;
-    Ok((found, newest))
+    Ok(found)
 }
 
 /// The plan of the pool on these drives as it stands, with what is missing out; reads only. Every drive must be the pool's.
 pub(crate) async fn read_plan(exec: &Handle, drives: &[Candidate]) -> Result<PoolPlan, StoreError> {
-    let (found, newest) = survey(exec, drives).await?;
-    let Some(mut block) = newest else { return Err(StoreError::Refused("the drives hold no pool".into())) };
-    let (order, joining) = members(drives, &found, &mut block, usize::MAX)?;
-    match joining.first() {
-        Some(&i) => Err(StoreError::Refused(format!("{} is not a drive of the pool", drives[i].path))),
-        None => Ok(plan(&block, order, false)),
-    }
-}
-
-fn named(drive: &Candidate, error: StoreError) -> StoreError {
-    match error {
-        StoreError::Drive(text) | StoreError::Refused(text) => {
-            StoreError::Refused(format!("{}: {text}", drive.path))
+    let found = survey(exec, drives).await?;
+    match view::in_force(&found)? {
+        Some(block) => reopen::as_it_stands(drives, &found, block),
+        None => {
+            drives.iter().zip(&found).try_for_each(|(drive, found)| accept(drive, found))?;
+            Err(StoreError::Refused("the drives hold no pool".into()))
         }
-        other => other,
     }
 }
 
@@ -144,6 +151,7 @@ fn accept(drive: &Candidate, found: &Found) -> Result<(), StoreError> {
         Found::Foreign(what) => refuse(format!(
             "{path} holds {what}; nothing was written. If that may be lost: `dolmen drive wipe {path}`"
         )),
+        Found::Unreadable(why) => refuse(format!("{path}: {why}")),
     }
 }
 
@@ -197,180 +205,12 @@ async fn make(exec: &Handle, drives: &[Candidate], options: &PoolOptions) -> Res
     };
     let order: Vec<Option<usize>> = (0..drives.len()).map(Some).collect();
     for drive in drives {
-        zero(exec, drive.info.file, 0, LABEL_BYTES).await?;
+        begin(exec, drive.info.file).await.map_err(|e| failed(drive, e))?;
     }
     write_all(exec, drives, &order, &block).await?;
     (block.incarnation, block.sequence) = (1, 1);
     write_all(exec, drives, &order, &block).await?;
-    Ok(plan(&block, order, true))
-}
-
-/// Opens the pool that the superblock in force describes; drives that hold nothing of it join.
-async fn reopen(
-    exec: &Handle,
-    drives: &[Candidate],
-    found: &[Found],
-    block: Superblock,
-    options: &PoolOptions,
-) -> Result<PoolPlan, StoreError> {
-    let mut block = block;
-    if let Some(parity) = options.parity.filter(|&p| p != block.parity) {
-        return Err(StoreError::Refused(format!(
-            "the pool was made with parity {}, which stays so for its life; parity {parity} was asked for",
-            block.parity
-        )));
-    }
-    for (path, why) in &options.absent {
-        // One that has left the table may still be named: nobody has to change that before the next start.
-        let known = block.drives.iter().any(|d| d.path == *path);
-        if block.parity == 0 || !known {
-            return Err(StoreError::Refused(why.clone()));
-        }
-    }
-    let (mut order, joining) = members(drives, found, &mut block, options.absent.len())?;
-    for i in joining {
-        let salt = u64::try_from(i).unwrap_or(u64::MAX) + 1000 * (block.sequence + 1);
-        let entry = entry(&drives[i], block.unit_bytes, derive(&options.seed, salt));
-        // A new place where there is one, so that the table remembers who was there.
-        let full = block.drives.len() == MAX_DRIVES;
-        let free = block.drives.iter().position(|d| full && d.state == DriveState::Gone);
-        if (full && free.is_none()) || entry.units == 0 {
-            return Err(StoreError::Refused(format!(
-                "{} is too small, or the pool has its most drives",
-                drives[i].path
-            )));
-        }
-        zero(exec, drives[i].info.file, 0, LABEL_BYTES).await?;
-        match free {
-            Some(place) => (block.drives[place], order[place]) = (entry, Some(i)),
-            None => {
-                block.drives.push(entry);
-                order.push(Some(i));
-            }
-        }
-    }
-    let highest = found.iter().flat_map(Found::superblocks).map(|s| s.incarnation).max().unwrap_or(0);
-    block.incarnation = block.incarnation.max(highest) + 1;
-    block.sequence += 1;
-    write_all(exec, drives, &order, &block).await?;
-    Ok(plan(&block, order, false))
-}
-
-/// Matches the drives with the superblock's table, puts those that are missing out, and brings paths and serial numbers up to
-/// date: for each drive of the pool the index of its candidate, and the candidates that hold nothing of it.
-fn members(
-    drives: &[Candidate],
-    found: &[Found],
-    block: &mut Superblock,
-    absent: usize,
-) -> Result<(Vec<Option<usize>>, Vec<usize>), StoreError> {
-    let mut order: Vec<Option<usize>> = vec![None; block.drives.len()];
-    let mut joining = Vec::new();
-    for (i, (drive, found)) in drives.iter().zip(found).enumerate() {
-        let Some(own) = found.membership(block.pool) else {
-            joining.push(i);
-            continue;
-        };
-        if own.pool != block.pool {
-            return Err(StoreError::Refused(format!(
-                "{} belongs to pool {}, the others to pool {}; nothing was written",
-                drive.path, own.pool, block.pool
-            )));
-        }
-        let uuid = own.drives[usize::from(own.index)].uuid;
-        let place = block.drives.iter().position(|d| d.uuid == uuid && d.state.counts());
-        let Some(place) = place else {
-            // It was out, or never quite in: what it holds counts no more.
-            joining.push(i);
-            continue;
-        };
-        if let Some(other) = order[place] {
-            return Err(StoreError::Refused(format!(
-                "{} and {} are the same drive of the pool, or a copy of one",
-                drives[other].path, drive.path
-            )));
-        }
-        order[place] = Some(i);
-        let known = &mut block.drives[place];
-        if drive.info.size_bytes < LABEL_BYTES + u64::from(known.units) * u64::from(block.unit_bytes) {
-            return Err(StoreError::Refused(format!(
-                "{} has shrunk to {} bytes; the pool needs all of its {} units",
-                drive.path, drive.info.size_bytes, known.units
-            )));
-        }
-        known.path.clone_from(&drive.path);
-        known.serial = drive.info.serial.clone().unwrap_or_default();
-    }
-    forgotten(drives, block, &order, &joining, absent)?;
-    missing(block, &order)?;
-    Ok((order, joining))
-}
-
-/// Refuses to take a drive for lost that may only have been forgotten: one that nobody names, or a file that is not there and was
-/// made anew by this very start. A drive is lost when it is named and can't be opened (`absent` of them), or when a blank one is in
-/// its place.
-fn forgotten(
-    drives: &[Candidate],
-    block: &Superblock,
-    order: &[Option<usize>],
-    joining: &[usize],
-    absent: usize,
-) -> Result<(), StoreError> {
-    let missing = block.drives.iter().zip(order).filter(|(d, at)| d.state.counts() && at.is_none());
-    let (mut unnamed, mut remade) = (Vec::new(), Vec::new());
-    for (drive, _) in missing {
-        match joining.iter().map(|&i| &drives[i]).find(|c| c.path == drive.path) {
-            Some(candidate) if candidate.info.created => remade.push(named_drive(drive)),
-            Some(_) => {}
-            None => unnamed.push(named_drive(drive)),
-        }
-    }
-    if !remade.is_empty() {
-        return Err(StoreError::Refused(format!(
-            "pool {} is missing {}; nothing was written. Put it back; or, to go on without it, name it without a size",
-            block.pool,
-            remade.join(", ")
-        )));
-    }
-    if unnamed.len() > absent {
-        return Err(StoreError::Refused(format!(
-            "pool {} has {} drives, and these are missing: {}; nothing was written. Name them all: one that is named and can't \
-             be opened is taken for lost",
-            block.pool,
-            block.drives.iter().filter(|d| d.state.counts()).count(),
-            unnamed.join(", ")
-        )));
-    }
-    Ok(())
-}
-
-/// A drive as the operator knew it.
-fn named_drive(drive: &DriveEntry) -> String {
-    let serial = if drive.serial.is_empty() { String::new() } else { format!(", serial {}", drive.serial) };
-    let was_out = if drive.state == DriveState::Out { ", out before" } else { "" };
-    format!("{} (drive {}{serial}{was_out})", drive.path, drive.uuid)
-}
-
-/// Puts the drives that are missing out. Refuses a pool that has lost too many, by the names under which the operator knew them.
-fn missing(block: &mut Superblock, order: &[Option<usize>]) -> Result<(), StoreError> {
-    let mut absent = Vec::new();
-    for (drive, at) in block.drives.iter_mut().zip(order) {
-        if drive.state == DriveState::Gone || at.is_some() {
-            continue;
-        }
-        absent.push(named_drive(drive));
-        drive.state = DriveState::Out;
-    }
-    if absent.len() <= usize::from(block.parity) && order.iter().any(Option::is_some) {
-        return Ok(());
-    }
-    let drives = block.drives.iter().filter(|d| d.state != DriveState::Gone).count();
-    Err(StoreError::Refused(format!(
-        "pool {} has {drives} drives and can do without {}; these are missing: {}; nothing was written",
-        block.pool,
-        block.parity,
-        absent.join(", ")
-    )))
+    Ok(plan(&block, order, true, Vec::new()))
 }
 
 fn entry(drive: &Candidate, unit_bytes: u32, uuid: Uuid) -> DriveEntry {
@@ -403,7 +243,7 @@ fn derive(seed: &[u8; 32], number: u64) -> Uuid {
     Uuid::from_random(bytes)
 }
 
-fn plan(block: &Superblock, order: Vec<Option<usize>>, created: bool) -> PoolPlan {
+fn plan(block: &Superblock, order: Vec<Option<usize>>, created: bool, findings: Vec<Finding>) -> PoolPlan {
     let drive = |d: &DriveEntry| PlanDrive {
         uuid: d.uuid,
         path: d.path.clone(),
@@ -421,6 +261,7 @@ fn plan(block: &Superblock, order: Vec<Option<usize>>, created: bool) -> PoolPla
         drives: block.drives.iter().map(drive).collect(),
         order,
         created,
+        findings,
     }
 }
 
@@ -431,13 +272,31 @@ async fn write_all(
     order: &[Option<usize>],
     block: &Superblock,
 ) -> Result<(), StoreError> {
+    write_each(exec, drives, order, block).await.map_err(|(i, why)| failed(&drives[i], why))
+}
+
+/// The same; tells which drive could not be written.
+async fn write_each(
+    exec: &Handle,
+    drives: &[Candidate],
+    order: &[Option<usize>],
+    block: &Superblock,
+) -> Result<(), (usize, String)> {
     for (place, at) in order.iter().enumerate().rev() {
-        let Some(drive) = at.map(|i| &drives[i]) else { continue };
+        let Some(i) = *at else { continue };
         let index = u16::try_from(place).expect("at most MAX_DRIVES");
-        let failed = |e: dolmen_io::Error| StoreError::Drive(format!("{}: {e}", drive.path));
-        write_superblock(exec, drive.info.file, block, index).await.map_err(failed)?;
+        let writing = write_superblock(exec, drives[i].info.file, block, index);
+        match within(exec, LOOK_MS, writing).await {
+            Some(Ok(())) => {}
+            Some(Err(error)) => return Err((i, error.to_string())),
+            None => return Err((i, "it does not answer".into())),
+        }
     }
     Ok(())
+}
+
+fn failed(drive: &Candidate, why: impl std::fmt::Display) -> StoreError {
+    StoreError::Drive(format!("{}: {why}", drive.path))
 }
 
 /// Writes the superblock of the drive with an index into the slot of its sequence number, durably.

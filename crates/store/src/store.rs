@@ -10,7 +10,7 @@ use crate::{
     PoolPlan, ShardTuning, SpaceReport, StoreError, Ticket, ToPool, ToShard,
 };
 use dolmen_io::{Buf, Error, Event, FileId, Io, Owner, Tag, TimerId, exec};
-use dolmen_types::{Lba, LineId, Nanos, PgId, Seq, ShardId};
+use dolmen_types::{Lba, LineId, Nanos, PgId, Seq, ShardId, Uuid};
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::rc::Rc;
@@ -311,6 +311,34 @@ impl Store {
     #[must_use]
     pub fn usage(&self, pg: PgId, line: LineId) -> LineUsage {
         self.shard(pg).and_then(|s| s.borrow().map.usage(line)).unwrap_or_default()
+    }
+
+    /// This core's handle of a drive that is about to join the pool.
+    pub fn attach_drive(&mut self, uuid: Uuid, file: FileId) {
+        self.drives.attach(uuid, file);
+    }
+
+    /// Forgets the handle of a drive that is out or gone, which is about to be closed.
+    pub fn detach_drive(&mut self, drive: u16) {
+        self.drives.detach(drive);
+    }
+
+    /// Live bytes of this core's shards by drive, parity included: what a drive would have to give away to be empty.
+    #[must_use]
+    pub fn live_by_drive(&self) -> Vec<u64> {
+        let mut sums = Vec::new();
+        for (_, shard) in &self.shards {
+            for (_, segment) in shard.borrow().segments.iter() {
+                // Columns are as full as each other, but for the last commit.
+                let share = u64::from(segment.live()).div_ceil(segment.columns.data() as u64);
+                for unit in segment.columns.units() {
+                    let drive = usize::from(unit.drive);
+                    sums.resize(sums.len().max(drive + 1), 0);
+                    sums[drive] += share;
+                }
+            }
+        }
+        sums
     }
 
     /// Where the space of this core's shards is.

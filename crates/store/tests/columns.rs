@@ -202,7 +202,7 @@ fn a_drive_leaves_on_demand() {
     let world = World::new(5);
     let mut setup = setup(4);
     let mut filled = Filled::new(&world, &setup);
-    assert!(filled.node.owner.remove_drive(3));
+    filled.node.owner.remove_drive(3).unwrap();
     for _ in 0..20_000 {
         filled.node.turn();
         if filled.state(3) == DriveState::Gone {
@@ -210,7 +210,7 @@ fn a_drive_leaves_on_demand() {
         }
     }
     assert_eq!(filled.state(3), DriveState::Gone, "{:?}", filled.node.owner.drives());
-    assert!(!filled.node.owner.remove_drive(3));
+    assert!(filled.node.owner.remove_drive(3).is_err());
     world.remove_drive(NODE, path("d3"));
     setup.drives.truncate(3);
     setup.drives.reverse();
@@ -276,6 +276,7 @@ fn a_drive_that_was_left_behind_is_refused() {
         expect: None,
         at_least,
         absent: Vec::new(),
+        degraded: false,
     };
     let opening = open_pool(exec.handle(), candidates, options);
     let Err(StoreError::Refused(text)) = run(&mut io, &mut exec, opening) else { panic!("it opened") };

@@ -5,7 +5,7 @@
 
 mod common;
 use common::*;
-use dolmen_sim::{CrashLimits, World};
+use dolmen_sim::{CrashLimits, DriveSpec, World};
 use dolmen_types::PgId;
 
 const BLOCKS: u64 = 64;
@@ -16,6 +16,8 @@ enum Step {
     Write(Vec<Vec<(u64, u64)>>),
     Unmap(u64, u64),
     Checkpoint,
+    /// A blank drive joins.
+    Join(&'static str),
 }
 
 /// A workload over one line, and the line's contents after each batch.
@@ -65,6 +67,7 @@ impl History {
                     self.mark(self.seq);
                 }
                 Step::Checkpoint => self.node.checkpoint(),
+                Step::Join(drive) => self.node.add_drive(drive).unwrap(),
             }
         }
     }
@@ -77,7 +80,11 @@ impl History {
 }
 
 fn check(world: &World, setup: &Setup, states: &[Vec<u64>], acknowledged: u64, label: &str) -> u64 {
-    let mut node = Node::open(world, setup).unwrap_or_else(|e| panic!("{label}: {e}"));
+    let node = Node::open(world, setup).unwrap_or_else(|e| panic!("{label}: {e}"));
+    check_node(node, states, acknowledged, label)
+}
+
+fn check_node(mut node: Node, states: &[Vec<u64>], acknowledged: u64, label: &str) -> u64 {
     let highest = node.stores[0].marks(PgId(0)).highest_seq.0;
     assert!(highest >= acknowledged, "{label}: acknowledged {acknowledged}, found {highest}");
     let mut found = Vec::new();
@@ -255,5 +262,63 @@ fn wide_segments_with_a_drive_absent() {
         setup.tuning.commit_bytes = 120 * 1024;
         let states = enumerate_absent(&Workload { setup, before, steps }, limits(48));
         assert!(states > 60, "{states} states only");
+    }
+}
+
+/// A drive joins a running pool and takes its share: every crash state, first with all drives named, with each one of the old ones
+/// absent, and with the new one dead or not named; then again with all of them.
+#[test]
+fn while_a_drive_joins() {
+    for (count, parity) in [(1, 0), (2, 1), (3, 1)] {
+        let names = common::drives(count + 1, 5);
+        let mut old = Setup { drives: names[..count].to_vec(), parity, ..Setup::tiny(0) };
+        old.unit_bytes = 128 * 1024;
+        old.tuning.commit_bytes = 120 * 1024;
+        let all = Setup { drives: names.clone(), ..old.clone() };
+        let new = names[count].0;
+        let world = World::new(79);
+        world.add_drive(NODE, path(new), DriveSpec::file(5 << 20));
+        let node = Node::open(&world, &old).unwrap();
+        let mut history = History { node, seq: 1, states: vec![vec![0; BLOCKS as usize]; 2], marking: false };
+        history.node.commit(0, 1, vec![create(1)]).unwrap();
+        history.run(&[Step::Write(vec![vec![(0, 9)], vec![(11, 3)]]), Step::Checkpoint]);
+        let durable = history.seq;
+        history.marking = true;
+        world.start_recording();
+        history.run(&[Step::Write(vec![vec![(1, 2)]]), Step::Join(new)]);
+        history
+            .run(&(0..4).map(|i| Step::Write(vec![vec![(i * 9, 9)], vec![(i * 5, 3)]])).collect::<Vec<_>>());
+        history.run(&[Step::Checkpoint, Step::Write(vec![vec![(30, 9)]])]);
+        let recording = world.stop_recording().unwrap();
+        let states = history.states.clone();
+        assert!(history.node.owner.drives()[count].held_units > 0, "the drive takes nothing");
+        drop(history);
+        let mut seen = 0;
+        for state in recording.crash_states(CrashLimits { per_point: 8, total: 80, seed: 5 }) {
+            let acknowledged = state.mark.unwrap_or(durable).max(durable);
+            let absent = std::iter::once(None).chain(names.iter().filter(|_| parity > 0).map(|d| Some(d.0)));
+            for absent in absent {
+                seen += 1;
+                let world = World::restore(seen, &state);
+                let label = format!("{} without {absent:?}", state.label);
+                if let Some(drive) = absent {
+                    world.remove_drive(NODE, path(drive));
+                }
+                // Before it was a drive of the pool, nobody knows what is dead there.
+                let node = Node::open(&world, &all).or_else(|e| match absent {
+                    Some(drive) if drive == new => Node::open(&world, &old),
+                    _ => Err(e),
+                });
+                let node = node.unwrap_or_else(|e| panic!("{label}: {e}"));
+                let found = check_node(node, &states, acknowledged, &label);
+                world.crash();
+                if let Some(drive) = absent {
+                    world.return_drive(NODE, path(drive));
+                }
+                let again = check(&world, &all, &states, found, &format!("second cut after {label}"));
+                assert_eq!(again, found, "{label}");
+            }
+        }
+        assert!(seen > 50, "{seen} states only");
     }
 }

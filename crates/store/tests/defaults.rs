@@ -16,6 +16,7 @@ fn large_commands_at_depth() {
         unit_bytes: unit as u32,
         shards: 2,
         parity: 0,
+        degraded: false,
         cores: 1,
         tuning: ShardTuning::default(),
         keyring: Keyring::default(),

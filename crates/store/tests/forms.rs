@@ -132,6 +132,7 @@ fn with_table<T: 'static, F: Future<Output = T>>(
         expect: None,
         at_least: 0,
         absent: absent.collect(),
+        degraded: false,
     };
     run(&mut io, &mut exec, async move {
         let all: Vec<FileId> = candidates.iter().map(|c| c.info.file).collect();

@@ -43,6 +43,7 @@ fn rig(data: &[u8]) -> (Rig, VolumeRef) {
         ip_acl: IpAccess::Any,
         labels: vec![],
         compression: false,
+        encryption: false,
         qos: None,
         source: None,
         created: UnixMillis(1),

@@ -96,6 +96,7 @@ impl Machine {
             ip_acl: IpAccess::Any,
             labels: Vec::new(),
             compression: compress,
+            encryption: false,
             qos: None,
             source: None,
             created: UnixMillis(1),
@@ -204,6 +205,7 @@ fn make_pool(
         expect: None,
         at_least: 0,
         absent: Vec::new(),
+        degraded: false,
     };
     let result = Rc::new(RefCell::new(None));
     let (slot, opening) = (result.clone(), open_pool(exec.handle(), candidates, options));

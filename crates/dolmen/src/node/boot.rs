@@ -12,7 +12,7 @@ use crate::{
 };
 use dolmen_io::OpenDrive;
 use dolmen_security::fresh_uuid;
-use dolmen_store::{FoundPool, Keyring, PoolOptions, PoolPlan, StoreError, WrappedKey};
+use dolmen_store::{Finding, FoundPool, Keyring, PoolOptions, PoolPlan, StoreError, WrappedKey};
 use dolmen_types::{CoreId, LineId, PgId, Uuid};
 use dolmen_volume::{Restart, VolumeInfo};
 use std::{fs, path::Path, sync::Arc};
@@ -82,6 +82,7 @@ pub(crate) async fn boot(
         expect: known_pool,
         at_least: known_pool.map_or(0, |_| known_sequence(&options.data)),
         absent: Vec::new(),
+        degraded: options.degraded,
     };
     bring_up(cores, Start { drives, pool, restart, keys, unmake: remove }).await
 }
@@ -89,6 +90,24 @@ pub(crate) async fn boot(
 fn remove(path: &Path) {
     if let Err(error) = fs::remove_file(path) {
         tracing::warn!(drive = %path.display(), %error, "this file was made by this start and can't be removed");
+    }
+}
+
+fn log_finding(finding: &Finding) {
+    match finding {
+        Finding::Lost { path, reason, .. } => {
+            tracing::warn!(drive = path, reason, "a drive of the pool is lost; the pool goes on without it");
+        }
+        Finding::Untouched { path, reason } => {
+            tracing::warn!(drive = path, reason, "this is no drive of the pool; it is left as it is");
+        }
+        Finding::Stale { path } => {
+            tracing::warn!(
+                drive = path,
+                "a drive that was out is back; what it held counts no more, it joins anew"
+            );
+        }
+        Finding::Joined { path } => tracing::info!(drive = path, "a blank drive has joined the pool"),
     }
 }
 
@@ -128,9 +147,10 @@ pub async fn bring_up(cores: &Talk, start: Start) -> Result<Booted, ServeError> 
         }
     }
     // Nothing was written when the pool or its keys are refused, and the drives are still locked by us.
-    let forget_made = || {
-        let made = paths.iter().zip(&opened).filter(|(_, drive)| drive.info.created);
-        made.for_each(|(path, _)| unmake(path.as_ref()));
+    let forget_made = |plan: Option<&PoolPlan>| {
+        let taken = |i: usize| plan.is_some_and(|plan| plan.order.contains(&Some(i)));
+        let made = paths.iter().zip(&opened).enumerate().filter(|(_, (_, drive))| drive.info.created);
+        made.filter(|(i, _)| !taken(*i)).for_each(|(_, (path, _))| unmake(path.as_ref()));
     };
     let names = paths.clone();
     // What is refused here is refused when the pool is opened, and so is a pool that may not be opened for another reason.
@@ -139,15 +159,17 @@ pub async fn bring_up(cores: &Talk, start: Start) -> Result<Booted, ServeError> 
         found => found.map_err(ServeError::system)?.filter(|found| may_open(found, &pool)),
     };
     let unlocked = match &found {
-        Some(found) => Some(keys.unlock(found.pool, &found.keys).await.inspect_err(|_| forget_made())?),
+        Some(found) => Some(keys.unlock(found.pool, &found.keys).await.inspect_err(|_| forget_made(None))?),
         None => None,
     };
     let names = paths.clone();
     let plan = cores.ask(first, |answer| ToCore::OpenPool { paths: names, options: pool, answer }).await?;
-    if let Err(StoreError::Refused(_)) = &plan {
-        forget_made();
+    // Nothing was written to those that the pool has not taken.
+    if !matches!(&plan, Err(error) if !matches!(error, StoreError::Refused(_))) {
+        forget_made(plan.as_ref().ok());
     }
     let plan = Arc::new(plan.map_err(ServeError::system)?);
+    plan.findings.iter().for_each(log_finding);
     tracing::info!(
         pool = %plan.pool, drives = plan.drives.len(), shards = plan.shards, unit_bytes = plan.unit_bytes,
         parity = plan.parity, created = plan.created, "pool opened"

@@ -127,6 +127,7 @@ impl Process {
             expect: None,
             at_least: 0,
             absent: Vec::new(),
+            degraded: false,
         };
         let drives = DRIVES.iter().map(drive).collect();
         // One key for all runs: what is random in a run follows from its seed, and data keys change no course of events.

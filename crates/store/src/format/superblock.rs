@@ -15,7 +15,8 @@ pub(crate) const MAX_DRIVES: usize = 64;
 /// Shards of a pool at most.
 pub(crate) const MAX_SHARDS: u16 = 16;
 
-const MAGIC: &[u8; 8] = b"dolmSUPR";
+/// First bytes of a superblock.
+pub(crate) const MAGIC: &[u8; 8] = b"dolmSUPR";
 const TABLE_AT: usize = 256;
 const ENTRY_BYTES: usize = 192;
 const SERIAL_BYTES: usize = 40;
@@ -63,6 +64,14 @@ pub(crate) struct DriveEntry {
     pub(crate) serial: String,
     /// Path at the last opening, cut to its last 128 bytes.
     pub(crate) path: String,
+}
+
+impl DriveEntry {
+    /// True when the operator knew this drive under that path, or it tells that serial number.
+    pub(crate) fn is_known_as(&self, path: &str, serial: Option<&str>) -> bool {
+        self.path.as_bytes() == tail(path, PATH_BYTES)
+            || serial.is_some_and(|s| !s.is_empty() && self.serial.as_bytes() == head(s, SERIAL_BYTES))
+    }
 }
 
 /// What a superblock says.

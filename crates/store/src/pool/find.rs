@@ -1,6 +1,6 @@
 //! What drives say of their pool before it is opened: nothing is written.
 
-use super::{Candidate, survey};
+use super::{Candidate, survey, view};
 use crate::StoreError;
 use crate::key_table::{WrappedKey, read_keys};
 use dolmen_io::exec::Handle;
@@ -17,11 +17,10 @@ pub struct FoundPool {
     pub keys: Vec<WrappedKey>,
 }
 
-/// Finds the pool of these drives, and its keys; `None` when none was made of them yet. Refuses what [`open_pool`](super::open_pool)
-/// refuses for what a drive holds, and does not ask whether enough of them are there.
+/// Finds the pool of these drives, and its keys; `None` when none was made of them yet. Judges no drive: that is for [`open_pool`](super::open_pool).
 pub async fn find_pool(exec: Handle, drives: Vec<Candidate>) -> Result<Option<FoundPool>, StoreError> {
-    let (found, newest) = survey(&exec, &drives).await?;
-    let Some(block) = newest else { return Ok(None) };
+    let found = survey(&exec, &drives).await?;
+    let Some(block) = view::in_force(&found)? else { return Ok(None) };
     let counts = |own: &crate::format::superblock::Superblock| {
         let uuid = own.drives[usize::from(own.index)].uuid;
         own.pool == block.pool && block.drives.iter().any(|d| d.uuid == uuid && d.state.counts())

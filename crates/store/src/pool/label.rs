@@ -2,8 +2,8 @@
 
 use super::signature;
 use crate::StoreError;
-use crate::format::LABEL_BYTES;
-use crate::format::superblock::{NotOurs, SUPERBLOCK_BYTES, Superblock};
+use crate::format::superblock::{MAGIC, NotOurs, SUPERBLOCK_BYTES, Superblock};
+use crate::format::{LABEL_BYTES, PAGE_BYTES};
 use dolmen_io::exec::Handle;
 use dolmen_io::{DriveInfo, FileId};
 use dolmen_types::Uuid;
@@ -40,12 +40,15 @@ pub enum Identity {
 /// What a drive holds, as opening a pool needs to know it.
 pub(super) enum Found {
     Blank,
-    /// A superblock of a pool whose making was not finished: counts as blank, unless a sister drive knows better.
+    /// A superblock of a pool whose making was not finished, or a first one that was cut short: counts as blank, unless a sister
+    /// drive knows better.
     BeingMade(Slots),
     Ours(Slots),
     Newer(u32),
     Damaged,
     Foreign(String),
+    /// It does not tell: an error, or no answer.
+    Unreadable(String),
 }
 
 /// What a superblock's slot holds.
@@ -102,6 +105,7 @@ pub async fn identify_drive(exec: Handle, info: DriveInfo) -> Result<Identity, S
         Found::Newer(version) => Identity::Newer { version },
         Found::Damaged => Identity::Damaged,
         Found::Foreign(what) => Identity::Foreign(what),
+        Found::Unreadable(why) => return Err(StoreError::Drive(why)),
     })
 }
 
@@ -153,17 +157,37 @@ fn superblock(first: &[u8]) -> Option<Found> {
         match Superblock::decode(bytes) {
             Ok(block) => *slot = Slot::Holds(Box::new(block)),
             Err(NotOurs::Newer(version)) => newer = Some(version),
+            Err(NotOurs::Damaged) if is_mark(bytes) => damaged = true,
             Err(NotOurs::Damaged) => (*slot, damaged) = (Slot::Damaged, true),
             Err(NotOurs::Unknown) if bytes.iter().any(|&b| b != 0) => *slot = Slot::Damaged,
             Err(NotOurs::Unknown) => {}
         }
     }
+    // A drive that was ever in use has something in both slots.
+    let begun = damaged && slots.iter().any(|slot| matches!(slot, Slot::Empty));
     match (newer, newest(&slots).map(|block| block.incarnation)) {
         (Some(version), _) => Some(Found::Newer(version)),
         (None, Some(0)) => Some(Found::BeingMade(slots)),
         (None, Some(_)) => Some(Found::Ours(slots)),
+        (None, None) if begun => Some(Found::BeingMade(slots)),
         (None, None) => damaged.then_some(Found::Damaged),
     }
+}
+
+/// True for what [`begin`] leaves in the first slot.
+fn is_mark(bytes: &[u8]) -> bool {
+    bytes.strip_prefix(MAGIC).is_some_and(|rest| rest.iter().all(|&b| b == 0))
+}
+
+/// Makes the label of a drive that is to be the pool's empty, but for a mark, so that a first superblock that is cut short is told
+/// from what is not ours.
+pub(super) async fn begin(exec: &Handle, file: FileId) -> Result<(), StoreError> {
+    zero(exec, file, 0, LABEL_BYTES).await?;
+    let mut buf = exec.alloc(PAGE_BYTES as usize).await;
+    buf.set_len(PAGE_BYTES as usize);
+    buf.fill(0);
+    buf[..MAGIC.len()].copy_from_slice(MAGIC);
+    exec.write_durable(file, 0, vec![buf.freeze()]).await.map_err(drive_error)
 }
 
 async fn read(exec: &Handle, file: FileId, (offset, len): (u64, u64)) -> Result<Vec<u8>, StoreError> {
@@ -181,7 +205,7 @@ async fn read(exec: &Handle, file: FileId, (offset, len): (u64, u64)) -> Result<
 }
 
 /// Writes zeros durably.
-pub(super) async fn zero(exec: &Handle, file: FileId, offset: u64, len: u64) -> Result<(), StoreError> {
+async fn zero(exec: &Handle, file: FileId, offset: u64, len: u64) -> Result<(), StoreError> {
     let mut at = 0;
     while at < len {
         let step = usize::try_from((len - at).min(STEP_BYTES)).expect("at most STEP_BYTES");

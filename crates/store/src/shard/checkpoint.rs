@@ -190,7 +190,7 @@ fn line_row((&line, tree): (&u64, &mut Line)) -> Option<LineRow> {
 /// Makes everything written so far durable on every drive. A failure is final.
 pub(super) async fn flush_drives(shard: &Shared, exec: &Handle) -> Result<(), String> {
     let drives = shard.borrow().drives.clone();
-    let op = |drive: u16| drives.files[usize::from(drive)].map(|file| (drive, Op::Flush { file }));
+    let op = |drive: u16| drives.file(drive).map(|file| (drive, Op::Flush { file }));
     on_all(shard, exec, drives.in_service().into_iter().filter_map(op).collect()).await
 }
 
@@ -206,7 +206,7 @@ pub(super) async fn write_anchor(shard: &Shared, exec: &Handle, anchor: &Anchor)
     for copy in 0..ANCHOR_COPIES {
         let offset = anchor_offset(anchor.shard, anchor.generation % ANCHOR_SLOTS, copy);
         let op = |drive: u16| {
-            let file = drives.files[usize::from(drive)]?;
+            let file = drives.file(drive)?;
             Some((drive, Op::Write { file, offset, data: pages.clone(), durable: true }))
         };
         on_all(shard, exec, drives.in_service().into_iter().filter_map(op).collect()).await?;

@@ -2,10 +2,10 @@
 
 use crate::columns::{Columns, drive_bit};
 use crate::format::unit_offset;
-use crate::message::Members;
-use crate::{PoolPlan, ShardTuning, UnitId};
+use crate::message::{Joined, Members};
+use crate::{PlanDrive, PoolPlan, ShardTuning, UnitId};
 use dolmen_io::FileId;
-use dolmen_types::Nanos;
+use dolmen_types::{Nanos, Uuid};
 use std::cell::{Cell, RefCell};
 
 /// Reads of a drive that failed or did not check within [`STRIKES_NS`] after which it is better out.
@@ -43,18 +43,28 @@ struct Pace {
     writes: u32,
 }
 
+/// What is known of one drive.
+#[derive(Clone, Copy, Default)]
+struct Place {
+    /// This core's handle; `None` for a drive that is not there.
+    file: Option<FileId>,
+    units: u32,
+    strikes: Strikes,
+    pace: Pace,
+}
+
 #[derive(Clone, Copy, Default)]
 struct Strikes {
     since: Nanos,
     count: u32,
 }
 
-/// Geometry and handles, which never change while the store lives, and the standing of the drives, which does.
+/// The drives, their handles here, and where they stand.
 pub(crate) struct Drives {
-    /// This core's handles, by drive index; `None` for a drive that is not there.
-    pub(crate) files: Vec<Option<FileId>>,
-    /// Units per drive.
-    units: Vec<u32>,
+    /// By drive index. Drives join; none ever goes, though its place may be given to another.
+    table: RefCell<Vec<Place>>,
+    /// Handles of drives that are about to join.
+    waiting: RefCell<Vec<(Uuid, FileId)>>,
     /// Bytes of a unit.
     pub(crate) unit_bytes: u32,
     /// How long a read may take before it is answered through other columns. Milliseconds.
@@ -63,8 +73,6 @@ pub(crate) struct Drives {
     /// Drives that were complained about as failed and are not out yet.
     failing: Cell<u64>,
     complaints: RefCell<Vec<Complaint>>,
-    strikes: RefCell<Vec<Strikes>>,
-    paces: RefCell<Vec<Pace>>,
     /// Reads that were answered through other columns.
     mended: Cell<u64>,
 }
@@ -72,34 +80,71 @@ pub(crate) struct Drives {
 impl Drives {
     /// The drives of an opened pool.
     pub(crate) fn new(plan: &PoolPlan, files: &[Option<FileId>], tuning: &ShardTuning) -> Drives {
+        let place = |(d, file): (&PlanDrive, &Option<FileId>)| Place {
+            file: *file,
+            units: d.units,
+            ..Place::default()
+        };
         Drives {
-            files: files.to_vec(),
-            units: plan.drives.iter().map(|d| d.units).collect(),
+            table: RefCell::new(plan.drives.iter().zip(files).map(place).collect()),
+            waiting: RefCell::default(),
             unit_bytes: plan.unit_bytes,
             slow_read_ms: tuning.slow_read_ms,
             members: Cell::new(plan.members()),
             failing: Cell::new(0),
             complaints: RefCell::default(),
-            strikes: RefCell::new(vec![Strikes::default(); plan.drives.len()]),
-            paces: RefCell::new(vec![Pace::default(); plan.drives.len()]),
             mended: Cell::new(0),
         }
     }
 
+    /// This core's handle of a drive that is about to join.
+    pub(crate) fn attach(&self, uuid: Uuid, file: FileId) {
+        let mut waiting = self.waiting.borrow_mut();
+        waiting.retain(|(other, _)| *other != uuid);
+        waiting.push((uuid, file));
+    }
+
+    /// Gives the handle of a drive that is out up, lest anything is done on it any more.
+    pub(crate) fn detach(&self, drive: u16) {
+        if let Some(place) =
+            self.table.borrow_mut().get_mut(usize::from(drive)).filter(|_| !self.counts(drive))
+        {
+            place.file = None;
+        }
+    }
+
+    /// A drive has joined. Without a handle (it was never attached here) everything on it fails, and it goes out again.
+    pub(crate) fn join(&self, joined: Joined) {
+        let Joined { drive, uuid, units } = joined;
+        let mut waiting = self.waiting.borrow_mut();
+        let Some(at) = waiting.iter().position(|(other, _)| *other == uuid) else { return };
+        let (_, file) = waiting.swap_remove(at);
+        let mut table = self.table.borrow_mut();
+        let len = table.len().max(usize::from(drive) + 1);
+        table.resize(len, Place::default());
+        table[usize::from(drive)] = Place { file: Some(file), units, ..Place::default() };
+    }
+
+    /// This core's handle of a drive.
+    pub(crate) fn file(&self, drive: u16) -> Option<FileId> {
+        self.table.borrow().get(usize::from(drive)).and_then(|p| p.file)
+    }
+
     /// Units of the drives in service.
     pub(crate) fn total_units(&self) -> usize {
-        let counts = |i: &usize| u16::try_from(*i).is_ok_and(|d| self.counts(d));
-        self.units.iter().enumerate().filter(|(i, _)| counts(i)).map(|(_, &u)| u as usize).sum()
+        let table = self.table.borrow();
+        (0u16..).zip(table.iter()).filter(|(d, _)| self.counts(*d)).map(|(_, p)| p.units as usize).sum()
     }
 
     /// Slots that a shard's table may have.
     pub(crate) fn max_slots(&self) -> usize {
-        self.units.iter().map(|&u| u as usize).sum()
+        self.table.borrow().iter().map(|p| p.units as usize).sum()
     }
 
     /// True when there are such units, each on another drive.
     pub(crate) fn hold(&self, columns: &Columns) -> bool {
-        let exists = |u: &UnitId| self.units.get(usize::from(u.drive)).is_some_and(|&n| u.unit < n);
+        let table = self.table.borrow();
+        let exists = |u: &UnitId| table.get(usize::from(u.drive)).is_some_and(|p| u.unit < p.units);
         let mut seen = 0;
         columns.units().iter().all(|u| {
             let fresh = seen & drive_bit(u.drive) == 0;
@@ -126,7 +171,7 @@ impl Drives {
 
     /// Indexes of the drives that belong to the pool.
     pub(crate) fn in_service(&self) -> Vec<u16> {
-        (0u16..).take(self.files.len()).filter(|&d| self.counts(d)).collect()
+        (0u16..).take(self.table.borrow().len()).filter(|&d| self.counts(d)).collect()
     }
 
     /// The drive's handle and the offset on it of a place in a unit; `None` when the drive is out.
@@ -134,7 +179,7 @@ impl Drives {
         if !self.counts(unit.drive) {
             return None;
         }
-        let file = self.files.get(usize::from(unit.drive)).copied().flatten()?;
+        let file = self.file(unit.drive)?;
         Some((file, unit_offset(unit.unit, self.unit_bytes) + u64::from(offset)))
     }
 
@@ -154,8 +199,8 @@ impl Drives {
 
     /// A read of a drive failed, or what it gave does not check.
     pub(crate) fn strike(&self, drive: u16, now: Nanos, what: &str) {
-        let mut strikes = self.strikes.borrow_mut();
-        let Some(s) = strikes.get_mut(usize::from(drive)) else { return };
+        let mut table = self.table.borrow_mut();
+        let Some(s) = table.get_mut(usize::from(drive)).map(|p| &mut p.strikes) else { return };
         if now.since(s.since) > STRIKES_NS {
             *s = Strikes { since: now, count: 0 };
         }
@@ -168,7 +213,7 @@ impl Drives {
 
     /// A write of a drive has taken so long.
     pub(crate) fn timed(&self, drive: u16, ns: u64) {
-        if let Some(pace) = self.paces.borrow_mut().get_mut(usize::from(drive)) {
+        if let Some(pace) = self.table.borrow_mut().get_mut(usize::from(drive)).map(|p| &mut p.pace) {
             pace.mean_ns = if pace.mean_ns == 0 { ns.max(1) } else { (pace.mean_ns * 7 + ns) / 8 };
             pace.writes = pace.writes.saturating_add(1);
         }
@@ -176,14 +221,14 @@ impl Drives {
 
     /// Complains about a drive that has been much slower than its peers for long.
     pub(crate) fn look_for_slow_drives(&self, now: Nanos) {
-        let mut paces = self.paces.borrow_mut();
         let service = self.in_service();
+        let mut table = self.table.borrow_mut();
         let mut means: Vec<u64> =
-            service.iter().map(|&d| paces[usize::from(d)].mean_ns).filter(|&ns| ns > 0).collect();
+            service.iter().map(|&d| table[usize::from(d)].pace.mean_ns).filter(|&ns| ns > 0).collect();
         means.sort_unstable();
         let Some(&median) = means.len().checked_sub(1).and_then(|last| means.get(last / 2)) else { return };
         for drive in service {
-            let pace = &mut paces[usize::from(drive)];
+            let pace = &mut table[usize::from(drive)].pace;
             let slow = pace.mean_ns > SLOW_WRITE_NS && pace.mean_ns > median.saturating_mul(SLOW_FACTOR);
             if !slow || pace.since == Nanos(0) {
                 (pace.since, pace.writes) = (if slow { now } else { Nanos(0) }, 0);

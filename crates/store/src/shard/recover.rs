@@ -112,7 +112,7 @@ async fn newest_anchor(shard: &Shared, exec: &Handle) -> Result<Option<Anchor>, 
     let (mut newest, mut untouched, mut unreadable) = (None::<Anchor>, true, None);
     let mut failed = 0;
     for drive in drives.in_service() {
-        let Some(file) = drives.files[usize::from(drive)] else { continue };
+        let Some(file) = drives.file(drive) else { continue };
         let before = unreadable.is_some();
         for (slot, copy) in (0..ANCHOR_SLOTS).flat_map(|s| (0..ANCHOR_COPIES).map(move |c| (s, c))) {
             let mut buf = exec.alloc(ANCHOR_BYTES).await;

@@ -31,6 +31,7 @@ impl Shard {
                 self.space.answers += 1;
                 self.clean_bell.notify();
             }
+            ToShard::Joined(joined) => self.drives.join(joined),
             ToShard::Members(members) => self.members_changed(members),
             ToShard::Stop { reason } => self.halt(reason),
         }

@@ -22,6 +22,8 @@ pub struct Setup {
     pub shards: u16,
     /// Drives that the pool can lose.
     pub parity: u8,
+    /// Drives that nobody names may be lost too.
+    pub degraded: bool,
     pub cores: usize,
     pub tuning: ShardTuning,
     pub keyring: Keyring,
@@ -36,6 +38,7 @@ impl Setup {
             unit_bytes,
             shards: 1,
             parity: 0,
+            degraded: false,
             cores: 1,
             tuning: ShardTuning {
                 delta_entries: 64,
@@ -71,6 +74,8 @@ pub struct Node {
     /// Encrypted lines that were told as gone.
     pub gone: Vec<LineId>,
     tickets: u64,
+    /// Handles of the drives, by their place in the pool.
+    files: Vec<Option<dolmen_io::FileId>>,
 }
 
 const EXEC: Owner = Owner(3);
@@ -137,6 +142,7 @@ impl Node {
             expect: None,
             at_least: 0,
             absent: Vec::new(),
+            degraded: false,
         };
         let opening = open_pool(exec.handle(), drives, options);
         exec.handle().spawn(async move { drop(opening.await) }).unwrap();
@@ -181,6 +187,7 @@ impl Node {
             expect: None,
             at_least: 0,
             absent,
+            degraded: setup.degraded,
         };
         let opening = open_pool(exec.handle(), drives, options);
         let plan = run(&mut io, &mut exec, opening)?;
@@ -214,6 +221,7 @@ impl Node {
             fault: None,
             gone: Vec::new(),
             tickets: 0,
+            files,
         })
     }
 
@@ -418,6 +426,58 @@ impl Node {
             self.turn();
         }
         panic!("shutdown hangs");
+    }
+
+    /// Opens a drive and takes it into the running pool.
+    pub fn add_drive(&mut self, path: &str) -> Result<(), String> {
+        self.close_gone(path);
+        let open = OpenDrive { path: path.into(), create_bytes: None, sparse: true, exclusive: true };
+        let info = self.io.open_drive(&open).map_err(|e| e.to_string())?;
+        let file = info.file;
+        let joined = self.join(Candidate { info, path: path.to_string() });
+        if joined.is_err() {
+            self.io.close_drive(file);
+        }
+        joined
+    }
+
+    /// Gives up what was open under a path and is out.
+    fn close_gone(&mut self, path: &str) {
+        for (i, drive) in (0u16..).zip(self.owner.drives()) {
+            let here = drive.path == path && matches!(drive.state, DriveState::Out | DriveState::Gone);
+            let Some(file) = self.files.get_mut(usize::from(i)).filter(|_| here).and_then(Option::take)
+            else {
+                continue;
+            };
+            self.owner.detach_drive(i);
+            self.stores.iter_mut().for_each(|s| s.detach_drive(i));
+            self.io.close_drive(file);
+        }
+    }
+
+    fn join(&mut self, candidate: Candidate) -> Result<(), String> {
+        let mut seed = [0; 32];
+        self.io.random(&mut seed);
+        let (slot, file) = (Rc::new(RefCell::new(None)), candidate.info.file);
+        let (put, preparing) =
+            (slot.clone(), prepare_drive(self.exec.handle(), candidate, self.owner.join_to(seed)));
+        self.exec.handle().spawn(async move { *put.borrow_mut() = Some(preparing.await) }).unwrap();
+        let drive = loop {
+            if let Some(ended) = slot.borrow_mut().take() {
+                break ended.map_err(|e| e.to_string())?;
+            }
+            self.turn();
+        };
+        self.stores.iter_mut().for_each(|s| s.attach_drive(drive.uuid(), file));
+        self.owner.add_drive(drive)?;
+        for _ in 0..10_000 {
+            if let Some(joined) = self.owner.take_joined() {
+                self.files.push(joined.is_ok().then_some(file));
+                return joined.map(|_| ());
+            }
+            self.turn();
+        }
+        panic!("a drive joins for ever");
     }
 
     pub fn space(&self) -> SpaceReport {

@@ -61,6 +61,7 @@ fn plan(io: &mut Io, exec: &mut Exec) -> (PoolPlan, Vec<Option<dolmen_io::FileId
         expect: None,
         at_least: 0,
         absent: Vec::new(),
+        degraded: false,
     };
     let result = Rc::new(RefCell::new(None));
     let (slot, handle) = (result.clone(), exec.handle());

@@ -1,0 +1,368 @@
+//! Opening a pool that is there: matches what was named with the table of its drives, and decides what is lost, what joins and
+//! what is refused.
+//!
+//! ```text
+//!   named and there                      one of the pool's drives             in service
+//!                                        blank, or was out                    joins as a new one
+//!                                        anything else, or unusable: where the pool knew a drive    lost, left untouched
+//!                                                                    elsewhere                      refused
+//!   named, can't be opened               where the pool knew a drive          lost
+//!                                        elsewhere                            refused
+//!   in the table, named by nobody                                             refused, unless degraded starts are allowed
+//! ```
+//!
+//! Lost drives are put out, m of them at most; with more, or where there is no parity, the start is refused and nothing is written.
+
+use super::label::{Found, begin};
+use super::{Candidate, PoolOptions, accept, derive, entry, failed, plan, write_each};
+use crate::format::LABEL_BYTES;
+use crate::format::superblock::{DriveEntry, MAX_DRIVES, Superblock};
+use crate::{DriveState, Finding, PoolPlan, StoreError};
+use dolmen_io::exec::Handle;
+
+/// What a drive that was named is to the pool.
+enum Part {
+    /// The drive of this place in the table.
+    Member(usize),
+    /// It was out, or never quite in: what it holds counts no more. With the units that it had, as far as the table remembers.
+    Stale(u32),
+    /// Nothing yet.
+    New,
+}
+
+/// How the drives that were named stand to the pool.
+struct Matching<'a> {
+    drives: &'a [Candidate],
+    found: &'a [Found],
+    /// The superblock in force.
+    block: &'a Superblock,
+    /// By drive: why it can't be used although the pool knew one there.
+    unusable: Vec<Option<String>>,
+}
+
+/// A matching that may be opened.
+struct Settled {
+    /// The superblock with the missing drives out, paths and serial numbers up to date; nothing has joined yet.
+    block: Superblock,
+    /// For each drive of the table the index of its candidate.
+    order: Vec<Option<usize>>,
+    /// Candidates that join, and whether they were drives of the pool before.
+    joining: Vec<(usize, bool)>,
+    findings: Vec<Finding>,
+}
+
+/// Opens the pool that the superblock in force describes; drives that hold nothing of it join.
+pub(super) async fn reopen(
+    exec: &Handle,
+    drives: &[Candidate],
+    found: &[Found],
+    block: Superblock,
+    options: &PoolOptions,
+) -> Result<PoolPlan, StoreError> {
+    if let Some(parity) = options.parity.filter(|&p| p != block.parity) {
+        return Err(StoreError::Refused(format!(
+            "the pool was made with parity {}, which stays so for its life; parity {parity} was asked for",
+            block.parity
+        )));
+    }
+    let mut matching = Matching::new(drives, found, &block)?;
+    for (path, why) in &options.absent {
+        // One that has left the table may still be named: nobody has to change that before the next start.
+        if !knows(&block, path, None) {
+            return Err(StoreError::Refused(why.clone()));
+        }
+    }
+    loop {
+        let settled = matching.settle(&options.absent, options.degraded)?;
+        match open(exec, drives, found, settled, options).await {
+            Ok(plan) => return Ok(plan),
+            // A drive that can't be written is as good as absent. What this try has written has the number of the next, and counts
+            // for nothing without that drive.
+            Err((i, why)) if matching.may_lose(i) => matching.unusable[i] = Some(why),
+            Err((i, why)) => return Err(failed(&drives[i], why)),
+        }
+    }
+}
+
+/// The plan of the pool as it stands, with what is missing out, however much that is.
+pub(super) fn as_it_stands(
+    drives: &[Candidate],
+    found: &[Found],
+    block: Superblock,
+) -> Result<PoolPlan, StoreError> {
+    let settled = Matching::new(drives, found, &block)?.settle(&[], true)?;
+    match settled.joining.first() {
+        Some(&(i, false)) => {
+            Err(StoreError::Refused(format!("{} is not a drive of the pool", drives[i].path)))
+        }
+        // One that was out holds nothing that counts.
+        _ => Ok(plan(&settled.block, settled.order, false, settled.findings)),
+    }
+}
+
+/// Lets drives join and records this opening on every drive; or the drive that could not be written, and why.
+async fn open(
+    exec: &Handle,
+    drives: &[Candidate],
+    found: &[Found],
+    settled: Settled,
+    options: &PoolOptions,
+) -> Result<PoolPlan, (usize, String)> {
+    let Settled { mut block, mut order, joining, mut findings } = settled;
+    for (i, was_out) in joining {
+        let salt = u64::try_from(i).unwrap_or(u64::MAX) + 1000 * (block.sequence + 1);
+        let entry = entry(&drives[i], block.unit_bytes, derive(&options.seed, salt));
+        let place = place_for(&block).ok_or_else(|| (i, "the pool has its most drives".to_string()))?;
+        begin(exec, drives[i].info.file).await.map_err(|e| (i, e.to_string()))?;
+        let path = drives[i].path.clone();
+        findings.push(if was_out { Finding::Stale { path } } else { Finding::Joined { path } });
+        if place == block.drives.len() {
+            block.drives.push(entry);
+            order.push(Some(i));
+        } else {
+            (block.drives[place], order[place]) = (entry, Some(i));
+        }
+    }
+    let highest = found.iter().flat_map(Found::superblocks).map(|s| s.incarnation).max().unwrap_or(0);
+    block.incarnation = block.incarnation.max(highest) + 1;
+    block.sequence += 1;
+    write_each(exec, drives, &order, &block).await?;
+    Ok(plan(&block, order, false, findings))
+}
+
+/// Where the table takes another drive: a new place where there is one, so that it remembers who was there.
+pub(crate) fn place_for(block: &Superblock) -> Option<usize> {
+    if block.drives.len() < MAX_DRIVES {
+        return Some(block.drives.len());
+    }
+    block.drives.iter().position(|d| d.state == DriveState::Gone)
+}
+
+/// True when the pool has or had a drive under that path, or with that serial number.
+fn knows(block: &Superblock, path: &str, serial: Option<&str>) -> bool {
+    block.drives.iter().any(|d| d.is_known_as(path, serial))
+}
+
+impl<'a> Matching<'a> {
+    /// Refuses what is not ours to touch, unless it stands where the pool has or had a drive.
+    fn new(
+        drives: &'a [Candidate],
+        found: &'a [Found],
+        block: &'a Superblock,
+    ) -> Result<Matching<'a>, StoreError> {
+        let mut matching = Matching { drives, found, block, unusable: vec![None; drives.len()] };
+        for (i, drive) in drives.iter().enumerate() {
+            let Some(why) = matching.unusable(i)? else { continue };
+            if !matching.may_lose(i) {
+                accept(drive, &found[i])?;
+                let text = if knows(block, &drive.path, None) {
+                    format!("pool {} is missing {}, which {why}. Put it back", block.pool, drive.path)
+                } else {
+                    format!("{} {why}", drive.path)
+                };
+                return Err(StoreError::Refused(format!("{text}; nothing was written")));
+            }
+            matching.unusable[i] = Some(why);
+        }
+        Ok(matching)
+    }
+
+    /// True when the drive that the pool knew in this place can be given up, or has been.
+    fn may_lose(&self, i: usize) -> bool {
+        let (path, serial) = (&self.drives[i].path, self.drives[i].info.serial.as_deref());
+        let mut known = self.block.drives.iter().filter(|d| d.is_known_as(path, serial)).peekable();
+        known.peek().is_some() && (self.block.parity > 0 || known.all(|d| !d.state.counts()))
+    }
+
+    /// Why a drive can be no drive of the pool, if it can't.
+    fn unusable(&self, i: usize) -> Result<Option<String>, StoreError> {
+        let (drive, unit_bytes) = (&self.drives[i], self.block.unit_bytes);
+        let needed = match (&self.found[i], self.part(i)?) {
+            (Found::Damaged, _) => return Ok(Some("has lost both its superblocks".into())),
+            (Found::Foreign(what), _) => return Ok(Some(format!("holds {what}"))),
+            (Found::Unreadable(why), _) => return Ok(Some(format!("can't be read: {why}"))),
+            (Found::Newer(_), _) => return accept(drive, &self.found[i]).map(|()| None),
+            (_, Part::Member(place)) => self.block.drives[place].units,
+            // A file that is gone is made anew by the start that names it with a size; it must not take the place of one whose
+            // file system is not mounted, nor bring one back that was taken out of service.
+            (_, Part::New) if drive.info.created && knows(self.block, &drive.path, None) => {
+                return Ok(Some("is gone".into()));
+            }
+            // One that was cut short is to be looked at by somebody, not made use of.
+            (_, Part::Stale(units)) => units,
+            (_, Part::New) => 1,
+        };
+        let small = drive.info.size_bytes < LABEL_BYTES + u64::from(needed) * u64::from(unit_bytes);
+        Ok(small.then(|| {
+            let (bytes, units) = (drive.info.size_bytes, if needed == 1 { "unit" } else { "units" });
+            format!("has {bytes} bytes, too few for 1 MiB and {needed} {units} of {unit_bytes} bytes")
+        }))
+    }
+
+    /// What a drive is to the pool.
+    fn part(&self, i: usize) -> Result<Part, StoreError> {
+        let Some(own) = self.found[i].membership(self.block.pool) else { return Ok(Part::New) };
+        if own.pool != self.block.pool {
+            return Err(StoreError::Refused(format!(
+                "{} belongs to pool {}, the others to pool {}; nothing was written",
+                self.drives[i].path, own.pool, self.block.pool
+            )));
+        }
+        let uuid = own.drives[usize::from(own.index)].uuid;
+        let place = self.block.drives.iter().position(|d| d.uuid == uuid);
+        Ok(match place.map(|place| (place, &self.block.drives[place])) {
+            Some((place, drive)) if drive.state.counts() => Part::Member(place),
+            Some((_, drive)) => Part::Stale(drive.units),
+            None => Part::Stale(1),
+        })
+    }
+
+    /// Puts the drives that are missing out, brings paths and serial numbers up to date, and says who joins. Refuses a pool that has
+    /// lost too many.
+    fn settle(&self, absent: &[(String, String)], degraded: bool) -> Result<Settled, StoreError> {
+        let mut block = self.block.clone();
+        let (mut order, mut joining) = (vec![None; block.drives.len()], Vec::new());
+        for (i, drive) in self.drives.iter().enumerate().filter(|(i, _)| self.unusable[*i].is_none()) {
+            let place = match self.part(i)? {
+                Part::Member(place) => place,
+                Part::Stale(_) => {
+                    joining.push((i, true));
+                    continue;
+                }
+                Part::New => {
+                    joining.push((i, false));
+                    continue;
+                }
+            };
+            if let Some(other) = order[place].replace(i) {
+                let other: &Candidate = &self.drives[other];
+                return Err(StoreError::Refused(format!(
+                    "{} and {} are the same drive of the pool, or a copy of one",
+                    other.path, drive.path
+                )));
+            }
+            block.drives[place].path.clone_from(&drive.path);
+            block.drives[place].serial = drive.info.serial.clone().unwrap_or_default();
+        }
+        let reasons = self.reasons(absent, &order, &joining);
+        if !degraded {
+            self.forgotten(absent, &order, &reasons)?;
+        }
+        missing(&mut block, &order)?;
+        let mut findings = self.lost(&order, &reasons);
+        findings.extend(self.untouched());
+        Ok(Settled { block, order, joining, findings })
+    }
+
+    /// For each drive of the table that is missing: what is wrong in its place. `None` where nobody has looked there.
+    fn reasons(
+        &self,
+        absent: &[(String, String)],
+        order: &[Option<usize>],
+        joining: &[(usize, bool)],
+    ) -> Vec<Option<String>> {
+        let reason = |(known, at): (&DriveEntry, &Option<usize>)| {
+            let here = |i: &usize| {
+                let drive = &self.drives[*i];
+                known.is_known_as(&drive.path, drive.info.serial.as_deref())
+            };
+            if at.is_some() {
+                return None;
+            }
+            let unusable = (0..self.drives.len()).filter(|&i| self.unusable[i].is_some()).find(here);
+            let replaced = joining.iter().map(|&(i, _)| i).find(here);
+            let gone = absent.iter().find(|(path, _)| known.is_known_as(path, None));
+            unusable
+                .and_then(|i| self.unusable[i].as_ref().map(|why| format!("what is there now {why}")))
+                .or_else(|| replaced.map(|_| "another drive is in its place".into()))
+                .or_else(|| gone.map(|(_, why)| why.clone()))
+        };
+        self.block.drives.iter().zip(order).map(reason).collect()
+    }
+
+    /// Refuses to take a drive for lost that may only have been forgotten: one that nobody names, under any name that the pool had
+    /// for another one of its drives.
+    fn forgotten(
+        &self,
+        absent: &[(String, String)],
+        order: &[Option<usize>],
+        reasons: &[Option<String>],
+    ) -> Result<(), StoreError> {
+        let counted = || self.block.drives.iter().filter(|d| d.state.counts());
+        let missing = self.block.drives.iter().zip(order).zip(reasons);
+        let unnamed: Vec<String> = missing
+            .filter(|((d, at), reason)| d.state.counts() && at.is_none() && reason.is_none())
+            .map(|((d, _), _)| named(d))
+            .collect();
+        // Devices change their names when one of them is gone: a drive that is there under the name of a lost one leaves another
+        // name without a drive.
+        let renamed = absent.iter().filter(|(path, _)| {
+            let known =
+                self.block.drives.iter().zip(order).find(|(d, _)| d.state.counts() && d.path == *path);
+            known.is_some_and(|(_, at)| at.is_some())
+        });
+        if unnamed.len() <= renamed.count() {
+            return Ok(());
+        }
+        let way_out = if self.block.parity > 0 {
+            "Name them all: one that is named and can't be opened is taken for lost. Or start without them: --degraded"
+        } else {
+            "Name them all"
+        };
+        Err(StoreError::Refused(format!(
+            "pool {} has {} drives, and these are missing: {}; nothing was written. {way_out}",
+            self.block.pool,
+            counted().count(),
+            unnamed.join(", ")
+        )))
+    }
+
+    /// The drives that are out from now on.
+    fn lost(&self, order: &[Option<usize>], reasons: &[Option<String>]) -> Vec<Finding> {
+        let missing = (0u16..).zip(self.block.drives.iter().zip(order).zip(reasons));
+        missing
+            .filter(|(_, ((d, at), _))| d.state != DriveState::Gone && at.is_none())
+            .map(|(drive, ((known, _), reason))| Finding::Lost {
+                path: known.path.clone(),
+                drive,
+                reason: reason.clone().unwrap_or_else(|| "it is not there".into()),
+            })
+            .collect()
+    }
+
+    /// What was named and is left alone.
+    fn untouched(&self) -> impl Iterator<Item = Finding> {
+        self.drives.iter().zip(&self.unusable).filter_map(|(drive, why)| {
+            Some(Finding::Untouched { path: drive.path.clone(), reason: why.clone()? })
+        })
+    }
+}
+
+/// A drive as the operator knew it.
+fn named(drive: &DriveEntry) -> String {
+    let serial = if drive.serial.is_empty() { String::new() } else { format!(", serial {}", drive.serial) };
+    let was_out = if drive.state == DriveState::Out { ", out before" } else { "" };
+    format!("{} (drive {}{serial}{was_out})", drive.path, drive.uuid)
+}
+
+/// Puts the drives that are missing out. Refuses a pool that has lost too many, by the names under which the operator knew them.
+fn missing(block: &mut Superblock, order: &[Option<usize>]) -> Result<(), StoreError> {
+    let mut absent = Vec::new();
+    for (drive, at) in block.drives.iter_mut().zip(order) {
+        if drive.state == DriveState::Gone || at.is_some() {
+            continue;
+        }
+        absent.push(named(drive));
+        drive.state = DriveState::Out;
+    }
+    if absent.len() <= usize::from(block.parity) && order.iter().any(Option::is_some) {
+        return Ok(());
+    }
+    let drives = block.drives.iter().filter(|d| d.state != DriveState::Gone).count();
+    Err(StoreError::Refused(format!(
+        "pool {} has {drives} drives and can do without {}; these are missing: {}; nothing was written",
+        block.pool,
+        block.parity,
+        absent.join(", ")
+    )))
+}

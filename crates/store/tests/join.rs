@@ -1,0 +1,193 @@
+//! Drives that come and go while the pool serves: what joins, what is refused, and what can't be taken away.
+#![allow(clippy::unwrap_used)]
+
+mod common;
+use common::*;
+use dolmen_sim::{DriveSpec, Fault, World};
+use dolmen_store::*;
+
+fn pool(count: usize, parity: u8) -> Setup {
+    let mut setup = Setup { drives: drives(count, 8), parity, unit_bytes: 128 * 1024, ..Setup::tiny(0) };
+    setup.tuning.commit_bytes = 120 * 1024;
+    setup.shards = 2;
+    setup.cores = 2;
+    setup
+}
+
+/// Writes blocks of both shards over and over, and checks them.
+struct Load {
+    seq: u64,
+    values: Vec<u64>,
+}
+
+impl Load {
+    fn begin(node: &mut Node) -> Load {
+        (0..2).for_each(|pg| node.commit(pg, 1, vec![create(1 + u64::from(pg))]).unwrap());
+        Load { seq: 1, values: vec![0; 60] }
+    }
+
+    fn run(&mut self, node: &mut Node, rounds: u64) {
+        for _ in 0..rounds {
+            self.seq += 1;
+            let at = self.seq * 7 % 50;
+            for pg in 0..2u32 {
+                let values: Vec<u64> = (0..8).map(|k| self.seq * 10 + k).collect();
+                let record = node.write(1 + u64::from(pg), at, &values);
+                node.commit(pg, self.seq, vec![record]).unwrap();
+                self.values[at as usize..][..8].copy_from_slice(&values);
+            }
+        }
+    }
+
+    fn verify(&self, node: &mut Node) {
+        for pg in 0..2u32 {
+            for at in (0..60).step_by(20) {
+                let got = node.read(pg, 1 + u64::from(pg), at as u64, 20).unwrap();
+                assert_eq!(got, self.values[at..at + 20]);
+            }
+        }
+    }
+}
+
+fn blank(world: &World, drive: &str) {
+    world.add_drive(NODE, path(drive), DriveSpec::file(8 << 20));
+}
+
+#[test]
+fn a_drive_joins_and_takes_its_share() {
+    for (count, parity) in [(1, 0), (2, 1), (3, 1), (3, 2)] {
+        let world = World::new(u64::from(parity) * 10 + count as u64);
+        let mut node = Node::open(&world, &pool(count, parity)).unwrap();
+        let mut load = Load::begin(&mut node);
+        load.run(&mut node, 60);
+        let before = node.owner.capacity_bytes();
+        let name = ["d0", "d1", "d2", "d3"][count];
+        blank(&world, name);
+        node.add_drive(name).unwrap();
+        assert!(node.owner.capacity_bytes() > before);
+        let shown = node.owner.drives();
+        assert_eq!((shown.len(), shown[count].state), (count + 1, DriveState::In));
+        assert!(node.add_drive(name).is_err(), "it is in service");
+        load.run(&mut node, 120);
+        assert!(node.owner.drives()[count].held_units > 0);
+        assert!(node.stores.iter().any(|s| s.live_by_drive().get(count).is_some_and(|&live| live > 0)));
+        load.verify(&mut node);
+        drop(node);
+        world.crash();
+        // It has to be named from now on.
+        assert!(matches!(Node::open(&world, &pool(count, parity)), Err(StoreError::Refused(_))));
+        let mut node = Node::open(&world, &pool(count + 1, parity)).unwrap();
+        load.verify(&mut node);
+        if parity > 0 {
+            world.remove_drive(NODE, path(name));
+            load.run(&mut node, 10);
+            load.verify(&mut node);
+        }
+    }
+}
+
+/// What was out is stale, and joins as a new drive under the same name while the pool serves.
+#[test]
+fn a_drive_that_was_out_comes_back() {
+    let world = World::new(1);
+    let mut node = Node::open(&world, &pool(3, 1)).unwrap();
+    let mut load = Load::begin(&mut node);
+    load.run(&mut node, 60);
+    world.remove_drive(NODE, path("d1"));
+    load.run(&mut node, 20);
+    assert_ne!(node.owner.drives()[1].state, DriveState::In);
+    world.return_drive(NODE, path("d1"));
+    node.add_drive("d1").unwrap();
+    load.run(&mut node, 60);
+    node.until_protected();
+    assert_eq!(node.owner.drives().len(), 4);
+    world.remove_drive(NODE, path("d0"));
+    load.run(&mut node, 20);
+    load.verify(&mut node);
+    drop(node);
+    world.crash();
+    let mut node = Node::open(&world, &pool(3, 1)).unwrap();
+    load.verify(&mut node);
+}
+
+#[test]
+fn what_is_not_blank_is_refused_and_left_alone() {
+    let world = World::new(2);
+    drop(Node::open(&world, &Setup { drives: vec![("other", 8 << 20)], ..Setup::tiny(0) }).unwrap());
+    let mut node = Node::open(&world, &pool(2, 1)).unwrap();
+    let mut load = Load::begin(&mut node);
+    blank(&world, "foreign");
+    world.overwrite(NODE, path("foreign"), 0, b"XFSB");
+    world.add_drive(NODE, path("small"), DriveSpec::file(1 << 20));
+    for (drive, says) in
+        [("other", "belongs to pool"), ("foreign", "XFS"), ("small", "least"), ("nowhere", "")]
+    {
+        let before = (drive != "nowhere").then(|| world.image(NODE, path(drive)));
+        let why = node.add_drive(drive).unwrap_err();
+        assert!(why.contains(says), "{drive}: {why}");
+        if let Some(before) = before {
+            assert!(world.image(NODE, path(drive)) == before, "{drive}: something was written");
+        }
+    }
+    // One that fails while it joins changes nothing.
+    blank(&world, "bad");
+    world.fail_next(NODE, path("bad"), Fault::Write);
+    assert!(node.add_drive("bad").is_err());
+    blank(&world, "worse");
+    world.fail_next(NODE, path("worse"), Fault::Flush);
+    assert!(node.add_drive("worse").is_err());
+    assert_eq!(node.owner.drives().len(), 2);
+    load.run(&mut node, 20);
+    load.verify(&mut node);
+}
+
+#[test]
+fn what_the_pool_needs_is_not_taken_away() {
+    let world = World::new(3);
+    let mut node = Node::open(&world, &pool(2, 1)).unwrap();
+    let mut load = Load::begin(&mut node);
+    load.run(&mut node, 10);
+    assert!(node.owner.remove_drive(0).unwrap_err().contains("one drive more"));
+    blank(&world, "d2");
+    node.add_drive("d2").unwrap();
+    node.owner.remove_drive(0).unwrap();
+    for _ in 0..100 {
+        node.turn();
+    }
+    assert!(node.owner.keep_drive(0) || node.owner.drives()[0].state == DriveState::Gone);
+    // By force only as long as the rest has everything.
+    node.until_protected();
+    let in_service = node.owner.drives().iter().position(|d| d.state == DriveState::In).unwrap() as u16;
+    if node.owner.drives().iter().filter(|d| d.state == DriveState::In).count() == 3 {
+        node.owner.force_out(in_service, "taken out by hand".into()).unwrap();
+        assert!(node.owner.force_out(in_service + 1, "another".into()).is_err());
+        while node.owner.drives()[usize::from(in_service)].state != DriveState::Gone {
+            node.turn();
+        }
+        node.until_protected();
+    }
+    load.run(&mut node, 10);
+    load.verify(&mut node);
+}
+
+/// A pool that is too full for fewer drives says so with figures.
+#[test]
+fn data_that_would_not_fit_keeps_a_drive() {
+    let world = World::new(4);
+    let mut setup = pool(3, 0);
+    (setup.shards, setup.cores) = (1, 1);
+    let mut node = Node::open(&world, &setup).unwrap();
+    node.commit(0, 1, vec![create(1)]).unwrap();
+    let mut seq = 1;
+    loop {
+        seq += 1;
+        let values: Vec<u64> = (0..20).map(|k| seq * 100 + k).collect();
+        let record = node.write(1, seq * 20, &values);
+        if node.commit(0, seq, vec![record]).is_err() {
+            break;
+        }
+    }
+    let why = node.owner.remove_drive(0).unwrap_err();
+    assert!(why.contains("hold") && why.contains("add a drive"), "{why}");
+    assert_eq!(node.owner.drives()[0].state, DriveState::In);
+}

@@ -1,0 +1,216 @@
+//! Starts of a pool that can lose a drive: what is dead, wrecked or in the wrong place does not keep it from serving, and stays as
+//! it is; what may only have been forgotten does.
+#![allow(clippy::unwrap_used)]
+
+mod common;
+use common::*;
+use dolmen_sim::{DriveFaults, DriveSpec, World};
+use dolmen_store::*;
+
+const LABEL: usize = 1 << 20;
+
+fn three() -> Setup {
+    let mut setup = Setup { drives: drives(3, 8), parity: 1, unit_bytes: 128 * 1024, ..Setup::tiny(0) };
+    setup.tuning.commit_bytes = 120 * 1024;
+    setup
+}
+
+/// A pool with a few blocks, stopped.
+fn filled(world: &World, setup: &Setup) {
+    let mut node = Node::open(world, setup).unwrap();
+    node.commit(0, 1, vec![create(1)]).unwrap();
+    for seq in 2..40 {
+        let record = node.write(1, seq * 3, &[seq, seq + 1, seq + 2]);
+        node.commit(0, seq, vec![record]).unwrap();
+    }
+    drop(node);
+    world.crash();
+}
+
+fn verify(node: &mut Node) {
+    for seq in 2..40 {
+        assert_eq!(node.read(0, 1, seq * 3, 3).unwrap(), [seq, seq + 1, seq + 2]);
+    }
+}
+
+fn label(world: &World, drive: &str) -> Vec<u8> {
+    let mut bytes = vec![0; LABEL];
+    world.image(NODE, path(drive)).read(0, &mut bytes);
+    bytes
+}
+
+fn refusal(world: &World, setup: &Setup) -> String {
+    match Node::open(world, setup) {
+        Err(StoreError::Refused(text)) => text,
+        Err(other) => panic!("{other:?}"),
+        Ok(_) => panic!("the pool opened"),
+    }
+}
+
+fn lost(node: &Node) -> Vec<(String, String)> {
+    let lost = |f: &Finding| match f {
+        Finding::Lost { path, reason, .. } => Some((path.clone(), reason.clone())),
+        _ => None,
+    };
+    node.plan.findings.iter().filter_map(lost).collect()
+}
+
+/// Overwrites both superblocks, in each of the ways in which they go.
+fn wreck(world: &World, drive: &str, way: u64) {
+    match way {
+        // Rot in both: ours, and neither checks.
+        0 => (0..2).for_each(|slot| world.overwrite(NODE, path(drive), slot * 16384 + 300, b"rot")),
+        // Something else was written over them.
+        1 => (0..9).for_each(|page| world.overwrite(NODE, path(drive), page * 4096, &[0x5a; 4096])),
+        // A file system was made on it.
+        2 => {
+            (0..9).for_each(|page| world.overwrite(NODE, path(drive), page * 4096, &[0; 4096]));
+            world.overwrite(NODE, path(drive), 0, b"XFSB");
+        }
+        // The file was cut to nothing.
+        3 => world.add_drive(NODE, path(drive), DriveSpec::file(0)),
+        // The file was cut short.
+        _ => {
+            let head = label(world, drive);
+            world.add_drive(NODE, path(drive), DriveSpec::file(2 << 20));
+            (0..8).for_each(|page| {
+                world.overwrite(NODE, path(drive), page as u64 * 4096, &head[page * 4096..][..4096]);
+            });
+        }
+    }
+}
+
+#[test]
+fn a_wrecked_drive_is_lost_and_left_alone() {
+    for way in 0..5 {
+        let world = World::new(way);
+        let setup = three();
+        filled(&world, &setup);
+        wreck(&world, "d1", way);
+        let before = label(&world, "d1");
+        for start in 0..3 {
+            let mut node = Node::open(&world, &setup).unwrap_or_else(|e| panic!("way {way}: {e}"));
+            verify(&mut node);
+            let untouched =
+                |f: &Finding| matches!(f, Finding::Untouched { path, .. } if path.ends_with("d1"));
+            assert!(node.plan.findings.iter().any(untouched), "{:?}", node.plan.findings);
+            match start {
+                0 => {
+                    assert!(lost(&node)[0].0.ends_with("d1"), "way {way}: {:?}", node.plan.findings);
+                    let reason = node.owner.drives()[1].reason.clone().unwrap();
+                    assert!(reason.contains("what is there now"), "{reason}");
+                }
+                // It has left the table and may still be named.
+                1 => node.until_protected(),
+                _ => assert_eq!(node.owner.drives()[1].state, DriveState::Gone),
+            }
+            drop(node);
+            world.crash();
+        }
+        assert_eq!(label(&world, "d1"), before, "way {way}: something was written");
+        // Another one is more than the pool can lose only as long as the first one is missed.
+        wreck(&world, "d2", 0);
+        let mut node = Node::open(&world, &setup).unwrap();
+        verify(&mut node);
+    }
+}
+
+#[test]
+fn a_drive_that_does_not_answer_or_takes_nothing_is_lost() {
+    for way in 0..3 {
+        let world = World::new(way);
+        let setup = three();
+        filled(&world, &setup);
+        let faults = match way {
+            0 => DriveFaults { read_ppm: 1_000_000, ..DriveFaults::default() },
+            1 => DriveFaults { write_ppm: 1_000_000, ..DriveFaults::default() },
+            _ => {
+                let latency_ns = (60_000_000_000, 60_000_000_000);
+                DriveFaults { latency_ns, ..DriveFaults::default() }
+            }
+        };
+        world.set_faults(NODE, path("d0"), faults);
+        let mut node = Node::open(&world, &setup).unwrap_or_else(|e| panic!("way {way}: {e}"));
+        assert!(lost(&node)[0].0.ends_with("d0"), "way {way}: {:?}", node.plan.findings);
+        verify(&mut node);
+        drop(node);
+        world.crash();
+        // Mended, it is stale, and joins anew.
+        world.set_faults(NODE, path("d0"), DriveFaults::default());
+        let mut node = Node::open(&world, &setup).unwrap();
+        assert!(node.plan.findings.iter().any(|f| matches!(f, Finding::Stale { .. })), "way {way}");
+        node.until_protected();
+        verify(&mut node);
+    }
+}
+
+#[test]
+fn more_than_parity_can_make_good_is_refused_and_named() {
+    let world = World::new(1);
+    let setup = three();
+    filled(&world, &setup);
+    wreck(&world, "d0", 0);
+    world.remove_drive(NODE, path("d2"));
+    let before = label(&world, "d1");
+    let text = refusal(&world, &setup);
+    assert!(text.contains("d0") && text.contains("d2") && text.contains("nothing was written"), "{text}");
+    assert_eq!(label(&world, "d1"), before);
+    // Without parity nothing can be lost.
+    let world = World::new(2);
+    let setup = Setup { parity: 0, ..three() };
+    filled(&world, &setup);
+    wreck(&world, "d0", 2);
+    assert!(refusal(&world, &setup).contains("XFS"));
+}
+
+/// What is foreign is refused where the pool never had a drive, even when the pool misses one.
+#[test]
+fn a_foreign_drive_elsewhere_is_refused() {
+    let world = World::new(1);
+    let setup = three();
+    filled(&world, &setup);
+    let mut other = setup.clone();
+    other.drives[2].0 = "d5";
+    world.add_drive(NODE, path("d5"), DriveSpec::file(8 << 20));
+    world.overwrite(NODE, path("d5"), 0, b"XFSB");
+    let before = label(&world, "d5");
+    assert!(refusal(&world, &other).contains("XFS"));
+    assert!(refusal(&world, &Setup { degraded: true, ..other.clone() }).contains("XFS"));
+    assert_eq!(label(&world, "d5"), before);
+    Node::open(&world, &setup).unwrap();
+}
+
+#[test]
+fn a_drive_that_nobody_names_is_lost_only_on_demand() {
+    let world = World::new(3);
+    let setup = three();
+    filled(&world, &setup);
+    let two = Setup { drives: setup.drives[..2].to_vec(), ..setup.clone() };
+    let text = refusal(&world, &two);
+    assert!(text.contains("d2") && text.contains("--degraded"), "{text}");
+    let one = Setup { drives: setup.drives[..1].to_vec(), degraded: true, ..setup.clone() };
+    assert!(refusal(&world, &one).contains("can do without 1"));
+    let mut node = Node::open(&world, &Setup { degraded: true, ..two }).unwrap();
+    verify(&mut node);
+    assert_eq!(lost(&node).len(), 1);
+}
+
+/// Devices change their names when one is gone: the others are found under the names of their neighbours.
+#[test]
+fn names_may_shift() {
+    let world = World::new(4);
+    let setup = three();
+    filled(&world, &setup);
+    // d1 is dead; what was d2 is d1 now, and there is no d2.
+    let image = world.image(NODE, path("d2"));
+    let mut bytes = vec![0; 8 << 20];
+    image.read(0, &mut bytes);
+    world.add_drive(NODE, path("d1"), DriveSpec::file(8 << 20));
+    for (page, bytes) in bytes.chunks_exact(4096).enumerate() {
+        world.overwrite(NODE, path("d1"), page as u64 * 4096, bytes);
+    }
+    world.remove_drive(NODE, path("d2"));
+    let mut node = Node::open(&world, &setup).unwrap();
+    verify(&mut node);
+    assert_eq!(lost(&node).len(), 1);
+}
