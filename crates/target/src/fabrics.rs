@@ -294,6 +294,9 @@ impl Target {
         if !controller.accepts_queues() {
             return Err((Status::COMMAND_SEQUENCE_ERROR, 0));
         }
+        if join.qid > controller.features.granted_queues() {
+            return Err(invalid(ConnectError::QUEUE));
+        }
         controller.join(join.qid, join.queue).map_err(|status| (status, 0))
     }
 

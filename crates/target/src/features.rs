@@ -223,6 +223,11 @@ impl Features {
         Ok(0)
     }
 
+    /// I/O queues that the host may have: their ids are 1 to this.
+    pub(crate) fn granted_queues(&self) -> u16 {
+        number_of_queues::counts(self.queues).map_or(0, |(submission, _)| submission)
+    }
+
     fn set_queues(&mut self, value: u32, at: &Context<'_>) -> Result<u32, Status> {
         if at.has_io_queues {
             return Err(Status::COMMAND_SEQUENCE_ERROR.with_dnr());

@@ -115,7 +115,11 @@ fn an_io_queue_needs_its_own_host_an_enabled_controller_and_a_free_id() {
     assert_eq!(join(&mut rig, 1, HOST, HOST_ID).0, sequence);
     assert_eq!(rig.identify(&ctrl, Cns::CONTROLLER, 0).cqe.status(), sequence.with_dnr());
     rig.enable(&ctrl);
-    assert_eq!(join(&mut rig, 1, HOST, HOST_ID).0, Status::SUCCESS);
+    // A host that asked for two queues has no third one.
+    let queues = feature_select::set(0, 0, FeatureId::NUMBER_OF_QUEUES, 0x0001_0001);
+    assert!(rig.exec(0, ctrl.admin, queues, Payload::None).cqe.status().is_success());
+    assert_eq!(join(&mut rig, 3, HOST, HOST_ID), (wrong, 42));
+    assert_eq!(join(&mut rig, 2, HOST, HOST_ID).0, Status::SUCCESS);
     assert_eq!(rig.cores[0].target.hosts()[0].io_queues, 1);
 }
 
