@@ -435,3 +435,30 @@ fn deleting_erases_the_key_on_every_drive() {
         machine.holds("stays", &data);
     }
 }
+
+#[test]
+fn a_cluster_key_is_made_wherever_none_is_needed() {
+    let mut machine = Machine::new();
+    machine.start(&["--encryption", "off"]);
+    machine.create("plain", &[]);
+    machine.write("plain", &blocks("PUBLIC-WORD", 1));
+    let first = machine.json(&["key", "show"]);
+    machine.stop();
+    // A pool without encrypted volumes needs no key.
+    fs::remove_dir_all(machine.data.join("keys")).unwrap();
+    machine.start(&[]);
+    let second = machine.json(&["key", "show"]);
+    assert!(first["id"] != second["id"] && second["dataKeys"] == 0);
+    machine.holds("plain", &blocks("PUBLIC-WORD", 1));
+    machine.stop();
+    // A new pool takes a key that is there.
+    let other = machine.path("other");
+    let data = std::mem::replace(&mut machine.data, other);
+    machine.drives().iter().for_each(|drive| fs::remove_file(drive).unwrap());
+    machine.cli(&["key", "import", data.join("keys/cluster.key").to_str().unwrap()]);
+    machine.start(&[]);
+    assert_eq!(machine.json(&["key", "show"])["id"], second["id"]);
+    machine.create("secret", &[]);
+    machine.write("secret", &blocks("HIDDEN-WORD", 1));
+    machine.holds("secret", &blocks("HIDDEN-WORD", 1));
+}

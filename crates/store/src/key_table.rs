@@ -38,13 +38,13 @@ pub struct WrappedKey {
 /// See the module. There is one per pool, on the core that owns its units.
 #[derive(Debug)]
 pub struct KeyTable {
-    /// The drives that take pages, by their place in the plan.
-    drives: Vec<(u16, FileId)>,
+    /// The drives that take pages.
+    drives: Vec<FileId>,
     /// Drives that may fail to take a page.
     spare: usize,
     pages: Vec<KeyPage>,
     /// Drives that did not take a page, and why.
-    failed: Vec<(u16, String)>,
+    failed: Vec<(FileId, String)>,
 }
 
 impl KeyTable {
@@ -55,11 +55,9 @@ impl KeyTable {
         plan: &PoolPlan,
         files: &[Option<FileId>],
     ) -> Result<KeyTable, StoreError> {
-        let there = (0u16..).zip(files).filter_map(|(i, file)| Some((i, (*file)?)));
-        let drives: Vec<(u16, FileId)> = there.collect();
-        let files: Vec<FileId> = drives.iter().map(|d| d.1).collect();
+        let drives: Vec<FileId> = files.iter().flatten().copied().collect();
         let spare = usize::from(plan.parity);
-        let (pages, stale) = read(exec, plan.pool, &files, spare).await?;
+        let (pages, stale) = read(exec, plan.pool, &drives, spare).await?;
         let mut table = KeyTable { drives, spare, pages, failed: Vec::new() };
         for index in stale {
             let page = table.pages[usize::from(index)].clone();
@@ -138,8 +136,9 @@ impl KeyTable {
         Ok(())
     }
 
-    /// Gives a drive that has joined the pool the whole table, durably. Its label area was zeroed before.
-    pub async fn join(&mut self, exec: &Handle, drive: u16, file: FileId) -> Result<(), StoreError> {
+    /// Gives a drive that is about to join the pool the whole table, durably, and every change from then on. Its label area was
+    /// zeroed before; it may count only after this.
+    pub async fn join(&mut self, exec: &Handle, file: FileId) -> Result<(), StoreError> {
         for page in self.pages.iter().filter(|page| page.sequence > 0) {
             for copy in 0..KEY_COPIES {
                 put(exec, file, page, copy)
@@ -147,18 +146,18 @@ impl KeyTable {
                     .map_err(|why| StoreError::Drive(format!("the key table could not be written: {why}")))?;
             }
         }
-        self.drives.retain(|d| d.0 != drive);
-        self.drives.push((drive, file));
+        self.leave(file);
+        self.drives.push(file);
         Ok(())
     }
 
-    /// A drive is out, or has left: it takes no more pages.
-    pub fn leave(&mut self, drive: u16) {
-        self.drives.retain(|d| d.0 != drive);
+    /// A drive is out, or has left, or did not join after all: it takes no more pages.
+    pub fn leave(&mut self, file: FileId) {
+        self.drives.retain(|drive| *drive != file);
     }
 
     /// Takes the drives that did not take a page, and why. They are given no more.
-    pub fn take_failed(&mut self) -> Vec<(u16, String)> {
+    pub fn take_failed(&mut self) -> Vec<(FileId, String)> {
         std::mem::take(&mut self.failed)
     }
 
@@ -175,9 +174,9 @@ impl KeyTable {
     async fn write(&mut self, exec: &Handle, page: &KeyPage) -> Result<(), StoreError> {
         for copy in 0..KEY_COPIES {
             let mut failed = Vec::new();
-            for &(drive, file) in &self.drives {
+            for &file in &self.drives {
                 if let Err(why) = put(exec, file, page, copy).await {
-                    failed.push((drive, why));
+                    failed.push((file, why));
                 }
             }
             if let Some((_, why)) = failed.first()
@@ -186,7 +185,7 @@ impl KeyTable {
                 return Err(StoreError::Drive(format!("the key table could not be written: {why}")));
             }
             self.spare -= failed.len();
-            self.drives.retain(|(drive, _)| failed.iter().all(|(bad, _)| bad != drive));
+            self.drives.retain(|drive| failed.iter().all(|(bad, _)| bad != drive));
             self.failed.append(&mut failed);
         }
         Ok(())

@@ -114,6 +114,19 @@ fn a_missing_key_locks_its_line_alone() {
     assert_eq!(node.read(0, PLAIN, 0, 3).unwrap(), [14, 12, 13]);
 }
 
+fn options(setup: &Setup, absent: Vec<(String, String)>) -> PoolOptions {
+    PoolOptions {
+        shards: 1,
+        parity: Some(setup.parity),
+        unit_bytes: Some(setup.unit_bytes),
+        seed: [7; 32],
+        expect: None,
+        at_least: 0,
+        absent,
+        degraded: false,
+    }
+}
+
 /// Opens the pool and its key table, and does something with it.
 fn with_table<T: 'static, F: Future<Output = T>>(
     world: &World,
@@ -124,16 +137,7 @@ fn with_table<T: 'static, F: Future<Output = T>>(
     let handle = exec.handle();
     let there = |name: &str| candidates.iter().any(|c| c.path == name);
     let absent = setup.drives.iter().filter(|d| !there(d.0)).map(|d| (d.0.to_string(), "away".to_string()));
-    let options = PoolOptions {
-        shards: 1,
-        parity: Some(setup.parity),
-        unit_bytes: Some(setup.unit_bytes),
-        seed: [7; 32],
-        expect: None,
-        at_least: 0,
-        absent: absent.collect(),
-        degraded: false,
-    };
+    let options = options(setup, absent.collect());
     run(&mut io, &mut exec, async move {
         let all: Vec<FileId> = candidates.iter().map(|c| c.info.file).collect();
         let plan = open_pool(handle.clone(), candidates, options).await.unwrap();
@@ -215,7 +219,7 @@ fn the_key_table_outlives_a_crash_at_any_moment() {
     });
     let recording = world.stop_recording().unwrap();
     let mut count = 0;
-    for state in recording.crash_states(CrashLimits { per_point: 16, total: 600, seed: 3 }) {
+    for state in recording.crash_states(CrashLimits { per_point: 8, total: 160, seed: 3 }) {
         for absent in [None, Some("d0"), Some("d1")] {
             count += 1;
             let world = World::restore(count, &state);
@@ -243,6 +247,31 @@ fn the_key_table_outlives_a_crash_at_any_moment() {
         }
     }
     assert!(count > 200, "{count} states only");
+}
+
+#[test]
+fn a_drive_that_joins_gets_the_whole_table_and_every_change() {
+    let (world, both) = (World::new(11), drives(2));
+    let (mut io, mut exec, mut candidates) = offline(&world, &both);
+    let new = candidates.pop().unwrap().info.file;
+    let handle = exec.handle();
+    run(&mut io, &mut exec, async move {
+        let files = vec![Some(candidates[0].info.file)];
+        let plan = open_pool(handle.clone(), candidates, options(&drives(1), vec![])).await.unwrap();
+        let mut table = KeyTable::load(&handle, &plan, &files).await.unwrap();
+        for line in 1..70 {
+            table.add(&handle, wrapped(line, 1)).await.unwrap();
+        }
+        table.join(&handle, new).await.unwrap();
+        table.add(&handle, wrapped(70, 1)).await.unwrap();
+        table.erase(&handle, &BTreeSet::from([LineId(3)])).await.unwrap();
+        table.leave(new);
+        table.add(&handle, wrapped(71, 1)).await.unwrap();
+    });
+    let second = Setup { drives: both.drives[1..].to_vec(), ..both };
+    let words: BTreeSet<u64> = (1..=71).map(needle).collect();
+    let there: BTreeSet<u64> = (1..=70).filter(|l| *l != 3).map(needle).collect();
+    assert_eq!(on_drives(&world, &second, &words), there);
 }
 
 #[test]

@@ -174,13 +174,15 @@ pub async fn bring_up(cores: &Talk, start: Start) -> Result<Booted, ServeError> 
         pool = %plan.pool, drives = plan.drives.len(), shards = plan.shards, unit_bytes = plan.unit_bytes,
         parity = plan.parity, created = plan.created, "pool opened"
     );
-    let unlocked = match unlocked {
-        Some(unlocked) => unlocked,
-        None => keys.unlock(plan.pool, &[]).await?,
-    };
     let drives: Vec<Option<OpenedDrive>> =
         plan.order.iter().map(|at| at.map(|i| opened[i].clone())).collect();
-    let wrapped = open_store(cores, &plan, &drives, unlocked).await?;
+    let opening = |answer| ToCore::OpenKeys { plan: plan.clone(), drives: drives.clone(), answer };
+    let wrapped = cores.ask(first, opening).await?.map_err(ServeError::system)?;
+    let unlocked = match unlocked {
+        Some(unlocked) if unlocked.len() == wrapped.len() => unlocked,
+        _ => keys.unlock(plan.pool, &wrapped).await?,
+    };
+    open_store(cores, &plan, &drives, unlocked).await?;
     keys.settle(cores, &wrapped).await?;
     sweep(cores, &plan, &wrapped).await?;
     let volumes = cores.ask_all(|answer| ToCore::OpenVolumes { restart, answer }).await?;
@@ -195,20 +197,13 @@ fn may_open(found: &FoundPool, pool: &PoolOptions) -> bool {
     pool.expect.is_none_or(|expected| expected == found.pool) && found.sequence >= pool.at_least
 }
 
-/// Opens the key table, and every core's shards with the keys of their lines; the table's keys.
+/// Opens every core's shards, with the keys of their lines.
 async fn open_store(
     cores: &Talk,
     plan: &Arc<PoolPlan>,
     drives: &[Option<OpenedDrive>],
     unlocked: Vec<LineKey>,
-) -> Result<Vec<WrappedKey>, ServeError> {
-    let opening = |answer| ToCore::OpenKeys { plan: plan.clone(), drives: drives.to_vec(), answer };
-    let wrapped = cores.ask(CoreId(0), opening).await?.map_err(ServeError::system)?;
-    if wrapped.len() != unlocked.len() {
-        return Err(ServeError::new(
-            "the pool's keys were not the same when they were read again; start again",
-        ));
-    }
+) -> Result<(), ServeError> {
     let mut keyrings = vec![Keyring::default(); cores.count()];
     for LineKey { pg, line, key } in unlocked {
         keyrings[usize::from(home_core(plan, pg, cores.count()).0)].insert(line, key);
@@ -223,7 +218,7 @@ async fn open_store(
     for result in recovering.await? {
         result.map_err(ServeError::new)?;
     }
-    Ok(wrapped)
+    Ok(())
 }
 
 /// Has the keys erased that a crash left over.

@@ -15,6 +15,8 @@ use dolmen_store::{DataKey, StoreError, WrappedKey};
 use dolmen_types::{CoreId, LineId, PgId, Uuid};
 use std::{
     collections::BTreeSet,
+    fs,
+    os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -101,6 +103,7 @@ impl ClusterKeys {
             }
             KeySource::Files(files) => {
                 let known = files.load().map_err(ServeError::system)?;
+                warn_of_readers(files.path());
                 if known.wanted().is_some() || !may_make {
                     return Ok(known);
                 }
@@ -228,6 +231,14 @@ impl ClusterKeys {
         let stale = wrapped.iter().filter(|key| key.cluster_key != wanted).count();
         let count = |n: usize| u64::try_from(n).unwrap_or(u64::MAX);
         Some(KeyStatus { id: hex(&wanted), origin, place, lines: count(wrapped.len()), stale: count(stale) })
+    }
+}
+
+/// A key file that others can read is no secret.
+fn warn_of_readers(path: &Path) {
+    let mode = fs::metadata(path).map(|meta| meta.permissions().mode() & 0o077);
+    if mode.is_ok_and(|others| others != 0) {
+        tracing::warn!(file = %path.display(), "others than its owner may use the file with the cluster key: chmod 600");
     }
 }
 

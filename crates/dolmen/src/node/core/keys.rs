@@ -9,7 +9,7 @@ use dolmen_io::{
     FileId, Tag,
     exec::{Handle, Notify},
 };
-use dolmen_store::{DriveState, KeyTable, PoolPlan, StoreError, ToPool, WrappedKey};
+use dolmen_store::{DriveState, KeyTable, PoolOwner, PoolPlan, StoreError, ToPool, WrappedKey};
 use dolmen_types::{CoreId, LineId, Nanos, PgId, ShardId};
 use std::{
     cell::RefCell,
@@ -39,7 +39,7 @@ enum Outcome {
 /// An outcome, the drives that did not take all of it, and until when they are waited for.
 struct Ended {
     outcome: Outcome,
-    failed: Vec<(u16, String)>,
+    failed: Vec<(FileId, String)>,
     /// The pool's owner has been told; wait no longer than this.
     told: Option<Nanos>,
 }
@@ -48,7 +48,7 @@ struct Ended {
 #[derive(Default)]
 struct Desk {
     /// With the drives that were out when it was asked.
-    jobs: VecDeque<(Vec<u16>, Job)>,
+    jobs: VecDeque<(Vec<FileId>, Job)>,
     busy: bool,
     ended: Vec<Ended>,
 }
@@ -83,7 +83,7 @@ impl Keeper {
         keeper
     }
 
-    fn ask(&self, out: Vec<u16>, job: Job) {
+    fn ask(&self, out: Vec<FileId>, job: Job) {
         self.desk.borrow_mut().jobs.push_back((out, job));
         self.bell.notify();
     }
@@ -173,11 +173,10 @@ impl Core {
     }
 
     fn ask_keeper(&mut self, job: Job) {
-        let out = |(drive, standing): (u16, dolmen_store::DriveStanding)| {
-            matches!(standing.state, DriveState::Out | DriveState::Gone).then_some(drive)
-        };
-        let standings = self.owner.as_ref().map(dolmen_store::PoolOwner::drives).unwrap_or_default();
-        let out = (0u16..).zip(standings).filter_map(out).collect();
+        let standings = self.owner.as_ref().map(PoolOwner::drives).unwrap_or_default();
+        let counts = |state| !matches!(state, DriveState::Out | DriveState::Gone);
+        let out = self.files.iter().zip(standings).filter(|(_, drive)| !counts(drive.state));
+        let out = out.filter_map(|(file, _)| *file).collect();
         // Without one the answer's sender is dropped: the caller hears that nothing will come.
         if let Some(keeper) = &self.keeper {
             keeper.ask(out, job);
@@ -236,24 +235,24 @@ impl Core {
         }
         let Some(owner) = &self.owner else { return false };
         let now = self.io.now();
+        let place = |file: FileId| self.files.iter().position(|f| *f == Some(file));
         let Some(until) = ended.told else {
-            let failed = |(drive, reason): &(u16, String)| ToPool::Failed {
-                shard: ShardId(0),
-                drive: *drive,
-                reason: reason.clone(),
+            let failed = |(file, reason): &(FileId, String)| {
+                let drive = u16::try_from(place(*file)?).ok()?;
+                Some(ToPool::Failed { shard: ShardId(0), drive, reason: reason.clone() })
             };
-            self.to_pool.extend(ended.failed.iter().map(failed));
+            self.to_pool.extend(ended.failed.iter().filter_map(failed));
             let until = now.plus_ms(OUT_MS);
             ended.told = Some(until);
             self.io.timer_at(Tag { owner: LOOP, key: 0 }, until);
             return false;
         };
         let standings = owner.drives();
-        let is_out = |drive: u16| {
-            let state = standings.get(usize::from(drive)).map(|s| s.state);
+        let is_out = |file: FileId| {
+            let state = place(file).and_then(|drive| standings.get(drive)).map(|s| s.state);
             state.is_none_or(|state| matches!(state, DriveState::Out | DriveState::Gone))
         };
-        ended.failed.retain(|(drive, _)| !is_out(*drive));
+        ended.failed.retain(|(file, _)| !is_out(*file));
         ended.failed.is_empty() || until <= now
     }
 
