@@ -13,7 +13,7 @@ use crate::check::block_check;
 use crate::keyring::{DataKey, Keyring};
 use crate::location::GRANULE_BYTES;
 use crate::{LineAttributes, StoreError};
-use dolmen_kernels::{Mac, Xts, hkdf, lz4};
+use dolmen_kernels::{Seal, hkdf, lz4};
 use dolmen_types::LineId;
 use dolmen_types::limits::BLOCK_BYTES;
 use std::collections::BTreeMap;
@@ -74,25 +74,17 @@ pub(crate) struct Made {
     pub(crate) check: u64,
 }
 
-/// The ciphers of one line.
-struct LineCiphers {
-    xts: Xts,
-    mac: Mac,
-}
-
-impl LineCiphers {
-    /// `None` for a key that the cipher refuses, which no random one is.
-    fn new(line: u64, key: &DataKey) -> Option<LineCiphers> {
-        let derive = |purpose: &[u8; 8]| {
-            let mut out = Zeroizing::new([0; 64]);
-            let mut info = [0; 16];
-            info[..8].copy_from_slice(purpose);
-            info[8..].copy_from_slice(&line.to_le_bytes());
-            hkdf::derive(b"dolmen line", key.expose(), &info, out.as_mut());
-            out
-        };
-        Some(LineCiphers { xts: Xts::new(&derive(b"aes-xts."))?, mac: Mac::new(&derive(b"mac-64..")) })
-    }
+/// The cipher and the check of one line; `None` for a key that the cipher refuses, which no random one is.
+fn line_seal(line: u64, key: &DataKey) -> Option<Seal> {
+    let derive = |purpose: &[u8; 8]| {
+        let mut out = Zeroizing::new([0; 64]);
+        let mut info = [0; 16];
+        info[..8].copy_from_slice(purpose);
+        info[8..].copy_from_slice(&line.to_le_bytes());
+        hkdf::derive(b"dolmen line", key.expose(), &info, out.as_mut());
+        out
+    };
+    Seal::new(&derive(b"aes-xts."), &derive(b"mac-64.."))
 }
 
 /// Makes, checks and undoes stored forms: one per shard, with the keys of its lines.
@@ -102,7 +94,7 @@ pub(crate) struct Forms {
     scratch: Box<[u8]>,
     keyring: Keyring,
     /// Set up at a line's first use.
-    ciphers: BTreeMap<u64, LineCiphers>,
+    ciphers: BTreeMap<u64, Seal>,
 }
 
 impl Forms {
@@ -128,12 +120,12 @@ impl Forms {
         self.keyring.contains(LineId(line))
     }
 
-    fn ciphers(&mut self, line: u64) -> Result<&mut LineCiphers, StoreError> {
+    fn ciphers(&mut self, line: u64) -> Result<&mut Seal, StoreError> {
         match self.ciphers.entry(line) {
             std::collections::btree_map::Entry::Occupied(known) => Ok(known.into_mut()),
             std::collections::btree_map::Entry::Vacant(place) => {
                 let key = self.keyring.key(LineId(line));
-                let made = key.and_then(|key| LineCiphers::new(line, key));
+                let made = key.and_then(|key| line_seal(line, key));
                 Ok(place.insert(made.ok_or(StoreError::NoKey(LineId(line)))?))
             }
         }
@@ -160,12 +152,16 @@ impl Forms {
         }
         form.0 |= Form::ENCRYPTED;
         let scratch = std::mem::take(&mut self.scratch);
-        let ciphers =
-            self.ciphers(version.line).expect("whoever stages a block has seen that the key is here");
-        ciphers.xts.encrypt(&tweak(version), if packed.is_some() { &scratch[..len] } else { block }, out);
-        let check = ciphers.mac.check(place(version), out);
+        let seal = self.ciphers(version.line).expect("whoever stages a block has seen that the key is here");
+        let plain = if packed.is_some() { &scratch[..len] } else { block };
+        let check = seal.seal(&tweak(version), place(version), plain, out);
         self.scratch = scratch;
         Made { len, form, check }
+    }
+
+    /// The check of a block that is stored as it is.
+    pub(crate) fn plain_check(version: BlockVersion, block: &[u8]) -> u64 {
+        block_check(version.line, version.lba, version.seq, block)
     }
 
     /// The compressed form of a block in the scratch memory: its length, when it is worth keeping.
@@ -194,9 +190,41 @@ impl Forms {
         check: u64,
     ) -> Result<bool, StoreError> {
         if form.is_encrypted() {
-            return Ok(self.ciphers(version.line)?.mac.check(place(version), stored) == check);
+            return Ok(self.ciphers(version.line)?.check(place(version), stored) == check);
         }
         Ok(block_check(version.line, version.lba, version.seq, stored) == check)
+    }
+
+    /// Turns stored bytes back into the block, if they are what was written as this version. False, with whatever in `block`, if not
+    /// or when they don't make up a block.
+    pub(crate) fn open(
+        &mut self,
+        form: Form,
+        version: BlockVersion,
+        stored: &[u8],
+        check: u64,
+        block: &mut [u8],
+    ) -> bool {
+        if form.0 == Form::ENCRYPTED && stored.len() == block.len() {
+            let Ok(seal) = self.ciphers(version.line) else { return false };
+            return seal.open(&tweak(version), place(version), check, stored, block);
+        }
+        self.holds(form, version, stored, check) == Ok(true) && self.undo(form, version, stored, block)
+    }
+
+    /// [`Forms::open`] of a form that is as long as the block, where it lies.
+    pub(crate) fn open_in_place(
+        &mut self,
+        form: Form,
+        version: BlockVersion,
+        check: u64,
+        block: &mut [u8],
+    ) -> bool {
+        if form.0 == Form::ENCRYPTED {
+            let Ok(seal) = self.ciphers(version.line) else { return false };
+            return seal.open_in_place(&tweak(version), place(version), check, block);
+        }
+        form.is_plain() && self.holds(form, version, block, check) == Ok(true)
     }
 
     /// Turns stored bytes that hold back into the block. False when they don't make up a block.
@@ -214,7 +242,7 @@ impl Forms {
             0 => block.copy_from_slice(stored),
             Form::ENCRYPTED => {
                 let Ok(ciphers) = self.ciphers(version.line) else { return false };
-                ciphers.xts.decrypt(&tweak(version), stored, block);
+                ciphers.decrypt(&tweak(version), stored, block);
             }
             Form::LZ4 => return expand(stored, block),
             both if both == Form::LZ4 | Form::ENCRYPTED => {
@@ -223,7 +251,7 @@ impl Forms {
                 }
                 let mut scratch = std::mem::take(&mut self.scratch);
                 let open = self.ciphers(version.line).is_ok_and(|ciphers| {
-                    ciphers.xts.decrypt(&tweak(version), stored, &mut scratch[..stored.len()]);
+                    ciphers.decrypt(&tweak(version), stored, &mut scratch[..stored.len()]);
                     true
                 });
                 let expanded = open && expand(&scratch[..stored.len()], block);
@@ -233,19 +261,6 @@ impl Forms {
             _ => return false,
         }
         true
-    }
-
-    /// [`Forms::undo`] of a form that is as long as the block, where it lies.
-    pub(crate) fn undo_in_place(&mut self, form: Form, version: BlockVersion, block: &mut [u8]) -> bool {
-        if form.is_plain() {
-            return true;
-        }
-        let Ok(ciphers) = self.ciphers(version.line) else { return false };
-        let whole = form.is_whole();
-        if whole {
-            ciphers.xts.decrypt_in_place(&tweak(version), block);
-        }
-        whole
     }
 }
 
@@ -325,8 +340,10 @@ mod tests {
                 assert_eq!(forms.holds(made.form, version, stored, made.check), Ok(true));
                 let mut back = vec![0; BLOCK_BYTES];
                 assert!(forms.undo(made.form, version, stored, &mut back) && back == block);
+                assert!(forms.open(made.form, version, stored, made.check, &mut back) && back == block);
+                assert!(!forms.open(made.form, version, stored, made.check ^ 1, &mut back));
                 if made.form.is_whole() {
-                    assert!(forms.undo_in_place(made.form, version, &mut out) && out == block);
+                    assert!(forms.open_in_place(made.form, version, made.check, &mut out) && out == block);
                 }
             }
         }

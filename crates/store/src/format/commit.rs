@@ -109,7 +109,8 @@ impl CommitHeader {
     pub(crate) fn location(&self, granules: u32) -> Location {
         let depth = u64::from(self.depth.max(1));
         let at = u64::from(self.header_len) + u64::from(granules) * u64::from(GRANULE_BYTES);
-        let (column, rest) = (at / depth, at % depth);
+        // A division is dear, and most commits have one column.
+        let (column, rest) = if at < depth { (0, at) } else { (at / depth, at % depth) };
         let offset = column * u64::from(self.place.unit_bytes) + u64::from(self.place.offset) + rest;
         Location::new(self.place.slot, u32::try_from(offset).expect("a segment's columns are below 4 GiB"))
     }

@@ -184,7 +184,13 @@ impl<'a> Leaf<'a> {
 
     /// Index of the first slot that is not below (`lba`, `seq`).
     pub(crate) fn seek(&self, lba: u64, seq: u64) -> usize {
+        // Addresses ascend, and mostly one by one: a slot lies at its distance from the first address, or before that when some
+        // are missing.
         let (mut low, mut high) = (0, self.len());
+        let guess = usize::try_from(lba.saturating_sub(self.first)).unwrap_or(usize::MAX);
+        if guess < high && self.lba(guess) == lba && (guess == 0 || self.lba(guess - 1) < lba) {
+            (low, high) = (guess, if self.key(guess) < (lba, seq) { high } else { guess });
+        }
         while low < high {
             let middle = usize::midpoint(low, high);
             if self.key(middle) < (lba, seq) { low = middle + 1 } else { high = middle }

@@ -6,18 +6,19 @@
 //! share a sequence number; among them the one that is applied later wins, so a block has at most one version of a number.
 
 use super::{Content, Entry, Holes, Lineage};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, btree_map};
 
 /// The changes of one line.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct LineDelta {
-    entries: BTreeMap<(u64, u64), Entry>,
+    /// The newest version of each block: what nearly everybody asks for.
+    newest: BTreeMap<u64, Entry>,
+    /// The other versions, by block and number. Their blocks have a newer one above.
+    older: BTreeMap<(u64, u64), Entry>,
     /// By the newest point below their numbers.
     holes: BTreeMap<Option<u64>, Holes>,
     /// Ranges in all layers.
     hole_count: usize,
-    /// Entries beyond one per block.
-    extra: usize,
 }
 
 impl LineDelta {
@@ -27,28 +28,40 @@ impl LineDelta {
         let seq = entry.seq;
         if self.hole_count > 0 {
             self.uncover(lba, seq, lineage);
+            let hidden_from = self.successor(lba, seq);
+            if hidden_from.is_some_and(|next| !lineage.keeps(seq, next)) {
+                return freed(entry);
+            }
         }
-        let newest = self.entries.range((lba, 0)..=(lba, u64::MAX)).next_back().map(|(k, _)| k.1);
-        let before = match newest {
-            Some(n) if n >= seq => self.entries.range((lba, 0)..(lba, seq)).next_back().map(|(k, _)| k.1),
-            older => older,
+        let newest = match self.newest.entry(lba) {
+            btree_map::Entry::Vacant(place) => {
+                place.insert(entry);
+                return;
+            }
+            btree_map::Entry::Occupied(place) => place.into_mut(),
         };
-        let hidden_from = if self.hole_count > 0 || newest.is_some_and(|n| n > seq) {
-            self.successor(lba, seq)
+        if newest.seq > seq {
+            return self.insert_older(lba, entry, lineage, freed);
+        }
+        let old = std::mem::replace(newest, entry);
+        if old.seq < seq && lineage.keeps(old.seq, seq) {
+            self.older.insert((lba, old.seq), old);
         } else {
-            None
-        };
-        if hidden_from.is_some_and(|next| !lineage.keeps(seq, next)) {
+            freed(old);
+        }
+    }
+
+    /// The same of a version that is not the block's newest.
+    fn insert_older(&mut self, lba: u64, entry: Entry, lineage: &Lineage, mut freed: impl FnMut(Entry)) {
+        let seq = entry.seq;
+        if self.successor(lba, seq).is_some_and(|next| !lineage.keeps(seq, next)) {
             return freed(entry);
         }
-        if let Some(old) = self.entries.insert((lba, seq), entry) {
+        if let Some(old) = self.older.insert((lba, seq), entry) {
             return freed(old);
         }
-        self.extra += usize::from(newest.is_some());
-        if let Some(old) = before.filter(|&old| !lineage.keeps(old, seq))
-            && let Some(entry) = self.entries.remove(&(lba, old))
-        {
-            self.extra -= 1;
+        let before = self.older.range((lba, 0)..(lba, seq)).next_back().map(|(k, _)| *k);
+        if let Some(entry) = before.filter(|k| !lineage.keeps(k.1, seq)).and_then(|k| self.older.remove(&k)) {
             freed(entry);
         }
     }
@@ -76,18 +89,18 @@ impl LineDelta {
         }
         let point = lineage.below(seq);
         let unseen = |e: &mut Entry| e.seq <= seq && point.is_none_or(|p| p < e.seq);
-        let range = (lba, 0)..(end, 0);
-        if self.extra == 0 {
-            self.entries.extract_if(range, |_, e| unseen(e)).for_each(|(_, e)| freed(e));
+        self.older.extract_if((lba, 0)..(end, 0), |_, e| unseen(e)).for_each(|(_, e)| freed(e));
+        if self.older.is_empty() {
+            self.newest.extract_if(lba..end, |_, e| unseen(e)).for_each(|(_, e)| freed(e));
         } else {
-            let gone: Vec<(u64, Entry)> =
-                self.entries.extract_if(range, |_, e| unseen(e)).map(|((lba, _), e)| (lba, e)).collect();
-            for same in gone.chunk_by(|a, b| a.0 == b.0) {
-                let (first, last) = ((same[0].0, 0), (same[0].0, u64::MAX));
-                let left = usize::from(self.entries.range(first..=last).next().is_some());
-                self.extra -= same.len() + left - 1;
+            let gone: Vec<(u64, Entry)> = self.newest.extract_if(lba..end, |_, e| unseen(e)).collect();
+            for (lba, entry) in gone {
+                freed(entry);
+                let next = self.older.range((lba, 0)..=(lba, u64::MAX)).next_back().map(|(k, _)| *k);
+                if let Some(entry) = next.and_then(|k| self.older.remove(&k)) {
+                    self.newest.insert(lba, entry);
+                }
             }
-            gone.into_iter().for_each(|(_, e)| freed(e));
         }
         let layer = self.holes.entry(point).or_default();
         let before = layer.len();
@@ -97,13 +110,9 @@ impl LineDelta {
 
     /// Forgets everything about `lba..end`: leaves say it now.
     pub(crate) fn forget(&mut self, lba: u64, end: u64) {
-        let range = (lba, 0)..(end.max(lba), 0);
-        let (mut gone, mut blocks, mut last) = (0, 0, None);
-        for ((block, _), _) in self.entries.extract_if(range, |_, _| true) {
-            gone += 1;
-            blocks += usize::from(last.replace(block) != Some(block));
-        }
-        self.extra -= gone - blocks;
+        let end = end.max(lba);
+        self.newest.extract_if(lba..end, |_, _| true).for_each(drop);
+        self.older.extract_if((lba, 0)..(end, 0), |_, _| true).for_each(drop);
         for layer in self.holes.values_mut() {
             let before = layer.len();
             layer.cut(lba, end);
@@ -114,14 +123,15 @@ impl LineDelta {
     /// The number from which on the version `seq` of a block is hidden by something here.
     pub(crate) fn successor(&self, lba: u64, seq: u64) -> Option<u64> {
         let from = seq.checked_add(1)?;
-        let entry = self.entries.range((lba, from)..=(lba, u64::MAX)).next().map(|(k, _)| k.1);
+        let older = self.older.range((lba, from)..=(lba, u64::MAX)).next().map(|(k, _)| k.1);
+        let entry = older.or_else(|| self.newest.get(&lba).map(|e| e.seq).filter(|&s| s > seq));
         let holes = self.holes.values().filter_map(|h| h.at(lba)).filter(|&h| h > seq).min();
         entry.into_iter().chain(holes).min()
     }
 
     /// Where that version of a block is.
     pub(crate) fn entry(&self, lba: u64, seq: u64) -> Option<&Entry> {
-        self.entries.get(&(lba, seq))
+        self.newest.get(&lba).filter(|e| e.seq == seq).or_else(|| self.older.get(&(lba, seq)))
     }
 
     /// Holes that meet `lba..end`, cut to it: (first, behind the last, seq); layer by layer.
@@ -131,12 +141,24 @@ impl LineDelta {
 
     /// Versions of `lba..end`, by block and number.
     pub(crate) fn entries_in(&self, lba: u64, end: u64) -> impl Iterator<Item = (u64, &Entry)> + '_ {
-        self.entries.range((lba, 0)..(end.max(lba), 0)).map(|(k, v)| (k.0, v))
+        let end = end.max(lba);
+        let mut older = self.older.range((lba, 0)..(end, 0)).peekable();
+        let mut newest = self.newest.range(lba..end).peekable();
+        std::iter::from_fn(move || {
+            let (block, entry) = newest.peek()?;
+            if let Some((key, entry)) = older.next_if(|(key, _)| key.0 <= **block) {
+                return Some((key.0, entry));
+            }
+            let next = (**block, *entry);
+            newest.next();
+            Some(next)
+        })
     }
 
     /// All versions, by block and number.
     pub(crate) fn entries(&self) -> impl Iterator<Item = (u64, &Entry)> + '_ {
-        self.entries.iter().map(|(k, v)| (k.0, v))
+        // No block has the last address.
+        self.entries_in(0, u64::MAX)
     }
 
     /// True when something in `lba..end` changed.
@@ -146,7 +168,7 @@ impl LineDelta {
 
     /// First block at or behind `lba` that has a stored version here.
     pub(crate) fn next_stored(&self, lba: u64) -> Option<u64> {
-        self.entries.range((lba, 0)..).next().map(|(k, _)| k.0)
+        self.newest.range(lba..).next().map(|(lba, _)| *lba)
     }
 
     /// Lays this delta over what older layers say of the blocks from `lba` on, as of `at`.
@@ -156,30 +178,26 @@ impl LineDelta {
         for (first, stop, seq) in self.holes_in(lba, end).filter(|h| h.2 <= at) {
             blocks[index(first)..index(stop)].iter_mut().for_each(|b| b.hide(seq));
         }
-        if self.extra == 0 {
-            for (address, entry) in self.entries_in(lba, end).filter(|(_, e)| e.seq <= at) {
+        for (&address, entry) in self.newest.range(lba..end.max(lba)) {
+            let seen = if entry.seq <= at {
+                Some(entry)
+            } else {
+                self.older.range((address, 0)..=(address, at)).next_back().map(|(_, e)| e)
+            };
+            if let Some(entry) = seen {
                 blocks[index(address)].store(*entry);
             }
-            return;
-        }
-        // Some blocks have many versions here: two searches per block instead of a walk over all.
-        let mut next = lba;
-        while let Some((&(address, _), _)) = self.entries.range((next, 0)..(end, 0)).next() {
-            if let Some((_, entry)) = self.entries.range((address, 0)..=(address, at)).next_back() {
-                blocks[index(address)].store(*entry);
-            }
-            next = address + 1;
         }
     }
 
     /// Stored versions.
     pub(crate) fn stored(&self) -> usize {
-        self.entries.len()
+        self.newest.len() + self.older.len()
     }
 
     /// Versions and holes.
     pub(crate) fn len(&self) -> usize {
-        self.entries.len() + self.hole_count
+        self.stored() + self.hole_count
     }
 }
 

@@ -1,5 +1,6 @@
 //! Taking batches in: limits, existence of lines, a first look at space.
 
+use super::form::lies_on_pages;
 use super::{MAX_OBJECTS_BYTES, Pending, Phase, Shard};
 use crate::format::commit::{FIXED_BYTES, MAX_HEADER_BYTES, write_record_bytes};
 use crate::stored::{MAX_ENCRYPTED_LBA, MAX_ENCRYPTED_SEQ};
@@ -38,12 +39,16 @@ impl Shard {
             return Err((batch, AppendError::Full));
         }
         self.announced.add(&batch);
-        let packs = batch.records.iter().any(|r| match r {
-            Record::Write { line, .. } => self.attributes(line.0).is_some_and(|a| a.compress),
-            _ => false,
-        });
+        let (mut packs, mut made) = (false, false);
+        for record in &batch.records {
+            if let Record::Write { line, data, .. } = record {
+                let attributes = self.attributes(line.0).unwrap_or_default();
+                packs |= attributes.compress;
+                made |= attributes != LineAttributes::default() || !lies_on_pages(data);
+            }
+        }
         let since = Nanos(0);
-        self.queue.push_back(Pending { batch, ticket, header_bytes, payload_bytes, packs, since });
+        self.queue.push_back(Pending { batch, ticket, header_bytes, payload_bytes, packs, made, since });
         Ok(())
     }
 

@@ -50,12 +50,11 @@ impl Shard {
                     self.mark(pg, epoch, seq);
                 }
                 LogRecord::Write { line, lba, blocks } => {
-                    for (lba, block) in (lba..).zip(blocks.iter()) {
-                        self.set_entry(line, lba, header.entry(seq.0, &block));
-                    }
+                    let entries = blocks.iter().map(|block| header.entry(seq.0, &block));
+                    self.set_entries(line, lba, entries);
                 }
                 LogRecord::Move { line, lba, seq, block, .. } => {
-                    self.set_entry(line, lba, header.entry(seq, &block));
+                    self.set_entries(line, lba, std::iter::once(header.entry(seq, &block)));
                 }
                 LogRecord::Unmap { line, lba, blocks } => {
                     self.unmap(line, lba, lba.saturating_add(blocks), seq.0)
@@ -93,12 +92,16 @@ impl Shard {
         }
     }
 
-    /// A version of a block is at a place now. Of a line that is gone nothing is kept.
-    fn set_entry(&mut self, line: u64, lba: u64, entry: Entry) {
+    /// Versions of consecutive blocks are at these places now. Of a line that is gone nothing is kept.
+    fn set_entries(&mut self, line: u64, first: u64, entries: impl Iterator<Item = Entry>) {
         let Some(tree) = self.map.lines.get(&line).filter(|l| !l.now.is_doomed()) else { return };
-        self.segments.add_delta(&entry);
         let segments = &mut self.segments;
-        self.map.live.change(line, |d| d.insert(lba, entry, &tree.now, |old| segments.sub_delta(&old)));
+        self.map.live.change(line, |delta| {
+            for (lba, entry) in (first..).zip(entries) {
+                segments.add_delta(&entry);
+                delta.insert(lba, entry, &tree.now, |old| segments.sub_delta(&old));
+            }
+        });
     }
 
     fn unmap(&mut self, line: u64, lba: u64, end: u64, seq: u64) {

@@ -15,6 +15,7 @@ use crate::{Batch, LineAttributes, Purpose, Record, Ticket};
 use dolmen_io::{Buf, Io, PoolConfig, Slice, Slices, Tag};
 use dolmen_types::limits::BLOCK_BYTES;
 use dolmen_types::{Epoch, Nanos, Seq};
+use std::ops::Range;
 
 /// A commit fills wide segments when its payload has at least this much for each data column. Bytes.
 const BULK_COLUMN_BYTES: usize = 64 * 1024;
@@ -26,18 +27,34 @@ const MOVE_BLOCKS: usize = 64;
 
 const _: () = assert!(FIXED_BYTES + 24 + 56 * MOVE_BLOCKS <= 4096);
 
-/// Payload on its way into staging buffers.
+/// A commit's payload as it comes together: stored forms that are made here, in staging buffers, and blocks that are stored as
+/// they came, which are written from where they are.
 struct Staging {
     bufs: Vec<Buf>,
     current: usize,
+    /// Filled bytes of the current buffer, and how many of them are in `pieces`.
     used: usize,
+    named: usize,
     total: usize,
+    pieces: Vec<Piece>,
+}
+
+/// A part of the payload.
+enum Piece {
+    /// A part of a staging buffer.
+    Staged(usize, Range<usize>),
+    /// Somebody else's.
+    Lent(Slice),
 }
 
 impl Staging {
-    /// Buffers for `bytes` in all; `None` when the pool has too few now.
+    /// Buffers for `bytes` of stored forms that are made; `None` when the pool has too few now.
     fn alloc(io: &Io, bytes: usize) -> Option<Staging> {
-        Some(Staging { bufs: layout::buffers(io, bytes)?, current: 0, used: 0, total: 0 })
+        Some(Staging::over(layout::buffers(io, bytes)?))
+    }
+
+    fn over(bufs: Vec<Buf>) -> Staging {
+        Staging { bufs, current: 0, used: 0, named: 0, total: 0, pieces: Vec::new() }
     }
 
     /// Room for the stored form of one block, and where it will lie: granules from the payload's start. A buffer in which a whole
@@ -45,8 +62,9 @@ impl Staging {
     fn room(&mut self) -> (u32, &mut [u8]) {
         if self.used + BLOCK_BYTES > self.bufs[self.current].len() {
             self.skip(self.bufs[self.current].len() - self.used);
+            self.name();
             self.current += 1;
-            self.used = 0;
+            (self.used, self.named) = (0, 0);
         }
         (granules(self.total), &mut self.bufs[self.current][self.used..self.used + BLOCK_BYTES])
     }
@@ -55,6 +73,16 @@ impl Staging {
     fn took(&mut self, len: usize) {
         self.used += len;
         self.total += len;
+    }
+
+    /// Takes whole blocks where they lie; at which granule of the payload they will.
+    fn lend(&mut self, blocks: Slice) -> u32 {
+        self.align();
+        self.name();
+        let at = granules(self.total);
+        self.total += blocks.len();
+        self.pieces.push(Piece::Lent(blocks));
+        at
     }
 
     /// Zeros up to the next page: whole blocks from here on are read straight to where they are wanted.
@@ -69,14 +97,23 @@ impl Staging {
         }
     }
 
-    /// The filled parts, whole pages, appended to `slices`; their length.
+    /// What was staged since the last time is a piece.
+    fn name(&mut self) {
+        if self.used > self.named {
+            self.pieces.push(Piece::Staged(self.current, self.named..self.used));
+            self.named = self.used;
+        }
+    }
+
+    /// The payload, whole pages, appended to `slices`; its length.
     fn finish(mut self, slices: &mut Slices) -> u32 {
         self.align();
-        self.bufs.truncate(if self.total == 0 { 0 } else { self.current + 1 });
-        if let Some(last) = self.bufs.last_mut() {
-            last.set_len(self.used);
-        }
-        slices.extend(self.bufs.into_iter().map(Buf::freeze));
+        self.name();
+        let staged: Vec<Slice> = self.bufs.into_iter().map(Buf::freeze).collect();
+        slices.extend(self.pieces.into_iter().map(|piece| match piece {
+            Piece::Staged(buf, range) => staged[buf].slice(range),
+            Piece::Lent(slice) => slice,
+        }));
         u32::try_from(self.total).expect("a commit is far below 4 GiB")
     }
 }
@@ -163,11 +200,12 @@ impl Shard {
         let rolls = self.rolls(stream, header, payload);
         let Some(columns) = self.next_columns(stream, rolls) else { return false };
         let room = if rolls { self.drives.unit_bytes - SEGMENT_HEADER_BYTES } else { self.room(stream) };
-        let (mut count, header_bytes, payload_bytes) = self.gather(stream, room as usize, columns.data());
+        let gathered = self.gather(stream, room as usize, columns.data());
+        let Gathered { mut count, header: header_bytes, payload: payload_bytes, made } = gathered;
         let header_room = (FIXED_BYTES + header_bytes).next_multiple_of(PAGE);
         let depth = depth_of(header_room, payload_bytes, columns.data());
         let mut memory =
-            Staging::alloc(io, payload_bytes).zip(Buffers::alloc(io, header_room, depth, &columns, rolls));
+            Staging::alloc(io, made).zip(Buffers::alloc(io, header_room, depth, &columns, rolls));
         if memory.is_none() && stream == Stream::Hot {
             // The pool may be full of the very data that waits here: one batch at a time gets through on the reserve.
             count = 1;
@@ -254,8 +292,7 @@ impl Shard {
         let (mut data, header, mut pages) = (self.reserve.pop()?, self.reserve.pop()?, self.reserve.pop()?);
         data.set_len(payload);
         pages.set_len(columns.len() * PAGE);
-        let staging = Staging { bufs: vec![data], current: 0, used: 0, total: 0 };
-        Some((staging, Buffers { header, pages: Some(pages), parity: Vec::new() }))
+        Some((Staging::over(vec![data]), Buffers { header, pages: Some(pages), parity: Vec::new() }))
     }
 
     /// Fills the reserve up again; called where buffers have just come back.
@@ -286,12 +323,11 @@ impl Shard {
         if here >= (fresh / 8).max(1) { here } else { fresh }
     }
 
-    /// How many queued batches fit one commit of at most `room` bytes in each of `data` columns: number, header bytes, payload
-    /// bytes.
-    fn gather(&self, stream: Stream, room: usize, data: usize) -> (usize, usize, usize) {
-        let (mut count, mut header, mut payload) = (0, 0, 0);
+    /// Which queued batches fit one commit of at most `room` bytes in each of `data` columns.
+    fn gather(&self, stream: Stream, room: usize, data: usize) -> Gathered {
+        let mut sum = Gathered::default();
         for pending in &self.queue {
-            let (h, p) = (header + pending.header_bytes, payload + pending.payload_bytes);
+            let (h, p) = (sum.header + pending.header_bytes, sum.payload + pending.payload_bytes);
             let whole = (FIXED_BYTES + h).next_multiple_of(PAGE);
             let fits = FIXED_BYTES + h <= MAX_HEADER_BYTES
                 && whole + p <= self.tuning.commit_bytes
@@ -300,13 +336,14 @@ impl Shard {
             let straddles = pending.packs && data > 1;
             if !fits
                 || straddles
-                || (count > 0 && pending.payload_bytes > 0 && !self.may_take_host(p as u64, stream))
+                || (sum.count > 0 && pending.payload_bytes > 0 && !self.may_take_host(p as u64, stream))
             {
                 break;
             }
-            (count, header, payload) = (count + 1, h, p);
+            let made = sum.made + if pending.made { pending.payload_bytes } else { 0 };
+            sum = Gathered { count: sum.count + 1, header: h, payload: p, made };
         }
-        (count, header, payload)
+        sum
     }
 
     /// Writes a batch's records into the header and its blocks into staging.
@@ -497,6 +534,18 @@ impl Shard {
     }
 }
 
+/// The batches of one commit.
+#[derive(Clone, Copy, Default)]
+struct Gathered {
+    count: usize,
+    /// Bytes of their records at most.
+    header: usize,
+    /// Bytes of their payload at most.
+    payload: usize,
+    /// Of these, what may have to be made in staging buffers.
+    made: usize,
+}
+
 /// A commit that is ready to be completed.
 struct Launch {
     stream: Stream,
@@ -557,22 +606,35 @@ struct Stage<'a> {
 }
 
 impl Stage<'_> {
-    /// Runs of zero blocks become unmaps; the rest is made into its stored form in staging.
-    fn write(&mut self, first: BlockVersion, data: &[u8]) {
+    /// Runs of zero blocks become unmaps; the rest is made into its stored form in staging, or written from where it is.
+    fn write(&mut self, first: BlockVersion, data: &Slice) {
         let block = |i: usize| &data[i * BLOCK_BYTES..(i + 1) * BLOCK_BYTES];
         let (blocks, mut from) = (data.len() / BLOCK_BYTES, 0);
         while from < blocks {
             let zero = is_zero(block(from));
             let to = (from + 1..blocks).find(|&i| is_zero(block(i)) != zero).unwrap_or(blocks);
             let version = BlockVersion { lba: first.lba + from as u64, ..first };
+            let range = from * BLOCK_BYTES..to * BLOCK_BYTES;
             if zero {
                 self.header.unmap(version.line, version.lba, (to - from) as u64);
             } else if self.attributes.compress {
-                self.run_packed(version, &data[from * BLOCK_BYTES..to * BLOCK_BYTES]);
+                self.run_packed(version, &data[range]);
+            } else if self.attributes.encrypt || !lies_on_pages(data) {
+                self.run_whole(version, &data[range]);
             } else {
-                self.run_whole(version, &data[from * BLOCK_BYTES..to * BLOCK_BYTES]);
+                self.run_lent(version, data.slice(range));
             }
             from = to;
+        }
+    }
+
+    /// Blocks that are stored as they are: written from where they are.
+    fn run_lent(&mut self, first: BlockVersion, data: Slice) {
+        let count = u32::try_from(data.len() / BLOCK_BYTES).expect("a command's blocks are few");
+        let at = self.staging.lend(data.clone());
+        self.header.write_even(first.line, first.lba, count, Form(0), at);
+        for (lba, block) in (first.lba..).zip(data.chunks_exact(BLOCK_BYTES)) {
+            self.header.check(Forms::plain_check(BlockVersion { lba, ..first }, block));
         }
     }
 
@@ -603,4 +665,9 @@ impl Stage<'_> {
             self.header.block(StoredBlock { at, granules, form: made.form, check: made.check });
         }
     }
+}
+
+/// True when data can go to a drive from where it is.
+pub(super) fn lies_on_pages(data: &[u8]) -> bool {
+    data.as_ptr().addr().is_multiple_of(PAGE)
 }

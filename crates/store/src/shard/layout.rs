@@ -1,9 +1,11 @@
 //! Laying a commit over the columns of its segment: cutting the run of header and payload, and making the parity.
 
 use super::MoveItem;
+use crate::columns::{MAX_DATA_COLUMNS, MAX_PARITY};
 use crate::format::commit::depth_of;
 use crate::parity;
 use dolmen_io::{Buf, Io, Slice, Slices};
+use smallvec::SmallVec;
 
 /// Buffers for `len` bytes in all, each as large as the pool has them; `None` when it has too few now.
 pub(super) fn buffers(io: &Io, len: usize) -> Option<Vec<Buf>> {
@@ -128,10 +130,11 @@ pub(super) fn fill_parity(columns: &[Slices], depth: usize, bufs: Vec<Vec<Buf>>)
         let part = walks.iter().map(Walk::left).chain(targets.iter().map(room)).min().unwrap_or(0);
         let part = part.min(depth - at);
         debug_assert!(part > 0, "every column has its depth");
-        let data: Vec<&[u8]> = walks.iter().map(|w| w.part(part)).collect();
-        let mut sums: Vec<&mut [u8]> =
+        let data: SmallVec<[&[u8]; MAX_DATA_COLUMNS]> = walks.iter().map(|w| w.part(part)).collect();
+        let mut sums: SmallVec<[&mut [u8]; MAX_PARITY]> =
             targets.iter_mut().map(|(bufs, index, from)| &mut bufs[*index][*from..*from + part]).collect();
         parity::encode(&data, &mut sums);
+        drop(sums);
         walks.iter_mut().for_each(|w| w.advance(part));
         for (bufs, index, from) in &mut targets {
             *from += part;

@@ -129,6 +129,7 @@ impl Shard {
 
     /// Looks at all segments for such as lack a column.
     pub(crate) fn weigh_risk(&mut self) {
+        self.space.ahead = None;
         let mut risk = Risk { asked: self.risk.asked, ..Risk::default() };
         for (_, segment) in self.segments.iter().filter(|(_, s)| self.is_at_risk(s)) {
             risk.any = true;

@@ -86,6 +86,8 @@ pub(crate) struct Pending {
     pub(crate) payload_bytes: usize,
     /// Some of its blocks are packed when they are stored.
     pub(crate) packs: bool,
+    /// Some of its blocks are not stored as they came, or can't be written from where they are.
+    pub(crate) made: bool,
     /// When it was first looked at; 0 before.
     pub(crate) since: Nanos,
 }
@@ -166,6 +168,10 @@ pub(crate) struct SpaceState {
     pub(crate) blocked: Option<(u64, u64)>,
     /// The allowance is used up, as of a finished checkpoint.
     pub(crate) full: bool,
+    /// What the last look ahead has seen; `None` when it has to be done again.
+    pub(crate) ahead: Option<space::Seen>,
+    /// When it was last looked at whether a checkpoint would free space.
+    pub(crate) weighed: Nanos,
 }
 
 /// See the module.

@@ -598,14 +598,12 @@ fn take_piece(request: &mut Request, piece: Piece, mut buf: Buf, forms: &mut For
     for i in piece.first..piece.first + piece.count {
         let Some(Found { line, entry }) = request.entries[i] else { continue };
         let version = BlockVersion { line, lba: request.lba + i as u64, seq: entry.seq };
-        let stored = piece.span.part(&entry, &buf);
-        let holds = |s: &&[u8]| forms.holds(entry.form, version, s, entry.check) == Ok(true);
-        let stored = stored.filter(holds);
         let target = i * BLOCK_BYTES..(i + 1) * BLOCK_BYTES;
-        let undone = match (stored, request.buf.as_mut()) {
-            (Some(stored), Some(block)) => forms.undo(entry.form, version, stored, &mut block[target]),
-            (Some(_), None) => forms.undo_in_place(entry.form, version, &mut buf[target]),
-            (None, _) => false,
+        let undone = match request.buf.as_mut() {
+            Some(block) => piece.span.part(&entry, &buf).is_some_and(|stored| {
+                forms.open(entry.form, version, stored, entry.check, &mut block[target])
+            }),
+            None => forms.open_in_place(entry.form, version, entry.check, &mut buf[target]),
         };
         if !undone {
             damaged = damaged.or(Some(i));

@@ -10,12 +10,25 @@ use dolmen_types::limits::BLOCK_BYTES;
 /// Cleaned segments that are worth a checkpoint when space is scarce: at most this many at a time.
 const MAX_FREEABLE: usize = 128;
 
+/// What [`Shard::look_ahead`] decides by, but for leases and membership: changes of those forget it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Seen {
+    next_number: u64,
+    live: u64,
+    queued: bool,
+    moves: bool,
+}
+
+/// How often it is looked at whether a checkpoint would free space. Nanoseconds.
+const FREES_NS: u64 = 1_000_000;
+
 /// A unit that was asked for this long ago is not to be had without a checkpoint. Nanoseconds.
 const STARVED_NS: u64 = 10_000_000;
 
 impl Shard {
     /// A message of the pool's owner.
     pub(crate) fn on_pool(&mut self, message: ToShard) {
+        self.space.ahead = None;
         match message {
             ToShard::Lease { columns, purpose } => {
                 let state = &mut self.log.streams[stream_of(purpose) as usize];
@@ -58,6 +71,16 @@ impl Shard {
     /// Keeps enough leases ahead and the pool's owner informed. Once per turn.
     pub(crate) fn look_ahead(&mut self) {
         if self.phase != Phase::Serving {
+            return;
+        }
+        // Nearly every turn finds what the one before has found.
+        let seen = Seen {
+            next_number: self.log.next_number,
+            live: self.segments.live_bytes(),
+            queued: !self.queue.is_empty(),
+            moves: !self.move_jobs.is_empty(),
+        };
+        if self.space.ahead.replace(seen) == Some(seen) {
             return;
         }
         let half = self.drives.unit_bytes / 2;
@@ -205,10 +228,11 @@ impl Shard {
 
     /// True when space is scarce and a checkpoint now is the way to get some. Each one rewrites a good part of the map under a
     /// random load, so while the cleaner gets on, even waiting hosts are better served by one that frees several units.
-    fn checkpoint_frees(&self) -> bool {
-        if !self.space.level.clean {
+    fn checkpoint_frees(&mut self) -> bool {
+        if !self.space.level.clean || self.now.since(self.space.weighed) < FREES_NS {
             return false;
         }
+        self.space.weighed = self.now;
         let (freeable, goal) = (self.freeable(), self.freeable_goal());
         let hosts_wait = !self.queue.is_empty() && self.starved(Stream::Hot);
         let cleaner_waits = self.cleaner_idle || (!self.move_jobs.is_empty() && self.starved(Stream::Cold));
