@@ -7,6 +7,7 @@ use crate::{
         ServeError,
         cores::Talk,
         message::{OpenedDrive, ToCore},
+        settings::Settings,
     },
 };
 use dolmen_io::OpenDrive;
@@ -54,9 +55,18 @@ pub(crate) async fn boot(
     cores: &Talk,
     known_pool: Option<Uuid>,
     restart: Restart,
+    settings: &Settings,
 ) -> Result<Booted, ServeError> {
-    let drives = options
-        .drives
+    for path in options.drives.iter().map(|d| &d.path).filter(|path| settings.removed.contains(path)) {
+        tracing::info!(
+            drive = %path.display(), "not opened: it was removed with `dolmen drive remove`; `dolmen drive add` takes it back"
+        );
+    }
+    for path in &settings.added {
+        tracing::info!(drive = %path.display(), "opened too: it was added with `dolmen drive add`");
+    }
+    let drives = settings
+        .drives(&options.drives)
         .iter()
         .map(|drive| OpenDrive {
             path: drive.path.clone(),

@@ -7,10 +7,12 @@
 use crate::node::{
     boot::{Booted, home_core},
     cores::Talk,
-    message::{FromCore, OpenedDrive, ToCore},
+    drive_ops::DriveOps,
+    message::{FromCore, ToCore},
+    report::CoreReport,
     tell,
 };
-use dolmen_cluster::plane::{DiffPart, NodeRequest, PlaneError, SnapshotStatus};
+use dolmen_cluster::plane::{DiffPart, NodeRequest, PlaneError, PoolStatus, SnapshotStatus};
 use dolmen_store::PoolPlan;
 use dolmen_target::{Namespace, NamespaceTable};
 use dolmen_types::{
@@ -23,9 +25,12 @@ use dolmen_volume::{
 };
 use std::{
     collections::BTreeMap,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
 };
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Notify, mpsc, oneshot};
 
 /// What every request needs.
 pub(crate) struct Node {
@@ -33,8 +38,12 @@ pub(crate) struct Node {
     pub(crate) cores: Talk,
     /// The pool.
     pub(crate) plan: Arc<PoolPlan>,
-    /// Its drives, in the plan's order.
-    pub(crate) drives: Vec<Option<OpenedDrive>>,
+    /// What changes of its drives need to know.
+    pub(crate) drives: DriveOps,
+    /// The most that re-protection had to move since everything was protected last. Bytes.
+    pub(crate) reprotect_begun: AtomicU64,
+    /// Rings when a core has told that the drives have changed.
+    pub(crate) drives_bell: Notify,
     /// Whether volumes that keep nothing may be made.
     pub(crate) allow_test_volumes: bool,
     catalogue: Mutex<Catalogue>,
@@ -119,6 +128,7 @@ impl Node {
         booted: Booted,
         generation: u64,
         allow_test_volumes: bool,
+        drives: DriveOps,
         changes: mpsc::UnboundedReceiver<FromCore>,
     ) -> Arc<Node> {
         let catalogue = Catalogue::new(generation, booted.volumes);
@@ -126,7 +136,9 @@ impl Node {
         let node = Arc::new(Node {
             cores,
             plan: booted.plan,
-            drives: booted.drives,
+            drives,
+            reprotect_begun: AtomicU64::new(0),
+            drives_bell: Notify::new(),
             allow_test_volumes,
             catalogue: Mutex::new(catalogue),
             barrier,
@@ -193,24 +205,50 @@ impl Node {
             }
             NodeRequest::Pool { answer } => {
                 if let Some(reports) = self.reports().await {
-                    drop(answer.send(tell::pool(&self.plan, &self.drives, &reports)));
+                    drop(answer.send(self.pool_status(&reports)));
                 }
             }
             NodeRequest::Drives { answer } => {
                 if let Some(reports) = self.reports().await {
-                    drop(answer.send(tell::drives(&self.plan, &self.drives, &reports)));
+                    drop(answer.send(tell::drives(&self.plan, &reports)));
                 }
+            }
+            NodeRequest::AddDrive { path, size_bytes, answer } => {
+                drop(answer.send(self.add_drive(path, size_bytes).await));
+            }
+            NodeRequest::ChangeDrive { drive, change, answer } => {
+                drop(answer.send(self.change_drive(drive, change).await));
+            }
+            NodeRequest::LocateDrive { drive, light, answer } => {
+                drop(answer.send(self.locate_drive(drive, light).await));
+            }
+            NodeRequest::SetReprotection { paused, bytes_per_s, answer } => {
+                drop(answer.send(self.set_reprotection(paused, bytes_per_s).await));
             }
             NodeRequest::Metrics { answer } => {
                 if let Some(reports) = self.reports().await {
-                    drop(answer.send(Box::new(tell::metrics(&self.plan, &self.drives, &reports))));
+                    drop(answer.send(Box::new(tell::metrics(&self.plan, &reports))));
                 }
             }
         }
     }
 
+    /// The pool as a whole, with how far re-protection has come.
+    pub(super) fn pool_status(&self, reports: &[CoreReport]) -> PoolStatus {
+        let mut pool = tell::pool(&self.plan, reports);
+        let all = &mut pool.reprotection;
+        if all.at_risk_segments == 0 {
+            self.reprotect_begun.store(0, Ordering::Relaxed);
+        } else {
+            self.reprotect_begun.fetch_max(all.at_risk_bytes, Ordering::Relaxed);
+        }
+        all.begun_bytes = self.reprotect_begun.load(Ordering::Relaxed);
+        (all.paused, all.bytes_per_s) = self.drives.reprotection();
+        pool
+    }
+
     /// A snapshot of every core; `None` (and so no answer) when the node is stopping.
-    pub(super) async fn reports(&self) -> Option<Vec<super::report::CoreReport>> {
+    pub(super) async fn reports(&self) -> Option<Vec<CoreReport>> {
         let reports = self.cores.ask_all(|answer| ToCore::Report { answer }).await.ok()?;
         Some(reports.into_iter().map(|r| *r).collect())
     }
@@ -357,6 +395,7 @@ async fn publish(
         tokio::select! {
             change = changes.recv() => match change {
                 Some(FromCore::Change(change)) => batch.push(change),
+                Some(FromCore::Drives) => node.drives_bell.notify_one(),
                 None => return,
             },
             barrier = barriers.recv() => match barrier {
@@ -368,8 +407,11 @@ async fn publish(
             waiting.push(barrier);
         }
         // A core tells a change before it answers for it, so what a barrier waits for is in the channel by now.
-        while let Ok(FromCore::Change(change)) = changes.try_recv() {
-            batch.push(change);
+        while let Ok(told) = changes.try_recv() {
+            match told {
+                FromCore::Change(change) => batch.push(change),
+                FromCore::Drives => node.drives_bell.notify_one(),
+            }
         }
         if !batch.is_empty() {
             let table = {

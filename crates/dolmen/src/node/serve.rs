@@ -12,9 +12,11 @@ use crate::{
         ServeError,
         boot::{self, boot},
         cores::{Cores, Talk},
+        drive_ops::{DriveOps, reprotect},
         message::{FromCore, ToCore},
         ports::Ports,
         router::Node,
+        settings::Settings,
         watch::watch,
     },
     notify::{self, Phase},
@@ -91,7 +93,9 @@ async fn start(
     let state = prepared.state();
     let restart = boot::restart_kind(&options.data);
     let known = state.pool().map_err(ServeError::system)?;
-    let booted = boot(options, talk, known, restart).await?;
+    let settings = Settings::load(&options.data).map_err(ServeError::new)?;
+    let booted = boot(options, talk, known, restart, &settings).await?;
+    reprotect(talk, booted.plan.shards, &settings).await.map_err(ServeError::system)?;
     if known.is_none() {
         if !booted.plan.created {
             tracing::warn!(
@@ -112,7 +116,8 @@ async fn start(
         volumes: known.cloned().collect(),
         snapshots: Vec::new(),
     };
-    let node = Node::start(talk.clone(), booted, generation, options.allow_test_volumes, changes);
+    let drives = DriveOps::new(options.data.clone(), settings, options.sparse, notices.clone());
+    let node = Node::start(talk.clone(), booted, generation, options.allow_test_volumes, drives, changes);
     let stopping = || ServeError::new("a core has ended");
     let snapshots = node.snapshots().await.ok_or_else(stopping)?;
     recovered.snapshots = snapshots.into_iter().filter(|s| s.usable).map(|s| s.descriptor).collect();
