@@ -1,6 +1,7 @@
 //! The routes, and what stands before each of them: the token, the deadline, the limits.
 
 use crate::{
+    drives,
     error::{ApiError, ApiResult},
     events, metrics, own, policies, resource_policies,
     server::Endpoints,
@@ -13,7 +14,7 @@ use axum::{
     http::{Uri, header, request::Parts},
     middleware::{self, Next},
     response::{IntoResponse, Response},
-    routing::{get, post, put},
+    routing::{delete, get, post, put},
 };
 use dolmen_cluster::{Kind, node::Handle};
 use dolmen_security::{Grants, Level, Verifier};
@@ -172,7 +173,11 @@ pub(crate) fn router(app: Arc<App>) -> Router {
     let additions = Router::new()
         .route("/status", get(own::status))
         .route("/pool", get(own::pool))
-        .route("/drives", get(own::drives))
+        .route("/pool/reprotection", put(drives::set_reprotection))
+        .route("/drives", get(drives::list).post(drives::add))
+        .route("/drives/{uuid}", delete(drives::remove))
+        .route("/drives/{uuid}/keep", put(drives::keep))
+        .route("/drives/{uuid}/location", get(drives::location).put(drives::light))
         .route("/hosts", get(own::hosts))
         .route("/key", get(own::key))
         .route("/key/rotate", post(own::rotate_key))

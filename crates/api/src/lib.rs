@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 
 mod app;
+mod drives;
 mod error;
 mod events;
 mod fields;

@@ -51,13 +51,6 @@ pub(crate) async fn pool(State(app): State<Arc<App>>, caller: Caller) -> ApiResu
     Ok(Json(wire::pool(&app.cluster.pool().await?)))
 }
 
-/// `GET /dolmen/v1/drives`
-pub(crate) async fn drives(State(app): State<Arc<App>>, caller: Caller) -> ApiResult<Json<Value>> {
-    caller.cluster(Level::Viewer)?;
-    let drives = app.cluster.drives().await?;
-    Ok(Json(json!({ "drives": drives.iter().map(wire::drive).collect::<Vec<_>>() })))
-}
-
 /// `GET /dolmen/v1/hosts`
 pub(crate) async fn hosts(State(app): State<Arc<App>>, caller: Caller) -> ApiResult<Json<Value>> {
     caller.cluster(Level::Viewer)?;

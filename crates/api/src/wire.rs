@@ -4,7 +4,10 @@ use dolmen_cluster::{
     event::{Component, Event, Severity},
     model::{Life, SnapshotView},
     node::{Handle, VolumeReport},
-    plane::{DriveState, DriveStatus, HostStatus, KeyOrigin, KeyStatus, PoolState, PoolStatus, Protection},
+    plane::{
+        DriveLocation, DriveState, DriveStatus, HostStatus, KeyOrigin, KeyStatus, PoolState, PoolStatus,
+        Protection, Reprotection,
+    },
     qos,
 };
 use dolmen_types::{
@@ -229,8 +232,8 @@ pub(crate) fn node_statistics(pool: &PoolStatus, logical: u64) -> Value {
 pub(crate) fn device(cluster: &Handle, drive: &DriveStatus) -> Value {
     let identity = cluster.identity();
     let state = match drive.state {
-        DriveState::Healthy => "Healthy",
-        DriveState::Failed(_) => "Failed",
+        DriveState::Active | DriveState::Leaving => "Healthy",
+        DriveState::Out(_) | DriveState::Absent(_) => "Failed",
     };
     json!({
         "size": drive.size_bytes.to_string(),
@@ -300,14 +303,35 @@ pub(crate) fn pool(pool: &PoolStatus) -> Value {
         "reservedBytes": pool.reserved_bytes.to_string(),
         "logicalUsedBytes": pool.logical_used_bytes.to_string(),
         "compressionRatio": pool.compression.ratio(),
+        "mendedReads": pool.mended_reads.to_string(),
+        "integrityErrors": pool.integrity_errors.to_string(),
+        "reprotection": reprotection(pool.reprotection),
+    })
+}
+
+fn reprotection(all: Reprotection) -> Value {
+    let state = match (all.at_risk_segments, all.paused) {
+        (0, _) => "Protected",
+        (_, true) => "Paused",
+        _ => "Running",
+    };
+    json!({
+        "state": state,
+        "atRiskBytes": all.at_risk_bytes.to_string(),
+        "atRiskSegments": all.at_risk_segments.to_string(),
+        "progress": all.progress().unwrap_or(1.0),
+        "paused": all.paused,
+        "bytesPerSecond": all.bytes_per_s.to_string(),
     })
 }
 
 /// A drive, for our own path.
 pub(crate) fn drive(drive: &DriveStatus) -> Value {
-    let (state, reason) = match &drive.state {
-        DriveState::Healthy => ("Healthy", ""),
-        DriveState::Failed(why) => ("Failed", why.as_str()),
+    let state = match &drive.state {
+        DriveState::Active => "Active",
+        DriveState::Leaving => "Leaving",
+        DriveState::Out(_) => "Out",
+        DriveState::Absent(_) => "Absent",
     };
     json!({
         "path": drive.path,
@@ -316,10 +340,30 @@ pub(crate) fn drive(drive: &DriveStatus) -> Value {
         "serial": drive.serial,
         "sizeBytes": drive.size_bytes.to_string(),
         "freeBytes": drive.free_bytes.to_string(),
+        "usedBytes": drive.used_bytes.to_string(),
+        "liveBytes": drive.live_bytes.to_string(),
         "file": drive.file,
         "state": state,
-        "reason": reason,
+        "reason": drive.state.reason().unwrap_or_default(),
+        "errors": drive.errors.to_string(),
+        "readNanoseconds": drive.read_ns.to_string(),
+        "writeNanoseconds": drive.write_ns.to_string(),
         "strikes": drive.strikes,
+    })
+}
+
+/// Where a drive is, for our own path.
+pub(crate) fn location(at: &DriveLocation) -> Value {
+    json!({
+        "path": at.path,
+        "serial": at.serial,
+        "model": at.model,
+        "slot": at.slot,
+        "light": match at.light {
+            None => "None",
+            Some(true) => "Blinking",
+            Some(false) => "Off",
+        },
     })
 }
 

@@ -82,6 +82,7 @@ impl From<PlaneError> for Error {
             PlaneError::Exhausted(_) => Kind::ResourceExhausted,
             PlaneError::Unsupported(_) => Kind::Unimplemented,
             PlaneError::Unavailable(_) => Kind::Unavailable,
+            PlaneError::Refused(_) => Kind::InvalidArgument,
         };
         Error::new(kind, why.to_string())
     }

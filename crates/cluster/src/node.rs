@@ -2,8 +2,10 @@
 //! [`Handle`]s ask it.
 //!
 //! It promises: changes are answered within [`CHANGE_DEADLINE`] (their outcome may come later and is never forgotten);
-//! reads never wait for changes; events reach the file within a second. It decides nothing itself.
+//! reads never wait for changes; events reach the file within a tenth of a second. It decides nothing itself.
 
+mod drives;
+mod news;
 mod policies;
 mod service;
 

@@ -141,11 +141,73 @@ pub enum NodeRequest {
         /// How it is now, or why the rotation has not ended; it goes on when asked again, or at the next start.
         answer: Answer<Result<KeyStatus, PlaneError>>,
     },
+    /// Take a drive into the running pool. Answered when it is in service, and will be at the next start.
+    AddDrive {
+        /// A block device or a file.
+        path: String,
+        /// The size of a file that is to be made. Bytes.
+        size_bytes: Option<u64>,
+        /// Success, or why the pool is as it was.
+        answer: Answer<Result<(), PlaneError>>,
+    },
+    /// Change where a drive of the pool stands. Answered when that has begun.
+    ChangeDrive {
+        /// Which drive, by its UUID.
+        drive: Uuid,
+        /// What to do.
+        change: DriveChange,
+        /// Success, or why not.
+        answer: Answer<Result<(), PlaneError>>,
+    },
+    /// Tell where a drive is in the machine, and blink there if it can be done.
+    LocateDrive {
+        /// Which drive, by its UUID.
+        drive: Uuid,
+        /// Whether its light is to blink; `None` leaves it as it is.
+        light: Option<bool>,
+        /// Where it is.
+        answer: Answer<Result<DriveLocation, PlaneError>>,
+    },
+    /// Say how re-protection goes on; in force on every core, and after the next start, when answered.
+    SetReprotection {
+        /// Whether it rests; `None` leaves that as it is.
+        paused: Option<bool>,
+        /// What it may move in a second, 0 for no bound; `None` leaves that as it is. Bytes.
+        bytes_per_s: Option<u64>,
+        /// Success, or why not.
+        answer: Answer<Result<(), PlaneError>>,
+    },
     /// Counters and gauges of everything, for the metrics page.
     Metrics {
         /// A snapshot; entries of one list are in a stable order.
         answer: Answer<Box<MetricsSnapshot>>,
     },
+}
+
+/// What an operator wants of a drive.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DriveChange {
+    /// Empty it, then let it go.
+    Remove,
+    /// Give it up at once; what it holds is made good from the others.
+    ForceOut,
+    /// Let it stay although it was to be removed.
+    Keep,
+}
+
+/// Where a drive is in the machine. Texts are empty where the system tells nothing.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct DriveLocation {
+    /// Where it is in the file system.
+    pub path: String,
+    /// Its serial number.
+    pub serial: String,
+    /// Its model.
+    pub model: String,
+    /// The slot of the enclosure or of the bus, or the address on the bus.
+    pub slot: String,
+    /// Whether its light blinks; `None` where there is none that can be told to.
+    pub light: Option<bool>,
 }
 
 /// Why the data plane refused a change; nothing was changed.
@@ -161,16 +223,19 @@ pub enum PlaneError {
     Unsupported(String),
     /// The store has stopped, is draining, or the volume is not served at the moment; may pass.
     Unavailable(String),
+    /// What was asked for can't be done with these drives; the text says why.
+    Refused(String),
 }
 
 impl fmt::Display for PlaneError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            PlaneError::NotFound => f.write_str("the data plane has no such volume"),
+            PlaneError::NotFound => f.write_str("the data plane has no such object"),
             PlaneError::Conflict => f.write_str("the volume changed in between"),
-            PlaneError::Exhausted(why) | PlaneError::Unsupported(why) | PlaneError::Unavailable(why) => {
-                f.write_str(why)
-            }
+            PlaneError::Exhausted(why)
+            | PlaneError::Unsupported(why)
+            | PlaneError::Unavailable(why)
+            | PlaneError::Refused(why) => f.write_str(why),
         }
     }
 }
@@ -340,6 +405,37 @@ pub struct PoolStatus {
     pub compression: Compression,
     /// Whether it serves.
     pub state: PoolState,
+    /// How what lost a drive is protected anew.
+    pub reprotection: Reprotection,
+    /// Reads that were answered through other drives, because one is out, failed, was late or held something else. Count.
+    pub mended_reads: u64,
+    /// Blocks that did not check and that no other drive could give. Count.
+    pub integrity_errors: u64,
+}
+
+/// How data that lost a drive, or is to leave one, is moved to where it is safe.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Reprotection {
+    /// Still to be moved. Bytes.
+    pub at_risk_bytes: u64,
+    /// Segments that this lies in; 0 when everything is protected. Count.
+    pub at_risk_segments: u64,
+    /// The most that was to be moved since everything was protected last. Bytes.
+    pub begun_bytes: u64,
+    /// Whether it rests.
+    pub paused: bool,
+    /// What it may move in a second; 0 for no bound. Bytes.
+    pub bytes_per_s: u64,
+}
+
+impl Reprotection {
+    /// How far it has come, 0 to 1; `None` when there is nothing to do.
+    #[must_use]
+    pub fn progress(self) -> Option<f64> {
+        let begun = self.begun_bytes.max(self.at_risk_bytes);
+        (self.at_risk_segments > 0)
+            .then(|| if begun == 0 { 1.0 } else { 1.0 - self.at_risk_bytes as f64 / begun as f64 })
+    }
 }
 
 /// Whether the pool serves.
@@ -369,6 +465,16 @@ pub struct DriveStatus {
     pub size_bytes: u64,
     /// Of it not allocated to segments. Bytes.
     pub free_bytes: u64,
+    /// Allocated to segments; of a drive that is out or leaving, what is still to be moved. Bytes.
+    pub used_bytes: u64,
+    /// Of it what is live, parity included. Bytes.
+    pub live_bytes: u64,
+    /// Operations that failed since the start. Count.
+    pub errors: u64,
+    /// Mean time of a read since the start. Nanoseconds.
+    pub read_ns: u64,
+    /// Mean time of a write since the start. Nanoseconds.
+    pub write_ns: u64,
     /// True for a file that stands for a drive.
     pub file: bool,
     /// Whether it works.
@@ -382,9 +488,24 @@ pub struct DriveStatus {
 pub enum DriveState {
     /// In use.
     #[default]
-    Healthy,
-    /// Its last flush failed or it is gone; the reason is for people.
-    Failed(String),
+    Active,
+    /// In use, and being emptied so that it can be taken away.
+    Leaving,
+    /// It failed, and nothing is read from or written to it any more; the reason is for people.
+    Out(String),
+    /// The same, since it was not there or could not be used when the pool was opened.
+    Absent(String),
+}
+
+impl DriveState {
+    /// Why it is not in use.
+    #[must_use]
+    pub fn reason(&self) -> Option<&str> {
+        match self {
+            DriveState::Active | DriveState::Leaving => None,
+            DriveState::Out(why) | DriveState::Absent(why) => Some(why),
+        }
+    }
 }
 
 /// Counters since start and gauges of now, per volume, drive, connection and core.
@@ -531,13 +652,15 @@ pub enum Notice {
         /// Why, for people (keep-alive timeout, connection closed ...).
         reason: String,
     },
-    /// A drive changed its state.
+    /// Something happened to a drive.
     Drive {
         /// Path as given to `serve`.
         path: String,
-        /// The new state.
-        state: DriveState,
+        /// What.
+        what: DriveNews,
     },
+    /// Re-protection began, ended, or was told something else.
+    Reprotection(ReprotectionNews),
     /// The pool changed its state.
     Pool {
         /// The new state.
@@ -550,6 +673,42 @@ pub enum Notice {
         /// What was found, for people.
         text: String,
     },
+}
+
+/// What happened to a drive.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum DriveNews {
+    /// It has joined.
+    Added,
+    /// It is being emptied.
+    Leaving,
+    /// It stays after all.
+    Kept,
+    /// It has left: nothing needs it any more.
+    Gone,
+    /// It is out, and why.
+    Out(String),
+    /// It was not there at the start, or could not be used, and why.
+    Absent(String),
+    /// It was out and came back; what it held counts no more, and it has joined as a new one.
+    Stale,
+    /// What was named in its place is no drive of the pool and was left as it is, and why.
+    Untouched(String),
+}
+
+/// What happened to re-protection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ReprotectionNews {
+    /// So many bytes are to be moved.
+    Started(u64),
+    /// Everything is protected as the drives in service allow.
+    Finished,
+    /// It rests.
+    Paused,
+    /// It goes on.
+    Resumed,
+    /// It may move so many bytes in a second; 0 for no bound.
+    Bounded(u64),
 }
 
 /// What the data plane found on the drives at start: the truth from which the model is derived.

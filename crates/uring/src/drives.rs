@@ -69,17 +69,9 @@ pub(crate) struct Drives {
 
 impl Drives {
     pub(crate) fn insert(&mut self, opened: Arc<Opened>) -> FileId {
-        let file = Some(File { opened, no_discard: false, counters: DriveCounters::default() });
-        let index = match self.files.iter().position(Option::is_none) {
-            Some(index) => {
-                self.files[index] = file;
-                index
-            }
-            None => {
-                self.files.push(file);
-                self.files.len() - 1
-            }
-        };
+        // An id is never given out again: what still names a drive that was closed must not meet another one.
+        let index = self.files.len();
+        self.files.push(Some(File { opened, no_discard: false, counters: DriveCounters::default() }));
         FileId(u32::try_from(index).expect("drives are few"))
     }
 

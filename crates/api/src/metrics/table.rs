@@ -59,6 +59,36 @@ pub(super) const POOL: &[Metric<PoolStatus>] = &[
         Ratio(|m| m.compression.ratio()),
     ),
     row(
+        "pool_at_risk",
+        "bytes",
+        "What re-protection has still to move",
+        Gauge(|m| m.reprotection.at_risk_bytes),
+    ),
+    row(
+        "pool_at_risk_segments",
+        "",
+        "Segments that lack a column or will; 0 when everything is protected",
+        Gauge(|m| m.reprotection.at_risk_segments),
+    ),
+    row(
+        "pool_reprotection_paused",
+        "",
+        "1 while re-protection rests",
+        Gauge(|m| u64::from(m.reprotection.paused)),
+    ),
+    row(
+        "pool_mended_reads",
+        "",
+        "Reads that were answered through other drives",
+        Counter(|m| m.mended_reads),
+    ),
+    row(
+        "pool_integrity_errors",
+        "",
+        "Blocks that did not check and that no other drive could give",
+        Counter(|m| m.integrity_errors),
+    ),
+    row(
         "pool_ready",
         "",
         "1 while the pool serves reads and writes",
@@ -145,7 +175,6 @@ pub(super) const DRIVE: &[Metric<DriveMetrics>] = &[
         "Flushes completed, failed ones included",
         Counter(|m| m.flushes.operations),
     ),
-    row("drive_flush", "bytes", "Data moved by flushes", Counter(|m| m.flushes.bytes)),
     row("drive_flush_errors", "", "Flushes that failed", Counter(|m| m.flushes.errors)),
     row(
         "drive_flush_time",

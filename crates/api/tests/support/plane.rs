@@ -1,9 +1,9 @@
 //! A data plane in memory: does what the vocabulary promises, without drives. Deleted volumes linger for a while.
 
 use dolmen_cluster::plane::{
-    Compression, ConnectionMetrics, CoreMetrics, DiffPart, DriveMetrics, DriveState, DriveStatus, HostStatus,
-    KeyOrigin, KeyStatus, MetricsSnapshot, NodeRequest, PlaneError, PoolState, PoolStatus, Protection,
-    SnapshotStatus, VolumeMetrics, VolumeStatus, VolumeUsage,
+    Compression, ConnectionMetrics, CoreMetrics, DiffPart, DriveLocation, DriveMetrics, DriveState,
+    DriveStatus, HostStatus, KeyOrigin, KeyStatus, MetricsSnapshot, NodeRequest, PlaneError, PoolState,
+    PoolStatus, Protection, SnapshotStatus, VolumeMetrics, VolumeStatus, VolumeUsage,
 };
 use dolmen_types::{
     CoreId, Nqn, Seq, UnixMillis, Uuid,
@@ -139,6 +139,15 @@ pub async fn run(log: Log, mut requests: mpsc::Receiver<NodeRequest>, linger: u3
                 rotations += 1;
                 drop(answer.send(Ok(key_status(rotations))));
             }
+            NodeRequest::AddDrive { answer, .. }
+            | NodeRequest::ChangeDrive { answer, .. }
+            | NodeRequest::SetReprotection { answer, .. } => {
+                let _ = answer.send(Err(PlaneError::Refused("these drives stay as they are".into())));
+            }
+            NodeRequest::LocateDrive { answer, .. } => {
+                let _ =
+                    answer.send(Ok(DriveLocation { path: "/drives/a".into(), ..DriveLocation::default() }));
+            }
             NodeRequest::Metrics { answer } => {
                 let _ = answer.send(Box::new(metrics(&volumes)));
             }
@@ -194,6 +203,7 @@ fn pool() -> PoolStatus {
         logical_used_bytes: 12 << 30,
         compression: Compression { plain_bytes: 12 << 30, stored_bytes: 8 << 30 },
         state: PoolState::Ready,
+        ..PoolStatus::default()
     }
 }
 
@@ -206,7 +216,12 @@ fn drive() -> DriveStatus {
         size_bytes: 100 << 30,
         free_bytes: 50 << 30,
         file: true,
-        state: DriveState::Healthy,
+        state: DriveState::Active,
+        used_bytes: 0,
+        live_bytes: 0,
+        errors: 0,
+        read_ns: 0,
+        write_ns: 0,
         strikes: 0,
     }
 }

@@ -1,11 +1,11 @@
 //! The task behind [`super::Handle`]: owns the model and the state file, executes the model's commands.
 
-use super::{Ambient, Defaults, EventFilter, policies::PolicyMessage};
+use super::{Ambient, Defaults, EventFilter, news::occurrence_of, policies::PolicyMessage};
 use crate::{
     Error, Kind,
-    event::{Component, Event, MAX_EVENTS, Occurrence, Severity},
+    event::{Event, MAX_EVENTS, Occurrence, Severity},
     model::{Command, Input, Model, RequestId, SnapshotView, VolumeView},
-    plane::{Answer, DriveState, NodeRequest, Notice, Plane, PlaneError, PoolState, Recovered},
+    plane::{Answer, NodeRequest, Notice, Plane, PlaneError, Recovered},
     snapshot::SnapshotSpec,
     state::{Marks, State, StateError},
     volume::{VolumeChange, VolumeKey, VolumeSpec},
@@ -30,8 +30,8 @@ const TICK_PERIOD: Duration = Duration::from_secs(5);
 /// Snapshots of policies that one tick takes at most. Count.
 const MAX_DUE: usize = 16;
 
-/// How long an event may wait for its write to the file.
-const EVENT_PERIOD: Duration = Duration::from_secs(1);
+/// How long an event may wait for its write to the file, so that a few that come together are written together.
+const EVENT_PERIOD: Duration = Duration::from_millis(50);
 
 /// What a [`super::Handle`] asks.
 #[derive(Debug)]
@@ -515,42 +515,4 @@ fn log(what: &Occurrence) {
         Severity::Critical => tracing::error!(event = name, subject, ?severity, "{text}"),
         _ => tracing::warn!(event = name, subject, ?severity, "{text}"),
     }
-}
-
-/// What the data plane noticed, as an event.
-fn occurrence_of(notice: Notice) -> Occurrence {
-    let (component, severity, name, subject, text) = match notice {
-        Notice::HostConnected { nqn, peer } => {
-            let text = format!("host {nqn} connected from {peer}");
-            (Component::Node, Severity::Info, "HostConnected", nqn.to_string(), text)
-        }
-        Notice::HostDisconnected { nqn, reason } => {
-            let text = format!("host {nqn} disconnected: {reason}");
-            (Component::Node, Severity::Info, "HostDisconnected", nqn.to_string(), text)
-        }
-        Notice::Drive { path, state: DriveState::Healthy } => {
-            let text = format!("drive {path} works");
-            (Component::Drive, Severity::Info, "DriveHealthy", path, text)
-        }
-        Notice::Drive { path, state: DriveState::Failed(why) } => {
-            let text = format!("drive {path} failed: {why}");
-            (Component::Drive, Severity::Critical, "DriveFailed", path, text)
-        }
-        Notice::Pool { state } => {
-            let (severity, name, text) = match state {
-                PoolState::Ready => (Severity::Info, "PoolReady", "the pool serves reads and writes".into()),
-                PoolState::Full => {
-                    (Severity::High, "PoolFull", "the pool is full: delete volumes or add drives".into())
-                }
-                PoolState::Stopped(why) => {
-                    (Severity::Critical, "PoolStopped", format!("the pool stopped: {why}"))
-                }
-            };
-            (Component::Cluster, severity, name, "pool".into(), text)
-        }
-        Notice::Integrity { volume, text } => {
-            (Component::DataIntegrity, Severity::Critical, "BlockDamaged", volume.to_string(), text)
-        }
-    };
-    Occurrence { component, severity, name: name.into(), subject, project: String::new(), text }
 }

@@ -521,15 +521,63 @@ pub enum NodeCommand {
 /// Verbs of the pool.
 #[derive(Debug, Subcommand)]
 pub enum PoolCommand {
-    /// Show the pool's space and state
+    /// Show the pool's space and state, and how re-protection comes on
     Show,
+    /// Let re-protection rest or go on, and say how much of the drives' bandwidth it may take
+    Reprotect(ReprotectArgs),
+}
+
+/// Arguments of `pool reprotect`.
+#[derive(Args, Debug)]
+#[group(required = true, multiple = true)]
+pub struct ReprotectArgs {
+    /// Let it rest: what lost a drive stays without until it goes on, and another drive may cost data
+    #[arg(long, conflicts_with = "resume")]
+    pub pause: bool,
+    /// Let it go on
+    #[arg(long)]
+    pub resume: bool,
+    /// What it may move in a second (100MiB); 0B for no bound
+    #[arg(long, value_name = "SIZE")]
+    pub rate: Option<ByteSize>,
 }
 
 /// Verbs of drives.
 #[derive(Debug, Subcommand)]
 pub enum DriveCommand {
-    /// List the drives
+    /// List the drives, with what they hold and how they do
     List,
+    /// Take a drive into the running pool; it is part of it at the next start too, whatever --drive says
+    Add {
+        /// A block device, or PATH:SIZE for a file that stands for one (made if missing). It must be blank, or have been a drive
+        /// of this pool that was out
+        #[arg(value_name = "PATH[:SIZE]")]
+        path: String,
+    },
+    /// Empty a drive so that it can be taken away; returns when nothing needs it any more
+    Remove {
+        /// Path or UUID
+        drive: String,
+        /// Give it up at once, for a drive that is dead or dying: what it holds is made good from the others
+        #[arg(long)]
+        force: bool,
+        /// Return when it has begun; `drive list` tells how far it is
+        #[arg(long)]
+        no_wait: bool,
+    },
+    /// Let a drive stay that is being removed
+    Keep {
+        /// Path or UUID
+        drive: String,
+    },
+    /// Tell where a drive is, and let its light blink where the machine has one
+    Locate {
+        /// Path or UUID
+        drive: String,
+        /// Let the light be off again
+        #[arg(long)]
+        off: bool,
+    },
     /// Make a drive of this machine blank, so that serve takes it; all its data is lost
     Wipe {
         /// A block device or a file

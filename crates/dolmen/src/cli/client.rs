@@ -74,9 +74,9 @@ impl Client {
         self.call(Method::POST, path, None, Some(body))
     }
 
-    /// `PUT` of a body, if the object still has this ETag.
+    /// `PUT` of a body, if the object still has this ETag; an empty one asks for none.
     pub(crate) fn put(&self, path: &str, etag: &str, body: &Value) -> Result<Value, CliError> {
-        self.call(Method::PUT, path, Some(etag), Some(body))
+        self.call(Method::PUT, path, Some(etag).filter(|e| !e.is_empty()), Some(body))
     }
 
     /// `DELETE` of a path.

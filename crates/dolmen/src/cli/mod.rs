@@ -3,12 +3,14 @@
 pub mod args;
 mod client;
 mod connect;
+mod drive;
 mod error;
 mod key;
 mod locate;
 mod log;
 mod output;
 mod policy;
+mod pool;
 mod qos;
 mod snapshot;
 mod system;
@@ -87,8 +89,8 @@ fn answer(client: &Client, output: &Output, command: Command) -> Result<(), CliE
         Command::Snapshot { command } => snapshot::run(client, output, command),
         Command::Qos { command } => qos::run(client, output, command),
         Command::Node { .. } => system::nodes(client, output),
-        Command::Pool { .. } => system::pool(client, output),
-        Command::Drive { .. } => system::drives(client, output),
+        Command::Pool { command } => pool::run(client, output, command),
+        Command::Drive { command } => drive::run(client, output, command),
         Command::Key { command } => key::remote(client, output, &command),
         Command::Host { .. } => system::hosts(client, output),
         Command::Event { command } => system::events(client, output, &command),

@@ -1,14 +1,16 @@
-//! `dolmen node|pool|drive|host|event ...` and `dolmen status`.
+//! `dolmen node|host|event ...` and `dolmen status`.
 
 use super::{
     args::EventCommand,
     client::Client,
+    drive::drive_table,
     error::CliError,
     output::{Align, Output, pairs, ratio, size, table, text, texts},
+    pool::pool_pairs,
 };
 use serde_json::Value;
 
-fn rows(value: &Value, of: impl Fn(&Value) -> Vec<String>) -> Vec<Vec<String>> {
+pub(crate) fn rows(value: &Value, of: impl Fn(&Value) -> Vec<String>) -> Vec<Vec<String>> {
     value.as_array().map(Vec::as_slice).unwrap_or_default().iter().map(of).collect()
 }
 
@@ -37,57 +39,6 @@ pub(crate) fn nodes(client: &Client, output: &Output) -> Result<(), CliError> {
         });
         table(&columns, rows, "There are no nodes.")
     })
-}
-
-fn pool_pairs(p: &Value) -> Vec<(&'static str, String)> {
-    let reason = text(p, "reason");
-    let state = text(p, "state");
-    vec![
-        ("Pool", text(p, "UUID")),
-        ("State", if reason.is_empty() { state } else { format!("{state}: {reason}") }),
-        ("Drives hold", size(p, "physicalBytes")),
-        ("Usable", size(p, "usableBytes")),
-        ("Used", size(p, "usedBytes")),
-        ("Free", size(p, "freeBytes")),
-        ("Kept back", size(p, "reservedBytes")),
-        ("Written by hosts", size(p, "logicalUsedBytes")),
-        ("Compression ratio", ratio(p, "compressionRatio")),
-    ]
-}
-
-pub(crate) fn pool(client: &Client, output: &Output) -> Result<(), CliError> {
-    output.put(&client.get("/dolmen/v1/pool")?, |p| pairs(&pool_pairs(p)))
-}
-
-fn drive_table(drives: &Value) -> String {
-    let columns = [
-        ("DRIVE", Align::Left),
-        ("STATE", Align::Left),
-        ("SIZE", Align::Right),
-        ("FREE", Align::Right),
-        ("STRIKES", Align::Right),
-        ("MODEL", Align::Left),
-        ("SERIAL", Align::Left),
-    ];
-    let rows = rows(drives, |d| {
-        let reason = text(d, "reason");
-        let state = text(d, "state");
-        let file = d["file"] == true;
-        vec![
-            text(d, "path"),
-            if reason.is_empty() { state } else { format!("{state}: {reason}") },
-            size(d, "sizeBytes"),
-            size(d, "freeBytes"),
-            text(d, "strikes"),
-            if file { "(file)".into() } else { text(d, "model") },
-            text(d, "serial"),
-        ]
-    });
-    table(&columns, rows, "There are no drives.")
-}
-
-pub(crate) fn drives(client: &Client, output: &Output) -> Result<(), CliError> {
-    output.put(&client.get("/dolmen/v1/drives")?["drives"], drive_table)
 }
 
 pub(crate) fn hosts(client: &Client, output: &Output) -> Result<(), CliError> {

@@ -8,6 +8,7 @@ use crate::{
         cores::Talk,
         keys::{ClusterKeys, LineKey},
         message::{OpenedDrive, ToCore},
+        settings::Settings,
     },
 };
 use dolmen_io::OpenDrive;
@@ -60,9 +61,18 @@ pub(crate) async fn boot(
     known_pool: Option<Uuid>,
     restart: Restart,
     keys: Arc<ClusterKeys>,
+    settings: &Settings,
 ) -> Result<Booted, ServeError> {
-    let drives = options
-        .drives
+    for path in options.drives.iter().map(|d| &d.path).filter(|path| settings.removed.contains(path)) {
+        tracing::info!(
+            drive = %path.display(), "not opened: it was removed with `dolmen drive remove`; `dolmen drive add` takes it back"
+        );
+    }
+    for path in &settings.added {
+        tracing::info!(drive = %path.display(), "opened too: it was added with `dolmen drive add`");
+    }
+    let drives = settings
+        .drives(&options.drives)
         .iter()
         .map(|drive| OpenDrive {
             path: drive.path.clone(),

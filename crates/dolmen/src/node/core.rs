@@ -14,10 +14,10 @@ use crate::node::{
     message::{Answer, Between, FromCore, Links, OpenedDrive, ToCore},
     report::{CoreReport, LoopCounters},
 };
-use dolmen_io::{Event, FileId, Inbox, Io, Owner, Poller, Tag, Turn, Wait, exec::Exec};
+use dolmen_io::{DriveInfo, Event, FileId, Inbox, Io, Owner, Poller, Tag, Turn, Wait, exec::Exec};
 use dolmen_store::{PoolOwner, PoolPlan, Store, ToPool, ToShard};
 use dolmen_target::Target;
-use dolmen_types::{CoreId, LineId, Nanos, ShardId, limits::BLOCK_BYTES};
+use dolmen_types::{CoreId, LineId, Nanos, ShardId, Uuid, limits::BLOCK_BYTES};
 use dolmen_volume::{
     Change, ControlDone, ControlError, ControlReply, Near, Notice, Reply, VolumeInfo, Volumes,
 };
@@ -28,6 +28,7 @@ use std::{
 use tokio::sync::mpsc;
 
 mod control;
+mod drives;
 mod keys;
 
 /// Tags of the loop's own timers.
@@ -65,6 +66,7 @@ struct Waiting {
     volumes: Option<Answer<Vec<VolumeInfo>>>,
     drained: Option<(Answer<()>, Nanos)>,
     closed: Option<Closing>,
+    joined: Option<Answer<Result<u16, String>>>,
 }
 
 /// The end of volumes and store.
@@ -94,8 +96,14 @@ pub struct Core {
     drives: Vec<OpenedDrive>,
     /// The pool, once it is open.
     plan: Option<Arc<PoolPlan>>,
-    /// This core's handles of the pool's drives, in the pool's order.
+    /// This core's handles of the pool's drives, by their place in the pool.
     files: Vec<Option<FileId>>,
+    /// Core 0: what they are.
+    infos: Vec<Option<DriveInfo>>,
+    /// Drives that are about to join.
+    attached: Vec<(Uuid, DriveInfo)>,
+    /// Core 0: the superblock that the control side was last told of.
+    sequence: u64,
     owner: Option<PoolOwner>,
     /// Core 0: the pool's key table.
     keeper: Option<keys::Keeper>,
@@ -152,6 +160,9 @@ impl Core {
             drives: Vec::new(),
             plan: None,
             files: Vec::new(),
+            infos: Vec::new(),
+            attached: Vec::new(),
+            sequence: 0,
             owner: None,
             keeper: None,
             contradiction: None,
@@ -422,6 +433,10 @@ impl Core {
         }
         let Some(owner) = &mut self.owner else { return };
         owner.drain(&mut self.to_shards);
+        if owner.sequence() != self.sequence {
+            self.sequence = owner.sequence();
+            let _ = self.out.send(FromCore::Drives);
+        }
         for (shard, message) in self.to_shards.drain(..) {
             let home = usize::from(shard.0) % self.cores;
             match &mut self.store {

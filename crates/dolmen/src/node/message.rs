@@ -1,12 +1,14 @@
 //! The words that cores, and the control side and a core, say to each other.
 
 use crate::node::report::CoreReport;
-use dolmen_io::{DriveHandle, DriveInfo, OpenDrive, mailbox};
+use dolmen_cluster::plane::DriveChange;
+use dolmen_io::{DriveHandle, DriveInfo, FileId, OpenDrive, mailbox};
 use dolmen_store::{
-    DataKey, FoundPool, Keyring, PoolOptions, PoolPlan, StoreError, ToPool, ToShard, WrappedKey,
+    Candidate, DataKey, FoundPool, Keyring, NewDrive, PoolOptions, PoolPlan, StoreError, ToPool, ToShard,
+    WrappedKey,
 };
 use dolmen_target::{Envelope, Health, NamespaceTable, TargetConfig};
-use dolmen_types::{LineId, PgId, ShardId};
+use dolmen_types::{LineId, PgId, ShardId, Uuid};
 use dolmen_volume::{
     Change, ControlCommand, ControlDone, ControlError, Notice, Reply, Request, Restart, VolumeInfo,
 };
@@ -196,6 +198,77 @@ pub enum ToCore {
         /// When it is down.
         answer: Answer<()>,
     },
+    /// Core 0: open one more drive, which nobody counts on yet.
+    OpenDrive {
+        /// Which.
+        drive: OpenDrive,
+        /// The drive, or why it can't be opened.
+        answer: Answer<Result<OpenedDrive, String>>,
+    },
+    /// Core 0: look at a drive that was opened, and make it ready to join.
+    PrepareDrive {
+        /// What it is, and how it is named.
+        drive: Candidate,
+        /// The drive, or why it can't join.
+        answer: Answer<Result<NewDrive, StoreError>>,
+    },
+    /// A drive is about to join: get a handle of it.
+    AttachDrive {
+        /// Its identity in the pool.
+        uuid: Uuid,
+        /// The drive.
+        drive: OpenedDrive,
+        /// When there is one, or why not.
+        answer: Answer<Result<(), String>>,
+    },
+    /// Core 0: take a drive into the pool that every core has a handle of.
+    JoinDrive {
+        /// The drive.
+        drive: NewDrive,
+        /// Its place in the pool once it is in service, or why it did not join.
+        answer: Answer<Result<u16, String>>,
+    },
+    /// A drive that was attached has joined, or has not: then its handle is closed.
+    DriveJoined {
+        /// Its identity.
+        uuid: Uuid,
+        /// Its place in the pool.
+        place: Option<u16>,
+        /// When that is known here.
+        answer: Answer<()>,
+    },
+    /// Close a drive that nobody counts on: one that was opened and did not join.
+    CloseFile {
+        /// Core 0's handle.
+        file: FileId,
+        /// When it is closed.
+        answer: Answer<()>,
+    },
+    /// Close a drive that is out or gone.
+    CloseDrive {
+        /// Its place in the pool.
+        place: u16,
+        /// True when it is closed; false when something is still under way on it.
+        answer: Answer<bool>,
+    },
+    /// Core 0: change where a drive stands.
+    ChangeDrive {
+        /// Its place in the pool.
+        place: u16,
+        /// What to do.
+        change: DriveChange,
+        /// When that has begun, or why not.
+        answer: Answer<Result<(), String>>,
+    },
+    /// Say how re-protection goes on.
+    Reprotect {
+        /// Whether it rests.
+        paused: bool,
+        /// What each shard may move in a second; 0 for no bound. Bytes.
+        bytes_per_s: u64,
+        /// When this core's shards know.
+        answer: Answer<()>,
+    },
     /// End the loop.
     Exit,
 }
@@ -205,4 +278,6 @@ pub enum ToCore {
 pub enum FromCore {
     /// A volume came, changed or went. Sent before the answer to the request that made it.
     Change(Change),
+    /// Where the drives stand has changed.
+    Drives,
 }

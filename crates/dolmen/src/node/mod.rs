@@ -5,6 +5,7 @@
 //! - [`boot`]: drives, pool, recovery, volumes, in that order; nothing listens before.
 //! - [`router`]: carries out what the control side asks, and keeps the table of namespaces.
 //! - [`keys`]: the cluster key, and what it unlocks.
+//! - [`drive_ops`]: drives that come and go; [`settings`]: what of that the next start has to know.
 //! - [`report`], [`message`]: what is said between them. [`watch`]: what is told unasked.
 //!
 //! What runs on a core, and how it is told what to do, is public so that whole nodes can be run over a simulated world.
@@ -12,12 +13,15 @@
 pub mod boot;
 pub mod core;
 pub mod cores;
+mod drive_ops;
 pub mod keys;
+mod locate;
 pub mod message;
 mod ports;
 pub mod report;
 pub mod router;
 mod serve;
+mod settings;
 mod tell;
 mod watch;
 mod wipe;

@@ -1,6 +1,6 @@
 //! What a core tells about itself when asked.
 
-use dolmen_io::DriveCounters;
+use dolmen_io::{DriveCounters, DriveInfo};
 use dolmen_store::{DriveStanding, SpaceReport};
 use dolmen_target::{ConnectionInfo, HostInfo, TargetStats};
 use dolmen_types::{CoreId, Uuid};
@@ -44,6 +44,8 @@ pub struct CoreReport {
     pub pool: Option<PoolReport>,
     /// What it has done with each drive, in the pool's order.
     pub drives: Vec<DriveCounters>,
+    /// Live bytes of its shards by drive, parity included.
+    pub live_by_drive: Vec<u64>,
     /// Why its shards take no writes, if they don't.
     pub stopped: Option<String>,
     /// 4 KiB buffers that are free now.
@@ -53,12 +55,21 @@ pub struct CoreReport {
 }
 
 /// What the owner of the pool's units knows.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default)]
 pub struct PoolReport {
     /// Number of the superblock in force.
     pub sequence: u64,
-    /// Where the drives stand, in the pool's order.
-    pub drives: Vec<DriveStanding>,
+    /// The drives, by their place in the pool.
+    pub drives: Vec<DriveReport>,
     /// Bytes of data that hosts may store in all.
     pub capacity_bytes: u64,
+}
+
+/// A drive as the owner of the pool's units knows it.
+#[derive(Clone, Debug)]
+pub struct DriveReport {
+    /// Where it stands.
+    pub standing: DriveStanding,
+    /// What it is, while it is open.
+    pub info: Option<DriveInfo>,
 }

@@ -7,11 +7,13 @@
 use crate::node::{
     boot::{Booted, home_core},
     cores::Talk,
+    drive_ops::DriveOps,
     keys::ClusterKeys,
-    message::{FromCore, OpenedDrive, ToCore},
+    message::{FromCore, ToCore},
+    report::CoreReport,
     tell,
 };
-use dolmen_cluster::plane::{DiffPart, NodeRequest, PlaneError, SnapshotStatus};
+use dolmen_cluster::plane::{DiffPart, NodeRequest, PlaneError, PoolStatus, SnapshotStatus};
 use dolmen_store::PoolPlan;
 use dolmen_target::{Namespace, NamespaceTable};
 use dolmen_types::{
@@ -24,9 +26,12 @@ use dolmen_volume::{
 };
 use std::{
     collections::BTreeMap,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
 };
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Notify, mpsc, oneshot};
 
 /// What every request needs.
 pub(crate) struct Node {
@@ -34,10 +39,14 @@ pub(crate) struct Node {
     pub(crate) cores: Talk,
     /// The pool.
     pub(crate) plan: Arc<PoolPlan>,
-    /// Its drives, in the plan's order.
-    pub(crate) drives: Vec<Option<OpenedDrive>>,
+    /// What changes of its drives need to know.
+    pub(crate) drives: DriveOps,
     /// The cluster key.
     keys: Arc<ClusterKeys>,
+    /// The most that re-protection had to move since everything was protected last. Bytes.
+    pub(crate) reprotect_begun: AtomicU64,
+    /// Rings when a core has told that the drives have changed.
+    pub(crate) drives_bell: Notify,
     /// Whether volumes that keep nothing may be made.
     pub(crate) allow_test_volumes: bool,
     catalogue: Mutex<Catalogue>,
@@ -123,6 +132,7 @@ impl Node {
         keys: Arc<ClusterKeys>,
         generation: u64,
         allow_test_volumes: bool,
+        drives: DriveOps,
         changes: mpsc::UnboundedReceiver<FromCore>,
     ) -> Arc<Node> {
         let catalogue = Catalogue::new(generation, booted.volumes);
@@ -130,8 +140,10 @@ impl Node {
         let node = Arc::new(Node {
             cores,
             plan: booted.plan,
-            drives: booted.drives,
+            drives,
             keys,
+            reprotect_begun: AtomicU64::new(0),
+            drives_bell: Notify::new(),
             allow_test_volumes,
             catalogue: Mutex::new(catalogue),
             barrier,
@@ -198,12 +210,12 @@ impl Node {
             }
             NodeRequest::Pool { answer } => {
                 if let Some(reports) = self.reports().await {
-                    drop(answer.send(tell::pool(&self.plan, &self.drives, &reports)));
+                    drop(answer.send(self.pool_status(&reports)));
                 }
             }
             NodeRequest::Drives { answer } => {
                 if let Some(reports) = self.reports().await {
-                    drop(answer.send(tell::drives(&self.plan, &self.drives, &reports)));
+                    drop(answer.send(tell::drives(&self.plan, &reports)));
                 }
             }
             NodeRequest::Keys { answer } => {
@@ -217,16 +229,42 @@ impl Node {
                 let status = status.ok_or_else(|| PlaneError::Unavailable("the node is stopping".into()));
                 drop(answer.send(rotated.and(status)));
             }
+            NodeRequest::AddDrive { path, size_bytes, answer } => {
+                drop(answer.send(self.add_drive(path, size_bytes).await));
+            }
+            NodeRequest::ChangeDrive { drive, change, answer } => {
+                drop(answer.send(self.change_drive(drive, change).await));
+            }
+            NodeRequest::LocateDrive { drive, light, answer } => {
+                drop(answer.send(self.locate_drive(drive, light).await));
+            }
+            NodeRequest::SetReprotection { paused, bytes_per_s, answer } => {
+                drop(answer.send(self.set_reprotection(paused, bytes_per_s).await));
+            }
             NodeRequest::Metrics { answer } => {
                 if let Some(reports) = self.reports().await {
-                    drop(answer.send(Box::new(tell::metrics(&self.plan, &self.drives, &reports))));
+                    drop(answer.send(Box::new(tell::metrics(&self.plan, &reports))));
                 }
             }
         }
     }
 
+    /// The pool as a whole, with how far re-protection has come.
+    pub(super) fn pool_status(&self, reports: &[CoreReport]) -> PoolStatus {
+        let mut pool = tell::pool(&self.plan, reports);
+        let all = &mut pool.reprotection;
+        if all.at_risk_segments == 0 {
+            self.reprotect_begun.store(0, Ordering::Relaxed);
+        } else {
+            self.reprotect_begun.fetch_max(all.at_risk_bytes, Ordering::Relaxed);
+        }
+        all.begun_bytes = self.reprotect_begun.load(Ordering::Relaxed);
+        (all.paused, all.bytes_per_s) = self.drives.reprotection();
+        pool
+    }
+
     /// A snapshot of every core; `None` (and so no answer) when the node is stopping.
-    pub(super) async fn reports(&self) -> Option<Vec<super::report::CoreReport>> {
+    pub(super) async fn reports(&self) -> Option<Vec<CoreReport>> {
         let reports = self.cores.ask_all(|answer| ToCore::Report { answer }).await.ok()?;
         Some(reports.into_iter().map(|r| *r).collect())
     }
@@ -396,6 +434,7 @@ async fn publish(
         tokio::select! {
             change = changes.recv() => match change {
                 Some(FromCore::Change(change)) => batch.push(change),
+                Some(FromCore::Drives) => node.drives_bell.notify_one(),
                 None => return,
             },
             barrier = barriers.recv() => match barrier {
@@ -407,8 +446,11 @@ async fn publish(
             waiting.push(barrier);
         }
         // A core tells a change before it answers for it, so what a barrier waits for is in the channel by now.
-        while let Ok(FromCore::Change(change)) = changes.try_recv() {
-            batch.push(change);
+        while let Ok(told) = changes.try_recv() {
+            match told {
+                FromCore::Change(change) => batch.push(change),
+                FromCore::Drives => node.drives_bell.notify_one(),
+            }
         }
         if !batch.is_empty() {
             let table = {

@@ -12,10 +12,12 @@ use crate::{
         ServeError,
         boot::{self, boot},
         cores::{Cores, Talk},
+        drive_ops::{DriveOps, reprotect},
         keys::{ClusterKeys, KeySource},
         message::{FromCore, ToCore},
         ports::Ports,
         router::Node,
+        settings::Settings,
         watch::watch,
     },
     notify::{self, Phase},
@@ -94,7 +96,9 @@ async fn start(
     let restart = boot::restart_kind(&options.data);
     let known = state.pool().map_err(ServeError::system)?;
     let keys = Arc::new(ClusterKeys::new(key_source(options)));
-    let booted = boot(options, talk, known, restart, keys.clone()).await?;
+    let settings = Settings::load(&options.data).map_err(ServeError::new)?;
+    let booted = boot(options, talk, known, restart, keys.clone(), &settings).await?;
+    reprotect(talk, booted.plan.shards, &settings).await.map_err(ServeError::system)?;
     if known.is_none() {
         if !booted.plan.created {
             tracing::warn!(
@@ -115,7 +119,9 @@ async fn start(
         volumes: known.cloned().collect(),
         snapshots: Vec::new(),
     };
-    let node = Node::start(talk.clone(), booted, keys, generation, options.allow_test_volumes, changes);
+    let drives = DriveOps::new(options.data.clone(), settings, options.sparse, notices.clone());
+    let node =
+        Node::start(talk.clone(), booted, keys, generation, options.allow_test_volumes, drives, changes);
     let stopping = || ServeError::new("a core has ended");
     let snapshots = node.snapshots().await.ok_or_else(stopping)?;
     // The line of a snapshot may be that of no volume any more.

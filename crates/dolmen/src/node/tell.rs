@@ -1,13 +1,13 @@
 //! Turns what the cores report into what users are told. Pure functions.
 
-use crate::node::{message::OpenedDrive, report::CoreReport};
+use crate::node::report::{CoreReport, DriveReport};
 use dolmen_cluster::plane::{
     Compression, ConnectionMetrics, ControllerStatus, CoreMetrics, DriveMetrics, DriveState, DriveStatus,
-    HostStatus, IoMetrics, IoTotals, MetricsSnapshot, PoolState, PoolStatus, Protection, VolumeMetrics,
-    VolumeStatus, VolumeUsage,
+    HostStatus, IoMetrics, IoTotals, MetricsSnapshot, PoolState, PoolStatus, Protection, Reprotection,
+    VolumeMetrics, VolumeStatus, VolumeUsage,
 };
 use dolmen_io::{DriveCounters, OpCounters};
-use dolmen_store::{DriveStanding, DriveState as Standing, PoolPlan, SpaceReport};
+use dolmen_store::{DriveStanding, DriveState as Standing, Finding, PoolPlan, SpaceReport};
 use dolmen_types::{Nqn, Uuid, limits::BLOCK_BYTES};
 use dolmen_volume::{Health, VolumeInfo};
 use std::{
@@ -101,6 +101,9 @@ fn space(reports: &[CoreReport]) -> SpaceReport {
         sum.live_bytes += s.live_bytes;
         sum.map_bytes += s.map_bytes;
         sum.integrity_errors += s.integrity_errors;
+        sum.mended_reads += s.mended_reads;
+        sum.at_risk_bytes += s.at_risk_bytes;
+        sum.at_risk_segments += s.at_risk_segments;
     }
     sum
 }
@@ -118,9 +121,10 @@ fn used_and_free(sum: &SpaceReport, usable_bytes: u64) -> (u64, u64) {
 }
 
 /// The pool as a whole.
-pub(super) fn pool(plan: &PoolPlan, drives: &[Option<OpenedDrive>], reports: &[CoreReport]) -> PoolStatus {
+pub(super) fn pool(plan: &PoolPlan, reports: &[CoreReport]) -> PoolStatus {
     let sum = space(reports);
-    let physical_bytes = drives.iter().flatten().map(|d| d.info.size_bytes).sum();
+    let serves = |d: &&DriveReport| matches!(d.standing.state, Standing::In | Standing::Leaving);
+    let physical_bytes = drive_reports(reports).filter(serves).map(|d| size_bytes(plan, d)).sum();
     let usable_bytes =
         reports.iter().find_map(|r| r.pool.as_ref()).map_or(0, |p| p.capacity_bytes).min(physical_bytes);
     let (used_bytes, free_bytes) = used_and_free(&sum, usable_bytes);
@@ -140,58 +144,75 @@ pub(super) fn pool(plan: &PoolPlan, drives: &[Option<OpenedDrive>], reports: &[C
         logical_used_bytes: logical,
         compression: reports.iter().flat_map(|r| &r.volumes).map(|v| usage(v).compression).sum(),
         state,
+        reprotection: Reprotection {
+            at_risk_bytes: sum.at_risk_bytes,
+            at_risk_segments: sum.at_risk_segments,
+            ..Reprotection::default()
+        },
+        mended_reads: sum.mended_reads,
+        integrity_errors: sum.integrity_errors,
     }
 }
 
+/// The drives by their place in the pool, those that have left included.
+fn drive_reports(reports: &[CoreReport]) -> impl Iterator<Item = &DriveReport> {
+    reports.iter().find_map(|r| r.pool.as_ref()).into_iter().flat_map(|pool| &pool.drives)
+}
+
 /// The drives, in the pool's order.
-pub(super) fn drives(
-    plan: &PoolPlan,
-    drives: &[Option<OpenedDrive>],
-    reports: &[CoreReport],
-) -> Vec<DriveStatus> {
+pub(super) fn drives(plan: &PoolPlan, reports: &[CoreReport]) -> Vec<DriveStatus> {
     let stopped = reports.iter().find_map(|r| r.stopped.clone());
-    plan.drives
-        .iter()
-        .zip(drives)
-        .zip(0..)
-        .filter(|(_, index)| standing(reports, *index).is_none_or(|s| s.state != Standing::Gone))
-        .map(|((drive, opened), index)| {
-            let counters = drive_counters(reports, index);
-            let errors = counters.reads.errors + counters.writes.errors + counters.flushes.errors;
-            let info = opened.as_ref().map(|o| &o.info);
-            let standing = standing(reports, index);
-            let state = match (standing.map(|s| s.state), &stopped) {
-                (Some(Standing::Out | Standing::Gone), _) => {
-                    let reason = standing.and_then(|s| s.reason.clone());
-                    DriveState::Failed(reason.unwrap_or_else(|| "it is not there".into()))
-                }
-                (_, Some(reason)) if errors > 0 => DriveState::Failed(reason.clone()),
-                _ => DriveState::Healthy,
-            };
-            DriveStatus {
-                path: drive.path.clone(),
-                uuid: drive.uuid,
-                model: info.and_then(|i| i.model.clone()).unwrap_or_default(),
-                serial: info.map_or(Some(drive.serial.clone()), |i| i.serial.clone()).unwrap_or_default(),
-                size_bytes: size_bytes(plan, opened.as_ref(), index),
-                free_bytes: free_bytes(plan, reports, index),
-                file: info.is_some_and(|i| !i.block_device),
-                state,
-                strikes: u32::try_from(counters.writes.errors + counters.flushes.errors).unwrap_or(u32::MAX),
+    let there = drive_reports(reports).enumerate().filter(|(_, d)| d.standing.state != Standing::Gone);
+    there.map(|(index, drive)| drive_status(plan, reports, stopped.as_deref(), index, drive)).collect()
+}
+
+fn drive_status(
+    plan: &PoolPlan,
+    reports: &[CoreReport],
+    stopped: Option<&str>,
+    index: usize,
+    drive: &DriveReport,
+) -> DriveStatus {
+    let (standing, info) = (&drive.standing, drive.info.as_ref());
+    let counters = drive_counters(reports, index);
+    let errors = counters.reads.errors + counters.writes.errors + counters.flushes.errors;
+    let lost_at_start = |finding: &Finding| matches!(finding, Finding::Lost { path, drive, .. } if usize::from(*drive) == index && *path == standing.path);
+    let state = match (standing.state, stopped) {
+        (Standing::Out | Standing::Gone, _) => {
+            let reason = standing.reason.clone().unwrap_or_else(|| "it is not there".into());
+            if plan.findings.iter().any(lost_at_start) {
+                DriveState::Absent(reason)
+            } else {
+                DriveState::Out(reason)
             }
-        })
-        .collect()
+        }
+        (_, Some(reason)) if errors > 0 => DriveState::Out(reason.into()),
+        (Standing::Leaving, _) => DriveState::Leaving,
+        (Standing::In, _) => DriveState::Active,
+    };
+    let mean = |c: OpCounters| c.time_ns.checked_div(c.operations).unwrap_or(0);
+    DriveStatus {
+        path: standing.path.clone(),
+        uuid: standing.uuid,
+        model: info.and_then(|i| i.model.clone()).unwrap_or_default(),
+        serial: standing.serial.clone(),
+        size_bytes: size_bytes(plan, drive),
+        free_bytes: free_bytes(plan, standing),
+        used_bytes: u64::from(standing.held_units) * u64::from(plan.unit_bytes),
+        live_bytes: reports.iter().filter_map(|r| r.live_by_drive.get(index)).sum(),
+        errors,
+        read_ns: mean(counters.reads),
+        write_ns: mean(counters.writes),
+        file: info.is_some_and(|i| !i.block_device),
+        state,
+        strikes: u32::try_from(counters.writes.errors + counters.flushes.errors).unwrap_or(u32::MAX),
+    }
 }
 
-/// What the owner of the pool's units says about a drive.
-fn standing(reports: &[CoreReport], drive: usize) -> Option<&DriveStanding> {
-    reports.iter().find_map(|r| r.pool.as_ref())?.drives.get(drive)
-}
-
-/// The size of a drive; of one that is not there, what the pool used of it.
-fn size_bytes(plan: &PoolPlan, opened: Option<&OpenedDrive>, drive: usize) -> u64 {
-    let units = plan.drives.get(drive).map_or(0, |d| u64::from(d.units) * u64::from(plan.unit_bytes));
-    opened.map_or(units, |o| o.info.size_bytes)
+/// The size of a drive; of one that is not open, what the pool used of it.
+fn size_bytes(plan: &PoolPlan, drive: &DriveReport) -> u64 {
+    let units = u64::from(drive.standing.units) * u64::from(plan.unit_bytes);
+    drive.info.as_ref().map_or(units, |info| info.size_bytes)
 }
 
 /// What the SMART log says of the node: traffic since the start, and whether the pool still takes writes. Wear and spare
@@ -214,10 +235,9 @@ pub(super) fn health(reports: &[CoreReport], up: Duration) -> dolmen_target::Hea
     health
 }
 
-fn free_bytes(plan: &PoolPlan, reports: &[CoreReport], drive: usize) -> u64 {
-    let counts = |s: &&DriveStanding| matches!(s.state, Standing::In | Standing::Leaving);
-    let free = standing(reports, drive).filter(counts).map_or(0, |s| s.free_units);
-    u64::from(free) * u64::from(plan.unit_bytes)
+fn free_bytes(plan: &PoolPlan, standing: &DriveStanding) -> u64 {
+    let counts = matches!(standing.state, Standing::In | Standing::Leaving);
+    if counts { u64::from(standing.free_units) * u64::from(plan.unit_bytes) } else { 0 }
 }
 
 /// What all cores have done with a drive.
@@ -244,14 +264,10 @@ fn io_metrics(c: OpCounters) -> IoMetrics {
 }
 
 /// All counters.
-pub(super) fn metrics(
-    plan: &PoolPlan,
-    drives: &[Option<OpenedDrive>],
-    reports: &[CoreReport],
-) -> MetricsSnapshot {
+pub(super) fn metrics(plan: &PoolPlan, reports: &[CoreReport]) -> MetricsSnapshot {
     MetricsSnapshot {
         volumes: volume_metrics(reports),
-        drives: drive_metrics(plan, drives, reports),
+        drives: drive_metrics(plan, reports),
         connections: connection_metrics(reports),
         cores: reports.iter().map(core_metrics).collect(),
     }
@@ -287,26 +303,21 @@ fn volume_metrics(reports: &[CoreReport]) -> Vec<VolumeMetrics> {
     all
 }
 
-fn drive_metrics(
-    plan: &PoolPlan,
-    drives: &[Option<OpenedDrive>],
-    reports: &[CoreReport],
-) -> Vec<DriveMetrics> {
-    plan.drives
-        .iter()
-        .zip(drives)
-        .zip(0..)
-        .map(|((drive, opened), index)| {
+fn drive_metrics(plan: &PoolPlan, reports: &[CoreReport]) -> Vec<DriveMetrics> {
+    let there = drive_reports(reports).enumerate().filter(|(_, d)| d.standing.state != Standing::Gone);
+    there
+        .map(|(index, drive)| {
             let counters = drive_counters(reports, index);
+            let serves = matches!(drive.standing.state, Standing::In | Standing::Leaving);
             DriveMetrics {
-                path: drive.path.clone(),
+                path: drive.standing.path.clone(),
                 reads: io_metrics(counters.reads),
                 writes: io_metrics(counters.writes),
                 flushes: io_metrics(counters.flushes),
                 inflight: counters.inflight,
-                size_bytes: size_bytes(plan, opened.as_ref(), index),
-                free_bytes: free_bytes(plan, reports, index),
-                healthy: opened.is_some() && counters.writes.errors + counters.flushes.errors == 0,
+                size_bytes: size_bytes(plan, drive),
+                free_bytes: free_bytes(plan, &drive.standing),
+                healthy: serves && counters.writes.errors + counters.flushes.errors == 0,
             }
         })
         .collect()

@@ -1,11 +1,14 @@
 //! Looks at the node once a second and tells the control side what changed: hosts that came or went, drives that
-//! failed, a pool that became full or stopped. What comes and goes within one look is not told. The targets learn what
+//! failed, a pool that became full or stopped. What happens to drives is looked at when a core tells. What comes and goes within one look is not told. The targets learn what
 //! their SMART log says in the same look.
 //!
 //! Promises: a crowd of hosts is told over several looks, so that it costs neither memory nor the rest of the events.
 
-use crate::node::{boot, message::ToCore, report::CoreReport, router::Node, tell};
-use dolmen_cluster::plane::{DriveState, DriveStatus, HostStatus, Notice, PoolState, PoolStatus};
+use crate::node::{boot, drive_ops::standings, message::ToCore, report::CoreReport, router::Node, tell};
+use dolmen_cluster::plane::{
+    DriveNews, HostStatus, Notice, PoolState, PoolStatus, Reprotection, ReprotectionNews,
+};
+use dolmen_store::{DriveStanding, DriveState, Finding, PoolPlan};
 use dolmen_types::{Nqn, Uuid};
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -23,10 +26,20 @@ const HOSTS_A_LOOK: usize = 16;
 
 /// Watches until the control side or the cores are gone. What is to be remembered of the pool goes into the data folder.
 pub(super) async fn watch(node: Arc<Node>, folder: PathBuf, notices: mpsc::Sender<Notice>) {
-    let (mut told, mut sequence) = (Told::default(), node.plan.sequence);
+    let (mut told, mut sequence) = (Told::new(&node.plan), node.plan.sequence);
     let (mut health, began) = (Default::default(), Instant::now());
+    for notice in at_start(&node.plan) {
+        if notices.send(notice).await.is_err() {
+            return;
+        }
+    }
+    // The first look is at once, others when the time has come or something has happened to a drive.
+    node.drives_bell.notify_one();
     loop {
-        tokio::time::sleep(EVERY).await;
+        tokio::select! {
+            () = tokio::time::sleep(EVERY) => {}
+            () = node.drives_bell.notified() => {}
+        }
         let Some(reports) = node.reports().await else { return };
         let now = tell::health(&reports, began.elapsed());
         if now != health {
@@ -40,6 +53,7 @@ pub(super) async fn watch(node: Arc<Node>, folder: PathBuf, notices: mpsc::Sende
             sequence = now;
             boot::remember_sequence(&folder, sequence);
         }
+        node.close_lost(&reports).await;
         for notice in told.look(&node, &reports) {
             if notices.send(notice).await.is_err() {
                 return;
@@ -53,16 +67,50 @@ pub(super) async fn watch(node: Arc<Node>, folder: PathBuf, notices: mpsc::Sende
 struct Told {
     hosts: BTreeSet<Nqn>,
     pool: PoolState,
-    /// A drive that isn't there yet is healthy.
+    /// Where each drive stands, and where it is.
     drives: BTreeMap<Uuid, DriveState>,
+    /// Something is to be protected anew.
+    at_risk: bool,
+}
+
+/// What the opening of the pool has come upon.
+fn at_start(plan: &PoolPlan) -> Vec<Notice> {
+    let news = |finding: &Finding| {
+        let (path, what) = match finding.clone() {
+            Finding::Lost { path, reason, .. } => (path, DriveNews::Absent(reason)),
+            Finding::Untouched { path, reason } => (path, DriveNews::Untouched(reason)),
+            Finding::Stale { path } => (path, DriveNews::Stale),
+            Finding::Joined { path } => (path, DriveNews::Added),
+        };
+        Notice::Drive { path, what }
+    };
+    plan.findings.iter().map(news).collect()
 }
 
 impl Told {
+    fn new(plan: &PoolPlan) -> Told {
+        Told { drives: plan.drives.iter().map(|d| (d.uuid, d.state)).collect(), ..Told::default() }
+    }
+
     fn look(&mut self, node: &Node, reports: &[CoreReport]) -> Vec<Notice> {
         let mut notices = self.hosts(&tell::hosts(reports));
-        notices.extend(self.drives(&tell::drives(&node.plan, &node.drives, reports)));
-        notices.extend(self.pool(&tell::pool(&node.plan, &node.drives, reports)));
+        notices.extend(self.drives(standings(reports).map(|(_, drive)| drive)));
+        let pool = node.pool_status(reports);
+        notices.extend(self.pool(&pool));
+        notices.extend(self.reprotection(pool.reprotection));
         notices
+    }
+
+    /// Begins and ends; both may fall into one look.
+    fn reprotection(&mut self, now: Reprotection) -> Option<Notice> {
+        let at_risk = now.at_risk_segments > 0;
+        let news = match (self.at_risk, at_risk) {
+            (false, true) => ReprotectionNews::Started(now.at_risk_bytes),
+            (true, false) => ReprotectionNews::Finished,
+            _ => return None,
+        };
+        self.at_risk = at_risk;
+        Some(Notice::Reprotection(news))
     }
 
     /// Hosts with a controller that is more than a look into discovery.
@@ -85,21 +133,30 @@ impl Told {
             match notice {
                 Notice::HostConnected { nqn, .. } => drop(self.hosts.insert(nqn.clone())),
                 Notice::HostDisconnected { nqn, .. } => drop(self.hosts.remove(nqn)),
-                Notice::Drive { .. } | Notice::Pool { .. } | Notice::Integrity { .. } => {}
+                Notice::Drive { .. }
+                | Notice::Pool { .. }
+                | Notice::Integrity { .. }
+                | Notice::Reprotection(_) => {}
             }
         }
         notices
     }
 
-    fn drives(&mut self, drives: &[DriveStatus]) -> Vec<Notice> {
-        self.drives.retain(|uuid, _| drives.iter().any(|d| d.uuid == *uuid));
+    fn drives<'a>(&mut self, drives: impl Iterator<Item = &'a DriveStanding>) -> Vec<Notice> {
         let mut notices = Vec::new();
         for drive in drives {
-            let told = self.drives.entry(drive.uuid).or_default();
-            if *told != drive.state {
-                told.clone_from(&drive.state);
-                notices.push(Notice::Drive { path: drive.path.clone(), state: drive.state.clone() });
-            }
+            let before = self.drives.insert(drive.uuid, drive.state);
+            let what = match (before, drive.state) {
+                (Some(before), now) if before == now => continue,
+                (_, DriveState::Out) => {
+                    DriveNews::Out(drive.reason.clone().unwrap_or_else(|| "it is not there".into()))
+                }
+                (None, _) => DriveNews::Added,
+                (_, DriveState::Leaving) => DriveNews::Leaving,
+                (_, DriveState::In) => DriveNews::Kept,
+                (_, DriveState::Gone) => DriveNews::Gone,
+            };
+            notices.push(Notice::Drive { path: drive.path.clone(), what });
         }
         notices
     }

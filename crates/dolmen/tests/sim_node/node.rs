@@ -253,8 +253,10 @@ impl Process {
     /// Puts what changed into force on every core.
     fn publish(&mut self) {
         let mut batch = Vec::new();
-        while let Ok(FromCore::Change(change)) = self.changes.try_recv() {
-            batch.push(change);
+        while let Ok(told) = self.changes.try_recv() {
+            if let FromCore::Change(change) = told {
+                batch.push(change);
+            }
         }
         if batch.is_empty() {
             return;

@@ -32,6 +32,8 @@ pub(crate) async fn run(shard: Shared, exec: Handle) {
     {
         let mut s = shard.borrow_mut();
         s.phase = Phase::Serving;
+        // What lacks a drive since before, or since this opening, is moved at once, and told.
+        s.weigh_risk();
         // Drives may have failed on other cores meanwhile.
         if let Some(reason) = s.halted.clone() {
             s.stop(reason);

@@ -5,7 +5,7 @@ use super::{Closing, Core, DRAIN_MS, LOOP, Pending, STORE, TARGET, VOLUME, keys:
 use crate::node::{
     boot::home_core,
     message::{Answer, OpenedDrive, ToCore},
-    report::{CoreReport, PoolReport},
+    report::{CoreReport, DriveReport, PoolReport},
 };
 use dolmen_io::{OpenDrive, Tag};
 use dolmen_store::{Candidate, Keyring, PoolOwner, PoolPlan, ShardTuning, Store};
@@ -78,8 +78,14 @@ impl Core {
                 self.io.timer_at(Tag { owner: LOOP, key: 0 }, give_up);
                 self.waiting.closed = Some(Closing { answer, give_up, store_told: false });
             }
+            ToCore::Reprotect { paused, bytes_per_s, answer } => {
+                if let Some(store) = &mut self.store {
+                    store.set_reprotection(paused, bytes_per_s);
+                }
+                let _ = answer.send(());
+            }
             ToCore::Exit => self.exit = true,
-            other => self.take_key_command(other),
+            other => self.take_drive_command(other),
         }
     }
 
@@ -91,10 +97,7 @@ impl Core {
     fn open_drives(&mut self, drives: &[OpenDrive]) -> Vec<Result<OpenedDrive, String>> {
         let mut results = Vec::new();
         for drive in drives {
-            let opened = self.io.open_drive(drive).map_err(|e| describe(drive, &e)).and_then(|info| {
-                let handle = self.io.export_drive(info.file).map_err(|e| e.to_string())?;
-                Ok(OpenedDrive { info, handle })
-            });
+            let opened = self.open_drive(drive);
             self.drives.extend(opened.clone());
             results.push(opened);
         }
@@ -116,7 +119,10 @@ impl Core {
             });
         }
         if self.id.0 == 0 {
-            self.owner = Some(PoolOwner::new(plan, &files, &self.exec.handle()));
+            let owner = PoolOwner::new(plan, &files, &self.exec.handle());
+            self.sequence = owner.sequence();
+            self.owner = Some(owner);
+            self.infos = drives.iter().map(|d| d.as_ref().map(|d| d.info.clone())).collect();
         }
         let shards = plan.shards_of(usize::from(self.id.0), self.cores);
         let (tuning, exec) = (ShardTuning::default(), self.exec.handle());
@@ -194,6 +200,7 @@ impl Core {
             self.ask_volumes(ControlCommand::List, Pending::Opened(answer));
             more = true;
         }
+        self.watch_joining();
         let now = self.io.now();
         if let Some((_, give_up)) = &self.waiting.drained
             && (*give_up <= now || self.target.as_ref().is_none_or(Target::is_drained))
@@ -239,7 +246,13 @@ impl Core {
             space: self.store.as_ref().map(Store::space).unwrap_or_default(),
             pool: self.owner.as_ref().map(|owner| PoolReport {
                 sequence: owner.sequence(),
-                drives: owner.drives(),
+                drives: (0..)
+                    .zip(owner.drives())
+                    .map(|(i, standing): (usize, _)| {
+                        let info = self.infos.get(i).cloned().flatten();
+                        DriveReport { standing, info }
+                    })
+                    .collect(),
                 capacity_bytes: owner.capacity_bytes(),
             }),
             drives: self
@@ -247,6 +260,7 @@ impl Core {
                 .iter()
                 .map(|file| file.map(|file| self.io.drive_counters(file)).unwrap_or_default())
                 .collect(),
+            live_by_drive: self.store.as_ref().map(Store::live_by_drive).unwrap_or_default(),
             stopped: self
                 .store
                 .as_ref()
@@ -259,7 +273,7 @@ impl Core {
 }
 
 /// Why a drive can't be opened, and what to do about it.
-fn describe(drive: &OpenDrive, error: &dolmen_io::Error) -> String {
+pub(super) fn describe(drive: &OpenDrive, error: &dolmen_io::Error) -> String {
     let path = drive.path.display();
     if drive.create_bytes.is_none() && !drive.path.exists() {
         return format!(

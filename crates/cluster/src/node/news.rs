@@ -1,0 +1,98 @@
+//! What the data plane notices by itself, in words.
+
+use crate::{
+    event::{Component, Occurrence, Severity},
+    plane::{DriveNews, Notice, PoolState, ReprotectionNews},
+};
+use dolmen_types::ByteSize;
+
+/// What the data plane noticed, as an event.
+pub(super) fn occurrence_of(notice: Notice) -> Occurrence {
+    let (component, severity, name, subject, text) = match notice {
+        Notice::HostConnected { nqn, peer } => {
+            let text = format!("host {nqn} connected from {peer}");
+            (Component::Node, Severity::Info, "HostConnected", nqn.to_string(), text)
+        }
+        Notice::HostDisconnected { nqn, reason } => {
+            let text = format!("host {nqn} disconnected: {reason}");
+            (Component::Node, Severity::Info, "HostDisconnected", nqn.to_string(), text)
+        }
+        Notice::Drive { path, what } => {
+            let (severity, name, text) = drive_news(&path, what);
+            (Component::Drive, severity, name, path, text)
+        }
+        Notice::Reprotection(what) => {
+            let (severity, name, text) = reprotection_news(what);
+            (Component::Cluster, severity, name, "pool".into(), text)
+        }
+        Notice::Pool { state } => {
+            let (severity, name, text) = match state {
+                PoolState::Ready => (Severity::Info, "PoolReady", "the pool serves reads and writes".into()),
+                PoolState::Full => {
+                    (Severity::High, "PoolFull", "the pool is full: delete volumes or add drives".into())
+                }
+                PoolState::Stopped(why) => {
+                    (Severity::Critical, "PoolStopped", format!("the pool stopped: {why}"))
+                }
+            };
+            (Component::Cluster, severity, name, "pool".into(), text)
+        }
+        Notice::Integrity { volume, text } => {
+            (Component::DataIntegrity, Severity::Critical, "BlockDamaged", volume.to_string(), text)
+        }
+    };
+    Occurrence { component, severity, name: name.into(), subject, project: String::new(), text }
+}
+
+fn drive_news(path: &str, what: DriveNews) -> (Severity, &'static str, String) {
+    match what {
+        DriveNews::Added => (Severity::Info, "DriveAdded", format!("drive {path} has joined the pool")),
+        DriveNews::Leaving => (
+            Severity::Info,
+            "DriveLeaving",
+            format!("drive {path} is being emptied so that it can be taken away"),
+        ),
+        DriveNews::Kept => (Severity::Info, "DriveKept", format!("drive {path} stays in the pool")),
+        DriveNews::Gone => (
+            Severity::Info,
+            "DriveGone",
+            format!("drive {path} has left the pool; nothing needs it any more"),
+        ),
+        DriveNews::Out(why) => (Severity::Critical, "DriveFailed", format!("drive {path} is out: {why}")),
+        DriveNews::Absent(why) => {
+            let text = format!("drive {path} is lost, and the pool was started without it: {why}");
+            (Severity::Critical, "DriveAbsent", text)
+        }
+        DriveNews::Stale => {
+            let text =
+                format!("drive {path} is back; what it held counts no more, it has joined as a new one");
+            (Severity::Medium, "DriveStale", text)
+        }
+        DriveNews::Untouched(why) => {
+            let text = format!("{path} is no drive of the pool and was left as it is: it {why}");
+            (Severity::High, "DriveUntouched", text)
+        }
+    }
+}
+
+fn reprotection_news(what: ReprotectionNews) -> (Severity, &'static str, String) {
+    match what {
+        ReprotectionNews::Started(bytes) => {
+            let text = format!("{} are being moved to where they are protected", ByteSize(bytes));
+            (Severity::Medium, "ReprotectionStarted", text)
+        }
+        ReprotectionNews::Finished => {
+            let text = "everything is protected as the drives in service allow".into();
+            (Severity::Info, "ReprotectionFinished", text)
+        }
+        ReprotectionNews::Paused => (Severity::Low, "ReprotectionPaused", "re-protection rests".into()),
+        ReprotectionNews::Resumed => (Severity::Info, "ReprotectionResumed", "re-protection goes on".into()),
+        ReprotectionNews::Bounded(0) => {
+            (Severity::Info, "ReprotectionBounded", "re-protection takes what it can get".into())
+        }
+        ReprotectionNews::Bounded(bytes) => {
+            let text = format!("re-protection moves at most {} in a second", ByteSize(bytes));
+            (Severity::Info, "ReprotectionBounded", text)
+        }
+    }
+}

@@ -1,0 +1,171 @@
+//! `dolmen drive ...` of a running daemon.
+
+use super::{
+    args::DriveCommand,
+    client::Client,
+    error::{CliError, Exit},
+    output::{Align, Output, pairs, size, table, text},
+    system::rows,
+};
+use crate::config::DriveOption;
+use serde_json::{Value, json};
+use std::{path::Path, thread, time::Duration};
+
+/// Between two looks at a drive that is being emptied.
+const LOOK: Duration = Duration::from_millis(500);
+
+pub(crate) fn run(client: &Client, output: &Output, command: DriveCommand) -> Result<(), CliError> {
+    match command {
+        DriveCommand::List => output.put(&listed(client)?, drive_table),
+        DriveCommand::Add { path } => add(client, output, &path),
+        DriveCommand::Remove { drive, force, no_wait } => {
+            let found = find(client, &drive)?;
+            let force = if force { "?force=true" } else { "" };
+            client.delete(&format!("/dolmen/v1/drives/{}{force}", text(&found, "UUID")))?;
+            let end = if no_wait { Some(find(client, &drive)?) } else { emptied(client, output, &found)? };
+            match end {
+                Some(drive) => output.put(&drive, |d| format!("drive {} is {}", text(d, "path"), state(d))),
+                None => {
+                    let gone = json!({"path": found["path"], "UUID": found["UUID"], "state": "Gone"});
+                    output.put(&gone, |d| {
+                        format!("drive {} has left the pool and can be taken away", text(d, "path"))
+                    })
+                }
+            }
+        }
+        DriveCommand::Keep { drive } => {
+            let found = find(client, &drive)?;
+            client.put(&format!("/dolmen/v1/drives/{}/keep", text(&found, "UUID")), "", &json!({}))?;
+            output.put(&found, |d| format!("drive {} stays", text(d, "path")))
+        }
+        DriveCommand::Locate { drive, off } => locate(client, output, &drive, off),
+        DriveCommand::Wipe { .. } => Ok(()),
+    }
+}
+
+fn listed(client: &Client) -> Result<Value, CliError> {
+    Ok(client.get("/dolmen/v1/drives")?["drives"].take())
+}
+
+/// The drive of this path or UUID.
+fn find(client: &Client, name: &str) -> Result<Value, CliError> {
+    let drives = listed(client)?;
+    let all = drives.as_array().map(Vec::as_slice).unwrap_or_default();
+    // A path may have been in service before, under another UUID, and still be listed.
+    let serves = |d: &&Value| matches!(text(d, "state").as_str(), "Active" | "Leaving");
+    let named = |d: &&Value| text(d, "path") == name || text(d, "UUID").eq_ignore_ascii_case(name);
+    let found = all.iter().filter(named).find(serves).or_else(|| all.iter().find(named));
+    found.cloned().ok_or_else(|| {
+        CliError::new(Exit::NotFound, format!("the pool has no drive '{name}'"))
+            .hint(format!("what there is: {}", client.suggest("drive list")))
+    })
+}
+
+fn add(client: &Client, output: &Output, given: &str) -> Result<(), CliError> {
+    let drive = DriveOption::parse(given)
+        .map_err(|why| CliError::usage(why.to_string().replacen("--drive ", "", 1)))?;
+    // The daemon has a working folder of its own.
+    let path = std::path::absolute(&drive.path).map_err(|why| CliError::usage(format!("{given}: {why}")))?;
+    let mut body = json!({"path": path.display().to_string()});
+    if let Some(bytes) = drive.size_bytes {
+        body["sizeBytes"] = bytes.to_string().into();
+    }
+    let answer = client.post("/dolmen/v1/drives", &body)?;
+    output.put(&answer["drives"], |_| format!("drive {} is in service", shown(&path)))
+}
+
+fn shown(path: &Path) -> String {
+    path.display().to_string()
+}
+
+/// Waits until a drive has left, and tells how far it is; the drive, if it stays after all.
+fn emptied(client: &Client, output: &Output, drive: &Value) -> Result<Option<Value>, CliError> {
+    let uuid = text(drive, "UUID");
+    let bytes = |d: &Value| text(d, "usedBytes").parse::<u64>().unwrap_or(0);
+    let begun = bytes(drive).max(1);
+    let mut told = String::new();
+    loop {
+        let drives = listed(client)?;
+        let all = drives.as_array().map(Vec::as_slice).unwrap_or_default();
+        let Some(now) = all.iter().find(|d| text(d, "UUID") == uuid) else { return Ok(None) };
+        if text(now, "state") == "Active" {
+            return Ok(Some(now.clone()));
+        }
+        let done = begun.saturating_sub(bytes(now)) * 100 / begun;
+        let line = format!("{}: {done} % moved, {} to go", state(now), size(now, "usedBytes"));
+        if line != told {
+            output.remark(&line);
+            told = line;
+        }
+        thread::sleep(LOOK);
+    }
+}
+
+fn locate(client: &Client, output: &Output, drive: &str, off: bool) -> Result<(), CliError> {
+    let found = find(client, drive)?;
+    let path = format!("/dolmen/v1/drives/{}/location", text(&found, "UUID"));
+    let place = client.get(&path)?;
+    let place = if text(&place, "light") == "None" {
+        place
+    } else {
+        client.put(&path, "", &json!({"blink": !off}))?
+    };
+    output.put(&place, |p| {
+        let light = match text(p, "light").as_str() {
+            "None" => "none that the system knows".into(),
+            other => other.to_lowercase(),
+        };
+        pairs(&[
+            ("Drive", text(p, "path")),
+            ("Slot", text(p, "slot")),
+            ("Model", text(p, "model")),
+            ("Serial", text(p, "serial")),
+            ("Light", light),
+        ])
+    })
+}
+
+fn state(d: &Value) -> String {
+    let (state, reason) = (text(d, "state").to_lowercase(), text(d, "reason"));
+    if reason.is_empty() { state } else { format!("{state}: {reason}") }
+}
+
+/// A mean time for people.
+fn time(d: &Value, key: &str) -> String {
+    match text(d, key).parse::<u64>() {
+        Ok(ns) if ns > 0 => format!("{} us", ns.div_ceil(1000)),
+        _ => "-".into(),
+    }
+}
+
+/// The drives, one a line.
+pub(crate) fn drive_table(drives: &Value) -> String {
+    let columns = [
+        ("DRIVE", Align::Left),
+        ("STATE", Align::Left),
+        ("SIZE", Align::Right),
+        ("USED", Align::Right),
+        ("LIVE", Align::Right),
+        ("ERRORS", Align::Right),
+        ("READ", Align::Right),
+        ("WRITE", Align::Right),
+        ("MODEL", Align::Left),
+        ("SERIAL", Align::Left),
+    ];
+    let rows = rows(drives, |d| {
+        let file = d["file"] == true;
+        vec![
+            text(d, "path"),
+            state(d),
+            size(d, "sizeBytes"),
+            size(d, "usedBytes"),
+            size(d, "liveBytes"),
+            text(d, "errors"),
+            time(d, "readNanoseconds"),
+            time(d, "writeNanoseconds"),
+            if file { "(file)".into() } else { text(d, "model") },
+            text(d, "serial"),
+        ]
+    });
+    table(&columns, rows, "There are no drives.")
+}

@@ -1,0 +1,251 @@
+//! What the control side asks of drives, carried out over all cores: one change at a time.
+//!
+//! A drive that is added is written down in the data folder before the pool counts it, so that the next start names it; one that is
+//! removed before it is told to go. See [`Settings`].
+
+use super::{
+    cores::Talk,
+    locate,
+    message::{OpenedDrive, ToCore},
+    report::CoreReport,
+    router::Node,
+    settings::Settings,
+};
+use dolmen_cluster::plane::{DriveChange, DriveLocation, Notice, PlaneError, ReprotectionNews};
+use dolmen_io::OpenDrive;
+use dolmen_store::{Candidate, DriveStanding, DriveState, StoreError};
+use dolmen_types::{CoreId, Uuid};
+use std::{
+    path::{Path, PathBuf},
+    sync::atomic::{AtomicBool, AtomicU64, Ordering},
+};
+use tokio::sync::{Mutex, mpsc};
+
+/// The core that owns the pool's units.
+const OWNER: CoreId = CoreId(0);
+
+/// What changes of the drives need to know.
+pub(crate) struct DriveOps {
+    /// Where what is decided is kept.
+    pub(crate) folder: PathBuf,
+    /// What was decided. Held for as long as a change takes: one at a time.
+    settings: Mutex<Settings>,
+    /// Whether file drives are left unallocated.
+    pub(crate) sparse: bool,
+    /// For what is told unasked.
+    pub(crate) notices: mpsc::Sender<Notice>,
+    /// Whether re-protection rests, and what it may move in a second; a copy, since a change may take long.
+    paused: AtomicBool,
+    bytes_per_s: AtomicU64,
+}
+
+impl DriveOps {
+    /// With what was decided before.
+    pub(crate) fn new(
+        folder: PathBuf,
+        settings: Settings,
+        sparse: bool,
+        notices: mpsc::Sender<Notice>,
+    ) -> DriveOps {
+        let (paused, bytes_per_s) = (settings.paused.into(), settings.bytes_per_s.into());
+        DriveOps { folder, settings: Mutex::new(settings), sparse, notices, paused, bytes_per_s }
+    }
+
+    /// How re-protection was told to go on: whether it rests, and what it may move in a second. Bytes.
+    pub(super) fn reprotection(&self) -> (bool, u64) {
+        (self.paused.load(Ordering::Relaxed), self.bytes_per_s.load(Ordering::Relaxed))
+    }
+}
+
+fn gone<T>(_: T) -> PlaneError {
+    PlaneError::Unavailable("the node is stopping".into())
+}
+
+fn refused(why: impl Into<String>) -> PlaneError {
+    PlaneError::Refused(why.into())
+}
+
+/// The drives of the pool, from what the cores report.
+pub(super) fn standings(reports: &[CoreReport]) -> impl Iterator<Item = (u16, &DriveStanding)> {
+    let pool = reports.iter().find_map(|r| r.pool.as_ref());
+    (0..).zip(pool.into_iter().flat_map(|pool| pool.drives.iter().map(|d| &d.standing)))
+}
+
+impl Node {
+    /// Takes a drive into the running pool.
+    pub(super) async fn add_drive(&self, path: String, size_bytes: Option<u64>) -> Result<(), PlaneError> {
+        if !path.starts_with('/') {
+            return Err(refused(format!("'{path}': name the drive by its whole path")));
+        }
+        if size_bytes.is_some() && path.starts_with("/dev/") && !path.starts_with("/dev/shm/") {
+            return Err(refused(format!("{path} names a device, which has a size of its own")));
+        }
+        let mut settings = self.drives.settings.lock().await;
+        let reports = self.reports().await.ok_or_else(|| gone(()))?;
+        for (place, drive) in standings(&reports).filter(|(_, d)| d.path == path) {
+            match drive.state {
+                DriveState::In | DriveState::Leaving => {
+                    return Err(refused(format!("{path} is a drive of the pool already")));
+                }
+                DriveState::Out | DriveState::Gone => self.close(place, &path).await?,
+            }
+        }
+        let opened = self.open(&path, size_bytes).await?;
+        let made = opened.info.created;
+        let before = settings.clone();
+        let joined = self.join(&path, opened, &mut settings).await;
+        if joined.is_err() && *settings != before {
+            *settings = before;
+            if let Err(why) = settings.save(&self.drives.folder) {
+                tracing::warn!("the next start tries {path} again: {why}");
+            }
+        }
+        if joined.is_err() && made {
+            // The file was ours alone, and nobody counts on it.
+            let _ = std::fs::remove_file(&path);
+        }
+        joined
+    }
+
+    async fn open(&self, path: &str, create_bytes: Option<u64>) -> Result<OpenedDrive, PlaneError> {
+        let drive =
+            OpenDrive { path: path.into(), create_bytes, sparse: self.drives.sparse, exclusive: true };
+        let opened =
+            self.cores.ask(OWNER, |answer| ToCore::OpenDrive { drive, answer }).await.map_err(gone)?;
+        opened.map_err(PlaneError::Refused)
+    }
+
+    async fn join(&self, path: &str, opened: OpenedDrive, settings: &mut Settings) -> Result<(), PlaneError> {
+        let file = opened.info.file;
+        let drive = Candidate { info: opened.info.clone(), path: path.into() };
+        let prepared =
+            self.cores.ask(OWNER, |answer| ToCore::PrepareDrive { drive, answer }).await.map_err(gone)?;
+        let drive = match prepared {
+            Ok(drive) => drive,
+            Err(why) => {
+                self.cores.ask(OWNER, |answer| ToCore::CloseFile { file, answer }).await.map_err(gone)?;
+                return Err(match why {
+                    StoreError::Refused(text) | StoreError::Drive(text) => PlaneError::Refused(text),
+                    other => PlaneError::Unavailable(other.to_string()),
+                });
+            }
+        };
+        let (uuid, was_out) = (drive.uuid(), drive.was_out);
+        let attached =
+            self.cores.ask_all(|answer| ToCore::AttachDrive { uuid, drive: opened.clone(), answer }).await;
+        let attached = attached.map_err(gone)?.into_iter().collect::<Result<Vec<()>, String>>();
+        settings.add(Path::new(path));
+        let place = match attached.and_then(|_| settings.save(&self.drives.folder)) {
+            Ok(()) => {
+                self.cores.ask(OWNER, |answer| ToCore::JoinDrive { drive, answer }).await.map_err(gone)?
+            }
+            Err(why) => Err(why),
+        };
+        let known = place.as_ref().ok().copied();
+        let told = self.cores.ask_all(|answer| ToCore::DriveJoined { uuid, place: known, answer }).await;
+        told.map_err(gone)?;
+        if place.is_ok() && was_out {
+            self.tell(Notice::Drive { path: path.into(), what: dolmen_cluster::plane::DriveNews::Stale })
+                .await;
+        }
+        place.map(|_| ()).map_err(|why| refused(format!("{path}: {why}")))
+    }
+
+    /// Closes what is open of a drive that is out or gone.
+    async fn close(&self, place: u16, path: &str) -> Result<(), PlaneError> {
+        let closed = self.cores.ask_all(|answer| ToCore::CloseDrive { place, answer }).await.map_err(gone)?;
+        if closed.iter().all(|&c| c) {
+            return Ok(());
+        }
+        Err(PlaneError::Unavailable(format!(
+            "{path} still has operations under way from before it was out; try again when they have ended"
+        )))
+    }
+
+    /// Lets go of drives that are out or gone, so that they can be pulled and their names be used again.
+    pub(super) async fn close_lost(&self, reports: &[CoreReport]) {
+        let lost = |d: &DriveStanding| matches!(d.state, DriveState::Out | DriveState::Gone);
+        for (place, _) in standings(reports).filter(|(_, d)| lost(d)) {
+            // One on which something is under way is tried again at the next look.
+            let _ = self.cores.ask_all(|answer| ToCore::CloseDrive { place, answer }).await;
+        }
+    }
+
+    /// Empties a drive, gives it up, or keeps it.
+    pub(super) async fn change_drive(&self, uuid: Uuid, change: DriveChange) -> Result<(), PlaneError> {
+        let mut settings = self.drives.settings.lock().await;
+        let reports = self.reports().await.ok_or_else(|| gone(()))?;
+        let found = standings(&reports).find(|(_, d)| d.uuid == uuid && d.state != DriveState::Gone);
+        let (place, path) = found.map(|(place, d)| (place, d.path.clone())).ok_or(PlaneError::NotFound)?;
+        let changing = self.cores.ask(OWNER, |answer| ToCore::ChangeDrive { place, change, answer });
+        changing.await.map_err(gone)?.map_err(|why| refused(format!("{path}: {why}")))?;
+        match change {
+            DriveChange::Remove | DriveChange::ForceOut => settings.remove(Path::new(&path)),
+            DriveChange::Keep => settings.add(Path::new(&path)),
+        }
+        self.remember(&settings)
+    }
+
+    fn remember(&self, settings: &Settings) -> Result<(), PlaneError> {
+        settings.save(&self.drives.folder).map_err(|why| {
+            PlaneError::Unavailable(format!("it is done, but the next start does not know of it: {why}"))
+        })
+    }
+
+    /// Tells where a drive is.
+    pub(super) async fn locate_drive(
+        &self,
+        uuid: Uuid,
+        light: Option<bool>,
+    ) -> Result<DriveLocation, PlaneError> {
+        let reports = self.reports().await.ok_or_else(|| gone(()))?;
+        let found = standings(&reports).find(|(_, d)| d.uuid == uuid);
+        let (path, serial) =
+            found.map(|(_, d)| (d.path.clone(), d.serial.clone())).ok_or(PlaneError::NotFound)?;
+        let looking = tokio::task::spawn_blocking(move || {
+            locate::locate(Path::new(locate::SYS), Path::new(&path), light)
+        });
+        let mut at = looking.await.map_err(gone)?.map_err(PlaneError::Refused)?;
+        if at.serial.is_empty() {
+            at.serial = serial;
+        }
+        Ok(at)
+    }
+
+    /// Says how re-protection goes on, on every core and after the next start.
+    pub(super) async fn set_reprotection(
+        &self,
+        paused: Option<bool>,
+        bytes_per_s: Option<u64>,
+    ) -> Result<(), PlaneError> {
+        let mut settings = self.drives.settings.lock().await;
+        let before = settings.clone();
+        settings.paused = paused.unwrap_or(before.paused);
+        settings.bytes_per_s = bytes_per_s.unwrap_or(before.bytes_per_s);
+        reprotect(&self.cores, self.plan.shards, &settings).await?;
+        self.drives.paused.store(settings.paused, Ordering::Relaxed);
+        self.drives.bytes_per_s.store(settings.bytes_per_s, Ordering::Relaxed);
+        if before.paused != settings.paused {
+            let news = if settings.paused { ReprotectionNews::Paused } else { ReprotectionNews::Resumed };
+            self.tell(Notice::Reprotection(news)).await;
+        }
+        if before.bytes_per_s != settings.bytes_per_s {
+            self.tell(Notice::Reprotection(ReprotectionNews::Bounded(settings.bytes_per_s))).await;
+        }
+        self.remember(&settings)
+    }
+
+    async fn tell(&self, notice: Notice) {
+        // Without a control side there is nobody to tell.
+        let _ = self.drives.notices.send(notice).await;
+    }
+}
+
+/// Has every core go on so.
+pub(super) async fn reprotect(cores: &Talk, shards: u16, settings: &Settings) -> Result<(), PlaneError> {
+    let (paused, all) = (settings.paused, settings.bytes_per_s);
+    // Each shard has its part, and a bound is never no bound.
+    let bytes_per_s = if all == 0 { 0 } else { (all / u64::from(shards.max(1))).max(1) };
+    let told = cores.ask_all(|answer| ToCore::Reprotect { paused, bytes_per_s, answer }).await;
+    told.map(|_| ()).map_err(gone)
+}

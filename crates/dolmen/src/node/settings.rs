@@ -1,0 +1,120 @@
+//! What was decided about the drives while the daemon ran, in a file of the data folder: which drives were added and removed, and
+//! how re-protection goes on. A restart with the flags of before finds the pool's drives by it.
+
+use crate::config::DriveOption;
+use serde::{Deserialize, Serialize};
+use std::{
+    fs::{self, File},
+    io::{self, Write},
+    path::{Path, PathBuf},
+};
+
+/// The file in the data folder.
+const FILE: &str = "drives.json";
+
+/// See the module.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub(crate) struct Settings {
+    /// Paths of drives that were added, and are opened beside those that the command line names.
+    pub(crate) added: Vec<PathBuf>,
+    /// Paths of drives that were removed, and are not opened although the command line may name them.
+    pub(crate) removed: Vec<PathBuf>,
+    /// Whether re-protection rests.
+    pub(crate) paused: bool,
+    /// What re-protection may move in a second; 0 for no bound. Bytes.
+    pub(crate) bytes_per_s: u64,
+}
+
+impl Settings {
+    /// What the folder says; nothing was decided where there is no file.
+    pub(crate) fn load(folder: &Path) -> Result<Settings, String> {
+        let path = folder.join(FILE);
+        let bytes = match fs::read(&path) {
+            Ok(bytes) => bytes,
+            Err(why) if why.kind() == io::ErrorKind::NotFound => return Ok(Settings::default()),
+            Err(why) => return Err(format!("{}: {why}", path.display())),
+        };
+        serde_json::from_slice(&bytes).map_err(|why| {
+            format!(
+                "{} is damaged: {why}; remove it, and name all drives of the pool with --drive",
+                path.display()
+            )
+        })
+    }
+
+    /// Makes it durable, in one step.
+    pub(crate) fn save(&self, folder: &Path) -> Result<(), String> {
+        let (path, new) = (folder.join(FILE), folder.join("drives.json.new"));
+        let text = serde_json::to_vec_pretty(self).map_err(|why| why.to_string())?;
+        let write = || {
+            let mut file = File::create(&new)?;
+            file.write_all(&text)?;
+            file.sync_all()?;
+            fs::rename(&new, &path)?;
+            File::open(folder)?.sync_all()
+        };
+        write().map_err(|why: io::Error| format!("{}: {why}", path.display()))
+    }
+
+    /// Remembers that a drive was added.
+    pub(crate) fn add(&mut self, path: &Path) {
+        self.removed.retain(|p| p != path);
+        if !self.added.iter().any(|p| p == path) {
+            self.added.push(path.into());
+        }
+    }
+
+    /// Remembers that a drive was removed.
+    pub(crate) fn remove(&mut self, path: &Path) {
+        self.added.retain(|p| p != path);
+        if !self.removed.iter().any(|p| p == path) {
+            self.removed.push(path.into());
+        }
+    }
+
+    /// The drives to open: those of the command line, less what was removed, and what was added.
+    pub(crate) fn drives(&self, named: &[DriveOption]) -> Vec<DriveOption> {
+        let mut all: Vec<DriveOption> =
+            named.iter().filter(|d| !self.removed.contains(&d.path)).cloned().collect();
+        for path in &self.added {
+            if !all.iter().any(|d| d.path == *path) {
+                all.push(DriveOption { path: path.clone(), size_bytes: None });
+            }
+        }
+        all
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn named(path: &str) -> DriveOption {
+        DriveOption { path: path.into(), size_bytes: Some(1 << 30) }
+    }
+
+    #[test]
+    fn what_was_decided_survives() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut settings = Settings::load(folder.path()).unwrap();
+        assert_eq!(settings, Settings::default());
+        settings.add(Path::new("/c"));
+        settings.add(Path::new("/d"));
+        settings.remove(Path::new("/a"));
+        settings.remove(Path::new("/d"));
+        settings.paused = true;
+        settings.save(folder.path()).unwrap();
+        let settings = Settings::load(folder.path()).unwrap();
+        let paths = |s: &Settings| -> Vec<PathBuf> {
+            s.drives(&[named("/a"), named("/b")]).into_iter().map(|d| d.path).collect()
+        };
+        assert_eq!(paths(&settings), [PathBuf::from("/b"), "/c".into()]);
+        assert!(settings.paused);
+        let mut back = settings.clone();
+        back.add(Path::new("/a"));
+        assert_eq!(paths(&back), [PathBuf::from("/a"), "/b".into(), "/c".into()]);
+        fs::write(folder.path().join(FILE), "{").unwrap();
+        assert!(Settings::load(folder.path()).unwrap_err().contains("--drive"));
+    }
+}

@@ -1,0 +1,129 @@
+//! Drives that come, go and fail under a real daemon, as an operator sees it: command line, events, restarts with the flags of before.
+#![allow(clippy::unwrap_used)] // a test that can't go on fails
+
+mod node;
+
+use node::{Node, within};
+
+const THREE: [&str; 3] = ["d0", "d1", "d2"];
+
+/// Three drives and a volume with data.
+fn filled() -> Node {
+    let mut node = Node::new();
+    node.start(&THREE, &[]);
+    node.cli(&["volume", "create", "v", "--size", "64MiB", "--acl", "ALLOW_ANY", "--compression", "off"]);
+    node.host(1).fill(1, 32);
+    node
+}
+
+#[test]
+fn a_drive_joins_and_another_leaves_while_a_host_writes() {
+    let mut node = filled();
+    let fourth = node.drive("d3");
+    let given = format!("{}:256MiB", fourth.display());
+    // Something else in its place is not touched.
+    std::fs::write(&fourth, vec![7; 1 << 20]).unwrap();
+    assert!(node.fails(1, &["drive", "add", &given]).contains("wipe"));
+    assert_eq!(std::fs::read(&fourth).unwrap(), vec![7; 1 << 20]);
+    std::fs::remove_file(&fourth).unwrap();
+    assert!(node.fails(1, &["drive", "add", node.drive("d0").to_str().unwrap()]).contains("already"));
+    node.cli(&["drive", "add", &given]);
+    assert_eq!(node.states().len(), 4);
+    let second = node.drive("d1").display().to_string();
+    node.cli(&["drive", "remove", &second, "--no-wait"]);
+    node.host(1).fill(2, 48);
+    within(&|| format!("{:?}", node.states()), || node.states().iter().all(|(name, _)| name != "d1"));
+    node.host(1).verify(2, 48);
+    for event in ["DriveAdded", "DriveLeaving", "DriveGone"] {
+        node.until_event(event);
+    }
+    // Nobody holds the drive that has left any more.
+    let list = node.cli(&["drive", "list"]);
+    assert!(
+        list.as_array().unwrap().iter().any(|d| d["usedBytes"] != "0" && d["liveBytes"] != "0"),
+        "{list}"
+    );
+    node.kill();
+    // The flags of before: the one that was added is there, the one that was removed is not.
+    node.start(&THREE, &[]);
+    let names: Vec<String> = node.states().into_iter().map(|(name, _)| name).collect();
+    assert_eq!(names, ["d0", "d2", "d3"]);
+    node.host(1).verify(2, 48);
+    // Back by hand, as a new one.
+    node.cli(&["drive", "add", &second]);
+    node.until_event("DriveStale");
+    node.stop();
+    node.start(&THREE, &[]);
+    assert_eq!(node.states().len(), 4);
+    node.host(1).verify(2, 48);
+}
+
+/// A drive that is cut to nothing while a host writes: out at once with an event, the data is made good, the wreck does not keep the
+/// next start from serving, and a fresh one takes its place.
+#[test]
+fn a_drive_dies() {
+    let mut node = filled();
+    node.cli(&["pool", "reprotect", "--pause", "--rate", "64MiB"]);
+    let dead = node.drive("d2");
+    std::fs::OpenOptions::new().write(true).open(&dead).unwrap().set_len(0).unwrap();
+    // What is read there now is not what was written; an operator gives it up.
+    node.host(1).verify(1, 32);
+    node.cli(&["drive", "remove", dead.to_str().unwrap(), "--force", "--no-wait"]);
+    node.until_event("DriveFailed");
+    within(&|| node.cli(&["pool", "show"]).to_string(), || {
+        node.cli(&["pool", "show"])["reprotection"]["state"] == "Paused"
+    });
+    let events = node.events();
+    // Durable although the node is killed at once.
+    node.kill();
+    node.start(&THREE, &[]);
+    assert!(node.events().starts_with(&events), "{:?} then {:?}", events, node.events());
+    assert_eq!(node.cli(&["pool", "show"])["reprotection"]["paused"], true);
+    node.host(1).verify(1, 32);
+    node.cli(&["pool", "reprotect", "--resume", "--rate", "0B"]);
+    node.until_event("ReprotectionFinished");
+    node.until_protected();
+    std::fs::remove_file(&dead).unwrap();
+    node.cli(&["drive", "add", &format!("{}:256MiB", dead.display())]);
+    node.host(1).fill(3, 32);
+    node.host(1).verify(3, 32);
+}
+
+#[test]
+fn a_wreck_does_not_keep_the_pool_from_starting() {
+    let mut node = filled();
+    node.kill();
+    std::fs::write(node.drive("d0"), vec![0x5a; 1 << 20]).unwrap();
+    node.start(&THREE, &[]);
+    node.until_event("DriveAbsent");
+    node.until_event("DriveUntouched");
+    let drives = node.cli(&["drive", "list"]);
+    let lost = drives.as_array().unwrap().iter().find(|d| d["path"].as_str().unwrap().ends_with("d0"));
+    assert!(lost.is_none_or(|d| d["state"] == "Absent"), "{drives}");
+    node.host(1).verify(1, 32);
+    node.until_protected();
+    assert_eq!(std::fs::read(node.drive("d0")).unwrap(), vec![0x5a; 1 << 20]);
+    node.kill();
+    node.start(&THREE, &[]);
+    node.host(1).verify(1, 32);
+    node.kill();
+    // A healthy one that is forgotten is missed.
+    assert!(node.refused(&["d0", "d1"], &[]).contains("d2"));
+    node.start(&["d0", "d1"], &["--degraded"]);
+    node.host(1).verify(1, 32);
+}
+
+#[test]
+fn what_can_not_be_done_says_why() {
+    let mut node = Node::new();
+    node.start(&["d0", "d1"], &[]);
+    let first = node.drive("d0").display().to_string();
+    assert!(node.fails(1, &["drive", "remove", &first]).contains("one drive more"));
+    assert!(node.fails(1, &["drive", "keep", &first]).contains("not being removed"));
+    assert!(node.fails(3, &["drive", "remove", "/nowhere"]).contains("no drive"));
+    assert!(node.fails(1, &["drive", "add", "/nowhere/drive"]).contains("/nowhere/drive"));
+    let place = node.cli(&["drive", "locate", &first]);
+    assert_eq!((place["path"].as_str(), place["light"].as_str()), (Some(first.as_str()), Some("None")));
+    node.fails(2, &["pool", "reprotect"]);
+    node.stop();
+}
