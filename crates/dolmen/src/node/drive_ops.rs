@@ -12,8 +12,8 @@ use super::{
     settings::Settings,
 };
 use dolmen_cluster::plane::{DriveChange, DriveLocation, Notice, PlaneError, ReprotectionNews};
-use dolmen_io::OpenDrive;
-use dolmen_store::{Candidate, DriveStanding, DriveState, StoreError};
+use dolmen_io::{FileId, OpenDrive};
+use dolmen_store::{Candidate, DriveStanding, DriveState, NewDrive, StoreError};
 use dolmen_types::{CoreId, Uuid};
 use std::{
     path::{Path, PathBuf},
@@ -136,9 +136,7 @@ impl Node {
         let attached = attached.map_err(gone)?.into_iter().collect::<Result<Vec<()>, String>>();
         settings.add(Path::new(path));
         let place = match attached.and_then(|_| settings.save(&self.drives.folder)) {
-            Ok(()) => {
-                self.cores.ask(OWNER, |answer| ToCore::JoinDrive { drive, answer }).await.map_err(gone)?
-            }
+            Ok(()) => self.enter(drive, file).await?,
             Err(why) => Err(why),
         };
         let known = place.as_ref().ok().copied();
@@ -149,6 +147,22 @@ impl Node {
                 .await;
         }
         place.map(|_| ()).map_err(|why| refused(format!("{path}: {why}")))
+    }
+
+    /// Gives a prepared drive the key table, and only then lets it count: the pool must never live on drives that lack it. Its
+    /// place in the pool, or why it is not in.
+    async fn enter(&self, drive: NewDrive, file: FileId) -> Result<Result<u16, String>, PlaneError> {
+        let keys = self.cores.ask(OWNER, |answer| ToCore::JoinKeys { file, answer }).await.map_err(gone)?;
+        let place = match keys {
+            Ok(()) => {
+                self.cores.ask(OWNER, |answer| ToCore::JoinDrive { drive, answer }).await.map_err(gone)?
+            }
+            Err(why) => Err(why.to_string()),
+        };
+        if place.is_err() {
+            self.cores.ask(OWNER, |answer| ToCore::LeaveKeys { file, answer }).await.map_err(gone)?;
+        }
+        Ok(place)
     }
 
     /// Closes what is open of a drive that is out or gone.

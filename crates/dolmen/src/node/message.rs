@@ -139,6 +139,20 @@ pub enum ToCore {
         /// When all are, durably, or why some are not.
         answer: Answer<Result<(), StoreError>>,
     },
+    /// Core 0: give a drive that is about to join the whole key table, and every change from then on.
+    JoinKeys {
+        /// Its handle on this core.
+        file: FileId,
+        /// When it has it, durably, or why not.
+        answer: Answer<Result<(), StoreError>>,
+    },
+    /// Core 0: that drive has not joined after all.
+    LeaveKeys {
+        /// Its handle on this core.
+        file: FileId,
+        /// When it is given no more changes.
+        answer: Answer<()>,
+    },
     /// Core 0: all keys in the table.
     ListKeys {
         /// In no order.

@@ -27,6 +27,8 @@ enum Job {
     Rewrap([u8; 16], Rewrap, Answer<Result<(), StoreError>>),
     Erase(BTreeSet<LineId>),
     List(Answer<Vec<WrappedKey>>),
+    Join(FileId, Answer<Result<(), StoreError>>),
+    Leave(FileId),
 }
 
 /// What has come of it, to be told once it counts.
@@ -131,6 +133,11 @@ async fn carry_out(exec: &Handle, table: &mut KeyTable, job: Job) -> Option<Outc
             drop(answer.send(table.keys().collect()));
             return None;
         }
+        Job::Join(drive, answer) => Outcome::Changed(answer, table.join(exec, drive).await),
+        Job::Leave(drive) => {
+            table.leave(drive);
+            return None;
+        }
     })
 }
 
@@ -152,6 +159,11 @@ impl Core {
             ToCore::KeepKey { key, answer } => self.ask_keeper(Job::Keep(key, answer)),
             ToCore::RewrapKeys { to, rewrap, answer } => self.ask_keeper(Job::Rewrap(to, rewrap, answer)),
             ToCore::ListKeys { answer } => self.ask_keeper(Job::List(answer)),
+            ToCore::JoinKeys { file, answer } => self.ask_keeper(Job::Join(file, answer)),
+            ToCore::LeaveKeys { file, answer } => {
+                self.ask_keeper(Job::Leave(file));
+                let _ = answer.send(());
+            }
             ToCore::AddKey { pg, line, key, answer } => {
                 if let Some(store) = &mut self.store {
                     store.add_key(pg, line, key);
