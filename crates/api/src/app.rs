@@ -172,6 +172,7 @@ pub(crate) fn router(app: Arc<App>) -> Router {
     let additions = Router::new()
         .route("/status", get(own::status))
         .route("/pool", get(own::pool))
+        .route("/pool/scrub", post(own::scrub))
         .route("/drives", get(own::drives))
         .route("/hosts", get(own::hosts))
         .route("/snapshots", post(snapshots::create_together))

@@ -4,7 +4,7 @@ use dolmen_cluster::{
     event::{Component, Event, Severity},
     model::{Life, SnapshotView},
     node::{Handle, VolumeReport},
-    plane::{DriveState, DriveStatus, HostStatus, PoolState, PoolStatus, Protection},
+    plane::{DriveState, DriveStatus, HostStatus, PoolState, PoolStatus, Protection, ScrubStatus},
     qos,
 };
 use dolmen_types::{
@@ -283,6 +283,37 @@ pub(crate) fn pool(pool: &PoolStatus) -> Value {
         "reservedBytes": pool.reserved_bytes.to_string(),
         "logicalUsedBytes": pool.logical_used_bytes.to_string(),
         "compressionRatio": pool.compression.ratio(),
+        "reserveShare": f64::from(pool.reserve_ppm) / 1e6,
+        "hostWrittenBytes": pool.amplification.hosts_bytes.to_string(),
+        "driveWrittenBytes": pool.amplification.drives_bytes.to_string(),
+        "writeAmplification": pool.amplification.drives(),
+        "writeAmplificationCleaning": pool.amplification.cleaning(),
+        "writeAmplificationMap": pool.amplification.map(),
+        "mapMemoryBytes": pool.map_memory_bytes.to_string(),
+        "scrub": scrub(&pool.scrub),
+    })
+}
+
+/// How the pool is scrubbed, for our own path.
+pub(crate) fn scrub(scrub: &ScrubStatus) -> Value {
+    let state = match (scrub.running, scrub.paused) {
+        (true, false) => "Running",
+        (_, true) => "Paused",
+        (false, false) => "Waiting",
+    };
+    let time = |at: UnixMillis| if at.0 == 0 { String::new() } else { timestamp(at) };
+    json!({
+        "state": state,
+        "everySeconds": scrub.every_s,
+        "bytesPerSecond": scrub.bytes_per_s.to_string(),
+        "segmentsDone": scrub.segments_done,
+        "segments": scrub.segments,
+        "started": time(scrub.started),
+        "finished": time(scrub.finished),
+        "checkedBytes": scrub.checked_bytes.to_string(),
+        "mended": scrub.mended,
+        "lost": scrub.lost,
+        "lostPlaces": scrub.named,
     })
 }
 

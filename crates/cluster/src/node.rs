@@ -13,7 +13,7 @@ use crate::{
     model::{Life, PolicyView, SchedulePlan, SnapshotView, VolumeView},
     plane::{
         DiffPart, DriveStatus, HostStatus, MetricsSnapshot, NodeRequest, Notice, Plane, PoolStatus,
-        Protection, Recovered, VolumeStatus, VolumeUsage,
+        Protection, Recovered, ScrubChange, ScrubStatus, VolumeStatus, VolumeUsage,
     },
     qos::{PolicyChange, PolicyKey, PolicySpec},
     schedule::SnapshotPolicy,
@@ -299,6 +299,11 @@ impl Handle {
     /// The pool.
     pub async fn pool(&self) -> Result<PoolStatus, Error> {
         Ok(self.plane.query(|answer| NodeRequest::Pool { answer }).await?)
+    }
+
+    /// Changes how the pool is scrubbed, or begins a round.
+    pub async fn scrub(&self, change: ScrubChange) -> Result<ScrubStatus, Error> {
+        Ok(self.plane.query(|answer| NodeRequest::Scrub { change, answer }).await?)
     }
 
     /// The drives.

@@ -18,7 +18,7 @@ use crate::{
     demo,
     node::{self, DriveIdentity},
 };
-use args::{Cli, Command, DriveCommand, Global};
+use args::{Cli, Command, DriveCommand, Global, PoolCommand};
 use clap::{CommandFactory, FromArgMatches};
 use client::Client;
 use error::{CliError, Exit};
@@ -83,6 +83,7 @@ fn answer(client: &Client, output: &Output, command: Command) -> Result<(), CliE
         Command::Snapshot { command } => snapshot::run(client, output, command),
         Command::Qos { command } => qos::run(client, output, command),
         Command::Node { .. } => system::nodes(client, output),
+        Command::Pool { command: PoolCommand::Scrub(args) } => system::scrub(client, output, &args),
         Command::Pool { .. } => system::pool(client, output),
         Command::Drive { .. } => system::drives(client, output),
         Command::Host { .. } => system::hosts(client, output),

@@ -2,7 +2,7 @@
 
 use crate::node::report::CoreReport;
 use dolmen_io::{DriveHandle, DriveInfo, OpenDrive, mailbox};
-use dolmen_store::{PoolOptions, PoolPlan, StoreError, ToPool, ToShard};
+use dolmen_store::{PoolOptions, PoolPlan, ScrubPlan, StoreError, ToPool, ToShard};
 use dolmen_target::{Envelope, Health, NamespaceTable, TargetConfig};
 use dolmen_types::ShardId;
 use dolmen_volume::{
@@ -99,6 +99,13 @@ pub enum ToCore {
         /// All of them.
         table: Arc<NamespaceTable>,
         /// When they are in force on this core.
+        answer: Answer<()>,
+    },
+    /// What the scrubbers are to do from now on.
+    Scrub {
+        /// The same for all shards.
+        plan: ScrubPlan,
+        /// When they know.
         answer: Answer<()>,
     },
     /// What the SMART log is to say from now on.

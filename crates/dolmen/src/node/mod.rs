@@ -15,6 +15,7 @@ pub mod message;
 mod ports;
 pub mod report;
 pub mod router;
+mod scrubbing;
 mod serve;
 mod tell;
 mod watch;

@@ -8,10 +8,11 @@ use crate::node::{
     boot::{Booted, home_core},
     cores::Talk,
     message::{FromCore, OpenedDrive, ToCore},
+    scrubbing::Scrubbing,
     tell,
 };
-use dolmen_cluster::plane::{DiffPart, NodeRequest, PlaneError, SnapshotStatus};
-use dolmen_store::PoolPlan;
+use dolmen_cluster::plane::{DiffPart, NodeRequest, PlaneError, PoolStatus, SnapshotStatus};
+use dolmen_store::{PoolPlan, ScrubPlan};
 use dolmen_target::{Namespace, NamespaceTable};
 use dolmen_types::{
     CoreId, Lba, LineId, PgId, Uuid,
@@ -37,6 +38,8 @@ pub(crate) struct Node {
     pub(crate) drives: Vec<Option<OpenedDrive>>,
     /// Whether volumes that keep nothing may be made.
     pub(crate) allow_test_volumes: bool,
+    /// When the pool is scrubbed.
+    pub(crate) scrubbing: Scrubbing,
     catalogue: Mutex<Catalogue>,
     /// Asks the publisher to tell when everything sent before is in force.
     barrier: mpsc::UnboundedSender<oneshot::Sender<()>>,
@@ -119,6 +122,7 @@ impl Node {
         booted: Booted,
         generation: u64,
         allow_test_volumes: bool,
+        scrubbing: Scrubbing,
         changes: mpsc::UnboundedReceiver<FromCore>,
     ) -> Arc<Node> {
         let catalogue = Catalogue::new(generation, booted.volumes);
@@ -128,6 +132,7 @@ impl Node {
             plan: booted.plan,
             drives: booted.drives,
             allow_test_volumes,
+            scrubbing,
             catalogue: Mutex::new(catalogue),
             barrier,
         });
@@ -193,7 +198,14 @@ impl Node {
             }
             NodeRequest::Pool { answer } => {
                 if let Some(reports) = self.reports().await {
-                    drop(answer.send(tell::pool(&self.plan, &self.drives, &reports)));
+                    drop(answer.send(self.pool(&reports)));
+                }
+            }
+            NodeRequest::Scrub { change, answer } => {
+                if let Some(reports) = self.reports().await {
+                    let report = tell::scrub(&reports);
+                    self.scrubbing.change(change, &report, crate::control::now());
+                    drop(answer.send(self.scrubbing.status(&report)));
                 }
             }
             NodeRequest::Drives { answer } => {
@@ -207,6 +219,18 @@ impl Node {
                 }
             }
         }
+    }
+
+    /// The pool as a whole.
+    pub(super) fn pool(&self, reports: &[super::report::CoreReport]) -> PoolStatus {
+        let scrub = self.scrubbing.status(&tell::scrub(reports));
+        tell::pool(&self.plan, &self.drives, reports, scrub)
+    }
+
+    /// What the scrubbers are to do now.
+    pub(super) fn scrub_plan(&self, reports: &[super::report::CoreReport]) -> ScrubPlan {
+        let held_bytes = reports.iter().map(|r| r.space.held_bytes).sum();
+        self.scrubbing.look(&tell::scrub(reports), self.plan.shards, held_bytes, crate::control::now())
     }
 
     /// A snapshot of every core; `None` (and so no answer) when the node is stopping.

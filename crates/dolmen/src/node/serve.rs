@@ -15,6 +15,7 @@ use crate::{
         message::{FromCore, ToCore},
         ports::Ports,
         router::Node,
+        scrubbing::Scrubbing,
         watch::watch,
     },
     notify::{self, Phase},
@@ -112,7 +113,8 @@ async fn start(
         volumes: known.cloned().collect(),
         snapshots: Vec::new(),
     };
-    let node = Node::start(talk.clone(), booted, generation, options.allow_test_volumes, changes);
+    let scrubbing = Scrubbing::load(&options.data);
+    let node = Node::start(talk.clone(), booted, generation, options.allow_test_volumes, scrubbing, changes);
     let stopping = || ServeError::new("a core has ended");
     let snapshots = node.snapshots().await.ok_or_else(stopping)?;
     recovered.snapshots = snapshots.into_iter().filter(|s| s.usable).map(|s| s.descriptor).collect();

@@ -6,6 +6,7 @@
 
 use crate::node::{boot, message::ToCore, report::CoreReport, router::Node, tell};
 use dolmen_cluster::plane::{DriveState, DriveStatus, HostStatus, Notice, PoolState, PoolStatus};
+use dolmen_store::{ScrubPlan, ScrubReport};
 use dolmen_types::{Nqn, Uuid};
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -25,6 +26,7 @@ const HOSTS_A_LOOK: usize = 16;
 pub(super) async fn watch(node: Arc<Node>, folder: PathBuf, notices: mpsc::Sender<Notice>) {
     let (mut told, mut sequence) = (Told::default(), node.plan.sequence);
     let (mut health, began) = (Default::default(), Instant::now());
+    let mut scrub = ScrubPlan::default();
     loop {
         tokio::time::sleep(EVERY).await;
         let Some(reports) = node.reports().await else { return };
@@ -32,6 +34,13 @@ pub(super) async fn watch(node: Arc<Node>, folder: PathBuf, notices: mpsc::Sende
         if now != health {
             health = now;
             if node.cores.ask_all(|answer| ToCore::Health { health, answer }).await.is_err() {
+                return;
+            }
+        }
+        let plan = node.scrub_plan(&reports);
+        if plan != scrub {
+            scrub = plan;
+            if node.cores.ask_all(|answer| ToCore::Scrub { plan, answer }).await.is_err() {
                 return;
             }
         }
@@ -55,13 +64,36 @@ struct Told {
     pool: PoolState,
     /// A drive that isn't there yet is healthy.
     drives: BTreeMap<Uuid, DriveState>,
+    /// What scrubbing found up to the round that was told of last, and what it gave up as lost.
+    mended: u64,
+    lost: u64,
 }
 
 impl Told {
     fn look(&mut self, node: &Node, reports: &[CoreReport]) -> Vec<Notice> {
         let mut notices = self.hosts(&tell::hosts(reports));
         notices.extend(self.drives(&tell::drives(&node.plan, &node.drives, reports)));
-        notices.extend(self.pool(&tell::pool(&node.plan, &node.drives, reports)));
+        notices.extend(self.pool(&node.pool(reports)));
+        notices.extend(self.scrub(&tell::scrub(reports)));
+        notices
+    }
+
+    /// What is lost is told at once, what was mended when the round is through.
+    fn scrub(&mut self, report: &ScrubReport) -> Vec<Notice> {
+        let mut notices = Vec::new();
+        if report.lost > self.lost {
+            let (count, named) = (report.lost - self.lost, report.named.join("; "));
+            let text =
+                format!("scrubbing found {count} damaged places that no drive gives any more: {named}");
+            notices.push(Notice::Scrub { lost: true, text });
+            self.lost = report.lost;
+        }
+        if report.running == 0 && report.mended > self.mended {
+            let count = report.mended - self.mended;
+            let text = format!("scrubbing found {count} damaged places; other drives had what belongs there");
+            notices.push(Notice::Scrub { lost: false, text });
+            self.mended = report.mended;
+        }
         notices
     }
 
@@ -85,7 +117,7 @@ impl Told {
             match notice {
                 Notice::HostConnected { nqn, .. } => drop(self.hosts.insert(nqn.clone())),
                 Notice::HostDisconnected { nqn, .. } => drop(self.hosts.remove(nqn)),
-                Notice::Drive { .. } | Notice::Pool { .. } | Notice::Integrity { .. } => {}
+                _ => {}
             }
         }
         notices
@@ -137,6 +169,18 @@ mod tests {
             }],
             volumes: Vec::new(),
         }
+    }
+
+    #[test]
+    fn what_scrubbing_finds_is_told_once() {
+        let mut told = Told::default();
+        let report = |running, mended, lost| ScrubReport { running, mended, lost, ..ScrubReport::default() };
+        let lost = |n: &Notice| matches!(n, Notice::Scrub { lost: true, .. });
+        assert!(told.scrub(&report(1, 3, 0)).is_empty(), "the round is not through");
+        assert_eq!(told.scrub(&report(1, 3, 1)).iter().filter(|n| lost(n)).count(), 1);
+        let end = told.scrub(&report(0, 4, 1));
+        assert!(end.len() == 1 && !lost(&end[0]), "{end:?}");
+        assert!(told.scrub(&report(0, 4, 1)).is_empty());
     }
 
     #[test]

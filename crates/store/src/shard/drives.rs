@@ -92,9 +92,9 @@ impl Drives {
         self.units.iter().enumerate().filter(|(i, _)| counts(i)).map(|(_, &u)| u as usize).sum()
     }
 
-    /// Slots that a shard's table may have.
+    /// Slots that a shard's table may have: segments, and those that are kept for stale names.
     pub(crate) fn max_slots(&self) -> usize {
-        self.units.iter().map(|&u| u as usize).sum()
+        self.units.iter().map(|&u| 2 * u as usize).sum()
     }
 
     /// True when there are such units, each on another drive.

@@ -59,6 +59,12 @@ impl Core {
                 }
                 let _ = answer.send(());
             }
+            ToCore::Scrub { plan, answer } => {
+                if let Some(store) = &mut self.store {
+                    store.set_scrub(plan);
+                }
+                let _ = answer.send(());
+            }
             ToCore::Health { health, answer } => {
                 if let Some(target) = &mut self.target {
                     target.set_health(&mut self.io, health);
@@ -103,7 +109,7 @@ impl Core {
             self.owner = Some(PoolOwner::new(plan, &files, &self.exec.handle()));
         }
         let shards = plan.shards_of(usize::from(self.id.0), self.cores);
-        let (tuning, exec) = (ShardTuning::default(), self.exec.handle());
+        let (tuning, exec) = (ShardTuning::for_pool(plan), self.exec.handle());
         let mut salt = [0; 8];
         self.io.random(&mut salt);
         let salt = u64::from_le_bytes(salt);
@@ -216,10 +222,12 @@ impl Core {
             volumes,
             volume_stats: stats.unwrap_or_default(),
             space: self.store.as_ref().map(Store::space).unwrap_or_default(),
+            scrub: self.store.as_ref().and_then(Store::scrub),
             pool: self.owner.as_ref().map(|owner| PoolReport {
                 sequence: owner.sequence(),
                 drives: owner.drives(),
                 capacity_bytes: owner.capacity_bytes(),
+                reserve_bytes: owner.reserve_bytes(),
             }),
             drives: self
                 .files
