@@ -48,6 +48,18 @@ enum Verb {
         #[arg(long, default_value_t = 30)]
         seconds: u32,
     },
+    /// Let random runs of everything the store does loose on pools with drives that fail, against a model, seed after seed.
+    Soak {
+        /// For how long; 0 for one seed alone.
+        #[arg(long, default_value_t = 20)]
+        minutes: u64,
+        /// The first seed.
+        #[arg(long, default_value_t = 1)]
+        seed: u64,
+    },
+    /// Overwrite pools of the real store on simulated drives for long, and show what drives write for each byte that hosts
+    /// write.
+    Amplification,
     /// Check formatting, lints, dependencies, layers and lengths.
     Tidy,
     /// Boot a real kernel in emulation and give its shell to this terminal, or run scenarios in it.
@@ -92,6 +104,16 @@ fn root() -> PathBuf {
     manifest.parent().map_or_else(|| PathBuf::from("."), PathBuf::from)
 }
 
+/// Runs an ignored test of the store in a release build, with what it prints.
+fn store_test(file: &str, name: &str, variables: &[(&str, String)]) -> Result<()> {
+    let words = ["test", "--quiet", "--release", "--package", "dolmen-store", "--test", file, "--", name];
+    let mut command = sh::run("cargo").args(words).args(["--exact", "--ignored", "--nocapture"]).dir(root());
+    for (variable, value) in variables {
+        command = command.env(variable, value);
+    }
+    command.status()
+}
+
 fn main() -> ExitCode {
     match verb(Cli::parse().verb) {
         Ok(()) => ExitCode::SUCCESS,
@@ -116,6 +138,12 @@ fn verb(verb: Verb) -> Result<()> {
             sh::run("cargo").args(cargo).args(ours).args(words).dir(root()).status()
         }
         Verb::Fuzz { target, seconds } => fuzz::fuzz(target.as_deref(), seconds),
+        Verb::Amplification => store_test("amplification", "table", &[]),
+        Verb::Soak { minutes, seed } => {
+            let seconds = (minutes * 60).to_string();
+            let variables = [("DOLMEN_SOAK_SECONDS", seconds), ("DOLMEN_SOAK_SEED", seed.to_string())];
+            store_test("model", "soak", &variables)
+        }
         Verb::Tidy => tidy::tidy(),
         Verb::Vm { kernel, action: None } => vm::shell(&kernel),
         Verb::Vm { kernel, action: Some(VmAction::Run { scenario, against, binary }) } => {

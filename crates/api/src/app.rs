@@ -174,6 +174,7 @@ pub(crate) fn router(app: Arc<App>) -> Router {
         .route("/status", get(own::status))
         .route("/pool", get(own::pool))
         .route("/pool/reprotection", put(drives::set_reprotection))
+        .route("/pool/scrub", post(own::scrub))
         .route("/drives", get(drives::list).post(drives::add))
         .route("/drives/{uuid}", delete(drives::remove))
         .route("/drives/{uuid}/keep", put(drives::keep))

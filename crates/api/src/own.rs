@@ -14,11 +14,14 @@ use axum::{
     body::Body,
     extract::{Path, Query, State},
 };
-use dolmen_cluster::Error;
+use dolmen_cluster::{Error, plane::ScrubChange};
 use dolmen_security::Level;
 use dolmen_types::volume::VolumeKind;
 use serde_json::{Value, json};
 use std::sync::Arc;
+
+/// Between two rounds of scrubbing at most. Seconds: ten years.
+const MAX_EVERY_S: u64 = 10 * 365 * 24 * 3600;
 
 /// `GET /dolmen/v1/status`: who we are and how we are, in one answer.
 pub(crate) async fn status(State(app): State<Arc<App>>, caller: Caller) -> ApiResult<Json<Value>> {
@@ -49,6 +52,28 @@ pub(crate) async fn status(State(app): State<Arc<App>>, caller: Caller) -> ApiRe
 pub(crate) async fn pool(State(app): State<Arc<App>>, caller: Caller) -> ApiResult<Json<Value>> {
     caller.cluster(Level::Viewer)?;
     Ok(Json(wire::pool(&app.cluster.pool().await?)))
+}
+
+/// `POST /dolmen/v1/pool/scrub`: `start`, `paused`, `bytesPerSecond` (0: as the period asks for), `everySeconds` (0: only when
+/// somebody says so); what is missing stays.
+pub(crate) async fn scrub(
+    State(app): State<Arc<App>>,
+    caller: Caller,
+    Query(query): Params,
+    body: Body,
+) -> ApiResult<Json<Value>> {
+    caller.cluster(Level::Admin)?;
+    let fields = Fields::parse(&body_bytes(body).await?, &query)?;
+    let change = ScrubChange {
+        start: fields.flag("start")?.unwrap_or(false),
+        paused: fields.flag("paused")?,
+        bytes_per_s: fields.number("bytesPerSecond")?,
+        every_s: fields.number("everySeconds")?,
+    };
+    if change.every_s.is_some_and(|s| s > MAX_EVERY_S) {
+        return Err(Error::invalid("everySeconds", format!("at most {MAX_EVERY_S}")).into());
+    }
+    Ok(Json(wire::scrub(&app.cluster.scrub(change).await?)))
 }
 
 /// `GET /dolmen/v1/hosts`

@@ -6,7 +6,7 @@ use dolmen_cluster::{
     node::{Handle, VolumeReport},
     plane::{
         DriveLocation, DriveState, DriveStatus, HostStatus, KeyOrigin, KeyStatus, PoolState, PoolStatus,
-        Protection, Reprotection,
+        Protection, Reprotection, ScrubStatus,
     },
     qos,
 };
@@ -306,6 +306,14 @@ pub(crate) fn pool(pool: &PoolStatus) -> Value {
         "mendedReads": pool.mended_reads.to_string(),
         "integrityErrors": pool.integrity_errors.to_string(),
         "reprotection": reprotection(pool.reprotection),
+        "reserveShare": f64::from(pool.reserve_ppm) / 1e6,
+        "hostWrittenBytes": pool.amplification.hosts_bytes.to_string(),
+        "driveWrittenBytes": pool.amplification.drives_bytes.to_string(),
+        "writeAmplification": pool.amplification.drives(),
+        "writeAmplificationCleaning": pool.amplification.cleaning(),
+        "writeAmplificationMap": pool.amplification.map(),
+        "mapMemoryBytes": pool.map_memory_bytes.to_string(),
+        "scrub": scrub(&pool.scrub),
     })
 }
 
@@ -322,6 +330,29 @@ fn reprotection(all: Reprotection) -> Value {
         "progress": all.progress().unwrap_or(1.0),
         "paused": all.paused,
         "bytesPerSecond": all.bytes_per_s.to_string(),
+    })
+}
+
+/// How the pool is scrubbed, for our own path.
+pub(crate) fn scrub(scrub: &ScrubStatus) -> Value {
+    let state = match (scrub.running, scrub.paused) {
+        (true, false) => "Running",
+        (_, true) => "Paused",
+        (false, false) => "Waiting",
+    };
+    let time = |at: UnixMillis| if at.0 == 0 { String::new() } else { timestamp(at) };
+    json!({
+        "state": state,
+        "everySeconds": scrub.every_s,
+        "bytesPerSecond": scrub.bytes_per_s.to_string(),
+        "segmentsDone": scrub.segments_done,
+        "segments": scrub.segments,
+        "started": time(scrub.started),
+        "finished": time(scrub.finished),
+        "checkedBytes": scrub.checked_bytes.to_string(),
+        "mended": scrub.mended,
+        "lost": scrub.lost,
+        "lostPlaces": scrub.named,
     })
 }
 

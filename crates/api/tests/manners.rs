@@ -266,7 +266,15 @@ async fn the_rest_of_the_objects() {
     assert_eq!(get("/api/v2/events?since=2100-01-01T00:00:00Z").await["events"], json!([]));
     node.call("GET", "/api/v2/events?since=yesterday", "").await.refusal(400, 3);
     assert_eq!(get("/dolmen/v1/status").await["health"]["state"], "OK");
-    assert_eq!(get("/dolmen/v1/pool").await["state"], "Ready");
+    let pool = get("/dolmen/v1/pool").await;
+    assert_eq!(pool["state"], "Ready");
+    assert_eq!(
+        (&pool["scrub"]["state"], &pool["scrub"]["everySeconds"]),
+        (&"Waiting".into(), &1_209_600.into())
+    );
+    let figures =
+        ["writeAmplification", "writeAmplificationCleaning", "writeAmplificationMap", "reserveShare"];
+    assert_eq!(figures.map(|f| pool[f].as_f64().unwrap()), [1.5, 0.4, 0.05, 0.07]);
     assert_eq!(get("/dolmen/v1/drives").await["drives"][0]["path"], "/drives/a");
     assert_eq!(get("/dolmen/v1/hosts").await["hosts"][0]["controllers"][0]["ioQueues"], 2);
     node.stop().await;
@@ -328,6 +336,8 @@ async fn the_metrics_page_is_well_formed() {
         "dolmen_core_busy_seconds_total{core=\"0\"} 1.5",
         "dolmen_connection_sent_bytes_total{peer=\"192.0.2.9:5555\"",
         "dolmen_pool_free_bytes 85899345920",
+        "dolmen_pool_write_amplification_ratio 1.5",
+        "dolmen_pool_map_written_bytes_total 5368709120",
     ] {
         assert!(answer.text.contains(wanted), "{wanted} is missing in\n{}", answer.text);
     }

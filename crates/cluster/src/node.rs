@@ -15,7 +15,7 @@ use crate::{
     model::{Life, PolicyView, SchedulePlan, SnapshotView, VolumeView},
     plane::{
         DiffPart, DriveStatus, HostStatus, KeyStatus, MetricsSnapshot, NodeRequest, Notice, Plane,
-        PoolStatus, Protection, Recovered, VolumeStatus, VolumeUsage,
+        PoolStatus, Protection, Recovered, ScrubChange, ScrubStatus, VolumeStatus, VolumeUsage,
     },
     qos::{PolicyChange, PolicyKey, PolicySpec},
     schedule::SnapshotPolicy,
@@ -309,6 +309,11 @@ impl Handle {
     /// The pool.
     pub async fn pool(&self) -> Result<PoolStatus, Error> {
         Ok(self.plane.query(|answer| NodeRequest::Pool { answer }).await?)
+    }
+
+    /// Changes how the pool is scrubbed, or begins a round.
+    pub async fn scrub(&self, change: ScrubChange) -> Result<ScrubStatus, Error> {
+        Ok(self.plane.query(|answer| NodeRequest::Scrub { change, answer }).await?)
     }
 
     /// The drives.

@@ -64,6 +64,13 @@ pub enum NodeRequest {
         /// At most [`MAX_VOLUMES`](dolmen_types::limits::MAX_VOLUMES) entries.
         answer: Answer<Vec<VolumeStatus>>,
     },
+    /// Change how the pool is scrubbed, or begin a round.
+    Scrub {
+        /// What is to be different.
+        change: ScrubChange,
+        /// How it is done now.
+        answer: Answer<ScrubStatus>,
+    },
     /// Take snapshots of different volumes of one protection group at one instant. Answered when they are durable.
     CreateSnapshots {
         /// What is wanted; size, line and point are filled in by the answer.
@@ -403,6 +410,14 @@ pub struct PoolStatus {
     pub logical_used_bytes: u64,
     /// What compression saves of the data of all volumes.
     pub compression: Compression,
+    /// Of the drives in service, the part that cleaning, checkpoints and control records keep for themselves. Parts of a million.
+    pub reserve_ppm: u32,
+    /// What drives were written for hosts' writes.
+    pub amplification: Amplification,
+    /// Memory that the map takes. Bytes.
+    pub map_memory_bytes: u64,
+    /// How its drives are looked at for rot.
+    pub scrub: ScrubStatus,
     /// Whether it serves.
     pub state: PoolState,
     /// How what lost a drive is protected anew.
@@ -435,6 +450,86 @@ impl Reprotection {
         let begun = self.begun_bytes.max(self.at_risk_bytes);
         (self.at_risk_segments > 0)
             .then(|| if begun == 0 { 1.0 } else { 1.0 - self.at_risk_bytes as f64 / begun as f64 })
+    }
+}
+
+/// Scrubbing: everything in use is read and verified now and then, and what is wrong is mended from what other drives have.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ScrubStatus {
+    /// Between the beginnings of two rounds; 0: only when somebody says so. Seconds.
+    pub every_s: u64,
+    /// What is read in a second at most; 0: as much as the period asks for. Bytes.
+    pub bytes_per_s: u64,
+    /// Nothing is read at the moment.
+    pub paused: bool,
+    /// A round is under way.
+    pub running: bool,
+    /// Segments that it has been over.
+    pub segments_done: u64,
+    /// Segments that there are.
+    pub segments: u64,
+    /// When the newest round began; 0: none ever did.
+    pub started: UnixMillis,
+    /// When the last one ended.
+    pub finished: UnixMillis,
+    /// Read and verified since the start. Bytes.
+    pub checked_bytes: u64,
+    /// Places that were wrong and that other drives had, since the start.
+    pub mended: u64,
+    /// Blocks and pages that nothing gives any more, since the start.
+    pub lost: u64,
+    /// Some of these, for people.
+    pub named: Vec<String>,
+}
+
+/// What is to be different about scrubbing.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ScrubChange {
+    /// Begin a round now, unless one is under way.
+    pub start: bool,
+    /// Pause, or go on.
+    pub paused: Option<bool>,
+    /// See [`ScrubStatus::bytes_per_s`].
+    pub bytes_per_s: Option<u64>,
+    /// See [`ScrubStatus::every_s`].
+    pub every_s: Option<u64>,
+}
+
+/// What was written to drives for what hosts wrote, since the start. What parity and mirrors add is not counted. Bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Amplification {
+    /// By hosts, as it came.
+    pub hosts_bytes: u64,
+    /// To drives, for whatever reason.
+    pub drives_bytes: u64,
+    /// Of that, what cleaning moved.
+    pub cleaning_bytes: u64,
+    /// Of that, map pages and checkpoints.
+    pub map_bytes: u64,
+}
+
+impl Amplification {
+    /// Drive bytes for each byte that hosts wrote; 0 before the first.
+    #[must_use]
+    pub fn drives(&self) -> f64 {
+        self.share(self.drives_bytes)
+    }
+
+    /// Of [`Amplification::drives`], what cleaning moved.
+    #[must_use]
+    pub fn cleaning(&self) -> f64 {
+        self.share(self.cleaning_bytes)
+    }
+
+    /// Of [`Amplification::drives`], what the map and its checkpoints took.
+    #[must_use]
+    pub fn map(&self) -> f64 {
+        self.share(self.map_bytes)
+    }
+
+    #[allow(clippy::cast_precision_loss)] // Two digits are told.
+    fn share(&self, bytes: u64) -> f64 {
+        if self.hosts_bytes == 0 { 0.0 } else { bytes as f64 / self.hosts_bytes as f64 }
     }
 }
 
@@ -665,6 +760,13 @@ pub enum Notice {
     Pool {
         /// The new state.
         state: PoolState,
+    },
+    /// Scrubbing found something wrong.
+    Scrub {
+        /// It can't be mended.
+        lost: bool,
+        /// What was found, for people.
+        text: String,
     },
     /// A block of a volume failed its check.
     Integrity {

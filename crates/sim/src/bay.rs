@@ -22,6 +22,8 @@ pub(crate) struct DriveSlot {
     pub(crate) lock: Weak<OpenFile>,
     faults: DriveFaults,
     fail_next: Vec<Fault>,
+    /// When the data of all operations so far has moved.
+    busy_until: Nanos,
 }
 
 /// An open drive; shared between the cores of one process.
@@ -49,6 +51,17 @@ pub(crate) enum DriveOp {
         error: Error,
         buf: Option<Buf>,
     },
+}
+
+impl DriveOp {
+    /// Data that moves between drive and memory. Bytes.
+    fn bytes(&self) -> u64 {
+        match self {
+            DriveOp::Read { buf, .. } => buf.len() as u64,
+            DriveOp::Write { data, .. } => data.iter().map(|d| d.len() as u64).sum(),
+            DriveOp::Flush { .. } | DriveOp::Discard { .. } | DriveOp::Refused { .. } => 0,
+        }
+    }
 }
 
 impl World {
@@ -114,8 +127,22 @@ impl World {
 
 impl DriveSlot {
     fn new(node: NodeId, path: &Path, drive: Drive) -> DriveSlot {
-        let (faults, fail_next) = (DriveFaults::default(), Vec::new());
-        DriveSlot { node, path: path.into(), drive, gone: false, lock: Weak::new(), faults, fail_next }
+        let (faults, fail_next, busy_until) = (DriveFaults::default(), Vec::new(), Nanos(0));
+        DriveSlot {
+            node,
+            path: path.into(),
+            drive,
+            gone: false,
+            lock: Weak::new(),
+            faults,
+            fail_next,
+            busy_until,
+        }
+    }
+
+    /// How long so many bytes take to move. Nanoseconds.
+    fn moves_for(&self, bytes: u64) -> u64 {
+        (bytes * 1_000_000_000).checked_div(self.faults.bytes_per_s).unwrap_or(0)
     }
 
     /// True when an operation that ends now is to fail.
@@ -164,8 +191,10 @@ impl Inner {
 
     /// Starts a drive operation, which ends after the drive's latency.
     pub(crate) fn start(&mut self, core: usize, tag: Tag, drive: usize, op: DriveOp) {
-        let (low, high) = self.drives[drive].faults.latency_ns;
-        let at = Nanos(self.now.0 + self.rng.between(low, high));
+        let slot = &mut self.drives[drive];
+        let (low, high) = slot.faults.latency_ns;
+        slot.busy_until = Nanos(self.now.0.max(slot.busy_until.0) + slot.moves_for(op.bytes()));
+        let at = Nanos(slot.busy_until.0 + self.rng.between(low, high));
         self.schedule(at, What::Drive { core, tag, drive, op });
     }
 

@@ -39,6 +39,7 @@ mod parity;
 mod plan;
 mod policy;
 mod pool;
+mod scrub;
 mod segments;
 mod shard;
 mod store;
@@ -62,4 +63,5 @@ pub use pool::{
     Candidate, FoundPool, Identity, JoinTo, NewDrive, PoolOptions, find_pool, identify_drive, open_pool,
     prepare_drive, wipe_drive,
 };
+pub use scrub::{ScrubPlan, ScrubReport};
 pub use store::Store;

@@ -149,4 +149,6 @@ pub struct SpaceLevel {
     pub free_units: u32,
     /// Shards with something to gain should clean.
     pub clean: bool,
+    /// How urgently: 0 where cleaning begins, 1000 where hosts get no more units.
+    pub pressure: u32,
 }

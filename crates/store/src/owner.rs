@@ -150,6 +150,15 @@ impl PoolOwner {
         self.members.shape.usable(self.reserve.capacity_bytes)
     }
 
+    /// Of the drives in service, what is not for hosts' data, its parity and their map: for cleaning, checkpoints and control
+    /// records, open segments, commits' headers. And what those drives have in all. Bytes.
+    #[must_use]
+    pub fn reserve_bytes(&self) -> (u64, u64) {
+        let units: u64 = self.active().map(|i| self.held[i].len() as u64).sum();
+        let raw = units * u64::from(self.unit_bytes);
+        (raw.saturating_sub(self.reserve.capacity_bytes), raw)
+    }
+
     fn free_on(&self, drive: usize) -> u32 {
         u32::try_from(self.free[drive].len()).expect("units fit 32 bits")
     }
@@ -303,11 +312,16 @@ impl PoolOwner {
         let share = self.reserve.capacity_bytes.saturating_sub(live) / self.shards.len() as u64;
         let free_units = self.free_units();
         let clean = free_units <= self.reserve.clean_below;
+        let pressure = self.reserve.pressure(free_units);
         for (index, view) in (0u16..).zip(&mut self.shards) {
             let allowance_bytes = view.footprint_bytes + share;
-            let level = SpaceLevel { allowance_bytes, free_units, clean };
+            let level = SpaceLevel { allowance_bytes, free_units, clean, pressure };
             let moved = view.level.allowance_bytes.abs_diff(level.allowance_bytes) > share / 8;
-            if moved || view.level.clean != clean || asked == Some(ShardId(index)) {
+            if moved
+                || view.level.pressure != pressure
+                || view.level.clean != clean
+                || asked == Some(ShardId(index))
+            {
                 view.level = level;
                 self.out.push((ShardId(index), ToShard::Space(level)));
             }

@@ -123,14 +123,17 @@ pub struct SpaceReport {
     pub held_bytes: u64,
     /// Host data that the shards may hold in all.
     pub allowance_bytes: u64,
-    /// Written for hosts (payload of host writes as they came).
+    /// What hosts wrote since the start, as it came.
     pub host_written_bytes: u64,
-    /// Written to drives in all: commits, survivors of cleaning, map pages, checkpoints.
+    /// Written to drives since the start for whatever reason (commits with their headers, survivors of cleaning, map pages,
+    /// checkpoints), but without what parity and mirrors add.
     pub drive_written_bytes: u64,
     /// Of these, survivors of cleaning.
     pub cleaned_bytes: u64,
     /// Of these, map pages and checkpoints.
     pub map_written_bytes: u64,
+    /// Memory that the map takes now: references to its leaves, leaves in the cache, changes that are not in leaves yet.
+    pub map_memory_bytes: u64,
     /// Blocks whose check differed when read, and that no other column could give.
     pub integrity_errors: u64,
     /// Reads that were answered through other columns, because a drive is out, failed, was late or held something else.
@@ -152,6 +155,8 @@ pub struct ShardTuning {
     pub commit_bytes: usize,
     /// Commits under way at most.
     pub commits_in_flight: usize,
+    /// Of these, host commits of less than 64 KiB: what comes while so many are under way is gathered, since each costs a header.
+    pub small_commits_in_flight: usize,
     /// Batches waiting at most.
     pub queued_batches: usize,
     /// Bytes of map leaves kept in memory.
@@ -164,6 +169,30 @@ pub struct ShardTuning {
     pub slow_read_ms: u64,
 }
 
+/// Memory for each TiB of data that a pool can hold, beside the references to the leaves of the map ([`REFERENCE_BYTES_PER_TIB`]):
+/// together at most 200 MiB. A smaller pool has as much as one of a TiB. Bytes.
+const MEMORY_BYTES_PER_TIB: u64 = 88 << 20;
+
+/// What the references to the leaves take for each TiB that is written, in leaves that are three quarters full. Bytes.
+pub(crate) const REFERENCE_BYTES_PER_TIB: u64 = 112 << 20;
+
+const _: () = assert!(MEMORY_BYTES_PER_TIB + REFERENCE_BYTES_PER_TIB <= 200 << 20);
+
+impl ShardTuning {
+    /// The knobs for a pool: its shards share the memory that a pool of its size may take, half of it for leaves, half for
+    /// changes.
+    #[must_use]
+    pub fn for_pool(plan: &PoolPlan) -> ShardTuning {
+        let units: u64 = plan.drives.iter().filter(|d| d.state.counts()).map(|d| u64::from(d.units)).sum();
+        let data = plan.members().shape.usable(units * u64::from(plan.unit_bytes));
+        let total = u128::from(MEMORY_BYTES_PER_TIB) * u128::from(data.max(1 << 40)) >> 40;
+        let half = usize::try_from(total).unwrap_or(usize::MAX) / usize::from(plan.shards.max(1)) / 2;
+        // A shard holds hosts back when two such deltas wait for a third one to be merged.
+        let delta_entries = half / 3 / crate::map::DELTA_ENTRY_BYTES;
+        ShardTuning { delta_entries, cache_bytes: half, ..ShardTuning::default() }
+    }
+}
+
 impl Default for ShardTuning {
     fn default() -> ShardTuning {
         ShardTuning {
@@ -171,6 +200,7 @@ impl Default for ShardTuning {
             log_bytes: 1 << 30,
             commit_bytes: 1 << 20,
             commits_in_flight: 8,
+            small_commits_in_flight: 2,
             queued_batches: 4096,
             cache_bytes: 64 << 20,
             full_wait_ms: 10_000,

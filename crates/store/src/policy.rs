@@ -44,5 +44,20 @@ pub(crate) fn victim<T: Copy>(candidates: impl Iterator<Item = Candidate<T>>) ->
         .map(|(_, id)| id)
 }
 
+/// From this pressure on hosts write no faster than cleaning lets them. Parts of 1000.
+const PACED_FROM: u32 = 250;
+
+/// How much hosts may write for what cleaning has moved, at a pressure of so many thousandths (0: there is as much free as
+/// cleaning aims at; 1000: all but the reserve is taken). `None`: whatever they like.
+///
+/// The less is free the more the cleaner gets, in steps from 4 bytes for hosts for a byte moved down to an eighth: the step
+/// at which cleaning gives back what hosts take is where the pool stays, above the reserve, so nobody runs into a wall. Hosts keep a ninth
+/// of what is written whatever happens, and wait for no more than eight jobs of moves for a job's worth of their own.
+pub(crate) fn hosts_for_moved(moved_bytes: u64, pressure: u32) -> Option<u64> {
+    let over = pressure.min(1000).checked_sub(PACED_FROM)?;
+    let steps = over * 5 / (1000 - PACED_FROM);
+    Some(moved_bytes * 4 >> steps)
+}
+
 #[cfg(test)]
 mod tests;

@@ -3,7 +3,11 @@
 //! A count is split in three: what leaves and the frozen delta name (`base`), what the live delta names (`delta`), and what
 //! the current checkpoint's own body takes (`body`). Counts are upper bounds: an overwritten block is taken off when the
 //! delta or the merge that drops its entry does so. They never fall below what is live.
+//!
+//! A segment that was *retired* has given its units back; its slot stays taken until no leaf names it any more, so that what leaves
+//! still name there is never mistaken for something else. To everybody outside it is not there.
 
+use crate::UnitId;
 use crate::columns::{Columns, Shape};
 use crate::format::body::SegmentRow;
 use crate::format::segment::Stream;
@@ -35,9 +39,28 @@ pub(crate) struct Segment {
     pub(crate) body: u32,
     /// Last commit in it, 0 when it has none.
     pub(crate) last_commit: u64,
+    /// Its units are others' now; only stale names of it are left.
+    retired: bool,
 }
 
 impl Segment {
+    fn new(columns: Columns, stream: Stream, stream_seq: u64) -> Segment {
+        Segment {
+            columns,
+            stream,
+            stream_seq,
+            closed: false,
+            quarantined: false,
+            suspect: false,
+            cleaned: false,
+            base: 0,
+            delta: 0,
+            body: 0,
+            last_commit: 0,
+            retired: false,
+        }
+    }
+
     /// Live bytes by every count.
     pub(crate) fn live(&self) -> u32 {
         self.base + self.delta + self.body
@@ -58,6 +81,8 @@ pub(crate) struct SegmentTable {
     slots: Vec<Option<Segment>>,
     /// Units of all segments.
     units: usize,
+    /// Slots of retired segments.
+    retired: usize,
     /// Sum of `base` and `delta`.
     live: u64,
     /// Of it, and with bodies, what metadata takes.
@@ -69,46 +94,19 @@ impl SegmentTable {
     pub(crate) fn add(&mut self, columns: Columns, stream: Stream, stream_seq: u64) -> Slot {
         let index = self.slots.iter().position(Option::is_none).unwrap_or(self.slots.len());
         let slot = Slot(u32::try_from(index).expect("a pool has fewer than 2^32 units"));
-        self.put(
-            slot,
-            Segment {
-                columns,
-                stream,
-                stream_seq,
-                closed: false,
-                quarantined: false,
-                suspect: false,
-                cleaned: false,
-                base: 0,
-                delta: 0,
-                body: 0,
-                last_commit: 0,
-            },
-        );
+        self.put(slot, Segment::new(columns, stream, stream_seq));
         slot
     }
 
     /// A segment as a checkpoint's body or its own header describes it; false when its slot is taken or absurd.
     pub(crate) fn restore(&mut self, row: &SegmentRow, max_slots: usize) -> bool {
-        if row.slot.0 as usize >= max_slots || self.at(row.slot).is_some() {
+        if row.slot.0 as usize >= max_slots
+            || self.slots.get(row.slot.0 as usize).is_some_and(Option::is_some)
+        {
             return false;
         }
-        self.put(
-            row.slot,
-            Segment {
-                columns: row.columns,
-                stream: row.stream,
-                stream_seq: row.stream_seq,
-                closed: true,
-                quarantined: false,
-                suspect: false,
-                cleaned: false,
-                base: 0,
-                delta: 0,
-                body: 0,
-                last_commit: row.last_commit,
-            },
-        );
+        let fresh = Segment::new(row.columns, row.stream, row.stream_seq);
+        self.put(row.slot, Segment { closed: true, last_commit: row.last_commit, ..fresh });
         self.add_base(row.slot, row.live);
         true
     }
@@ -123,27 +121,64 @@ impl SegmentTable {
         self.units += segment.columns.len();
     }
 
-    /// Forgets a segment without live bytes; its units.
+    /// Forgets a segment without live bytes; its units, unless it was retired before.
     pub(crate) fn remove(&mut self, slot: Slot) -> Option<Columns> {
         let segment = self.slots.get_mut(slot.0 as usize)?.take()?;
         debug_assert_eq!(segment.base + segment.delta, 0, "a segment that is given back is empty");
+        if segment.retired {
+            self.retired -= 1;
+            return None;
+        }
         self.units -= segment.columns.len();
         Some(segment.columns)
     }
 
+    /// Takes the units of a segment in which nothing lives any more, whatever leaves still name there. `None` when the slot holds
+    /// another segment, or none.
+    pub(crate) fn retire(&mut self, slot: Slot, stream: Stream, stream_seq: u64) -> Option<Columns> {
+        let segment = self.at_mut(slot).filter(|s| s.stream == stream && s.stream_seq == stream_seq)?;
+        segment.retired = true;
+        let (columns, stale) = (segment.columns, u64::from(segment.base) + u64::from(segment.delta));
+        self.retired += 1;
+        self.units -= columns.len();
+        self.live -= stale;
+        Some(columns)
+    }
+
+    /// A slot that a checkpoint names as retired, with the bytes that leaves still name there; false when it is taken or absurd.
+    pub(crate) fn restore_retired(&mut self, slot: Slot, stale: u32, max_slots: usize) -> bool {
+        let nowhere = UnitId { drive: 0, unit: 0 };
+        let columns = Columns::new(&[nowhere], 0).expect("one column");
+        let row =
+            SegmentRow { slot, columns, stream: Stream::Cold, stream_seq: 0, live: stale, last_commit: 0 };
+        self.restore(&row, max_slots) && self.retire(slot, Stream::Cold, 0).is_some()
+    }
+
+    /// Slots of retired segments, and what leaves still name there. Bytes.
+    pub(crate) fn retired(&self) -> impl Iterator<Item = (Slot, u32)> + '_ {
+        let all = (0u32..).map(Slot).zip(&self.slots).filter_map(|(slot, s)| Some((slot, s.as_ref()?)));
+        all.filter(|(_, s)| s.retired).map(|(slot, s)| (slot, s.base + s.delta))
+    }
+
+    /// How many slots are kept for stale names alone.
+    pub(crate) fn retired_count(&self) -> usize {
+        self.retired
+    }
+
     /// The segment in a slot.
     pub(crate) fn at(&self, slot: Slot) -> Option<&Segment> {
-        self.slots.get(slot.0 as usize)?.as_ref()
+        self.slots.get(slot.0 as usize)?.as_ref().filter(|s| !s.retired)
     }
 
     /// The segment in a slot, to change anything but its counts.
     pub(crate) fn at_mut(&mut self, slot: Slot) -> Option<&mut Segment> {
-        self.slots.get_mut(slot.0 as usize)?.as_mut()
+        self.slots.get_mut(slot.0 as usize)?.as_mut().filter(|s| !s.retired)
     }
 
     /// All segments.
     pub(crate) fn iter(&self) -> impl Iterator<Item = (Slot, &Segment)> + '_ {
-        (0u32..).map(Slot).zip(&self.slots).filter_map(|(slot, s)| Some((slot, s.as_ref()?)))
+        let all = (0u32..).map(Slot).zip(&self.slots).filter_map(|(slot, s)| Some((slot, s.as_ref()?)));
+        all.filter(|(_, s)| !s.retired)
     }
 
     /// Units of all segments.
@@ -170,7 +205,7 @@ impl SegmentTable {
     pub(crate) fn add_base(&mut self, slot: Slot, bytes: u32) {
         if let Some(s) = self.slots.get_mut(slot.0 as usize).and_then(Option::as_mut) {
             s.base += bytes;
-            self.live += u64::from(bytes);
+            self.live += if s.retired { 0 } else { u64::from(bytes) };
             if s.stream == Stream::Meta {
                 self.meta += u64::from(bytes);
             }
@@ -183,7 +218,7 @@ impl SegmentTable {
             debug_assert!(s.base >= bytes, "slot {} has {} live bytes, {bytes} go", slot.0, s.base);
             let bytes = bytes.min(s.base);
             s.base -= bytes;
-            self.live -= u64::from(bytes);
+            self.live -= if s.retired { 0 } else { u64::from(bytes) };
             if s.stream == Stream::Meta {
                 self.meta -= u64::from(bytes);
             }
@@ -194,7 +229,7 @@ impl SegmentTable {
     pub(crate) fn add_delta(&mut self, entry: &Entry) {
         if let Some(s) = self.slots.get_mut(entry.location.slot().0 as usize).and_then(Option::as_mut) {
             s.delta += entry.bytes();
-            self.live += u64::from(entry.bytes());
+            self.live += if s.retired { 0 } else { u64::from(entry.bytes()) };
         }
     }
 
@@ -204,7 +239,7 @@ impl SegmentTable {
             debug_assert!(s.delta >= entry.bytes());
             let bytes = entry.bytes().min(s.delta);
             s.delta -= bytes;
-            self.live -= u64::from(bytes);
+            self.live -= if s.retired { 0 } else { u64::from(bytes) };
         }
     }
 

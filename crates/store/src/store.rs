@@ -7,7 +7,7 @@ use crate::shard::{Complaint, Drives, Log, Phase, Reprotect, Shard, Shared, run_
 use crate::stored::Forms;
 use crate::{
     AppendError, Batch, DataKey, DiffDone, DiffRequest, Done, Key, Keyring, LineInfo, LineUsage, Marks,
-    PoolPlan, ShardTuning, SpaceReport, StoreError, Ticket, ToPool, ToShard,
+    PoolPlan, ScrubPlan, ScrubReport, ShardTuning, SpaceReport, StoreError, Ticket, ToPool, ToShard,
 };
 use dolmen_io::{Buf, Error, Event, FileId, Io, Owner, Tag, TimerId, exec};
 use dolmen_types::{Lba, LineId, Nanos, PgId, Seq, ShardId, Uuid};
@@ -38,7 +38,7 @@ pub struct Store {
 
 impl Store {
     /// Hosts the given shards of an opened pool (see [`PoolPlan::shards_of`]); `files[i]` is this core's handle of the plan's
-    /// drive `i`, if it is there. Recovery starts at once as a task on `exec`, which must have room for ten tasks per shard, and
+    /// drive `i`, if it is there. Recovery starts at once as a task on `exec`, which must have room for eleven tasks per shard, and
     /// for listings of changes ([`MAX_DIFFS`](crate::MAX_DIFFS) per shard);
     /// [`Store::ready`] tells when it has ended. `owner` tags the store's own drive operations (reads and commits).
     /// `salt` is fresh randomness of this opening.
@@ -362,6 +362,23 @@ impl Store {
         }
     }
 
+    /// Tells the scrubbers what to do; they are idle before.
+    pub fn set_scrub(&mut self, plan: ScrubPlan) {
+        for (_, shard) in &self.shards {
+            shard.borrow_mut().set_scrub(plan);
+        }
+    }
+
+    /// Where the scrubbers stand; `None` on a core without shards.
+    #[must_use]
+    pub fn scrub(&self) -> Option<ScrubReport> {
+        let reports = self.shards.iter().map(|(_, shard)| shard.borrow().scrub_report());
+        reports.reduce(|mut sum, report| {
+            sum.add(&report);
+            sum
+        })
+    }
+
     /// Asks for a checkpoint of every shard, soon.
     pub fn checkpoint(&mut self) {
         for (_, shard) in &self.shards {
@@ -437,6 +454,7 @@ pub(crate) fn new_shard(
         moves_forgotten: false,
         move_jobs: VecDeque::new(),
         cleaned: 0,
+        retiring: Vec::new(),
         cleaner_idle: true,
         checkpoint: crate::shard::CheckpointState::default(),
         space: crate::shard::SpaceState::default(),
@@ -445,6 +463,7 @@ pub(crate) fn new_shard(
         down: false,
         risk: crate::shard::Risk::default(),
         reprotect: Reprotect::default(),
+        scrub: crate::shard::Scrub::default(),
         halted: None,
         looked: Nanos(0),
         now: Nanos(0),

@@ -164,6 +164,11 @@ struct Run {
     losses: u64,
     /// Snapshots, clones and rollbacks are among the operations.
     versions: bool,
+    /// Sectors rot now and then, and are scrubbed.
+    rots: bool,
+    rotten: u64,
+    /// Batches that found the pool full.
+    refused: u64,
 }
 
 impl Run {
@@ -195,6 +200,9 @@ impl Run {
             lost: None,
             losses: 0,
             versions: false,
+            rots: false,
+            rotten: 0,
+            refused: 0,
         }
     }
 
@@ -366,6 +374,10 @@ impl Run {
                 Ok(ticket) => break ticket,
                 // The queue is at its bound: some turns later it is not.
                 Err(AppendError::Busy) => (0..20).for_each(|_| self.node.turn()),
+                Err(AppendError::Full) => {
+                    self.refused += 1;
+                    return;
+                }
                 Err(other) => panic!("{other:?}: {changes:?}"),
             }
         };
@@ -374,8 +386,53 @@ impl Run {
         self.groups[g].under_way.push((seq, ticket, changes));
     }
 
+    /// Some sectors of one drive rot; a round of scrubbing later another drive may be lost.
+    fn decay(&mut self) {
+        if self.setup.parity == 0 || self.lost.is_some() || !self.node.is_protected() {
+            return;
+        }
+        let pick = self.below(self.setup.drives.len() as u64) as usize;
+        let (name, size) = self.setup.drives[pick];
+        for _ in 0..=self.below(6) {
+            let at = (1 << 20) + self.below((size - (1 << 20)) / 512) * 512 + self.below(500);
+            self.world.overwrite(NODE, path(name), at, b"rot");
+            self.rotten += 1;
+        }
+        let reports = self.node.stores.iter().map(|s| s.scrub().unwrap());
+        let round = 1 + reports.map(|r| r.running.max(r.finished)).max().unwrap();
+        for store in &mut self.node.stores {
+            store.set_scrub(ScrubPlan { round, paused: false, bytes_per_s: 0 });
+        }
+        for _ in 0..200_000 {
+            let reports: Vec<ScrubReport> = self.node.stores.iter().map(|s| s.scrub().unwrap()).collect();
+            assert!(reports.iter().all(|r| r.lost == 0), "{reports:?}");
+            if reports.iter().all(|r| r.finished == round) && self.node.is_protected() {
+                return;
+            }
+            self.node.turn();
+            self.collect();
+        }
+        panic!("scrubbing does not end: {:?}", self.node.space());
+    }
+
+    /// Forgets what was refused because the pool is full: it never happened.
+    fn forget_refused(&mut self) {
+        let full = |done: Option<&Done>| done.is_some_and(|d| d.result == Err(StoreError::Full));
+        for group in &mut self.groups {
+            let before = group.under_way.len();
+            group.under_way.retain(|(_, ticket, _)| !full(self.node.done.get(ticket)));
+            if group.under_way.len() < before {
+                self.refused += (before - group.under_way.len()) as u64;
+                group.expected = group.durable.clone();
+                group.under_way.iter().for_each(|(seq, _, changes)| group.expected.apply(changes, *seq));
+            }
+        }
+        self.node.done.retain(|_, done| !full(Some(done)));
+    }
+
     /// Takes what was acknowledged.
     fn collect(&mut self) {
+        self.forget_refused();
         for group in &mut self.groups {
             while let Some((seq, ticket, _)) = group.under_way.first() {
                 let Some(done) = self.node.done.remove(ticket) else { break };
@@ -478,6 +535,7 @@ impl Run {
     /// Power cut or kill with whatever is under way, maybe twice in a row; then exactly a prefix must be there.
     fn crash(&mut self) {
         self.erase_keys();
+        self.forget_refused();
         for store in &self.node.stores {
             self.totals.0 += store.checkpoints();
             self.totals.1 += store.space().cleaned_bytes;
@@ -594,6 +652,9 @@ impl Run {
             if self.below(60) == 0 {
                 self.lose();
             }
+            if self.rots && self.below(80) == 0 {
+                self.decay();
+            }
             match self.below(97) {
                 0..70 => {
                     let g = self.below(self.groups.len() as u64) as usize;
@@ -631,7 +692,6 @@ impl Run {
             self.delete_everything();
             self.verify();
         }
-        println!("{:?} {:?}", self.node.space(), self.totals);
         for store in &self.node.stores {
             assert_eq!(store.space().integrity_errors, 0);
         }
@@ -750,4 +810,75 @@ fn a_hole_goes_together_with_what_it_hid() {
     let mut run = Run::new(29010, setup, 1, 90);
     run.versions = true;
     run.run(500);
+}
+
+/// A pool of the kind that a seed stands for, and a run over it.
+fn of_seed(seed: u64) -> (&'static str, Run) {
+    let tiny = |units| Setup {
+        tuning: ShardTuning { full_wait_ms: 300, ..Setup::tiny(0).tuning },
+        ..Setup::tiny(units)
+    };
+    let (kind, mut run) = match seed % 8 {
+        0 => ("one shard", Run::new(seed, tiny(48), 1, 110)),
+        1 => ("crowded", Run::new(seed, tiny(40), 1, 40)),
+        2 => {
+            let mut setup = tiny(200);
+            (setup.tuning.delta_entries, setup.tuning.log_bytes) = (2000, 8 << 20);
+            ("long logs", Run::new(seed, setup, 2, 600))
+        }
+        3 => {
+            let drives = vec![("d0", 4 << 20), ("d1", 5 << 20), ("d2", 6 << 20)];
+            ("several shards", Run::new(seed, Setup { drives, shards: 3, cores: 2, ..tiny(0) }, 4, 50))
+        }
+        4 => ("full", Run::new(seed, tiny(40), 1, 400)),
+        _ => {
+            let (count, mib, parity) =
+                [(2, 8, 1), (3, 8, 1), (4, 8, 1), (5, 8, 1), (4, 12, 2), (5, 12, 2)][(seed / 8 % 6) as usize];
+            let mut setup = Setup { drives: drives(count, mib), parity, unit_bytes: 128 * 1024, ..tiny(0) };
+            (setup.tuning.stuck_write_ms, setup.tuning.commit_bytes) = (200, 120 * 1024);
+            let shards = 1 + (seed / 48 % 2) as u16;
+            if shards == 2 {
+                (setup.shards, setup.cores) = (2, 2);
+                setup.drives.iter_mut().for_each(|d| d.1 *= 2);
+            }
+            let mut run = Run::new(seed, setup, u32::from(shards), 90);
+            run.rots = seed % 8 > 5;
+            ("parity", run)
+        }
+    };
+    run.versions = seed % 8 != 4 && seed / 8 % 2 == 0;
+    (run.crashes, run.crowded) = if seed % 8 == 1 { (6, true) } else { (15, false) };
+    (kind, run)
+}
+
+/// One run after the other, each from its seed, for as long as `DOLMEN_SOAK_SECONDS` says from seed `DOLMEN_SOAK_SEED` on.
+#[test]
+#[ignore = "as long as one likes: `cargo xtask soak`"]
+fn soak() {
+    let number = |name: &str| std::env::var(name).ok().and_then(|v| v.parse::<u64>().ok());
+    let (first, seconds) =
+        (number("DOLMEN_SOAK_SEED").unwrap_or(1), number("DOLMEN_SOAK_SECONDS").unwrap_or(0));
+    let began = std::time::Instant::now();
+    for seed in first.. {
+        let run = std::panic::catch_unwind(|| {
+            let (kind, mut run) = of_seed(seed);
+            run.run(1200);
+            (kind, run)
+        });
+        let Ok((kind, run)) = run else {
+            panic!("seed {seed} failed; once more: cargo xtask soak --minutes 0 --seed {seed}");
+        };
+        let (elapsed, (checkpoints, cleaned)) = (began.elapsed().as_secs(), run.totals);
+        println!(
+            "{elapsed:>6} s  seed {seed} ({kind}): {checkpoints} checkpoints, {} KiB moved, {} drives lost, {} sectors rotten, {} batches refused",
+            cleaned / 1024,
+            run.losses,
+            run.rotten,
+            run.refused
+        );
+        if elapsed >= seconds {
+            println!("nothing found");
+            return;
+        }
+    }
 }

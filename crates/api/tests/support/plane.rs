@@ -1,9 +1,9 @@
 //! A data plane in memory: does what the vocabulary promises, without drives. Deleted volumes linger for a while.
 
 use dolmen_cluster::plane::{
-    Compression, ConnectionMetrics, CoreMetrics, DiffPart, DriveLocation, DriveMetrics, DriveState,
-    DriveStatus, HostStatus, KeyOrigin, KeyStatus, MetricsSnapshot, NodeRequest, PlaneError, PoolState,
-    PoolStatus, Protection, SnapshotStatus, VolumeMetrics, VolumeStatus, VolumeUsage,
+    Amplification, Compression, ConnectionMetrics, CoreMetrics, DiffPart, DriveLocation, DriveMetrics,
+    DriveState, DriveStatus, HostStatus, KeyOrigin, KeyStatus, MetricsSnapshot, NodeRequest, PlaneError,
+    PoolState, PoolStatus, Protection, ScrubStatus, SnapshotStatus, VolumeMetrics, VolumeStatus, VolumeUsage,
 };
 use dolmen_types::{
     CoreId, Nqn, Seq, UnixMillis, Uuid,
@@ -131,6 +131,16 @@ pub async fn run(log: Log, mut requests: mpsc::Receiver<NodeRequest>, linger: u3
             NodeRequest::Pool { answer } => {
                 let _ = answer.send(pool());
             }
+            NodeRequest::Scrub { change, answer } => {
+                let every_s = change.every_s.unwrap_or(1_209_600);
+                let paused = change.paused.unwrap_or(false);
+                let _ = answer.send(ScrubStatus {
+                    every_s,
+                    paused,
+                    running: change.start,
+                    ..ScrubStatus::default()
+                });
+            }
             NodeRequest::Drives { answer } => {
                 let _ = answer.send(vec![drive()]);
             }
@@ -202,6 +212,15 @@ fn pool() -> PoolStatus {
         reserved_bytes: 10 << 30,
         logical_used_bytes: 12 << 30,
         compression: Compression { plain_bytes: 12 << 30, stored_bytes: 8 << 30 },
+        reserve_ppm: 70_000,
+        amplification: Amplification {
+            hosts_bytes: 100 << 30,
+            drives_bytes: 150 << 30,
+            cleaning_bytes: 40 << 30,
+            map_bytes: 5 << 30,
+        },
+        map_memory_bytes: 20 << 20,
+        scrub: ScrubStatus { every_s: 1_209_600, checked_bytes: 5, ..ScrubStatus::default() },
         state: PoolState::Ready,
         ..PoolStatus::default()
     }

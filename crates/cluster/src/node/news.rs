@@ -37,6 +37,12 @@ pub(super) fn occurrence_of(notice: Notice) -> Occurrence {
             };
             (Component::Cluster, severity, name, "pool".into(), text)
         }
+        Notice::Scrub { lost: true, text } => {
+            (Component::DataIntegrity, Severity::Critical, "DataLost", "pool".into(), text)
+        }
+        Notice::Scrub { lost: false, text } => {
+            (Component::DataIntegrity, Severity::Medium, "DamageMended", "pool".into(), text)
+        }
         Notice::Integrity { volume, text } => {
             (Component::DataIntegrity, Severity::Critical, "BlockDamaged", volume.to_string(), text)
         }

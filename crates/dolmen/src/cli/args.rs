@@ -525,6 +525,8 @@ pub enum PoolCommand {
     Show,
     /// Let re-protection rest or go on, and say how much of the drives' bandwidth it may take
     Reprotect(ReprotectArgs),
+    /// Scrub the pool: read everything, mend what is wrong from other drives; without options, show how that is done
+    Scrub(ScrubArgs),
 }
 
 /// Arguments of `pool reprotect`.
@@ -540,6 +542,26 @@ pub struct ReprotectArgs {
     /// What it may move in a second (100MiB); 0B for no bound
     #[arg(long, value_name = "SIZE")]
     pub rate: Option<ByteSize>,
+}
+
+/// How the pool is scrubbed.
+#[derive(Debug, Args)]
+pub struct ScrubArgs {
+    /// Begin a round now
+    #[arg(long)]
+    pub start: bool,
+    /// Read nothing for the time being
+    #[arg(long, conflicts_with = "resume")]
+    pub pause: bool,
+    /// Go on
+    #[arg(long)]
+    pub resume: bool,
+    /// Read so many MiB in a second at most; 0 for as much as the period asks for
+    #[arg(long, value_name = "MIB")]
+    pub rate: Option<u32>,
+    /// Begin a round every so many days; 0 for never by itself
+    #[arg(long, value_name = "DAYS", value_parser = clap::value_parser!(u32).range(..=3650))]
+    pub every: Option<u32>,
 }
 
 /// Verbs of drives.

@@ -115,6 +115,11 @@ pub(crate) fn ratio(value: &Value, key: &str) -> String {
     value[key].as_f64().map_or_else(|| "-".into(), |ratio| format!("{ratio:.2}"))
 }
 
+/// A part of one, in per cent.
+pub(crate) fn percent(value: &Value, key: &str) -> String {
+    value[key].as_f64().map_or_else(|| "-".into(), |part| format!("{:.1} %", part * 100.0))
+}
+
 /// The texts of a list.
 pub(crate) fn texts(value: &Value) -> Vec<String> {
     let list = value.as_array().map(Vec::as_slice).unwrap_or_default();

@@ -1,10 +1,10 @@
 //! `dolmen pool ...` of a running daemon.
 
 use super::{
-    args::{PoolCommand, ReprotectArgs},
+    args::{PoolCommand, ReprotectArgs, ScrubArgs},
     client::Client,
     error::CliError,
-    output::{Output, pairs, ratio, size, text},
+    output::{Output, pairs, percent, ratio, size, text, texts},
 };
 use serde_json::{Map, Value, json};
 
@@ -12,6 +12,7 @@ pub(crate) fn run(client: &Client, output: &Output, command: PoolCommand) -> Res
     match command {
         PoolCommand::Show => output.put(&client.get("/dolmen/v1/pool")?, |p| pairs(&pool_pairs(p))),
         PoolCommand::Reprotect(args) => reprotect(client, output, &args),
+        PoolCommand::Scrub(args) => scrub(client, output, &args),
     }
 }
 
@@ -44,6 +45,12 @@ pub(crate) fn pool_pairs(p: &Value) -> Vec<(&'static str, String)> {
         ("Protection", protection(&p["reprotection"])),
         ("Mended reads", text(p, "mendedReads")),
         ("Damaged blocks", text(p, "integrityErrors")),
+        ("Reserve", percent(p, "reserveShare")),
+        ("Drive bytes per host byte", ratio(p, "writeAmplification")),
+        ("  of that, cleaning", ratio(p, "writeAmplificationCleaning")),
+        ("  of that, the map", ratio(p, "writeAmplificationMap")),
+        ("Memory of the map", size(p, "mapMemoryBytes")),
+        ("Scrubbing", scrub_line(&p["scrub"])),
     ]
 }
 
@@ -63,4 +70,54 @@ fn protection(r: &Value) -> String {
         _ if r["paused"] == true => "complete; re-protection rests".into(),
         _ => format!("complete{bound}"),
     }
+}
+
+/// How far scrubbing is, in a line.
+fn scrub_line(s: &Value) -> String {
+    let state = text(s, "state").to_lowercase();
+    let (done, all, ended) = (text(s, "segmentsDone"), text(s, "segments"), text(s, "finished"));
+    let progress = match (state.as_str(), ended.is_empty()) {
+        ("running", _) => format!("{done} of {all} segments"),
+        (_, true) => "no round yet".into(),
+        (_, false) => format!("last round ended {ended}"),
+    };
+    let (mended, lost) = (text(s, "mended"), text(s, "lost"));
+    format!("{state}, {progress}; {mended} damaged places mended, {lost} lost")
+}
+
+fn scrub_pairs(s: &Value) -> Vec<(&'static str, String)> {
+    let days = s["everySeconds"].as_f64().unwrap_or(0.0) / 86400.0;
+    let (rate, places) = (text(s, "bytesPerSecond"), texts(&s["lostPlaces"]));
+    let at_most = || format!("{} a second", size(s, "bytesPerSecond"));
+    vec![
+        ("Scrubbing", scrub_line(s)),
+        ("A round every", if days == 0.0 { "(by hand)".into() } else { format!("{days} days") }),
+        ("At most", if rate == "0" { "(as the period asks)".into() } else { at_most() }),
+        ("Verified since the start", size(s, "checkedBytes")),
+        ("Lost", if places.is_empty() { "nothing".into() } else { places.join("\n") }),
+    ]
+}
+
+/// `dolmen pool scrub`
+fn scrub(client: &Client, output: &Output, args: &ScrubArgs) -> Result<(), CliError> {
+    let mut body = json!({});
+    if args.start {
+        body["start"] = true.into();
+    }
+    if args.pause || args.resume {
+        body["paused"] = args.pause.into();
+    }
+    if let Some(mib) = args.rate {
+        body["bytesPerSecond"] = (u64::from(mib) << 20).into();
+    }
+    if let Some(days) = args.every {
+        body["everySeconds"] = (u64::from(days) * 86400).into();
+    }
+    let asked = body.as_object().is_some_and(|fields| !fields.is_empty());
+    let status = if asked {
+        client.post("/dolmen/v1/pool/scrub", &body)?
+    } else {
+        client.get("/dolmen/v1/pool")?["scrub"].clone()
+    };
+    output.put(&status, |s| pairs(&scrub_pairs(s)))
 }

@@ -4,8 +4,8 @@ use crate::node::report::CoreReport;
 use dolmen_cluster::plane::DriveChange;
 use dolmen_io::{DriveHandle, DriveInfo, FileId, OpenDrive, mailbox};
 use dolmen_store::{
-    Candidate, DataKey, FoundPool, Keyring, NewDrive, PoolOptions, PoolPlan, StoreError, ToPool, ToShard,
-    WrappedKey,
+    Candidate, DataKey, FoundPool, Keyring, NewDrive, PoolOptions, PoolPlan, ScrubPlan, StoreError, ToPool,
+    ToShard, WrappedKey,
 };
 use dolmen_target::{Envelope, Health, NamespaceTable, TargetConfig};
 use dolmen_types::{LineId, PgId, ShardId, Uuid};
@@ -181,6 +181,13 @@ pub enum ToCore {
         /// All of them.
         table: Arc<NamespaceTable>,
         /// When they are in force on this core.
+        answer: Answer<()>,
+    },
+    /// What the scrubbers are to do from now on.
+    Scrub {
+        /// The same for all shards.
+        plan: ScrubPlan,
+        /// When they know.
         answer: Answer<()>,
     },
     /// What the SMART log is to say from now on.

@@ -20,6 +20,7 @@ pub mod message;
 mod ports;
 pub mod report;
 pub mod router;
+mod scrubbing;
 mod serve;
 mod settings;
 mod tell;

@@ -1,7 +1,7 @@
 //! What a core tells about itself when asked.
 
 use dolmen_io::{DriveCounters, DriveInfo};
-use dolmen_store::{DriveStanding, SpaceReport};
+use dolmen_store::{DriveStanding, ScrubReport, SpaceReport};
 use dolmen_target::{ConnectionInfo, HostInfo, TargetStats};
 use dolmen_types::{CoreId, Uuid};
 use dolmen_volume::{VolumeInfo, VolumeStats};
@@ -40,6 +40,8 @@ pub struct CoreReport {
     pub volume_stats: Vec<(Uuid, VolumeStats)>,
     /// The space of its shards; zeros on a core without.
     pub space: SpaceReport,
+    /// How far its shards are scrubbed; `None` on a core without.
+    pub scrub: Option<ScrubReport>,
     /// Core 0: units that no shard holds, and the bytes that hosts' data may take in all.
     pub pool: Option<PoolReport>,
     /// What it has done with each drive, in the pool's order.
@@ -63,6 +65,8 @@ pub struct PoolReport {
     pub drives: Vec<DriveReport>,
     /// Bytes of data that hosts may store in all.
     pub capacity_bytes: u64,
+    /// Of the drives in service, what is kept back for the store itself, and what they have in all. Bytes.
+    pub reserve_bytes: (u64, u64),
 }
 
 /// A drive as the owner of the pool's units knows it.

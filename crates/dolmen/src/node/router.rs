@@ -11,10 +11,11 @@ use crate::node::{
     keys::ClusterKeys,
     message::{FromCore, ToCore},
     report::CoreReport,
+    scrubbing::Scrubbing,
     tell,
 };
 use dolmen_cluster::plane::{DiffPart, NodeRequest, PlaneError, PoolStatus, SnapshotStatus};
-use dolmen_store::PoolPlan;
+use dolmen_store::{PoolPlan, ScrubPlan};
 use dolmen_target::{Namespace, NamespaceTable};
 use dolmen_types::{
     CoreId, Lba, LineId, PgId, Uuid,
@@ -49,6 +50,8 @@ pub(crate) struct Node {
     pub(crate) drives_bell: Notify,
     /// Whether volumes that keep nothing may be made.
     pub(crate) allow_test_volumes: bool,
+    /// When the pool is scrubbed.
+    pub(crate) scrubbing: Scrubbing,
     catalogue: Mutex<Catalogue>,
     /// Asks the publisher to tell when everything sent before is in force.
     barrier: mpsc::UnboundedSender<oneshot::Sender<()>>,
@@ -133,6 +136,7 @@ impl Node {
         generation: u64,
         allow_test_volumes: bool,
         drives: DriveOps,
+        scrubbing: Scrubbing,
         changes: mpsc::UnboundedReceiver<FromCore>,
     ) -> Arc<Node> {
         let catalogue = Catalogue::new(generation, booted.volumes);
@@ -145,6 +149,7 @@ impl Node {
             reprotect_begun: AtomicU64::new(0),
             drives_bell: Notify::new(),
             allow_test_volumes,
+            scrubbing,
             catalogue: Mutex::new(catalogue),
             barrier,
         });
@@ -213,6 +218,13 @@ impl Node {
                     drop(answer.send(self.pool_status(&reports)));
                 }
             }
+            NodeRequest::Scrub { change, answer } => {
+                if let Some(reports) = self.reports().await {
+                    let report = tell::scrub(&reports);
+                    self.scrubbing.change(change, &report, crate::control::now());
+                    drop(answer.send(self.scrubbing.status(&report)));
+                }
+            }
             NodeRequest::Drives { answer } => {
                 if let Some(reports) = self.reports().await {
                     drop(answer.send(tell::drives(&self.plan, &reports)));
@@ -249,7 +261,7 @@ impl Node {
         }
     }
 
-    /// The pool as a whole, with how far re-protection has come.
+    /// The pool as a whole, with how far re-protection and scrubbing have come.
     pub(super) fn pool_status(&self, reports: &[CoreReport]) -> PoolStatus {
         let mut pool = tell::pool(&self.plan, reports);
         let all = &mut pool.reprotection;
@@ -260,7 +272,14 @@ impl Node {
         }
         all.begun_bytes = self.reprotect_begun.load(Ordering::Relaxed);
         (all.paused, all.bytes_per_s) = self.drives.reprotection();
+        pool.scrub = self.scrubbing.status(&tell::scrub(reports));
         pool
+    }
+
+    /// What the scrubbers are to do now.
+    pub(super) fn scrub_plan(&self, reports: &[CoreReport]) -> ScrubPlan {
+        let held_bytes = reports.iter().map(|r| r.space.held_bytes).sum();
+        self.scrubbing.look(&tell::scrub(reports), self.plan.shards, held_bytes, crate::control::now())
     }
 
     /// A snapshot of every core; `None` (and so no answer) when the node is stopping.

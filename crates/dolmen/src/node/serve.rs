@@ -17,6 +17,7 @@ use crate::{
         message::{FromCore, ToCore},
         ports::Ports,
         router::Node,
+        scrubbing::Scrubbing,
         settings::Settings,
         watch::watch,
     },
@@ -120,8 +121,9 @@ async fn start(
         snapshots: Vec::new(),
     };
     let drives = DriveOps::new(options.data.clone(), settings, options.sparse, notices.clone());
-    let node =
-        Node::start(talk.clone(), booted, keys, generation, options.allow_test_volumes, drives, changes);
+    let scrubbing = Scrubbing::load(&options.data);
+    let tests = options.allow_test_volumes;
+    let node = Node::start(talk.clone(), booted, keys, generation, tests, drives, scrubbing, changes);
     let stopping = || ServeError::new("a core has ended");
     let snapshots = node.snapshots().await.ok_or_else(stopping)?;
     // The line of a snapshot may be that of no volume any more.

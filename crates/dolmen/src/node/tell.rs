@@ -2,12 +2,12 @@
 
 use crate::node::report::{CoreReport, DriveReport};
 use dolmen_cluster::plane::{
-    Compression, ConnectionMetrics, ControllerStatus, CoreMetrics, DriveMetrics, DriveState, DriveStatus,
-    HostStatus, IoMetrics, IoTotals, MetricsSnapshot, PoolState, PoolStatus, Protection, Reprotection,
-    VolumeMetrics, VolumeStatus, VolumeUsage,
+    Amplification, Compression, ConnectionMetrics, ControllerStatus, CoreMetrics, DriveMetrics, DriveState,
+    DriveStatus, HostStatus, IoMetrics, IoTotals, MetricsSnapshot, PoolState, PoolStatus, Protection,
+    Reprotection, ScrubStatus, VolumeMetrics, VolumeStatus, VolumeUsage,
 };
 use dolmen_io::{DriveCounters, OpCounters};
-use dolmen_store::{DriveStanding, DriveState as Standing, Finding, PoolPlan, SpaceReport};
+use dolmen_store::{DriveStanding, DriveState as Standing, Finding, PoolPlan, ScrubReport, SpaceReport};
 use dolmen_types::{Nqn, Uuid, limits::BLOCK_BYTES};
 use dolmen_volume::{Health, VolumeInfo};
 use std::{
@@ -104,6 +104,11 @@ fn space(reports: &[CoreReport]) -> SpaceReport {
         sum.mended_reads += s.mended_reads;
         sum.at_risk_bytes += s.at_risk_bytes;
         sum.at_risk_segments += s.at_risk_segments;
+        sum.host_written_bytes += s.host_written_bytes;
+        sum.drive_written_bytes += s.drive_written_bytes;
+        sum.cleaned_bytes += s.cleaned_bytes;
+        sum.map_written_bytes += s.map_written_bytes;
+        sum.map_memory_bytes += s.map_memory_bytes;
     }
     sum
 }
@@ -118,6 +123,16 @@ pub(super) fn full_below(usable_bytes: u64) -> u64 {
 fn used_and_free(sum: &SpaceReport, usable_bytes: u64) -> (u64, u64) {
     let used_bytes = sum.live_bytes.saturating_sub(sum.map_bytes).min(usable_bytes);
     (used_bytes, usable_bytes.saturating_sub(sum.live_bytes))
+}
+
+/// How far all shards are scrubbed.
+pub(super) fn scrub(reports: &[CoreReport]) -> ScrubReport {
+    let all = reports.iter().filter_map(|r| r.scrub.clone());
+    let sum = all.reduce(|mut sum, report| {
+        sum.add(&report);
+        sum
+    });
+    sum.unwrap_or_default()
 }
 
 /// The pool as a whole.
@@ -143,6 +158,15 @@ pub(super) fn pool(plan: &PoolPlan, reports: &[CoreReport]) -> PoolStatus {
         reserved_bytes: physical_bytes - usable_bytes,
         logical_used_bytes: logical,
         compression: reports.iter().flat_map(|r| &r.volumes).map(|v| usage(v).compression).sum(),
+        reserve_ppm: reserve_ppm(reports),
+        amplification: Amplification {
+            hosts_bytes: sum.host_written_bytes,
+            drives_bytes: sum.drive_written_bytes,
+            cleaning_bytes: sum.cleaned_bytes,
+            map_bytes: sum.map_written_bytes,
+        },
+        map_memory_bytes: sum.map_memory_bytes,
+        scrub: ScrubStatus::default(),
         state,
         reprotection: Reprotection {
             at_risk_bytes: sum.at_risk_bytes,
@@ -157,6 +181,13 @@ pub(super) fn pool(plan: &PoolPlan, reports: &[CoreReport]) -> PoolStatus {
 /// The drives by their place in the pool, those that have left included.
 fn drive_reports(reports: &[CoreReport]) -> impl Iterator<Item = &DriveReport> {
     reports.iter().find_map(|r| r.pool.as_ref()).into_iter().flat_map(|pool| &pool.drives)
+}
+
+/// Of the drives in service, the part that the store keeps for itself. Parts of a million.
+fn reserve_ppm(reports: &[CoreReport]) -> u32 {
+    let (reserve, raw) = reports.iter().find_map(|r| r.pool.as_ref()).map_or((0, 0), |p| p.reserve_bytes);
+    let ppm = (u128::from(reserve) * 1_000_000).checked_div(u128::from(raw));
+    u32::try_from(ppm.unwrap_or(0)).unwrap_or(u32::MAX)
 }
 
 /// The drives, in the pool's order.

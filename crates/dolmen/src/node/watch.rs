@@ -8,7 +8,7 @@ use crate::node::{boot, drive_ops::standings, message::ToCore, report::CoreRepor
 use dolmen_cluster::plane::{
     DriveNews, HostStatus, Notice, PoolState, PoolStatus, Reprotection, ReprotectionNews,
 };
-use dolmen_store::{DriveStanding, DriveState, Finding, PoolPlan};
+use dolmen_store::{DriveStanding, DriveState, Finding, PoolPlan, ScrubPlan, ScrubReport};
 use dolmen_types::{Nqn, Uuid};
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -35,6 +35,7 @@ pub(super) async fn watch(node: Arc<Node>, folder: PathBuf, notices: mpsc::Sende
     }
     // The first look is at once, others when the time has come or something has happened to a drive.
     node.drives_bell.notify_one();
+    let mut scrub = ScrubPlan::default();
     loop {
         tokio::select! {
             () = tokio::time::sleep(EVERY) => {}
@@ -45,6 +46,13 @@ pub(super) async fn watch(node: Arc<Node>, folder: PathBuf, notices: mpsc::Sende
         if now != health {
             health = now;
             if node.cores.ask_all(|answer| ToCore::Health { health, answer }).await.is_err() {
+                return;
+            }
+        }
+        let plan = node.scrub_plan(&reports);
+        if plan != scrub {
+            scrub = plan;
+            if node.cores.ask_all(|answer| ToCore::Scrub { plan, answer }).await.is_err() {
                 return;
             }
         }
@@ -71,6 +79,9 @@ struct Told {
     drives: BTreeMap<Uuid, DriveState>,
     /// Something is to be protected anew.
     at_risk: bool,
+    /// What scrubbing found up to the round that was told of last, and what it gave up as lost.
+    mended: u64,
+    lost: u64,
 }
 
 /// What the opening of the pool has come upon.
@@ -98,6 +109,26 @@ impl Told {
         let pool = node.pool_status(reports);
         notices.extend(self.pool(&pool));
         notices.extend(self.reprotection(pool.reprotection));
+        notices.extend(self.scrub(&tell::scrub(reports)));
+        notices
+    }
+
+    /// What is lost is told at once, what was mended when the round is through.
+    fn scrub(&mut self, report: &ScrubReport) -> Vec<Notice> {
+        let mut notices = Vec::new();
+        if report.lost > self.lost {
+            let (count, named) = (report.lost - self.lost, report.named.join("; "));
+            let text =
+                format!("scrubbing found {count} damaged places that no drive gives any more: {named}");
+            notices.push(Notice::Scrub { lost: true, text });
+            self.lost = report.lost;
+        }
+        if report.running == 0 && report.mended > self.mended {
+            let count = report.mended - self.mended;
+            let text = format!("scrubbing found {count} damaged places; other drives had what belongs there");
+            notices.push(Notice::Scrub { lost: false, text });
+            self.mended = report.mended;
+        }
         notices
     }
 
@@ -133,10 +164,7 @@ impl Told {
             match notice {
                 Notice::HostConnected { nqn, .. } => drop(self.hosts.insert(nqn.clone())),
                 Notice::HostDisconnected { nqn, .. } => drop(self.hosts.remove(nqn)),
-                Notice::Drive { .. }
-                | Notice::Pool { .. }
-                | Notice::Integrity { .. }
-                | Notice::Reprotection(_) => {}
+                _ => {}
             }
         }
         notices
@@ -194,6 +222,18 @@ mod tests {
             }],
             volumes: Vec::new(),
         }
+    }
+
+    #[test]
+    fn what_scrubbing_finds_is_told_once() {
+        let mut told = Told::default();
+        let report = |running, mended, lost| ScrubReport { running, mended, lost, ..ScrubReport::default() };
+        let lost = |n: &Notice| matches!(n, Notice::Scrub { lost: true, .. });
+        assert!(told.scrub(&report(1, 3, 0)).is_empty(), "the round is not through");
+        assert_eq!(told.scrub(&report(1, 3, 1)).iter().filter(|n| lost(n)).count(), 1);
+        let end = told.scrub(&report(0, 4, 1));
+        assert!(end.len() == 1 && !lost(&end[0]), "{end:?}");
+        assert!(told.scrub(&report(0, 4, 1)).is_empty());
     }
 
     #[test]

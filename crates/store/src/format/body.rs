@@ -68,13 +68,28 @@ pub(crate) struct PointRow {
     pub(crate) newest: u64,
 }
 
+/// How far scrubbing is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct ScrubMark {
+    /// The last round that was gone through.
+    pub(crate) finished: u64,
+    /// The round that was begun last.
+    pub(crate) round: u64,
+    /// The slot from which on it goes on.
+    pub(crate) next: u32,
+}
+
 /// What a checkpoint's body says.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Body {
     /// The next segment's number in each stream.
     pub(crate) next_seq: [u64; STREAMS],
+    /// How far scrubbing is.
+    pub(crate) scrub: ScrubMark,
     /// Every segment that is held but the ones to be given back with this checkpoint.
     pub(crate) segments: Vec<SegmentRow>,
+    /// Slots of segments that were given back and that leaves still name; so many bytes of each.
+    pub(crate) retired: Vec<(Slot, u32)>,
     /// Every line.
     pub(crate) lines: Vec<LineRow>,
     /// Marks of every group that has any.
@@ -88,10 +103,11 @@ impl Body {
     pub(crate) fn encode_head(&self, objects: usize) -> Writer {
         let mut w = Writer::default();
         w.bytes(MAGIC).u32(FORMAT_VERSION).u32(len32(self.segments.len())).u32(len32(self.lines.len()));
-        w.u32(len32(self.marks.len())).u32(len32(objects)).u32(0);
+        w.u32(len32(self.marks.len())).u32(len32(objects)).u32(len32(self.retired.len()));
         for seq in self.next_seq {
             w.u64(seq);
         }
+        w.u64(self.scrub.finished).u64(self.scrub.round).u32(self.scrub.next).u32(0);
         for s in &self.segments {
             w.u32(s.slot.0)
                 .u8(s.stream as u8)
@@ -103,6 +119,9 @@ impl Body {
                 .u32(s.live)
                 .u32(0);
             s.columns.units().iter().for_each(|&unit| put_unit(&mut w, unit));
+        }
+        for (slot, stale) in &self.retired {
+            w.u32(slot.0).u32(*stale);
         }
         for line in &self.lines {
             put_line(&mut w, line);
@@ -120,10 +139,15 @@ impl Body {
             return None;
         }
         let (segments, lines, marks, objects) = (r.u32()?, r.u32()?, r.u32()?, r.u32()?);
-        r.u32()?;
+        let retired = r.u32()?;
         let mut body = Body { next_seq: [r.u64()?, r.u64()?, r.u64()?, r.u64()?], ..Body::default() };
+        body.scrub = ScrubMark { finished: r.u64()?, round: r.u64()?, next: r.u32()? };
+        r.u32()?;
         for _ in 0..segments {
             body.segments.push(take_segment(&mut r)?);
+        }
+        for _ in 0..retired {
+            body.retired.push((Slot(r.u32()?), r.u32()?));
         }
         for _ in 0..lines {
             body.lines.push(take_line(&mut r)?);

@@ -43,6 +43,7 @@ mod kind {
     pub(super) const SNAPSHOT: u8 = 9;
     pub(super) const DROP_SNAPSHOT: u8 = 10;
     pub(super) const CLONE_LINE: u8 = 11;
+    pub(super) const RETIRE: u8 = 12;
 }
 
 /// The group of batches that no one's host sent: moves made by cleaning.
@@ -150,6 +151,8 @@ pub(crate) enum LogRecord<'a> {
     DropSnapshot { line: u64, at: u64 },
     /// New line over a snapshot of another.
     CloneLine { line: u64, parent: u64, at: u64 },
+    /// Nothing lives in a segment any more: its units are given back.
+    Retire { slot: Slot, stream: Stream, stream_seq: u64 },
     /// The version `seq` of a block is now in the payload, no longer at `from`.
     Move { line: u64, lba: u64, seq: u64, from: Location, block: StoredBlock },
 }
@@ -168,6 +171,7 @@ impl LogRecord<'_> {
             | LogRecord::Unmap { .. }
             | LogRecord::Put { .. }
             | LogRecord::Delete { .. }
+            | LogRecord::Retire { .. }
             | LogRecord::Move { .. } => false,
         }
     }
@@ -304,6 +308,10 @@ impl HeaderWriter {
 
     pub(crate) fn clone_line(&mut self, line: u64, parent: u64, at: u64) {
         self.w.u64(u64::from(kind::CLONE_LINE)).u64(line).u64(parent).u64(at);
+    }
+
+    pub(crate) fn retire(&mut self, slot: Slot, stream: Stream, stream_seq: u64) {
+        self.w.u8(kind::RETIRE).u8(stream as u8).u16(0).u32(slot.0).u64(stream_seq);
     }
 
     pub(crate) fn moved(&mut self, version: BlockVersion, from: Location, block: StoredBlock) {
@@ -465,6 +473,9 @@ fn decode_record<'a>(tag: u8, r: &mut Reader<'a>) -> Option<LogRecord<'a>> {
         kind::DROP_LINE => LogRecord::DropLine { line: r.u64()? },
         kind::SNAPSHOT => LogRecord::Snapshot { line: r.u64()? },
         kind::DROP_SNAPSHOT => LogRecord::DropSnapshot { line: r.u64()?, at: r.u64()? },
+        kind::RETIRE => {
+            LogRecord::Retire { slot: Slot(word), stream: Stream::from_number(second)?, stream_seq: r.u64()? }
+        }
         kind::CLONE_LINE => LogRecord::CloneLine { line: r.u64()?, parent: r.u64()?, at: r.u64()? },
         kind::MOVE => LogRecord::Move {
             line: r.u64()?,

@@ -1,7 +1,7 @@
 //! Golden bytes of every structure, round trips, and decoders that meet any bytes.
 
 use super::anchor::{Anchor, Chunk, Era, Start};
-use super::body::{Body, LineRow, PointRow, SegmentRow, put_object};
+use super::body::{Body, LineRow, PointRow, ScrubMark, SegmentRow, put_object};
 use super::commit::{self, CommitPlace, HeaderWriter, LogIdentity, LogRecord, StoredBlock, records};
 use super::keys::{KeyPage, KeySlot};
 use super::page::{Leaf, Level, PageName, PageRef, encode_leaf, encode_node, node_refs, verify};
@@ -117,6 +117,7 @@ fn commit() -> (commit::CommitHeader, Vec<u8>, Vec<u8>) {
     w.snapshot(9);
     w.drop_snapshot(9, 35);
     w.clone_line(12, 9, 40);
+    w.retire(Slot(6), Stream::Hot, 21);
     let moved = StoredBlock {
         at: 512,
         granules: 256,
@@ -192,7 +193,9 @@ fn body() -> Vec<u8> {
     };
     let body = Body {
         next_seq: [5, 6, 7, 8],
+        scrub: ScrubMark { finished: 2, round: 3, next: 17 },
         segments: vec![row],
+        retired: vec![(Slot(3), 4096)],
         lines: vec![line],
         marks: vec![(PgId(5), Marks { epoch: Epoch(2), highest_seq: Seq(40) })],
         objects: vec![(PgId(5), Key { kind: 1, id: 2 }, b"object".to_vec().into())],
@@ -217,7 +220,7 @@ fn golden_bytes() {
         ("leaf", picture(&leaf, 192)),
         ("node", picture(&node, 104)),
         ("key page", picture(&key_page().encode(), 256)),
-        ("checkpoint body", picture(&body(), 344)),
+        ("checkpoint body", picture(&body(), 376)),
     ];
     let all: String = pictures.iter().map(|(n, p)| format!("{n}\n{p}\n")).collect();
     assert_eq!(
@@ -245,7 +248,7 @@ fn round_trips() {
     assert_eq!(places, [(0, 8192), (1, 4096), (1, 8192)]);
     assert_eq!(payload.len(), 3 * 4096);
     let got: Vec<LogRecord<'_>> = records(&bytes, &header).map(Option::unwrap).collect();
-    assert_eq!(got.len(), 12);
+    assert_eq!(got.len(), 13);
     assert_eq!(got[10], LogRecord::CloneLine { line: 12, parent: 9, at: 40 });
     assert_eq!(got[5], LogRecord::Put { key: Key { kind: 3, id: 0x1234 }, value: b"value" });
     assert_eq!(KeyPage::decode(&key_page().encode(), POOL, 2), Some(key_page()));

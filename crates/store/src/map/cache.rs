@@ -31,6 +31,11 @@ impl Cache {
         Cache { frames: Vec::new(), limit: (budget_bytes / PAGE_BYTES as usize).max(4), hand: 0 }
     }
 
+    /// Memory that it takes now. Bytes.
+    pub(crate) fn memory_bytes(&self) -> usize {
+        self.frames.len() * (PAGE_BYTES as usize + size_of::<Frame>())
+    }
+
     /// The leaf that `page` names, if the hinted frame holds it.
     pub(crate) fn at(&mut self, hint: u32, page: &PageRef) -> Option<&[u8]> {
         let frame = self.frames.get_mut(hint as usize)?;

@@ -8,6 +8,11 @@
 use super::{Content, Entry, Holes, Lineage};
 use std::collections::{BTreeMap, btree_map};
 
+/// Memory that a changed block takes in a delta, about: key and entry in a tree whose nodes are two thirds full. Bytes.
+pub(crate) const DELTA_ENTRY_BYTES: usize = 72;
+
+const _: () = assert!((size_of::<(u64, u64)>() + size_of::<Entry>()) * 3 / 2 <= DELTA_ENTRY_BYTES);
+
 /// The changes of one line.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct LineDelta {

@@ -24,10 +24,12 @@ pub(crate) struct LeafRef {
     flags: u16,
 }
 
-/// RAM for the map, beside the cache, at leaves three quarters full: 2^28 blocks of a TiB, less than 128 MiB.
+/// RAM for the map, beside cache and deltas, at leaves three quarters full: 2^28 blocks of a TiB.
 const _: () = assert!(size_of::<LeafRef>() == 40);
-const _: () =
-    assert!((1 << 28) / (crate::format::page::PAGE_SLOTS * 3 / 4) * (size_of::<LeafRef>() + 1) < 128 << 20);
+const _: () = assert!(
+    (1 << 28) / (crate::format::page::PAGE_SLOTS * 3 / 4) * (size_of::<LeafRef>() + 1)
+        < crate::plan::REFERENCE_BYTES_PER_TIB as usize
+);
 
 impl LeafRef {
     pub(crate) fn new(page: PageRef) -> LeafRef {

@@ -1,10 +1,18 @@
 //! What lines take.
 
-use super::{Line, Map};
+use super::{DELTA_ENTRY_BYTES, Delta, LeafRef, Line, Map, Node};
 use crate::LineUsage;
 use dolmen_types::LineId;
 
 impl Map {
+    /// Memory that the map takes now. Bytes.
+    pub(crate) fn memory_bytes(&self) -> u64 {
+        let nodes = self.lines.values().flat_map(|l| &l.nodes);
+        let tree: usize = nodes.map(|n| size_of::<Node>() + n.leaves.capacity() * size_of::<LeafRef>()).sum();
+        let changes = self.live.len() + self.frozen.as_ref().map_or(0, Delta::len);
+        (tree + self.cache.memory_bytes() + changes * DELTA_ENTRY_BYTES) as u64
+    }
+
     /// What a line takes: exact in leaves, and an upper bound with the deltas.
     pub(crate) fn usage(&self, line: LineId) -> Option<LineUsage> {
         let tree = self.lines.get(&line.0).filter(|l| !l.now.is_doomed())?;

@@ -21,19 +21,27 @@ impl Reserve {
     pub(crate) fn of(units: u32, unit_bytes: u32, shards: u32, shape: Shape) -> Reserve {
         let (narrow, wide) = (shape.narrow(), shape.wide());
         let metadata = (2 * shards * narrow).max(units / 80);
-        let cleaning = (2 * shards * wide).max(units / 100);
-        let clean_below = metadata + cleaning + (2 * shards * narrow).max(units / 24);
+        let cleaning = (2 * shards * wide).max(units / 128);
+        let clean_below = metadata + cleaning + (2 * shards * narrow).max(units / 96);
         // What commits' own headers, open segments and leases ahead take comes out of the 7 % too. A pool too small for that
         // gives up what its shards need to go on.
         let bulk = if shape.data > 1 { 3 * wide } else { 0 };
         let (some, more) = (shards * (6 * narrow + 5 * wide + bulk), shards * (7 * narrow + 7 * wide + bulk));
-        let by_share = u64::from(units) * 93 / 100;
-        let capacity_bytes = if units >= 512 && by_share <= u64::from(units.saturating_sub(some)) {
-            by_share * u64::from(unit_bytes)
+        let by_share = u64::from(units) * u64::from(unit_bytes) / 100 * 93;
+        let most = |kept: u32| u64::from(units.saturating_sub(kept)) * u64::from(unit_bytes);
+        let capacity_bytes = if units >= 512 && by_share <= most(some) {
+            by_share
         } else {
-            by_share.min(u64::from(units.saturating_sub(more))) * u64::from(unit_bytes - 4096) * 7 / 8
+            by_share.min(most(more)) / u64::from(unit_bytes) * u64::from(unit_bytes - 4096) * 7 / 8
         };
         Reserve { metadata, cleaning, clean_below, capacity_bytes }
+    }
+
+    /// How urgent cleaning is with so many units free, in thousandths.
+    pub(super) fn pressure(&self, free_units: u32) -> u32 {
+        let floor = self.floor(Purpose::Host);
+        let missing = self.clean_below.saturating_sub(free_units.max(floor));
+        (missing * 1000).checked_div(self.clean_below.saturating_sub(floor)).unwrap_or(1000)
     }
 
     /// Units that must stay free when units are leased for `purpose`.

@@ -75,6 +75,7 @@ impl Shard {
                 LogRecord::Snapshot { line } => self.take_snapshot(line, seq.0),
                 LogRecord::DropSnapshot { line, at } => self.drop_snapshot(line, at),
                 LogRecord::DropLine { line } => self.drop_line(line),
+                LogRecord::Retire { slot, stream, stream_seq } => self.retire(slot, stream, stream_seq),
             }
             if record.changes_lines() {
                 self.announced.applied();

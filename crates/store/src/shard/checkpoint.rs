@@ -8,7 +8,7 @@ use crate::ToPool;
 use crate::check::check64;
 use crate::format::PAGE_BYTES;
 use crate::format::anchor::{
-    ANCHOR_COPIES, ANCHOR_SLOTS, Anchor, Chunk, Era, MAX_CHUNKS, Start, anchor_offset,
+    ANCHOR_BYTES, ANCHOR_COPIES, ANCHOR_SLOTS, Anchor, Chunk, Era, MAX_CHUNKS, Start, anchor_offset,
 };
 use crate::format::body::{Body, LineRow, PointRow, SegmentRow, put_object};
 use crate::format::page::PageName;
@@ -78,6 +78,7 @@ fn freeze(shard: &Shared) -> Result<Frozen, String> {
     s.segments.freeze();
     s.map.lines.values_mut().for_each(Line::freeze);
     s.cleaned = 0;
+    s.checkpoint.next_starts = starts.iter().flatten().map(|start| start.columns).collect();
     s.checkpoint.running = true;
     s.checkpoint.requested = false;
     s.checkpoint.begun += 1;
@@ -133,8 +134,9 @@ fn build_body(shard: &Shared, frozen: &Frozen) -> (Vec<u8>, Vec<Slot>) {
         !ends
     });
     s.checkpoint.dropping = s.map.lines.values().any(|l| l.shrunk || l.sweep.is_some() || l.now.is_doomed());
+    let stale: Vec<(Slot, u32)> = s.segments.retired().collect();
     let needed = |columns| frozen.starts.iter().flatten().any(|start| start.columns == columns);
-    let empty: Vec<Slot> = s
+    let mut empty: Vec<Slot> = s
         .segments
         .iter()
         .filter(|(_, seg)| seg.closed && seg.base + seg.delta == 0 && seg.last_commit <= frozen.base)
@@ -151,11 +153,14 @@ fn build_body(shard: &Shared, frozen: &Frozen) -> (Vec<u8>, Vec<Slot>) {
     };
     let body = Body {
         next_seq: std::array::from_fn(|i| s.log.streams[i].next_seq),
+        scrub: s.scrub.mark,
         segments: s.segments.iter().filter(|(slot, _)| empty.binary_search(slot).is_err()).map(row).collect(),
+        retired: stale.iter().filter(|(_, bytes)| *bytes > 0).copied().collect(),
         lines: s.map.lines.iter_mut().filter_map(line_row).collect(),
         marks: s.marks.iter().map(|(pg, marks)| (*pg, *marks)).collect(),
         objects: Vec::new(),
     };
+    empty.extend(stale.iter().filter(|(_, bytes)| *bytes == 0).map(|(slot, _)| *slot));
     let mut w = body.encode_head(s.objects.len());
     for ((pg, key), value) in &s.objects {
         put_object(&mut w, *pg, *key, value);
@@ -212,6 +217,10 @@ pub(super) async fn write_anchor(shard: &Shared, exec: &Handle, anchor: &Anchor)
         on_all(shard, exec, drives.in_service().into_iter().filter_map(op).collect()).await?;
     }
     pages.into_iter().filter_map(|p| p.try_into_buf().ok()).for_each(|buf| keep_page(shard, buf));
+    let written = ANCHOR_COPIES * ANCHOR_BYTES as u64;
+    let mut s = shard.borrow_mut();
+    s.counters.drive_written += written;
+    s.counters.map_written += written;
     Ok(())
 }
 
@@ -222,13 +231,14 @@ fn finish(shard: &Shared, anchor: &Anchor, chunks: &[(Slot, Chunk)], empty: &[Sl
     s.segments.set_body(chunks.iter().map(|(slot, c)| (*slot, c.len.next_multiple_of(4096))));
     let gone = empty.iter().filter_map(|&slot| s.segments.remove(slot));
     let units: Vec<_> = gone.flat_map(|columns| columns.units().to_vec()).collect();
-    s.log.named(anchor);
+    s.named(anchor);
     s.checkpoint.generation = anchor.generation;
     s.checkpoint.base = anchor.base;
     s.checkpoint.chunks.clone_from(&anchor.chunks);
     s.checkpoint.running = false;
     s.checkpoint.finished += 1;
     s.end_gone();
+    s.retire_cleaned();
     if !units.is_empty() {
         s.to_pool.push(ToPool::Release { shard: s.id.shard, units });
     }

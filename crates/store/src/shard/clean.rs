@@ -6,6 +6,7 @@
 //! the commit order, live and at replay alike.
 
 use super::fetch::{FetchError, begin, end, stored};
+use super::scan::Found;
 use super::{MoveItem, MoveJob, Phase, SegmentScan, Shared, Span};
 use crate::format::commit::{LogIdentity, LogRecord, records};
 use crate::format::page::{Level, verify};
@@ -29,7 +30,7 @@ const RUN_BYTES: usize = 128 * 1024;
 const MAX_PAUSE_NS: u64 = 60_000_000_000;
 
 /// What made the cleaner give a segment up; the segment is left alone from then on.
-struct Damaged;
+pub(super) struct Damaged;
 
 /// The task: cleans while the pool asks for it and there is something to gain.
 pub(super) async fn serve(shard: Shared, exec: Handle) {
@@ -68,7 +69,14 @@ impl super::Shard {
         let Some(segment) = self.segments.at_mut(slot) else { return };
         segment.cleaned = emptied;
         segment.quarantined = outcome.is_err();
-        self.cleaned += usize::from(emptied);
+        if emptied {
+            self.emptied_one();
+        }
+        if emptied && self.may_retire(slot) {
+            self.retiring.push(slot);
+        } else {
+            self.cleaned += usize::from(emptied);
+        }
         if self.risk.any {
             self.weigh_risk();
         }
@@ -120,20 +128,7 @@ async fn clean(shard: &Shared, exec: &Handle, slot: Slot) -> Result<(), Damaged>
         };
         seen = commit.place.number;
         offset = u32::try_from(commit.end()).map_err(|_| Damaged)?;
-        let mut seq = 0;
-        for record in records(&bytes, &commit).flatten() {
-            match record {
-                LogRecord::Batch { seq: s, .. } => seq = s.0,
-                LogRecord::Write { line, lba, blocks } => {
-                    let entries = blocks.iter().map(|block| commit.entry(seq, &block));
-                    items.extend((lba..).zip(entries).map(|(lba, entry)| MoveItem { line, lba, entry }));
-                }
-                LogRecord::Move { line, lba, seq, block, .. } => {
-                    items.push(MoveItem { line, lba, entry: commit.entry(seq, &block) });
-                }
-                _ => {}
-            }
-        }
+        items.extend(items_of(&(commit, bytes)));
         while items.len() >= BATCH_ITEMS {
             let rest = items.split_off(BATCH_ITEMS);
             move_items(shard, exec, &items).await?;
@@ -142,6 +137,25 @@ async fn clean(shard: &Shared, exec: &Handle, slot: Slot) -> Result<(), Damaged>
     }
     move_items(shard, exec, &items).await?;
     if seen < last { Err(Damaged) } else { Ok(()) }
+}
+
+/// The versions that a commit stores.
+pub(super) fn items_of((commit, bytes): &Found) -> Vec<MoveItem> {
+    let (mut seq, mut items) = (0, Vec::new());
+    for record in records(bytes, commit).flatten() {
+        match record {
+            LogRecord::Batch { seq: s, .. } => seq = s.0,
+            LogRecord::Write { line, lba, blocks } => {
+                let entries = blocks.iter().map(|block| commit.entry(seq, &block));
+                items.extend((lba..).zip(entries).map(|(lba, entry)| MoveItem { line, lba, entry }));
+            }
+            LogRecord::Move { line, lba, seq, block, .. } => {
+                items.push(MoveItem { line, lba, entry: commit.entry(seq, &block) });
+            }
+            _ => {}
+        }
+    }
+    items
 }
 
 /// Moves those of the given versions that the map still holds.
@@ -209,7 +223,7 @@ async fn applied(shard: &Shared, number: u64) -> Result<(), Damaged> {
 }
 
 /// True when the map holds this very version at this very place, and somebody sees it.
-async fn still_held(shard: &Shared, exec: &Handle, item: &MoveItem) -> Result<bool, Damaged> {
+pub(super) async fn still_held(shard: &Shared, exec: &Handle, item: &MoveItem) -> Result<bool, Damaged> {
     let held = |s: &mut super::Shard| s.map.holds(LineId(item.line), item.lba, &item.entry);
     loop {
         let page = {

@@ -136,9 +136,9 @@ impl Drives {
         (0u16..).zip(table.iter()).filter(|(d, _)| self.counts(*d)).map(|(_, p)| p.units as usize).sum()
     }
 
-    /// Slots that a shard's table may have.
+    /// Slots that a shard's table may have: segments, and those that are kept for stale names.
     pub(crate) fn max_slots(&self) -> usize {
-        self.table.borrow().iter().map(|p| p.units as usize).sum()
+        self.table.borrow().iter().map(|p| 2 * p.units as usize).sum()
     }
 
     /// True when there are such units, each on another drive.

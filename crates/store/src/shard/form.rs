@@ -1,6 +1,7 @@
 //! Forming commits: which batches go together, staging their bytes, and one durable write for each column.
 
 use super::layout::Layout;
+use super::retire::{RETIRE_BYTES, RETIRED_AT_ONCE};
 use super::{Flight, MoveJob, Phase, Shard, layout};
 use crate::check::is_zero;
 use crate::columns::Columns;
@@ -20,12 +21,15 @@ use std::ops::Range;
 /// A commit fills wide segments when its payload has at least this much for each data column. Bytes.
 const BULK_COLUMN_BYTES: usize = 64 * 1024;
 
+/// A host commit with less payload is small. Bytes.
+const SMALL_BYTES: usize = 64 * 1024;
+
 const PAGE: usize = SEGMENT_HEADER_BYTES as usize;
 
 /// Blocks that one commit moves at most: their records fit one page of header.
 const MOVE_BLOCKS: usize = 64;
 
-const _: () = assert!(FIXED_BYTES + 24 + 56 * MOVE_BLOCKS <= 4096);
+const _: () = assert!(FIXED_BYTES + 24 + 56 * MOVE_BLOCKS + RETIRED_AT_ONCE * RETIRE_BYTES <= 4096);
 
 /// A commit's payload as it comes together: stored forms that are made here, in staging buffers, and blocks that are stored as
 /// they came, which are written from where they are.
@@ -153,13 +157,15 @@ impl Shard {
     /// Forms what can be formed now; true when something was.
     pub(crate) fn form(&mut self, io: &mut Io) -> bool {
         let mut formed = false;
-        while self.may_form() && self.form_hot(io) {
-            formed = true;
-        }
-        while self.may_form() && self.form_move(io) {
+        // What is moved may be what hosts wait for.
+        while self.may_form() && (self.form_hot(io) || (self.may_form() && self.form_move(io))) {
             formed = true;
         }
         formed |= self.may_form() && self.move_on(io);
+        // While the cleaner goes on, they go with what it moves.
+        let many = self.cleaner_idle || self.retiring.len() >= RETIRED_AT_ONCE / 4;
+        let alone = !self.retiring.is_empty() && many && self.move_jobs.is_empty();
+        formed |= alone && self.may_form() && self.form_retired(io);
         formed
     }
 
@@ -178,6 +184,9 @@ impl Shard {
         let Some((header, payload)) = self.queue.front().map(|p| (p.header_bytes, p.payload_bytes)) else {
             return false;
         };
+        if payload > 0 && (!self.in_pace(payload as u64) || self.should_gather()) {
+            return false;
+        }
         let mut stream = if self.bulk_pays() { Stream::Bulk } else { Stream::Hot };
         if payload > 0 && !self.admit_host(io.now(), payload as u64, stream) {
             return false;
@@ -217,12 +226,13 @@ impl Shard {
         let mut tickets = self.log.spare_tickets.pop().unwrap_or_default();
         for _ in 0..count {
             let Some(pending) = self.queue.pop_front() else { break };
+            self.counters.host_written += pending.payload_bytes as u64;
+            self.space.credit = self.space.credit.saturating_sub(pending.payload_bytes as u64);
             self.stage(&pending.batch, &mut header, &mut staging);
             tickets.push(pending.ticket);
         }
         let mut run = io.slices();
         let payload_len = staging.finish(&mut run);
-        self.counters.host_written += u64::from(payload_len);
         self.launch(
             io,
             Launch {
@@ -237,6 +247,17 @@ impl Shard {
             },
         );
         true
+    }
+
+    /// True when what waits would make one more small commit beside those under way.
+    fn should_gather(&self) -> bool {
+        let mut waiting = 0;
+        let hosts = self.log.flights.iter().filter(|f| f.payload > 0).count();
+        hosts >= self.tuning.small_commits_in_flight
+            && self.queue.iter().all(|p| {
+                waiting += p.payload_bytes;
+                waiting < SMALL_BYTES
+            })
     }
 
     /// True when what waits fills the columns of a wide segment well.
@@ -336,6 +357,7 @@ impl Shard {
             let straddles = pending.packs && data > 1;
             if !fits
                 || straddles
+                || (sum.count > 0 && !self.in_pace(p as u64))
                 || (sum.count > 0 && pending.payload_bytes > 0 && !self.may_take_host(p as u64, stream))
             {
                 break;
@@ -433,6 +455,7 @@ impl Shard {
         let Some(job) = self.move_jobs.pop_front() else { return false };
         let mut header = HeaderWriter::start(self.log.spare.pop().unwrap_or_default());
         header.batch(NO_PG, Epoch(0), Seq(0));
+        self.put_retired(&mut header);
         for (item, at) in job.items.iter().zip(places) {
             let e = item.entry;
             // Whatever was formed since the cleaner looked has taken its block off this list.
@@ -445,6 +468,7 @@ impl Shard {
         }
         let payload_len = u32::try_from(payload_len).expect("a commit is far below 4 GiB");
         self.counters.cleaned += u64::from(payload_len);
+        self.earn(u64::from(payload_len));
         let run = if job.packed.is_some() { packed } else { job.data };
         let (stream, tickets) = (Stream::Cold, Vec::new());
         self.launch(io, Launch { stream, header, payload_len, host: 0, tickets, segment, run, buffers });
@@ -462,11 +486,30 @@ impl Shard {
 
     /// A commit of nothing, which takes a stream out of a segment that lacks a column.
     pub(super) fn form_step(&mut self, io: &mut Io, stream: Stream) -> bool {
-        let Some(columns) = self.next_columns(stream, true) else { return false };
-        let Some(buffers) = Buffers::alloc(io, PAGE, PAGE, &columns, true) else { return false };
-        let segment = self.open_segment(stream);
+        self.form_empty(io, stream, true)
+    }
+
+    /// A commit that gives segments back and moves nothing.
+    fn form_retired(&mut self, io: &mut Io) -> bool {
+        let header_bytes = 24 + RETIRED_AT_ONCE * RETIRE_BYTES;
+        if !self.has_room(Stream::Cold, header_bytes, 0) {
+            self.want(Purpose::Clean);
+            return false;
+        }
+        let rolls = self.rolls(Stream::Cold, header_bytes, 0);
+        self.form_empty(io, Stream::Cold, rolls)
+    }
+
+    /// A commit without blocks.
+    fn form_empty(&mut self, io: &mut Io, stream: Stream, rolls: bool) -> bool {
+        let Some(columns) = self.next_columns(stream, rolls) else { return false };
+        let Some(buffers) = Buffers::alloc(io, PAGE, PAGE, &columns, rolls) else { return false };
+        let segment = if rolls { self.open_segment(stream) } else { None };
         let mut header = HeaderWriter::start(self.log.spare.pop().unwrap_or_default());
         header.batch(NO_PG, Epoch(0), Seq(0));
+        if stream == Stream::Cold {
+            self.put_retired(&mut header);
+        }
         let (tickets, run) = (Vec::new(), io.slices());
         self.launch(io, Launch { stream, header, payload_len: 0, host: 0, tickets, segment, run, buffers });
         true

@@ -119,11 +119,6 @@ impl Log {
         first.or_else(open).or_else(lease)
     }
 
-    /// An anchor is durable.
-    pub(crate) fn named(&mut self, anchor: &Anchor) {
-        self.bulk_named = anchor.eras.last().is_some_and(|era| era.starts[2].is_some());
-    }
-
     /// The same of every log stream; `None` when the hot or the cold one has nowhere to go on.
     pub(crate) fn starts(&self) -> Option<[Option<Start>; 3]> {
         let starts = Stream::LOGS.map(|stream| self.start_of(stream));
@@ -132,6 +127,14 @@ impl Log {
 }
 
 impl Shard {
+    /// An anchor is durable.
+    pub(crate) fn named(&mut self, anchor: &Anchor) {
+        self.log.bulk_named = anchor.eras.last().is_some_and(|era| era.starts[2].is_some());
+        let starts = anchor.eras.iter().flat_map(|era| era.starts).flatten();
+        self.checkpoint.starts = starts.map(|start| start.columns).collect();
+        self.checkpoint.next_starts.clear();
+    }
+
     /// Begins the next segment of a stream; its header. `None` when leases are missing.
     pub(crate) fn open_segment(&mut self, stream: Stream) -> Option<SegmentHeader> {
         let needed = if stream == Stream::Meta { 1 } else { 2 };

@@ -26,7 +26,9 @@ mod meta;
 mod read;
 mod recover;
 mod replay;
+mod retire;
 mod scan;
+mod scrub;
 mod space;
 mod span;
 
@@ -39,10 +41,13 @@ pub(crate) use mend::Mends;
 pub(crate) use read::{ID_MASK, KIND_COMMIT, KIND_DATA, KIND_LEAF, KIND_MASK, KIND_TIMER, Reads};
 pub(crate) use recover::{load as load_shard, run as run_shard};
 pub(crate) use scan::SegmentScan;
+pub(crate) use scrub::Scrub;
 pub(crate) use span::Span;
 
+use crate::columns::Columns;
 use crate::format::anchor::Chunk;
 use crate::format::commit::LogIdentity;
+use crate::location::Slot;
 use crate::map::Map;
 use crate::segments::SegmentTable;
 use crate::stored::Forms;
@@ -153,6 +158,9 @@ pub(crate) struct CheckpointState {
     pub(crate) gone: Vec<(u64, u64)>,
     /// Lines whose keys nothing needs.
     pub(crate) ended: Vec<LineId>,
+    /// Segments in which replay from the newest anchor begins, and from the one that the running checkpoint will write.
+    pub(crate) starts: Vec<Columns>,
+    pub(crate) next_starts: Vec<Columns>,
 }
 
 /// What waits for space.
@@ -172,6 +180,8 @@ pub(crate) struct SpaceState {
     pub(crate) ahead: Option<space::Seen>,
     /// When it was last looked at whether a checkpoint would free space.
     pub(crate) weighed: Nanos,
+    /// What hosts may still write for what cleaning has moved. Bytes.
+    pub(crate) credit: u64,
 }
 
 /// See the module.
@@ -204,8 +214,10 @@ pub(crate) struct Shard {
     /// Some were taken off that list though they may still be needed.
     pub(crate) moves_forgotten: bool,
     pub(crate) move_jobs: VecDeque<MoveJob>,
-    /// Segments that cleaning emptied since the last freeze: the next checkpoint frees them.
+    /// Segments that cleaning emptied since the last freeze and that only the next checkpoint can give back.
     pub(crate) cleaned: usize,
+    /// Segments that cleaning emptied and that the next commit of the cold stream gives back.
+    pub(crate) retiring: Vec<Slot>,
     /// The cleaner finds nothing to gain, or has emptied enough.
     pub(crate) cleaner_idle: bool,
     pub(crate) checkpoint: CheckpointState,
@@ -216,6 +228,7 @@ pub(crate) struct Shard {
     /// Segments that lack a column.
     pub(crate) risk: Risk,
     pub(crate) reprotect: Reprotect,
+    pub(crate) scrub: Scrub,
     /// More drives failed than the pool can lose, and why.
     pub(crate) halted: Option<String>,
     /// When reads and writes under way were last looked at for lateness.
@@ -277,6 +290,7 @@ impl Shard {
         self.down |= !matches!(self.phase, Phase::Serving);
         self.checkpoint_bell.notify();
         self.clean_bell.notify();
+        self.scrub.bell.notify();
     }
 
     /// True when reads wait for a buffer.
@@ -303,6 +317,7 @@ impl Shard {
         sum.drive_written_bytes += self.counters.drive_written;
         sum.cleaned_bytes += self.counters.cleaned;
         sum.map_written_bytes += self.counters.map_written;
+        sum.map_memory_bytes += self.map.memory_bytes();
         sum.integrity_errors += self.counters.integrity_errors;
         sum.at_risk_bytes += self.risk.bytes;
         sum.at_risk_segments += self.risk.segments;

@@ -282,9 +282,9 @@ impl Shard {
         cut_pieces(&request.entries, io.pool().largest(), &mut request.pieces);
         let nowhere = |p: &&Piece| !self.is_somewhere(p.span.location(), p.span.len());
         if let Some(piece) = request.pieces.iter().find(nowhere) {
-            let lba = Lba(request.lba + piece.first as u64);
-            request.error = Some(StoreError::Integrity { line: request.line, lba });
-            return self.finish(index, request);
+            // While it waited for a leaf or a buffer, cleaning may have moved what was looked up first, and the segment is gone.
+            request.damaged = Some(piece.first);
+            return self.look_again(io, index, request);
         }
         // All buffers first, so that a short pool leaves nothing half begun.
         let whole = request.pieces.first().is_some_and(|p| is_whole(p, &request.entries));

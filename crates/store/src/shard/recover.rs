@@ -5,7 +5,7 @@ use super::checkpoint::{chunk_holds, flush_drives, write_anchor};
 use super::fetch::{FetchError, Place, begin, end};
 use super::meta::keep_buffers;
 use super::scan::Found;
-use super::{Phase, SegmentScan, Shared, checkpoint, clean, mend, replay};
+use super::{Phase, SegmentScan, Shared, checkpoint, clean, mend, replay, scrub};
 use crate::format::PAGE_BYTES;
 use crate::format::anchor::{
     ANCHOR_BYTES, ANCHOR_COPIES, ANCHOR_SLOTS, Anchor, Era, MAX_ERAS, anchor_offset,
@@ -40,6 +40,7 @@ pub(crate) async fn run(shard: Shared, exec: Handle) {
         }
     }
     let mut spawned = exec.spawn(clean::serve(shard.clone(), exec.clone()));
+    spawned = spawned.and_then(|()| exec.spawn(scrub::serve(shard.clone(), exec.clone())));
     for _ in 0..mend::TASKS {
         spawned = spawned.and_then(|()| exec.spawn(mend::serve(shard.clone(), exec.clone())));
     }
@@ -98,7 +99,7 @@ async fn recover(shard: &Shared, exec: &Handle) -> Result<(), StoreError> {
     }
     write_anchor(shard, exec, &sealed).await.map_err(drive)?;
     let mut s = shard.borrow_mut();
-    s.log.named(&sealed);
+    s.named(&sealed);
     s.checkpoint.generation = sealed.generation;
     s.checkpoint.base = sealed.base;
     s.checkpoint.chunks = sealed.chunks;
@@ -181,9 +182,14 @@ async fn restore(shard: &Shared, exec: &Handle, anchor: &Anchor) -> Result<(), S
                 return Err(damaged("a segment is held twice or is nowhere"));
             }
         }
+        let max_slots = s.drives.max_slots();
+        if !body.retired.iter().all(|&(slot, stale)| s.segments.restore_retired(slot, stale, max_slots)) {
+            return Err(damaged("a slot is taken twice"));
+        }
         for (stream, seq) in s.log.streams.iter_mut().zip(body.next_seq) {
             stream.next_seq = seq;
         }
+        s.scrub.mark = body.scrub;
         s.marks = body.marks.iter().copied().collect();
         s.objects_bytes = body.objects.iter().map(|o| o.2.len()).sum();
         s.objects = body.objects.into_iter().map(|(pg, key, value)| ((pg, key), value)).collect();

@@ -165,6 +165,18 @@ impl SegmentScan {
         Ok(Some(image))
     }
 
+    /// True when a data column of a commit, as it was read, has what it should: the header if it is the first one, and the blocks. Of
+    /// a block whose key is not here nothing is known.
+    pub(crate) fn agrees(&self, shard: &Shared, found: &Found, column: usize, is: &[u8]) -> bool {
+        let (header, bytes) = found;
+        if column == 0 && !is.starts_with(bytes) {
+            return false;
+        }
+        let blocks = blocks_of(header, bytes).unwrap_or_default();
+        let forms = &mut shard.borrow_mut().forms;
+        blocks.iter().filter(|b| b.column == column).all(|b| b.holds(forms, is).unwrap_or(true))
+    }
+
     /// Bytes of a column as they are computed from others (or read, from itself).
     pub(crate) async fn column(
         &self,

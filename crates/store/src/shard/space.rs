@@ -3,6 +3,7 @@
 use super::{Lease, Phase, Shard};
 use crate::format::segment::Stream;
 use crate::owner::stream_of;
+use crate::policy::hosts_for_moved;
 use crate::{Purpose, StoreError, ToPool, ToShard};
 use dolmen_types::Nanos;
 use dolmen_types::limits::BLOCK_BYTES;
@@ -24,6 +25,9 @@ const FREES_NS: u64 = 1_000_000;
 
 /// A unit that was asked for this long ago is not to be had without a checkpoint. Nanoseconds.
 const STARVED_NS: u64 = 10_000_000;
+
+/// What hosts may have saved up at most for when they have to keep pace with cleaning: about a job's worth. Bytes.
+const CREDIT_BYTES: u64 = 256 * 1024;
 
 impl Shard {
     /// A message of the pool's owner.
@@ -139,6 +143,26 @@ impl Shard {
         own && self.allowed(bytes)
     }
 
+    /// Cleaning has emptied a segment, maybe without moving anything.
+    pub(super) fn emptied_one(&mut self) {
+        self.space.credit = CREDIT_BYTES.min(self.space.credit + u64::from(self.drives.unit_bytes) / 8);
+    }
+
+    /// True when hosts may write so much now, or have to wait until cleaning has moved more. While it can't, they need not.
+    pub(super) fn in_pace(&self, bytes: u64) -> bool {
+        let paced = hosts_for_moved(0, self.space.level.pressure).is_some() && !self.cleaner_idle;
+        !paced || self.space.credit >= bytes.min(CREDIT_BYTES)
+    }
+
+    /// Cleaning has moved so much: hosts may write their share of that.
+    pub(super) fn earn(&mut self, moved_bytes: u64) {
+        let credit = match hosts_for_moved(moved_bytes, self.space.level.pressure) {
+            Some(bytes) => self.space.credit.saturating_add(bytes).min(CREDIT_BYTES),
+            None => CREDIT_BYTES,
+        };
+        self.space.credit = credit;
+    }
+
     /// Decides on the host batch at the head of the queue: true to take it now. Otherwise it waits, or has waited long enough
     /// and is ended with `Full`.
     pub(crate) fn admit_host(&mut self, now: Nanos, bytes: u64, stream: Stream) -> bool {
@@ -204,7 +228,7 @@ impl Shard {
     /// supersede is not known to be free before.
     pub(crate) fn delta_limit(&self) -> usize {
         let pool_blocks = self.drives.total_units() * (self.drives.unit_bytes as usize / BLOCK_BYTES);
-        self.tuning.delta_entries.min((pool_blocks / 32).max(64))
+        self.tuning.delta_entries.min((pool_blocks / 8).max(64))
     }
 
     /// Segments that the next checkpoint gives back for certain.

@@ -1,9 +1,11 @@
 //! A node with a store and nothing else, over simulated drives: turns the loop, routes messages, waits for completions.
 #![allow(dead_code, unreachable_pub, missing_docs, clippy::cast_possible_truncation, clippy::unwrap_used)]
 
+pub mod load;
+
 use dolmen_io::exec::Exec;
 use dolmen_io::{DriveInfo, Io, OpenDrive, Owner, PoolConfig, Tag, Wait};
-use dolmen_sim::{CoreConfig, NodeId, World};
+use dolmen_sim::{CoreConfig, NodeId, Rng, World};
 use dolmen_store::*;
 use dolmen_types::{Blocks, Epoch, Lba, LineId, PgId, Seq};
 use std::cell::RefCell;
@@ -45,6 +47,7 @@ impl Setup {
                 log_bytes: 1 << 20,
                 commit_bytes: 60 * 1024,
                 commits_in_flight: 4,
+                small_commits_in_flight: 4,
                 queued_batches: 64,
                 cache_bytes: 8 * BLOCK,
                 full_wait_ms: 2_000,

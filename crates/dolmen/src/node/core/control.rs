@@ -64,6 +64,12 @@ impl Core {
                 }
                 let _ = answer.send(());
             }
+            ToCore::Scrub { plan, answer } => {
+                if let Some(store) = &mut self.store {
+                    store.set_scrub(plan);
+                }
+                let _ = answer.send(());
+            }
             ToCore::Health { health, answer } => {
                 if let Some(target) = &mut self.target {
                     target.set_health(&mut self.io, health);
@@ -125,7 +131,7 @@ impl Core {
             self.infos = drives.iter().map(|d| d.as_ref().map(|d| d.info.clone())).collect();
         }
         let shards = plan.shards_of(usize::from(self.id.0), self.cores);
-        let (tuning, exec) = (ShardTuning::default(), self.exec.handle());
+        let (tuning, exec) = (ShardTuning::for_pool(plan), self.exec.handle());
         let mut salt = [0; 8];
         self.io.random(&mut salt);
         let salt = u64::from_le_bytes(salt);
@@ -244,6 +250,7 @@ impl Core {
             volumes,
             volume_stats: stats.unwrap_or_default(),
             space: self.store.as_ref().map(Store::space).unwrap_or_default(),
+            scrub: self.store.as_ref().and_then(Store::scrub),
             pool: self.owner.as_ref().map(|owner| PoolReport {
                 sequence: owner.sequence(),
                 drives: (0..)
@@ -254,6 +261,7 @@ impl Core {
                     })
                     .collect(),
                 capacity_bytes: owner.capacity_bytes(),
+                reserve_bytes: owner.reserve_bytes(),
             }),
             drives: self
                 .files

@@ -1,0 +1,425 @@
+//! Scrubbing: reads every column of everything that counts, slowly, and sees to it that what is wrong is put right while there
+//! are columns enough to do so.
+//!
+//! ```text
+//!   segments by slot, one commit after the other:  header, blocks, parity      wrong -> the segment is suspect: cleaning moves it
+//!   then every node and leaf, and the checkpoint's body: each copy             wrong -> a checkpoint writes it anew
+//! ```
+//! A wrong column of something dead counts too, since the bytes beside it in other columns are protected by it. What nothing gives
+//! any more, and somebody needs, is counted as lost and named.
+
+use super::clean::{items_of, still_held};
+use super::fetch::{Place, stored};
+use super::scan::Found;
+use super::{MoveItem, Phase, SegmentScan, Shared, Span};
+use crate::columns::Columns;
+use crate::format::PAGE_BYTES;
+use crate::format::anchor::Chunk;
+use crate::format::body::ScrubMark;
+use crate::format::commit::LogIdentity;
+use crate::format::page::{Level, PageRef, verify};
+use crate::format::segment::{SEGMENT_HEADER_BYTES, SegmentHeader, Stream};
+use crate::location::Slot;
+use crate::map::LeafRef;
+use crate::parity;
+use crate::scrub::MAX_NAMED;
+use crate::stored::BlockVersion;
+use crate::{ScrubPlan, ScrubReport};
+use dolmen_io::exec::{Handle, Notify};
+use dolmen_types::Nanos;
+
+/// Looks at the plan at least so often while it waits for the sake of the rate. Nanoseconds.
+const WAIT_NS: u64 = 500_000_000;
+
+/// A shard's scrubber.
+#[derive(Default)]
+pub(crate) struct Scrub {
+    plan: ScrubPlan,
+    /// What survives a restart, with the next checkpoint.
+    pub(crate) mark: ScrubMark,
+    checked_bytes: u64,
+    mended: u64,
+    lost: u64,
+    named: Vec<String>,
+    /// Rings when the plan changes.
+    pub(crate) bell: Notify,
+}
+
+/// The shard does not serve any more.
+struct Ended;
+
+impl super::Shard {
+    /// What is to be done from now on.
+    pub(crate) fn set_scrub(&mut self, plan: ScrubPlan) {
+        self.scrub.plan = plan;
+        self.scrub.bell.notify();
+    }
+
+    /// Where it stands.
+    pub(crate) fn scrub_report(&self) -> ScrubReport {
+        let Scrub { plan, mark, checked_bytes, mended, lost, ref named, .. } = self.scrub;
+        let running = if plan.round > mark.finished { plan.round } else { 0 };
+        let next = if running == mark.round { mark.next } else { 0 };
+        let due = || self.segments.iter().filter(|(_, s)| s.stream != Stream::Meta);
+        let done = if running > 0 { due().filter(|(slot, _)| slot.0 < next).count() } else { due().count() };
+        ScrubReport {
+            finished: mark.finished,
+            running,
+            segments_done: done as u64,
+            segments: due().count() as u64,
+            checked_bytes,
+            mended,
+            lost,
+            named: named.clone(),
+        }
+    }
+
+    /// So many columns of a segment were wrong: what lives there is moved. No strikes against the drive: what rots over the years is
+    /// found all at once here, and a drive that reads badly is struck by whoever moves it.
+    fn scrub_mends(&mut self, slot: Slot, columns: &Columns, count: usize) {
+        self.scrub.mended += count as u64;
+        self.suspect(slot, columns);
+    }
+
+    fn scrub_lost(&mut self, what: String) {
+        self.scrub.lost += 1;
+        if self.scrub.named.len() < MAX_NAMED {
+            self.scrub.named.push(what);
+        }
+    }
+}
+
+/// The task.
+pub(super) async fn serve(shard: Shared, exec: Handle) {
+    let bell = shard.borrow().scrub.bell.clone();
+    let mut scrubber = Scrubber { shard, exec, next_at: Nanos(0) };
+    loop {
+        let due = {
+            let s = scrubber.shard.borrow();
+            if !matches!(s.phase, Phase::Serving | Phase::Stopped(_)) || s.closing {
+                return;
+            }
+            !s.scrub.plan.paused && s.scrub.plan.round > s.scrub.mark.finished
+        };
+        if !due {
+            bell.notified().await;
+        } else if scrubber.round().await.is_err() {
+            return;
+        }
+    }
+}
+
+struct Scrubber {
+    shard: Shared,
+    exec: Handle,
+    /// Nothing is read before.
+    next_at: Nanos,
+}
+
+impl Scrubber {
+    /// Goes on with the round that is due, to its end.
+    async fn round(&mut self) -> Result<(), Ended> {
+        let round = {
+            let mut s = self.shard.borrow_mut();
+            let round = s.scrub.plan.round;
+            if s.scrub.mark.round != round {
+                s.scrub.mark = ScrubMark { round, next: 0, ..s.scrub.mark };
+            }
+            round
+        };
+        loop {
+            let next = {
+                let s = self.shard.borrow();
+                let from = s.scrub.mark.next;
+                let due =
+                    s.segments.iter().filter(|(slot, seg)| slot.0 >= from && seg.stream != Stream::Meta);
+                due.map(|(slot, _)| slot).next()
+            };
+            let Some(slot) = next else { break };
+            self.segment(slot).await?;
+            self.shard.borrow_mut().scrub.mark.next = slot.0 + 1;
+            self.exec.yield_now().await;
+        }
+        self.map().await?;
+        self.chunks().await?;
+        let mut s = self.shard.borrow_mut();
+        s.scrub.mark = ScrubMark { finished: round, round, next: 0 };
+        // So that a restart knows.
+        s.checkpoint.requested = true;
+        Ok(())
+    }
+
+    /// So many bytes were read: waits for the sake of the rate, and while the plan says so.
+    async fn pace(&mut self, bytes: u64) -> Result<(), Ended> {
+        {
+            let mut s = self.shard.borrow_mut();
+            s.scrub.checked_bytes += bytes;
+            let rate = s.scrub.plan.bytes_per_s;
+            let takes = (bytes * 1_000_000_000).checked_div(rate).unwrap_or(0);
+            self.next_at = Nanos(self.next_at.0.max(self.exec.now().0) + takes);
+        }
+        loop {
+            let (paused, bell, rate) = {
+                let s = self.shard.borrow();
+                if !matches!(s.phase, Phase::Serving | Phase::Stopped(_)) || s.closing {
+                    return Err(Ended);
+                }
+                (s.scrub.plan.paused, s.scrub.bell.clone(), s.scrub.plan.bytes_per_s)
+            };
+            let now = self.exec.now();
+            if paused {
+                bell.notified().await;
+            } else if rate == 0 || now >= self.next_at {
+                self.next_at = self.next_at.min(now);
+                return Ok(());
+            } else {
+                self.exec.sleep_until(Nanos(self.next_at.0.min(now.0 + WAIT_NS))).await;
+            }
+        }
+    }
+
+    /// One segment of a log stream.
+    async fn segment(&mut self, slot: Slot) -> Result<(), Ended> {
+        let (segment, last, drives, id) = {
+            let s = self.shard.borrow();
+            let Some(segment) = s.segments.at(slot).copied() else { return Ok(()) };
+            (segment, segment.last_commit.min(s.log.applied), s.drives.clone(), s.id)
+        };
+        // What is to be moved anyway, or holds nothing, is not worth the while.
+        if segment.suspect || segment.cleaned || segment.live() == 0 {
+            return Ok(());
+        }
+        let mut scan = SegmentScan::new(self.exec.clone(), drives, segment.columns);
+        let header = scan.header(|h| h.slot == slot && h.shard == id.shard).await.ok().flatten();
+        let Some(header) = header else {
+            self.gone(slot, &segment.columns, format!("the header of segment {}", slot.0));
+            return Ok(());
+        };
+        self.heads(&scan, slot, &header).await?;
+        let id = LogIdentity { incarnation: header.incarnation, salt: header.salt, ..id };
+        let (mut offset, mut seen) = (SEGMENT_HEADER_BYTES, 0);
+        while seen < last && self.is_still(slot, &segment.columns) {
+            let Ok(Some(found)) = scan.commit(&id, Some(slot), offset).await else {
+                self.gone(slot, &segment.columns, format!("a commit of segment {} at {offset}", slot.0));
+                break;
+            };
+            seen = found.0.place.number;
+            offset = u32::try_from(found.0.end()).unwrap_or(u32::MAX);
+            self.commit(&scan, slot, &segment.columns, &found).await?;
+        }
+        Ok(())
+    }
+
+    fn is_still(&self, slot: Slot, columns: &Columns) -> bool {
+        self.shard.borrow().segments.at(slot).is_some_and(|s| s.columns == *columns && !s.suspect)
+    }
+
+    /// What no column gives any more, unless the segment went meanwhile.
+    fn gone(&self, slot: Slot, columns: &Columns, what: String) {
+        if self.is_still(slot, columns) {
+            self.shard.borrow_mut().scrub_lost(what);
+        }
+    }
+
+    /// The heads of a segment's columns.
+    async fn heads(&mut self, scan: &SegmentScan, slot: Slot, header: &SegmentHeader) -> Result<(), Ended> {
+        let len = SEGMENT_HEADER_BYTES as usize;
+        for column in 0..header.columns.len() {
+            if self.is_out(&header.columns, column) {
+                continue;
+            }
+            let is = scan.column(column, &[column], 0, len).await;
+            let right = is.as_deref() == Ok(header.for_column(column).encode().as_slice());
+            if !right && self.is_still(slot, &header.columns) {
+                self.shard.borrow_mut().scrub_mends(slot, &header.columns, 1);
+            }
+            self.pace(len as u64).await?;
+        }
+        Ok(())
+    }
+
+    fn is_out(&self, columns: &Columns, column: usize) -> bool {
+        let s = self.shard.borrow();
+        columns.unit(column).is_none_or(|u| s.drives.place(u, 0).is_none())
+    }
+
+    /// One commit: every block, and the parity.
+    async fn commit(
+        &mut self,
+        scan: &SegmentScan,
+        slot: Slot,
+        columns: &Columns,
+        found: &Found,
+    ) -> Result<(), Ended> {
+        let (header, depth) = (&found.0, found.0.depth as usize);
+        let (mut all, mut bad, mut absent) = (Vec::new(), Vec::new(), false);
+        for column in 0..columns.len() {
+            let out = self.is_out(columns, column);
+            absent |= out;
+            let bytes = if out {
+                None
+            } else {
+                scan.column(column, &[column], header.place.offset, depth).await.ok()
+            };
+            // A drive may have gone while it was read.
+            absent |= self.is_out(columns, column);
+            let wrong = column < columns.data()
+                && bytes.as_ref().is_some_and(|b| !scan.agrees(&self.shard, found, column, b));
+            if !self.is_out(columns, column) && (bytes.is_none() || wrong) {
+                bad.push(column);
+            }
+            all.push(bytes.unwrap_or_default());
+            self.pace(depth as u64).await?;
+        }
+        if bad.is_empty() && !absent {
+            bad = wrong_parity(&all, columns, depth);
+        }
+        if bad.is_empty() || !self.is_still(slot, columns) {
+            return Ok(());
+        }
+        if matches!(scan.whole(&self.shard, found).await, Ok(None)) {
+            self.what_is_lost(found).await?;
+        }
+        self.shard.borrow_mut().scrub_mends(slot, columns, bad.len());
+        Ok(())
+    }
+
+    /// Looks which blocks of a commit that somebody needs can't be had any more.
+    async fn what_is_lost(&mut self, found: &Found) -> Result<(), Ended> {
+        for item in items_of(found) {
+            if still_held(&self.shard, &self.exec, &item).await.unwrap_or(false)
+                && !self.can_be_had(&item).await
+            {
+                let MoveItem { line, lba, entry } = item;
+                let text = format!("line {line}: block {lba} at {}", entry.location);
+                self.shard.borrow_mut().scrub_lost(text);
+            }
+            self.pace(0).await?;
+        }
+        Ok(())
+    }
+
+    async fn can_be_had(&self, item: &MoveItem) -> bool {
+        let span = Span::of(&item.entry);
+        let mut buf = self.exec.alloc(span.len()).await;
+        buf.set_len(span.len());
+        let version = BlockVersion { line: item.line, lba: item.lba, seq: item.entry.seq };
+        let holds =
+            |bytes: &[u8]| span.holds(&mut self.shard.borrow_mut().forms, [(version, &item.entry)], bytes);
+        stored(&self.shard, &self.exec, span.location(), buf, holds).await.is_ok()
+    }
+
+    /// Every copy of every page of the map.
+    async fn map(&mut self) -> Result<(), Ended> {
+        let lines: Vec<u64> = self.shard.borrow().map.lines.keys().copied().collect();
+        for line in lines {
+            let mut index = 0;
+            loop {
+                let pages: Vec<(Level, PageRef)> = {
+                    let s = self.shard.borrow();
+                    let node = s.map.lines.get(&line).and_then(|l| l.nodes.get(index));
+                    let Some(node) = node else { break };
+                    let leaves = node.leaves.iter().map(|l| (Level::Leaf, l.page()));
+                    std::iter::once((Level::Node, node.page)).chain(leaves).collect()
+                };
+                for (level, page) in pages {
+                    self.page(line, level, &page).await?;
+                }
+                index += 1;
+                self.exec.yield_now().await;
+            }
+        }
+        Ok(())
+    }
+
+    /// The copies of a page.
+    async fn page(&mut self, line: u64, level: Level, page: &PageRef) -> Result<(), Ended> {
+        let slot = page.location.slot();
+        let (columns, offset) = {
+            let s = self.shard.borrow();
+            let Some(segment) = s.segments.at(slot).filter(|s| !s.suspect) else { return Ok(()) };
+            (segment.columns, page.location.place(s.drives.unit_bytes).1)
+        };
+        let holds = |bytes: &[u8]| verify(bytes, level, line, page);
+        let (good, bad) = self.copies(&columns, offset, PAGE_BYTES as usize, holds).await?;
+        if bad.is_empty() || !self.is_named(line, level, page) {
+            return Ok(());
+        }
+        let mut s = self.shard.borrow_mut();
+        if good == 0 {
+            s.scrub_lost(format!("line {line}: the page of its map at {}", page.location));
+        }
+        s.scrub_mends(slot, &columns, bad.len());
+        Ok(())
+    }
+
+    /// True while the map names a page.
+    fn is_named(&self, line: u64, level: Level, page: &PageRef) -> bool {
+        let s = self.shard.borrow();
+        let Some(tree) = s.map.lines.get(&line) else { return false };
+        match level {
+            Level::Node => tree.nodes.iter().any(|n| n.page == *page),
+            Level::Leaf => tree.nodes.iter().flat_map(|n| &n.leaves).map(LeafRef::page).any(|p| p == *page),
+        }
+    }
+
+    /// How many copies of something hold, and which do not.
+    async fn copies(
+        &mut self,
+        columns: &Columns,
+        offset: u32,
+        len: usize,
+        holds: impl Fn(&[u8]) -> bool,
+    ) -> Result<(usize, Vec<usize>), Ended> {
+        let (mut good, mut bad) = (0, Vec::new());
+        let drives = self.shard.borrow().drives.clone();
+        for column in 0..columns.len() {
+            if self.is_out(columns, column) {
+                continue;
+            }
+            let mut buf = self.exec.alloc(len).await;
+            buf.set_len(len);
+            let place = Place { columns: *columns, column, offset };
+            match drives.combine(&self.exec, place, &[column], &mut buf).await {
+                Ok(()) if holds(&buf) => good += 1,
+                _ if self.is_out(columns, column) => {}
+                _ => bad.push(column),
+            }
+            drop(buf);
+            self.pace(len as u64).await?;
+        }
+        Ok((good, bad))
+    }
+
+    /// The copies of the checkpoint's body.
+    async fn chunks(&mut self) -> Result<(), Ended> {
+        let chunks: Vec<Chunk> = self.shard.borrow().checkpoint.chunks.clone();
+        for chunk in chunks {
+            let len = chunk.len as usize;
+            let holds = |bytes: &[u8]| super::checkpoint::chunk_holds(&chunk, &bytes[..len]);
+            let padded = len.next_multiple_of(PAGE_BYTES as usize);
+            let (good, bad) = self.copies(&chunk.columns, chunk.offset, padded, holds).await?;
+            let mut s = self.shard.borrow_mut();
+            let slot = s.segments.iter().find(|(_, seg)| seg.columns == chunk.columns).map(|(slot, _)| slot);
+            let named = s.checkpoint.chunks.contains(&chunk);
+            let Some(slot) = slot.filter(|_| named && !bad.is_empty()) else { continue };
+            if good == 0 {
+                s.scrub_lost("a part of the checkpoint, which the next one replaces".into());
+            }
+            s.scrub_mends(slot, &chunk.columns, bad.len());
+            s.checkpoint.requested = true;
+        }
+        Ok(())
+    }
+}
+
+/// Parity columns that are not what the data columns make them.
+fn wrong_parity(all: &[Vec<u8>], columns: &Columns, depth: usize) -> Vec<usize> {
+    let (data, parity) = all.split_at(columns.data());
+    let data: Vec<&[u8]> = data.iter().map(Vec::as_slice).collect();
+    let mut made = vec![vec![0; depth]; columns.parity()];
+    let mut sums: Vec<&mut [u8]> = made.iter_mut().map(Vec::as_mut_slice).collect();
+    parity::encode(&data, &mut sums);
+    let wrong = made.iter().zip(parity).enumerate().filter(|(_, (made, is))| made != is);
+    wrong.map(|(i, _)| columns.data() + i).collect()
+}
