@@ -277,7 +277,7 @@ fn while_a_drive_joins() {
         let all = Setup { drives: names.clone(), ..old.clone() };
         let new = names[count].0;
         let world = World::new(79);
-        world.add_drive(NODE, path(new), DriveSpec::file(5 << 20));
+        world.add_drive(NODE, path(new), DriveSpec::file(8 << 20));
         let node = Node::open(&world, &old).unwrap();
         let mut history = History { node, seq: 1, states: vec![vec![0; BLOCKS as usize]; 2], marking: false };
         history.node.commit(0, 1, vec![create(1)]).unwrap();

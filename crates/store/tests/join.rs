@@ -50,7 +50,7 @@ impl Load {
 }
 
 fn blank(world: &World, drive: &str) {
-    world.add_drive(NODE, path(drive), DriveSpec::file(8 << 20));
+    world.add_drive(NODE, path(drive), DriveSpec::file(11 << 20));
 }
 
 #[test]
@@ -113,7 +113,7 @@ fn a_drive_that_was_out_comes_back() {
 #[test]
 fn what_is_not_blank_is_refused_and_left_alone() {
     let world = World::new(2);
-    drop(Node::open(&world, &Setup { drives: vec![("other", 8 << 20)], ..Setup::tiny(0) }).unwrap());
+    drop(Node::open(&world, &Setup { drives: vec![("other", 11 << 20)], ..Setup::tiny(0) }).unwrap());
     let mut node = Node::open(&world, &pool(2, 1)).unwrap();
     let mut load = Load::begin(&mut node);
     blank(&world, "foreign");

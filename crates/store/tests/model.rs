@@ -394,7 +394,7 @@ impl Run {
         let pick = self.below(self.setup.drives.len() as u64) as usize;
         let (name, size) = self.setup.drives[pick];
         for _ in 0..=self.below(6) {
-            let at = (1 << 20) + self.below((size - (1 << 20)) / 512) * 512 + self.below(500);
+            let at = (4 << 20) + self.below((size - (4 << 20)) / 512) * 512 + self.below(500);
             self.world.overwrite(NODE, path(name), at, b"rot");
             self.rotten += 1;
         }

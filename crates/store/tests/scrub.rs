@@ -92,7 +92,7 @@ impl Pool {
 fn rot(world: &World, drive: &str, mib: u64, mut hits: impl FnMut() -> bool) {
     for page in 0..((mib << 20) - (1 << 20)) / 4096 {
         if hits() {
-            world.overwrite(NODE, path(drive), (1 << 20) + page * 4096 + 100, b"rot");
+            world.overwrite(NODE, path(drive), (4 << 20) + page * 4096 + 100, b"rot");
         }
     }
 }

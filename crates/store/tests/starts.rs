@@ -7,7 +7,7 @@ use common::*;
 use dolmen_sim::{DriveFaults, DriveSpec, World};
 use dolmen_store::*;
 
-const LABEL: usize = 1 << 20;
+const LABEL: usize = 4 << 20;
 
 fn three() -> Setup {
     let mut setup = Setup { drives: drives(3, 8), parity: 1, unit_bytes: 128 * 1024, ..Setup::tiny(0) };
@@ -72,7 +72,7 @@ fn wreck(world: &World, drive: &str, way: u64) {
         // The file was cut short.
         _ => {
             let head = label(world, drive);
-            world.add_drive(NODE, path(drive), DriveSpec::file(2 << 20));
+            world.add_drive(NODE, path(drive), DriveSpec::file(5 << 20));
             (0..8).for_each(|page| {
                 world.overwrite(NODE, path(drive), page as u64 * 4096, &head[page * 4096..][..4096]);
             });
@@ -171,7 +171,7 @@ fn a_foreign_drive_elsewhere_is_refused() {
     filled(&world, &setup);
     let mut other = setup.clone();
     other.drives[2].0 = "d5";
-    world.add_drive(NODE, path("d5"), DriveSpec::file(8 << 20));
+    world.add_drive(NODE, path("d5"), DriveSpec::file(11 << 20));
     world.overwrite(NODE, path("d5"), 0, b"XFSB");
     let before = label(&world, "d5");
     assert!(refusal(&world, &other).contains("XFS"));
@@ -203,9 +203,9 @@ fn names_may_shift() {
     filled(&world, &setup);
     // d1 is dead; what was d2 is d1 now, and there is no d2.
     let image = world.image(NODE, path("d2"));
-    let mut bytes = vec![0; 8 << 20];
+    let mut bytes = vec![0; 11 << 20];
     image.read(0, &mut bytes);
-    world.add_drive(NODE, path("d1"), DriveSpec::file(8 << 20));
+    world.add_drive(NODE, path("d1"), DriveSpec::file(11 << 20));
     for (page, bytes) in bytes.chunks_exact(4096).enumerate() {
         world.overwrite(NODE, path("d1"), page as u64 * 4096, bytes);
     }

@@ -69,7 +69,7 @@ pub async fn prepare_drive(exec: Handle, drive: Candidate, pool: JoinTo) -> Resu
     let entry = entry(&drive, pool.block.unit_bytes, derive(&pool.seed, pool.block.sequence + 1));
     if entry.units == 0 {
         return refused(format!(
-            "it has {} bytes, and 1 MiB and a unit of {} bytes are the least",
+            "it has {} bytes, and 4 MiB and a unit of {} bytes are the least",
             drive.info.size_bytes, pool.block.unit_bytes
         ));
     }

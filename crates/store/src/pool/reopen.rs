@@ -195,7 +195,7 @@ impl<'a> Matching<'a> {
         let small = drive.info.size_bytes < LABEL_BYTES + u64::from(needed) * u64::from(unit_bytes);
         Ok(small.then(|| {
             let (bytes, units) = (drive.info.size_bytes, if needed == 1 { "unit" } else { "units" });
-            format!("has {bytes} bytes, too few for 1 MiB and {needed} {units} of {unit_bytes} bytes")
+            format!("has {bytes} bytes, too few for 4 MiB and {needed} {units} of {unit_bytes} bytes")
         }))
     }
 

@@ -42,7 +42,7 @@ impl Load {
         let world = World::new(percent);
         let mut setup = Setup::tiny(units);
         setup.unit_bytes = unit_bytes;
-        setup.drives = vec![("d0", (1 << 20) + units * u64::from(unit_bytes))];
+        setup.drives = vec![("d0", (4 << 20) + units * u64::from(unit_bytes))];
         let commit_bytes = (unit_bytes as usize / 4 * 3).min(1 << 20);
         setup.tuning = ShardTuning { commit_bytes, cache_bytes, ..ShardTuning::default() };
         let mut node = Node::open(&world, &setup).unwrap();
