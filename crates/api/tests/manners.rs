@@ -267,6 +267,8 @@ async fn the_rest_of_the_objects() {
     node.call("GET", "/api/v2/events?since=yesterday", "").await.refusal(400, 3);
     assert_eq!(get("/dolmen/v1/status").await["health"]["state"], "OK");
     assert_eq!(get("/dolmen/v1/pool").await["state"], "Ready");
+    let encryption = json!({"encryptionState": "Enabled", "rotationState": "NoRotation"});
+    assert_eq!(get("/api/v2/cluster").await["encryptionStatus"], encryption);
     assert_eq!(get("/dolmen/v1/drives").await["drives"][0]["path"], "/drives/a");
     assert_eq!(get("/dolmen/v1/hosts").await["hosts"][0]["controllers"][0]["ioQueues"], 2);
     node.stop().await;

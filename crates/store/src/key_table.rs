@@ -20,7 +20,7 @@ use std::collections::BTreeSet;
 const WRITE_MS: u64 = 5_000;
 
 /// Pages that are read at a time.
-const READ_PAGES: u16 = 8;
+const READ_PAGES: u16 = 32;
 
 /// A key as it is in the table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
