@@ -45,7 +45,7 @@ fn cluster_base(app: &App, local: LocalAddress) -> Value {
         "discoveryEndpoints": at(app, local, app.endpoints.discovery_port),
         "clusterName": identity.cluster_name,
         "inBandAuthMode": "Disabled",
-        "encryptionStatus": {"encryptionState": "Disabled", "rotationState": "NoRotation"},
+        "encryptionStatus": {"encryptionState": "Enabled", "rotationState": "NoRotation"},
     })
 }
 
@@ -65,6 +65,9 @@ pub(crate) async fn cluster(
     caller.cluster(Level::Viewer)?;
     let (pool, volumes) = (app.cluster.pool().await?, app.cluster.volumes(None).await?);
     let mut value = cluster_base(&app, local);
+    if app.cluster.keys().await?.stale > 0 {
+        value["encryptionStatus"]["rotationState"] = "EncryptingDEKs".into();
+    }
     let version = env!("CARGO_PKG_VERSION");
     value["statistics"] = wire::cluster_statistics(&pool, logical_bytes(&volumes));
     value["health"] = health(&pool, &volumes);

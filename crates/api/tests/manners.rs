@@ -275,6 +275,8 @@ async fn the_rest_of_the_objects() {
     let figures =
         ["writeAmplification", "writeAmplificationCleaning", "writeAmplificationMap", "reserveShare"];
     assert_eq!(figures.map(|f| pool[f].as_f64().unwrap()), [1.5, 0.4, 0.05, 0.07]);
+    let encryption = json!({"encryptionState": "Enabled", "rotationState": "NoRotation"});
+    assert_eq!(get("/api/v2/cluster").await["encryptionStatus"], encryption);
     assert_eq!(get("/dolmen/v1/drives").await["drives"][0]["path"], "/drives/a");
     assert_eq!(get("/dolmen/v1/hosts").await["hosts"][0]["controllers"][0]["ioQueues"], 2);
     node.stop().await;

@@ -144,7 +144,7 @@ impl Machine {
     /// How often a word is on the drives.
     fn count(&self, word: &[u8]) -> usize {
         let drives = self.drives().map(|drive| fs::read(drive).unwrap());
-        drives.iter().map(|bytes| bytes.windows(word.len()).filter(|w| *w == word).count()).sum()
+        drives.iter().map(|bytes| occurrences(bytes, word)).sum()
     }
 
     /// The wrapped keys of the key tables of both drives.
@@ -168,6 +168,17 @@ impl Drop for Machine {
             let _ = child.wait();
         }
     }
+}
+
+/// How often a word begins in pages that hold anything.
+fn occurrences(bytes: &[u8], word: &[u8]) -> usize {
+    let blank = [0; BLOCK];
+    let used = bytes.chunks_exact(BLOCK).enumerate().filter(|(_, page)| *page != blank);
+    let in_page = |(i, _): (usize, &[u8])| {
+        let end = bytes.len().min((i + 1) * BLOCK + word.len() - 1);
+        bytes[i * BLOCK..end].windows(word.len()).filter(|w| *w == word).count()
+    };
+    used.map(in_page).sum()
 }
 
 fn within(what: &str, mut holds: impl FnMut() -> bool) {

@@ -20,7 +20,7 @@ use std::collections::BTreeSet;
 const WRITE_MS: u64 = 5_000;
 
 /// Pages that are read at a time.
-const READ_PAGES: u16 = 8;
+const READ_PAGES: u16 = 32;
 
 /// A key as it is in the table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,7 +40,7 @@ pub struct WrappedKey {
 pub struct KeyTable {
     /// The drives that take pages.
     drives: Vec<FileId>,
-    /// Drives that may fail to take a page.
+    /// Drives that may fail to take a change; whoever runs the pool sees to it that they go out.
     spare: usize,
     pages: Vec<KeyPage>,
     /// Drives that did not take a page, and why.
@@ -184,7 +184,6 @@ impl KeyTable {
             {
                 return Err(StoreError::Drive(format!("the key table could not be written: {why}")));
             }
-            self.spare -= failed.len();
             self.drives.retain(|drive| failed.iter().all(|(bad, _)| bad != drive));
             self.failed.append(&mut failed);
         }

@@ -260,7 +260,8 @@ fn wide_segments_with_a_drive_absent() {
         setup.parity = parity;
         setup.unit_bytes = 128 * 1024;
         setup.tuning.commit_bytes = 120 * 1024;
-        let states = enumerate_absent(&Workload { setup, before, steps }, limits(48));
+        let few = CrashLimits { per_point: 8, total: 24, seed: 5 };
+        let states = enumerate_absent(&Workload { setup, before, steps }, few);
         assert!(states > 60, "{states} states only");
     }
 }

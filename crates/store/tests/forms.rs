@@ -187,6 +187,14 @@ fn keys_are_found_again_and_erased_everywhere() {
     assert_eq!(found, all.into_iter().filter(|k| k.line != LineId(7)).collect::<Vec<_>>());
 }
 
+/// True when a key's word is in the key table of a drive.
+fn in_table(world: &World, name: &str, word: u64) -> bool {
+    let mut bytes = vec![0; (4 << 20) - 544 * 1024];
+    world.image(NODE, path(name)).read(544 * 1024, &mut bytes);
+    // Keys lie at multiples of 8.
+    bytes.chunks_exact(8).any(|w| w == word.to_le_bytes())
+}
+
 /// Every crash state of changes of every sort, with both drives there, and with each one absent at the first start.
 #[test]
 fn the_key_table_outlives_a_crash_at_any_moment() {
@@ -219,7 +227,7 @@ fn the_key_table_outlives_a_crash_at_any_moment() {
     });
     let recording = world.stop_recording().unwrap();
     let mut count = 0;
-    for state in recording.crash_states(CrashLimits { per_point: 8, total: 160, seed: 3 }) {
+    for state in recording.crash_states(CrashLimits { per_point: 8, total: 120, seed: 3 }) {
         for absent in [None, Some("d0"), Some("d1")] {
             count += 1;
             let world = World::restore(count, &state);
@@ -242,11 +250,13 @@ fn the_key_table_outlives_a_crash_at_any_moment() {
             let after = with_table(&world, &setup, |table, _| async move { sorted(&table) });
             assert_eq!(after, found, "{} with {absent:?} back", state.label);
             let erased = [1, 2].into_iter().filter(|l| !found.iter().any(|k| k.line == LineId(*l)));
-            let erased: BTreeSet<u64> = erased.map(needle).collect();
-            assert_eq!(on_drives(&world, &setup, &erased), BTreeSet::new(), "{}", state.label);
+            for line in erased {
+                let left = setup.drives.iter().any(|(name, _)| in_table(&world, name, needle(line)));
+                assert!(!left, "{} without {absent:?}: the key of line {line} is still there", state.label);
+            }
         }
     }
-    assert!(count > 200, "{count} states only");
+    assert!(count > 100, "{count} states only");
 }
 
 #[test]
