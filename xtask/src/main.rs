@@ -34,7 +34,8 @@ enum Verb {
         #[arg(long)]
         skip_vm: bool,
     },
-    /// Measure this tree's daemon, a null volume, against a bare TCP program in the same run.
+    /// Measure this tree's daemon, a null volume, against a bare TCP program in the same run; `bench store` measures the store
+    /// against its bare drive I/O, and the kernels against the machine's libraries.
     Bench {
         /// The benchmark's own words; `--help` lists them.
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
@@ -128,13 +129,17 @@ fn verb(verb: Verb) -> Result<()> {
     match verb {
         Verb::Test { skip_vm } => test::test(skip_vm),
         Verb::Bench { words } => {
-            sh::run("cargo").args(["build", "--release", "--package", "dolmen"]).dir(root()).status()?;
+            let store = words.first().is_some_and(|word| word == "store");
+            if !store {
+                sh::run("cargo").args(["build", "--release", "--package", "dolmen"]).dir(root()).status()?;
+            }
             let cargo = ["run", "--release", "--package", "dolmen-bench", "--"];
             let chosen = |word: &String| {
                 ["--target", "--floor-only", "--dolmen", "--help", "-h"].contains(&word.as_str())
             };
             let daemon = root().join("target/release/dolmen").display().to_string();
-            let ours = if words.iter().any(chosen) { vec![] } else { vec!["--dolmen".to_string(), daemon] };
+            let ours =
+                if store || words.iter().any(chosen) { vec![] } else { vec!["--dolmen".to_string(), daemon] };
             sh::run("cargo").args(cargo).args(ours).args(words).dir(root()).status()
         }
         Verb::Fuzz { target, seconds } => fuzz::fuzz(target.as_deref(), seconds),

@@ -99,7 +99,7 @@ pub(crate) enum Verb {
 /// How the store is measured.
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct StoreArgs {
-    /// Only the parts whose name contains this: shapes.
+    /// Only the parts whose name contains this: shapes, counts, compression, parity, kernels.
     #[arg(long, value_name = "WORD")]
     pub(crate) only: Option<String>,
     /// Only the shapes whose name contains this, say "4K random read".

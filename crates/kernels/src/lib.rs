@@ -18,6 +18,8 @@ pub mod hkdf;
 pub mod lz4;
 mod mac;
 pub mod reed_solomon;
+#[cfg(feature = "rivals")]
+pub mod rivals;
 mod seal;
 mod wrap;
 mod xts;

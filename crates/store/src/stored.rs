@@ -164,9 +164,14 @@ impl Forms {
         block_check(version.line, version.lba, version.seq, block)
     }
 
+    /// False for a block that does not look worth compressing, and is stored as it is.
+    pub(crate) fn packs(&self, block: &[u8]) -> bool {
+        !lz4::looks_incompressible(block)
+    }
+
     /// The compressed form of a block in the scratch memory: its length, when it is worth keeping.
     fn compress(&mut self, block: &[u8]) -> Option<usize> {
-        if lz4::looks_incompressible(block) {
+        if !self.packs(block) {
             return None;
         }
         let len = self.lz4.compress(block, &mut self.scratch[LENGTH_BYTES..])?;

@@ -10,6 +10,7 @@
 
 mod data;
 mod figures;
+mod kernels;
 mod load;
 mod machine;
 mod ram;
@@ -30,10 +31,17 @@ use machine::Machine;
 use ram::{Ram, Shared, Step};
 use std::{cell::RefCell, path::PathBuf, rc::Rc, time::Duration};
 
-/// Bytes of each drive and of the volumes: enough that what is read does not come from the CPU's caches alone, and so little
-/// that the drives stay nearly empty.
-const DRIVE_BYTES: usize = 2 << 30;
-const VOLUME_BYTES: u64 = 256 << 20;
+/// Bytes of each drive and of each volume.
+#[derive(Clone, Copy)]
+struct Sizes {
+    drive: usize,
+    volume: u64,
+}
+
+/// Enough that what is read does not come from the CPU's caches alone, and so little that the drives stay nearly empty.
+const LARGE: Sizes = Sizes { drive: 2 << 30, volume: 256 << 20 };
+/// For many drives at once.
+const SMALL: Sizes = Sizes { drive: 384 << 20, volume: 128 << 20 };
 
 const POOL_BYTES: usize = 128 << 20;
 
@@ -55,12 +63,24 @@ pub(crate) fn run(args: &StoreArgs) -> Result<()> {
         Figures { rounds: args.repeats, runtime_s: args.runtime, cpu: args.cpu, figures: Vec::new() };
     let only = |part: &str| args.only.as_deref().is_none_or(|only| part.contains(only));
     if only("shapes") {
-        let mut bench = Bench::start(1, 0)?;
+        let mut bench = Bench::start(1, 0, LARGE)?;
         for shape in [WRITE_4K, READ_4K, WRITE_128K, READ_128K] {
             if args.shape.as_deref().is_none_or(|wanted| shape.name.contains(wanted)) {
                 figures.figures.extend(bench.of_p(shape, args)?);
             }
         }
+    }
+    if only("counts") {
+        figures.figures.extend(Bench::start(1, 0, LARGE)?.counts()?);
+    }
+    if only("compression") {
+        figures.figures.extend(Bench::start(1, 0, LARGE)?.compression(args)?);
+    }
+    if only("parity") {
+        figures.figures.extend(parity(args)?);
+    }
+    if only("kernels") {
+        figures.figures.extend(kernels::figures());
     }
     match args.output {
         Output::Table => print!("{figures}"),
@@ -74,29 +94,32 @@ struct Bench {
     machine: Machine,
     drives: Rc<RefCell<Shared>>,
     bare: Io,
+    /// Of each volume.
+    bytes: u64,
     null: VolumeRef,
     plain: VolumeRef,
     packed: VolumeRef,
 }
 
-fn memory(drives: usize) -> (Io, Rc<RefCell<Shared>>) {
-    let (ram, shared) = Ram::new(drives, DRIVE_BYTES, &PoolConfig::sized(POOL_BYTES));
+fn memory(drives: usize, bytes: usize) -> (Io, Rc<RefCell<Shared>>) {
+    let (ram, shared) = Ram::new(drives, bytes, &PoolConfig::sized(POOL_BYTES));
     (Io::new(Box::new(ram)), shared)
 }
 
 impl Bench {
     /// Over so many drives in memory, with parity on so many of them. The volumes are full of noise.
-    fn start(drives: usize, parity: u8) -> Result<Bench> {
+    fn start(drives: usize, parity: u8, sizes: Sizes) -> Result<Bench> {
+        let bytes = sizes.volume;
         let names: Vec<PathBuf> = (0..drives).map(|n| n.to_string().into()).collect();
-        let ((io, shared), (bare, _)) = (memory(drives), memory(drives));
+        let ((io, shared), (bare, _)) = (memory(drives, sizes.drive), memory(drives, sizes.drive));
         let mut machine = Machine::start(io, &names, None, parity)?;
-        let null = machine.volume(NULL, VolumeKind::Null, VOLUME_BYTES, false)?;
-        let plain = machine.volume(PLAIN, VolumeKind::Durable, VOLUME_BYTES, false)?;
-        let packed = machine.volume(PACKED, VolumeKind::Durable, VOLUME_BYTES, true)?;
-        let mut fill = Load::new(&machine, WRITE_128K, plain, VOLUME_BYTES)?;
-        fill.run_count(&mut machine, VOLUME_BYTES / WRITE_128K.bytes() as u64)?;
+        let null = machine.volume(NULL, VolumeKind::Null, bytes, false)?;
+        let plain = machine.volume(PLAIN, VolumeKind::Durable, bytes, false)?;
+        let packed = machine.volume(PACKED, VolumeKind::Durable, bytes, true)?;
+        let mut fill = Load::new(&machine, WRITE_128K, plain, bytes)?;
+        fill.run_count(&mut machine, bytes / WRITE_128K.bytes() as u64)?;
         machine.settle()?;
-        Ok(Bench { machine, drives: shared, bare, null, plain, packed })
+        Ok(Bench { machine, drives: shared, bare, bytes, null, plain, packed })
     }
 
     /// Runs a load and tells what it did to the drives.
@@ -109,8 +132,8 @@ impl Bench {
 
     /// One shape against what physics allows.
     fn of_p(&mut self, shape: Shape, args: &StoreArgs) -> Result<Option<Figure>> {
-        let mut null = Load::new(&self.machine, shape, self.null, VOLUME_BYTES)?;
-        let mut ours = Load::new(&self.machine, shape, self.plain, VOLUME_BYTES)?;
+        let mut null = Load::new(&self.machine, shape, self.null, self.bytes)?;
+        let mut ours = Load::new(&self.machine, shape, self.plain, self.bytes)?;
         let (mut ratios, mut parts) = (Vec::new(), [const { Vec::new() }; 3]);
         ours.run(&mut self.machine, args.runtime())?;
         if let Some(seconds) = args.profile {
@@ -132,4 +155,88 @@ impl Bench {
         let name = format!("{}, depth {}, of P", shape.name, shape.depth);
         Ok(Figure::new(name, "", &ratios, Budget::AtLeast(0.85), text))
     }
+
+    /// Rounds of drive operations at depth 1.
+    fn counts(&mut self) -> Result<Vec<Figure>> {
+        let mut figures = Vec::new();
+        for (shape, budget) in [(WRITE_4K, 1.01), (READ_4K, 1.0)] {
+            let shape = Shape { depth: 1, ..shape };
+            let mut load = Load::new(&self.machine, shape, self.plain, self.bytes)?;
+            load.run_count(&mut self.machine, 1000)?;
+            self.machine.settle()?;
+            let before = self.drives.borrow().tally;
+            let run = load.run_count(&mut self.machine, 4000)?;
+            let after = self.drives.borrow().tally;
+            let (all, kind) = if shape.write {
+                (after.writes - before.writes, "writes")
+            } else {
+                (after.reads - before.reads, "reads")
+            };
+            let each = all as f64 / run.commands as f64;
+            let per_byte = (after.bytes_written - before.bytes_written) / run.commands;
+            let text = if shape.write { format!("{per_byte} bytes each") } else { String::new() };
+            let name = format!("drive {kind} per {}, depth 1", shape.name);
+            figures.extend(Figure::new(name, "", &[each], Budget::AtMost(budget), text));
+        }
+        Ok(figures)
+    }
+
+    /// What compression adds to a write, over what the bare compressor takes.
+    fn compression(&mut self, args: &StoreArgs) -> Result<Vec<Figure>> {
+        let mut figures = Vec::new();
+        let cases = [
+            ("LZ4 on 2:1 data adds, of the compressor", Fill::Runs, 32, 1.15),
+            ("LZ4 on 2:1 data adds at depth 1", Fill::Runs, 1, 3000.0),
+            ("incompressible data pays, of the compressor", Fill::Noise, 32, 0.10),
+        ];
+        for (name, fill, depth, budget) in cases {
+            let shape = Shape { fill, depth, ..WRITE_4K };
+            let mut plain = Load::new(&self.machine, shape, self.plain, self.bytes)?;
+            let mut packed = Load::new(&self.machine, shape, self.packed, self.bytes)?;
+            let bare = kernels::compressor_ns(fill);
+            let (mut values, mut parts) = (Vec::new(), [const { Vec::new() }; 2]);
+            for round in 0..=args.repeats {
+                let a = plain.run(&mut self.machine, args.runtime())?.ns;
+                let b = packed.run(&mut self.machine, args.runtime())?.ns;
+                if round > 0 {
+                    values.push(if depth == 1 { b - a } else { (b - a) / bare });
+                    [a, b].into_iter().zip(&mut parts).for_each(|(ns, all)| all.push(ns));
+                }
+            }
+            let [a, b] = parts.each_ref().map(|values| middle(values));
+            let text = format!("plain {a:.0} ns, compressed {b:.0} ns, compressor {bare:.0} ns");
+            let unit = if depth == 1 { "ns" } else { "" };
+            figures.extend(Figure::new(name, unit, &values, Budget::AtMost(budget), text));
+        }
+        Ok(figures)
+    }
+}
+
+fn middle(values: &[f64]) -> f64 {
+    crate::report::Spread::of(values.iter().copied()).map_or(0.0, |s| s.median)
+}
+
+/// What parity adds to sequential writes, beyond writing more bytes: 4+1 columns against 4.
+fn parity(args: &StoreArgs) -> Result<Option<Figure>> {
+    let (mut plain, mut coded) = (Bench::start(5, 0, SMALL)?, Bench::start(6, 1, SMALL)?);
+    let mut loads = Vec::new();
+    for bench in [&plain, &coded] {
+        loads.push(Load::new(&bench.machine, WRITE_128K, bench.plain, bench.bytes)?);
+    }
+    let (mut values, mut parts) = (Vec::new(), [const { Vec::new() }; 4]);
+    for round in 0..=args.repeats {
+        let (a, tape) = plain.recorded(&mut loads[0], args.runtime())?;
+        let bare = replay::replay(&mut plain.bare, &tape, a.commands, args.runtime())?;
+        let (b, tape) = coded.recorded(&mut loads[1], args.runtime())?;
+        let more = replay::replay(&mut coded.bare, &tape, b.commands, args.runtime())?;
+        if round > 0 {
+            values.push((b.ns - (more.ns - bare.ns)) / a.ns);
+            let all = [a.ns, bare.ns, b.ns, more.ns];
+            all.into_iter().zip(&mut parts).for_each(|(ns, all)| all.push(ns));
+        }
+    }
+    let [a, bare, b, more] = parts.each_ref().map(|values| middle(values));
+    let text = format!("4+0 {a:.0} ns, its bytes {bare:.0} ns, 4+1 {b:.0} ns, its bytes {more:.0} ns");
+    let name = "4+1 over 4+0, but for the bytes";
+    Ok(Figure::new(name, "", &values, Budget::AtMost(1.10), text))
 }

@@ -89,6 +89,11 @@ impl Staging {
         at
     }
 
+    /// True when the next block will lie on a page of its own.
+    fn is_aligned(&self) -> bool {
+        self.total.is_multiple_of(BLOCK_BYTES)
+    }
+
     /// Zeros up to the next page: whole blocks from here on are read straight to where they are wanted.
     fn align(&mut self) {
         self.skip(self.total.next_multiple_of(BLOCK_BYTES) - self.total);
@@ -661,7 +666,7 @@ impl Stage<'_> {
             if zero {
                 self.header.unmap(version.line, version.lba, (to - from) as u64);
             } else if self.attributes.compress {
-                self.run_packed(version, &data[range]);
+                self.run_packed(version, data.slice(range));
             } else if self.attributes.encrypt || !lies_on_pages(data) {
                 self.run_whole(version, &data[range]);
             } else {
@@ -696,13 +701,23 @@ impl Stage<'_> {
         }
     }
 
-    /// Blocks of whatever length they come to, packed.
-    fn run_packed(&mut self, first: BlockVersion, data: &[u8]) {
+    /// Blocks of whatever length they come to, packed. What stays as it is and would lie on a page of its own is written from where
+    /// it is.
+    fn run_packed(&mut self, first: BlockVersion, data: Slice) {
         let count = u32::try_from(data.len() / BLOCK_BYTES).expect("a command's blocks are few");
         self.header.write_each(first.line, first.lba, count);
-        for (lba, block) in (first.lba..).zip(data.chunks_exact(BLOCK_BYTES)) {
+        let lends = !self.attributes.encrypt && lies_on_pages(&data);
+        for (i, block) in data.chunks_exact(BLOCK_BYTES).enumerate() {
+            let version = BlockVersion { lba: first.lba + i as u64, ..first };
+            if lends && self.staging.is_aligned() && !self.forms.packs(block) {
+                let at = self.staging.lend(data.slice(i * BLOCK_BYTES..(i + 1) * BLOCK_BYTES));
+                let check = Forms::plain_check(version, block);
+                let granules = u16::try_from(granules(BLOCK_BYTES)).expect("a block");
+                self.header.block(StoredBlock { at, granules, form: Form(0), check });
+                continue;
+            }
             let (at, room) = self.staging.room();
-            let made = self.forms.make(self.attributes, BlockVersion { lba, ..first }, block, room);
+            let made = self.forms.make(self.attributes, version, block, room);
             self.staging.took(made.len);
             let granules = u16::try_from(granules(made.len)).expect("a block at most");
             self.header.block(StoredBlock { at, granules, form: made.form, check: made.check });
