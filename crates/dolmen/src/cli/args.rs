@@ -488,6 +488,20 @@ pub enum PoolCommand {
     Show,
     /// Let re-protection rest or go on, and say how much of the drives' bandwidth it may take
     Reprotect(ReprotectArgs),
+    /// Read and verify everything on the drives of a daemon that is stopped, and name what is damaged; changes nothing. Ends
+    /// with 1 when something is lost
+    Check(OfflineArgs),
+    /// Make a new data folder from drives alone, when the old one is gone: the daemon serves the same volumes under the same names
+    /// with it
+    Recover(OfflineArgs),
+}
+
+/// Arguments of `pool check` and `pool recover`.
+#[derive(Args, Debug)]
+pub struct OfflineArgs {
+    /// A drive of the pool. Repeatable [default of check: those that the folder of --data knows]
+    #[arg(long = "drive", value_name = "PATH")]
+    pub drive: Vec<PathBuf>,
 }
 
 /// Arguments of `pool reprotect`.

@@ -7,6 +7,7 @@ mod drive;
 mod error;
 mod locate;
 mod log;
+mod offline;
 mod output;
 mod policy;
 mod pool;
@@ -20,7 +21,7 @@ use crate::{
     demo,
     node::{self, DriveIdentity},
 };
-use args::{Cli, Command, DriveCommand, Global};
+use args::{Cli, Command, DriveCommand, Global, PoolCommand};
 use clap::{CommandFactory, FromArgMatches};
 use client::Client;
 use error::{CliError, Exit};
@@ -67,6 +68,12 @@ fn dispatch(cli: Cli) -> Result<ExitCode, CliError> {
         Command::Completions { shell } => completions(shell)?,
         Command::Drive { command: DriveCommand::Wipe { path, yes } } => {
             wipe(&Output::new(global.output), &path, yes)?;
+        }
+        Command::Pool { command: PoolCommand::Check(args) } => {
+            return offline::check(&Output::new(global.output), global.data.as_deref(), &args);
+        }
+        Command::Pool { command: PoolCommand::Recover(args) } => {
+            offline::recover(&Output::new(global.output), global.data.as_deref(), &args)?;
         }
         remote => {
             let client = Client::new(locate::target(&global)?)?;

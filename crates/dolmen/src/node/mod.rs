@@ -15,6 +15,7 @@ pub mod cores;
 mod drive_ops;
 mod locate;
 pub mod message;
+mod offline;
 mod ports;
 pub mod report;
 pub mod router;
@@ -24,6 +25,7 @@ mod tell;
 mod watch;
 mod wipe;
 
+pub use offline::{Checked, Recovery, check, recover};
 pub use serve::serve;
 pub use wipe::{DriveIdentity, identify_drive, wipe_drive};
 

@@ -120,8 +120,13 @@ impl Process {
             absent: Vec::new(),
             degraded: false,
         };
-        let start =
-            Start { drives: DRIVES.iter().map(drive).collect(), pool, restart: how.restart, unmake: |_| () };
+        let start = Start {
+            drives: DRIVES.iter().map(drive).collect(),
+            pool,
+            restart: how.restart,
+            identity: None,
+            unmake: |_| (),
+        };
         let job = {
             let talk = talk.clone();
             async move { boot::bring_up(&talk, start).await }
