@@ -133,8 +133,8 @@ pub enum StateError {
 }
 
 /// What helps when the file is lost.
-const REMEDY: &str = "put back a copy, or remove it and start again; the volumes are on the drives, but hosts find them \
-under their old name only with --subsystem-nqn NQN-OF-BEFORE";
+const REMEDY: &str =
+    "put back a copy, or move the folder away and make it anew from the drives: dolmen pool recover";
 
 impl fmt::Display for StateError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

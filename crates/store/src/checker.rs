@@ -8,7 +8,7 @@ use crate::columns::Columns;
 use crate::format::commit::LogIdentity;
 use crate::format::page::{Leaf, Level, PageRef, verify};
 use crate::format::segment::{SEGMENT_HEADER_BYTES, Stream};
-use crate::location::Slot;
+use crate::location::{Location, Slot};
 use crate::map::{Entry, LeafRef};
 use crate::parity;
 use crate::pool::read_plan;
@@ -16,20 +16,72 @@ use crate::segments::Segment;
 use crate::shard::{Drives, FetchError, SegmentScan, Shared, Span, Way, load_shard, stored_how};
 use crate::store::new_shard;
 use crate::stored::BlockVersion;
-use crate::{Candidate, Keyring, PoolPlan, ShardTuning, StoreError, UnitId};
+use crate::{Candidate, Finding, Key, Keyring, PoolPlan, ShardTuning, StoreError, UnitId};
 use dolmen_io::exec::Handle;
 use dolmen_io::{Owner, Tag};
 use dolmen_types::limits::BLOCK_BYTES;
-use dolmen_types::{LineId, ShardId, Uuid};
-use std::cell::RefCell;
+use dolmen_types::{Lba, LineId, PgId, ShardId, Uuid};
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
-/// Problems that are named at most; more are only counted.
+/// Problems that are named at most; more are only counted. Half of them are kept for what is lost.
 const MAX_NAMED: usize = 1000;
 
 /// Bytes that are read in one go.
 const RUN_BYTES: usize = 128 * 1024;
+
+/// Something that a check found wrong.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Damage {
+    /// The line that it belongs to, where that is known.
+    pub line: Option<LineId>,
+    /// The block of the line, where it is one.
+    pub lba: Option<Lba>,
+    /// Drive, unit and offset, where that is known; empty otherwise.
+    pub place: String,
+    /// False when other columns still give what is wrong here.
+    pub lost: bool,
+    /// What is wrong.
+    pub what: String,
+}
+
+/// How far a check has come; shared with whoever shows it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct CheckProgress(Rc<Cell<u32>>);
+
+impl CheckProgress {
+    /// How far, in parts of 1000.
+    #[must_use]
+    pub fn per_mille(&self) -> u32 {
+        self.0.get()
+    }
+}
+
+/// Counts what of a shard has been read.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Meter {
+    progress: CheckProgress,
+    /// Shards that are through, and all.
+    shards: (u16, u16),
+    /// Bytes of the current one.
+    done: u64,
+    total: u64,
+}
+
+impl Meter {
+    fn begin(&mut self, shard: ShardId, total: u64) {
+        (self.shards.0, self.done, self.total) = (shard.0, 0, total);
+        self.add(0);
+    }
+
+    fn add(&mut self, bytes: u64) {
+        self.done = self.total.min(self.done + bytes);
+        let part = (self.done * 1000).checked_div(self.total).unwrap_or(0);
+        let all = (u64::from(self.shards.0) * 1000 + part) / u64::from(self.shards.1.max(1));
+        self.progress.0.set(u32::try_from(all).unwrap_or(1000));
+    }
+}
 
 /// What a check found.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -54,24 +106,52 @@ pub struct CheckReport {
     pub mendable: u64,
     /// Problems in all: what is lost.
     pub problems: u64,
-    /// The first of them, for people; each names what is damaged.
-    pub named: Vec<String>,
+    /// The first of both sorts; each names what is damaged.
+    pub named: Vec<Damage>,
+    /// What the opening of the pool would come upon.
+    pub findings: Vec<Finding>,
+    /// All keyed objects, by which lines are told by their names.
+    pub objects: Vec<(PgId, Key, Box<[u8]>)>,
+    meter: Meter,
 }
 
 impl CheckReport {
-    fn mended(&mut self, text: String) {
+    fn mended(&mut self, damage: Damage) {
         self.mendable += 1;
-        if self.named.len() < MAX_NAMED {
-            self.named.push(format!("{text}: wrong, but other columns have it"));
+        if self.named.len() < MAX_NAMED / 2 {
+            self.named.push(damage);
         }
     }
 
-    fn problem(&mut self, text: String) {
+    fn problem(&mut self, damage: Damage) {
         self.problems += 1;
         if self.named.len() < MAX_NAMED {
-            self.named.push(text);
+            self.named.push(Damage { lost: true, ..damage });
         }
     }
+}
+
+/// Damage of no line.
+fn damage(what: impl Into<String>) -> Damage {
+    Damage { what: what.into(), ..Damage::default() }
+}
+
+/// Damage of a line's block.
+fn of_block(line: u64, lba: u64, place: String, what: impl Into<String>) -> Damage {
+    Damage { line: Some(LineId(line)), lba: Some(Lba(lba)), place, lost: false, what: what.into() }
+}
+
+/// A place in a segment as an operator finds it.
+fn place(shard: &Shared, drives: &[String], at: Location) -> String {
+    let s = shard.borrow();
+    let (column, offset) = at.place(s.drives.unit_bytes);
+    let unit = s.segments.at(at.slot()).and_then(|segment| segment.columns.unit(column));
+    unit.map_or_else(|| at.to_string(), |unit| of_unit(drives, unit, offset))
+}
+
+fn of_unit(drives: &[String], unit: UnitId, offset: u32) -> String {
+    let path = drives.get(usize::from(unit.drive)).map_or("?", String::as_str);
+    format!("{path} unit {} offset {offset}", unit.unit)
 }
 
 /// Checks the pool on these drives, which nobody serves meanwhile. Fails only where there is no pool to check. The blocks of an
@@ -81,6 +161,16 @@ pub async fn check_pool(
     drives: Vec<Candidate>,
     keyring: Keyring,
 ) -> Result<CheckReport, StoreError> {
+    check_pool_with(exec, drives, keyring, CheckProgress::default()).await
+}
+
+/// The same; `progress` tells meanwhile how far it has come.
+pub async fn check_pool_with(
+    exec: Handle,
+    drives: Vec<Candidate>,
+    keyring: Keyring,
+    progress: CheckProgress,
+) -> Result<CheckReport, StoreError> {
     let plan = read_plan(&exec, &drives).await?;
     let files: Vec<_> = plan.order.iter().map(|at| at.map(|i| drives[i].info.file)).collect();
     let pool_drives = Rc::new(Drives::new(&plan, &files, &ShardTuning::default()));
@@ -88,28 +178,77 @@ pub async fn check_pool(
         pool: plan.pool,
         drives: plan.drives.iter().map(|d| d.path.clone()).collect(),
         shards: plan.shards,
+        findings: plan.findings.clone(),
+        meter: Meter { progress, shards: (0, plan.shards), ..Meter::default() },
         ..CheckReport::default()
     };
     let mut holders = BTreeMap::new();
     for id in (0..plan.shards).map(ShardId) {
         let shard = offline_shard(&plan, id, &pool_drives, keyring.clone());
         if let Err(error) = load_shard(&shard, &exec).await {
-            report.problem(format!("shard {id}: {error}"));
+            report.problem(damage(format!("shard {id}: {error}")));
             continue;
         }
+        report.meter.begin(id, work(&shard));
+        report.objects.extend(objects(&shard));
         let held: Vec<UnitId> =
             shard.borrow().segments.iter().flat_map(|(_, s)| s.columns.units().to_vec()).collect();
         report.units_held += held.len() as u64;
         for unit in held {
             if let Some(other) = holders.insert(unit, id) {
-                let (drive, unit) = (unit.drive, unit.unit);
-                report.problem(format!("shards {other} and {id} both hold unit {unit} of drive {drive}"));
+                let what = damage(format!("shards {other} and {id} both hold this unit"));
+                report.problem(Damage { place: of_unit(&report.drives, unit, 0), ..what });
             }
         }
         check_shard(&shard, &exec, &mut report).await;
         check_columns(&shard, &exec, &mut report).await;
     }
     Ok(report)
+}
+
+/// The contents of a pool as its log tells them, without its data.
+#[derive(Clone, Debug)]
+pub struct PoolContents {
+    /// The pool.
+    pub pool: Uuid,
+    /// Number of the superblock in force.
+    pub sequence: u64,
+    /// Paths of the drives in service.
+    pub drives: Vec<String>,
+    /// All keyed objects.
+    pub objects: Vec<(PgId, Key, Box<[u8]>)>,
+}
+
+/// Reads the log of the pool on these drives, which nobody serves meanwhile, and changes nothing. Fails where a part of it can't be
+/// read: what it would have told is not known then.
+pub async fn read_contents(
+    exec: Handle,
+    drives: Vec<Candidate>,
+    keyring: Keyring,
+) -> Result<PoolContents, StoreError> {
+    let plan = read_plan(&exec, &drives).await?;
+    let files: Vec<_> = plan.order.iter().map(|at| at.map(|i| drives[i].info.file)).collect();
+    let pool_drives = Rc::new(Drives::new(&plan, &files, &ShardTuning::default()));
+    let mut all = Vec::new();
+    for id in (0..plan.shards).map(ShardId) {
+        let shard = offline_shard(&plan, id, &pool_drives, keyring.clone());
+        load_shard(&shard, &exec).await?;
+        all.extend(objects(&shard));
+    }
+    let serves = plan.drives.iter().filter(|d| d.state.counts()).map(|d| d.path.clone());
+    Ok(PoolContents { pool: plan.pool, sequence: plan.sequence, drives: serves.collect(), objects: all })
+}
+
+fn objects(shard: &Shared) -> Vec<(PgId, Key, Box<[u8]>)> {
+    let s = shard.borrow();
+    s.objects.iter().map(|((pg, key), value)| (*pg, *key, value.to_vec().into())).collect()
+}
+
+/// What the check of a shard has to read: what lives in it, then every column of its segments. Bytes.
+fn work(shard: &Shared) -> u64 {
+    let s = shard.borrow();
+    let columns: usize = s.segments.iter().map(|(_, segment)| segment.columns.len()).sum();
+    s.segments.live_bytes() + columns as u64 * u64::from(s.drives.unit_bytes)
 }
 
 fn offline_shard(plan: &PoolPlan, shard: ShardId, pool_drives: &Rc<Drives>, keyring: Keyring) -> Shared {
@@ -130,11 +269,13 @@ async fn check_shard(shard: &Shared, exec: &Handle, report: &mut CheckReport) {
     for (line, leaves) in lines {
         report.lines += 1;
         if !shard.borrow().has_keys_of(line) {
-            report.problem(StoreError::NoKey(LineId(line)).to_string());
+            let what = damage(StoreError::NoKey(LineId(line)).to_string());
+            report.problem(Damage { line: Some(LineId(line)), ..what });
             continue;
         }
         for page in leaves {
             report.leaves += 1;
+            report.meter.add(BLOCK_BYTES as u64);
             match read_leaf(shard, exec, line, &page, report).await {
                 Ok(mut entries) => {
                     // What the log since the checkpoint has overwritten counts no more.
@@ -142,10 +283,10 @@ async fn check_shard(shard: &Shared, exec: &Handle, report: &mut CheckReport) {
                     check_blocks(shard, exec, line, &entries, report).await;
                 }
                 Err(why) => {
-                    report.problem(format!(
-                        "line {line}: the leaf from block {} on is lost: {why}",
-                        page.first
-                    ));
+                    let at = place(shard, &report.drives, page.location);
+                    let what =
+                        format!("all from here on, up to the next leaf of the map, can't be found: {why}");
+                    report.problem(of_block(line, page.first, at, what));
                 }
             }
         }
@@ -180,11 +321,12 @@ async fn read_leaf(
     match stored_how(shard, exec, page.location, buf, holds).await {
         Ok((bytes, way)) => {
             if way == Way::Mended {
-                report.mended(format!("line {line}: the leaf at {}", page.location));
+                let at = place(shard, &report.drives, page.location);
+                report.mended(of_block(line, page.first, at, "the leaf of the map from here on"));
             }
             Ok(Leaf::trusted(&bytes).slots().filter_map(|(lba, v)| v.stored().map(|e| (lba, *e))).collect())
         }
-        Err(error) => Err(format!("the page at {}: {error}", page.location)),
+        Err(error) => Err(error.to_string()),
     }
 }
 
@@ -203,15 +345,20 @@ async fn check_blocks(
         let (run, tail) = rest.split_at(count);
         rest = tail;
         report.blocks += count as u64;
+        report.meter.add(run.iter().map(|(_, e)| u64::from(e.bytes())).sum());
         if read_run(shard, exec, line, run).await == Ok(Way::Direct) {
             continue;
         }
         for (lba, entry) in run {
             match read_run(shard, exec, line, &[(*lba, *entry)]).await {
                 Ok(Way::Direct | Way::Around) => {}
-                Ok(Way::Mended) => report.mended(format!("line {line}: block {lba} at {}", entry.location)),
+                Ok(Way::Mended) => {
+                    let at = place(shard, &report.drives, entry.location);
+                    report.mended(of_block(line, *lba, at, "not what was written"));
+                }
                 Err(error) => {
-                    report.problem(format!("line {line}: block {lba} at {}: {error}", entry.location))
+                    let at = place(shard, &report.drives, entry.location);
+                    report.problem(of_block(line, *lba, at, error.to_string()));
                 }
             }
         }
@@ -248,8 +395,10 @@ async fn check_columns(shard: &Shared, exec: &Handle, report: &mut CheckReport) 
             (s.drives.clone(), s.id)
         };
         let mut scan = SegmentScan::new(exec.clone(), drives, segment.columns);
+        let first = of_unit(&report.drives, segment.columns.units()[0], 0);
+        report.meter.add(segment.columns.len() as u64 * u64::from(shard.borrow().drives.unit_bytes));
         let Ok(Some(header)) = scan.header(|h| h.slot == slot && h.shard == id.shard).await else {
-            report.problem(format!("segment {} has lost its header", slot.0));
+            report.problem(Damage { place: first, ..damage("a segment has lost its header") });
             continue;
         };
         let id = LogIdentity { incarnation: header.incarnation, salt: header.salt, ..id };
@@ -258,11 +407,20 @@ async fn check_columns(shard: &Shared, exec: &Handle, report: &mut CheckReport) 
             let Ok(Some((commit, _))) = scan.commit(&id, Some(slot), offset).await else { break };
             (seen, offset) = (commit.place.number, u32::try_from(commit.end()).unwrap_or(u32::MAX));
             report.commits += 1;
-            match columns_agree(&scan, &segment.columns, commit.place.offset, commit.depth as usize).await {
-                Ok(true) => {}
-                Ok(false) => report.mended(format!("segment {}: the parity of commit {seen}", slot.0)),
-                Err(why) => report.mended(format!("segment {}: a column of commit {seen} ({why})", slot.0)),
-            }
+            let at = of_unit(&report.drives, segment.columns.units()[0], commit.place.offset);
+            let what = match columns_agree(
+                &scan,
+                &segment.columns,
+                commit.place.offset,
+                commit.depth as usize,
+            )
+            .await
+            {
+                Ok(true) => continue,
+                Ok(false) => damage("the parity of a commit is not that of its data"),
+                Err(why) => damage(format!("a column of a commit can't be read: {why}")),
+            };
+            report.mended(Damage { place: at, ..what });
         }
     }
 }

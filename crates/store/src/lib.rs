@@ -49,7 +49,9 @@ pub use batch::{
     AppendError, Batch, Done, Key, LineAttributes, LineInfo, LineUsage, MAX_BATCH_RECORDS, MAX_CLONE_DEPTH,
     MAX_OBJECT_BYTES, MAX_SNAPSHOTS_PER_SHARD, Marks, Record, Records, Ticket,
 };
-pub use checker::{CheckReport, check_pool};
+pub use checker::{
+    CheckProgress, CheckReport, Damage, PoolContents, check_pool, check_pool_with, read_contents,
+};
 pub use columns::{Columns, Shape};
 pub use diff::{ChangedRange, DiffDone, DiffPage, DiffRequest, MAX_DIFF_RANGES, MAX_DIFFS, View};
 pub use error::StoreError;

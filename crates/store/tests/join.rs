@@ -1,5 +1,5 @@
 //! Drives that come and go while the pool serves: what joins, what is refused, and what can't be taken away.
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::cast_possible_truncation, clippy::unwrap_used)]
 
 mod common;
 use common::*;

@@ -1,6 +1,6 @@
 //! Starts of a pool that can lose a drive: what is dead, wrecked or in the wrong place does not keep it from serving, and stays as
 //! it is; what may only have been forgotten does.
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::cast_possible_truncation, clippy::unwrap_used)]
 
 mod common;
 use common::*;

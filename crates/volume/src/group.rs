@@ -16,6 +16,8 @@ pub(crate) mod kind {
     pub(crate) const SNAPSHOT: u8 = 4;
     /// A protection group's opening; the id is its number. Value: version 1 (u16), epoch (u64).
     pub(crate) const GROUP: u8 = 3;
+    /// Who the node is to its hosts; the id is 0, in group 0.
+    pub(crate) const IDENTITY: u8 = 5;
 }
 
 /// How far beyond the highest number that was seen an opening begins. What was under way and lost may have reached the drives under

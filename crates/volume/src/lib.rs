@@ -28,6 +28,7 @@
 
 mod backing;
 mod codec;
+mod contents;
 mod control;
 mod descriptor;
 mod engine;
@@ -36,6 +37,7 @@ mod error;
 #[doc(hidden)]
 pub mod fuzzing;
 mod group;
+mod identity;
 mod lifecycle;
 pub mod limits;
 mod locks;
@@ -55,12 +57,14 @@ mod tests;
 mod volume;
 mod volumes;
 
+pub use contents::Catalog;
 pub use control::{
     Change, ControlCommand, ControlDone, ControlError, ControlReply, ControlRequest, DiffQuery, Health,
     Restart, Shrink, SnapshotInfo, VolumeInfo, VolumeUpdate,
 };
 pub use dolmen_store::{ChangedRange, DiffPage, LineUsage};
 pub use error::VolumeError;
+pub use identity::NodeIdentity;
 pub use near::{Near, NearRead};
 pub use notice::{Notice, NoticeKind};
 pub use request::{Command, Done, LbaRange, Reply, Request, VolumeRef};
@@ -69,4 +73,4 @@ pub use reservation::{
     ReservationReport, ReservationType,
 };
 pub use stats::{LATENCY_BUCKETS, LatencyHistogram, VolumeStats};
-pub use volumes::Volumes;
+pub use volumes::{Replace, Volumes};

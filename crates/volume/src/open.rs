@@ -11,6 +11,7 @@ use crate::{
     group::{Phase, kind},
     reservation::{Reservations, record},
     volume::{Life, unknown_descriptor},
+    volumes::IdentityClaim,
 };
 use dolmen_io::Io;
 use dolmen_store::{Done as StoreDone, Key, MAX_BATCH_RECORDS, Marks, Record, Store};
@@ -49,6 +50,9 @@ impl Volumes {
             let ended = self.take_over(pg, &contents.objects, log);
             let Some(group) = self.groups[pg.0 as usize].as_mut() else { continue };
             let mut batches = vec![group.open(contents.marks)];
+            if let Some(put) = identity_record(&self.identity, pg, &contents.objects) {
+                batches.push(group.batch([put].into_iter().collect()));
+            }
             for part in ended.chunks(MAX_BATCH_RECORDS) {
                 let delete = |id: &u128| Record::Delete { key: Key { kind: kind::RESERVATIONS, id: *id } };
                 batches.push(group.batch(part.iter().map(delete).collect()));
@@ -138,6 +142,15 @@ impl Volumes {
         }
         ended
     }
+}
+
+/// The record that tells who the node is, if the log does not tell so.
+fn identity_record(claim: &Option<IdentityClaim>, pg: PgId, objects: &[(Key, Box<[u8]>)]) -> Option<Record> {
+    let claim = claim.as_ref().filter(|_| pg == PgId(0))?;
+    let key = Key { kind: kind::IDENTITY, id: 0 };
+    let (there, value) = (objects.iter().find(|(k, _)| *k == key), claim.identity.encode());
+    let holds = there.is_some_and(|(_, old)| !claim.replaces || **old == *value);
+    (!holds).then(|| Record::Put { key, value: value.into() })
 }
 
 fn life_of(descriptor: &VolumeDescriptor) -> Life {

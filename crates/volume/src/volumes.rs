@@ -1,8 +1,8 @@
 //! All volumes of one core, and the step that moves their commands.
 
 use crate::{
-    Change, ControlError, ControlReply, ControlRequest, Notice, Reply, Request, Restart, VolumeRef,
-    VolumeStats,
+    Change, ControlError, ControlReply, ControlRequest, NodeIdentity, Notice, Reply, Request, Restart,
+    VolumeRef, VolumeStats,
     backing::{Durable, Log},
     group::{Group, Phase},
     limits::{MAX_COMMANDS, MAX_CONTROL_REQUESTS, MAX_LOCKED_RANGES, MAX_VOLUME_COMMANDS, SWEEP_MS},
@@ -79,6 +79,25 @@ pub struct Volumes {
     pub(crate) changes: Vec<Change>,
     /// Volumes whose deletion is durable and whose end is still to be sequenced.
     pub(crate) purges: VecDeque<usize>,
+    /// Who the node is, for the opening of group 0.
+    pub(crate) identity: Option<IdentityClaim>,
+}
+
+/// Who the node is to its hosts, and by what right.
+#[derive(Clone, Debug)]
+pub(crate) struct IdentityClaim {
+    pub(crate) identity: NodeIdentity,
+    /// What the log says otherwise is replaced.
+    pub(crate) replaces: bool,
+}
+
+/// Whether a node's identity takes the place of another one's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Replace {
+    /// The pool is ours.
+    Other,
+    /// Somebody else may have served it.
+    Nothing,
 }
 
 impl Volumes {
@@ -125,7 +144,13 @@ impl Volumes {
             notices: Vec::new(),
             changes: Vec::new(),
             purges: VecDeque::new(),
+            identity: None,
         }
+    }
+
+    /// Before [`Volumes::open`]: the log shall tell who the node is. What it tells of another one stays unless `replaces`.
+    pub fn identify(&mut self, identity: NodeIdentity, replaces: Replace) {
+        self.identity = Some(IdentityClaim { identity, replaces: replaces == Replace::Other });
     }
 
     /// A host's command, from this core or from a mailbox. Looked at in the next step, in order.

@@ -527,6 +527,36 @@ pub enum PoolCommand {
     Reprotect(ReprotectArgs),
     /// Scrub the pool: read everything, mend what is wrong from other drives; without options, show how that is done
     Scrub(ScrubArgs),
+    /// Read and verify everything on the drives of a daemon that is stopped, and name what is damaged; changes nothing. Ends
+    /// with 1 when something is lost
+    Check(CheckArgs),
+    /// Make a new data folder from drives alone, when the old one is gone: the daemon serves the same volumes under the same names
+    /// with it
+    Recover(RecoverArgs),
+}
+
+/// Arguments of `pool check`.
+#[derive(Args, Debug)]
+pub struct CheckArgs {
+    /// A drive of the pool. Repeatable [default: those that the folder of --data knows]
+    #[arg(long = "drive", value_name = "PATH")]
+    pub drive: Vec<PathBuf>,
+
+    /// File with the cluster key, which the pool's encrypted volumes are read with [default: keys/cluster.key in the data folder]
+    #[arg(long, value_name = "FILE", conflicts_with = "cluster_passphrase_file")]
+    pub cluster_key: Option<PathBuf>,
+
+    /// File with the passphrase that the cluster key follows from
+    #[arg(long, value_name = "FILE")]
+    pub cluster_passphrase_file: Option<PathBuf>,
+}
+
+/// Arguments of `pool recover`.
+#[derive(Args, Debug)]
+pub struct RecoverArgs {
+    /// A drive of the pool. Repeatable
+    #[arg(long = "drive", value_name = "PATH", required = true)]
+    pub drive: Vec<PathBuf>,
 }
 
 /// Arguments of `pool reprotect`.

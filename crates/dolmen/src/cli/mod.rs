@@ -8,6 +8,7 @@ mod error;
 mod key;
 mod locate;
 mod log;
+mod offline;
 mod output;
 mod policy;
 mod pool;
@@ -21,7 +22,7 @@ use crate::{
     demo,
     node::{self, DriveIdentity},
 };
-use args::{Cli, Command, DriveCommand, Global, KeyCommand};
+use args::{Cli, Command, DriveCommand, Global, KeyCommand, PoolCommand};
 use clap::{CommandFactory, FromArgMatches};
 use client::Client;
 use error::{CliError, Exit};
@@ -71,6 +72,12 @@ fn dispatch(cli: Cli) -> Result<ExitCode, CliError> {
         }
         Command::Key { command: command @ (KeyCommand::Export { .. } | KeyCommand::Import { .. }) } => {
             key::local(&global, &Output::new(global.output), command)?;
+        }
+        Command::Pool { command: PoolCommand::Check(args) } => {
+            return offline::check(&Output::new(global.output), global.data.as_deref(), &args);
+        }
+        Command::Pool { command: PoolCommand::Recover(args) } => {
+            offline::recover(&Output::new(global.output), global.data.as_deref(), &args)?;
         }
         remote => {
             let client = Client::new(locate::target(&global)?)?;

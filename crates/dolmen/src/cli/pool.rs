@@ -13,6 +13,8 @@ pub(crate) fn run(client: &Client, output: &Output, command: PoolCommand) -> Res
         PoolCommand::Show => output.put(&client.get("/dolmen/v1/pool")?, |p| pairs(&pool_pairs(p))),
         PoolCommand::Reprotect(args) => reprotect(client, output, &args),
         PoolCommand::Scrub(args) => scrub(client, output, &args),
+        // These need no daemon.
+        PoolCommand::Check(_) | PoolCommand::Recover(_) => Ok(()),
     }
 }
 

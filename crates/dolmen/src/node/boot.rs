@@ -11,11 +11,12 @@ use crate::{
         settings::Settings,
     },
 };
+use dolmen_cluster::state::Identity;
 use dolmen_io::OpenDrive;
 use dolmen_security::fresh_uuid;
 use dolmen_store::{Finding, FoundPool, Keyring, PoolOptions, PoolPlan, StoreError, WrappedKey};
 use dolmen_types::{CoreId, LineId, PgId, Uuid};
-use dolmen_volume::{Restart, VolumeInfo};
+use dolmen_volume::{NodeIdentity, Replace, Restart, VolumeInfo};
 use std::{fs, path::Path, sync::Arc};
 
 /// Shards of a new pool at most.
@@ -49,6 +50,8 @@ pub struct Start {
     pub restart: Restart,
     /// The cluster key.
     pub keys: Arc<ClusterKeys>,
+    /// Who the node is; the log of a new pool, or of this node's own, says so afterwards.
+    pub identity: Option<NodeIdentity>,
     /// Takes away a file drive that this start has made and the pool has refused, so that a drive whose file system is not
     /// mounted leaves nothing in its place.
     pub unmake: fn(&Path),
@@ -62,6 +65,7 @@ pub(crate) async fn boot(
     restart: Restart,
     keys: Arc<ClusterKeys>,
     settings: &Settings,
+    identity: &Identity,
 ) -> Result<Booted, ServeError> {
     for path in options.drives.iter().map(|d| &d.path).filter(|path| settings.removed.contains(path)) {
         tracing::info!(
@@ -94,7 +98,21 @@ pub(crate) async fn boot(
         absent: Vec::new(),
         degraded: options.degraded,
     };
-    bring_up(cores, Start { drives, pool, restart, keys, unmake: remove }).await
+    let identity = Some(recorded(identity));
+    bring_up(cores, Start { drives, pool, restart, keys, identity, unmake: remove }).await
+}
+
+/// The identity as the log has it.
+fn recorded(identity: &Identity) -> NodeIdentity {
+    NodeIdentity {
+        cluster_uuid: identity.cluster_uuid,
+        node_uuid: identity.node_uuid,
+        server_uuid: identity.server_uuid,
+        cluster_name: identity.cluster_name.clone(),
+        node_name: identity.node_name.clone(),
+        subsystem_nqn: identity.subsystem_nqn.to_string(),
+        serial: identity.serial.clone(),
+    }
 }
 
 fn remove(path: &Path) {
@@ -138,7 +156,8 @@ fn warn_of_size(path: &str, asked: Option<u64>, drive: &OpenedDrive) {
 /// Which drive or pool can't be opened and why, in words.
 pub async fn bring_up(cores: &Talk, start: Start) -> Result<Booted, ServeError> {
     let first = CoreId(0);
-    let Start { drives, mut pool, restart, keys, unmake } = start;
+    let Start { drives, mut pool, restart, keys, identity, unmake } = start;
+    let served_before = pool.expect.is_some();
     let asked: Vec<(String, Option<u64>)> =
         drives.iter().map(|d| (d.path.display().to_string(), d.create_bytes)).collect();
     let results = cores.ask(first, |answer| ToCore::OpenDrives { drives, answer }).await?;
@@ -195,7 +214,10 @@ pub async fn bring_up(cores: &Talk, start: Start) -> Result<Booted, ServeError> 
     open_store(cores, &plan, &drives, unlocked).await?;
     keys.settle(cores, &wrapped).await?;
     sweep(cores, &plan, &wrapped).await?;
-    let volumes = cores.ask_all(|answer| ToCore::OpenVolumes { restart, answer }).await?;
+    let replaces = if served_before || plan.created { Replace::Other } else { Replace::Nothing };
+    let identity = identity.map(|identity| (identity, replaces));
+    let volumes =
+        cores.ask_all(|answer| ToCore::OpenVolumes { restart, identity: identity.clone(), answer }).await?;
     let volumes: Vec<VolumeInfo> = volumes.into_iter().flatten().collect();
     let highest_keyed = wrapped.iter().map(|key| key.line).max().unwrap_or(LineId(0));
     tracing::info!(volumes = volumes.len(), keys = wrapped.len(), "recovered");

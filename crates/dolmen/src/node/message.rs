@@ -10,7 +10,8 @@ use dolmen_store::{
 use dolmen_target::{Envelope, Health, NamespaceTable, TargetConfig};
 use dolmen_types::{LineId, PgId, ShardId, Uuid};
 use dolmen_volume::{
-    Change, ControlCommand, ControlDone, ControlError, Notice, Reply, Request, Restart, VolumeInfo,
+    Change, ControlCommand, ControlDone, ControlError, NodeIdentity, Notice, Replace, Reply, Request,
+    Restart, VolumeInfo,
 };
 use std::sync::Arc;
 use tokio::sync::oneshot;
@@ -111,6 +112,8 @@ pub enum ToCore {
     OpenVolumes {
         /// Whether reservations that do not persist are still there.
         restart: Restart,
+        /// Who the node is, for the log; and whether that takes another one's place there.
+        identity: Option<(NodeIdentity, Replace)>,
         /// All volumes of this core.
         answer: Answer<Vec<VolumeInfo>>,
     },

@@ -17,6 +17,7 @@ mod drive_ops;
 pub mod keys;
 mod locate;
 pub mod message;
+mod offline;
 mod ports;
 pub mod report;
 pub mod router;
@@ -27,6 +28,7 @@ mod tell;
 mod watch;
 mod wipe;
 
+pub use offline::{Checked, KeyPlace, Recovery, check, recover};
 pub use serve::serve;
 pub use wipe::{DriveIdentity, identify_drive, wipe_drive};
 

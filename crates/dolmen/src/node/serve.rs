@@ -97,15 +97,16 @@ async fn start(
     let restart = boot::restart_kind(&options.data);
     let known = state.pool().map_err(ServeError::system)?;
     let keys = Arc::new(ClusterKeys::new(key_source(options)));
-    let settings = Settings::load(&options.data).map_err(ServeError::new)?;
-    let booted = boot(options, talk, known, restart, keys.clone(), &settings).await?;
+    let mut settings = Settings::load(&options.data).map_err(ServeError::new)?;
+    let booted = boot(options, talk, known, restart, keys.clone(), &settings, prepared.identity()).await?;
+    settings.know(&booted.plan, &options.data);
     reprotect(talk, booted.plan.shards, &settings).await.map_err(ServeError::system)?;
     if known.is_none() {
         if !booted.plan.created {
             tracing::warn!(
                 pool = %booted.plan.pool, subsystem = %prepared.identity().subsystem_nqn,
                 "a new data folder for a pool that was there: taken over, under this new subsystem NQN; hosts that knew \
-                 the old one need it back (--subsystem-nqn with a fresh data folder)"
+                 the old one need it back: `dolmen pool recover` into a fresh data folder"
             );
         }
         state.set_pool(booted.plan.pool).map_err(ServeError::system)?;

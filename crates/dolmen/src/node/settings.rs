@@ -2,6 +2,7 @@
 //! how re-protection goes on. A restart with the flags of before finds the pool's drives by it.
 
 use crate::config::DriveOption;
+use dolmen_store::{DriveState, PoolPlan};
 use serde::{Deserialize, Serialize};
 use std::{
     fs::{self, File},
@@ -18,6 +19,8 @@ const FILE: &str = "drives.json";
 pub(crate) struct Settings {
     /// Paths of drives that were added, and are opened beside those that the command line names.
     pub(crate) added: Vec<PathBuf>,
+    /// Paths of the drives in service at the last start, for tools that have no command line of the daemon's.
+    pub(crate) served: Vec<PathBuf>,
     /// Paths of drives that were removed, and are not opened although the command line may name them.
     pub(crate) removed: Vec<PathBuf>,
     /// Whether re-protection rests.
@@ -71,6 +74,27 @@ impl Settings {
         if !self.removed.iter().any(|p| p == path) {
             self.removed.push(path.into());
         }
+    }
+
+    /// Remembers which drives serve. Tools miss it, nothing else.
+    pub(crate) fn know(&mut self, plan: &PoolPlan, folder: &Path) {
+        let serves = plan.drives.iter().filter(|d| matches!(d.state, DriveState::In | DriveState::Leaving));
+        let served: Vec<PathBuf> =
+            serves.map(|d| std::path::absolute(&d.path).unwrap_or_else(|_| d.path.as_str().into())).collect();
+        if served != self.served {
+            self.served = served;
+            if let Err(why) = self.save(folder) {
+                tracing::warn!("`dolmen pool check` has to be told the drives: {why}");
+            }
+        }
+    }
+
+    /// The drives of the pool, as far as the folder knows.
+    pub(crate) fn known(&self) -> Vec<PathBuf> {
+        let mut all = self.served.clone();
+        all.extend(self.added.iter().filter(|path| !self.served.contains(path)).cloned());
+        all.retain(|path| !self.removed.contains(path));
+        all
     }
 
     /// The drives to open: those of the command line, less what was removed, and what was added.

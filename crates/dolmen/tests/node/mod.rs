@@ -95,6 +95,13 @@ impl Node {
         serde_json::from_slice(&stdout).unwrap()
     }
 
+    /// What it answers although it ends with this code.
+    pub fn answers(&self, code: i32, args: &[&str]) -> Value {
+        let Output { status, stdout, stderr } = self.ask(args);
+        assert_eq!(status.code(), Some(code), "{args:?}: {}", String::from_utf8_lossy(&stderr));
+        serde_json::from_slice(&stdout).unwrap()
+    }
+
     /// What it says when it fails with this code.
     pub fn fails(&self, code: i32, args: &[&str]) -> String {
         let Output { status, stderr, .. } = self.ask(args);

@@ -134,7 +134,8 @@ impl Process {
         let text = Secret::new(CLUSTER_KEY.as_bytes().to_vec());
         let Imported::Key(key) = ClusterKey::import(&text, None) else { panic!("the key is none") };
         let keys = Arc::new(ClusterKeys::new(KeySource::Given(key)));
-        let start = Start { drives, pool, restart: how.restart, keys: keys.clone(), unmake: |_| () };
+        let start =
+            Start { drives, pool, restart: how.restart, keys: keys.clone(), identity: None, unmake: |_| () };
         let job = {
             let talk = talk.clone();
             async move { boot::bring_up(&talk, start).await }

@@ -15,7 +15,8 @@ use dolmen_types::{
     limits::{BLOCK_BYTES, PROTECTION_GROUPS},
 };
 use dolmen_volume::{
-    ControlCommand, ControlError, ControlReply, ControlRequest, Restart, VolumeInfo, Volumes,
+    ControlCommand, ControlError, ControlReply, ControlRequest, NodeIdentity, Replace, Restart, VolumeInfo,
+    Volumes,
 };
 use std::{path::Path, sync::Arc};
 
@@ -56,7 +57,7 @@ impl Core {
                     self.waiting.store = Some(answer);
                 }
             }
-            ToCore::OpenVolumes { restart, answer } => self.open_volumes(restart, answer),
+            ToCore::OpenVolumes { restart, identity, answer } => self.open_volumes(restart, identity, answer),
             ToCore::Listen { config, table, answer } => drop(answer.send(self.listen(*config, table))),
             ToCore::Namespaces { table, answer } => {
                 if let Some(target) = &mut self.target {
@@ -148,8 +149,16 @@ impl Core {
         (0..PROTECTION_GROUPS).map(PgId).filter(here).collect()
     }
 
-    fn open_volumes(&mut self, restart: Restart, answer: Answer<Vec<VolumeInfo>>) {
+    fn open_volumes(
+        &mut self,
+        restart: Restart,
+        identity: Option<(NodeIdentity, Replace)>,
+        answer: Answer<Vec<VolumeInfo>>,
+    ) {
         let mut volumes = Volumes::new(self.id, &self.groups(), restart, VOLUME);
+        if let Some((identity, replaces)) = identity {
+            volumes.identify(identity, replaces);
+        }
         if let Some(store) = &mut self.store {
             volumes.open(&mut self.io, store);
         }

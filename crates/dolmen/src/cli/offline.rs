@@ -1,0 +1,176 @@
+//! `dolmen pool check` and `dolmen pool recover`: on drives that no daemon serves.
+
+use super::{
+    args::{CheckArgs, RecoverArgs},
+    error::{CliError, Exit},
+    output::{Output, pairs, text},
+};
+use crate::node::{self, Checked};
+use dolmen_store::{Damage, Finding};
+use dolmen_types::limits::BLOCK_BYTES;
+use indicatif::{ProgressBar, ProgressStyle};
+use serde_json::{Value, json};
+use std::{path::Path, process::ExitCode};
+
+fn failed(why: &node::ServeError) -> CliError {
+    CliError::new(Exit::Failed, why.to_string())
+}
+
+/// Reads everything and names what is damaged.
+pub(crate) fn check(output: &Output, data: Option<&Path>, args: &CheckArgs) -> Result<ExitCode, CliError> {
+    // On stderr, and only where that is a terminal.
+    let bar = ProgressBar::new(1000);
+    bar.set_style(
+        ProgressStyle::with_template("{bar:40} {percent} % of what the drives hold, {eta} to go")
+            .unwrap_or_else(|_| ProgressStyle::default_bar()),
+    );
+    let key = node::KeyPlace {
+        file: args.cluster_key.clone(),
+        passphrase_file: args.cluster_passphrase_file.clone(),
+    };
+    let checked = node::check(data, &args.drive, &key, |done| bar.set_position(done.into()));
+    bar.finish_and_clear();
+    let checked = checked.map_err(|why| failed(&why))?;
+    let value = told(&checked);
+    output.put(&value, people)?;
+    Ok(if checked.report.problems == 0 { Exit::Done } else { Exit::Failed }.into())
+}
+
+fn told(checked: &Checked) -> Value {
+    let report = &checked.report;
+    let missing = report.findings.iter().filter_map(|finding| match finding {
+        Finding::Lost { path, reason, .. } => Some(format!("{path}: {reason}")),
+        Finding::Untouched { path, reason } => Some(format!("{path} {reason}")),
+        Finding::Stale { .. } | Finding::Joined { .. } => None,
+    });
+    json!({
+        "pool": report.pool.to_string(),
+        "drives": report.drives,
+        "missing": missing.chain(checked.absent.iter().cloned()).collect::<Vec<_>>(),
+        "shards": report.shards,
+        "volumes": checked.catalog.volumes.len(),
+        "snapshots": checked.catalog.snapshots.len(),
+        "lines": report.lines.to_string(),
+        "leaves": report.leaves.to_string(),
+        "blocks": report.blocks.to_string(),
+        "commits": report.commits.to_string(),
+        "lost": report.problems.to_string(),
+        "mendable": report.mendable.to_string(),
+        "unknownRecords": checked.catalog.unknown.iter().map(ToString::to_string).collect::<Vec<_>>(),
+        "damages": report.named.iter().map(|d| damage(checked, d)).collect::<Vec<_>>(),
+    })
+}
+
+fn damage(checked: &Checked, damage: &Damage) -> Value {
+    let catalog = &checked.catalog;
+    let volume = damage.line.and_then(|line| catalog.volumes.iter().find(|v| v.line == line));
+    let of = match (volume, damage.line) {
+        (Some(volume), _) => format!("volume {}", volume.name),
+        (None, Some(line)) => match catalog.snapshots.iter().find(|s| s.line == line) {
+            Some(snapshot) => format!("snapshots of {}", snapshot.volume_name),
+            None => format!("line {line} of no volume"),
+        },
+        (None, None) => String::new(),
+    };
+    let sector = volume.map_or(BLOCK_BYTES as u64, |v| u64::from(v.sector.bytes()));
+    let lba = damage.lba.map(|lba| lba.0 * (BLOCK_BYTES as u64 / sector));
+    json!({
+        "of": of,
+        "volume": volume.map(|v| v.name.clone()),
+        "lba": lba,
+        "sectorSize": sector,
+        "place": damage.place,
+        "lost": damage.lost,
+        "what": damage.what,
+    })
+}
+
+fn people(value: &Value) -> String {
+    let list = |key: &str| value[key].as_array().cloned().unwrap_or_default();
+    let mut text_of_all = pairs(&[
+        ("Pool", text(value, "pool")),
+        ("Drives", list("drives").iter().filter_map(Value::as_str).collect::<Vec<_>>().join("\n")),
+        (
+            "Read",
+            format!(
+                "{} volumes and {} snapshots: {} blocks, {} leaves of the map, {} commits compared with their parity",
+                text(value, "volumes"),
+                text(value, "snapshots"),
+                text(value, "blocks"),
+                text(value, "leaves"),
+                text(value, "commits")
+            ),
+        ),
+        ("Lost", text(value, "lost")),
+        (
+            "Mendable",
+            format!(
+                "{} (other drives have it; the daemon mends it when it meets it)",
+                text(value, "mendable")
+            ),
+        ),
+    ]);
+    for missing in list("missing") {
+        text_of_all.push_str(&format!("missing: {}\n", missing.as_str().unwrap_or_default()));
+    }
+    for unknown in list("unknownRecords") {
+        text_of_all
+            .push_str(&format!("not understood: the record of {}\n", unknown.as_str().unwrap_or_default()));
+    }
+    for d in list("damages") {
+        let kind = if d["lost"] == true { "LOST" } else { "mendable" };
+        let lba = d["lba"].as_u64().map_or_else(String::new, |lba| format!(", LBA {lba}"));
+        let parts = [format!("{}{lba}", text(&d, "of")), text(&d, "place"), text(&d, "what")];
+        let parts: Vec<String> = parts.into_iter().filter(|p| !p.is_empty()).collect();
+        text_of_all.push_str(&format!("{kind}: {}\n", parts.join(": ")));
+    }
+    let named = list("damages").len() as u64;
+    let all = ["lost", "mendable"].iter().filter_map(|k| text(value, k).parse::<u64>().ok()).sum::<u64>();
+    if all > named {
+        text_of_all.push_str(&format!("and {} more\n", all - named));
+    }
+    text_of_all
+}
+
+/// Makes a data folder from drives alone.
+pub(crate) fn recover(output: &Output, data: Option<&Path>, args: &RecoverArgs) -> Result<(), CliError> {
+    let Some(data) = data else {
+        return Err(CliError::usage("--data is missing: name the folder that is to be made"));
+    };
+    if args.drive.is_empty() {
+        return Err(CliError::usage("--drive is missing: name the drives of the pool"));
+    }
+    let found = node::recover(data, &args.drive).map_err(|why| failed(&why))?;
+    let names = |list: Vec<&str>| list.join("\n");
+    let volumes: Vec<Value> = found
+        .catalog
+        .volumes
+        .iter()
+        .map(|v| json!({"name": v.name, "UUID": v.uuid.to_string(), "nsid": v.nsid.0, "sizeBytes": v.size_bytes.to_string()}))
+        .collect();
+    let value = json!({
+        "pool": found.pool.to_string(),
+        "drives": found.drives,
+        "subsystemNQN": found.subsystem_nqn,
+        "volumes": volumes,
+        "snapshots": found.catalog.snapshots.iter().map(|s| s.name.clone()).collect::<Vec<_>>(),
+        "unknownRecords": found.catalog.unknown.iter().map(ToString::to_string).collect::<Vec<_>>(),
+    });
+    output.put(&value, |_| {
+        pairs(&[
+            ("Pool", found.pool.to_string()),
+            ("Subsystem", found.subsystem_nqn.clone()),
+            ("Volumes", names(found.catalog.volumes.iter().map(|v| v.name.as_str()).collect())),
+            ("Snapshots", names(found.catalog.snapshots.iter().map(|s| s.name.as_str()).collect())),
+            ("Not understood", found.catalog.unknown.len().to_string()),
+            (
+                "Serve it",
+                format!(
+                    "dolmen serve --data {} {}",
+                    data.display(),
+                    found.drives.iter().map(|d| format!("--drive {d}")).collect::<Vec<_>>().join(" ")
+                ),
+            ),
+        ])
+    })
+}

@@ -1,0 +1,108 @@
+//! Pools that no daemon serves: checked, and recovered from drives alone.
+#![allow(clippy::unwrap_used)] // a test that can't go on fails
+
+mod node;
+
+use node::Node;
+use std::{fs, os::unix::fs::FileExt};
+
+const THREE: [&str; 3] = ["d0", "d1", "d2"];
+
+fn filled() -> Node {
+    let mut node = Node::new();
+    node.start(&THREE, &[]);
+    let host = "nqn.2014-08.org.example:host";
+    node.cli(&["volume", "create", "first", "--size", "16MiB", "--acl", host, "--compression", "off"]);
+    node.cli(&[
+        "volume",
+        "create",
+        "second",
+        "--size",
+        "32MiB",
+        "--acl",
+        "ALLOW_ANY",
+        "--compression",
+        "off",
+    ]);
+    node.host(1).fill(1, 8);
+    node.host(2).fill(2, 24);
+    node.cli(&["snapshot", "create", "then", "second"]);
+    node
+}
+
+/// Writes over every fourth page of a drive behind its label, where commits are.
+fn rot(node: &Node, drive: &str) {
+    let file = fs::OpenOptions::new().write(true).open(node.drive(drive)).unwrap();
+    let size = file.metadata().unwrap().len();
+    for at in ((1 << 20) + 8192..size - 4096).step_by(16384) {
+        file.write_all_at(b"rot", at).unwrap();
+    }
+}
+
+#[test]
+fn a_check_names_what_is_damaged() {
+    let mut node = filled();
+    let busy = node.fails(1, &["pool", "check"]);
+    assert!(busy.contains("in use"), "{busy}");
+    let one = node.drive("d0").display().to_string();
+    node.stop();
+    let before = THREE.map(|d| fs::read(node.drive(d)).unwrap());
+    let good = node.cli(&["pool", "check"]);
+    assert_eq!((&good["lost"], &good["mendable"]), (&"0".into(), &"0".into()), "{good}");
+    assert_eq!((good["volumes"].as_u64(), good["snapshots"].as_u64()), (Some(2), Some(1)), "{good}");
+    assert!(good["blocks"].as_str().unwrap().parse::<u64>().unwrap() >= (8 + 24) * 256, "{good}");
+    assert!(THREE.map(|d| fs::read(node.drive(d)).unwrap()) == before, "a check has written");
+    // One drive rots: nothing is lost. It is left out: neither.
+    rot(&node, "d0");
+    let mendable = node.cli(&["pool", "check"]);
+    assert_eq!(mendable["lost"], "0");
+    assert_ne!(mendable["mendable"], "0");
+    let others = [node.drive("d1").display().to_string(), node.drive("d2").display().to_string()];
+    let without = node.cli(&["pool", "check", "--drive", &others[0], "--drive", &others[1]]);
+    assert_eq!(without["lost"], "0");
+    assert!(without["missing"].to_string().contains(&one), "{without}");
+    // Two rot: the volume's blocks are named, and the code says so.
+    rot(&node, "d1");
+    let lost = node.answers(1, &["pool", "check"]);
+    let damages = lost["damages"].as_array().unwrap();
+    assert_ne!(lost["lost"], "0");
+    let named = |d: &&serde_json::Value| d["lost"] == true && d["volume"].is_string() && d["lba"].is_u64();
+    let first = damages.iter().find(named).expect("a block of a volume");
+    assert!(first["place"].as_str().unwrap().contains(" unit "), "{first}");
+}
+
+#[test]
+fn a_data_folder_is_made_from_drives_alone() {
+    let mut node = filled();
+    let (status, volumes) = (node.cli(&["status"]), node.cli(&["volume", "list"]));
+    node.kill();
+    fs::remove_dir_all(node.data()).unwrap();
+    let drives: Vec<String> = THREE.map(|d| node.drive(d).display().to_string()).into();
+    let mut recover = vec!["pool", "recover"];
+    drives.iter().for_each(|d| recover.extend(["--drive", d]));
+    let found = node.cli(&recover);
+    assert_eq!(found["subsystemNQN"], status["subsystemNQN"], "{found}");
+    assert_eq!(found["snapshots"][0], "then");
+    assert!(node.fails(1, &recover).contains("not there yet"));
+    node.start(&THREE, &[]);
+    let after = node.cli(&["status"]);
+    for name in ["subsystemNQN", "clusterUUID", "clusterName", "nodeUUID"] {
+        assert_eq!(after[name], status[name]);
+    }
+    let again = node.cli(&["volume", "list"]);
+    for (old, new) in volumes.as_array().unwrap().iter().zip(again.as_array().unwrap()) {
+        for name in ["UUID", "name", "nsid", "size", "acl"] {
+            assert_eq!(old[name], new[name], "{name}");
+        }
+    }
+    node.host(1).verify(1, 8);
+    node.host(2).verify(2, 24);
+    assert_eq!(node.cli(&["snapshot", "list"]).as_array().unwrap().len(), 1);
+    // A drive less is no reason not to.
+    node.kill();
+    fs::remove_dir_all(node.data()).unwrap();
+    fs::rename(node.drive("d2"), node.drive("away")).unwrap();
+    node.cli(&recover);
+    node.start(&THREE, &[]);
+    node.host(2).verify(2, 24);
+}
