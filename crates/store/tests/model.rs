@@ -362,6 +362,12 @@ impl Run {
         if self.setup.parity == 0 || self.lost.is_some() || !self.node.is_protected() {
             return;
         }
+        // What is under way may be looked at before it is there.
+        self.settle();
+        self.node.checkpoint();
+        if !self.node.is_protected() {
+            return;
+        }
         let pick = self.below(self.setup.drives.len() as u64) as usize;
         let (name, size) = self.setup.drives[pick];
         for _ in 0..=self.below(6) {
@@ -805,8 +811,8 @@ fn of_seed(seed: u64) -> (&'static str, Run) {
             ("parity", run)
         }
     };
-    run.versions = seed % 8 != 4 && seed / 8 % 2 == 0;
-    (run.crashes, run.crowded) = if seed % 8 == 1 { (6, true) } else { (15, false) };
+    run.versions = seed % 8 != 4 && (seed / 8).is_multiple_of(2);
+    (run.crashes, run.crowded) = if matches!(seed % 8, 1 | 4) { (6, true) } else { (15, false) };
     (kind, run)
 }
 
