@@ -58,6 +58,8 @@ enum Verb {
         #[arg(long, default_value_t = 1)]
         seed: u64,
     },
+    /// Measure how long a start takes with 16 Mi blocks mapped, snapshots, and a log to replay.
+    Recovery,
     /// Overwrite pools of the real store on simulated drives for long, and show what drives write for each byte that hosts
     /// write.
     Amplification,
@@ -143,6 +145,7 @@ fn verb(verb: Verb) -> Result<()> {
             sh::run("cargo").args(cargo).args(ours).args(words).dir(root()).status()
         }
         Verb::Fuzz { target, seconds } => fuzz::fuzz(target.as_deref(), seconds),
+        Verb::Recovery => store_test("memory", "recovery", &[]),
         Verb::Amplification => store_test("amplification", "table", &[]),
         Verb::Soak { minutes, seed } => {
             let seconds = (minutes * 60).to_string();

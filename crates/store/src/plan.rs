@@ -174,9 +174,9 @@ pub struct ShardTuning {
 const MEMORY_BYTES_PER_TIB: u64 = 88 << 20;
 
 /// What the references to the leaves take for each TiB that is written, in leaves that are three quarters full. Bytes.
-pub(crate) const REFERENCE_BYTES_PER_TIB: u64 = 112 << 20;
+pub(crate) const REFERENCE_BYTES_PER_TIB: usize = 112 << 20;
 
-const _: () = assert!(MEMORY_BYTES_PER_TIB + REFERENCE_BYTES_PER_TIB <= 200 << 20);
+const _: () = assert!(MEMORY_BYTES_PER_TIB + REFERENCE_BYTES_PER_TIB as u64 <= 200 << 20);
 
 impl ShardTuning {
     /// The knobs for a pool: its shards share the memory that a pool of its size may take, half of it for leaves, half for
@@ -185,7 +185,7 @@ impl ShardTuning {
     pub fn for_pool(plan: &PoolPlan) -> ShardTuning {
         let units: u64 = plan.drives.iter().filter(|d| d.state.counts()).map(|d| u64::from(d.units)).sum();
         let data = plan.members().shape.usable(units * u64::from(plan.unit_bytes));
-        let total = u128::from(MEMORY_BYTES_PER_TIB) * u128::from(data.max(1 << 40)) >> 40;
+        let total = (u128::from(MEMORY_BYTES_PER_TIB) * u128::from(data.max(1 << 40))) >> 40;
         let half = usize::try_from(total).unwrap_or(usize::MAX) / usize::from(plan.shards.max(1)) / 2;
         // A shard holds hosts back when two such deltas wait for a third one to be merged.
         let delta_entries = half / 3 / crate::map::DELTA_ENTRY_BYTES;
@@ -206,6 +206,45 @@ impl Default for ShardTuning {
             full_wait_ms: 10_000,
             stuck_write_ms: 2_000,
             slow_read_ms: 50,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Whatever the pool's size and however many shards share it: 200 MiB for each TiB that it can hold, counted.
+    #[test]
+    fn the_map_keeps_its_budget() {
+        for tib in [1u64, 2, 8, 100] {
+            for shards in [1, 2, 16] {
+                let unit_bytes = 64 << 20;
+                let drive = PlanDrive {
+                    uuid: Uuid::NIL,
+                    path: String::new(),
+                    serial: String::new(),
+                    units: u32::try_from((tib << 40) / u64::from(unit_bytes)).unwrap(),
+                    state: DriveState::In,
+                };
+                let plan = PoolPlan {
+                    pool: Uuid::NIL,
+                    incarnation: 1,
+                    unit_bytes,
+                    shards,
+                    parity: 0,
+                    sequence: 1,
+                    drives: vec![drive],
+                    order: vec![Some(0)],
+                    created: true,
+                };
+                let tuning = ShardTuning::for_pool(&plan);
+                let deltas = 3 * tuning.delta_entries * crate::map::DELTA_ENTRY_BYTES;
+                let shared = (tuning.cache_bytes + deltas) * usize::from(shards);
+                let all = shared as u64 + tib * REFERENCE_BYTES_PER_TIB as u64;
+                assert!(all <= tib * (200 << 20), "{tib} TiB, {shards} shards: {all}");
+                assert!(tuning.delta_entries > 10_000 && tuning.cache_bytes > 1 << 20);
+            }
         }
     }
 }

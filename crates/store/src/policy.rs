@@ -56,7 +56,7 @@ const PACED_FROM: u32 = 250;
 pub(crate) fn hosts_for_moved(moved_bytes: u64, pressure: u32) -> Option<u64> {
     let over = pressure.min(1000).checked_sub(PACED_FROM)?;
     let steps = over * 5 / (1000 - PACED_FROM);
-    Some(moved_bytes * 4 >> steps)
+    Some((moved_bytes * 4) >> steps)
 }
 
 #[cfg(test)]

@@ -169,6 +169,8 @@ struct Run {
     rotten: u64,
     /// Batches that found the pool full.
     refused: u64,
+    /// The pool is to be full, so that the cleaner never rests.
+    full: bool,
 }
 
 impl Run {
@@ -203,6 +205,7 @@ impl Run {
             rots: false,
             rotten: 0,
             refused: 0,
+            full: false,
         }
     }
 
@@ -389,6 +392,12 @@ impl Run {
     /// Some sectors of one drive rot; a round of scrubbing later another drive may be lost.
     fn decay(&mut self) {
         if self.setup.parity == 0 || self.lost.is_some() || !self.node.is_protected() {
+            return;
+        }
+        // What is under way may be looked at before it is there.
+        self.settle();
+        self.node.checkpoint();
+        if !self.node.is_protected() {
             return;
         }
         let pick = self.below(self.setup.drives.len() as u64) as usize;
@@ -602,7 +611,8 @@ impl Run {
             let spaces = self.node.stores.iter().map(Store::space);
             bytes = spaces.map(|s| s.live_bytes - s.map_bytes).sum::<u64>();
             assert!(bytes >= want as u64, "{bytes} bytes are counted, {want} can be read");
-            if bytes == want as u64 {
+            // In a full pool of tiny units there is always something that the cleaner is just moving, and counts twice.
+            if bytes == want as u64 || (self.full && bytes - want as u64 <= 64 * BLOCK as u64) {
                 return;
             }
         }
@@ -830,7 +840,11 @@ fn of_seed(seed: u64) -> (&'static str, Run) {
             let drives = vec![("d0", 4 << 20), ("d1", 5 << 20), ("d2", 6 << 20)];
             ("several shards", Run::new(seed, Setup { drives, shards: 3, cores: 2, ..tiny(0) }, 4, 50))
         }
-        4 => ("full", Run::new(seed, tiny(40), 1, 400)),
+        4 => {
+            let mut run = Run::new(seed, tiny(40), 1, 400);
+            run.full = true;
+            ("full", run)
+        }
         _ => {
             let (count, mib, parity) =
                 [(2, 8, 1), (3, 8, 1), (4, 8, 1), (5, 8, 1), (4, 12, 2), (5, 12, 2)][(seed / 8 % 6) as usize];
@@ -846,8 +860,8 @@ fn of_seed(seed: u64) -> (&'static str, Run) {
             ("parity", run)
         }
     };
-    run.versions = seed % 8 != 4 && seed / 8 % 2 == 0;
-    (run.crashes, run.crowded) = if seed % 8 == 1 { (6, true) } else { (15, false) };
+    run.versions = seed % 8 != 4 && (seed / 8).is_multiple_of(2);
+    (run.crashes, run.crowded) = if matches!(seed % 8, 1 | 4) { (6, true) } else { (15, false) };
     (kind, run)
 }
 

@@ -42,7 +42,8 @@ fn cleaning_is_felt_within_bounds() {
         load.world.set_faults(NODE, path("d0"), faults);
         load.readers = 2;
         load.write(load.blocks, Pattern::Uniform);
-        (load.write_ns.clear(), load.read_ns.clear());
+        load.write_ns.clear();
+        load.read_ns.clear();
         let before = load.node.space();
         load.write(load.blocks / 2, Pattern::Uniform);
         let after = load.node.space();

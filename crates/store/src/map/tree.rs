@@ -28,7 +28,7 @@ pub(crate) struct LeafRef {
 const _: () = assert!(size_of::<LeafRef>() == 40);
 const _: () = assert!(
     (1 << 28) / (crate::format::page::PAGE_SLOTS * 3 / 4) * (size_of::<LeafRef>() + 1)
-        < crate::plan::REFERENCE_BYTES_PER_TIB as usize
+        < crate::plan::REFERENCE_BYTES_PER_TIB
 );
 
 impl LeafRef {

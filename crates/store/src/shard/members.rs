@@ -139,6 +139,13 @@ impl Shard {
                 segment.base + segment.delta == 0 || segment.cleaned || segment.stream == Stream::Meta;
             risk.checkpoint |= segment.closed && moved;
         }
+        // What streams append to is not cleaned yet, but no other column of it may go either.
+        let open = self.segments.iter().filter(|(_, s)| s.suspect && !s.closed && !s.quarantined);
+        for (_, segment) in open.filter(|(_, s)| !self.is_at_risk(s)) {
+            risk.any = true;
+            risk.segments += 1;
+            risk.bytes += u64::from(segment.live());
+        }
         risk.any |= Stream::LOGS.into_iter().any(|stream| self.lacks_where(stream));
         self.risk = risk;
     }
