@@ -80,6 +80,7 @@ impl Core {
         if self.io.drive_counters(file).inflight > 0 {
             return false;
         }
+        self.leave_keys(file);
         self.files[index] = None;
         if let Some(info) = self.infos.get_mut(index) {
             *info = None;

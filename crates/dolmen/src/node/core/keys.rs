@@ -161,7 +161,7 @@ impl Core {
             ToCore::ListKeys { answer } => self.ask_keeper(Job::List(answer)),
             ToCore::JoinKeys { file, answer } => self.ask_keeper(Job::Join(file, answer)),
             ToCore::LeaveKeys { file, answer } => {
-                self.ask_keeper(Job::Leave(file));
+                self.leave_keys(file);
                 let _ = answer.send(());
             }
             ToCore::AddKey { pg, line, key, answer } => {
@@ -176,6 +176,11 @@ impl Core {
             }
             _ => {}
         }
+    }
+
+    /// Gives a drive no more changes of the table.
+    pub(super) fn leave_keys(&mut self, file: FileId) {
+        self.ask_keeper(Job::Leave(file));
     }
 
     fn sweep_keys(&mut self, lines: &[(PgId, LineId)]) {
