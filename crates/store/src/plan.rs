@@ -237,6 +237,7 @@ mod tests {
                     drives: vec![drive],
                     order: vec![Some(0)],
                     created: true,
+                    findings: Vec::new(),
                 };
                 let tuning = ShardTuning::for_pool(&plan);
                 let deltas = 3 * tuning.delta_entries * crate::map::DELTA_ENTRY_BYTES;
