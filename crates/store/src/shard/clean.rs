@@ -50,9 +50,12 @@ pub(super) async fn serve(shard: Shared, exec: Handle) {
             bell.notified().await;
             continue;
         };
-        let (began, live) = (exec.now(), shard.borrow().segments.at(slot).map_or(0, |s| u64::from(s.live())));
+        let began = exec.now();
+        let segment =
+            shard.borrow().segments.at(slot).map(|s| ((s.stream, s.stream_seq), u64::from(s.live())));
+        let Some((which, live)) = segment else { continue };
         let outcome = clean(&shard, &exec, slot).await;
-        shard.borrow_mut().cleaned_up(slot, &outcome);
+        shard.borrow_mut().cleaned_up(slot, which, &outcome);
         exec.yield_now().await;
         let rate = shard.borrow().reprotect.bytes_per_s;
         if let Some(ns) = (live * 1_000_000_000).checked_div(rate).filter(|_| risky) {
@@ -62,11 +65,13 @@ pub(super) async fn serve(shard: Shared, exec: Handle) {
 }
 
 impl super::Shard {
-    fn cleaned_up(&mut self, slot: Slot, outcome: &Result<(), Damaged>) {
+    fn cleaned_up(&mut self, slot: Slot, which: (Stream, u64), outcome: &Result<(), Damaged>) {
         self.moving.clear();
         // What was taken off the list of moves but is still needed stayed behind: the segment is cleaned again.
         let emptied = outcome.is_ok() && !std::mem::take(&mut self.moves_forgotten);
-        let Some(segment) = self.segments.at_mut(slot) else { return };
+        // A checkpoint may have been quicker, and the slot be another segment's, of which nothing is known.
+        let segment = self.segments.at_mut(slot).filter(|s| (s.stream, s.stream_seq) == which);
+        let Some(segment) = segment else { return };
         segment.cleaned = emptied;
         segment.quarantined = outcome.is_err();
         if emptied {

@@ -48,9 +48,11 @@ impl Shard {
     /// Writes records of what is to be given back into a commit's header.
     pub(super) fn put_retired(&mut self, header: &mut HeaderWriter) {
         let count = self.retiring.len().min(RETIRED_AT_ONCE);
-        for slot in self.retiring.drain(..count) {
-            // A checkpoint may have been quicker, and the slot be another's.
-            if let Some(segment) = self.segments.at(slot).filter(|s| s.cleaned) {
+        let slots: Vec<Slot> = self.retiring.drain(..count).collect();
+        for slot in slots {
+            // A checkpoint may have been quicker, and the slot be another's, which has to be fit for it itself.
+            let cleaned = self.segments.at(slot).filter(|s| s.cleaned && self.may_retire(slot));
+            if let Some(segment) = cleaned {
                 header.retire(slot, segment.stream, segment.stream_seq);
             }
         }
