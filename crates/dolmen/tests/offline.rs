@@ -76,10 +76,17 @@ fn a_data_folder_is_made_from_drives_alone() {
     let mut node = filled();
     let (status, volumes) = (node.cli(&["status"]), node.cli(&["volume", "list"]));
     node.kill();
+    let kept = node.drive("kept.key");
+    fs::copy(node.data().join("keys/cluster.key"), &kept).unwrap();
+    let kept = kept.display().to_string();
     fs::remove_dir_all(node.data()).unwrap();
     let drives: Vec<String> = THREE.map(|d| node.drive(d).display().to_string()).into();
     let mut recover = vec!["pool", "recover"];
     drives.iter().for_each(|d| recover.extend(["--drive", d]));
+    // The volumes are encrypted: without the cluster key there is nothing to serve.
+    let why = node.fails(1, &recover);
+    assert!(why.contains("cluster key") && why.contains("dolmen key import"), "{why}");
+    node.cli(&["key", "import", &kept]);
     let found = node.cli(&recover);
     assert_eq!(found["subsystemNQN"], status["subsystemNQN"], "{found}");
     assert_eq!(found["snapshots"][0], "then");
@@ -102,6 +109,7 @@ fn a_data_folder_is_made_from_drives_alone() {
     node.kill();
     fs::remove_dir_all(node.data()).unwrap();
     fs::rename(node.drive("d2"), node.drive("away")).unwrap();
+    node.cli(&["key", "import", &kept]);
     node.cli(&recover);
     node.start(&THREE, &[]);
     node.host(2).verify(2, 24);

@@ -542,6 +542,14 @@ pub struct CheckArgs {
     #[arg(long = "drive", value_name = "PATH")]
     pub drive: Vec<PathBuf>,
 
+    /// The cluster key.
+    #[command(flatten)]
+    pub key: KeyPlaceArgs,
+}
+
+/// Where the cluster key is, for work that needs no daemon.
+#[derive(Args, Debug)]
+pub struct KeyPlaceArgs {
     /// File with the cluster key, which the pool's encrypted volumes are read with [default: keys/cluster.key in the data folder]
     #[arg(long, value_name = "FILE", conflicts_with = "cluster_passphrase_file")]
     pub cluster_key: Option<PathBuf>,
@@ -557,6 +565,10 @@ pub struct RecoverArgs {
     /// A drive of the pool. Repeatable
     #[arg(long = "drive", value_name = "PATH", required = true)]
     pub drive: Vec<PathBuf>,
+
+    /// The cluster key.
+    #[command(flatten)]
+    pub key: KeyPlaceArgs,
 }
 
 /// Arguments of `pool reprotect`.

@@ -1,7 +1,7 @@
 //! `dolmen pool check` and `dolmen pool recover`: on drives that no daemon serves.
 
 use super::{
-    args::{CheckArgs, RecoverArgs},
+    args::{CheckArgs, KeyPlaceArgs, RecoverArgs},
     error::{CliError, Exit},
     output::{Output, pairs, text},
 };
@@ -16,6 +16,10 @@ fn failed(why: &node::ServeError) -> CliError {
     CliError::new(Exit::Failed, why.to_string())
 }
 
+fn place(args: &KeyPlaceArgs) -> node::KeyPlace {
+    node::KeyPlace { file: args.cluster_key.clone(), passphrase_file: args.cluster_passphrase_file.clone() }
+}
+
 /// Reads everything and names what is damaged.
 pub(crate) fn check(output: &Output, data: Option<&Path>, args: &CheckArgs) -> Result<ExitCode, CliError> {
     // On stderr, and only where that is a terminal.
@@ -24,11 +28,7 @@ pub(crate) fn check(output: &Output, data: Option<&Path>, args: &CheckArgs) -> R
         ProgressStyle::with_template("{bar:40} {percent} % of what the drives hold, {eta} to go")
             .unwrap_or_else(|_| ProgressStyle::default_bar()),
     );
-    let key = node::KeyPlace {
-        file: args.cluster_key.clone(),
-        passphrase_file: args.cluster_passphrase_file.clone(),
-    };
-    let checked = node::check(data, &args.drive, &key, |done| bar.set_position(done.into()));
+    let checked = node::check(data, &args.drive, &place(&args.key), |done| bar.set_position(done.into()));
     bar.finish_and_clear();
     let checked = checked.map_err(|why| failed(&why))?;
     let value = told(&checked);
@@ -137,10 +137,7 @@ pub(crate) fn recover(output: &Output, data: Option<&Path>, args: &RecoverArgs) 
     let Some(data) = data else {
         return Err(CliError::usage("--data is missing: name the folder that is to be made"));
     };
-    if args.drive.is_empty() {
-        return Err(CliError::usage("--drive is missing: name the drives of the pool"));
-    }
-    let found = node::recover(data, &args.drive).map_err(|why| failed(&why))?;
+    let found = node::recover(data, &args.drive, &place(&args.key)).map_err(|why| failed(&why))?;
     let names = |list: Vec<&str>| list.join("\n");
     let volumes: Vec<Value> = found
         .catalog

@@ -211,19 +211,19 @@ pub struct Recovery {
 
 /// Makes a data folder from drives alone: with it, and these drives, a daemon serves the same volumes under the same names. The
 /// folder must not have served a pool.
-pub fn recover(data: &Path, named: &[PathBuf]) -> Result<Recovery, ServeError> {
+pub fn recover(data: &Path, named: &[PathBuf], key: &KeyPlace) -> Result<Recovery, ServeError> {
     if data.join("state.redb").exists() {
         return Err(ServeError::new(format!(
             "{} is the data folder of a node; recover into one that is not there yet",
             data.display()
         )));
     }
-    let (opened, absent) = open(&drives_of(None, named)?)?;
+    let (mut opened, absent) = open(&drives_of(None, named)?)?;
     if let Some(why) = absent.first().filter(|_| opened.drives.is_empty()) {
         return Err(ServeError::new(why.clone()));
     }
-    // The records that say which volumes there are lie in the clear.
-    let contents = opened.run(|exec, drives| read_contents(exec, drives, Keyring::default()), || ())?;
+    let keyring = keyring_for(&mut opened, Some(data), key)?;
+    let contents = opened.run(|exec, drives| read_contents(exec, drives, keyring), || ())?;
     let catalog = Catalog::read(contents.objects.iter().map(|(pg, key, value)| (*pg, *key, &**value)));
     let Some(identity) = &catalog.identity else {
         return Err(ServeError::new(
