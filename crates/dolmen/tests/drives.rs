@@ -127,3 +127,25 @@ fn what_can_not_be_done_says_why() {
     node.fails(2, &["pool", "reprotect"]);
     node.stop();
 }
+
+/// Every drive that a pool was made on is replaced by another one: the keys of its encrypted volumes have moved with the data.
+#[test]
+fn all_drives_may_be_replaced() {
+    let mut node = filled();
+    let new = ["n0", "n1", "n2"];
+    for name in new {
+        node.cli(&["drive", "add", &format!("{}:256MiB", node.drive(name).display())]);
+    }
+    node.cli(&["volume", "create", "later", "--size", "16MiB", "--acl", "ALLOW_ANY"]);
+    node.host(2).fill(3, 8);
+    for name in THREE {
+        let path = node.drive(name).display().to_string();
+        node.cli(&["drive", "remove", &path, "--no-wait"]);
+        within(&|| format!("{:?}", node.states()), || node.states().iter().all(|(n, _)| n != name));
+    }
+    node.kill();
+    THREE.iter().for_each(|name| std::fs::remove_file(node.drive(name)).unwrap());
+    node.start(&new, &[]);
+    node.host(1).verify(1, 32);
+    node.host(2).verify(3, 8);
+}

@@ -34,6 +34,18 @@ use std::{
 };
 use tokio::sync::{Notify, mpsc, oneshot};
 
+/// What a node decides by, beside its cores.
+pub(crate) struct Parts {
+    /// The cluster key.
+    pub(crate) keys: Arc<ClusterKeys>,
+    /// What changes of its drives need to know.
+    pub(crate) drives: DriveOps,
+    /// When the pool is scrubbed.
+    pub(crate) scrubbing: Scrubbing,
+    /// Whether volumes that keep nothing may be made.
+    pub(crate) allow_test_volumes: bool,
+}
+
 /// What every request needs.
 pub(crate) struct Node {
     /// The cores.
@@ -132,13 +144,11 @@ impl Node {
     pub(crate) fn start(
         cores: Talk,
         booted: Booted,
-        keys: Arc<ClusterKeys>,
+        parts: Parts,
         generation: u64,
-        allow_test_volumes: bool,
-        drives: DriveOps,
-        scrubbing: Scrubbing,
         changes: mpsc::UnboundedReceiver<FromCore>,
     ) -> Arc<Node> {
+        let Parts { keys, drives, scrubbing, allow_test_volumes } = parts;
         let catalogue = Catalogue::new(generation, booted.volumes);
         let (barrier, barriers) = mpsc::unbounded_channel();
         let node = Arc::new(Node {

@@ -16,7 +16,7 @@ use crate::{
         keys::{ClusterKeys, KeySource},
         message::{FromCore, ToCore},
         ports::Ports,
-        router::Node,
+        router::{Node, Parts},
         scrubbing::Scrubbing,
         settings::Settings,
         watch::watch,
@@ -123,8 +123,8 @@ async fn start(
     };
     let drives = DriveOps::new(options.data.clone(), settings, options.sparse, notices.clone());
     let scrubbing = Scrubbing::load(&options.data);
-    let tests = options.allow_test_volumes;
-    let node = Node::start(talk.clone(), booted, keys, generation, tests, drives, scrubbing, changes);
+    let parts = Parts { keys, drives, scrubbing, allow_test_volumes: options.allow_test_volumes };
+    let node = Node::start(talk.clone(), booted, parts, generation, changes);
     let stopping = || ServeError::new("a core has ended");
     let snapshots = node.snapshots().await.ok_or_else(stopping)?;
     // The line of a snapshot may be that of no volume any more.
