@@ -837,7 +837,7 @@ fn of_seed(seed: u64) -> (&'static str, Run) {
             ("long logs", Run::new(seed, setup, 2, 600))
         }
         3 => {
-            let drives = vec![("d0", 4 << 20), ("d1", 5 << 20), ("d2", 6 << 20)];
+            let drives = vec![("d0", 7 << 20), ("d1", 8 << 20), ("d2", 9 << 20)];
             ("several shards", Run::new(seed, Setup { drives, shards: 3, cores: 2, ..tiny(0) }, 4, 50))
         }
         4 => {
