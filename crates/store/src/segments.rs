@@ -14,6 +14,18 @@ use crate::format::segment::Stream;
 use crate::location::Slot;
 use crate::map::Entry;
 
+/// A segment by a name that no other of its shard ever has. Slots are used again: whoever comes back to a segment after a while
+/// must ask for it by name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct SegmentName {
+    /// Where it is, while it is there.
+    pub(crate) slot: Slot,
+    /// What it is filled with.
+    pub(crate) stream: Stream,
+    /// Its number in the stream.
+    pub(crate) stream_seq: u64,
+}
+
 /// One segment.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Segment {
@@ -59,6 +71,11 @@ impl Segment {
             last_commit: 0,
             retired: false,
         }
+    }
+
+    /// Its name, in this slot.
+    pub(crate) fn name(&self, slot: Slot) -> SegmentName {
+        SegmentName { slot, stream: self.stream, stream_seq: self.stream_seq }
     }
 
     /// Live bytes by every count.
@@ -133,10 +150,10 @@ impl SegmentTable {
         Some(segment.columns)
     }
 
-    /// Takes the units of a segment in which nothing lives any more, whatever leaves still name there. `None` when the slot holds
-    /// another segment, or none.
-    pub(crate) fn retire(&mut self, slot: Slot, stream: Stream, stream_seq: u64) -> Option<Columns> {
-        let segment = self.at_mut(slot).filter(|s| s.stream == stream && s.stream_seq == stream_seq)?;
+    /// Takes the units of a segment in which nothing lives any more, whatever leaves still name there. `None` when it is not there
+    /// any more.
+    pub(crate) fn retire(&mut self, name: SegmentName) -> Option<Columns> {
+        let segment = self.named_mut(name)?;
         segment.retired = true;
         let (columns, stale) = (segment.columns, u64::from(segment.base) + u64::from(segment.delta));
         self.retired += 1;
@@ -149,9 +166,10 @@ impl SegmentTable {
     pub(crate) fn restore_retired(&mut self, slot: Slot, stale: u32, max_slots: usize) -> bool {
         let nowhere = UnitId { drive: 0, unit: 0 };
         let columns = Columns::new(&[nowhere], 0).expect("one column");
+        let name = SegmentName { slot, stream: Stream::Cold, stream_seq: 0 };
         let row =
-            SegmentRow { slot, columns, stream: Stream::Cold, stream_seq: 0, live: stale, last_commit: 0 };
-        self.restore(&row, max_slots) && self.retire(slot, Stream::Cold, 0).is_some()
+            SegmentRow { slot, columns, stream: name.stream, stream_seq: 0, live: stale, last_commit: 0 };
+        self.restore(&row, max_slots) && self.retire(name).is_some()
     }
 
     /// Slots of retired segments, and what leaves still name there. Bytes.
@@ -173,6 +191,16 @@ impl SegmentTable {
     /// The segment in a slot, to change anything but its counts.
     pub(crate) fn at_mut(&mut self, slot: Slot) -> Option<&mut Segment> {
         self.slots.get_mut(slot.0 as usize)?.as_mut().filter(|s| !s.retired)
+    }
+
+    /// A segment, while it is there.
+    pub(crate) fn named(&self, name: SegmentName) -> Option<&Segment> {
+        self.at(name.slot).filter(|s| s.name(name.slot) == name)
+    }
+
+    /// A segment, while it is there, to change anything but its counts.
+    pub(crate) fn named_mut(&mut self, name: SegmentName) -> Option<&mut Segment> {
+        self.at_mut(name.slot).filter(|s| s.name(name.slot) == name)
     }
 
     /// All segments.

@@ -127,15 +127,15 @@ impl Target {
         {
             return false;
         }
+        let rw = sqe.read_write();
+        let read = NearRead { volume, host_id: &connection.host_id, lba: rw.start, blocks: rw.blocks };
+        let Some(data) = near.find(&read).filter(|data| data.len_bytes() == u64::from(length)) else {
+            return false;
+        };
         let Some(staged) = begin_data(connection, &mut self.reserve, io, sqe.cid.get(), length) else {
             return false;
         };
-        let rw = sqe.read_write();
-        let read = NearRead { volume, host_id: &connection.host_id, lba: rw.start, blocks: rw.blocks };
-        let room = &mut connection.outbox.room()[staged.header..][..bytes];
-        if !near.read(&read, room) {
-            return false;
-        }
+        data.read(&mut connection.outbox.room()[staged.header..][..bytes]);
         end_data(connection, sqe.cid.get(), &staged, bytes);
         self.mark_dirty(key);
         self.count(key, sqe.opcode, bytes);

@@ -31,41 +31,56 @@ impl<'a> Near<'a> {
         Near(volumes)
     }
 
-    /// Fills `into`, whose length must be the range's, when that takes no waiting and nothing speaks against it. False:
-    /// send a [`Request`](crate::Request), which also tells what is wrong; `into` is as it was.
+    /// The data of a read, if it is to be had without waiting and nothing speaks against that. `None`: send a
+    /// [`Request`](crate::Request), which also tells what is wrong.
     #[must_use]
-    pub fn read(&mut self, read: &NearRead<'_>, into: &mut [u8]) -> bool {
-        let Some(volumes) = self.0.as_deref_mut() else { return false };
-        if read.volume.core != volumes.core {
-            return false;
-        }
-        match volumes.volumes.get_mut(read.volume.slot as usize) {
-            Some(volume) if volume.at == read.volume => volume.read_near(read, into),
-            _ => false,
-        }
+    pub fn find(&mut self, read: &NearRead<'_>) -> Option<AtHand<'_>> {
+        let volumes = self.0.as_deref_mut().filter(|volumes| volumes.core == read.volume.core)?;
+        let volume = volumes.volumes.get_mut(read.volume.slot as usize)?;
+        let span = volume.at_hand(read)?;
+        Some(AtHand { volume, span })
+    }
+}
+
+/// The data of a read that nothing is in the way of.
+pub struct AtHand<'a> {
+    volume: &'a mut Volume,
+    span: Span,
+}
+
+impl AtHand<'_> {
+    /// Its length. Bytes.
+    #[must_use]
+    pub fn len_bytes(&self) -> u64 {
+        self.span.len()
+    }
+
+    /// Answers the read: fills `into`, which must be as long as the data, and counts it.
+    ///
+    /// # Panics
+    /// When it has another length: a defect of the caller.
+    pub fn read(self, into: &mut [u8]) {
+        assert_eq!(into.len() as u64, self.span.len(), "the room is as long as the data");
+        self.volume.backing.read_now(self.span.first(), into);
+        self.volume.stats.read_bytes += self.span.len();
+        self.volume.stats.reads.add(0);
     }
 }
 
 impl Volume {
-    fn read_near(&mut self, read: &NearRead<'_>, into: &mut [u8]) -> bool {
+    fn at_hand(&self, read: &NearRead<'_>) -> Option<Span> {
         let range = LbaRange { lba: read.lba, blocks: read.blocks };
-        let Ok(span) = Span::of(range, self.sector_shift, self.size) else { return false };
-        let at_hand = match &self.backing {
+        let span = Span::of(range, self.sector_shift, self.size).ok()?;
+        let there = match &self.backing {
             Backing::Null => true,
             Backing::Memory(_) => span.is_aligned(),
             Backing::Durable(_) => false,
         };
-        let free = self.life == Life::Serving && !self.throttle.is_on() && self.backlog.is_empty();
-        if !at_hand
-            || !free
-            || span.len() != into.len() as u64
-            || !self.reservations.permits(read.host_id, Access::Read)
-        {
-            return false;
-        }
-        self.backing.read_now(span.first(), into);
-        self.stats.read_bytes += span.len();
-        self.stats.reads.add(0);
-        true
+        let free = self.at == read.volume
+            && self.life == Life::Serving
+            && !self.throttle.is_on()
+            && self.backlog.is_empty()
+            && self.reservations.permits(read.host_id, Access::Read);
+        (there && free).then_some(span)
     }
 }

@@ -4,16 +4,17 @@
 //! settings and the time of the last round, nothing else.
 
 use dolmen_cluster::plane::{ScrubChange, ScrubStatus};
+use dolmen_security::file::{self, Visibility};
 use dolmen_store::{ScrubPlan, ScrubReport};
 use dolmen_types::UnixMillis;
+use serde::{Deserialize, Serialize};
 use std::{
-    fs,
     path::{Path, PathBuf},
     sync::{Mutex, PoisonError},
 };
 
 /// The file in the data folder.
-const FILE: &str = "scrub";
+const FILE: &str = "scrub.json";
 
 /// A round begins so long after the one before. Seconds: two weeks.
 const EVERY_S: u64 = 14 * 24 * 3600;
@@ -22,7 +23,8 @@ const EVERY_S: u64 = 14 * 24 * 3600;
 const LEAST_BYTES_PER_S: u64 = 4 << 20;
 
 /// What is kept.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
 struct Settings {
     /// Between the beginnings of two rounds; 0: only when somebody says so. Seconds.
     every_s: u64,
@@ -36,30 +38,29 @@ struct Settings {
     finished_ms: u64,
 }
 
+impl Default for Settings {
+    fn default() -> Settings {
+        Settings { every_s: EVERY_S, bytes_per_s: 0, paused: false, round: 0, started_ms: 0, finished_ms: 0 }
+    }
+}
+
 impl Settings {
-    fn text(&self) -> String {
-        let Settings { every_s, bytes_per_s, paused, round, started_ms, finished_ms } = self;
-        let paused = u8::from(*paused);
-        format!(
-            "every_s {every_s}\nbytes_per_s {bytes_per_s}\npaused {paused}\nround {round}\nstarted_ms {started_ms}\n\
-             finished_ms {finished_ms}\n"
-        )
+    /// What the file says. One that does not tell costs the settings, and no start: scrubbing goes on as for a new pool.
+    fn load(path: &Path) -> Settings {
+        let read = file::read_if_there(path).map_err(|why| why.to_string());
+        let parsed = read.and_then(|bytes| match bytes {
+            Some(bytes) => serde_json::from_slice(&bytes).map_err(|why| format!("{}: {why}", path.display())),
+            None => Ok(Settings::default()),
+        });
+        parsed.unwrap_or_else(|why| {
+            tracing::warn!(why, "when the pool was scrubbed, and how it was to be, is not known any more");
+            Settings::default()
+        })
     }
 
-    /// What a file says; what it does not say is as for a new pool.
-    fn parse(text: &str) -> Settings {
-        let number = |name: &str| {
-            let mut lines = text.lines().filter_map(|line| line.split_once(' '));
-            lines.find(|(key, _)| *key == name).and_then(|(_, value)| value.trim().parse().ok())
-        };
-        Settings {
-            every_s: number("every_s").unwrap_or(EVERY_S),
-            bytes_per_s: number("bytes_per_s").unwrap_or(0),
-            paused: number("paused") == Some(1),
-            round: number("round").unwrap_or(0),
-            started_ms: number("started_ms").unwrap_or(0),
-            finished_ms: number("finished_ms").unwrap_or(0),
-        }
+    fn save(&self, path: &Path) -> Result<(), String> {
+        let text = serde_json::to_vec_pretty(self).map_err(|why| why.to_string())?;
+        file::replace(path, &text, Visibility::Everybody).map_err(|why| why.to_string())
     }
 }
 
@@ -74,7 +75,7 @@ impl Scrubbing {
     /// As the data folder has it.
     pub(crate) fn load(folder: &Path) -> Scrubbing {
         let file = folder.join(FILE);
-        let settings = Settings::parse(&fs::read_to_string(&file).unwrap_or_default());
+        let settings = Settings::load(&file);
         Scrubbing { file, settings: Mutex::new(settings) }
     }
 
@@ -139,9 +140,9 @@ impl Scrubbing {
         let before = *settings;
         change(&mut settings);
         if *settings != before
-            && let Err(error) = fs::write(&self.file, settings.text())
+            && let Err(why) = settings.save(&self.file)
         {
-            tracing::warn!(%error, "the next start will not know when the pool was scrubbed");
+            tracing::warn!(why, "the next start will not know when the pool was scrubbed");
         }
         *settings
     }
@@ -194,6 +195,17 @@ mod tests {
         let scrubbing = Scrubbing::load(other.path());
         scrubbing.change(ScrubChange { start: true, ..ScrubChange::default() }, &report(2), at(901));
         assert_eq!(scrubbing.look(&report(2), 1, 0, at(901)).round, 3);
+    }
+
+    #[test]
+    fn a_damaged_file_is_no_reason_not_to_start() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join(FILE), "every_s 7").unwrap();
+        let scrubbing = Scrubbing::load(folder.path());
+        assert_eq!(*scrubbing.settings.lock().unwrap(), Settings::default());
+        let change = ScrubChange { paused: Some(true), ..ScrubChange::default() };
+        scrubbing.change(change, &report(0), UnixMillis(5));
+        assert!(Scrubbing::load(folder.path()).status(&report(0)).paused);
     }
 
     #[test]

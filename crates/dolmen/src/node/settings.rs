@@ -2,13 +2,10 @@
 //! how re-protection goes on. A restart with the flags of before finds the pool's drives by it.
 
 use crate::config::DriveOption;
+use dolmen_security::file::{self, Visibility};
 use dolmen_store::{DriveState, PoolPlan};
 use serde::{Deserialize, Serialize};
-use std::{
-    fs::{self, File},
-    io::{self, Write},
-    path::{Path, PathBuf},
-};
+use std::path::{Path, PathBuf};
 
 /// The file in the data folder.
 const FILE: &str = "drives.json";
@@ -33,10 +30,8 @@ impl Settings {
     /// What the folder says; nothing was decided where there is no file.
     pub(crate) fn load(folder: &Path) -> Result<Settings, String> {
         let path = folder.join(FILE);
-        let bytes = match fs::read(&path) {
-            Ok(bytes) => bytes,
-            Err(why) if why.kind() == io::ErrorKind::NotFound => return Ok(Settings::default()),
-            Err(why) => return Err(format!("{}: {why}", path.display())),
+        let Some(bytes) = file::read_if_there(&path).map_err(|why| why.to_string())? else {
+            return Ok(Settings::default());
         };
         serde_json::from_slice(&bytes).map_err(|why| {
             format!(
@@ -48,16 +43,8 @@ impl Settings {
 
     /// Makes it durable, in one step.
     pub(crate) fn save(&self, folder: &Path) -> Result<(), String> {
-        let (path, new) = (folder.join(FILE), folder.join("drives.json.new"));
         let text = serde_json::to_vec_pretty(self).map_err(|why| why.to_string())?;
-        let write = || {
-            let mut file = File::create(&new)?;
-            file.write_all(&text)?;
-            file.sync_all()?;
-            fs::rename(&new, &path)?;
-            File::open(folder)?.sync_all()
-        };
-        write().map_err(|why: io::Error| format!("{}: {why}", path.display()))
+        file::replace(&folder.join(FILE), &text, Visibility::Everybody).map_err(|why| why.to_string())
     }
 
     /// Remembers that a drive was added.
@@ -138,7 +125,7 @@ mod tests {
         let mut back = settings.clone();
         back.add(Path::new("/a"));
         assert_eq!(paths(&back), [PathBuf::from("/a"), "/b".into(), "/c".into()]);
-        fs::write(folder.path().join(FILE), "{").unwrap();
+        std::fs::write(folder.path().join(FILE), "{").unwrap();
         assert!(Settings::load(folder.path()).unwrap_err().contains("--drive"));
     }
 }

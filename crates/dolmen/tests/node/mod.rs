@@ -1,7 +1,10 @@
 //! A real daemon over file drives, its command line, and a host that reads and writes.
 #![allow(dead_code, unreachable_pub, clippy::unwrap_used)] // what one test file does not use; a test that can't go on fails
 
-use dolmen_initiator::{Namespace, Options, blocking::Session};
+use dolmen_initiator::{
+    Namespace, Options,
+    blocking::{Session, SessionError},
+};
 use dolmen_io::Io;
 use dolmen_types::{Nqn, Uuid};
 use dolmen_uring::{Uring, UringConfig};
@@ -187,10 +190,17 @@ impl Host {
 
     /// Writes `mib` MiB of incompressible data that `seed` tells again.
     pub fn fill(&mut self, seed: u64, mib: u64) {
+        self.try_fill(seed, mib).unwrap();
+    }
+
+    /// The same until a write is refused; the MiB that were taken before, whole ones, and why no more were.
+    pub fn try_fill(&mut self, seed: u64, mib: u64) -> Result<(), (u64, SessionError)> {
         for at in 0..mib << 20 >> CHUNK.trailing_zeros() {
             let lba = at * (CHUNK as u64 / u64::from(self.namespace.block_bytes));
-            self.session.write(&self.namespace, lba, &Host::chunk(seed, at)).unwrap();
+            let written = self.session.write(&self.namespace, lba, &Host::chunk(seed, at));
+            written.map_err(|why| (at * CHUNK as u64 >> 20, why))?;
         }
+        Ok(())
     }
 
     /// Reads it back.

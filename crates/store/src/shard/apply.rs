@@ -3,6 +3,7 @@
 use super::{Phase, Shard};
 use crate::format::commit::{CommitHeader, LogRecord, NO_PG, records};
 use crate::map::Entry;
+use crate::segments::SegmentName;
 use crate::{Done, StoreError};
 use dolmen_types::{Epoch, Nanos, PgId, Seq};
 
@@ -75,7 +76,9 @@ impl Shard {
                 LogRecord::Snapshot { line } => self.take_snapshot(line, seq.0),
                 LogRecord::DropSnapshot { line, at } => self.drop_snapshot(line, at),
                 LogRecord::DropLine { line } => self.drop_line(line),
-                LogRecord::Retire { slot, stream, stream_seq } => self.retire(slot, stream, stream_seq),
+                LogRecord::Retire { slot, stream, stream_seq } => {
+                    self.retire(SegmentName { slot, stream, stream_seq });
+                }
             }
             if record.changes_lines() {
                 self.announced.applied();

@@ -14,7 +14,7 @@ use crate::format::segment::{SEGMENT_HEADER_BYTES, Stream};
 use crate::location::Slot;
 use crate::map::Held;
 use crate::policy::{Candidate, dense_bytes, victim};
-use crate::segments::Segment;
+use crate::segments::{Segment, SegmentName};
 use crate::stored::BlockVersion;
 use dolmen_io::exec::Handle;
 use dolmen_types::LineId;
@@ -51,11 +51,10 @@ pub(super) async fn serve(shard: Shared, exec: Handle) {
             continue;
         };
         let began = exec.now();
-        let segment =
-            shard.borrow().segments.at(slot).map(|s| ((s.stream, s.stream_seq), u64::from(s.live())));
-        let Some((which, live)) = segment else { continue };
+        let segment = shard.borrow().segments.at(slot).map(|s| (s.name(slot), u64::from(s.live())));
+        let Some((name, live)) = segment else { continue };
         let outcome = clean(&shard, &exec, slot).await;
-        shard.borrow_mut().cleaned_up(slot, which, &outcome);
+        shard.borrow_mut().cleaned_up(name, &outcome);
         exec.yield_now().await;
         let rate = shard.borrow().reprotect.bytes_per_s;
         if let Some(ns) = (live * 1_000_000_000).checked_div(rate).filter(|_| risky) {
@@ -65,20 +64,19 @@ pub(super) async fn serve(shard: Shared, exec: Handle) {
 }
 
 impl super::Shard {
-    fn cleaned_up(&mut self, slot: Slot, which: (Stream, u64), outcome: &Result<(), Damaged>) {
+    fn cleaned_up(&mut self, name: SegmentName, outcome: &Result<(), Damaged>) {
         self.moving.clear();
         // What was taken off the list of moves but is still needed stayed behind: the segment is cleaned again.
         let emptied = outcome.is_ok() && !std::mem::take(&mut self.moves_forgotten);
-        // A checkpoint may have been quicker, and the slot be another segment's, of which nothing is known.
-        let segment = self.segments.at_mut(slot).filter(|s| (s.stream, s.stream_seq) == which);
-        let Some(segment) = segment else { return };
+        // A checkpoint may have been quicker.
+        let Some(segment) = self.segments.named_mut(name) else { return };
         segment.cleaned = emptied;
         segment.quarantined = outcome.is_err();
         if emptied {
             self.emptied_one();
         }
-        if emptied && self.may_retire(slot) {
-            self.retiring.push(slot);
+        if emptied && self.may_retire(name) {
+            self.retiring.push(name);
         } else {
             self.cleaned += usize::from(emptied);
         }

@@ -47,9 +47,8 @@ pub(crate) use span::Span;
 use crate::columns::Columns;
 use crate::format::anchor::Chunk;
 use crate::format::commit::LogIdentity;
-use crate::location::Slot;
 use crate::map::Map;
-use crate::segments::SegmentTable;
+use crate::segments::{SegmentName, SegmentTable};
 use crate::stored::Forms;
 use crate::{
     Batch, DiffDone, DiffRequest, Done, Key, MAX_DIFFS, Marks, ShardTuning, SpaceLevel, SpaceReport,
@@ -217,7 +216,7 @@ pub(crate) struct Shard {
     /// Segments that cleaning emptied since the last freeze and that only the next checkpoint can give back.
     pub(crate) cleaned: usize,
     /// Segments that cleaning emptied and that the next commit of the cold stream gives back.
-    pub(crate) retiring: Vec<Slot>,
+    pub(crate) retiring: Vec<SegmentName>,
     /// The cleaner finds nothing to gain, or has emptied enough.
     pub(crate) cleaner_idle: bool,
     pub(crate) checkpoint: CheckpointState,

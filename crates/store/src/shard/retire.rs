@@ -10,8 +10,7 @@
 use super::{Phase, Shard};
 use crate::ToPool;
 use crate::format::commit::HeaderWriter;
-use crate::format::segment::Stream;
-use crate::location::Slot;
+use crate::segments::SegmentName;
 
 /// Records of the kind in one commit at most: they fit beside as many moves as one has.
 pub(super) const RETIRED_AT_ONCE: usize = 16;
@@ -20,15 +19,16 @@ pub(super) const RETIRED_AT_ONCE: usize = 16;
 pub(super) const RETIRE_BYTES: usize = 16;
 
 impl Shard {
-    /// True when a segment that cleaning has emptied need not wait for a checkpoint.
-    pub(super) fn may_retire(&self, slot: Slot) -> bool {
+    /// True when cleaning has emptied a segment and it need not wait for a checkpoint.
+    pub(super) fn may_retire(&self, name: SegmentName) -> bool {
         let needed = |columns| {
             self.checkpoint.starts.iter().chain(&self.checkpoint.next_starts).any(|c| *c == columns)
         };
         // Slots that are kept for stale names alone are bounded: a checkpoint frees them.
         self.segments.retired_count() + self.retiring.len() < self.drives.total_units()
-            && self.segments.at(slot).is_some_and(|s| {
-                s.closed
+            && self.segments.named(name).is_some_and(|s| {
+                s.cleaned
+                    && s.closed
                     && s.delta == 0
                     && s.body == 0
                     && s.last_commit <= self.checkpoint.base
@@ -38,9 +38,9 @@ impl Shard {
 
     /// A checkpoint has ended: what was emptied meanwhile, or was too young before, may go now.
     pub(super) fn retire_cleaned(&mut self) {
-        let cleaned = self.segments.iter().filter(|(slot, s)| s.cleaned && !self.retiring.contains(slot));
-        let (go, stay): (Vec<Slot>, Vec<Slot>) =
-            cleaned.map(|(slot, _)| slot).partition(|&slot| self.may_retire(slot));
+        let cleaned = self.segments.iter().filter(|(_, s)| s.cleaned).map(|(slot, s)| s.name(slot));
+        let (go, stay): (Vec<SegmentName>, Vec<SegmentName>) =
+            cleaned.filter(|name| !self.retiring.contains(name)).partition(|&name| self.may_retire(name));
         self.cleaned = stay.len();
         self.retiring.extend(go);
     }
@@ -48,19 +48,16 @@ impl Shard {
     /// Writes records of what is to be given back into a commit's header.
     pub(super) fn put_retired(&mut self, header: &mut HeaderWriter) {
         let count = self.retiring.len().min(RETIRED_AT_ONCE);
-        let slots: Vec<Slot> = self.retiring.drain(..count).collect();
-        for slot in slots {
-            // A checkpoint may have been quicker, and the slot be another's, which has to be fit for it itself.
-            let cleaned = self.segments.at(slot).filter(|s| s.cleaned && self.may_retire(slot));
-            if let Some(segment) = cleaned {
-                header.retire(slot, segment.stream, segment.stream_seq);
-            }
+        let names: Vec<SegmentName> = self.retiring.drain(..count).collect();
+        // A checkpoint may have been quicker.
+        for name in names.into_iter().filter(|&name| self.may_retire(name)) {
+            header.retire(name.slot, name.stream, name.stream_seq);
         }
     }
 
     /// Nothing lives in a segment any more, and the log says so: its units are free.
-    pub(super) fn retire(&mut self, slot: Slot, stream: Stream, stream_seq: u64) {
-        let Some(columns) = self.segments.retire(slot, stream, stream_seq) else { return };
+    pub(super) fn retire(&mut self, name: SegmentName) {
+        let Some(columns) = self.segments.retire(name) else { return };
         // At replay the units are simply not reported as held.
         if !matches!(self.phase, Phase::Recovering) {
             self.to_pool.push(ToPool::Release { shard: self.id.shard, units: columns.units().to_vec() });

@@ -23,6 +23,7 @@ use crate::location::Slot;
 use crate::map::LeafRef;
 use crate::parity;
 use crate::scrub::MAX_NAMED;
+use crate::segments::SegmentName;
 use crate::stored::BlockVersion;
 use crate::{ScrubPlan, ScrubReport};
 use dolmen_io::exec::{Handle, Notify};
@@ -185,6 +186,7 @@ impl Scrubber {
             let Some(segment) = s.segments.at(slot).copied() else { return Ok(()) };
             (segment, segment.last_commit.min(s.log.applied), s.drives.clone(), s.id)
         };
+        let name = segment.name(slot);
         // What is to be moved anyway, or holds nothing, is not worth the while.
         if segment.suspect || segment.cleaned || segment.live() == 0 {
             return Ok(());
@@ -192,37 +194,42 @@ impl Scrubber {
         let mut scan = SegmentScan::new(self.exec.clone(), drives, segment.columns);
         let header = scan.header(|h| h.slot == slot && h.shard == id.shard).await.ok().flatten();
         let Some(header) = header else {
-            self.gone(slot, &segment.columns, format!("the header of segment {}", slot.0));
+            self.gone(name, format!("the header of segment {}", slot.0));
             return Ok(());
         };
-        self.heads(&scan, slot, &header).await?;
+        self.heads(&scan, name, &header).await?;
         let id = LogIdentity { incarnation: header.incarnation, salt: header.salt, ..id };
         let (mut offset, mut seen) = (SEGMENT_HEADER_BYTES, 0);
-        while seen < last && self.is_still(slot, &segment.columns) {
+        while seen < last && self.is_still(name) {
             let Ok(Some(found)) = scan.commit(&id, Some(slot), offset).await else {
-                self.gone(slot, &segment.columns, format!("a commit of segment {} at {offset}", slot.0));
+                self.gone(name, format!("a commit of segment {} at {offset}", slot.0));
                 break;
             };
             seen = found.0.place.number;
             offset = u32::try_from(found.0.end()).unwrap_or(u32::MAX);
-            self.commit(&scan, slot, &segment.columns, &found).await?;
+            self.commit(&scan, name, &segment.columns, &found).await?;
         }
         Ok(())
     }
 
-    fn is_still(&self, slot: Slot, columns: &Columns) -> bool {
-        self.shard.borrow().segments.at(slot).is_some_and(|s| s.columns == *columns && !s.suspect)
+    fn is_still(&self, name: SegmentName) -> bool {
+        self.shard.borrow().segments.named(name).is_some_and(|s| !s.suspect)
     }
 
     /// What no column gives any more, unless the segment went meanwhile.
-    fn gone(&self, slot: Slot, columns: &Columns, what: String) {
-        if self.is_still(slot, columns) {
+    fn gone(&self, name: SegmentName, what: String) {
+        if self.is_still(name) {
             self.shard.borrow_mut().scrub_lost(what);
         }
     }
 
     /// The heads of a segment's columns.
-    async fn heads(&mut self, scan: &SegmentScan, slot: Slot, header: &SegmentHeader) -> Result<(), Ended> {
+    async fn heads(
+        &mut self,
+        scan: &SegmentScan,
+        name: SegmentName,
+        header: &SegmentHeader,
+    ) -> Result<(), Ended> {
         let len = SEGMENT_HEADER_BYTES as usize;
         for column in 0..header.columns.len() {
             if self.is_out(&header.columns, column) {
@@ -230,8 +237,8 @@ impl Scrubber {
             }
             let is = scan.column(column, &[column], 0, len).await;
             let right = is.as_deref() == Ok(header.for_column(column).encode().as_slice());
-            if !right && self.is_still(slot, &header.columns) {
-                self.shard.borrow_mut().scrub_mends(slot, &header.columns, 1);
+            if !right && self.is_still(name) {
+                self.shard.borrow_mut().scrub_mends(name.slot, &header.columns, 1);
             }
             self.pace(len as u64).await?;
         }
@@ -247,7 +254,7 @@ impl Scrubber {
     async fn commit(
         &mut self,
         scan: &SegmentScan,
-        slot: Slot,
+        name: SegmentName,
         columns: &Columns,
         found: &Found,
     ) -> Result<(), Ended> {
@@ -274,13 +281,13 @@ impl Scrubber {
         if bad.is_empty() && !absent {
             bad = wrong_parity(&all, columns, depth);
         }
-        if bad.is_empty() || !self.is_still(slot, columns) {
+        if bad.is_empty() || !self.is_still(name) {
             return Ok(());
         }
         if matches!(scan.whole(&self.shard, found).await, Ok(None)) {
             self.what_is_lost(found).await?;
         }
-        self.shard.borrow_mut().scrub_mends(slot, columns, bad.len());
+        self.shard.borrow_mut().scrub_mends(name.slot, columns, bad.len());
         Ok(())
     }
 
