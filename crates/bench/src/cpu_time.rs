@@ -58,6 +58,8 @@ mod tests {
         for i in 0..2_000_000u64 {
             x = std::hint::black_box(x.wrapping_mul(i | 1));
         }
+        // What a thread used is booked at the latest when it gives its CPU away.
+        std::thread::sleep(Duration::from_millis(5));
         assert!(of_process(me).unwrap() > before, "{x}");
         assert!(resident(me).unwrap() > 1 << 16);
     }

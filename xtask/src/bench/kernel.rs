@@ -44,6 +44,12 @@ struct Args {
     /// How often each count is taken.
     #[arg(long, default_value_t = 2)]
     repeats: usize,
+    /// Only this volume, null or memory, and this shape, read or write.
+    #[arg(long, num_args = 2, value_names = ["VOLUME", "SHAPE"])]
+    only: Option<Vec<String>>,
+    /// Take the release binaries as they are.
+    #[arg(long)]
+    no_build: bool,
     /// JSON instead of a table.
     #[arg(long)]
     json: bool,
@@ -98,8 +104,10 @@ struct Count {
 pub(super) fn bench(words: &[String]) -> Result<()> {
     let args = Args::parse_from(words);
     ensure_vm_tools()?;
-    super::build("dolmen")?;
-    super::build("dolmen-bench")?;
+    if !args.no_build {
+        super::build("dolmen")?;
+        super::build("dolmen-bench")?;
+    }
     let work = Work::open()?;
     let options = Options {
         series: args.kernel.clone(),
@@ -159,6 +167,9 @@ fn count_all(guest: &mut Guest, targets: &[Target], args: &Args) -> Result<Vec<C
     let mut counts = Vec::new();
     for (volume, nsid) in [("null", 1), ("memory", 2)] {
         for shape in ["read", "write"] {
+            if args.only.as_ref().is_some_and(|only| only.as_slice() != [volume, shape]) {
+                continue;
+            }
             for &depth in &args.depth {
                 for &connections in &args.connections {
                     for target in targets {
