@@ -1,5 +1,6 @@
 # The kernel's target in the guest with two namespaces of 4096-byte blocks for the benchmark: 1 keeps nothing, 2 keeps its
-# data in memory. Both are null_blk's at their cheapest: requests end on the spot, without a queue between.
+# data in memory. Both are null_blk's at their cheapest: requests end on the spot, and without a request queue where the kernel
+# still offers that (6.12 doesn't).
 
 . /share/nvmet.sh
 SUBSYSTEM=$SUBSYSTEM-bench
