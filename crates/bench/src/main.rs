@@ -8,7 +8,7 @@
 //!   dolmen-bench --dolmen target/release/dolmen             starts a daemon with a null volume
 //!   dolmen-bench --target 127.0.0.1:4420 [--nqn NQN]        uses one that runs (pin it yourself)
 //!   dolmen-bench --floor-only
-//!   dolmen-bench store                                      the store alone, in this process (see `store/`)
+//!   dolmen-bench store                                      the store: behind NVMe/TCP, and alone (see `store/`)
 //! ```
 #![forbid(unsafe_code)]
 
@@ -16,6 +16,7 @@ mod args;
 mod cores;
 mod daemon;
 mod floor;
+mod gauge;
 mod ours;
 mod report;
 mod store;
@@ -71,10 +72,13 @@ fn one_round(args: &Args, goal: Option<&ours::Goal>, number: u32) -> Result<Roun
     let bare = || Ok(floor::run(&args.floor_options())?);
     let (floor, ours) = match goal {
         Some(goal) if number.is_multiple_of(2) => {
-            let ours = Some(sample(args, || goal.run(args))?);
+            let ours = Some(sample(args, || goal.run(&ours::Work::of(args), None))?);
             (sample(args, bare)?, ours)
         }
-        _ => (sample(args, bare)?, goal.map(|goal| sample(args, || goal.run(args))).transpose()?),
+        _ => (
+            sample(args, bare)?,
+            goal.map(|goal| sample(args, || goal.run(&ours::Work::of(args), None))).transpose()?,
+        ),
     };
     Ok(Round { number, floor, ours })
 }
