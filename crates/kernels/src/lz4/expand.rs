@@ -43,6 +43,37 @@ unsafe fn copy_wild(from: *const u8, to: *mut u8, len: usize) {
     }
 }
 
+/// How far a copy of a pattern of so many bytes advances: by a multiple of its length, at most `STEP`.
+const STRIDES: [usize; STEP] = [0, 16, 16, 15, 16, 15, 12, 14, 16, 9, 10, 11, 12, 13, 14, 15];
+
+/// Puts the `offset` bytes before `to`, fewer than `STEP`, there over and over, up to `STEP` more than the `len` asked for. Nothing
+/// that was just written is read again.
+///
+/// # Safety
+/// `offset` bytes can be read before `to`, and `len + STEP` written there; `offset` is 1 to 15.
+#[inline]
+unsafe fn repeat_wild(to: *mut u8, offset: usize, len: usize) {
+    let mut pattern = [0u8; STEP];
+    // SAFETY: the caller vouches for `offset` bytes before `to`.
+    let before = unsafe { std::slice::from_raw_parts(to.sub(offset), offset) };
+    match *before {
+        [a] => pattern = [a; STEP],
+        [a, b] => pattern.as_chunks_mut().0.fill([a, b]),
+        [a, b, c, d] => pattern.as_chunks_mut().0.fill([a, b, c, d]),
+        [a, b, c, d, e, f, g, h] => pattern.as_chunks_mut().0.fill([a, b, c, d, e, f, g, h]),
+        _ => pattern.iter_mut().zip(before.iter().cycle()).for_each(|(p, b)| *p = *b),
+    }
+    let mut done = 0;
+    loop {
+        // SAFETY: `done` is below `len` or 0, so the step lies within the bytes that the caller vouches for.
+        unsafe { to.add(done).cast::<[u8; STEP]>().write_unaligned(pattern) };
+        done += STRIDES[offset];
+        if done >= len {
+            return;
+        }
+    }
+}
+
 /// Expands `input` so that it fills `out` whole; `None` when it does not.
 pub(super) fn expand(input: &[u8], out: &mut [u8]) -> Option<()> {
     let (mut from, mut to) = (0, 0);
@@ -71,21 +102,22 @@ pub(super) fn expand(input: &[u8], out: &mut [u8]) -> Option<()> {
         if offset == 0 || offset > to || len > out.len() - to {
             return None;
         }
-        let roomy = len + STEP <= out.len() - to;
-        if offset >= STEP && roomy {
-            // SAFETY: `STEP` more than the match are within the buffer behind `to`, so behind the lower source too; they are
-            // `offset` apart.
+        // What is close to the end comes byte by byte.
+        let wild = len.min((out.len() - to).saturating_sub(STEP));
+        if wild > 0 {
+            // SAFETY: `STEP` more than these bytes of the match are within the buffer behind `to`, so behind the lower source too;
+            // source and target are `offset` apart, and `offset` bytes are before `to`.
             unsafe {
                 let target = out.as_mut_ptr().add(to);
-                copy_wild(target.sub(offset), target, len);
+                if offset >= STEP {
+                    copy_wild(target.sub(offset), target, wild);
+                } else {
+                    repeat_wild(target, offset, wild);
+                }
             }
-        } else if offset == 1 {
-            let byte = out[to - 1];
-            out[to..to + len].fill(byte);
-        } else {
-            for i in to..to + len {
-                out[i] = out[i - offset];
-            }
+        }
+        for i in to + wild..to + len {
+            out[i] = out[i - offset];
         }
         to += len;
     }

@@ -1,6 +1,6 @@
 //! Looking blocks up: one search per leaf, not per block, and one leaf per block, however many versions there are.
 
-use super::{Cache, Content, Delta, Entry, Line, LineDelta, Version};
+use super::{Cache, Content, Delta, Entry, Glance, Line, LineDelta, Version};
 use crate::format::page::{Leaf, PageRef};
 use dolmen_types::LineId;
 use std::collections::BTreeMap;
@@ -98,6 +98,13 @@ impl Map {
             Some(point) if top.now.point(point).is_none() => return Lookup::NoSnapshot,
             _ => {}
         }
+        if let ([block], [level @ 0]) = (&mut *blocks, &mut *levels)
+            && let Some(entry) = self.changed(line.0, lba, at.unwrap_or(u64::MAX))
+        {
+            *block = Some(Found { line: line.0, entry });
+            *level = RESOLVED;
+            return Lookup::Complete;
+        }
         let mut scratch = std::mem::take(&mut self.scratch);
         let mut outcome = Lookup::Complete;
         let mut i = 0;
@@ -137,6 +144,23 @@ impl Map {
         }
         self.scratch = scratch;
         outcome
+    }
+
+    /// The version of a block that is seen as of `at`, if the deltas tell at a glance.
+    fn changed(&self, line: u64, lba: u64, at: u64) -> Option<Entry> {
+        let deltas = std::iter::once(&self.live).chain(&self.frozen);
+        let mut glances = deltas.filter_map(|d| d.line(line)).map(|d| d.glance(lba, at));
+        match glances.find(|g| *g != Glance::Nothing)? {
+            Glance::Entry(entry) => Some(entry),
+            Glance::Nothing | Glance::More => None,
+        }
+    }
+
+    /// Whether nobody needs a version of a block any more, as far as the deltas tell. It stays so.
+    pub(crate) fn is_superseded(&self, line: u64, lba: u64, seq: u64) -> bool {
+        let Some(tree) = self.lines.get(&line) else { return true };
+        let deltas = [Some(&self.live), self.frozen.as_ref()].into_iter().flatten();
+        deltas.filter_map(|d| d.line(line)).any(|d| d.supersedes(lba, seq, &tree.now))
     }
 
     /// The line `level` generations above, and as of when it is looked at.
@@ -197,6 +221,9 @@ impl Map {
 
     /// Whether this version of a block is at this place by the map, and somebody sees it.
     pub(crate) fn holds(&mut self, line: LineId, lba: u64, entry: &Entry) -> Held {
+        if self.is_superseded(line.0, lba, entry.seq) {
+            return Held::No;
+        }
         let Some(tree) = self.lines.get(&line.0) else { return Held::No };
         let layers = [Some(&self.live), self.frozen.as_ref()];
         let deltas: [Option<&LineDelta>; 2] = layers.map(|d| d.and_then(|d| d.line(line.0)));
@@ -217,7 +244,10 @@ impl Map {
             let leaf = &tree.nodes[node].leaves[leaf];
             let page = leaf.page();
             let Some(bytes) = self.cache.at(leaf.hint, &page) else { return Held::Miss(page) };
-            for (address, version) in Leaf::trusted(bytes).slots().take_while(|(a, _)| *a <= lba) {
+            let leaf = Leaf::trusted(bytes);
+            // Holes may begin far before what they cover.
+            let from = if page.flags & PageRef::HOLES == 0 { leaf.seek(lba, 0) } else { 0 };
+            for (address, version) in leaf.from(from).take_while(|(a, _)| *a <= lba) {
                 match version {
                     Version::Stored(e) if address == lba && e == *entry => known = true,
                     Version::Hole { blocks, .. } if lba - address >= blocks => continue,

@@ -14,6 +14,7 @@ mod cache;
 mod counts;
 mod delta;
 mod entry;
+mod entry_map;
 mod holes;
 mod lineage;
 mod lookup;
@@ -24,7 +25,7 @@ mod usage;
 
 pub(crate) use cache::Cache;
 pub(crate) use counts::Counts;
-pub(crate) use delta::{DELTA_ENTRY_BYTES, Delta, LineDelta};
+pub(crate) use delta::{DELTA_ENTRY_BYTES, Delta, Glance, LineDelta};
 pub(crate) use entry::{Content, Entry, Version};
 pub(crate) use holes::Holes;
 pub(crate) use lineage::{Hold, Lineage, Point};
