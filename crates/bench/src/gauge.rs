@@ -77,15 +77,16 @@ impl<D: Driver> Driver for Gauged<D> {
         self.inner.submit(ops);
     }
 
-    fn reap(&mut self, wait: Wait, events: &mut Vec<(Tag, Event)>) {
+    fn reap(&mut self, wait: Wait, events: &mut Vec<(Tag, Event)>) -> Nanos {
         let before = events.len();
         if wait != Wait::No {
             self.count(self.inner.now(), self.works);
             self.works = false;
         }
-        self.inner.reap(wait, events);
-        self.count(self.inner.now(), self.works);
+        let now = self.inner.reap(wait, events);
+        self.count(now, self.works);
         self.works = events.len() > before;
+        now
     }
 
     fn now(&self) -> Nanos {

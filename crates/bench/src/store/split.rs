@@ -46,10 +46,11 @@ impl Driver for Split {
         }
     }
 
-    fn reap(&mut self, wait: Wait, events: &mut Vec<(Tag, Event)>) {
+    fn reap(&mut self, wait: Wait, events: &mut Vec<(Tag, Event)>) -> Nanos {
         let wait = if self.ready.is_empty() { wait } else { Wait::No };
-        self.sockets.reap(wait, events);
+        let now = self.sockets.reap(wait, events);
         events.append(&mut self.ready);
+        now
     }
 
     fn now(&self) -> Nanos {
