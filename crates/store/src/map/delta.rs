@@ -14,17 +14,6 @@ pub(crate) const DELTA_ENTRY_BYTES: usize = 72;
 
 const _: () = assert!((size_of::<(u64, u64)>() + size_of::<Entry>()) * 3 / 2 <= DELTA_ENTRY_BYTES);
 
-/// What a delta says of one block.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Glance {
-    /// Nothing: older layers do.
-    Nothing,
-    /// This version is seen.
-    Entry(Entry),
-    /// Several versions, or holes: look closer.
-    More,
-}
-
 /// The changes of one line.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct LineDelta {
@@ -144,18 +133,6 @@ impl LineDelta {
     /// Where that version of a block is.
     pub(crate) fn entry(&self, lba: u64, seq: u64) -> Option<&Entry> {
         self.newest.get(lba).filter(|e| e.seq == seq).or_else(|| self.older.get(&(lba, seq)))
-    }
-
-    /// What this delta says of one block as of `at`, as far as one look tells.
-    pub(crate) fn glance(&self, lba: u64, at: u64) -> Glance {
-        if self.hole_count > 0 && self.holes_in(lba, lba.saturating_add(1)).next().is_some() {
-            return Glance::More;
-        }
-        match self.newest.get(lba) {
-            None => Glance::Nothing,
-            Some(entry) if entry.seq <= at => Glance::Entry(*entry),
-            Some(_) => Glance::More,
-        }
     }
 
     /// True when a newer version than `seq` of a block is here, and nobody needs that one any more since.

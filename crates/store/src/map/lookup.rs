@@ -1,6 +1,6 @@
 //! Looking blocks up: one search per leaf, not per block, and one leaf per block, however many versions there are.
 
-use super::{Cache, Content, Delta, Entry, Glance, Line, LineDelta, Version};
+use super::{Cache, Content, Delta, Entry, Line, LineDelta, Version};
 use crate::format::page::{Leaf, PageRef};
 use dolmen_types::LineId;
 use std::collections::BTreeMap;
@@ -98,13 +98,6 @@ impl Map {
             Some(point) if top.now.point(point).is_none() => return Lookup::NoSnapshot,
             _ => {}
         }
-        if let ([block], [level @ 0]) = (&mut *blocks, &mut *levels)
-            && let Some(entry) = self.changed(line.0, lba, at.unwrap_or(u64::MAX))
-        {
-            *block = Some(Found { line: line.0, entry });
-            *level = RESOLVED;
-            return Lookup::Complete;
-        }
         let mut scratch = std::mem::take(&mut self.scratch);
         let mut outcome = Lookup::Complete;
         let mut i = 0;
@@ -144,16 +137,6 @@ impl Map {
         }
         self.scratch = scratch;
         outcome
-    }
-
-    /// The version of a block that is seen as of `at`, if the deltas tell at a glance.
-    fn changed(&self, line: u64, lba: u64, at: u64) -> Option<Entry> {
-        let deltas = std::iter::once(&self.live).chain(&self.frozen);
-        let mut glances = deltas.filter_map(|d| d.line(line)).map(|d| d.glance(lba, at));
-        match glances.find(|g| *g != Glance::Nothing)? {
-            Glance::Entry(entry) => Some(entry),
-            Glance::Nothing | Glance::More => None,
-        }
     }
 
     /// Whether nobody needs a version of a block any more, as far as the deltas tell. It stays so.

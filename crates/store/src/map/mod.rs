@@ -25,7 +25,7 @@ mod usage;
 
 pub(crate) use cache::Cache;
 pub(crate) use counts::Counts;
-pub(crate) use delta::{DELTA_ENTRY_BYTES, Delta, Glance, LineDelta};
+pub(crate) use delta::{DELTA_ENTRY_BYTES, Delta, LineDelta};
 pub(crate) use entry::{Content, Entry, Version};
 pub(crate) use holes::Holes;
 pub(crate) use lineage::{Hold, Lineage, Point};
