@@ -11,6 +11,8 @@
 
 mod data;
 mod figures;
+mod gauge;
+mod host;
 mod kernels;
 mod load;
 mod machine;

@@ -1,13 +1,14 @@
 //! A node of the daemon's own parts, in this process: one core on a CPU of its own, a target that listens, and drives in memory.
 //! The daemon itself takes no such drives: what is written to them is gone with the process.
 
-use super::{machine, ram::Drives, split::Split};
-use crate::{
-    Result, cores,
+use super::{
     gauge::{Gauge, Gauged},
-    loopback,
-    ours::{Goal, HOST_ID},
+    host::Goal,
+    machine,
+    ram::Drives,
+    split::Split,
 };
+use crate::{Result, cores, loopback};
 use dolmen::node::{
     boot::{Start, bring_up},
     core::Core,
@@ -16,12 +17,11 @@ use dolmen::node::{
     message::{FromCore, ToCore},
     router::Catalogue,
 };
-use dolmen_initiator::Options;
 use dolmen_io::{InboxSender, Io, OpenDrive, PoolConfig, inbox};
 use dolmen_security::ClusterKey;
 use dolmen_store::PoolOptions;
 use dolmen_target::{Identity, TargetConfig};
-use dolmen_types::{CoreId, Nqn, volume::VolumeKind};
+use dolmen_types::{CoreId, volume::VolumeKind};
 use dolmen_uring::{Uring, UringConfig};
 use dolmen_volume::{ControlCommand, Restart};
 use std::{
@@ -40,7 +40,6 @@ const INBOX: usize = 64;
 
 const CORE: CoreId = CoreId(0);
 const SUBSYSTEM: &str = "nqn.2020-01.example:bench";
-const HOST: &str = "nqn.2014-08.org.nvmexpress:uuid:d01be9c4-0000-4000-8000-000000000001";
 
 /// See the module.
 pub(crate) struct Node {
@@ -112,7 +111,7 @@ impl Node {
     }
 
     /// Makes a volume and shows it to hosts; the way to it.
-    pub(crate) fn volume(&mut self, number: u8, kind: VolumeKind, bytes: u64, depth: u16) -> Result<Goal> {
+    pub(crate) fn volume(&mut self, number: u8, kind: VolumeKind, bytes: u64) -> Result<Goal> {
         let descriptor = machine::descriptor(number, kind, bytes, false);
         let nsid = descriptor.nsid.0;
         let command = ControlCommand::Create(Box::new(descriptor));
@@ -127,10 +126,7 @@ impl Node {
         let table = self.catalogue.take(changes);
         self.runtime
             .block_on(self.talk.ask(CORE, |answer| ToCore::Namespaces { table: table.clone(), answer }))?;
-        let (subsystem, host): (Nqn, Nqn) = (SUBSYSTEM.parse()?, HOST.parse()?);
-        let mut options = Options::new(self.addr, subsystem, host, HOST_ID);
-        options.queue_depth = depth;
-        Goal::named(options, Some(nsid))
+        Goal::new(self.addr, SUBSYSTEM.parse()?, nsid)
     }
 }
 

@@ -6,19 +6,15 @@
 use super::{
     LARGE, NULL, PLAIN, Shape, WRITE_128K,
     figures::{Budget, Figure},
+    gauge::{Gauge, Spent},
+    host::{Goal, Watch, Work},
     middle,
     node::Node,
     over,
     ram::{Drives, Step},
     replay,
 };
-use crate::{
-    Result,
-    args::StoreArgs,
-    cores,
-    gauge::{Gauge, Spent},
-    ours::{Goal, Watch, Work},
-};
+use crate::{Result, args::StoreArgs, cores};
 use dolmen_initiator::load::{Mix, Pattern};
 use dolmen_types::volume::VolumeKind;
 use std::{
@@ -65,9 +61,8 @@ struct Notes {
 pub(super) fn figures(shapes: &[Shape], args: &StoreArgs) -> Result<Vec<Figure>> {
     let drives = Drives::new(1, LARGE.drive);
     let mut node = Node::start(&drives, args.cpu)?;
-    let depth = u16::try_from(WRITE_128K.depth)?;
-    let null = node.volume(NULL, VolumeKind::Null, LARGE.volume, depth)?;
-    let plain = node.volume(PLAIN, VolumeKind::Durable, LARGE.volume, depth)?;
+    let null = node.volume(NULL, VolumeKind::Null, LARGE.volume)?;
+    let plain = node.volume(PLAIN, VolumeKind::Durable, LARGE.volume)?;
     let wire = Wire { args, node, drives, null, plain };
     // Every block is there before anything is read.
     let fill = Duration::from_millis(700);
@@ -134,7 +129,6 @@ impl Wire<'_> {
             cpu: self.args.client_cpu,
             size_bytes: shape.bytes(),
             depth: u16::try_from(shape.depth)?,
-            connections: 1,
             pattern: if shape.random { Pattern::Random } else { Pattern::Sequential },
             mix: if shape.write { Mix::WRITE } else { Mix::READ },
             ramp: RAMP,
@@ -152,16 +146,15 @@ impl Wire<'_> {
                 notes.tape = drives.tape.take().unwrap_or_default();
             }
         };
-        let rates = goal.run(&work, Some(Watch { client: &client, moment: &moment }))?;
+        let count = goal.run(&work, Watch { client: &client, moment: &moment })?;
         let notes = notes.into_inner().unwrap_or_else(PoisonError::into_inner);
         let core = notes.core[1].since(notes.core[0]);
-        let commands = rates.latency.count().max(1);
         Ok(Outcome {
-            ns: 1e9 / rates.per_second,
-            core_ns: core.busy_ns as f64 / commands as f64,
+            ns: count.ns,
+            core_ns: core.busy_ns as f64 / count.commands as f64,
             core,
             client: notes.client[1].since(notes.client[0]),
-            commands,
+            commands: count.commands,
             tape: notes.tape,
         })
     }
