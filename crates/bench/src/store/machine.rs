@@ -206,6 +206,7 @@ fn make_pool(
         at_least: 0,
         absent: Vec::new(),
         degraded: false,
+        leaving: Vec::new(),
     };
     let result = Rc::new(RefCell::new(None));
     let (slot, opening) = (result.clone(), open_pool(exec.handle(), candidates, options));

@@ -268,6 +268,20 @@ pub enum ToCore {
         /// When it is closed.
         answer: Answer<()>,
     },
+    /// Core 0: tell the handle of a drive.
+    FileOf {
+        /// Its place in the pool.
+        place: u16,
+        /// Its handle, while it is open.
+        answer: Answer<Option<FileId>>,
+    },
+    /// Core 0: overwrite the keys on a drive that the pool does not count.
+    EraseKeysOn {
+        /// Its handle.
+        file: FileId,
+        /// When that is durable, or why it can't be done.
+        answer: Answer<Result<(), StoreError>>,
+    },
     /// Close a drive that is out or gone.
     CloseDrive {
         /// Its place in the pool.

@@ -38,6 +38,15 @@ impl Core {
                 self.io.close_drive(file);
                 let _ = answer.send(());
             }
+            ToCore::FileOf { place, answer } => {
+                let _ = answer.send(self.files.get(usize::from(place)).copied().flatten());
+            }
+            ToCore::EraseKeysOn { file, answer } => {
+                self.leave_keys(file);
+                let erasing = dolmen_store::erase_keys_on(self.exec.handle(), file);
+                // Without room for the task the answer's sender is dropped, and with it the request.
+                let _ = self.exec.handle().spawn(async move { drop(answer.send(erasing.await)) });
+            }
             ToCore::CloseDrive { place, answer } => drop(answer.send(self.close_drive(place))),
             ToCore::ChangeDrive { place, change, answer } => self.change_drive(place, change, answer),
             other => self.take_key_command(other),
