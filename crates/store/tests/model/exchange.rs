@@ -96,14 +96,17 @@ impl Run {
             && self.node.owner.force_out(drive, "given up".into()).is_ok()
         {
             self.losses += 1;
+            self.given_up = Some(drive);
         }
     }
 
-    /// False while a drive that is lost is known to be so to us alone.
+    /// False while a drive that is lost, or was given up, is known to be so to us alone.
     fn lost_is_gone(&self) -> bool {
         let standing = self.node.owner.drives();
         let state = |name: &str| standing.iter().rfind(|d| d.path == name).map(|d| d.state);
-        self.lost.is_none_or(|name| state(name).is_none_or(|s| s == DriveState::Gone))
+        let gone = |state: Option<DriveState>| state.is_none_or(|s| s == DriveState::Gone);
+        self.lost.is_none_or(|name| gone(state(name)))
+            && self.given_up.is_none_or(|drive| gone(standing.get(usize::from(drive)).map(|d| d.state)))
     }
 
     fn keep(&mut self) {
@@ -116,8 +119,11 @@ impl Run {
     pub(crate) fn can_lose(&self) -> bool {
         let states: Vec<DriveState> = self.node.owner.drives().iter().map(|d| d.state).collect();
         let count = |state| states.iter().filter(|s| **s == state).count();
-        self.node.is_protected()
-            || (self.leaves_whole
+        let gone =
+            self.given_up.is_none_or(|drive| states.get(usize::from(drive)) == Some(&DriveState::Gone));
+        (gone && self.node.is_protected())
+            || (gone
+                && self.leaves_whole
                 && count(DriveState::Out) == 0
                 && count(DriveState::Leaving) > 0
                 && count(DriveState::In) > usize::from(self.setup.parity))

@@ -48,6 +48,8 @@ pub(crate) struct Run {
     pub(crate) shelf: Vec<(&'static str, u64)>,
     /// How many joined and left.
     pub(crate) exchanged: (u64, u64),
+    /// The drive that was given up last, in this life of the node.
+    pub(crate) given_up: Option<u16>,
     /// All was protected when a drive began to leave.
     pub(crate) leaves_whole: bool,
     /// The line that a value was written to.
@@ -93,6 +95,7 @@ impl Run {
             bought: 0,
             shelf: Vec::new(),
             exchanged: (0, 0),
+            given_up: None,
             leaves_whole: false,
             origins: BTreeMap::new(),
             refused: 0,
@@ -186,6 +189,7 @@ impl Run {
         let twice = self.below(3) == 0;
         // A drive that is protected against may be gone when the node comes back.
         let spare = self.setup.parity > 0 && self.lost.is_none() && self.can_lose();
+        self.given_up = None;
         if self.below(3) == 0 {
             self.world.kill_node(NODE)
         } else {
