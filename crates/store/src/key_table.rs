@@ -10,9 +10,9 @@
 use crate::format::PAGE_BYTES;
 use crate::format::keys::{KEY_COPIES, KEY_PAGES, KeyPage, KeySlot, WRAPPED_KEY_BYTES, key_offset};
 use crate::shard::within;
-use crate::{LabelScrub, PoolPlan, StoreError};
+use crate::{Identity, LabelScrub, PoolPlan, StoreError, identify_drive};
 use dolmen_io::exec::Handle;
-use dolmen_io::{Event, FileId, Op};
+use dolmen_io::{DriveInfo, Event, FileId, Op};
 use dolmen_types::{LineId, PgId, Uuid};
 use std::collections::BTreeSet;
 
@@ -257,8 +257,14 @@ pub(crate) async fn check_keys(
     read(exec, pool, files, spare).await
 }
 
-/// Overwrites the key table of a drive that has left the pool, durably: the wrapped keys of the pool's lines are there no more.
-pub async fn erase_keys_on(exec: Handle, file: FileId) -> Result<(), StoreError> {
+/// Overwrites the key table of a drive that has left the pool, durably: the wrapped keys of the pool's lines are there no more. What
+/// serves something else by now is left as it is, and refused.
+pub async fn erase_keys_on(exec: Handle, drive: DriveInfo, from: Uuid) -> Result<(), StoreError> {
+    let file = drive.file;
+    match identify_drive(exec.clone(), drive).await? {
+        Identity::Ours { pool, .. } if pool == from => {}
+        _ => return Err(StoreError::Refused("it holds something else by now, and was left as it is".into())),
+    }
     for copy in 0..KEY_COPIES {
         for first in (0..KEY_PAGES).step_by(usize::from(READ_PAGES)) {
             let len = usize::from(READ_PAGES.min(KEY_PAGES - first)) * PAGE_BYTES as usize;

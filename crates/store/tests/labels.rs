@@ -6,7 +6,7 @@ use common::*;
 use dolmen_io::FileId;
 use dolmen_sim::World;
 use dolmen_store::*;
-use dolmen_types::{LineId, PgId};
+use dolmen_types::{LineId, PgId, Uuid};
 
 /// Where things lie (`docs/format`).
 const SUPERBLOCK: u64 = 16 << 10;
@@ -199,4 +199,33 @@ fn copies_of_the_key_table_are_mended() {
         let report = check(&world, &setup);
         assert_eq!((report.problems, report.mendable), (0, 0), "{report:?}");
     }
+}
+
+/// Keys are overwritten on a drive of the pool alone, and everything else on it stays.
+#[test]
+fn keys_are_erased_on_what_was_a_drive_of_the_pool_alone() {
+    let world = World::new(40);
+    let setup = setup(1, 0);
+    let pool = filled(&world, &setup).plan.pool;
+    world.crash();
+    table(&world, &setup, |_| {});
+    let erase = |pool: Uuid| {
+        let (mut io, mut exec, drives) = offline(&world, &setup);
+        let erasing = erase_keys_on(exec.handle(), drives[0].info.clone(), pool);
+        run(&mut io, &mut exec, erasing)
+    };
+    let before = world.image(NODE, path("d0"));
+    assert!(matches!(erase(Uuid([9; 16])), Err(StoreError::Refused(_))));
+    assert!(world.image(NODE, path("d0")) == before, "something was written");
+    erase(pool).unwrap();
+    let (after, mut bytes) = (world.image(NODE, path("d0")), vec![1; (4 << 20) - KEYS as usize]);
+    after.read(KEYS, &mut bytes);
+    assert!(bytes.iter().all(|&b| b == 0));
+    let (mut was, mut is) = (vec![0; KEYS as usize], vec![0; KEYS as usize]);
+    before.read(0, &mut was);
+    after.read(0, &mut is);
+    assert!(was == is, "the rest of the label stays");
+    world.overwrite(NODE, path("d0"), 0, b"XFSB");
+    world.overwrite(NODE, path("d0"), SUPERBLOCK, b"else");
+    assert!(matches!(erase(pool), Err(StoreError::Refused(_))));
 }

@@ -268,17 +268,17 @@ pub enum ToCore {
         /// When it is closed.
         answer: Answer<()>,
     },
-    /// Core 0: tell the handle of a drive.
-    FileOf {
+    /// Core 0: tell what a drive of the pool is.
+    InfoOf {
         /// Its place in the pool.
         place: u16,
-        /// Its handle, while it is open.
-        answer: Answer<Option<FileId>>,
+        /// With its handle, while it is open.
+        answer: Answer<Option<DriveInfo>>,
     },
     /// Core 0: overwrite the keys on a drive that the pool does not count.
     EraseKeysOn {
-        /// Its handle.
-        file: FileId,
+        /// Which, with its handle.
+        drive: DriveInfo,
         /// When that is durable, or why it can't be done.
         answer: Answer<Result<(), StoreError>>,
     },

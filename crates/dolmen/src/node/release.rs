@@ -11,7 +11,7 @@
 use super::{cores::Talk, drive_ops::standings, message::ToCore, report::CoreReport, router::Node};
 use crate::node::message::OpenedDrive;
 use dolmen_cluster::plane::{DriveChange, DriveNews, Notice};
-use dolmen_io::FileId;
+use dolmen_io::DriveInfo;
 use dolmen_store::{DriveState, StoreError};
 use dolmen_types::CoreId;
 use std::{
@@ -57,7 +57,7 @@ impl Node {
     pub(super) async fn release_at_start(&self, left: Vec<(String, OpenedDrive)>) {
         let mut settings = self.drives.settings.lock().await;
         for (name, drive) in left {
-            let erased = erase(&self.cores, drive.info.file).await;
+            let erased = erase(&self.cores, drive.info.clone()).await;
             let file = drive.info.file;
             // A core that has ended has closed everything.
             let _ = self.cores.ask(OWNER, |answer| ToCore::CloseFile { file, answer }).await;
@@ -88,19 +88,19 @@ impl Node {
     }
 
     async fn erase_keys_of(&self, place: u16) -> Result<(), String> {
-        let file = self.cores.ask(OWNER, |answer| ToCore::FileOf { place, answer }).await;
-        match file.ok().flatten() {
-            Some(file) => erase(&self.cores, file).await,
+        let drive = self.cores.ask(OWNER, |answer| ToCore::InfoOf { place, answer }).await;
+        match drive.ok().flatten() {
+            Some(drive) => erase(&self.cores, drive).await,
             None => Err("it is not there".into()),
         }
     }
 }
 
 /// Overwrites the keys on a drive that the pool does not count.
-async fn erase(cores: &Talk, file: FileId) -> Result<(), String> {
-    match cores.ask(OWNER, |answer| ToCore::EraseKeysOn { file, answer }).await {
+async fn erase(cores: &Talk, drive: DriveInfo) -> Result<(), String> {
+    match cores.ask(OWNER, |answer| ToCore::EraseKeysOn { drive, answer }).await {
         Ok(Ok(())) => Ok(()),
-        Ok(Err(StoreError::Drive(why))) => Err(why),
+        Ok(Err(StoreError::Drive(why) | StoreError::Refused(why))) => Err(why),
         Ok(Err(why)) => Err(why.to_string()),
         Err(_) => Err("the node is stopping".into()),
     }
