@@ -788,6 +788,10 @@ pub enum DriveNews {
     Kept,
     /// It has left: nothing needs it any more.
     Gone,
+    /// It was removed, and its copy of the wrapped keys is overwritten.
+    KeysErased,
+    /// It was removed, and still holds wrapped keys, and why.
+    KeysLeft(String),
     /// It is out, and why.
     Out(String),
     /// It was not there at the start, or could not be used, and why.

@@ -56,7 +56,7 @@ pub use columns::{Columns, Shape};
 pub use diff::{ChangedRange, DiffDone, DiffPage, DiffRequest, MAX_DIFF_RANGES, MAX_DIFFS, View};
 pub use error::StoreError;
 pub use format::superblock::DriveState;
-pub use key_table::{KeyTable, WrappedKey};
+pub use key_table::{KeyTable, WrappedKey, erase_keys_on};
 pub use keyring::{DataKey, Keyring};
 pub use message::{Joined, Members, Purpose, SpaceLevel, ToPool, ToShard, UnitId};
 pub use owner::{DriveStanding, PoolOwner};
@@ -65,5 +65,5 @@ pub use pool::{
     Candidate, FoundPool, Identity, JoinTo, NewDrive, PoolOptions, find_pool, identify_drive, open_pool,
     prepare_drive, wipe_drive,
 };
-pub use scrub::{ScrubPlan, ScrubReport};
+pub use scrub::{LabelScrub, ScrubPlan, ScrubReport};
 pub use store::Store;

@@ -210,7 +210,8 @@ pub enum VolumeCommand {
 pub enum KeyCommand {
     /// Say which key it is, where it is kept and what it wraps; never the key itself
     Show,
-    /// Put a new key into its place; no data is rewritten. Export the new one then
+    /// Put a new key into its place; no data is rewritten. Export the new one then. Of a passphrase: put the new one into FILE.new first,
+    /// beside the one in force
     Rotate,
     /// Print the key, to keep elsewhere: without it nobody reads encrypted volumes
     Export {

@@ -144,8 +144,8 @@ fn wipe(output: &Output, path: &Path, yes: bool) -> Result<(), CliError> {
     let holds = match node::identify_drive(path).map_err(failed)? {
         DriveIdentity::Blank => "nothing".to_string(),
         DriveIdentity::Ours { pool, drive, .. } => format!("drive {drive} of Dolmen pool {pool}"),
-        DriveIdentity::Newer { version, .. } => {
-            format!("a Dolmen drive of format {version}, newer than this program")
+        DriveIdentity::Other { version, .. } => {
+            format!("a Dolmen drive of format {version}, which this program does not read")
         }
         DriveIdentity::Damaged => "a damaged drive of a Dolmen pool".to_string(),
         DriveIdentity::Foreign(what) => what,

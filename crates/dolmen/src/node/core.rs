@@ -112,6 +112,8 @@ pub struct Core {
     owner: Option<PoolOwner>,
     /// Core 0: the pool's key table.
     keeper: Option<keys::Keeper>,
+    /// Core 0: what was found wrong with the drives' labels.
+    labels: keys::Labels,
     /// Core 0: what the shards' claims contradict each other in.
     contradiction: Option<String>,
     store: Option<Store>,
@@ -171,6 +173,7 @@ impl Core {
             sequence: 0,
             owner: None,
             keeper: None,
+            labels: keys::Labels::default(),
             contradiction: None,
             store: None,
             volumes: None,

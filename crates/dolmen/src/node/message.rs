@@ -268,6 +268,20 @@ pub enum ToCore {
         /// When it is closed.
         answer: Answer<()>,
     },
+    /// Core 0: tell what a drive of the pool is.
+    InfoOf {
+        /// Its place in the pool.
+        place: u16,
+        /// With its handle, while it is open.
+        answer: Answer<Option<DriveInfo>>,
+    },
+    /// Core 0: overwrite the keys on a drive that the pool does not count.
+    EraseKeysOn {
+        /// Which, with its handle.
+        drive: DriveInfo,
+        /// When that is durable, or why it can't be done.
+        answer: Answer<Result<(), StoreError>>,
+    },
     /// Close a drive that is out or gone.
     CloseDrive {
         /// Its place in the pool.

@@ -19,6 +19,7 @@ mod locate;
 pub mod message;
 mod offline;
 mod ports;
+mod release;
 pub mod report;
 pub mod router;
 mod scrubbing;

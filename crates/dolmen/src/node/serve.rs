@@ -27,7 +27,7 @@ use dolmen_cluster::{
     plane::{self, MAX_PENDING_NOTICES, Notice, Recovered},
     state::Identity,
 };
-use dolmen_security::KeyFiles;
+use dolmen_security::{KeyFiles, PassphraseFiles};
 use dolmen_target::TargetConfig;
 use dolmen_types::{LineId, Nsid};
 use std::{net::SocketAddr, process::ExitCode, sync::Arc};
@@ -98,7 +98,8 @@ async fn start(
     let known = state.pool().map_err(ServeError::system)?;
     let keys = Arc::new(ClusterKeys::new(key_source(options)));
     let mut settings = Settings::load(&options.data).map_err(ServeError::new)?;
-    let booted = boot(options, talk, known, restart, keys.clone(), &settings, prepared.identity()).await?;
+    let mut booted =
+        boot(options, talk, known, restart, keys.clone(), &settings, prepared.identity()).await?;
     settings.know(&booted.plan, &options.data);
     reprotect(talk, booted.plan.shards, &settings).await.map_err(ServeError::system)?;
     if known.is_none() {
@@ -124,6 +125,7 @@ async fn start(
     let drives = DriveOps::new(options.data.clone(), settings, options.sparse, notices.clone());
     let scrubbing = Scrubbing::load(&options.data);
     let parts = Parts { keys, drives, scrubbing, allow_test_volumes: options.allow_test_volumes };
+    let left = std::mem::take(&mut booted.left);
     let node = Node::start(talk.clone(), booted, parts, generation, changes);
     let stopping = || ServeError::new("a core has ended");
     let snapshots = node.snapshots().await.ok_or_else(stopping)?;
@@ -134,14 +136,18 @@ async fn start(
     let (plane, requests) = plane::channel();
     tokio::spawn(node.clone().serve(requests));
     listen(options, prepared.identity(), talk, ports, &node).await?;
-    tokio::spawn(watch(node, options.data.clone(), notices));
+    let data = options.data.clone();
+    tokio::spawn(async move {
+        node.release_at_start(left).await;
+        watch(node, data, notices).await;
+    });
     Ok(Found { recovered, plane })
 }
 
 /// Where the cluster key is.
 fn key_source(options: &ServeOptions) -> KeySource {
     match (&options.cluster_passphrase_file, &options.cluster_key) {
-        (Some(path), _) => KeySource::Passphrase(path.clone()),
+        (Some(path), _) => KeySource::Passphrase(PassphraseFiles::at(path)),
         (None, Some(path)) => KeySource::Files(KeyFiles::at(path)),
         (None, None) => KeySource::Files(KeyFiles::of_folder(&options.data)),
     }

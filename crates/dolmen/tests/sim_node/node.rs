@@ -128,6 +128,7 @@ impl Process {
             at_least: 0,
             absent: Vec::new(),
             degraded: false,
+            leaving: Vec::new(),
         };
         let drives = DRIVES.iter().map(drive).collect();
         // One key for all runs: what is random in a run follows from its seed, and data keys change no course of events.

@@ -136,7 +136,7 @@ impl Volumes {
         let volume = self.volumes.get(at.slot as usize).filter(|v| v.at == at);
         let error = match volume.map_or(Life::Free, |v| v.life) {
             Life::Free | Life::Creating | Life::Deleting => Some(VolumeError::Gone),
-            Life::Quarantined => Some(VolumeError::NotReady),
+            Life::Quarantined | Life::Locked => Some(VolumeError::NotReady),
             Life::Serving if now >= deadline => Some(VolumeError::Expired),
             Life::Serving => None,
         };

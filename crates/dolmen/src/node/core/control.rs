@@ -69,6 +69,7 @@ impl Core {
                 if let Some(store) = &mut self.store {
                     store.set_scrub(plan);
                 }
+                self.scrub_labels(plan);
                 let _ = answer.send(());
             }
             ToCore::Health { health, answer } => {
@@ -224,6 +225,7 @@ impl Core {
             let _ = answer.send(());
         }
         self.settle_keys();
+        self.settle_labels();
         self.watch_closing(now);
         more
     }
@@ -259,7 +261,7 @@ impl Core {
             volumes,
             volume_stats: stats.unwrap_or_default(),
             space: self.store.as_ref().map(Store::space).unwrap_or_default(),
-            scrub: self.store.as_ref().and_then(Store::scrub),
+            scrub: self.store.as_ref().and_then(Store::scrub).map(|shards| self.labels.with(shards)),
             pool: self.owner.as_ref().map(|owner| PoolReport {
                 sequence: owner.sequence(),
                 drives: (0..)
