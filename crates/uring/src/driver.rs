@@ -19,7 +19,7 @@ use dolmen_io::{
 };
 use dolmen_types::{Nanos, UnixMillis};
 use io_uring::{opcode, types};
-use std::{mem::ManuallyDrop, net::SocketAddr, sync::Arc};
+use std::{mem::ManuallyDrop, net::SocketAddr, os::fd::BorrowedFd, sync::Arc};
 
 /// How long a driver that is dropped waits for the kernel to let go of its buffers. Nanoseconds.
 const DRAIN_NS: u64 = 10_000_000_000;
@@ -189,6 +189,10 @@ impl Driver for Uring {
 
     fn waker(&self) -> Arc<dyn Wake> {
         self.waker.clone()
+    }
+
+    fn descriptor(&self) -> Option<BorrowedFd<'_>> {
+        Some(self.ring.descriptor())
     }
 
     fn pool(&self) -> &Pool {

@@ -9,7 +9,7 @@ use dolmen_nvme::{
         DatasetCommand, DiscoveryEntry, DiscoveryHeader, DsmRange, FabricsType, FeatureId, GetLogCommand,
         IdentifyCommand, IdentifyController, IdentifyNamespace, LbaFormat, LogId, NamespaceIdDescriptor,
         NvmOpcode, Property, PropertyGet, PropertySet, Sqe, Status, SubsystemType, async_event_config,
-        feature_select, number_of_queues,
+        feature_select, notice, number_of_queues,
     },
     tcp::{
         C2hData, Controller, ControllerEvent, ControllerOptions, DIGEST_BYTES, DataEnd, DataSource, Digests,
@@ -188,6 +188,13 @@ impl Ram {
     /// Closes every connection.
     pub fn drop_all(&mut self, io: &mut Io) {
         (0..self.connections.len()).for_each(|key| self.close(io, key));
+    }
+
+    /// Another discovery log; its readers are told if they asked.
+    pub fn set_discovery(&mut self, entries: Vec<DiscoveryEntry>) {
+        self.behaviour.discovery = Some(entries);
+        self.generation += 1;
+        self.raise(notice::DISCOVERY_CHANGED.dword());
     }
 
     /// Completes a waiting event request of every admin connection with this dword.
@@ -534,4 +541,9 @@ impl Connection {
 /// A discovery log entry.
 pub fn entry(nqn: &str, addr: SocketAddr) -> DiscoveryEntry {
     DiscoveryEntry::tcp(SubsystemType::NVM, nqn, addr.ip(), addr.port(), 1)
+}
+
+/// A referral to another discovery service.
+pub fn referral(addr: SocketAddr) -> DiscoveryEntry {
+    DiscoveryEntry::tcp(SubsystemType::REFERRAL, Nqn::DISCOVERY, addr.ip(), addr.port(), 0)
 }
