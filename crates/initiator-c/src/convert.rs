@@ -72,7 +72,7 @@ pub(crate) fn usual() -> COptions {
 pub(crate) fn refusal(error: SubmitError) -> c_int {
     match error {
         SubmitError::Full => FULL,
-        SubmitError::Gone => GONE,
+        SubmitError::Gone | SubmitError::Down => GONE,
         SubmitError::Invalid => INVALID,
         SubmitError::NoQueues => FAILED,
         SubmitError::TooLarge => TOO_LARGE,

@@ -90,6 +90,7 @@ impl Session {
     /// [`SessionError::Connect`].
     pub fn connect(mut io: Io, options: Options) -> Result<Session> {
         let mut initiator = Initiator::new(OWNER);
+        let paths = 1 + options.paths.len();
         let subsystem = initiator.connect(&mut io, options).map_err(SessionError::Connect)?;
         let mut session = Session {
             io,
@@ -102,16 +103,25 @@ impl Session {
             completions: Vec::new(),
             notices: Vec::new(),
         };
-        // Every step of the bring-up has its own timeout, so this ends.
+        // Every step of the bring-up has its own timeout, so this ends: with one path that is live, or all that failed.
+        let mut failed = Vec::new();
         while !matches!(session.state(), State::Live { .. }) {
             session.turn();
-            let failed = session.notices.drain(..).find_map(|notice| match notice {
-                Notice::PathLost { error, .. } | Notice::State { state: State::Lost(error), .. } => {
-                    Some(error)
+            for notice in session.notices.drain(..) {
+                match notice {
+                    Notice::PathLost { path, error, .. } | Notice::PathGivenUp { path, error, .. } => {
+                        failed.retain(|(other, _)| *other != path);
+                        failed.push((path, error));
+                    }
+                    Notice::State { state: State::Lost(error), .. } => {
+                        return Err(SessionError::Connect(error));
+                    }
+                    _ => {}
                 }
-                _ => None,
-            });
-            if let Some(error) = failed {
+            }
+            if failed.len() == paths
+                && let Some((_, error)) = failed.pop()
+            {
                 return Err(SessionError::Connect(error));
             }
         }

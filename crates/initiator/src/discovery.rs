@@ -241,13 +241,13 @@ impl Discovery {
                 }
             }
             Notice::State { subsystem, state: State::Lost(error) }
-            | Notice::PathLost { subsystem, error } => {
+            | Notice::PathLost { subsystem, error, .. } => {
                 let Some(service) = self.find(*subsystem) else { return };
                 service.settled = true;
                 let trouble = Change::Trouble { addr: service.addr, error: error.clone() };
                 self.changes.push(trouble);
             }
-            Notice::Event { subsystem, event } if *event == notice::DISCOVERY_CHANGED => {
+            Notice::Event { subsystem, event, .. } if *event == notice::DISCOVERY_CHANGED => {
                 if let Some(service) = self.find(*subsystem) {
                     (service.wanted, service.tries, service.not_before) = (true, 0, Nanos(0));
                 }

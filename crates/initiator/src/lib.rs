@@ -9,6 +9,9 @@
 //! - [`discovery::Discovery`] follows discovery services and their referrals, and tells what changes.
 //! - [`load`] makes load and verifies what it reads.
 //!
+//! A subsystem may be reached by several paths ([`Options::paths`]), each an association with a controller of its own; ANA
+//! tells which of them are good for a namespace, [`Policy`] which of those a command takes.
+//!
 //! Promises: every command taken ends in exactly one completion. When a connection dies, commands that may be repeated
 //! are sent again on the next one, and the caller sees nothing but time passing, up to the command's own deadline and
 //! [`Options::loss_timeout_ms`]. No input of a peer makes this crate panic, spin, or allocate without bound.
@@ -34,6 +37,7 @@ mod path;
 pub mod polled;
 mod queue;
 mod slots;
+mod statistics;
 mod subsystem;
 
 pub use command::{
@@ -46,4 +50,10 @@ pub use compose::{
 pub use error::{Error, ErrorKind, Failure};
 pub use identity::{Discovered, DiscoveredSubsystem, Identity, Namespace, NamespaceIds};
 pub use initiator::{Initiator, Notice, OWNER, State};
-pub use options::{ADMIN_ENTRIES, Digests, Options};
+pub use load::Histogram;
+pub use options::{ADMIN_ENTRIES, Digests, Options, PathOptions};
+pub use statistics::{Answered, PathReport, PathStatistics, QueueStatistics};
+pub use subsystem::{
+    choice::{MAX_PATHS, Policy},
+    fence::Fencing,
+};

@@ -9,7 +9,7 @@
 //! notices at the latest when its keep-alive timer expires.
 
 use crate::slots::{Payload, SlotId};
-use dolmen_nvme::spec::{DatasetCommand, DsmRange, NvmOpcode, Sqe};
+use dolmen_nvme::spec::{DatasetCommand, DsmRange, Fuse, NvmOpcode, Sqe};
 use dolmen_types::Nanos;
 use std::ops::Range;
 
@@ -42,13 +42,20 @@ pub(super) struct Span {
 
 impl Span {
     fn overlaps(&self, other: &Span) -> bool {
-        self.nsid == other.nsid && self.blocks.start < other.blocks.end && other.blocks.start < self.blocks.end
+        self.nsid == other.nsid
+            && self.blocks.start < other.blocks.end
+            && other.blocks.start < self.blocks.end
     }
 
     /// What an I/O command changes; `None` for one that changes no blocks. What can't be told is everything.
     pub(super) fn of(sqe: &Sqe, payload: &Payload) -> Option<Span> {
         let blocks = match NvmOpcode(sqe.opcode) {
             NvmOpcode::WRITE | NvmOpcode::WRITE_ZEROES | NvmOpcode::WRITE_UNCORRECTABLE => {
+                let rw = sqe.read_write();
+                rw.start..rw.start.saturating_add(u64::from(rw.blocks))
+            }
+            // The first half of a pair stands for both: it is what waits, and the write's blocks are the same.
+            NvmOpcode::COMPARE if sqe.fuse() == Fuse::First => {
                 let rw = sqe.read_write();
                 rw.start..rw.start.saturating_add(u64::from(rw.blocks))
             }
