@@ -60,6 +60,20 @@ enum dolmen_outcome {
 typedef struct dolmen_client dolmen_client;
 typedef struct dolmen_buffer dolmen_buffer;
 
+/* How commands are spread over the paths that reach their namespace best, as ANA tells. */
+enum dolmen_policy {
+    DOLMEN_ACTIVE_PASSIVE = 0, /* all on the first of them */
+    DOLMEN_ROUND_ROBIN = 1,
+    DOLMEN_QUEUE_DEPTH = 2 /* on the one with the fewest commands under way */
+};
+
+/* What is done about changes whose outcome is unknown when another path takes over. */
+enum dolmen_fencing {
+    DOLMEN_FENCE_BLOCKS = 0,   /* sent again at once; their blocks take no other change for a while: one host writes */
+    DOLMEN_FENCE_COMMANDS = 1, /* sent again after a while: several hosts write to the same blocks */
+    DOLMEN_FENCE_OFF = 2       /* as the Linux kernel does it */
+};
+
 /* How to reach a subsystem. dolmen_options_init() fills in the usual values; then set what should differ. */
 struct dolmen_options {
     size_t size;             /* sizeof(struct dolmen_options), set by dolmen_options_init() */
@@ -71,11 +85,16 @@ struct dolmen_options {
     uint16_t queue_depth;    /* 1 to 1023 commands under way on each; default 128 */
     uint8_t header_digest;   /* 1: CRC-32C over every PDU's header; default 0 */
     uint8_t data_digest;     /* 1: CRC-32C over every PDU's data; default 0 */
-    uint8_t reserved[2];     /* 0 */
+    uint8_t policy;          /* enum dolmen_policy; default DOLMEN_ACTIVE_PASSIVE */
+    uint8_t fencing;         /* enum dolmen_fencing; default DOLMEN_FENCE_BLOCKS */
     uint32_t keep_alive_ms;  /* 0 for none; default 15000 */
     uint64_t connect_timeout_ms; /* for one step of connecting; default 5000 */
-    uint64_t io_timeout_ms;  /* a command unanswered for so long means that the controller is lost; default 30000 */
+    uint64_t io_timeout_ms;  /* a command unanswered for so long is aborted; default 30000 */
+    uint64_t abort_timeout_ms; /* if that doesn't help for so long, the controller is reset; 0: at once; default 5000 */
+    uint64_t fast_fail_ms;   /* without any path for so long, commands fail at once; UINT64_MAX (default): they wait */
     uint64_t loss_timeout_ms; /* how long a controller may stay away; UINT64_MAX for ever; default 600000 */
+    const char *more_addresses; /* further paths to the same subsystem, separated by commas, preferred in this order; or
+                                   NULL (default) */
 };
 void dolmen_options_init(struct dolmen_options *options);
 
@@ -155,6 +174,11 @@ int dolmen_write(dolmen_client *client, uint32_t subsystem, uint64_t ticket, uin
                  uint64_t lba, uint32_t blocks, dolmen_buffer *buffer, int fua);
 int dolmen_compare(dolmen_client *client, uint32_t subsystem, uint64_t ticket, uint64_t timeout_ms, uint32_t nsid,
                    uint64_t lba, uint32_t blocks, dolmen_buffer *buffer);
+/* Compares with `compare` and, if that is what is stored, writes `write`, in one. Never sent twice. `compare` is copied and
+ * stays the caller's; `write` belongs to the command. */
+int dolmen_compare_and_write(dolmen_client *client, uint32_t subsystem, uint64_t ticket, uint64_t timeout_ms,
+                             uint32_t nsid, uint64_t lba, uint32_t blocks, const dolmen_buffer *compare,
+                             dolmen_buffer *write);
 int dolmen_write_zeroes(dolmen_client *client, uint32_t subsystem, uint64_t ticket, uint64_t timeout_ms,
                         uint32_t nsid, uint64_t lba, uint32_t blocks, int deallocate);
 int dolmen_flush(dolmen_client *client, uint32_t subsystem, uint64_t ticket, uint64_t timeout_ms, uint32_t nsid);

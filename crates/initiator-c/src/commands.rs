@@ -1,7 +1,7 @@
 //! One function per command. A buffer moves into its command at submit, and back into its handle with the completion, or
 //! at once if the command was not taken.
 
-use crate::{BUSY, INVALID, OK, buffer::Buffer, client::Client, convert, types::CRange};
+use crate::{BUSY, INVALID, NO_MEMORY, OK, buffer::Buffer, client::Client, convert, types::CRange};
 use dolmen_initiator::{BlockRange, Command};
 use dolmen_io::Buf;
 use std::ffi::c_int;
@@ -61,6 +61,7 @@ impl Whither {
 fn buf_of(command: Command) -> Option<Buf> {
     match command {
         Command::Read { buf, .. } | Command::Write { buf, .. } | Command::Compare { buf, .. } => Some(buf),
+        Command::CompareAndWrite { write, .. } => Some(write),
         _ => None,
     }
 }
@@ -125,6 +126,39 @@ pub unsafe extern "C" fn dolmen_compare(
     let whither = Whither { client, subsystem, ticket, timeout_ms };
     // SAFETY: the caller's promise.
     unsafe { whither.with(buffer, |buf| Command::Compare { nsid, lba, blocks, buf }) }
+}
+
+/// Compares and writes in one.
+///
+/// # Safety
+/// `client` is NULL or a client of this thread, `compare` and `write` NULL or buffers of it.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn dolmen_compare_and_write(
+    client: *mut Client,
+    subsystem: u32,
+    ticket: u64,
+    timeout_ms: u64,
+    nsid: u32,
+    lba: u64,
+    blocks: u32,
+    compare: *const Buffer,
+    write: *mut Buffer,
+) -> c_int {
+    if std::ptr::eq(compare, write) {
+        return INVALID;
+    }
+    // SAFETY: the caller's promise.
+    let (inner, wanted) = unsafe { (client.as_mut(), compare.as_ref()) };
+    let (Some(inner), Some(wanted)) = (inner, wanted) else { return INVALID };
+    let Some(wanted) = &wanted.buf else { return inner.fail(BUSY, "the buffer belongs to a command") };
+    let Some(mut copy) = inner.inner.alloc(wanted.len()) else {
+        return inner.fail(NO_MEMORY, "no buffer left in the pool");
+    };
+    copy.copy_from_slice(wanted);
+    let whither = Whither { client, subsystem, ticket, timeout_ms };
+    let make = |write| Command::CompareAndWrite { nsid, lba, blocks, compare: copy, write };
+    // SAFETY: the caller's promise.
+    unsafe { whither.with(write, make) }
 }
 
 /// Makes blocks read as zeroes.

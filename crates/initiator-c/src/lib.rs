@@ -5,13 +5,14 @@
 //! library or point to what the header says, and one thread uses a client.
 //!
 //! A panic cannot cross into C: it ends the process.
+#![allow(clippy::too_many_arguments)] // the header's functions are plain C
 
-mod buffer;
-mod client;
-mod commands;
+pub mod buffer;
+pub mod client;
+pub mod commands;
 mod convert;
-mod types;
-mod waits;
+pub mod types;
+pub mod waits;
 
 use std::ffi::c_int;
 

@@ -15,11 +15,15 @@ pub struct COptions {
     pub(crate) queue_depth: u16,
     pub(crate) header_digest: u8,
     pub(crate) data_digest: u8,
-    pub(crate) reserved: [u8; 2],
+    pub(crate) policy: u8,
+    pub(crate) fencing: u8,
     pub(crate) keep_alive_ms: u32,
     pub(crate) connect_timeout_ms: u64,
     pub(crate) io_timeout_ms: u64,
+    pub(crate) abort_timeout_ms: u64,
+    pub(crate) fast_fail_ms: u64,
     pub(crate) loss_timeout_ms: u64,
+    pub(crate) more_addresses: *const c_char,
 }
 
 /// `struct dolmen_completion`.

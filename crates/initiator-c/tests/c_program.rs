@@ -52,14 +52,16 @@ fn a_c_program_embeds_the_client_in_its_own_loop() {
         let config = UringConfig { pool: PoolConfig::sized(16 << 20), ..UringConfig::default() };
         let io = Io::new(Box::new(Uring::new(&config).unwrap()));
         let mut server = Server::start(io, (Ipv4Addr::LOCALHOST, 0).into(), None);
-        tell.send(server.addr).unwrap();
+        tell.send(server.target.config().io_listen.clone()).unwrap();
         while stopped.try_recv() == Err(TryRecvError::Empty) {
             let until = server.io.now().plus_ms(1);
             server.turn(Wait::Until(until));
         }
     });
-    let addr = told.recv().unwrap();
-    let output = Command::new(&program).args([&addr.to_string(), SUBSYSTEM]).output().unwrap();
+    let ports = told.recv().unwrap();
+    let [first, second] = ports[..] else { panic!("{ports:?}") };
+    let arguments = [&first.to_string(), SUBSYSTEM, &second.to_string()];
+    let output = Command::new(&program).args(arguments).output().unwrap();
     stop.send(()).unwrap();
     target.join().unwrap();
     let said = String::from_utf8_lossy(&output.stderr);

@@ -1,5 +1,5 @@
 /* A C program as others would write it: an epoll loop of its own with a client in it. Its arguments are an address, a
- * subsystem and "sizes" or nothing. It says what is wrong and ends with 1, or says "ok" and ends with 0. */
+ * subsystem and a second address of it. It says what is wrong and ends with 1, or says "ok" and ends with 0. */
 #define _POSIX_C_SOURCE 200809L
 #include "dolmen_initiator.h"
 
@@ -56,7 +56,7 @@ int main(int argc, char **argv)
     uint32_t subsystem, nsids[8], i;
     size_t count, left;
 
-    CHECK(argc == 3 && dolmen_abi() == DOLMEN_ABI);
+    CHECK(argc == 4 && dolmen_abi() == DOLMEN_ABI);
     client = dolmen_client_new(16u << 20);
     CHECK(client != NULL);
     memset(&event, 0, sizeof event);
@@ -73,6 +73,10 @@ int main(int argc, char **argv)
     CHECK(strstr(dolmen_error_text(client), "identifier") != NULL);
     options.host_id[0] = 12;
     options.io_queues = 2;
+    options.policy = 9;
+    CHECK(dolmen_connect(client, &options, &subsystem) == DOLMEN_INVALID);
+    options.policy = DOLMEN_ROUND_ROBIN;
+    options.more_addresses = argv[3];
     options.data_digest = 1;
     CHECK(dolmen_state(client, 0) == DOLMEN_GONE);
     CHECK(dolmen_connect(client, &options, &subsystem) == DOLMEN_OK);
@@ -111,6 +115,13 @@ int main(int argc, char **argv)
     }
 
     /* The other commands. */
+    memset(dolmen_buffer_data(buffers[0]), 10, BLOCK);
+    memset(dolmen_buffer_data(buffers[1]), 77, BLOCK);
+    CHECK(dolmen_compare_and_write(client, subsystem, 90, 10000, 1, 9, 1, buffers[0], buffers[1]) == DOLMEN_OK);
+    CHECK(turn(done, 1) == 1 && done[0].outcome == DOLMEN_DONE && done[0].buffer == buffers[1]);
+    CHECK(dolmen_compare_and_write(client, subsystem, 91, 10000, 1, 9, 1, buffers[0], buffers[1]) == DOLMEN_OK);
+    CHECK(turn(done, 1) == 1 && done[0].outcome == DOLMEN_STATUS && (done[0].status & 0x7ff) == 0x285);
+    CHECK(dolmen_compare_and_write(client, subsystem, 92, 0, 1, 9, 1, buffers[1], buffers[1]) == DOLMEN_INVALID);
     memset(dolmen_buffer_data(buffers[0]), 6, BLOCK);
     CHECK(dolmen_compare(client, subsystem, 100, 10000, 1, 5, 1, buffers[0]) == DOLMEN_OK);
     one(100, DOLMEN_DONE);

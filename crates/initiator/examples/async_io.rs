@@ -33,7 +33,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         let (tell, written) = oneshot();
         let writer = subsystem.clone();
         let write = async move {
-            for lba in 0..64 {
+            for lba in 0..64u8 {
                 let mut buf = writer.alloc(block)?;
                 buf.fill(lba.to_le_bytes()[0]);
                 writer.write(&ns, u64::from(lba), buf).await?;
