@@ -1,4 +1,4 @@
-//! Copies and reservations, one call each.
+//! Copies, fused pairs and reservations, one call each.
 
 use super::{Result, Session, SessionError};
 use crate::{Acquisition, BlockRange, Command, Namespace, Registration, Release, ReservationReport};
@@ -14,6 +14,29 @@ impl Session {
     pub fn copy(&mut self, ns: &Namespace, destination: u64, sources: &[BlockRange]) -> Result<()> {
         let command = Command::copy(self.io.pool(), ns.nsid, destination, sources);
         self.composed(command)
+    }
+
+    /// Compares what is stored from block `lba` on with `compare` and, if it is the same, writes `write` there, in one.
+    ///
+    /// # Errors
+    /// [`Failure::Status`](crate::Failure::Status) with Compare Failure when they differ; what the command answers;
+    /// [`SessionError::Length`] unless both are whole blocks, and as long.
+    pub fn compare_and_write(
+        &mut self,
+        ns: &Namespace,
+        lba: u64,
+        compare: &[u8],
+        write: &[u8],
+    ) -> Result<()> {
+        let block = usize::try_from(ns.block_bytes).expect("a block is at most 64 KiB");
+        if compare.len() != write.len() || !write.len().is_multiple_of(block) {
+            return Err(SessionError::Length);
+        }
+        let blocks = u32::try_from(write.len() / block).map_err(|_| SessionError::Length)?;
+        let (mut old, mut new) = (self.buffer(compare.len())?, self.buffer(write.len())?);
+        old.copy_from_slice(compare);
+        new.copy_from_slice(write);
+        self.composed(Ok(Command::CompareAndWrite { nsid: ns.nsid, lba, blocks, compare: old, write: new }))
     }
 
     /// Marks blocks as unreadable until they are written again.
