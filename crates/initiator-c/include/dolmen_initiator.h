@@ -136,7 +136,7 @@ void dolmen_client_free(dolmen_client *client);
 const char *dolmen_error_text(const dolmen_client *client);
 
 /* Readable when there is something to poll for; stays the same. The client owns it. */
-int dolmen_client_fd(const dolmen_client *client);
+int dolmen_client_fd(dolmen_client *client);
 /* How long to wait for the descriptor at most; -1 for as long as it takes. */
 int64_t dolmen_client_timeout_ns(dolmen_client *client);
 /* Takes what came, sends what was submitted. 1 when something came, else 0. Never waits. */

@@ -188,9 +188,9 @@ pub unsafe extern "C" fn dolmen_error_text(client: *const Client) -> *const c_ch
 /// # Safety
 /// `client` is NULL or a client of this thread.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn dolmen_client_fd(client: *const Client) -> c_int {
+pub unsafe extern "C" fn dolmen_client_fd(client: *mut Client) -> c_int {
     // SAFETY: the caller's promise.
-    let descriptor = unsafe { client.as_ref() }.and_then(|client| client.inner.descriptor());
+    let descriptor = unsafe { client.as_mut() }.and_then(|client| client.inner.descriptor());
     descriptor.map_or(-1, |fd| fd.as_raw_fd())
 }
 

@@ -4,6 +4,7 @@
 #[path = "../../initiator/tests/common/server.rs"]
 mod server;
 
+use dolmen_initiator_c as _;
 use dolmen_io::{Io, PoolConfig, Wait};
 use dolmen_uring::{Uring, UringConfig};
 use server::{SUBSYSTEM, Server};
@@ -18,7 +19,7 @@ use std::{
 fn library() -> PathBuf {
     let deps = std::env::current_exe().unwrap().parent().unwrap().to_owned();
     let profile = deps.parent().unwrap().to_owned();
-    let newest = [profile, deps].into_iter().map(|dir| dir.join("libdolmen_initiator.so"));
+    let newest = [profile, deps].into_iter().map(|dir| dir.join("libdolmen_initiator_c.so"));
     newest
         .filter(|file| file.exists())
         .max_by_key(|file| file.metadata().unwrap().modified().unwrap())

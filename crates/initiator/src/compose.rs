@@ -254,7 +254,7 @@ mod tests {
         let pool = pool();
         let range = |lba, blocks| BlockRange { lba, blocks };
         let copy = |destination, sources: &[BlockRange]| Command::copy(&pool, 3, destination, sources);
-        let (sqe, list, resend) = parts(copy(100, &[range(0, 50), range(200, 65_536)]).unwrap());
+        let (sqe, list, resend) = parts(copy(100_000, &[range(0, 50), range(200, 65_536)]).unwrap());
         assert_eq!((CopyCommand::of(&sqe).ranges, list.len(), resend), (2, 64, Resend::Allowed));
         assert_eq!(list[32 + 8..32 + 18], [200, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff]);
         assert_eq!(parts(copy(100, &[range(109, 1), range(0, 10)]).unwrap()).2, Resend::Never);

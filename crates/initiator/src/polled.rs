@@ -26,6 +26,8 @@ pub struct Client {
     events: Vec<(Tag, Event)>,
     completions: Vec<Completion>,
     notices: Vec<Notice>,
+    /// The last poll ended although there was more to take or to send.
+    more: bool,
 }
 
 impl Client {
@@ -38,33 +40,36 @@ impl Client {
             events: Vec::new(),
             completions: Vec::new(),
             notices: Vec::new(),
+            more: false,
         }
     }
 
     /// What to wait on: readable when [`Client::poll`] has something to take. It stays the same for the client's life. `None`
     /// when the driver has none (a simulated one).
     #[must_use]
-    pub fn descriptor(&self) -> Option<BorrowedFd<'_>> {
+    pub fn descriptor(&mut self) -> Option<BorrowedFd<'_>> {
         self.io.descriptor()
     }
 
     /// How long to wait for the descriptor at most before [`Client::poll`] is due; `None` for as long as it takes.
     pub fn timeout(&mut self) -> Option<Duration> {
+        if self.more {
+            return Some(Duration::ZERO);
+        }
         let deadline = self.io.next_deadline()?;
         Some(Duration::from_nanos(deadline.since(self.io.clock())))
     }
 
     /// Takes what has come and sends what was submitted. True when something came.
     pub fn poll(&mut self) -> bool {
-        let mut worked = false;
-        for _ in 0..MAX_TURNS {
+        for turns in 0..MAX_TURNS {
             // The last turn, in which nothing comes, hands over what the turns before had to send.
-            if !self.turn(Wait::No) {
-                break;
+            self.more = self.turn(Wait::No);
+            if !self.more {
+                return turns > 0;
             }
-            worked = true;
         }
-        worked
+        true
     }
 
     /// Waits until something comes, for `at_most`, and then does what [`Client::poll`] does.

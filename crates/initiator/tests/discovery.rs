@@ -27,7 +27,7 @@ struct Net {
 }
 
 fn node(index: usize) -> NodeId {
-    NodeId(u32::try_from(10 + index).unwrap())
+    NodeId(u16::try_from(10 + index).unwrap())
 }
 
 fn addr(index: usize) -> SocketAddr {

@@ -107,7 +107,7 @@ pub trait Driver {
 
     /// A descriptor that is readable when [`Driver::reap`] would bring something, for a loop of somebody else's to wait on;
     /// `None` for a driver that has none.
-    fn descriptor(&self) -> Option<BorrowedFd<'_>> {
+    fn descriptor(&mut self) -> Option<BorrowedFd<'_>> {
         None
     }
 

@@ -87,7 +87,7 @@ impl Io {
     /// A descriptor that is readable when [`Io::poll`] would bring completions; `None` when the driver has none. It says
     /// nothing of timers: [`Io::next_deadline`] does.
     #[must_use]
-    pub fn descriptor(&self) -> Option<BorrowedFd<'_>> {
+    pub fn descriptor(&mut self) -> Option<BorrowedFd<'_>> {
         self.driver.descriptor()
     }
 

@@ -7,7 +7,7 @@ use crate::{
 };
 use dolmen_io::{Error, Pool};
 use io_uring::{IoUring, Probe, cqueue, opcode, squeue, types};
-use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
+use std::os::fd::{AsRawFd, RawFd};
 
 /// Completions that fit the queue; more are kept by the kernel until there is room.
 const COMPLETIONS_PER_SUBMISSION: u32 = 8;
@@ -234,12 +234,6 @@ impl Ring {
         let entry = opcode::AsyncCancel::new(token.pack()).build();
         // SAFETY: a cancellation points to nothing.
         unsafe { self.push(entry, Token { kind: Kind::Cancel, ..token }) };
-    }
-
-    /// The ring itself, which is readable when there are completions to be taken, or deferred work that will make some.
-    pub(crate) fn descriptor(&self) -> BorrowedFd<'_> {
-        // SAFETY: the ring owns its descriptor and lives as long as the borrow.
-        unsafe { BorrowedFd::borrow_raw(self.uring.as_raw_fd()) }
     }
 
     /// True when entering the kernel without waiting would do anything.

@@ -442,7 +442,11 @@ impl Ram {
             FabricsType::PROPERTY_SET => {
                 let value = PropertySet::of(sqe).unwrap().value;
                 self.counts.shutdowns += usize::from(value & 0xc000 != 0);
-                self.counts.resets += usize::from(value & 1 == 0);
+                if value & 1 == 0 {
+                    self.counts.resets += 1;
+                    // What it had it has ended when it says that it is reset.
+                    self.carry_out();
+                }
                 c.respond(&ok);
             }
             _ => c.respond(&Cqe::new(cid, Status::INVALID_FIELD.with_dnr())),

@@ -14,7 +14,7 @@ use std::{cell::RefCell, net::SocketAddr, rc::Rc};
 pub const HOST: NodeId = NodeId(1);
 
 pub fn node(path: usize) -> NodeId {
-    NodeId(u32::try_from(10 + path).unwrap())
+    NodeId(u16::try_from(10 + path).unwrap())
 }
 
 pub fn addr(path: usize) -> SocketAddr {
