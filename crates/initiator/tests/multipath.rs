@@ -60,7 +60,9 @@ fn policies_spread_commands() {
     m.traffic();
     for ticket in 0..100 {
         m.submit_write(ticket, ticket, 1);
-        m.until("answered or held", |m| m.completions.len() + m.peers[0].1.held() == ticket as usize + 1);
+        m.until("answered or held", |m| {
+            m.completions.len() + m.peers[0].1.held() > usize::try_from(ticket).unwrap()
+        });
     }
     assert!(m.peer(0).held() <= 3 && m.traffic()[1] >= 95);
 }

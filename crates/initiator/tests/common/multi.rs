@@ -1,5 +1,5 @@
 //! One host and several controllers of one subsystem in a simulated world.
-#![allow(dead_code, unreachable_pub, clippy::unwrap_used)] // helpers of several test programs
+#![allow(dead_code, unreachable_pub, clippy::unwrap_used, clippy::cast_possible_truncation)] // helpers of several test programs
 
 use super::common::{BLOCK, Behaviour, PEER, Ram};
 use dolmen_initiator::{
