@@ -5,16 +5,18 @@
 //! limit and kept under way together.
 
 use crate::{
-    BlockRange, Command, Completion, DiscoveredSubsystem, Error, ErrorKind, Failure, Identity, Initiator,
-    Namespace, Notice, OWNER, Options, Request, State, SubmitError, SubsystemId,
-    identity::{DISCOVERY_ENTRY_BYTES, discovery_entries, discovery_header},
+    BlockRange, Command, Completion, DiscoveredSubsystem, Error, Failure, Identity, Initiator, Namespace,
+    Notice, OWNER, Options, Request, State, SubmitError, SubsystemId,
+    discovery::MAX_RECORDS,
+    identity::{DISCOVERY_ENTRY_BYTES, active_namespaces, discovery_entries, discovery_header},
     load::Load,
 };
 use dolmen_io::{Buf, Event, Io, Poller, PoolConfig, Tag, Turn};
 use dolmen_nvme::spec::{Cns, IdentifyCommand, LogId};
 use dolmen_types::Nanos;
 use std::{fmt, ops::Range};
-use zerocopy::{FromBytes, little_endian::U32};
+
+mod reservations;
 
 /// Spins this long after work before it sleeps. Nanoseconds.
 const SPIN_NS: u64 = 50_000;
@@ -22,10 +24,6 @@ const SPIN_NS: u64 = 50_000;
 const TIMEOUT_MS: u64 = 60_000;
 /// Commands that one call keeps under way.
 const WINDOW: usize = 16;
-/// Records of a discovery log that are read at most.
-const MAX_DISCOVERY_RECORDS: u64 = 4096;
-/// Namespaces that a list may have at most.
-const MAX_NAMESPACES: usize = 65_536;
 /// Attempts to read a discovery log that changes meanwhile.
 const DISCOVERY_TRIES: u32 = 5;
 /// All namespaces, or the controller as a whole.
@@ -92,6 +90,7 @@ impl Session {
     /// [`SessionError::Connect`].
     pub fn connect(mut io: Io, options: Options) -> Result<Session> {
         let mut initiator = Initiator::new(OWNER);
+        let paths = 1 + options.paths.len();
         let subsystem = initiator.connect(&mut io, options).map_err(SessionError::Connect)?;
         let mut session = Session {
             io,
@@ -104,16 +103,25 @@ impl Session {
             completions: Vec::new(),
             notices: Vec::new(),
         };
-        // Every step of the bring-up has its own timeout, so this ends.
+        // Every step of the bring-up has its own timeout, so this ends: with one path that is live, or all that failed.
+        let mut failed = Vec::new();
         while !matches!(session.state(), State::Live { .. }) {
             session.turn();
-            let failed = session.notices.drain(..).find_map(|notice| match notice {
-                Notice::PathLost { error, .. } | Notice::State { state: State::Lost(error), .. } => {
-                    Some(error)
+            for notice in session.notices.drain(..) {
+                match notice {
+                    Notice::PathLost { path, error, .. } | Notice::PathGivenUp { path, error, .. } => {
+                        failed.retain(|(other, _)| *other != path);
+                        failed.push((path, error));
+                    }
+                    Notice::State { state: State::Lost(error), .. } => {
+                        return Err(SessionError::Connect(error));
+                    }
+                    _ => {}
                 }
-                _ => None,
-            });
-            if let Some(error) = failed {
+            }
+            if failed.len() == paths
+                && let Some((_, error)) = failed.pop()
+            {
                 return Err(SessionError::Connect(error));
             }
         }
@@ -189,7 +197,7 @@ impl Session {
     fn discovery_head(&mut self, retain_event: bool) -> Result<(u64, u64)> {
         let buf = self.log(LogId::DISCOVERY, 0, DISCOVERY_ENTRY_BYTES, retain_event)?;
         let (generation, records) = discovery_header(&buf).unwrap_or((0, 0));
-        Ok((generation, records.min(MAX_DISCOVERY_RECORDS)))
+        Ok((generation, records.min(MAX_RECORDS)))
     }
 
     fn log(&mut self, page: LogId, offset: u64, bytes: usize, retain_event: bool) -> Result<Buf> {
@@ -222,16 +230,8 @@ impl Session {
         let mut all: Vec<u32> = Vec::new();
         loop {
             let page = self.identify(Cns::ACTIVE_NAMESPACES, all.last().copied().unwrap_or(0))?;
-            let (ids, _) = <[U32]>::ref_from_prefix(&page).unwrap_or_default();
-            let before = all.len();
-            let last = all.last().copied().unwrap_or(0);
-            all.extend(ids.iter().map(|id| id.get()).take_while(|&id| id != 0).filter(|&id| id > last));
-            if all.len() - before < ids.len() {
+            if active_namespaces(&page, &mut all).map_err(SessionError::Malformed)? {
                 return Ok(all);
-            }
-            if all.len() > MAX_NAMESPACES {
-                let what = "the list of namespaces has no end";
-                return Err(SessionError::Malformed(Error::new(ErrorKind::Protocol, what)));
             }
         }
     }

@@ -2,7 +2,7 @@
 
 use crate::{Error, Event, FileId, ListenerId, Op, Pool, SocketId, Tag};
 use dolmen_types::{Nanos, UnixMillis};
-use std::{net::SocketAddr, path::PathBuf, sync::Arc};
+use std::{net::SocketAddr, os::fd::BorrowedFd, path::PathBuf, sync::Arc};
 
 /// How long [`Driver::reap`] may wait for a first completion.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -104,6 +104,12 @@ pub trait Driver {
 
     /// A handle that wakes this core.
     fn waker(&self) -> Arc<dyn Wake>;
+
+    /// A descriptor that is readable when [`Driver::reap`] would bring something, for a loop of somebody else's to wait on;
+    /// `None` for a driver that has none.
+    fn descriptor(&mut self) -> Option<BorrowedFd<'_>> {
+        None
+    }
 
     /// The pool of this core's buffers; received chunks come from it.
     fn pool(&self) -> &Pool;

@@ -8,7 +8,7 @@ use crate::{
     Pool, Slices, SocketId, Tag, TimerId, Timers, Wait, Wake,
 };
 use dolmen_types::{Nanos, UnixMillis};
-use std::{net::SocketAddr, sync::Arc};
+use std::{net::SocketAddr, os::fd::BorrowedFd, sync::Arc};
 
 /// Timers of one core at most: several for each of many thousands of connections.
 pub const MAX_TIMERS: usize = 1 << 20;
@@ -79,6 +79,27 @@ impl Io {
     #[must_use]
     pub fn waker(&self) -> Arc<dyn Wake> {
         self.driver.waker()
+    }
+
+    // In somebody else's loop.
+
+    /// A descriptor that is readable when [`Io::poll`] would bring completions; `None` when the driver has none. It says
+    /// nothing of timers: [`Io::next_deadline`] does.
+    #[must_use]
+    pub fn descriptor(&mut self) -> Option<BorrowedFd<'_>> {
+        self.driver.descriptor()
+    }
+
+    /// When the next timer expires.
+    #[must_use]
+    pub fn next_deadline(&mut self) -> Option<Nanos> {
+        self.timers.next_deadline()
+    }
+
+    /// The clock as it is now; [`Io::now`] stands still during a turn.
+    #[must_use]
+    pub fn clock(&self) -> Nanos {
+        self.driver.now()
     }
 
     // Memory.

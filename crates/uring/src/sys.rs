@@ -200,6 +200,21 @@ pub(crate) fn eventfd() -> Result<OwnedFd, Error> {
     Ok(unsafe { own(check("make an eventfd", fd)?) })
 }
 
+/// An eventfd that never blocks and is readable from the start, for loops that wait on the ring by it.
+pub(crate) fn polled_eventfd() -> Result<OwnedFd, Error> {
+    // SAFETY: no pointers.
+    let fd = unsafe { libc::eventfd(1, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK) };
+    // SAFETY: just made.
+    Ok(unsafe { own(check("make an eventfd", fd)?) })
+}
+
+/// Makes an eventfd that never blocks unreadable until it is signalled again.
+pub(crate) fn clear(event: &OwnedFd) {
+    let mut count = [0u8; 8];
+    // SAFETY: eight bytes that live across the call. It fails when nothing was signalled, which is as good.
+    unsafe { libc::read(event.as_raw_fd(), count.as_mut_ptr().cast(), count.len()) };
+}
+
 /// Adds one to an eventfd.
 pub(crate) fn signal(event: &OwnedFd) {
     let one = 1u64.to_ne_bytes();

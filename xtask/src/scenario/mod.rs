@@ -161,10 +161,10 @@ fn run_group(series: &str, scenarios: &[&Scenario], plan: &Plan, work: &Path) ->
 }
 
 fn set_up(series: &str, plan: &Plan, work: &Path) -> Result<Stage> {
-    let initiator_port = daemon::free_ports(1)?[0];
+    let initiator_ports = daemon::free_ports(initiator::GUEST_PORTS.len())?;
     let options = Options {
         series: series.to_owned(),
-        forwards: vec![(initiator_port, initiator::GUEST_PORT)],
+        forwards: initiator_ports.iter().copied().zip(initiator::GUEST_PORTS).collect(),
         ..Options::default()
     };
     // The daemon first: if it does not start there is no need for a guest.
@@ -178,5 +178,5 @@ fn set_up(series: &str, plan: &Plan, work: &Path) -> Result<Stage> {
         Some(brick) => brick,
         None => Brick::kernel(&mut guest)?,
     };
-    Ok(Stage { guest, brick, initiator_port })
+    Ok(Stage { guest, brick, initiator_ports })
 }

@@ -11,8 +11,8 @@ use crate::vm::{Guest, Job, Outcome};
 pub(crate) struct Stage {
     pub(crate) guest: Guest,
     pub(crate) brick: Brick,
-    /// A port of this machine's loopback that leads to the guest's own target.
-    pub(crate) initiator_port: u16,
+    /// Ports of this machine's loopback that lead to the guest's own target, in the order of `GUEST_PORTS`.
+    pub(crate) initiator_ports: Vec<u16>,
 }
 
 impl Stage {
