@@ -9,7 +9,7 @@ use crate::{
 use dolmen_initiator::{
     Digests, Discovered, Namespace, Options,
     blocking::Session,
-    load::{Histogram, Load, LoadOptions, Mix, Pattern},
+    load::{Histogram, Load, LoadOptions, Mix},
 };
 use dolmen_io::{Io, PoolConfig};
 use dolmen_types::{Nanos, Nqn, Uuid};
@@ -79,17 +79,12 @@ impl Goal {
     fn contest(&self, args: &Args) -> Result<Rates> {
         let mut session = Session::connect(io()?, self.options.clone())?;
         let options = LoadOptions {
-            namespace: self.namespace,
-            region_start: 0,
             region_bytes: self.namespace.size_bytes(),
             size_bytes: SIZE_BYTES,
             depth: usize::from(args.depth),
             queues: args.connections,
-            pattern: Pattern::Random,
             mix: if args.shape == Shape::Read { Mix::READ } else { Mix::WRITE },
-            verify: None,
-            seed: 1,
-            deadline_ms: None,
+            ..LoadOptions::new(self.namespace)
         };
         let mut load = Load::new(session.subsystem(), options)?;
         let begin = session.now();

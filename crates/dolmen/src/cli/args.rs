@@ -1,5 +1,6 @@
 //! The grammar of the command line.
 
+pub use super::bench::BenchArgs;
 use crate::{
     config::{ServeArgs, Switch},
     demo::DemoArgs,
@@ -154,6 +155,8 @@ pub enum Command {
     },
     /// See it work: a node, a volume, data that survives a kill, and how fast it is; needs nothing set up
     Demo(DemoArgs),
+    /// Make load on any NVMe/TCP target, and measure it
+    Bench(Box<BenchArgs>),
     /// Print a completion script for a shell
     Completions {
         /// Which shell

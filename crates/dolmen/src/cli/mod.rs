@@ -1,10 +1,12 @@
 //! The command line: what was asked, who answers, and with which exit code it ends.
 
 pub mod args;
+pub mod bench;
 mod client;
 mod connect;
 mod drive;
 mod error;
+pub mod fabric;
 mod key;
 mod locate;
 mod log;
@@ -66,6 +68,7 @@ fn dispatch(cli: Cli) -> Result<ExitCode, CliError> {
         Command::Demo(args) => {
             return demo::demo(&args).map_err(|why| CliError::new(Exit::Failed, why.to_string()));
         }
+        Command::Bench(args) => return bench::bench(&Output::new(global.output), &args),
         Command::Completions { shell } => completions(shell)?,
         Command::Drive { command: DriveCommand::Wipe { path, yes } } => {
             wipe(&Output::new(global.output), &path, yes)?;
@@ -103,7 +106,10 @@ fn answer(client: &Client, output: &Output, command: Command) -> Result<(), CliE
         Command::Event { command } => system::events(client, output, &command),
         Command::Status => system::status(client, output),
         Command::ConnectHelp { volume } => connect::help(client, output, &volume),
-        Command::Serve(_) | Command::Demo(_) | Command::Completions { .. } => Ok(()),
+        Command::Serve(_)
+        | Command::Demo(_)
+        | Command::Bench(_)
+        | Command::Completions { .. } => Ok(()),
     }
 }
 
