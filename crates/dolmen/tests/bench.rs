@@ -57,7 +57,7 @@ fn number(value: &Value, path: &str) -> f64 {
 fn a_mixed_run_is_counted_verified_and_compared() {
     let b = Bench::new();
     let why = b.bad(3, &[]);
-    assert!(why.contains("shows us no namespace") && why.contains(HOST), "{why}");
+    assert!(why.contains("no subsystem") && why.contains(HOST), "{why}");
     let uuid = b.volume("one", "durable");
     let saved = b.node.drive("saved.json");
     let saved = saved.to_str().unwrap();
@@ -104,7 +104,7 @@ fn rates_depths_and_ranges_are_kept() {
     // As fast as it was told to, however slow the machine is: 100 a second for two jobs.
     let run = on(&["--rate", "100", "--jobs", "2", "--runtime", "0.5"]);
     let done = number(&run, "/all/operations") + number(&run, "/behind");
-    assert!((40.0..=62.0).contains(&done), "{done} commands");
+    assert!((40.0..=70.0).contains(&done), "{done} commands");
     // Once over 64 MiB is 512 commands of 128 KiB.
     let run = on(&["--rw", "read", "--bs", "128k", "--once"]);
     assert_eq!(run["reads"]["operations"], 512);

@@ -19,7 +19,7 @@ use dolmen_io::{
 };
 use dolmen_types::{Nanos, UnixMillis};
 use io_uring::{opcode, types};
-use std::{mem::ManuallyDrop, net::SocketAddr, sync::Arc};
+use std::{mem::ManuallyDrop, net::SocketAddr, path::Path, sync::Arc};
 
 /// How long a driver that is dropped waits for the kernel to let go of its buffers. Nanoseconds.
 const DRAIN_NS: u64 = 10_000_000_000;
@@ -198,6 +198,10 @@ impl Driver for Uring {
     fn listen(&mut self, addr: SocketAddr) -> Result<(ListenerId, SocketAddr), Error> {
         let (fd, local) = sys::listener(addr, self.reuse_port)?;
         Ok((self.io.listeners.insert(fd), local))
+    }
+
+    fn listen_unix(&mut self, path: &Path) -> Result<ListenerId, Error> {
+        Ok(self.io.listeners.insert(sys::unix_listener(path)?))
     }
 
     fn close_listener(&mut self, listener: ListenerId) {

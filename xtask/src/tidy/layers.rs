@@ -35,7 +35,11 @@ const HOUSE: &[Room] = &[
         data_path: true,
     },
     Room { name: "initiator", imports: &["nvme", "security", "io", "kernels", "types"], data_path: true },
-    Room { name: "export", imports: &["volume", "initiator", "io", "kernels", "types"], data_path: true },
+    Room {
+        name: "export",
+        imports: &["volume", "initiator", "nvme", "io", "kernels", "types"],
+        data_path: true,
+    },
     Room { name: "cluster", imports: &["security", "types"], data_path: false },
     Room { name: "api", imports: &["cluster", "security", "types"], data_path: false },
     Room { name: "csi", imports: &["cluster", "security", "types"], data_path: false },

@@ -144,7 +144,8 @@ fn discover(target: &str, addr: SocketAddr, has_port: bool, host: &Host) -> Resu
             Ok(mut session) => {
                 let found = session.discover().failed(|| format!("the discovery service of {target}"));
                 session.disconnect();
-                return choose(target, addr, has_port, &found?).map(|(at, nqn)| host.options(at, nqn));
+                return choose(target, addr, has_port, &host.nqn, &found?)
+                    .map(|(at, nqn)| host.options(at, nqn));
             }
             Err(why) => {
                 failure.get_or_insert(why);
@@ -161,14 +162,16 @@ fn choose(
     target: &str,
     asked: SocketAddr,
     has_port: bool,
+    host: &Nqn,
     found: &[DiscoveredSubsystem],
 ) -> Result<(SocketAddr, Nqn), CliError> {
     let mut entries: Vec<_> = found.iter().filter(|e| e.kind == Discovered::Subsystem).collect();
     // The address that was asked first, then that machine's others.
     entries.sort_by_key(|e| (e.addr != asked, e.addr.ip() != asked.ip()));
     let Some(first) = entries.first() else {
-        return Err(CliError::new(Exit::NotFound, format!("{target} tells us of no subsystem"))
-            .hint("does it admit us? See --host-nqn; or name the subsystem with --nqn"));
+        let text = format!("{target} tells {host} of no subsystem");
+        return Err(CliError::new(Exit::NotFound, text)
+            .hint("admit that host to a volume, take another name with --host-nqn, or name the subsystem with --nqn"));
     };
     if let Some(other) = entries.iter().find(|e| e.nqn != first.nqn) {
         let text = format!("{target} has several subsystems, among them {} and {}", first.nqn, other.nqn);
@@ -239,7 +242,9 @@ mod tests {
         let (a, b) = ("nqn.2014-08.org.example:a", "nqn.2014-08.org.example:b");
         let asked: SocketAddr = "192.0.2.1:4420".parse().unwrap();
         let pick = |has_port, found: &[DiscoveredSubsystem]| {
-            choose("t", asked, has_port, found).map(|(addr, _)| addr.to_string()).map_err(|e| e.text)
+            choose("t", asked, has_port, &a.parse().unwrap(), found)
+                .map(|(addr, _)| addr.to_string())
+                .map_err(|e| e.text)
         };
         let two = [entry(a, "192.0.2.2:4420"), entry(a, "192.0.2.1:4421")];
         assert_eq!(pick(false, &two), Ok("192.0.2.1:4421".into()));

@@ -6,6 +6,7 @@ mod client;
 mod connect;
 mod drive;
 mod error;
+pub mod export;
 pub mod fabric;
 mod key;
 mod locate;
@@ -68,6 +69,7 @@ fn dispatch(cli: Cli) -> Result<ExitCode, CliError> {
         Command::Demo(args) => {
             return demo::demo(&args).map_err(|why| CliError::new(Exit::Failed, why.to_string()));
         }
+        Command::Export { command } => export::run(&Output::new(global.output), &command)?,
         Command::Bench(args) => return bench::bench(&Output::new(global.output), &args),
         Command::Completions { shell } => completions(shell)?,
         Command::Drive { command: DriveCommand::Wipe { path, yes } } => {
@@ -109,6 +111,7 @@ fn answer(client: &Client, output: &Output, command: Command) -> Result<(), CliE
         Command::Serve(_)
         | Command::Demo(_)
         | Command::Bench(_)
+        | Command::Export { .. }
         | Command::Completions { .. } => Ok(()),
     }
 }

@@ -27,6 +27,7 @@ use dolmen_cluster::{
     plane::{self, MAX_PENDING_NOTICES, Notice, Recovered},
     state::Identity,
 };
+use dolmen_export::nbd::{Listen, ServerConfig};
 use dolmen_security::KeyFiles;
 use dolmen_target::TargetConfig;
 use dolmen_types::{LineId, Nsid};
@@ -123,7 +124,8 @@ async fn start(
     };
     let drives = DriveOps::new(options.data.clone(), settings, options.sparse, notices.clone());
     let scrubbing = Scrubbing::load(&options.data);
-    let parts = Parts { keys, drives, scrubbing, allow_test_volumes: options.allow_test_volumes };
+    let nbd = options.nbd.as_ref().map(|nbd| nbd.access.clone());
+    let parts = Parts { keys, drives, scrubbing, allow_test_volumes: options.allow_test_volumes, nbd };
     let node = Node::start(talk.clone(), booted, parts, generation, changes);
     let stopping = || ServeError::new("a core has ended");
     let snapshots = node.snapshots().await.ok_or_else(stopping)?;
@@ -134,6 +136,7 @@ async fn start(
     let (plane, requests) = plane::channel();
     tokio::spawn(node.clone().serve(requests));
     listen(options, prepared.identity(), talk, ports, &node).await?;
+    listen_nbd(options, talk, &node).await?;
     tokio::spawn(watch(node, options.data.clone(), notices));
     Ok(Found { recovered, plane })
 }
@@ -176,5 +179,20 @@ async fn listen(
         let listening = talk.ask(core, |answer| ToCore::Listen { config, table, answer }).await?;
         listening.map_err(ServeError::new)?;
     }
+    Ok(())
+}
+
+/// Opens the NBD door, if there is to be one: addresses on every core, sockets in the file system on the first.
+async fn listen_nbd(options: &ServeOptions, talk: &Talk, node: &Node) -> Result<(), ServeError> {
+    let (Some(nbd), Some(exports)) = (&options.nbd, node.exports()) else { return Ok(()) };
+    for core in talk.ids() {
+        let here = nbd.listen.iter().filter(|at| core.0 == 0 || matches!(at, Listen::Tcp(_)));
+        let config = Box::new(ServerConfig::new(here.cloned().collect()));
+        let exports = exports.clone();
+        let listening = talk.ask(core, |answer| ToCore::ListenNbd { config, exports, answer }).await?;
+        listening.map_err(|why| ServeError::new(format!("--nbd: {why}")))?;
+    }
+    let host = &nbd.access.host;
+    tracing::info!(listen = ?nbd.listen, %host, "NBD clients reach the volumes that admit this host");
     Ok(())
 }

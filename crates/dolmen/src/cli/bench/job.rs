@@ -226,8 +226,11 @@ struct Meter<'a> {
     peer: Option<&'a Peer>,
     counted: Counted,
     begin: Nanos,
-    /// The slice under way, once counting has begun.
-    slice: Option<Nanos>,
+    /// When counting began.
+    counting: Option<Nanos>,
+    /// When the slice under way began, and when it ends: the ends don't drift, however late they are seen.
+    slice: Nanos,
+    slice_end: Nanos,
     slice_ns: u64,
     tell_at: Nanos,
     before: (Option<u64>, Option<u64>),
@@ -243,7 +246,9 @@ impl<'a> Meter<'a> {
             peer,
             counted: Counted::default(),
             begin: now,
-            slice: None,
+            counting: None,
+            slice: now,
+            slice_end: now,
             slice_ns: nanos(slice).max(1),
             tell_at: now,
             before: (None, None),
@@ -261,28 +266,38 @@ impl<'a> Meter<'a> {
             self.told.operations.store(counted + load.stats().reads + load.stats().changes, Relaxed);
             self.tell_at = now.plus_ms(TELL_MS);
         }
-        let ends = !goes_on(load) || load.is_done();
-        match self.slice {
-            None if ends || self.run.once || now.since(self.begin) >= nanos(self.run.ramp) => {
-                // A load that goes over its range once is counted from its first command.
-                if !self.run.once {
-                    load.restart_counting();
-                }
-                self.slice = Some(if self.run.once { self.begin } else { now });
-                self.before = (peer::thread_ns(), self.peer.and_then(Peer::cpu_ns));
+        let stops = !goes_on(load) || load.is_done();
+        let Some(counting) = self.counting else {
+            if stops || self.run.once || now.since(self.begin) >= nanos(self.run.ramp) {
+                self.count_from(load, now);
             }
-            Some(since) if ends || now.since(since) >= self.slice_ns => {
-                self.counted.slices.push(Slice { ns: now.since(since), stats: load.take_counts() });
-                self.slice = Some(now);
-                self.coarsen();
+            if stops {
+                self.end(load, now);
             }
-            _ => {}
+            return !self.done;
+        };
+        let ends = stops || (!self.run.once && now.since(counting) >= nanos(self.run.runtime));
+        if ends || now >= self.slice_end {
+            self.counted.slices.push(Slice { ns: now.since(self.slice), stats: load.take_counts() });
+            self.slice = now;
+            self.coarsen();
+            let passed = now.since(counting) / self.slice_ns;
+            self.slice_end = Nanos(counting.0 + (passed + 1) * self.slice_ns);
         }
-        let all = !self.run.once && self.counted.slices.len() >= SLICES;
-        if all || ends {
+        if ends {
             self.end(load, now);
         }
         !self.done
+    }
+
+    /// The end of the ramp. A load that goes over its range once is counted from its first command.
+    fn count_from(&mut self, load: &mut Load, now: Nanos) {
+        let from = if self.run.once { self.begin } else { now };
+        if !self.run.once {
+            load.restart_counting();
+        }
+        (self.counting, self.slice, self.slice_end) = (Some(from), from, Nanos(from.0 + self.slice_ns));
+        self.before = (peer::thread_ns(), self.peer.and_then(Peer::cpu_ns));
     }
 
     /// Twice as many slices become half as many.
