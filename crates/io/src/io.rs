@@ -45,8 +45,7 @@ impl Io {
             (Wait::Until(at), Some(timer)) => Wait::Until(at.min(timer)),
             (Wait::Forever, Some(timer)) => Wait::Until(timer),
         };
-        self.driver.reap(wait, events);
-        self.now = self.driver.now();
+        self.now = self.driver.reap(wait, events);
         while let Some(tag) = self.timers.expire(self.now) {
             events.push((tag, Event::Timer));
         }
