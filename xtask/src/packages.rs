@@ -18,7 +18,7 @@ struct Tool {
     package: &'static str,
 }
 
-/// What the virtual machine, its guest and the captures need.
+/// What the virtual machine, its guest, the captures and tests with stock clients need.
 const VM_TOOLS: &[Tool] = &[
     Tool { program: "qemu-system-x86_64", package: "qemu-system-x86" },
     Tool { program: "busybox", package: "busybox-static" },
@@ -32,6 +32,9 @@ const VM_TOOLS: &[Tool] = &[
     Tool { program: "xz", package: "xz-utils" },
     Tool { program: "zstd", package: "zstd" },
     Tool { program: "setpriv", package: "util-linux" },
+    Tool { program: "qemu-img", package: "qemu-utils" },
+    Tool { program: "nbdcopy", package: "libnbd-bin" },
+    Tool { program: "nbd-client", package: "nbd-client" },
 ];
 
 /// What the benchmark's peers are: it does without those that are missing.

@@ -11,7 +11,7 @@ use crate::{
     identity::{DISCOVERY_ENTRY_BYTES, active_namespaces, discovery_entries, discovery_header},
     load::Load,
 };
-use dolmen_io::{Buf, Event, Io, Poller, PoolConfig, Tag, Turn};
+use dolmen_io::{Buf, Event, Io, Poller, PoolConfig, Tag, Turn, Wait};
 use dolmen_nvme::spec::{Cns, IdentifyCommand, LogId};
 use dolmen_types::Nanos;
 use std::{fmt, ops::Range};
@@ -22,6 +22,8 @@ mod reservations;
 const SPIN_NS: u64 = 50_000;
 /// How long one call may take unless [`Session::set_timeout_ms`] says otherwise. Milliseconds.
 const TIMEOUT_MS: u64 = 60_000;
+/// A load is looked at this often although nothing completes. Milliseconds.
+const LOOK_MS: u64 = 100;
 /// Commands that one call keeps under way.
 const WINDOW: usize = 16;
 /// Attempts to read a discovery log that changes meanwhile.
@@ -131,6 +133,11 @@ impl Session {
     /// Sets how long one call may take.
     pub fn set_timeout_ms(&mut self, timeout_ms: u64) {
         self.timeout_ms = timeout_ms;
+    }
+
+    /// Sets for how long the loop spins after the last work before it sleeps: 0 never, `u64::MAX` always. Nanoseconds.
+    pub fn set_spin_ns(&mut self, spin_ns: u64) {
+        self.poller = Poller::new(spin_ns);
     }
 
     /// How the subsystem stands.
@@ -333,11 +340,13 @@ impl Session {
         }
     }
 
-    /// Runs a load until it is done or `each_turn` says stop, which then waits for what is under way.
+    /// Runs a load until it is done or `each_turn` says stop, which then waits for what is under way. `each_turn` is called
+    /// at least ten times a second, even if nothing completes.
     pub fn run(&mut self, load: &mut Load, mut each_turn: impl FnMut(&mut Load, Nanos) -> bool) {
         loop {
             load.step(&mut self.io, &mut self.initiator);
-            self.turn();
+            let look = self.io.now().plus_ms(LOOK_MS);
+            self.turn_until(load.wake_at().map_or(look, |at| at.min(look)));
             for completion in self.completions.drain(..) {
                 if load.owns(&completion) {
                     load.on_completion(completion);
@@ -423,9 +432,17 @@ impl Session {
 
     /// One turn of the loop.
     fn turn(&mut self) {
+        self.turn_until(Nanos(u64::MAX));
+    }
+
+    /// One turn that ends at `at` at the latest.
+    fn turn_until(&mut self, at: Nanos) {
         self.initiator.step(&mut self.io);
         let turn = if self.worked { Turn::Worked } else { Turn::Idle };
-        let wait = self.poller.wait(self.io.now(), turn);
+        let wait = match self.poller.wait(self.io.now(), turn) {
+            Wait::Forever if at.0 < u64::MAX => Wait::Until(at),
+            wait => wait,
+        };
         self.io.poll(wait, &mut self.events);
         self.worked = !self.events.is_empty();
         for (tag, event) in self.events.drain(..) {

@@ -106,17 +106,16 @@ fn a_verified_load_finds_what_it_wrote() {
         session.write_zeroes(&ns, lba, 64).unwrap();
     }
     let load_options = LoadOptions {
-        namespace: ns,
         region_start: start,
         region_bytes: len,
         size_bytes: 4096,
         depth: 16,
         queues: 2,
-        pattern: Pattern::Random,
         mix: Mix { reads: 50, zeroes: 5 },
         verify: Some(2),
         seed: 3,
         deadline_ms: Some(20_000),
+        ..LoadOptions::new(ns)
     };
     let mut load = Load::new(session.subsystem(), load_options).unwrap();
     load.set_work(Pattern::Random, Mix { reads: 50, zeroes: 5 }, 4000);

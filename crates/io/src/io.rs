@@ -8,7 +8,7 @@ use crate::{
     Pool, Slices, SocketId, Tag, TimerId, Timers, Wait, Wake,
 };
 use dolmen_types::{Nanos, UnixMillis};
-use std::{net::SocketAddr, os::fd::BorrowedFd, sync::Arc};
+use std::{net::SocketAddr, os::fd::BorrowedFd, path::Path, sync::Arc};
 
 /// Timers of one core at most: several for each of many thousands of connections.
 pub const MAX_TIMERS: usize = 1 << 20;
@@ -159,6 +159,11 @@ impl Io {
     /// Binds and listens; `port` 0 picks a free one.
     pub fn listen(&mut self, addr: SocketAddr) -> Result<(ListenerId, SocketAddr), Error> {
         self.driver.listen(addr)
+    }
+
+    /// Binds and listens at a socket in the file system that only its owner may use.
+    pub fn listen_unix(&mut self, path: &Path) -> Result<ListenerId, Error> {
+        self.driver.listen_unix(path)
     }
 
     /// Queues [`Op::Accept`].

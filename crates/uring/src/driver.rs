@@ -23,6 +23,7 @@ use std::{
     mem::ManuallyDrop,
     net::SocketAddr,
     os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
+    path::Path,
     sync::Arc,
 };
 
@@ -229,6 +230,10 @@ impl Driver for Uring {
     fn listen(&mut self, addr: SocketAddr) -> Result<(ListenerId, SocketAddr), Error> {
         let (fd, local) = sys::listener(addr, self.reuse_port)?;
         Ok((self.io.listeners.insert(fd), local))
+    }
+
+    fn listen_unix(&mut self, path: &Path) -> Result<ListenerId, Error> {
+        Ok(self.io.listeners.insert(sys::unix_listener(path)?))
     }
 
     fn close_listener(&mut self, listener: ListenerId) {

@@ -10,6 +10,7 @@ mod daemon;
 mod data;
 mod fabric;
 mod initiator;
+mod nbd;
 mod stage;
 
 use std::path::{Path, PathBuf};
@@ -82,7 +83,7 @@ impl Tally {
 
 /// All scenarios, in the order in which they run.
 const SCENARIOS: &[&[Scenario]] =
-    &[fabric::SCENARIOS, data::SCENARIOS, crash::SCENARIOS, initiator::SCENARIOS];
+    &[fabric::SCENARIOS, data::SCENARIOS, crash::SCENARIOS, nbd::SCENARIOS, initiator::SCENARIOS];
 
 /// What the floor of the supported kernels is tried with; the newest kernel runs everything.
 const ON_EVERY_KERNEL: &[&str] = &["discovery", "connect", "identity", "ext4", "fio"];

@@ -35,7 +35,7 @@ impl Stage {
 
     /// A clean start for the next scenario: nothing mounted, nothing connected, an empty kernel log.
     pub(crate) fn reset(&mut self) -> Result<()> {
-        let script = "sync; umount /mnt 2>/dev/null; killall -q fio tcpdump; nvme disconnect-all; dmesg -c >/dev/null; true";
+        let script = "sync; umount /mnt 2>/dev/null; killall -q fio tcpdump; nvme disconnect-all; nbd-client -d /dev/nbd0 2>/dev/null; dmesg -c >/dev/null; true";
         self.guest.check(script, Duration::from_secs(60))?;
         Ok(())
     }

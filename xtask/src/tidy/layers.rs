@@ -40,7 +40,11 @@ const HOUSE: &[Room] = &[
         imports: &["initiator", "uring", "nvme", "io", "kernels", "types"],
         data_path: true,
     },
-    Room { name: "export", imports: &["volume", "initiator", "io", "kernels", "types"], data_path: true },
+    Room {
+        name: "export",
+        imports: &["volume", "initiator", "nvme", "io", "kernels", "types"],
+        data_path: true,
+    },
     Room { name: "cluster", imports: &["security", "types"], data_path: false },
     Room { name: "api", imports: &["cluster", "security", "types"], data_path: false },
     Room { name: "csi", imports: &["cluster", "security", "types"], data_path: false },

@@ -1,5 +1,6 @@
 //! The grammar of the command line.
 
+pub use super::{bench::BenchArgs, export::ExportCommand};
 use crate::{
     config::{ServeArgs, Switch},
     demo::DemoArgs,
@@ -154,6 +155,14 @@ pub enum Command {
     },
     /// See it work: a node, a volume, data that survives a kill, and how fast it is; needs nothing set up
     Demo(DemoArgs),
+    /// Be a door to namespaces elsewhere for hosts without NVMe/TCP
+    Export {
+        /// Which door.
+        #[command(subcommand)]
+        command: ExportCommand,
+    },
+    /// Make load on any NVMe/TCP target, and measure it
+    Bench(Box<BenchArgs>),
     /// Print a completion script for a shell
     Completions {
         /// Which shell

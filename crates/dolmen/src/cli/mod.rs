@@ -1,10 +1,13 @@
 //! The command line: what was asked, who answers, and with which exit code it ends.
 
 pub mod args;
+pub mod bench;
 mod client;
 mod connect;
 mod drive;
 mod error;
+pub mod export;
+pub mod fabric;
 mod key;
 mod locate;
 mod log;
@@ -66,6 +69,8 @@ fn dispatch(cli: Cli) -> Result<ExitCode, CliError> {
         Command::Demo(args) => {
             return demo::demo(&args).map_err(|why| CliError::new(Exit::Failed, why.to_string()));
         }
+        Command::Export { command } => export::run(&Output::new(global.output), &command)?,
+        Command::Bench(args) => return bench::bench(&Output::new(global.output), &args),
         Command::Completions { shell } => completions(shell)?,
         Command::Drive { command: DriveCommand::Wipe { path, yes } } => {
             wipe(&Output::new(global.output), &path, yes)?;
@@ -103,7 +108,11 @@ fn answer(client: &Client, output: &Output, command: Command) -> Result<(), CliE
         Command::Event { command } => system::events(client, output, &command),
         Command::Status => system::status(client, output),
         Command::ConnectHelp { volume } => connect::help(client, output, &volume),
-        Command::Serve(_) | Command::Demo(_) | Command::Completions { .. } => Ok(()),
+        Command::Serve(_)
+        | Command::Demo(_)
+        | Command::Bench(_)
+        | Command::Export { .. }
+        | Command::Completions { .. } => Ok(()),
     }
 }
 

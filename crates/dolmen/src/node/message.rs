@@ -2,6 +2,7 @@
 
 use crate::node::report::CoreReport;
 use dolmen_cluster::plane::DriveChange;
+use dolmen_export::{Exports, nbd::ServerConfig};
 use dolmen_io::{DriveHandle, DriveInfo, FileId, OpenDrive, mailbox};
 use dolmen_store::{
     Candidate, DataKey, FoundPool, Keyring, NewDrive, PoolOptions, PoolPlan, ScrubPlan, StoreError, ToPool,
@@ -27,7 +28,7 @@ pub type Rewrap = Box<dyn Fn(&WrappedKey) -> Option<[u8; 40]> + Send>;
 pub enum Between {
     /// A host's command for a volume whose home is the receiver.
     Request(Request),
-    /// The answer, for the target that the command came from.
+    /// The answer, for the door that the command came from.
     Reply(Reply),
     /// Between targets.
     Target(Envelope),
@@ -177,6 +178,22 @@ pub enum ToCore {
         /// The lines; none of them is being made.
         lines: Vec<(PgId, LineId)>,
         /// When that is taken in.
+        answer: Answer<()>,
+    },
+    /// Open the NBD door.
+    ListenNbd {
+        /// Where, and its bounds.
+        config: Box<ServerConfig>,
+        /// The exports to begin with.
+        exports: Arc<Exports>,
+        /// When it listens, or why not.
+        answer: Answer<Result<(), String>>,
+    },
+    /// New exports.
+    Exports {
+        /// All of them.
+        exports: Arc<Exports>,
+        /// When they are in force on this core.
         answer: Answer<()>,
     },
     /// New namespaces.

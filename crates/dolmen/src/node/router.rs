@@ -14,11 +14,18 @@ use crate::node::{
     scrubbing::Scrubbing,
     tell,
 };
-use dolmen_cluster::plane::{DiffPart, NodeRequest, PlaneError, PoolStatus, SnapshotStatus};
+use dolmen_cluster::{
+    plane::{DiffPart, NodeRequest, PlaneError, PoolStatus, SnapshotStatus},
+    volume::DEFAULT_PROJECT,
+};
+use dolmen_export::{
+    Export, Exports,
+    backend::{MAX_DATA_BYTES, Place},
+};
 use dolmen_store::{PoolPlan, ScrubPlan};
 use dolmen_target::{Namespace, NamespaceTable};
 use dolmen_types::{
-    CoreId, Lba, LineId, PgId, Uuid,
+    CoreId, Lba, LineId, Nqn, PgId, Uuid,
     snapshot::SnapshotDescriptor,
     volume::{VolumeDescriptor, VolumeKind, VolumeState},
 };
@@ -44,6 +51,17 @@ pub(crate) struct Parts {
     pub(crate) scrubbing: Scrubbing,
     /// Whether volumes that keep nothing may be made.
     pub(crate) allow_test_volumes: bool,
+    /// The NBD door, if there is one.
+    pub(crate) nbd: Option<NbdAccess>,
+}
+
+/// Who the NBD door is to volumes, and what its clients may do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NbdAccess {
+    /// The host that a volume must admit to be exported.
+    pub host: Nqn,
+    /// Clients only read.
+    pub read_only: bool,
 }
 
 /// What every request needs.
@@ -64,6 +82,7 @@ pub(crate) struct Node {
     pub(crate) allow_test_volumes: bool,
     /// When the pool is scrubbed.
     pub(crate) scrubbing: Scrubbing,
+    nbd: Option<NbdAccess>,
     catalogue: Mutex<Catalogue>,
     /// Asks the publisher to tell when everything sent before is in force.
     barrier: mpsc::UnboundedSender<oneshot::Sender<()>>,
@@ -117,10 +136,37 @@ impl Catalogue {
         }
     }
 
+    /// The exports of the NBD door: the volumes that admit it as a host.
+    fn exports(&self, access: &NbdAccess) -> Arc<Exports> {
+        let admitted = self.spaces.values().filter(|space| space.acl.admits(&access.host));
+        let all = admitted.filter_map(|space| {
+            let info = self.volumes.get(&space.uuid)?;
+            Some(Arc::new(export(info, space, access.read_only)))
+        });
+        Arc::new(Exports::new(all.collect()))
+    }
+
     /// The table as it is now.
     #[must_use]
     pub fn table(&self) -> Arc<NamespaceTable> {
         Arc::new(NamespaceTable::new(self.generation, self.spaces.values().cloned().collect()))
+    }
+}
+
+/// What clients of the NBD door see of a volume.
+fn export(info: &VolumeInfo, space: &Namespace, read_only: bool) -> Export {
+    let (name, project) = (&info.descriptor.name, &info.descriptor.project);
+    Export {
+        // A name is unique in its project.
+        name: if project == DEFAULT_PROJECT { name.clone() } else { format!("{project}/{name}") },
+        uuid: space.uuid,
+        size_bytes: space.size_bytes,
+        block_bytes: space.sector.bytes(),
+        piece_bytes: u32::try_from(MAX_DATA_BYTES).unwrap_or(u32::MAX),
+        read_only,
+        can_zero: true,
+        access: space.ip_acl.clone(),
+        place: Place::Volume(space.volume),
     }
 }
 
@@ -148,7 +194,7 @@ impl Node {
         generation: u64,
         changes: mpsc::UnboundedReceiver<FromCore>,
     ) -> Arc<Node> {
-        let Parts { keys, drives, scrubbing, allow_test_volumes } = parts;
+        let Parts { keys, drives, scrubbing, allow_test_volumes, nbd } = parts;
         let catalogue = Catalogue::new(generation, booted.volumes);
         let (barrier, barriers) = mpsc::unbounded_channel();
         let node = Arc::new(Node {
@@ -160,11 +206,18 @@ impl Node {
             drives_bell: Notify::new(),
             allow_test_volumes,
             scrubbing,
+            nbd,
             catalogue: Mutex::new(catalogue),
             barrier,
         });
         tokio::spawn(publish(node.clone(), changes, barriers));
         node
+    }
+
+    /// The exports of the NBD door as they are now; `None` where there is no such door.
+    pub(crate) fn exports(&self) -> Option<Arc<Exports>> {
+        let access = self.nbd.as_ref()?;
+        Some(self.catalogue.lock().unwrap_or_else(PoisonError::into_inner).exports(access))
     }
 
     /// The table as it is now.
@@ -488,6 +541,15 @@ async fn publish(
             };
             let told = node.cores.ask_all(|answer| ToCore::Namespaces { table: table.clone(), answer }).await;
             if told.is_err() {
+                return;
+            }
+            if let Some(exports) = node.exports()
+                && node
+                    .cores
+                    .ask_all(|answer| ToCore::Exports { exports: exports.clone(), answer })
+                    .await
+                    .is_err()
+            {
                 return;
             }
         }

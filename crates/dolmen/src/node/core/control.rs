@@ -59,6 +59,14 @@ impl Core {
             }
             ToCore::OpenVolumes { restart, identity, answer } => self.open_volumes(restart, identity, answer),
             ToCore::Listen { config, table, answer } => drop(answer.send(self.listen(*config, table))),
+            ToCore::ListenNbd { config, exports, answer } => {
+                let listening = self.listen_nbd(*config, exports);
+                drop(answer.send(listening));
+            }
+            ToCore::Exports { exports, answer } => {
+                self.set_exports(exports);
+                let _ = answer.send(());
+            }
             ToCore::Namespaces { table, answer } => {
                 if let Some(target) = &mut self.target {
                     target.set_namespaces(&mut self.io, table);
@@ -194,6 +202,9 @@ impl Core {
         if let Some(target) = &mut self.target {
             target.drain(&mut self.io);
         }
+        if let Some(server) = &mut self.nbd {
+            server.drain(&mut self.io);
+        }
         let give_up = self.io.now().plus_ms(DRAIN_MS);
         self.io.timer_at(Tag { owner: LOOP, key: 0 }, give_up);
         self.waiting.drained = Some((answer, give_up));
@@ -219,7 +230,8 @@ impl Core {
         self.watch_joining();
         let now = self.io.now();
         if let Some((_, give_up)) = &self.waiting.drained
-            && (*give_up <= now || self.target.as_ref().is_none_or(Target::is_drained))
+            && (*give_up <= now
+                || (self.target.as_ref().is_none_or(Target::is_drained) && self.nbd_is_drained()))
             && let Some((answer, _)) = self.waiting.drained.take()
         {
             let _ = answer.send(());
