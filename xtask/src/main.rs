@@ -3,6 +3,7 @@
 
 mod fuzz;
 mod golden;
+mod guard;
 mod packages;
 mod scenario;
 mod sh;
@@ -63,6 +64,12 @@ enum Verb {
     /// Overwrite pools of the real store on simulated drives for long, and show what drives write for each byte that hosts
     /// write.
     Amplification,
+    /// Count the instructions of the hot paths and compare them with what is recorded.
+    Guard {
+        /// Record what is counted now.
+        #[arg(long)]
+        record: bool,
+    },
     /// Check formatting, lints, dependencies, layers and lengths.
     Tidy,
     /// Boot a real kernel in emulation and give its shell to this terminal, or run scenarios in it.
@@ -152,6 +159,7 @@ fn verb(verb: Verb) -> Result<()> {
             let variables = [("DOLMEN_SOAK_SECONDS", seconds), ("DOLMEN_SOAK_SEED", seed.to_string())];
             store_test("model", "soak", &variables)
         }
+        Verb::Guard { record } => guard::guard(record),
         Verb::Tidy => tidy::tidy(),
         Verb::Vm { kernel, action: None } => vm::shell(&kernel),
         Verb::Vm { kernel, action: Some(VmAction::Run { scenario, against, binary }) } => {

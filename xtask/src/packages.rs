@@ -34,13 +34,22 @@ const VM_TOOLS: &[Tool] = &[
     Tool { program: "setpriv", package: "util-linux" },
 ];
 
+/// What counting instructions needs.
+const GUARD_TOOLS: &[Tool] = &[Tool { program: "valgrind", package: "valgrind" }];
+
 /// Installs whatever of the virtual machine's tools is missing.
 pub(crate) fn ensure_vm_tools() -> Result<()> {
-    let missing: BTreeSet<&str> = VM_TOOLS
-        .iter()
-        .filter(|tool| find_program(tool.program).is_none())
-        .map(|tool| tool.package)
-        .collect();
+    ensure(VM_TOOLS)
+}
+
+/// Installs what counts instructions, if it is missing.
+pub(crate) fn ensure_guard_tools() -> Result<()> {
+    ensure(GUARD_TOOLS)
+}
+
+fn ensure(tools: &[Tool]) -> Result<()> {
+    let missing: BTreeSet<&str> =
+        tools.iter().filter(|tool| find_program(tool.program).is_none()).map(|tool| tool.package).collect();
     if missing.is_empty() {
         return Ok(());
     }
