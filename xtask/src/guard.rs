@@ -9,7 +9,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail};
 
-use crate::packages::{self, find_program};
+use crate::packages;
 use crate::scenario::Tally;
 use crate::sh::run;
 
