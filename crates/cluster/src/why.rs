@@ -184,7 +184,8 @@ fn verdicts(why: &Why, context: Context<'_>) -> Vec<String> {
             continue;
         }
         for stage in kind.stages.iter().filter(|s| s.share >= WORTH_A_WORD) {
-            said.push((stage.share * ns(kind.sampled), describe(kind, stage, context)));
+            let time_ns = stage.share * ns(kind.sampled) * ns(kind.total.p50_ns);
+            said.push((time_ns, describe(kind, stage, context)));
         }
     }
     said.sort_by(|a, b| b.0.total_cmp(&a.0));

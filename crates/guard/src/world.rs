@@ -132,7 +132,10 @@ impl Shared {
             return Event::Failed { error: refused("connecting to nobody"), buf: None };
         };
         let (here, there) = (sock.0 as usize, self.add_socket(side));
-        let local = SocketAddr::from((Ipv4Addr::LOCALHOST, 1000 + sock.0 as u16));
+        let local = SocketAddr::from((
+            Ipv4Addr::LOCALHOST,
+            1000_u16.saturating_add(u16::try_from(sock.0).unwrap_or(0)),
+        ));
         self.sockets[here].peer = Some(there.0 as usize);
         self.sockets[there.0 as usize].peer = Some(here);
         self.ready[side].push((acceptor, Event::Accepted { sock: there, peer: local, local: addr }));
