@@ -46,9 +46,17 @@ const BENCH_TOOLS: &[Tool] = &[
     Tool { program: "iscsi-perf", package: "libiscsi-bin" },
 ];
 
+/// What counting instructions needs.
+const GUARD_TOOLS: &[Tool] = &[Tool { program: "valgrind", package: "valgrind" }];
+
 /// Installs whatever of the virtual machine's tools is missing.
 pub(crate) fn ensure_vm_tools() -> Result<()> {
     ensure(VM_TOOLS)
+}
+
+/// Installs what counts instructions, if it is missing.
+pub(crate) fn ensure_guard_tools() -> Result<()> {
+    ensure(GUARD_TOOLS)
 }
 
 /// Installs the benchmark's peers where that can be done, and else says what is missing: the benchmark goes on without.

@@ -23,6 +23,7 @@ pub struct Io {
     queue: Vec<(Tag, Op)>,
     timers: Timers,
     now: Nanos,
+    lag_ns: u64,
     spare: Vec<Slices>,
 }
 
@@ -31,7 +32,15 @@ impl Io {
     #[must_use]
     pub fn new(driver: Box<dyn Driver>) -> Io {
         let (pool, now) = (driver.pool().clone(), driver.now());
-        Io { driver, pool, queue: Vec::new(), timers: Timers::new(MAX_TIMERS), now, spare: Vec::new() }
+        Io {
+            driver,
+            pool,
+            queue: Vec::new(),
+            timers: Timers::new(MAX_TIMERS),
+            now,
+            lag_ns: 0,
+            spare: Vec::new(),
+        }
     }
 
     // The turn.
@@ -45,7 +54,9 @@ impl Io {
             (Wait::Until(at), Some(timer)) => Wait::Until(at.min(timer)),
             (Wait::Forever, Some(timer)) => Wait::Until(timer),
         };
-        self.now = self.driver.reap(wait, events);
+        let before = std::mem::replace(&mut self.now, self.driver.reap(wait, events));
+        // What came while the core slept was looked at at once.
+        self.lag_ns = if wait == Wait::No { self.now.since(before) } else { 0 };
         while let Some(tag) = self.timers.expire(self.now) {
             events.push((tag, Event::Timer));
         }
@@ -62,6 +73,19 @@ impl Io {
     #[must_use]
     pub fn now(&self) -> Nanos {
         self.now
+    }
+
+    /// How long what came in with this turn may have waited for the turn before, at most. Nanoseconds.
+    #[must_use]
+    pub fn lag_ns(&self) -> u64 {
+        self.lag_ns
+    }
+
+    /// The time at this very moment, for measuring work within a turn. It costs a look at the clock; everything else goes by
+    /// [`Io::now`].
+    #[must_use]
+    pub fn moment(&self) -> Nanos {
+        self.driver.now()
     }
 
     /// The wall clock, for people and for NVMe's Timestamp feature.

@@ -47,7 +47,7 @@ mod stored;
 
 pub use batch::{
     AppendError, Batch, Done, Key, LineAttributes, LineInfo, LineUsage, MAX_BATCH_RECORDS, MAX_CLONE_DEPTH,
-    MAX_OBJECT_BYTES, MAX_SNAPSHOTS_PER_SHARD, Marks, Record, Records, Ticket,
+    MAX_OBJECT_BYTES, MAX_SNAPSHOTS_PER_SHARD, Marks, Record, Records, Ticket, Timing,
 };
 pub use checker::{
     CheckProgress, CheckReport, Damage, PoolContents, check_pool, check_pool_with, read_contents,

@@ -51,7 +51,7 @@ const HOUSE: &[Room] = &[
 ];
 
 /// The composition roots: they may import everything.
-const ROOTS: &[&str] = &["dolmen", "bench"];
+const ROOTS: &[&str] = &["dolmen", "bench", "guard"];
 
 /// Crates that are another world behind the seam: named by roots and by tests only.
 const WORLDS: &[&str] = &["uring", "sim"];

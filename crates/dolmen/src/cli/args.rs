@@ -148,6 +148,13 @@ pub enum Command {
     },
     /// How the node is, in one page
     Status,
+    /// What the node does now: cores, volumes, drives, hosts; live in a terminal
+    Top(TopArgs),
+    /// Why a volume is slow: where the time of its commands goes, in plain words first
+    WhySlow {
+        /// Name or UUID of the volume
+        volume: String,
+    },
     /// The commands that connect a host to a volume, once and for every boot
     ConnectHelp {
         /// Name or UUID of the volume
@@ -168,6 +175,60 @@ pub enum Command {
         /// Which shell
         shell: clap_complete::Shell,
     },
+}
+
+/// How `top` shows things.
+#[derive(Args, Clone, Debug)]
+pub struct TopArgs {
+    /// What happens in one interval, then end; also what a pipe gets
+    #[arg(long)]
+    pub once: bool,
+    /// Seconds between two looks
+    #[arg(long, short, value_name = "SECONDS", default_value_t = 1.0, value_parser = super::top::seconds)]
+    pub interval: f64,
+    /// What comes first among volumes, drives and hosts
+    #[arg(long, value_enum, default_value_t = TopSort::Iops)]
+    pub sort: TopSort,
+}
+
+/// What `top` sorts by.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum TopSort {
+    /// Commands in a second.
+    #[default]
+    Iops,
+    /// Bytes in a second.
+    Bandwidth,
+    /// Mean time of a command.
+    Latency,
+    /// Commands under way.
+    Depth,
+    /// Name.
+    Name,
+}
+
+impl TopSort {
+    /// As it is written.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            TopSort::Iops => "iops",
+            TopSort::Bandwidth => "bandwidth",
+            TopSort::Latency => "latency",
+            TopSort::Depth => "depth",
+            TopSort::Name => "name",
+        }
+    }
+
+    /// The one after it, round and round.
+    pub(crate) fn next(self) -> TopSort {
+        match self {
+            TopSort::Iops => TopSort::Bandwidth,
+            TopSort::Bandwidth => TopSort::Latency,
+            TopSort::Latency => TopSort::Depth,
+            TopSort::Depth => TopSort::Name,
+            TopSort::Name => TopSort::Iops,
+        }
+    }
 }
 
 /// Verbs of volumes.

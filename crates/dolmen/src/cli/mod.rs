@@ -18,7 +18,9 @@ mod pool;
 mod qos;
 mod snapshot;
 mod system;
+mod top;
 mod volume;
+mod why;
 
 use crate::{
     config::{LogFormat, ServeOptions},
@@ -84,6 +86,10 @@ fn dispatch(cli: Cli) -> Result<ExitCode, CliError> {
         Command::Pool { command: PoolCommand::Recover(args) } => {
             offline::recover(&Output::new(global.output), global.data.as_deref(), &args)?;
         }
+        Command::Top(args) => {
+            let client = Client::new(locate::target(&global)?)?;
+            top::run(client, &Output::new(global.output), global.output, &args)?;
+        }
         remote => {
             let client = Client::new(locate::target(&global)?)?;
             let output = Output::new(global.output);
@@ -107,10 +113,12 @@ fn answer(client: &Client, output: &Output, command: Command) -> Result<(), CliE
         Command::Host { .. } => system::hosts(client, output),
         Command::Event { command } => system::events(client, output, &command),
         Command::Status => system::status(client, output),
+        Command::WhySlow { volume } => why::why(client, output, &volume),
         Command::ConnectHelp { volume } => connect::help(client, output, &volume),
         Command::Serve(_)
         | Command::Demo(_)
         | Command::Bench(_)
+        | Command::Top(_)
         | Command::Export { .. }
         | Command::Completions { .. } => Ok(()),
     }

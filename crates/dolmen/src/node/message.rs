@@ -8,7 +8,7 @@ use dolmen_store::{
     Candidate, DataKey, FoundPool, Keyring, NewDrive, PoolOptions, PoolPlan, ScrubPlan, StoreError, ToPool,
     ToShard, WrappedKey,
 };
-use dolmen_target::{Envelope, Health, NamespaceTable, TargetConfig};
+use dolmen_target::{Envelope, Health, NamespaceTable, TargetConfig, TraceReport};
 use dolmen_types::{LineId, PgId, ShardId, Uuid};
 use dolmen_volume::{
     Change, ControlCommand, ControlDone, ControlError, NodeIdentity, Notice, Replace, Reply, Request,
@@ -228,6 +228,13 @@ pub enum ToCore {
     Report {
         /// A snapshot.
         answer: Answer<Box<CoreReport>>,
+    },
+    /// Tell where the time of a namespace's commands went lately, as far as they were answered here.
+    Traces {
+        /// Which.
+        nsid: u32,
+        /// What is known; empty on a core that does not listen.
+        answer: Answer<TraceReport>,
     },
     /// Stop listening, finish what is under way, let hosts go.
     Drain {

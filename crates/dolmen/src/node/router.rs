@@ -12,10 +12,11 @@ use crate::node::{
     message::{FromCore, ToCore},
     report::CoreReport,
     scrubbing::Scrubbing,
-    tell,
+    tell, traces,
 };
 use dolmen_cluster::{
     plane::{DiffPart, NodeRequest, PlaneError, PoolStatus, SnapshotStatus},
+    trace::VolumeTraces,
     volume::DEFAULT_PROJECT,
 };
 use dolmen_export::{
@@ -316,12 +317,30 @@ impl Node {
             NodeRequest::SetReprotection { paused, bytes_per_s, answer } => {
                 drop(answer.send(self.set_reprotection(paused, bytes_per_s).await));
             }
+            NodeRequest::Traces { uuid, answer } => {
+                if let Some(told) = self.traces(uuid).await {
+                    drop(answer.send(told));
+                }
+            }
             NodeRequest::Metrics { answer } => {
                 if let Some(reports) = self.reports().await {
                     drop(answer.send(Box::new(tell::metrics(&self.plan, &reports))));
                 }
             }
         }
+    }
+
+    /// Where the time of a volume's commands went, on all cores.
+    async fn traces(&self, uuid: Uuid) -> Option<VolumeTraces> {
+        let nsid = {
+            let catalogue = self.catalogue.lock().unwrap_or_else(PoisonError::into_inner);
+            catalogue.volumes.get(&uuid).map(|info| info.descriptor.nsid.0)
+        };
+        let Some(nsid) = nsid else { return Some(VolumeTraces::default()) };
+        let told = self.cores.ask_all(|answer| ToCore::Traces { nsid, answer }).await.ok()?;
+        let reports = self.reports().await?;
+        let paths = traces::drive_paths(&reports);
+        Some(traces::collect(self.cores.ids().zip(&told), &paths))
     }
 
     /// The pool as a whole, with how far re-protection and scrubbing have come.

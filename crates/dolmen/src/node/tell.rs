@@ -319,11 +319,13 @@ fn volume_metrics(reports: &[CoreReport]) -> Vec<VolumeMetrics> {
                 operations: stats.reads.count(),
                 bytes: stats.read_bytes,
                 time_ns: stats.reads.total_ns,
+                latency: stats.reads.buckets,
             },
             writes: IoTotals {
                 operations: stats.writes.count(),
                 bytes: stats.write_bytes,
                 time_ns: stats.writes.total_ns,
+                latency: stats.writes.buckets,
             },
             others: stats.others,
             failed: stats.failed,
@@ -377,8 +379,10 @@ fn connection_metrics(reports: &[CoreReport]) -> Vec<ConnectionMetrics> {
 }
 
 fn core_metrics(report: &CoreReport) -> CoreMetrics {
+    let traffic = &report.target.traffic;
     CoreMetrics {
         core: report.core,
+        commands: traffic.reads + traffic.writes + traffic.others,
         turns: report.counters.turns,
         sleeps: report.counters.sleeps,
         busy_ns: report.counters.busy_ns,

@@ -88,6 +88,10 @@ impl Core {
             }
             ToCore::Volume { command, answer } => self.ask_volumes(command, Pending::User(answer)),
             ToCore::Report { answer } => self.ask_volumes(ControlCommand::List, Pending::Report(answer)),
+            ToCore::Traces { nsid, answer } => {
+                let now = self.io.now();
+                drop(answer.send(self.target.as_ref().map(|t| t.traces(nsid, now)).unwrap_or_default()));
+            }
             ToCore::Drain { answer } => self.drain(answer),
             ToCore::Close { answer } => {
                 let give_up = self.io.now().plus_ms(DRAIN_MS);
