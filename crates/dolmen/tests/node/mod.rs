@@ -201,7 +201,7 @@ impl Host {
         for at in 0..mib << 20 >> CHUNK.trailing_zeros() {
             let lba = at * (CHUNK as u64 / u64::from(self.namespace.block_bytes));
             let written = self.session.write(&self.namespace, lba, &Host::chunk(seed, at));
-            written.map_err(|why| (at * CHUNK as u64 >> 20, why))?;
+            written.map_err(|why| ((at * CHUNK as u64) >> 20, why))?;
         }
         Ok(())
     }
