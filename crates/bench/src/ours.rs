@@ -154,7 +154,6 @@ impl Goal {
     pub(crate) fn load_on(&self, id: SubsystemId, workload: &Workload) -> Result<Load> {
         let random = workload.bytes <= Workload::RANDOM_UP_TO_BYTES;
         let options = LoadOptions {
-            region_bytes: self.namespace.size_bytes(),
             size_bytes: workload.bytes,
             depth: usize::from(workload.depth),
             queues: workload.connections,

@@ -15,6 +15,9 @@ use std::{
     sync::Arc,
 };
 
+/// The option that ends a conversation.
+const ABORT: [u8; 16] = *b"IHAVEOPT\0\0\0\x02\0\0\0\0";
+
 fn folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden")
 }
@@ -90,7 +93,10 @@ fn real_clients_are_understood_and_answered_as_they_were() {
         let server = std::fs::read(path.with_extension("server")).unwrap();
         let mut said = Vec::new();
         let _ = shake(&client, &mut said);
-        assert!(server.starts_with(&said), "{}: the handshake is answered otherwise", path.display());
+        // Who takes his leave doesn't wait for the answer to that.
+        let leaves = client.ends_with(&ABORT).then(|| &said[..said.len() - 20]);
+        let same = server.starts_with(&said) || leaves.is_some_and(|said| server == said);
+        assert!(same, "{}: the handshake is answered otherwise", path.display());
         let (text, kept) = (told(&client), path.with_extension("txt"));
         if std::env::var_os("UPDATE_GOLDEN").is_some() {
             std::fs::write(&kept, &text).unwrap();
