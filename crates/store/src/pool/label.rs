@@ -184,14 +184,15 @@ fn is_mark(bytes: &[u8]) -> bool {
 }
 
 /// Makes the label of a drive that is to be the pool's empty, but for a mark, so that a first superblock that is cut short is told
-/// from what is not ours.
+/// from what is not ours. The mark comes first: cut short, the drive must not look like somebody else's for what lies behind its label.
 pub(super) async fn begin(exec: &Handle, file: FileId) -> Result<(), StoreError> {
-    zero(exec, file, 0, LABEL_BYTES).await?;
     let mut buf = exec.alloc(PAGE_BYTES as usize).await;
     buf.set_len(PAGE_BYTES as usize);
     buf.fill(0);
     buf[..MAGIC.len()].copy_from_slice(MAGIC);
-    exec.write_durable(file, 0, vec![buf.freeze()]).await.map_err(drive_error)
+    exec.write_durable(file, 0, vec![buf.freeze()]).await.map_err(drive_error)?;
+    let mark = u64::from(PAGE_BYTES);
+    zero(exec, file, mark, LABEL_BYTES - mark).await
 }
 
 async fn read(exec: &Handle, file: FileId, (offset, len): (u64, u64)) -> Result<Vec<u8>, StoreError> {

@@ -462,7 +462,8 @@ impl Node {
     pub fn add_drive_for(&mut self, path: &str, turns: u64) {
         self.close_gone(path);
         let open = OpenDrive { path: path.into(), create_bytes: None, sparse: true, exclusive: true };
-        let info = self.io.open_drive(&open).unwrap();
+        // Something may be under way on it from before it left.
+        let Ok(info) = self.io.open_drive(&open) else { return };
         self.begin_join(Candidate { info, path: path.to_string() });
         for _ in 0..turns {
             self.turn();
