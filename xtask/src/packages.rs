@@ -34,13 +34,30 @@ const VM_TOOLS: &[Tool] = &[
     Tool { program: "setpriv", package: "util-linux" },
 ];
 
+/// What the benchmark's peers are: it does without those that are missing.
+const BENCH_TOOLS: &[Tool] = &[
+    Tool { program: "nbdkit", package: "nbdkit" },
+    Tool { program: "qemu-nbd", package: "qemu-utils" },
+    Tool { program: "fio", package: "fio" },
+    Tool { program: "tgtd", package: "tgt" },
+    Tool { program: "iscsi-perf", package: "libiscsi-bin" },
+];
+
 /// Installs whatever of the virtual machine's tools is missing.
 pub(crate) fn ensure_vm_tools() -> Result<()> {
-    let missing: BTreeSet<&str> = VM_TOOLS
-        .iter()
-        .filter(|tool| find_program(tool.program).is_none())
-        .map(|tool| tool.package)
-        .collect();
+    ensure(VM_TOOLS)
+}
+
+/// Installs the benchmark's peers where that can be done, and else says what is missing: the benchmark goes on without.
+pub(crate) fn offer_bench_tools() {
+    if let Err(error) = ensure(BENCH_TOOLS) {
+        eprintln!("some peers will be absent: {error:#}");
+    }
+}
+
+fn ensure(tools: &[Tool]) -> Result<()> {
+    let missing: BTreeSet<&str> =
+        tools.iter().filter(|tool| find_program(tool.program).is_none()).map(|tool| tool.package).collect();
     if missing.is_empty() {
         return Ok(());
     }
