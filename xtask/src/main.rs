@@ -4,6 +4,7 @@
 mod bench;
 mod fuzz;
 mod golden;
+mod guard;
 mod packages;
 mod scenario;
 mod sh;
@@ -65,6 +66,12 @@ enum Verb {
     /// Overwrite pools of the real store on simulated drives for long, and show what drives write for each byte that hosts
     /// write.
     Amplification,
+    /// Count the instructions of the hot paths and compare them with what is recorded.
+    Guard {
+        /// Record what is counted now.
+        #[arg(long)]
+        record: bool,
+    },
     /// Check formatting, lints, dependencies, layers and lengths.
     Tidy,
     /// Boot a real kernel in emulation and give its shell to this terminal, or run scenarios in it.
@@ -141,6 +148,7 @@ fn verb(verb: Verb) -> Result<()> {
             let variables = [("DOLMEN_SOAK_SECONDS", seconds), ("DOLMEN_SOAK_SEED", seed.to_string())];
             store_test("model", "soak", &variables)
         }
+        Verb::Guard { record } => guard::guard(record),
         Verb::Tidy => tidy::tidy(),
         Verb::Vm { kernel, action: None } => vm::shell(&kernel),
         Verb::Vm { kernel, action: Some(VmAction::Run { scenario, against, binary }) } => {

@@ -18,7 +18,7 @@ struct Tool {
     package: &'static str,
 }
 
-/// What the virtual machine, its guest and the captures need.
+/// What the virtual machine, its guest, the captures and tests with stock clients need.
 const VM_TOOLS: &[Tool] = &[
     Tool { program: "qemu-system-x86_64", package: "qemu-system-x86" },
     Tool { program: "busybox", package: "busybox-static" },
@@ -32,6 +32,9 @@ const VM_TOOLS: &[Tool] = &[
     Tool { program: "xz", package: "xz-utils" },
     Tool { program: "zstd", package: "zstd" },
     Tool { program: "setpriv", package: "util-linux" },
+    Tool { program: "qemu-img", package: "qemu-utils" },
+    Tool { program: "nbdcopy", package: "libnbd-bin" },
+    Tool { program: "nbd-client", package: "nbd-client" },
 ];
 
 /// What the benchmark's peers are: it does without those that are missing.
@@ -43,9 +46,17 @@ const BENCH_TOOLS: &[Tool] = &[
     Tool { program: "iscsi-perf", package: "libiscsi-bin" },
 ];
 
+/// What counting instructions needs.
+const GUARD_TOOLS: &[Tool] = &[Tool { program: "valgrind", package: "valgrind" }];
+
 /// Installs whatever of the virtual machine's tools is missing.
 pub(crate) fn ensure_vm_tools() -> Result<()> {
     ensure(VM_TOOLS)
+}
+
+/// Installs what counts instructions, if it is missing.
+pub(crate) fn ensure_guard_tools() -> Result<()> {
+    ensure(GUARD_TOOLS)
 }
 
 /// Installs the benchmark's peers where that can be done, and else says what is missing: the benchmark goes on without.

@@ -5,7 +5,7 @@ use crate::{
     error::{ApiError, ApiResult},
     events, metrics, own, policies, resource_policies,
     server::Endpoints,
-    snapshots, system, volumes,
+    snapshots, stats, system, volumes,
 };
 use axum::{
     Router,
@@ -185,7 +185,10 @@ pub(crate) fn router(app: Arc<App>) -> Router {
         .route("/snapshots", post(snapshots::create_together))
         .route("/volumes", post(own::create_volume).get(own::volumes))
         .route("/volumes/", get(own::volume))
-        .route("/volumes/{uuid}", get(own::volume));
+        .route("/volumes/{uuid}", get(own::volume))
+        .route("/volumes/{uuid}/why", get(stats::why))
+        .route("/volumes//why", get(stats::why))
+        .route("/stats", get(stats::stats));
     Router::new()
         .nest("/api/v2", management)
         .nest("/dolmen/v1", additions)

@@ -17,6 +17,7 @@ mod policies;
 mod resource_policies;
 mod server;
 mod snapshots;
+mod stats;
 mod system;
 mod volumes;
 mod wire;

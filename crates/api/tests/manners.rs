@@ -70,6 +70,37 @@ async fn roles_bound_what_a_caller_may_do() {
 }
 
 #[tokio::test]
+async fn why_slow_tells_stages_and_a_verdict_to_whoever_may_see_the_volume() {
+    let (_dir, node) = started().await;
+    let made = node.call("POST", VOLUMES, &spec("a").to_string()).await.ok();
+    let by_uuid = format!("/dolmen/v1/volumes/{}/why", made["UUID"].as_str().unwrap());
+    let why = node.call("GET", &by_uuid, "").await.ok();
+    assert_eq!(why, node.call("GET", "/dolmen/v1/volumes//why?name=a", "").await.ok());
+    let writes = &why["kinds"][0];
+    assert_eq!((&writes["kind"], &writes["sampled"]), (&json!("writes"), &json!(50)));
+    assert_eq!(
+        (&writes["stages"][0]["stage"], &writes["stages"][0]["p50Nanoseconds"]),
+        (&json!("qos"), &json!(9_900_000))
+    );
+    assert_eq!(writes["total"]["maxNanoseconds"], json!(100_000_000));
+    assert_eq!((&why["slowest"][0]["bytes"], &why["slowest"][0]["lba"]), (&json!(8192), &json!(77)));
+    let verdict = why["verdicts"][0].as_str().unwrap();
+    assert!(verdict.contains("QoS policy") && verdict.contains("99 % of the time of writes"), "{verdict}");
+    node.call("GET", "/dolmen/v1/volumes//why?name=b", "").await.refusal(404, 5);
+    let tenant = format!("Bearer {}", node.token_for(&["other:admin"]));
+    let tenant = [("Authorization", tenant.as_str())];
+    node.request("GET", &by_uuid, &tenant, "").await.refusal(404, 5);
+    node.request("GET", "/dolmen/v1/stats", &tenant, "").await.refusal(403, 7);
+    let viewer = format!("Bearer {}", node.token_for(&["system:cluster-viewer"]));
+    let viewer = [("Authorization", viewer.as_str())];
+    node.request("GET", &by_uuid, &viewer, "").await.ok();
+    let stats = node.request("GET", "/dolmen/v1/stats", &viewer, "").await.ok();
+    assert_eq!((&stats["volumes"][0]["name"], &stats["cores"][0]["turns"]), (&json!("a"), &json!(3)));
+    assert!(stats["volumes"][0]["reads"]["latency"].as_array().is_some_and(|l| l.len() == 28));
+    node.stop().await;
+}
+
+#[tokio::test]
 async fn what_cannot_be_honoured_is_refused_by_field_name() {
     let (_dir, node) = started().await;
     let cases = [

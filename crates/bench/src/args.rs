@@ -87,8 +87,8 @@ pub(crate) struct Args {
 /// What else can be measured.
 #[derive(Clone, Debug, Subcommand)]
 pub(crate) enum Verb {
-    /// The store in this process, over drives in memory: what it adds to the null volume and to the bare drive I/O; and the
-    /// kernels beside the best libraries of the machine.
+    /// The store over drives in memory, behind NVMe/TCP and alone: what it adds to the null volume and to the bare drive I/O; and
+    /// the kernels beside the best libraries of the machine.
     Store(StoreArgs),
     /// All loads of interest, ours and peers beside the floor, judged against the budgets.
     Matrix(MatrixArgs),
@@ -199,7 +199,7 @@ impl MatrixArgs {
 /// How the store is measured.
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct StoreArgs {
-    /// Only the parts whose name contains this: shapes, counts, compression, parity, kernels.
+    /// Only the parts whose name contains this: wire, shapes, counts, compression, parity, kernels.
     #[arg(long, value_name = "WORD")]
     pub(crate) only: Option<String>,
     /// Only the shapes whose name contains this, say "4K random read".
@@ -214,9 +214,12 @@ pub(crate) struct StoreArgs {
     /// Rounds.
     #[arg(long, default_value_t = 7, value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub(crate) repeats: u32,
-    /// The CPU.
+    /// The CPU of the store.
     #[arg(long, default_value_t = 1)]
     pub(crate) cpu: usize,
+    /// The CPU of the host, where there is a network between them.
+    #[arg(long, default_value_t = 0)]
+    pub(crate) client_cpu: usize,
     /// How results are printed.
     #[arg(long, value_enum, default_value_t = Output::Table)]
     pub(crate) output: Output,

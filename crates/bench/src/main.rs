@@ -10,7 +10,7 @@
 //!   dolmen-bench --floor-only
 //!   dolmen-bench matrix --dolmen target/release/dolmen      all loads, and peers (see `matrix/`)
 //!   dolmen-bench count --target 127.0.0.1:4420              CPU time of everybody for so many commands
-//!   dolmen-bench store                                      the store alone, in this process (see `store/`)
+//!   dolmen-bench store                                      the store: behind NVMe/TCP, and alone (see `store/`)
 //! ```
 #![forbid(unsafe_code)]
 

@@ -154,17 +154,12 @@ impl Goal {
     pub(crate) fn load_on(&self, id: SubsystemId, workload: &Workload) -> Result<Load> {
         let random = workload.bytes <= Workload::RANDOM_UP_TO_BYTES;
         let options = LoadOptions {
-            namespace: self.namespace,
-            region_start: 0,
-            region_bytes: self.namespace.size_bytes(),
             size_bytes: workload.bytes,
             depth: usize::from(workload.depth),
             queues: workload.connections,
             pattern: if random { Pattern::Random } else { Pattern::Sequential },
             mix: workload.mix(),
-            verify: None,
-            seed: 1,
-            deadline_ms: None,
+            ..LoadOptions::new(self.namespace)
         };
         Ok(Load::new(id, options)?)
     }

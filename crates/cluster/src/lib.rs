@@ -7,6 +7,7 @@
 //! - [`schedule`]: policies that take snapshots, and when.
 //! - [`snapshot`]: what a user may ask of snapshots.
 //! - [`state`]: the embedded file that holds what must survive but isn't in the log (identity, marks, keys, events).
+//! - [`trace`]: where the time of commands went; [`why`]: what to make of it.
 //! - [`lock`]: one daemon per data folder.
 //! - [`node`]: the adapter that runs the model beside the data plane; [`node::Handle`] is what the API calls.
 //!
@@ -24,6 +25,8 @@ pub mod qos;
 pub mod schedule;
 pub mod snapshot;
 pub mod state;
+pub mod trace;
 pub mod volume;
+pub mod why;
 
 pub use error::{Error, Kind};

@@ -512,7 +512,10 @@ fn stored_so(
     match (source, wanted) {
         (Some(has), Some(wanted)) if wanted != has => {
             let is = if has { "on" } else { "off" };
-            Err(Error::invalid(field, format!("is {is} for the snapshot, and so for a clone of it")))
+            let text = format!(
+                "is {is} for the snapshot, and so for a clone of it, which shares its blocks; copy the data to a new volume"
+            );
+            Err(Error::invalid(field, text))
         }
         (Some(has), _) => Ok(has),
         (None, wanted) if kind == VolumeKind::Durable => Ok(wanted.unwrap_or(default)),

@@ -21,6 +21,7 @@ use crate::{
     schedule::SnapshotPolicy,
     snapshot::{DiffSpec, SnapshotSpec},
     state::{Credential, Identity, State, StateError},
+    trace::VolumeTraces,
     volume::{VolumeChange, VolumeKey, VolumeSpec},
 };
 use dolmen_types::{Nqn, UnixMillis, Uuid};
@@ -347,6 +348,11 @@ impl Handle {
         };
         self.record(what).await?;
         Ok(status)
+    }
+
+    /// Where the time of a volume's commands went lately.
+    pub async fn traces(&self, uuid: Uuid) -> Result<VolumeTraces, Error> {
+        Ok(self.plane.query(|answer| NodeRequest::Traces { uuid, answer }).await?)
     }
 
     /// All counters.

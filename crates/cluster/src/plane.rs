@@ -5,6 +5,7 @@
 //! is answered, or its answer's sender is dropped (which means "outcome unknown, list again"); a change is answered
 //! only when it is durable. Nothing here runs per I/O.
 
+use crate::trace::VolumeTraces;
 use dolmen_types::{
     CoreId, LineId, Nqn, Nsid, PgId, UnixMillis, Uuid, snapshot::SnapshotDescriptor, volume::VolumeDescriptor,
 };
@@ -183,6 +184,13 @@ pub enum NodeRequest {
         bytes_per_s: Option<u64>,
         /// Success, or why not.
         answer: Answer<Result<(), PlaneError>>,
+    },
+    /// Where the time of a volume's commands went lately.
+    Traces {
+        /// Which volume.
+        uuid: Uuid,
+        /// A sample of its commands; empty for a volume that does not exist.
+        answer: Answer<VolumeTraces>,
     },
     /// Counters and gauges of everything, for the metrics page.
     Metrics {
@@ -661,7 +669,13 @@ pub struct IoTotals {
     pub bytes: u64,
     /// Time from the receipt of each command to its answer, added up. Nanoseconds.
     pub time_ns: u64,
+    /// Commands by the time that they took: entry `i` counts those below 2^i microseconds and not below half of that; the last
+    /// one has all that took longer.
+    pub latency: [u64; LATENCY_BUCKETS],
 }
+
+/// Entries of [`IoTotals::latency`].
+pub const LATENCY_BUCKETS: usize = 28;
 
 /// Counters of one drive.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -712,6 +726,8 @@ pub struct ConnectionMetrics {
 pub struct CoreMetrics {
     /// Which loop.
     pub core: CoreId,
+    /// I/O commands answered on its connections. Count.
+    pub commands: u64,
     /// Turns of the loop. Count.
     pub turns: u64,
     /// Turns that slept in the kernel. Count.
@@ -788,6 +804,10 @@ pub enum DriveNews {
     Kept,
     /// It has left: nothing needs it any more.
     Gone,
+    /// It was removed, and its copy of the wrapped keys is overwritten.
+    KeysErased,
+    /// It was removed, and still holds wrapped keys, and why.
+    KeysLeft(String),
     /// It is out, and why.
     Out(String),
     /// It was not there at the start, or could not be used, and why.

@@ -2,12 +2,14 @@
 //! [`ServeOptions`]. Nothing here touches drives or sockets.
 
 mod drive;
+mod nbd;
 #[cfg(test)]
 mod tests;
 
 use clap::{Args, ValueEnum};
 use dolmen_types::{Nqn, limits};
 pub use drive::DriveOption;
+pub use nbd::{NbdOptions, parse_nbd_listen};
 use serde::Deserialize;
 use std::{
     collections::BTreeSet,
@@ -63,6 +65,8 @@ pub struct ServeOptions {
     pub encryption: bool,
     /// Whether volumes of the kinds `null` and `memory` may be made.
     pub allow_test_volumes: bool,
+    /// The NBD door, if there is to be one.
+    pub nbd: Option<NbdOptions>,
     /// io_uring features not to use even where the kernel has them, by name, lower case.
     pub uring_mask: Vec<String>,
     /// How long a core polls after the last work before it sleeps in the kernel.
@@ -201,6 +205,20 @@ pub struct ServeArgs {
     #[arg(long, num_args = 0..=1, default_missing_value = "true", value_name = "BOOL", require_equals = true)]
     pub allow_test_volumes: Option<bool>,
 
+    /// Serve volumes to NBD clients too, which prove nothing about themselves: PORT on the loopback address, IP:PORT, or unix:PATH
+    /// for a socket that only this user may use. Volumes that admit --nbd-host are exported. Repeatable
+    #[arg(long, value_name = "WHERE")]
+    pub nbd: Vec<String>,
+
+    /// The host that NBD clients are to volumes, to be admitted with `volume allow` [default:
+    /// nqn.2014-08.org.nvmexpress:uuid:6e6264ff-0000-4000-8000-646f6c6d656e]
+    #[arg(long, value_name = "NQN")]
+    pub nbd_host: Option<String>,
+
+    /// NBD clients only read
+    #[arg(long, num_args = 0..=1, default_missing_value = "true", value_name = "BOOL", require_equals = true)]
+    pub nbd_read_only: Option<bool>,
+
     /// io_uring features not to use although the kernel has them, comma-separated; for tests
     #[arg(long, value_name = "NAMES", value_delimiter = ',')]
     pub uring_mask: Vec<String>,
@@ -282,6 +300,9 @@ fn merged(flags: ServeArgs, file: ServeArgs) -> ServeArgs {
         cluster_passphrase_file: flags.cluster_passphrase_file.or(file.cluster_passphrase_file),
         encryption: flags.encryption.or(file.encryption),
         allow_test_volumes: flags.allow_test_volumes.or(file.allow_test_volumes),
+        nbd: list(flags.nbd, file.nbd),
+        nbd_host: flags.nbd_host.or(file.nbd_host),
+        nbd_read_only: flags.nbd_read_only.or(file.nbd_read_only),
         uring_mask: list(flags.uring_mask, file.uring_mask),
         poll_window_us: flags.poll_window_us.or(file.poll_window_us),
         log_level: flags.log_level.or(file.log_level),
@@ -322,6 +343,7 @@ fn check(args: ServeArgs) -> Result<ServeOptions, ConfigError> {
         cluster_passphrase_file: args.cluster_passphrase_file,
         encryption: args.encryption.unwrap_or(Switch::On) == Switch::On,
         allow_test_volumes: args.allow_test_volumes.unwrap_or(false),
+        nbd: NbdOptions::check(&args.nbd, args.nbd_host.as_deref(), args.nbd_read_only.unwrap_or(false))?,
         uring_mask: check_mask(args.uring_mask)?,
         poll_window: Duration::from_micros(poll_window_us),
         log_level: args.log_level.unwrap_or_default(),

@@ -9,5 +9,6 @@ pub mod cli;
 pub mod config;
 pub mod control;
 pub mod demo;
+mod interrupts;
 pub mod node;
 pub mod notify;

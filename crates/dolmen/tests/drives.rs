@@ -4,6 +4,13 @@
 mod node;
 
 use node::{Node, within};
+use std::path::Path;
+
+/// True when there is a page of the key table on a drive.
+fn holds_keys(drive: &Path) -> bool {
+    let label = std::fs::read(drive).unwrap();
+    label[..4 << 20].chunks(4096).any(|page| page.starts_with(b"dolmKEYS"))
+}
 
 const THREE: [&str; 3] = ["d0", "d1", "d2"];
 
@@ -34,9 +41,10 @@ fn a_drive_joins_and_another_leaves_while_a_host_writes() {
     node.host(1).fill(2, 48);
     within(&|| format!("{:?}", node.states()), || node.states().iter().all(|(name, _)| name != "d1"));
     node.host(1).verify(2, 48);
-    for event in ["DriveAdded", "DriveLeaving", "DriveGone"] {
+    for event in ["DriveAdded", "DriveLeaving", "DriveGone", "DriveKeysErased"] {
         node.until_event(event);
     }
+    assert!(!holds_keys(Path::new(&second)) && holds_keys(&fourth), "only drives of the pool hold keys");
     // Nobody holds the drive that has left any more.
     let list = node.cli(&["drive", "list"]);
     assert!(
@@ -110,6 +118,37 @@ fn a_wreck_does_not_keep_the_pool_from_starting() {
     // A healthy one that is forgotten is missed.
     assert!(node.refused(&["d0", "d1"], &[]).contains("d2"));
     node.start(&["d0", "d1"], &["--degraded"]);
+    node.host(1).verify(1, 32);
+}
+
+/// The daemon is killed while a drive is being emptied: the flags of before start it, and the drive leaves all the same; one that has
+/// left when nobody was there to see it is let go then.
+#[test]
+fn a_removal_goes_on_after_a_kill() {
+    let mut node = filled();
+    node.cli(&["drive", "add", &format!("{}:256MiB", node.drive("d3").display())]);
+    node.cli(&["pool", "reprotect", "--pause"]);
+    // It holds data, and nothing is moved: it is leaving until somebody says otherwise.
+    let first = node.drive("d0");
+    for _ in 0..2 {
+        node.cli(&["drive", "remove", first.to_str().unwrap(), "--no-wait"]);
+        node.kill();
+        node.start(&THREE, &[]);
+        let leaves = |(name, state): &(String, String)| name == "d0" && state == "Leaving";
+        within(&|| format!("{:?}", node.states()), || node.states().iter().any(leaves));
+        node.host(1).verify(1, 32);
+        node.cli(&["drive", "keep", first.to_str().unwrap()]);
+    }
+    node.cli(&["drive", "remove", first.to_str().unwrap(), "--no-wait"]);
+    node.kill();
+    node.start(&THREE, &[]);
+    node.cli(&["pool", "reprotect", "--resume"]);
+    node.until_event("DriveKeysErased");
+    assert!(!holds_keys(&first));
+    node.kill();
+    node.start(&THREE, &[]);
+    let names: Vec<String> = node.states().into_iter().map(|(name, _)| name).collect();
+    assert_eq!(names, ["d1", "d2", "d3"]);
     node.host(1).verify(1, 32);
 }
 

@@ -336,6 +336,7 @@ fn a_passphrase_is_enough() {
     assert_eq!(machine.json(&["key", "show"])["source"], "passphrase");
     let why = machine.run(&["key", "rotate"]);
     assert_eq!(why.status.code(), Some(1), "{why:?}");
+    assert!(String::from_utf8_lossy(&why.stderr).contains("phrase.new"), "{why:?}");
     machine.stop();
     assert!(!machine.data.join("keys").exists());
     let why = machine.refused(&machine.data, &[]);
@@ -347,6 +348,56 @@ fn a_passphrase_is_enough() {
     fs::write(&phrase, "correct horse battery stable").unwrap();
     let why = machine.refused(&machine.data, &from);
     assert!(why.contains("does not follow") || why.contains("is not what follows"), "{why}");
+}
+
+/// Another passphrase takes the place of the one in force, whatever kills the daemon meanwhile; then the old one opens nothing.
+#[test]
+fn a_passphrase_is_changed() {
+    let mut machine = Machine::new();
+    let (phrase, next) = (machine.path("phrase"), machine.path("phrase.new"));
+    let say = |number: usize| format!("correct horse battery {number}");
+    fs::write(&phrase, say(0)).unwrap();
+    let from = ["--cluster-passphrase-file", phrase.to_str().unwrap()];
+    machine.start(&from);
+    // More than a page of keys.
+    (0..70).for_each(|n| machine.create(&format!("v{n}"), &[]));
+    machine.write("v69", &blocks("HIDDEN-WORD", 1));
+    let before = machine.wrapped();
+    fs::write(&next, say(0)).unwrap();
+    let why = machine.run(&["key", "rotate"]);
+    assert!(String::from_utf8_lossy(&why.stderr).contains("in force"), "{why:?}");
+    // One that nobody has rotated to counts for nothing.
+    fs::write(&next, say(1)).unwrap();
+    machine.kill();
+    machine.start(&from);
+    assert!(next.exists());
+    for (number, wait_ms) in (1..).zip([300, 320, 350, 400, 500]) {
+        fs::write(&next, say(number)).unwrap();
+        let mut rotating = Command::new(DOLMEN)
+            .arg("--data")
+            .arg(&machine.data)
+            .args(["key", "rotate"])
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        std::thread::sleep(Duration::from_millis(wait_ms));
+        machine.kill();
+        rotating.wait().unwrap();
+        machine.start(&from);
+        assert_eq!(machine.json(&["key", "show"])["staleDataKeys"], Value::from(0));
+        machine.holds("v69", &blocks("HIDDEN-WORD", 1));
+    }
+    fs::write(&next, say(9)).unwrap();
+    machine.json(&["key", "rotate"]);
+    assert!(!next.exists() && fs::read_to_string(&phrase).unwrap() == say(9));
+    machine.stop();
+    assert!(machine.wrapped().is_disjoint(&before));
+    fs::write(&phrase, say(0)).unwrap();
+    machine.refused(&machine.data, &from);
+    fs::write(&phrase, say(9)).unwrap();
+    machine.start(&from);
+    machine.holds("v69", &blocks("HIDDEN-WORD", 1));
 }
 
 #[test]

@@ -13,6 +13,8 @@ mod host;
 mod node;
 #[path = "sim_node/run.rs"]
 mod run;
+#[path = "sim_node/why.rs"]
+mod why;
 
 use std::panic::catch_unwind;
 

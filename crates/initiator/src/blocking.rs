@@ -5,27 +5,27 @@
 //! limit and kept under way together.
 
 use crate::{
-    BlockRange, Command, Completion, DiscoveredSubsystem, Error, ErrorKind, Failure, Identity, Initiator,
-    Namespace, Notice, OWNER, Options, Request, State, SubmitError, SubsystemId,
-    identity::{DISCOVERY_ENTRY_BYTES, discovery_entries, discovery_header},
+    BlockRange, Command, Completion, DiscoveredSubsystem, Error, Failure, Identity, Initiator, Namespace,
+    Notice, OWNER, Options, Request, State, SubmitError, SubsystemId,
+    discovery::MAX_RECORDS,
+    identity::{DISCOVERY_ENTRY_BYTES, active_namespaces, discovery_entries, discovery_header},
     load::Load,
 };
-use dolmen_io::{Buf, Event, Io, Poller, PoolConfig, Tag, Turn};
+use dolmen_io::{Buf, Event, Io, Poller, PoolConfig, Tag, Turn, Wait};
 use dolmen_nvme::spec::{Cns, IdentifyCommand, LogId};
 use dolmen_types::Nanos;
 use std::{fmt, ops::Range};
-use zerocopy::{FromBytes, little_endian::U32};
+
+mod reservations;
 
 /// Spins this long after work before it sleeps. Nanoseconds.
 const SPIN_NS: u64 = 50_000;
 /// How long one call may take unless [`Session::set_timeout_ms`] says otherwise. Milliseconds.
 const TIMEOUT_MS: u64 = 60_000;
+/// A load is looked at this often although nothing completes. Milliseconds.
+const LOOK_MS: u64 = 100;
 /// Commands that one call keeps under way.
 const WINDOW: usize = 16;
-/// Records of a discovery log that are read at most.
-const MAX_DISCOVERY_RECORDS: u64 = 4096;
-/// Namespaces that a list may have at most.
-const MAX_NAMESPACES: usize = 65_536;
 /// Attempts to read a discovery log that changes meanwhile.
 const DISCOVERY_TRIES: u32 = 5;
 /// All namespaces, or the controller as a whole.
@@ -92,6 +92,7 @@ impl Session {
     /// [`SessionError::Connect`].
     pub fn connect(mut io: Io, options: Options) -> Result<Session> {
         let mut initiator = Initiator::new(OWNER);
+        let paths = 1 + options.paths.len();
         let subsystem = initiator.connect(&mut io, options).map_err(SessionError::Connect)?;
         let mut session = Session {
             io,
@@ -104,16 +105,25 @@ impl Session {
             completions: Vec::new(),
             notices: Vec::new(),
         };
-        // Every step of the bring-up has its own timeout, so this ends.
+        // Every step of the bring-up has its own timeout, so this ends: with one path that is live, or all that failed.
+        let mut failed = Vec::new();
         while !matches!(session.state(), State::Live { .. }) {
             session.turn();
-            let failed = session.notices.drain(..).find_map(|notice| match notice {
-                Notice::PathLost { error, .. } | Notice::State { state: State::Lost(error), .. } => {
-                    Some(error)
+            for notice in session.notices.drain(..) {
+                match notice {
+                    Notice::PathLost { path, error, .. } | Notice::PathGivenUp { path, error, .. } => {
+                        failed.retain(|(other, _)| *other != path);
+                        failed.push((path, error));
+                    }
+                    Notice::State { state: State::Lost(error), .. } => {
+                        return Err(SessionError::Connect(error));
+                    }
+                    _ => {}
                 }
-                _ => None,
-            });
-            if let Some(error) = failed {
+            }
+            if failed.len() == paths
+                && let Some((_, error)) = failed.pop()
+            {
                 return Err(SessionError::Connect(error));
             }
         }
@@ -123,6 +133,11 @@ impl Session {
     /// Sets how long one call may take.
     pub fn set_timeout_ms(&mut self, timeout_ms: u64) {
         self.timeout_ms = timeout_ms;
+    }
+
+    /// Sets for how long the loop spins after the last work before it sleeps: 0 never, `u64::MAX` always. Nanoseconds.
+    pub fn set_spin_ns(&mut self, spin_ns: u64) {
+        self.poller = Poller::new(spin_ns);
     }
 
     /// How the subsystem stands.
@@ -189,7 +204,7 @@ impl Session {
     fn discovery_head(&mut self, retain_event: bool) -> Result<(u64, u64)> {
         let buf = self.log(LogId::DISCOVERY, 0, DISCOVERY_ENTRY_BYTES, retain_event)?;
         let (generation, records) = discovery_header(&buf).unwrap_or((0, 0));
-        Ok((generation, records.min(MAX_DISCOVERY_RECORDS)))
+        Ok((generation, records.min(MAX_RECORDS)))
     }
 
     fn log(&mut self, page: LogId, offset: u64, bytes: usize, retain_event: bool) -> Result<Buf> {
@@ -222,16 +237,8 @@ impl Session {
         let mut all: Vec<u32> = Vec::new();
         loop {
             let page = self.identify(Cns::ACTIVE_NAMESPACES, all.last().copied().unwrap_or(0))?;
-            let (ids, _) = <[U32]>::ref_from_prefix(&page).unwrap_or_default();
-            let before = all.len();
-            let last = all.last().copied().unwrap_or(0);
-            all.extend(ids.iter().map(|id| id.get()).take_while(|&id| id != 0).filter(|&id| id > last));
-            if all.len() - before < ids.len() {
+            if active_namespaces(&page, &mut all).map_err(SessionError::Malformed)? {
                 return Ok(all);
-            }
-            if all.len() > MAX_NAMESPACES {
-                let what = "the list of namespaces has no end";
-                return Err(SessionError::Malformed(Error::new(ErrorKind::Protocol, what)));
             }
         }
     }
@@ -333,11 +340,13 @@ impl Session {
         }
     }
 
-    /// Runs a load until it is done or `each_turn` says stop, which then waits for what is under way.
+    /// Runs a load until it is done or `each_turn` says stop, which then waits for what is under way. `each_turn` is called
+    /// at least ten times a second, even if nothing completes.
     pub fn run(&mut self, load: &mut Load, mut each_turn: impl FnMut(&mut Load, Nanos) -> bool) {
         loop {
             load.step(&mut self.io, &mut self.initiator);
-            self.turn();
+            let look = self.io.now().plus_ms(LOOK_MS);
+            self.turn_until(load.wake_at().map_or(look, |at| at.min(look)));
             for completion in self.completions.drain(..) {
                 if load.owns(&completion) {
                     load.on_completion(completion);
@@ -423,9 +432,17 @@ impl Session {
 
     /// One turn of the loop.
     fn turn(&mut self) {
+        self.turn_until(Nanos(u64::MAX));
+    }
+
+    /// One turn that ends at `at` at the latest.
+    fn turn_until(&mut self, at: Nanos) {
         self.initiator.step(&mut self.io);
         let turn = if self.worked { Turn::Worked } else { Turn::Idle };
-        let wait = self.poller.wait(self.io.now(), turn);
+        let wait = match self.poller.wait(self.io.now(), turn) {
+            Wait::Forever if at.0 < u64::MAX => Wait::Until(at),
+            wait => wait,
+        };
         self.io.poll(wait, &mut self.events);
         self.worked = !self.events.is_empty();
         for (tag, event) in self.events.drain(..) {

@@ -95,6 +95,20 @@ pub enum Command {
         /// `blocks` times the block size long.
         buf: Buf,
     },
+    /// Compare what is stored with `compare` and, if it is the same, write `write` instead, in one (fused; Base 3.4.2). Never
+    /// sent twice. Only `write` comes back in the completion.
+    CompareAndWrite {
+        /// Namespace.
+        nsid: u32,
+        /// First logical block.
+        lba: u64,
+        /// Number of blocks; at most [`Identity::atomic_compare_blocks`](crate::Identity::atomic_compare_blocks).
+        blocks: u32,
+        /// `blocks` times the block size long.
+        compare: Buf,
+        /// As long.
+        write: Buf,
+    },
     /// Make blocks read as zeroes.
     WriteZeroes {
         /// Namespace.
@@ -193,6 +207,8 @@ pub enum SubmitError {
     TooLarge,
     /// The pool has no buffer for the ranges; reap some completions first.
     Memory,
+    /// No path has been live for longer than [`Options::fast_fail_ms`](crate::Options::fast_fail_ms).
+    Down,
 }
 
 impl fmt::Display for SubmitError {
@@ -204,6 +220,7 @@ impl fmt::Display for SubmitError {
             SubmitError::NoQueues => "a discovery controller has no I/O queues",
             SubmitError::TooLarge => "more data than the controller takes in one command",
             SubmitError::Memory => "no buffer left in the pool",
+            SubmitError::Down => "no path to the subsystem for too long",
         })
     }
 }
@@ -245,6 +262,10 @@ pub(crate) struct Job {
     pub(crate) resend: Resend,
 }
 
+/// FUSE of the two halves of a pair.
+const FUSE_FIRST: u8 = 1;
+const FUSE_SECOND: u8 = 2;
+
 /// The smallest unit of a log page's offset and length. Bytes.
 const DWORD: usize = 4;
 
@@ -270,6 +291,7 @@ impl Command {
                 Data::ToHost(buf) | Data::ToController(buf) => buf.len(),
             },
             Command::Deallocate { ranges, .. } => size_of::<DsmRange>() * ranges.len(),
+            Command::CompareAndWrite { write, .. } => write.len(),
             _ => 0,
         }
     }
@@ -284,6 +306,11 @@ impl Command {
                 let blocks = usize::try_from(*blocks).unwrap_or(0);
                 (1..=65_536).contains(&blocks) && !buf.is_empty() && buf.len().is_multiple_of(blocks)
             }
+            Command::CompareAndWrite { blocks, compare, write, .. } => {
+                let each = usize::try_from(*blocks).unwrap_or(0);
+                let whole = count(*blocks) && !write.is_empty() && write.len().is_multiple_of(each);
+                whole && compare.len() == write.len()
+            }
             Command::WriteZeroes { blocks, .. } | Command::Verify { blocks, .. } => count(*blocks),
             Command::Deallocate { ranges, .. } => (1..=DatasetCommand::MAX_RANGES).contains(&ranges.len()),
             Command::Identify { buf, .. } => buf.len() == IdentifyCommand::DATA_BYTES,
@@ -294,8 +321,25 @@ impl Command {
         }
     }
 
-    /// Reduces a valid command; `list` is a buffer for a range list, taken only by [`Command::Deallocate`].
-    pub(crate) fn into_job(self, list: Option<Buf>) -> Job {
+    /// Reduces a valid command; `list` is a buffer for a range list, taken only by [`Command::Deallocate`]. The second job is
+    /// that of a fused pair's second half.
+    pub(crate) fn into_jobs(self, list: Option<Buf>) -> (Job, Option<Job>) {
+        match self {
+            Command::CompareAndWrite { nsid, lba, blocks, compare, write } => {
+                let half = |opcode, fuse, buf| {
+                    let rw = ReadWrite { start: lba, blocks, ..ReadWrite::default() };
+                    let mut sqe = Sqe::with_read_write(opcode, 0, nsid, rw);
+                    sqe.flags |= fuse;
+                    Job { lane: Lane::Io, sqe, data: Data::ToController(buf), resend: Resend::Never }
+                };
+                let first = half(NvmOpcode::COMPARE, FUSE_FIRST, compare);
+                (first, Some(half(NvmOpcode::WRITE, FUSE_SECOND, write)))
+            }
+            other => (other.into_job(list), None),
+        }
+    }
+
+    fn into_job(self, list: Option<Buf>) -> Job {
         let io = |sqe, data| Job { lane: Lane::Io, sqe, data, resend: Resend::Allowed };
         let block = |opcode, nsid, start, blocks| {
             Sqe::with_read_write(opcode, 0, nsid, ReadWrite { start, blocks, ..ReadWrite::default() })
@@ -319,6 +363,7 @@ impl Command {
                 io(block(NvmOpcode::VERIFY, nsid, lba, blocks), Data::None)
             }
             Command::Deallocate { nsid, ranges } => deallocate(nsid, &ranges, list),
+            Command::CompareAndWrite { .. } => unreachable!("a pair is two jobs"),
             Command::Flush { nsid } => {
                 let sqe = Sqe { nsid: nsid.into(), ..Sqe::new(NvmOpcode::FLUSH.0, 0) };
                 io(sqe, Data::None)

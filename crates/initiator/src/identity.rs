@@ -3,16 +3,19 @@
 use crate::{Error, ErrorKind};
 use dolmen_nvme::spec::{
     DiscoveryEntry, DiscoveryHeader, IdentifyController, IdentifyNamespace, NamespaceIdDescriptor,
-    padded_ascii,
+    controller_attributes, padded_ascii,
 };
 use dolmen_types::{Nqn, Uuid};
 use std::net::{IpAddr, SocketAddr};
-use zerocopy::FromBytes;
+use zerocopy::{FromBytes, little_endian::U32};
 
 /// The largest transfer that we ask for, also of a controller that names no limit. Bytes.
 const MOST_TRANSFER_BYTES: u32 = 1 << 20;
 /// The unit of MDTS on fabrics: the smallest page. As an exponent of two.
 const PAGE_SHIFT: u32 = 12;
+
+/// CMIC bit 3: the subsystem reports ANA.
+const ANA_REPORTED: u8 = 1 << 3;
 
 /// What a controller is and can do.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -39,6 +42,24 @@ pub struct Identity {
     pub retry_delays: [u16; 3],
     /// True when the controller reports events that we want.
     pub events: bool,
+    /// True when the subsystem reports ANA (CMIC bit 3).
+    pub ana: bool,
+    /// ANATT: longest time in the Change state. Seconds; 0 when ANA is not reported.
+    pub ana_transition_s: u8,
+    /// NANAGRPID: ANA groups at most.
+    pub ana_groups: u32,
+    /// Namespaces at most (MNAN, else NN).
+    pub max_namespaces: u32,
+    /// CQT: after an association is lost, its commands end within this time; 0 when not reported. Milliseconds.
+    pub quiesce_ms: u16,
+    /// True when any command keeps the association alive (CTRATT, TBKAS).
+    pub traffic_keeps_alive: bool,
+    /// Abort commands that may be under way (ACL).
+    pub aborts: u16,
+    /// True when Compare and Write may be fused (FUSES bit 0).
+    pub fused: bool,
+    /// Highest block count of a fused Compare and Write (ACWU). Logical blocks.
+    pub atomic_compare_blocks: u32,
 }
 
 impl Identity {
@@ -54,6 +75,18 @@ impl Identity {
         self.subsystem = padded_ascii(&page.subsystem_nqn);
         self.optional_nvm = page.optional_nvm.get();
         self.retry_delays = page.retry_delays.map(|d| d.get());
+        self.ana = page.multipath & ANA_REPORTED != 0;
+        (self.ana_transition_s, self.ana_groups) =
+            if self.ana { (page.ana_transition_s, page.ana_groups.get()) } else { (0, 0) };
+        self.max_namespaces = match page.max_namespaces.get() {
+            0 => page.namespaces.get(),
+            most => most,
+        };
+        self.quiesce_ms = page.command_quiesce_ms.get();
+        self.traffic_keeps_alive = page.attributes.get() & controller_attributes::TRAFFIC_KEEP_ALIVE != 0;
+        self.aborts = u16::from(page.abort_limit) + 1;
+        self.fused = page.fused.get() & 1 != 0;
+        self.atomic_compare_blocks = u32::from(page.atomic_compare_write.get()) + 1;
     }
 }
 
@@ -106,6 +139,58 @@ impl Namespace {
     }
 }
 
+/// Namespaces that a list may have at most.
+const MAX_NAMESPACES: usize = 65_536;
+
+/// Appends a page of Identify's active namespace list, which follows the last one in `all`. True: that was the last page.
+///
+/// # Errors
+/// [`ErrorKind::Protocol`] for a list without an end.
+pub(crate) fn active_namespaces(page: &[u8], all: &mut Vec<u32>) -> Result<bool, Error> {
+    let (ids, _) = <[U32]>::ref_from_prefix(page).unwrap_or_default();
+    let (before, last) = (all.len(), all.last().copied().unwrap_or(0));
+    all.extend(ids.iter().map(|id| id.get()).take_while(|&id| id != 0).filter(|&id| id > last));
+    if all.len() > MAX_NAMESPACES {
+        return Err(Error::new(ErrorKind::Protocol, "the list of namespaces has no end"));
+    }
+    Ok(all.len() - before < ids.len())
+}
+
+/// What tells a namespace from all others, whatever controller shows it (Base 4.7.1): one path to a namespace may stand
+/// for another only where these agree.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct NamespaceIds {
+    /// UUID; nil if there is none.
+    pub uuid: Uuid,
+    /// NGUID; zeroes if there is none.
+    pub nguid: [u8; 16],
+    /// EUI-64; zeroes if there is none.
+    pub eui64: [u8; 8],
+}
+
+impl NamespaceIds {
+    /// Reads a list of Namespace Identification Descriptors.
+    #[must_use]
+    pub fn parse(descriptors: &[u8]) -> NamespaceIds {
+        let mut ids = NamespaceIds::default();
+        for (kind, bytes) in NamespaceIdDescriptor::list(descriptors) {
+            match kind {
+                NamespaceIdDescriptor::UUID => ids.uuid = bytes.try_into().map_or(Uuid::NIL, Uuid),
+                NamespaceIdDescriptor::NGUID => ids.nguid = bytes.try_into().unwrap_or_default(),
+                NamespaceIdDescriptor::EUI64 => ids.eui64 = bytes.try_into().unwrap_or_default(),
+                _ => {}
+            }
+        }
+        ids
+    }
+
+    /// True when nothing identifies the namespace: it can't be told to be the same elsewhere.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        *self == NamespaceIds::default()
+    }
+}
+
 /// What a discovery log entry points to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Discovered {
@@ -130,6 +215,8 @@ pub struct DiscoveredSubsystem {
     pub addr: SocketAddr,
     /// The port identifier in the subsystem.
     pub port_id: u16,
+    /// True when the entry demands a secure channel (TREQ), which this host does not have.
+    pub needs_tls: bool,
 }
 
 /// Bytes of the discovery log's header, and of each of its entries.
@@ -154,7 +241,7 @@ pub(crate) fn discovery_entries(bytes: &[u8], out: &mut Vec<DiscoveredSubsystem>
 }
 
 fn discovered(entry: &DiscoveryEntry) -> Option<DiscoveredSubsystem> {
-    use dolmen_nvme::spec::{SubsystemType, TransportType};
+    use dolmen_nvme::spec::{SubsystemType, TransportRequirement, TransportType};
     if TransportType(entry.transport) != TransportType::TCP {
         return None;
     }
@@ -171,6 +258,7 @@ fn discovered(entry: &DiscoveryEntry) -> Option<DiscoveredSubsystem> {
         nqn: Nqn::from_field(&entry.subsystem_nqn).ok()?,
         addr: SocketAddr::new(address, port),
         port_id: entry.port_id.get(),
+        needs_tls: entry.requirements & 3 == TransportRequirement::SECURE_CHANNEL,
     })
 }
 
@@ -208,8 +296,13 @@ mod tests {
         let mut found = Vec::new();
         discovery_entries(&bytes, &mut found);
         let addr = "192.0.2.1:4420".parse().unwrap();
-        let wanted =
-            DiscoveredSubsystem { kind: Discovered::Subsystem, nqn: nqn.parse().unwrap(), addr, port_id: 9 };
+        let wanted = DiscoveredSubsystem {
+            kind: Discovered::Subsystem,
+            nqn: nqn.parse().unwrap(),
+            addr,
+            port_id: 9,
+            needs_tls: false,
+        };
         assert_eq!(found, [wanted]);
     }
 

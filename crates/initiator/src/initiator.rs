@@ -10,7 +10,8 @@
 //! Nothing here waits, and nothing is allocated per command once the vectors have found their size.
 
 use crate::{
-    Completion, Error, Identity, Options, Request, SubmitError, SubsystemId,
+    Completion, Error, ErrorKind, Identity, Options, PathOptions, PathReport, Request, SubmitError,
+    SubsystemId,
     subsystem::{Out, Subsystem},
 };
 use dolmen_io::{Event, Io, Owner, Tag, TimerId};
@@ -19,8 +20,8 @@ use dolmen_nvme::spec::AsyncEvent;
 /// The owner of this component's events when it runs among the other components of a core.
 pub const OWNER: Owner = Owner(4);
 
-/// The queue number in the keys of timers.
-const TIMER_QUEUE: u16 = u16::MAX;
+/// The path number in the keys of timers.
+const TIMER_PATH: u8 = u8::MAX;
 
 /// How a subsystem stands.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -43,6 +44,31 @@ pub enum State {
 /// Something to know about a subsystem, beside completions.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Notice {
+    /// An association was made: commands can flow on this path.
+    PathLive {
+        /// Whose.
+        subsystem: SubsystemId,
+        /// Which, by its place in [`Options::addr`] (0) and [`Options::paths`] (from 1).
+        path: u8,
+    },
+    /// A path was given up; others may go on.
+    PathGivenUp {
+        /// Whose.
+        subsystem: SubsystemId,
+        /// Which.
+        path: u8,
+        /// Why.
+        error: Error,
+    },
+    /// A namespace is not the same on this path as on the others: it is not used for it.
+    Mismatch {
+        /// Whose.
+        subsystem: SubsystemId,
+        /// Which.
+        path: u8,
+        /// The namespace.
+        nsid: u32,
+    },
     /// Its state changed.
     State {
         /// Which.
@@ -54,13 +80,18 @@ pub enum Notice {
     PathLost {
         /// Whose.
         subsystem: SubsystemId,
+        /// Which.
+        path: u8,
         /// Why.
         error: Error,
     },
-    /// The controller reported an event. It stays masked until the log page that it names is read.
+    /// A controller reported an event. It stays masked until the log page that it names is read there: ANA's is read here,
+    /// and with several paths all others too, by themselves; with one path they are the caller's to read.
     Event {
         /// Whose.
         subsystem: SubsystemId,
+        /// Which path's controller.
+        path: u8,
         /// What.
         event: AsyncEvent,
     },
@@ -83,20 +114,27 @@ struct Entry {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Key {
     pub(crate) subsystem: SubsystemId,
+    pub(crate) path: u8,
+    /// 0 to 128.
     pub(crate) queue: u16,
     pub(crate) generation: u16,
 }
 
 impl Key {
     pub(crate) fn bits(self) -> u64 {
-        u64::from(self.subsystem.0) << 32 | u64::from(self.queue) << 16 | u64::from(self.generation)
+        let queue = u64::from(self.queue & 0xff);
+        u64::from(self.subsystem.0) << 32
+            | u64::from(self.path) << 24
+            | queue << 16
+            | u64::from(self.generation)
     }
 
     fn of(bits: u64) -> Key {
-        let [g0, g1, q0, q1, s @ ..] = bits.to_le_bytes();
+        let [g0, g1, queue, path, s @ ..] = bits.to_le_bytes();
         Key {
             subsystem: SubsystemId(u32::from_le_bytes(s)),
-            queue: u16::from_le_bytes([q0, q1]),
+            path,
+            queue: queue.into(),
             generation: u16::from_le_bytes([g0, g1]),
         }
     }
@@ -149,10 +187,11 @@ impl Initiator {
     pub fn on_event(&mut self, io: &mut Io, key: u64, event: Event) {
         let key = Key::of(key);
         let Some(entry) = entry(&mut self.subsystems, key.subsystem) else { return };
-        if key.queue == TIMER_QUEUE {
+        if key.path == TIMER_PATH {
             entry.timer = None;
         } else {
-            entry.subsystem.on_event(io, key.queue, key.generation, event, &mut self.out);
+            let queue = (key.queue, key.generation);
+            entry.subsystem.on_event(io, usize::from(key.path), queue, event, &mut self.out);
         }
     }
 
@@ -172,7 +211,7 @@ impl Initiator {
                 *slot = None;
                 continue;
             }
-            let key = Key { subsystem: SubsystemId(index), queue: TIMER_QUEUE, generation: 0 };
+            let key = Key { subsystem: SubsystemId(index), path: TIMER_PATH, queue: 0, generation: 0 };
             arm(io, &mut entry.timer, Tag { owner: self.owner, key: key.bits() }, entry.subsystem.wake_at());
         }
     }
@@ -201,6 +240,29 @@ impl Initiator {
     #[must_use]
     pub fn identity(&self, id: SubsystemId) -> Option<&Identity> {
         self.get(id).and_then(Subsystem::identity)
+    }
+
+    /// Adds a path to a subsystem; returns its number.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Options`](crate::ErrorKind::Options) when there are too many, or the subsystem is gone.
+    pub fn add_path(&mut self, io: &mut Io, id: SubsystemId, path: PathOptions) -> Result<u8, Error> {
+        match entry(&mut self.subsystems, id) {
+            Some(entry) => entry.subsystem.add_path(path, io.now()),
+            None => Err(Error::new(ErrorKind::Options, "no such subsystem")),
+        }
+    }
+
+    /// Takes a path away: what is under way on it goes to the others. The last one can't be taken away; that is
+    /// [`Initiator::disconnect`]. False: there is no such path, or it is the last.
+    pub fn remove_path(&mut self, io: &mut Io, id: SubsystemId, path: u8) -> bool {
+        entry(&mut self.subsystems, id).is_some_and(|e| e.subsystem.remove_path(io, path, &mut self.out))
+    }
+
+    /// How a subsystem's paths stand, and what happened on them. Copies histograms: not for every turn.
+    #[must_use]
+    pub fn paths(&self, id: SubsystemId) -> Vec<PathReport> {
+        self.get(id).map_or_else(Vec::new, Subsystem::reports)
     }
 
     fn get(&self, id: SubsystemId) -> Option<&Subsystem> {
@@ -234,7 +296,7 @@ mod tests {
 
     #[test]
     fn keys_round_trip() {
-        let key = Key { subsystem: SubsystemId(0x0102_0304), queue: 0x506, generation: 0x708 };
+        let key = Key { subsystem: SubsystemId(0x0102_0304), path: 5, queue: 6, generation: 0x708 };
         assert_eq!(Key::of(key.bits()), key);
         assert_eq!(key.bits(), 0x0102_0304_0506_0708);
     }

@@ -1,6 +1,6 @@
 //! What a caller decides about one subsystem's connections, and the limits of those decisions.
 
-use crate::{Error, ErrorKind};
+use crate::{Error, ErrorKind, Fencing, Policy, subsystem::choice::MAX_PATHS};
 use dolmen_types::{
     Nqn, Uuid,
     limits::{MAX_ADMIN_DEPTH, MAX_IO_QUEUES, MAX_QUEUE_DEPTH},
@@ -21,6 +21,15 @@ pub struct Digests {
     pub data: bool,
 }
 
+/// One way to a subsystem: an address at which a controller of it can be had.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PathOptions {
+    /// The target's address.
+    pub addr: SocketAddr,
+    /// Smaller is preferred, among paths that reach a namespace equally well; with [`Policy::ActivePassive`] only.
+    pub preference: u8,
+}
+
 /// How to reach a subsystem, how much to have under way, and how long to wait for what.
 ///
 /// Start from [`Options::new`] and change what should differ.
@@ -28,6 +37,18 @@ pub struct Digests {
 pub struct Options {
     /// The target's address; port 4420 by convention, 8009 for discovery.
     pub addr: SocketAddr,
+    /// Preference of the path to `addr`, as in [`PathOptions`].
+    pub preference: u8,
+    /// Further paths to the same subsystem, at most 31. Each is an association with a controller of its own, with as many
+    /// queues as the first.
+    pub paths: Vec<PathOptions>,
+    /// How commands are spread over the paths that reach their namespace best.
+    pub policy: Policy,
+    /// What is done about changes whose outcome is unknown when another path takes over.
+    pub fencing: Fencing,
+    /// How long commands of a lost association may go on, after its controller has noticed; `None` takes the controller's
+    /// word (CQT; controllers older than Base 2.1 report none, which is taken for 0). Milliseconds.
+    pub quiesce_ms: Option<u64>,
     /// The subsystem; [`Nqn::DISCOVERY`] makes this a discovery controller without I/O queues.
     pub subsystem: Nqn,
     /// Who we are.
@@ -46,11 +67,17 @@ pub struct Options {
     pub keep_alive_ms: u32,
     /// Longest time for one step of the bring-up (a TCP connect, one command). Milliseconds.
     pub connect_timeout_ms: u64,
-    /// A command that the controller leaves unanswered for so long means that the controller is lost: the
-    /// association is closed and opened anew, and its commands are sent again. Milliseconds.
+    /// A command that the controller leaves unanswered for so long is aborted; and if that does not help within
+    /// `abort_timeout_ms`, the controller is reset and the association opened anew. Its commands are sent again, here or on
+    /// another path. Milliseconds.
     pub io_timeout_ms: u64,
-    /// How long an association may stay away before all its commands fail and no more attempts are made.
-    /// Milliseconds; `None` for ever.
+    /// How long an Abort may take before the controller is reset; 0 for no Abort at all. Milliseconds.
+    pub abort_timeout_ms: u64,
+    /// When no path has been live for so long, commands fail at once until one is again. Milliseconds; `None` for never:
+    /// they wait, up to their own deadlines and to `loss_timeout_ms`.
+    pub fast_fail_ms: Option<u64>,
+    /// How long an association may stay away before no more attempts are made on its path; when the last path is given
+    /// up, all commands fail. Milliseconds; `None` for ever.
     pub loss_timeout_ms: Option<u64>,
     /// How often a command is sent again when the controller answers "not now" (namespace not ready, ANA transition),
     /// each time after the pause that it names, else 100 ms.
@@ -71,6 +98,11 @@ impl Options {
     pub fn new(addr: SocketAddr, subsystem: Nqn, host: Nqn, host_id: Uuid) -> Options {
         Options {
             addr,
+            preference: 0,
+            paths: Vec::new(),
+            policy: Policy::default(),
+            fencing: Fencing::default(),
+            quiesce_ms: None,
             subsystem,
             host,
             host_id,
@@ -81,6 +113,8 @@ impl Options {
             keep_alive_ms: 15_000,
             connect_timeout_ms: 5_000,
             io_timeout_ms: 30_000,
+            abort_timeout_ms: 5_000,
+            fast_fail_ms: None,
             loss_timeout_ms: Some(600_000),
             retries: 100,
             reconnect_min_ms: 50,
@@ -119,6 +153,13 @@ impl Options {
         if self.reconnect_min_ms == 0 || self.reconnect_max_ms < self.reconnect_min_ms {
             return wrong("reconnect_min_ms is at least 1, and reconnect_max_ms is not below it");
         }
+        if self.paths.len() >= MAX_PATHS {
+            return wrong("a subsystem has at most 32 paths");
+        }
+        let addrs = || std::iter::once(self.addr).chain(self.paths.iter().map(|p| p.addr));
+        if addrs().enumerate().any(|(at, addr)| addrs().take(at).any(|earlier| earlier == addr)) {
+            return wrong("two paths lead to the same address");
+        }
         if self.stage_bytes > MAX_STAGE_BYTES {
             return wrong("stage_bytes is at most 16384");
         }
@@ -147,7 +188,7 @@ mod tests {
     #[test]
     fn the_usual_values_pass_and_the_impossible_is_refused() {
         assert!(options().check().is_ok());
-        let bad: [fn(&mut Options); 7] = [
+        let bad: [fn(&mut Options); 9] = [
             |o| o.host_id = Uuid::NIL,
             |o| o.io_queues = 0,
             |o| o.io_queues = 129,
@@ -155,6 +196,12 @@ mod tests {
             |o| o.backlog = 0,
             |o| o.reconnect_min_ms = 0,
             |o| o.stage_bytes = 1 << 20,
+            |o| o.paths = vec![PathOptions { addr: o.addr, preference: 1 }],
+            |o| {
+                o.paths = (1..=32)
+                    .map(|port| PathOptions { addr: ([192, 0, 2, 1], port).into(), preference: 0 })
+                    .collect();
+            },
         ];
         for spoil in bad {
             let mut o = options();

@@ -11,19 +11,22 @@ use crate::{
     initiator::Key,
     options::ADMIN_ENTRIES,
     queue::{ADMIN_IN_CAPSULE_BYTES, Dispatch, Heard, Queue, no_memory},
-    slots::{Origin, Payload, Place, Reply, SlotId},
+    slots::{Origin, Payload, Place, Reply, SlotId, Under},
     subsystem::Shared,
 };
-use dolmen_io::{Event, Io};
+use dolmen_io::{Buf, Event, Io};
 use dolmen_nvme::spec::{
-    AdminOpcode, AsyncEvent, ControllerConfig, Property, PropertySet, ShutdownRequest, Sqe,
+    AbortCommand, AdminOpcode, AsyncEvent, Cns, ControllerConfig, GetLogCommand, IdentifyCommand, LogId,
+    Property, PropertySet, ShutdownRequest, Sqe, Status,
 };
 use dolmen_types::Nanos;
-use std::collections::VecDeque;
+use std::{collections::VecDeque, net::SocketAddr};
 use zerocopy::IntoBytes;
 
 /// How long the controller gets to answer the shutdown. Milliseconds.
 const SHUTDOWN_MS: u64 = 1000;
+/// How long the controller gets to answer a reset. Milliseconds.
+const RESET_MS: u64 = 1000;
 /// Never.
 const NEVER: Nanos = Nanos(u64::MAX);
 
@@ -36,6 +39,10 @@ pub(crate) enum Answer {
     Event(AsyncEvent),
     /// The shutdown was answered.
     ShutDown,
+    /// A page that was asked for on behalf of the subsystem came, or why not.
+    Page(Origin, Result<Buf, Status>),
+    /// An Abort was answered: true when the controller aborted something.
+    Abort(bool),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,10 +55,14 @@ enum Phase {
     Live,
     /// The controller is being told that we leave.
     Leaving,
+    /// The controller is being told to reset itself; the association is over then.
+    Resetting,
 }
 
 /// The state of one path.
 pub(crate) struct Path {
+    number: u8,
+    addr: SocketAddr,
     phase: Phase,
     /// Of the association; events of sockets of an earlier one are not ours any more.
     generation: u16,
@@ -71,12 +82,19 @@ pub(crate) struct Path {
     keep_alive_at: Nanos,
     /// A keep-alive is unanswered.
     keeping_alive: bool,
+    /// Something was answered since the last look at the keep-alive.
+    heard_of: bool,
+    /// The controller knows that the association is over: it ended it itself, or confirmed our reset.
+    told: bool,
     retry_at: Nanos,
 }
 
 impl Path {
-    pub(crate) fn new() -> Path {
+    /// A path that is not connected.
+    pub(crate) fn new(number: u8, addr: SocketAddr) -> Path {
         Path {
+            number,
+            addr,
             phase: Phase::Idle,
             generation: 0,
             bringup: None,
@@ -89,6 +107,8 @@ impl Path {
             look_at: NEVER,
             keep_alive_at: NEVER,
             keeping_alive: false,
+            heard_of: false,
+            told: false,
             retry_at: Nanos(0),
         }
     }
@@ -115,6 +135,25 @@ impl Path {
         self.identity.as_ref()
     }
 
+    /// Takes the place of another path: events of that one's sockets are not mistaken for ours.
+    pub(crate) fn follow(&mut self, old: &Path) {
+        self.generation = old.generation;
+    }
+
+    pub(crate) fn addr(&self) -> SocketAddr {
+        self.addr
+    }
+
+    /// True when the controller knows that the last association is over.
+    pub(crate) fn is_told(&self) -> bool {
+        self.told
+    }
+
+    /// Commands under way on all I/O queues.
+    pub(crate) fn load(&self) -> usize {
+        self.io.iter().map(Queue::under_way).sum()
+    }
+
     pub(crate) fn retry_at(&self) -> Nanos {
         self.retry_at
     }
@@ -127,7 +166,7 @@ impl Path {
     pub(crate) fn wake_at(&self) -> Nanos {
         match self.phase {
             Phase::Idle => self.retry_at,
-            Phase::Opening | Phase::Leaving => self.step_until.min(self.look_at),
+            Phase::Opening | Phase::Leaving | Phase::Resetting => self.step_until.min(self.look_at),
             Phase::Live => self.keep_alive_at,
         }
     }
@@ -136,15 +175,16 @@ impl Path {
     pub(crate) fn start(&mut self, io: &mut Io, shared: &Shared) -> Result<(), Error> {
         self.generation = self.generation.wrapping_add(1);
         self.phase = Phase::Opening;
+        self.told = false;
         self.step_until = io.now().plus_ms(shared.options.connect_timeout_ms);
-        let key = self.key(shared, 0);
+        let way = (self.key(shared, 0), self.addr);
         let shape = (ADMIN_ENTRIES - 1, ADMIN_IN_CAPSULE_BYTES);
-        self.admin = Some(Queue::open(io, shared.owner, key, &shared.options, shape)?);
+        self.admin = Some(Queue::open(io, shared.owner, way, &shared.options, shape)?);
         Ok(())
     }
 
     fn key(&self, shared: &Shared, queue: u16) -> Key {
-        Key { subsystem: shared.id, queue, generation: self.generation }
+        Key { subsystem: shared.id, path: self.number, queue, generation: self.generation }
     }
 
     fn queue(&mut self, number: u16) -> Option<&mut Queue> {
@@ -168,7 +208,7 @@ impl Path {
             return Ok(());
         }
         let lost = |what: String| Error::new(ErrorKind::Connection, what);
-        let addr = shared.options.addr;
+        let addr = self.addr;
         let mut heard = std::mem::take(&mut self.heard);
         let Some(queue) = self.queue(number) else { return Ok(()) };
         let result = match event {
@@ -178,7 +218,11 @@ impl Path {
                 queue.sent(io, slices);
                 Ok(())
             }
-            Event::EndOfStream => Err(lost(format!("{addr} closed the connection of queue {number}"))),
+            Event::EndOfStream => {
+                self.told = true;
+                Err(lost(format!("{addr} closed the connection of queue {number}")))
+            }
+            // A reset proves nothing: something on the way may have sent it.
             Event::Failed { error, .. } => Err(lost(format!("queue {number} to {addr}: {error}"))),
             _ => Ok(()),
         };
@@ -201,13 +245,14 @@ impl Path {
     ) -> Result<(), Error> {
         match heard {
             Heard::Completed(id) => {
+                self.heard_of = true;
                 let slot = shared.slots.get(id);
                 match slot.origin {
-                    Origin::Caller { .. } if matches!(slot.place, Place::Abandoned { .. }) => {
+                    Origin::Caller { .. } if matches!(slot.place, Place::Abandoned(_)) => {
                         shared.slots.remove(id);
                         Ok(())
                     }
-                    Origin::Caller { .. } => {
+                    Origin::Caller { .. } | Origin::Second { .. } => {
                         answers.push(Answer::Command(id));
                         Ok(())
                     }
@@ -269,7 +314,25 @@ impl Path {
                 self.request_event(io, shared)
             }
             // A controller that takes no event request goes on without.
-            Origin::AsyncEvent | Origin::Caller { .. } => Ok(()),
+            Origin::AsyncEvent | Origin::Caller { .. } | Origin::Second { .. } => Ok(()),
+            Origin::Log(_) | Origin::Check { .. } => {
+                let page = match payload {
+                    Payload::In(buf) if cqe.status().is_success() => Ok(buf),
+                    _ => Err(cqe.status()),
+                };
+                answers.push(Answer::Page(origin, page));
+                Ok(())
+            }
+            Origin::Abort => {
+                let aborted = cqe.status().is_success() && cqe.dw0.get() & AbortCommand::NOT_ABORTED == 0;
+                answers.push(Answer::Abort(aborted));
+                Ok(())
+            }
+            Origin::Reset => {
+                self.told = cqe.status().is_success();
+                let what = format!("{} was reset since a command stayed unanswered", self.addr);
+                Err(Error::new(ErrorKind::Timeout, what))
+            }
             Origin::Shutdown => {
                 self.step_until = io.now();
                 answers.push(Answer::ShutDown);
@@ -306,8 +369,8 @@ impl Path {
         let (entries, in_capsule) = identity.map_or((2, 0), |i| (i.max_entries, i.in_capsule_bytes));
         let depth = shared.options.queue_depth.min(entries.saturating_sub(1)).max(1);
         for number in 1..=count {
-            let key = self.key(shared, number);
-            self.io.push(Queue::open(io, shared.owner, key, &shared.options, (depth, in_capsule))?);
+            let way = (self.key(shared, number), self.addr);
+            self.io.push(Queue::open(io, shared.owner, way, &shared.options, (depth, in_capsule))?);
         }
         self.opening = usize::from(count);
         Ok(())
@@ -324,6 +387,50 @@ impl Path {
             }
             Step::Wait(_) | Step::OpenQueues(_) | Step::Live => Ok(()),
         }
+    }
+
+    /// Reads `bytes` of a log page from `offset` on; the answer is an [`Answer::Page`]. False: there is no room now.
+    pub(crate) fn read_log(
+        &mut self,
+        io: &mut Io,
+        shared: &mut Shared,
+        page: LogId,
+        (offset, bytes): (usize, usize),
+    ) -> bool {
+        let log = GetLogCommand {
+            page,
+            specific: 0,
+            // The first piece lets the event come again; a change between two pieces is heard of by it.
+            retain_event: offset > 0,
+            length: bytes as u64,
+            offset: offset as u64,
+            identifier: 0,
+            command_set: 0,
+        };
+        let payload = bringup::Payload::Page(bytes);
+        self.send_own(io, shared, 0, Origin::Log(page), log.encode(0, u32::MAX), &payload).is_ok()
+    }
+
+    /// Asks for a namespace's identifiers; the answer is an [`Answer::Page`]. False: there is no room now.
+    pub(crate) fn check_namespace(&mut self, io: &mut Io, shared: &mut Shared, nsid: u32) -> bool {
+        let cns = Cns::NAMESPACE_DESCRIPTORS;
+        let identify = IdentifyCommand { cns, controller: 0, specific: 0, command_set: 0, uuid_index: 0 };
+        let payload = bringup::Payload::Page(IdentifyCommand::DATA_BYTES);
+        self.send_own(io, shared, 0, Origin::Check { nsid }, identify.encode(0, nsid), &payload).is_ok()
+    }
+
+    /// Asks the controller to abort a command. False: there is no room now.
+    pub(crate) fn abort(&mut self, io: &mut Io, shared: &mut Shared, what: Under) -> bool {
+        let abort = AbortCommand { queue: what.queue, cid: what.cid };
+        self.send_own(io, shared, 0, Origin::Abort, abort.encode(0), &bringup::Payload::None).is_ok()
+    }
+
+    /// Tells the controller to reset itself, which ends the association whether it answers or not.
+    pub(crate) fn reset(&mut self, io: &mut Io, shared: &mut Shared) -> Result<(), Error> {
+        self.phase = Phase::Resetting;
+        self.step_until = io.now().plus_ms(RESET_MS);
+        let set = PropertySet { property: Property::CC, wide: false, value: 0 };
+        self.send_own(io, shared, 0, Origin::Reset, set.encode(0), &bringup::Payload::None)
     }
 
     fn request_event(&mut self, io: &mut Io, shared: &mut Shared) -> Result<(), Error> {
@@ -362,7 +469,7 @@ impl Path {
         }
         shared.slots.remove(slot);
         match sent {
-            // A caller's admin commands have taken all identifiers; only a keep-alive can meet that, and can wait.
+            // A caller's admin commands have taken all identifiers; what we send while live can wait.
             Dispatch::Full if origin == Origin::KeepAlive => {
                 self.keeping_alive = false;
                 Ok(())
@@ -414,7 +521,7 @@ impl Path {
         let now = io.now();
         if self.phase == Phase::Opening {
             if now >= self.step_until {
-                let what = format!("{} didn't answer in time while connecting", shared.options.addr);
+                let what = format!("{} didn't answer in time while connecting", self.addr);
                 return Err(Error::new(ErrorKind::Timeout, what));
             }
             if now >= self.look_at {
@@ -424,6 +531,10 @@ impl Path {
                 }
             }
         }
+        if self.phase == Phase::Resetting && now >= self.step_until {
+            let what = format!("{} answered neither a command nor its reset", self.addr);
+            return Err(Error::new(ErrorKind::Timeout, what));
+        }
         if self.is_live() && now >= self.keep_alive_at {
             return self.keep_alive(io, shared);
         }
@@ -432,10 +543,15 @@ impl Path {
 
     fn keep_alive(&mut self, io: &mut Io, shared: &mut Shared) -> Result<(), Error> {
         if self.keeping_alive {
-            let what = format!("{} left a keep-alive unanswered", shared.options.addr);
+            let what = format!("{} left a keep-alive unanswered", self.addr);
             return Err(Error::new(ErrorKind::Timeout, what));
         }
         self.keep_alive_at = keep_alive_pause_ms(shared).map_or(NEVER, |ms| io.now().plus_ms(ms));
+        // Where any command keeps the association alive (TBKAS), one that was answered in the last half is enough.
+        let traffic = std::mem::take(&mut self.heard_of);
+        if traffic && self.identity().is_some_and(|id| id.traffic_keeps_alive) {
+            return Ok(());
+        }
         self.keeping_alive = true;
         let sqe = Sqe::new(AdminOpcode::KEEP_ALIVE.0, 0);
         self.send_own(io, shared, 0, Origin::KeepAlive, sqe, &bringup::Payload::None)

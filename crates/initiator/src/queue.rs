@@ -8,14 +8,18 @@ use crate::{
     Error, ErrorKind, Options,
     initiator::Key,
     outbox::Outbox,
-    slots::{Payload, Place, Reply, SlotId, Slots},
+    slots::{Payload, Place, Reply, SlotId, Slots, Under},
 };
 use dolmen_io::{Io, Owner, Pool, Slices, SocketId, Tag};
-use dolmen_nvme::tcp::{
-    self, CommandData, CommandError, DIGEST_BYTES, DataDigest, Host, HostEvent, HostOptions, MAX_HEADER_BYTES,
+use dolmen_nvme::{
+    spec::Fuse,
+    tcp::{
+        self, CommandData, CommandError, DIGEST_BYTES, DataDigest, Host, HostEvent, HostOptions,
+        MAX_HEADER_BYTES,
+    },
 };
 use dolmen_types::Nanos;
-use std::collections::VecDeque;
+use std::{collections::VecDeque, net::SocketAddr};
 
 /// In-capsule data that every queue takes with Fabrics and admin commands (TCP 3.3.1). Bytes.
 pub(crate) const ADMIN_IN_CAPSULE_BYTES: u32 = 8192;
@@ -44,6 +48,7 @@ pub(crate) enum Dispatch {
 
 /// One queue of an association. Number 0 is the admin queue.
 pub(crate) struct Queue {
+    path: u8,
     number: u16,
     tag: Tag,
     sock: SocketId,
@@ -64,16 +69,17 @@ impl Queue {
     pub(crate) fn open(
         io: &mut Io,
         owner: Owner,
-        key: Key,
+        (key, addr): (Key, SocketAddr),
         options: &Options,
         (depth, in_capsule_bytes): (u16, u32),
     ) -> Result<Queue, Error> {
         let tag = Tag { owner, key: key.bits() };
         let sock = io
-            .connect(tag, options.addr)
-            .map_err(|e| Error::new(ErrorKind::Connection, format!("connecting to {}: {e}", options.addr)))?;
+            .connect(tag, addr)
+            .map_err(|e| Error::new(ErrorKind::Connection, format!("connecting to {addr}: {e}")))?;
         let digests = tcp::Digests { header: options.digests.header, data: options.digests.data };
         Ok(Queue {
+            path: key.path,
             number: key.queue,
             tag,
             sock,
@@ -154,6 +160,10 @@ impl Queue {
     pub(crate) fn dispatch(&mut self, pool: &Pool, slots: &mut Slots, id: SlotId, now: Nanos) -> Dispatch {
         let Some(&cid) = self.free.last() else { return Dispatch::Full };
         let slot = slots.get_mut(id);
+        // The halves of a pair follow each other without anything between, so the first goes only if both can.
+        if slot.sqe.fuse() == Fuse::First && self.free.len() < 2 {
+            return Dispatch::Full;
+        }
         let length = u32::try_from(slot.payload.len()).expect("a buffer is far below 4 GiB");
         let fabrics = if slot.sqe.is_fabrics() { ADMIN_IN_CAPSULE_BYTES } else { 0 };
         let in_capsule = length <= self.in_capsule_bytes.max(fabrics);
@@ -182,7 +192,7 @@ impl Queue {
         }
         self.free.pop();
         self.under[usize::from(cid)] = id;
-        slot.place = Place::Sent { queue: self.number, cid };
+        slot.place = Place::Sent(Under { path: self.path, queue: self.number, cid });
         slot.sent = now;
         Dispatch::Sent
     }

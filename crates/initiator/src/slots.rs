@@ -5,7 +5,7 @@
 
 use crate::command::{Data, Job, Lane, Resend};
 use dolmen_io::{Buf, Slice};
-use dolmen_nvme::spec::{Cqe, Sqe, Status};
+use dolmen_nvme::spec::{Cqe, Fuse, LogId, Sqe, Status};
 use dolmen_types::Nanos;
 
 /// Index of a slot.
@@ -26,6 +26,27 @@ pub(crate) enum Origin {
     AsyncEvent,
     /// The shutdown before a disconnect.
     Shutdown,
+    /// The second half of a fused pair, whose first half is a caller's.
+    Second { first: SlotId },
+    /// Abort, of a command that takes too long.
+    Abort,
+    /// The reset of a controller that doesn't answer.
+    Reset,
+    /// Get Log Page, to follow what an event announced.
+    Log(LogId),
+    /// Identify, to see whether a namespace is the same on this path as on the others.
+    Check { nsid: u32 },
+}
+
+/// Which of a controller's identifiers a command has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Under {
+    /// The path.
+    pub(crate) path: u8,
+    /// The queue, 0 for admin.
+    pub(crate) queue: u16,
+    /// The identifier.
+    pub(crate) cid: u16,
 }
 
 /// Where the command is.
@@ -33,14 +54,16 @@ pub(crate) enum Origin {
 pub(crate) enum Place {
     /// In no queue; the slot is free.
     Free,
-    /// Waiting for room on a queue or for a connection.
+    /// Waiting for room on a queue, for a connection, or for a path that can be used.
     Waiting,
     /// Waiting until the time at which the controller asked to be asked again.
     Parked { until: Nanos },
     /// Sent, under this identifier of this queue.
-    Sent { queue: u16, cid: u16 },
+    Sent(Under),
     /// Its caller was answered at its deadline, the controller has not answered yet.
-    Abandoned { queue: u16, cid: u16 },
+    Abandoned(Under),
+    /// One half of a fused pair that is answered, while the other is not.
+    Half,
     /// Answered, but its payload is still lent to a send.
     Lent,
 }
@@ -107,6 +130,15 @@ impl Slots {
         let free: Vec<SlotId> =
             (0..count).rev().map(|i| SlotId::try_from(i).expect("slots are few")).collect();
         Slots { slots: (0..count).map(|_| Slot::empty()).collect(), free }
+    }
+
+    /// Adds free slots, for another path.
+    pub(crate) fn grow(&mut self, count: usize) {
+        let old = self.slots.len();
+        let mut slots = std::mem::take(&mut self.slots).into_vec();
+        slots.extend((0..count).map(|_| Slot::empty()));
+        self.slots = slots.into();
+        self.free.extend((old..old + count).rev().map(|i| SlotId::try_from(i).expect("slots are few")));
     }
 
     /// Takes a slot for `job`; hands the job back when none is free.
@@ -176,6 +208,19 @@ impl Slot {
         matches!(self.origin, Origin::Caller { .. })
     }
 
+    /// Where it was sent and not answered.
+    pub(crate) fn under(&self) -> Option<Under> {
+        match self.place {
+            Place::Sent(under) | Place::Abandoned(under) => Some(under),
+            _ => None,
+        }
+    }
+
+    /// True for either half of a fused pair.
+    pub(crate) fn is_fused(&self) -> bool {
+        self.sqe.fuse() != Fuse::Normal
+    }
+
     /// True when carrying the command out late, after its caller was told that it failed, could do harm.
     pub(crate) fn changes_data(&self) -> bool {
         // Only what brings data to us is known to leave the medium alone.
@@ -207,5 +252,8 @@ mod tests {
         assert_eq!(slots.iter().count(), 1);
         assert_eq!(slots.insert(job(), origin, Nanos(1), Nanos(0)).unwrap(), a);
         assert_ne!(a, b);
+        slots.grow(1);
+        let c = slots.insert(job(), origin, Nanos(1), Nanos(0)).unwrap();
+        assert!(c != a && c != b && slots.insert(job(), origin, Nanos(1), Nanos(0)).is_err());
     }
 }

@@ -1,32 +1,48 @@
-//! One subsystem: the commands that callers gave us for it, and the path that carries them.
+//! One subsystem: the commands that callers gave us for it, and the paths that carry them.
 //!
 //! ```text
-//!   submit -> slot, lane -> path's queue -> answered -> completion
-//!               ^   ^--- parked for a while: "ask again later" (CRD, ANA) ---+
-//!               +------- path lost: sent again when it is back --------------+
+//!   submit -> slot -> choice of a path -> its lane -> its queue -> answered -> completion
+//!               ^         ^        |                       |
+//!               |         |        +-> shelter: no path can be used now
+//!               |         +--- path lost, ANA says elsewhere: sent again ---+
+//!               +------- parked for a while: "ask again later" (CRD), blocks that are fenced
 //! ```
 //!
-//! Commands belong to the subsystem, not to a connection; the [`Path`] below knows nothing of callers. Several paths
-//! would sit side by side here, with a choice between them where lanes are filled.
+//! Commands belong to the subsystem, not to a connection; a [`Path`](crate::path::Path) knows nothing of callers. Each path is
+//! an association with a controller of its own (`route.rs`); which one a command takes is decided once, when it is put
+//! into a lane (`choice.rs`). ANA logs and the identity of namespaces are read by ourselves (`follow.rs`).
 //!
-//! Promises: every command that was taken ends in exactly one completion, at the latest at its deadline or when the
-//! subsystem is given up; a command that may not be carried out twice is never sent twice.
+//! Promises, over all paths: every command that was taken ends in exactly one completion, at the latest at its deadline or
+//! when the subsystem is given up; a command that may not be carried out twice is never sent twice; a change whose
+//! answer was lost with a path does not overwrite what was written after it on another one (`fence.rs`); a command for a
+//! namespace goes only where that namespace was seen to be the same.
 
 use crate::{
-    Completion, Error, Failure, Identity, Notice, Options, Request, State, SubmitError, SubsystemId,
+    Completion, Error, ErrorKind, Failure, Identity, NamespaceIds, Notice, Options, PathOptions, PathReport,
+    Request, State, SubmitError, SubsystemId,
     command::{Command, Lane, Resend},
     options::ADMIN_ENTRIES,
-    path::{Answer, Path},
+    path::Answer,
     slots::{Origin, Payload, Place, Reply, SlotId, Slots},
 };
 use dolmen_io::{Event, Io, Owner};
-use dolmen_nvme::spec::{AsyncEvent, Status};
+use dolmen_nvme::spec::{AnaState, Status};
 use dolmen_types::Nanos;
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 
+pub(crate) mod choice;
+pub(crate) mod fence;
+mod follow;
+mod pairs;
 mod recovery;
+mod route;
 
-/// Slots kept for our own commands: one Connect per I/O queue, bring-up, keep-alive, event request, shutdown.
+use choice::{Choices, MAX_PATHS, Policy, Standing};
+use fence::{Fences, Fencing, Span};
+use follow::number;
+use route::{Life, Route};
+
+/// Slots kept for our own commands on each path: one Connect per I/O queue, and as many as the admin queue takes.
 const OWN_SLOTS: usize = 8;
 /// Pause before a command is sent again whose status says "not now" without saying when. Milliseconds.
 const RETRY_MS: u64 = 100;
@@ -34,6 +50,8 @@ const RETRY_MS: u64 = 100;
 const RETRY_UNIT_MS: u64 = 100;
 /// Pause before the next attempt when the pool was empty. Milliseconds.
 const MEMORY_RETRY_MS: u64 = 1;
+/// The namespace id that means all of them.
+const ALL: u32 = u32::MAX;
 
 /// What the path needs of its subsystem.
 pub(crate) struct Shared {
@@ -53,19 +71,31 @@ pub(crate) struct Out {
 /// One subsystem and everything under way for it.
 pub(crate) struct Subsystem {
     shared: Shared,
-    path: Path,
-    /// Commands that wait for each of the I/O queues that were asked for.
-    lanes: Box<[VecDeque<SlotId>]>,
-    admin: VecDeque<SlotId>,
-    next_lane: usize,
+    routes: Vec<Route>,
+    choices: Choices,
+    /// One path, with everything behind it reached well: commands go there without a choice.
+    plain: bool,
+    /// What the paths agree on about namespaces.
+    agreed: BTreeMap<u32, NamespaceIds>,
+    /// A namespace's identity is to be asked for somewhere.
+    unchecked: bool,
+    /// Commands for which no path can be used now.
+    shelter: VecDeque<SlotId>,
+    fences: Fences,
+    /// Changes that were answered as expired and may still be carried out by the path that is ending.
+    expired: Vec<Span>,
     /// Commands of callers that have not been completed.
     callers: usize,
     /// Commands that are answered but whose payload is still lent to a send.
     lent: Vec<(SlotId, Result<u64, Failure>)>,
     answers: Vec<Answer>,
+    /// The controller that is being heard didn't abort what it was asked to.
+    to_reset: bool,
     state: State,
+    /// Since when no path is live.
     down_since: Nanos,
-    attempts: u32,
+    /// No path has been live for longer than `fast_fail_ms`: commands fail at once.
+    failing: bool,
     /// When [`Subsystem::tick`] is due.
     wake_at: Nanos,
 }
@@ -74,21 +104,30 @@ impl Subsystem {
     /// A subsystem that starts to connect in the next [`Subsystem::tick`].
     pub(crate) fn new(id: SubsystemId, owner: Owner, options: Options, now: Nanos) -> Subsystem {
         let queues = usize::from(options.io_queues);
-        // An abandoned command keeps its slot as long as its identifier, and is no longer counted as its caller's.
-        let identifiers = queues * usize::from(options.queue_depth) + usize::from(ADMIN_ENTRIES);
-        let slots = Slots::new(options.capacity() + identifiers + queues + OWN_SLOTS);
+        let first = PathOptions { addr: options.addr, preference: options.preference };
+        let paths = std::iter::once(first).chain(options.paths.iter().copied());
+        let routes: Vec<Route> = (0..)
+            .zip(paths)
+            .map(|(number, path)| Route::new(number, (path.addr, path.preference), queues, now))
+            .collect();
+        let slots = Slots::new(options.capacity() + routes.len() * slots_per_path(&options));
         Subsystem {
-            lanes: (0..queues).map(|_| VecDeque::new()).collect(),
+            plain: routes.len() == 1,
+            routes,
             shared: Shared { id, owner, options, slots },
-            path: Path::new(),
-            admin: VecDeque::new(),
-            next_lane: 0,
+            choices: Choices::new(),
+            agreed: BTreeMap::new(),
+            unchecked: false,
+            shelter: VecDeque::new(),
+            fences: Fences::default(),
+            expired: Vec::new(),
             callers: 0,
             lent: Vec::new(),
             answers: Vec::new(),
+            to_reset: false,
             state: State::Connecting,
             down_since: now,
-            attempts: 0,
+            failing: false,
             wake_at: now,
         }
     }
@@ -97,8 +136,39 @@ impl Subsystem {
         &self.state
     }
 
+    /// What the first controller that is known said of itself, those that are live first.
     pub(crate) fn identity(&self) -> Option<&Identity> {
-        self.path.identity()
+        let live = self.routes.iter().find(|r| r.path.is_live());
+        live.or(self.routes.first()).and_then(|r| r.path.identity())
+    }
+
+    pub(crate) fn reports(&self) -> Vec<PathReport> {
+        (0..).zip(&self.routes).map(|(number, route)| route.report(number)).collect()
+    }
+
+    /// Adds a path; it connects in the next [`Subsystem::tick`].
+    pub(crate) fn add_path(&mut self, path: PathOptions, now: Nanos) -> Result<u8, Error> {
+        let wrong = |what: &str| Err(Error::new(ErrorKind::Options, format!("{}: {what}", path.addr)));
+        if matches!(self.state, State::Lost(_) | State::Closing | State::Closed) {
+            return wrong("the subsystem is given up or disconnected");
+        }
+        let used = self.routes.iter().position(|r| r.life == Life::Removed);
+        if used.is_none() && self.routes.len() >= MAX_PATHS {
+            return wrong("a subsystem has at most 32 paths");
+        }
+        let at = used.unwrap_or(self.routes.len());
+        let queues = usize::from(self.shared.options.io_queues);
+        let route = Route::new(number(at), (path.addr, path.preference), queues, now);
+        if at == self.routes.len() {
+            self.shared.slots.grow(slots_per_path(&self.shared.options));
+            self.routes.push(route);
+        } else {
+            // Events of the association that the place had before are told apart by its generation.
+            self.routes[at].take_over(route);
+        }
+        self.reroute();
+        self.wake_at = now;
+        Ok(number(at))
     }
 
     /// When [`Subsystem::tick`] wants to be called.
@@ -125,12 +195,16 @@ impl Subsystem {
         };
         let Request { ticket, deadline, queue, command } = request;
         let origin = Origin::Caller { ticket, queue };
-        let id = self
-            .shared
-            .slots
-            .insert(command.into_job(list), origin, deadline, io.now())
-            .expect("there are more slots than commands of callers");
+        let now = io.now();
+        let (job, second) = command.into_jobs(list);
+        let room = "there are more slots than commands of callers";
+        let id = self.shared.slots.insert(job, origin, deadline, now).expect(room);
         self.callers += 1;
+        if let Some(second) = second {
+            let origin = Origin::Second { first: id };
+            self.shared.slots.insert(second, origin, Nanos(u64::MAX), now).expect(room);
+            self.callers += 1;
+        }
         self.wake_at = self.wake_at.min(deadline);
         self.enqueue(id);
         Ok(())
@@ -140,8 +214,15 @@ impl Subsystem {
         if matches!(self.state, State::Lost(_) | State::Closing | State::Closed) {
             return Err(SubmitError::Gone);
         }
-        if self.callers >= self.shared.options.capacity() {
+        if self.failing {
+            return Err(SubmitError::Down);
+        }
+        let fused = matches!(command, Command::CompareAndWrite { .. });
+        if self.callers + usize::from(fused) >= self.shared.options.capacity() {
             return Err(SubmitError::Full);
+        }
+        if fused && self.shared.options.queue_depth < 2 {
+            return Err(SubmitError::Invalid);
         }
         if !command.is_valid() {
             return Err(SubmitError::Invalid);
@@ -156,62 +237,121 @@ impl Subsystem {
         }
     }
 
-    /// Puts a waiting command into the lane where it belongs.
+    /// Puts a command on its way: into a lane of the path that it takes, or to where it waits.
     fn enqueue(&mut self, id: SlotId) {
         let slot = self.shared.slots.get_mut(id);
         slot.place = Place::Waiting;
-        if slot.lane == Lane::Admin {
-            self.admin.push_back(id);
+        if !self.fences.is_empty()
+            && slot.lane == Lane::Io
+            && let Some(span) = Span::of(&slot.sqe, &slot.payload)
+            && let Some(until) = self.fences.holds(&span, id)
+        {
+            slot.place = Place::Parked { until };
+            self.wake_at = self.wake_at.min(until);
             return;
         }
-        // While the path is down all lanes fill; those that are not granted are spread over the others then.
-        let queues = if self.path.is_live() { self.path.io_queues().max(1) } else { self.lanes.len() };
-        let lane = match slot.origin {
-            Origin::Caller { queue: Some(q), .. } => usize::from(q) % queues,
-            _ => {
-                // The emptier one of two neighbours, going round.
-                self.next_lane = (self.next_lane + 1) % queues;
-                let other = (self.next_lane + 1) % queues;
-                let load = |lane: usize| self.lanes[lane].len() + self.path.under_way(lane);
-                if load(other) < load(self.next_lane) { other } else { self.next_lane }
-            }
-        };
-        self.lanes[lane].push_back(id);
+        let (lane, fused) = (slot.lane, slot.is_fused());
+        let Some(at) = self.choose(id) else { return self.shelter.push_back(id) };
+        let route = &mut self.routes[at];
+        match lane {
+            Lane::Admin => route.admin.push_back(id),
+            Lane::Io => route.push(&self.shared.slots, id),
+        }
+        if fused && let Some(second) = self.partner(id) {
+            self.shared.slots.get_mut(second).place = Place::Waiting;
+            self.routes[at].push_behind(id, second);
+        }
     }
 
-    /// An event of one of the path's sockets; `queue` 0 is the admin queue.
-    pub(crate) fn on_event(&mut self, io: &mut Io, queue: u16, generation: u16, event: Event, out: &mut Out) {
+    /// The path that a command takes; `None` when none can be used now.
+    fn choose(&mut self, id: SlotId) -> Option<usize> {
+        if self.plain {
+            return Some(0);
+        }
+        let slot = self.shared.slots.get(id);
+        // What concerns the controller or all namespaces goes wherever something goes.
+        let nsid = match (slot.lane, slot.sqe.nsid.get()) {
+            (Lane::Admin, _) => ALL,
+            (Lane::Io, nsid) => nsid,
+        };
+        let mask = match self.choices.known(nsid) {
+            Some(mask) => mask,
+            None => self.work_out(nsid),
+        };
+        if mask == 0 {
+            return None;
+        }
+        let routes = &self.routes;
+        Some(self.choices.pick(self.shared.options.policy, mask, |at| routes[at].load()))
+    }
+
+    /// The best paths to a namespace, as bits.
+    fn work_out(&mut self, nsid: u32) -> u32 {
+        let alone = self.routes.len() == 1;
+        let mut standings = [(Standing::Unusable, u8::MAX); MAX_PATHS];
+        for (standing, route) in standings.iter_mut().zip(&mut self.routes) {
+            let how = match nsid {
+                ALL if route.path.is_live() => Standing::Best,
+                ALL => Standing::Unusable,
+                nsid => route.standing(nsid, alone),
+            };
+            *standing = (how, route.preference);
+        }
+        self.unchecked |= !alone;
+        let policy = if nsid == ALL { Policy::ActivePassive } else { self.shared.options.policy };
+        let mask = choice::best(policy, &standings[..self.routes.len()]);
+        self.choices.keep(nsid, mask);
+        mask
+    }
+
+    /// An event of one of a path's sockets; `queue` 0 is the admin queue.
+    pub(crate) fn on_event(
+        &mut self,
+        io: &mut Io,
+        at: usize,
+        queue: (u16, u16),
+        event: Event,
+        out: &mut Out,
+    ) {
+        let Some(route) = self.routes.get_mut(at) else { return };
         let mut answers = std::mem::take(&mut self.answers);
-        let result = self.path.on_event(io, &mut self.shared, (queue, generation), event, &mut answers);
+        let mut result = route.path.on_event(io, &mut self.shared, queue, event, &mut answers);
         for answer in answers.drain(..) {
-            self.answered(answer, io.now(), out);
+            let outcome = self.answered(io, at, answer, out);
+            result = result.and(outcome);
         }
         self.answers = answers;
-        self.after(io, result, out);
+        self.after(io, at, result, out);
+        if std::mem::take(&mut self.to_reset) {
+            self.reset(io, at, out);
+        }
         if !self.lent.is_empty() {
             self.settle_lent(io.now(), out);
         }
     }
 
-    /// Looks at what the path did: it may have become live, or lost.
-    fn after(&mut self, io: &mut Io, result: Result<(), Error>, out: &mut Out) {
+    /// Looks at what a path did: it may have become live, or lost.
+    fn after(&mut self, io: &mut Io, at: usize, result: Result<(), Error>, out: &mut Out) {
         if let Err(error) = result {
-            self.path_lost(io, &error, out);
-        } else if self.path.is_live() && self.state == State::Connecting {
-            let queues = self.path.io_queues();
-            self.attempts = 0;
-            self.spread(queues);
-            let queues = u16::try_from(queues).expect("at most 128 queues were asked for");
-            self.set_state(State::Live { queues }, out);
+            self.path_lost(io, at, &error, out);
+        } else if self.routes[at].path.is_live() && self.routes[at].life == Life::Connecting {
+            self.path_live(at, out);
         }
-        self.wake_at = self.wake_at.min(self.path.wake_at());
+        self.wake_at = self.wake_at.min(self.routes[at].path.wake_at());
     }
 
-    /// Moves what waits for queues that were not granted to those that were.
-    fn spread(&mut self, queues: usize) {
-        for lane in queues.max(1)..self.lanes.len() {
-            let waiting = std::mem::take(&mut self.lanes[lane]);
-            self.lanes[lane % queues.max(1)].extend(waiting);
+    fn path_live(&mut self, at: usize, out: &mut Out) {
+        let route = &mut self.routes[at];
+        (route.life, route.attempts) = (Life::Live, 0);
+        route.statistics.connects += 1;
+        route.spread();
+        route.reading.wanted = route.has_ana();
+        let queues = u16::try_from(route.path.io_queues()).expect("at most 128 queues were asked for");
+        self.failing = false;
+        self.reroute();
+        out.notices.push(Notice::PathLive { subsystem: self.shared.id, path: number(at) });
+        if self.state == State::Connecting {
+            self.set_state(State::Live { queues }, out);
         }
     }
 
@@ -222,25 +362,30 @@ impl Subsystem {
         }
     }
 
-    /// A command was answered by the controller.
-    fn answered(&mut self, answer: Answer, now: Nanos, out: &mut Out) {
+    /// A path heard something that is not its own affair.
+    fn answered(&mut self, io: &mut Io, at: usize, answer: Answer, out: &mut Out) -> Result<(), Error> {
         match answer {
-            Answer::Command(slot) => self.judge(slot, now, out),
-            Answer::Event(event) => self.notice(event, out),
-            Answer::ShutDown => self.wake_at = now,
+            Answer::Command(id) if self.shared.slots.get(id).is_fused() => {
+                self.half_answered(id, io.now(), out);
+            }
+            Answer::Command(id) => self.judge(at, id, io.now(), out),
+            Answer::Event(event) => self.event(io, at, event, out),
+            Answer::ShutDown => self.wake_at = io.now(),
+            Answer::Page(origin, page) => return self.page(io, at, (origin, page), out),
+            Answer::Abort(true) => {}
+            // Not before everything else that was heard is taken.
+            Answer::Abort(false) => self.to_reset = true,
         }
-    }
-
-    fn notice(&mut self, event: AsyncEvent, out: &mut Out) {
-        out.notices.push(Notice::Event { subsystem: self.shared.id, event });
+        Ok(())
     }
 
     /// Decides what a reply means for its command.
-    fn judge(&mut self, id: SlotId, now: Nanos, out: &mut Out) {
+    fn judge(&mut self, at: usize, id: SlotId, now: Nanos, out: &mut Out) {
         let slot = self.shared.slots.get(id);
         let Reply { cqe, received, intact } = slot.reply;
         // A wrong data digest voids the data, not the command.
         let status = if intact { cqe.status() } else { Status::TRANSIENT_TRANSPORT_ERROR };
+        self.routes[at].note_answer(&self.shared.slots, id, now, status.is_success());
         if status.is_success() {
             let whole = match &slot.payload {
                 Payload::In(buf) => usize::try_from(received) == Ok(buf.len()),
@@ -251,32 +396,58 @@ impl Subsystem {
                 if whole { Ok(cqe.result()) } else { Err(Failure::Status(Status::DATA_TRANSFER_ERROR)) };
             return self.finish(id, result, now, out);
         }
-        let may = slot.resend == Resend::Allowed && slot.tries < self.shared.options.retries;
-        if may && slot.is_callers() && means_later(status) {
-            let until = now.plus_ms(self.retry_ms(status));
+        let (nsid, tries) = (slot.sqe.nsid.get(), slot.tries);
+        let again = tries < self.shared.options.retries && slot.is_callers();
+        let ana = ana_told(status).filter(|_| slot.lane == Lane::Io && self.routes[at].has_ana());
+        if let Some(state) = ana {
+            // A command that is refused for its path was not carried out: any may be sent again, elsewhere or later.
+            self.note_ana(at, nsid, state, now);
+            let hopeless = state == AnaState::PersistentLoss && self.is_hopeless(nsid);
+            if again && !hopeless {
+                self.routes[at].statistics.retried += 1;
+                self.shared.slots.get_mut(id).tries += 1;
+                return self.enqueue(id);
+            }
+        } else if again && slot.resend == Resend::Allowed && means_later(status) {
+            let until = now.plus_ms(self.retry_ms(at, status));
+            self.routes[at].statistics.retried += 1;
             let slot = self.shared.slots.get_mut(id);
-            (slot.place, slot.tries) = (Place::Parked { until }, slot.tries + 1);
+            (slot.place, slot.tries) = (Place::Parked { until }, tries + 1);
             self.wake_at = self.wake_at.min(until);
             return;
         }
         self.finish(id, Err(Failure::Status(status)), now, out);
     }
 
-    fn retry_ms(&self, status: Status) -> u64 {
-        let delays = self.identity().map_or([0; 3], |i| i.retry_delays);
+    /// True when no connected path leads to a namespace, and none ever will.
+    fn is_hopeless(&mut self, nsid: u32) -> bool {
+        let alone = self.routes.len() == 1;
+        let mut connected =
+            self.routes.iter_mut().filter(|r| !matches!(r.life, Life::Lost(_) | Life::Removed));
+        connected.all(|r| r.path.is_live() && r.standing(nsid, alone) == Standing::Hopeless)
+    }
+
+    fn retry_ms(&self, at: usize, status: Status) -> u64 {
+        let delays = self.routes[at].path.identity().map_or([0; 3], |i| i.retry_delays);
         let told = usize::from(status.crd()).checked_sub(1).and_then(|i| delays.get(i).copied());
         told.map_or(RETRY_MS, |units| u64::from(units) * RETRY_UNIT_MS).max(1)
     }
 
     /// Completes a command of a caller, now or when its payload comes back from the send that it is lent to.
     fn finish(&mut self, id: SlotId, result: Result<u64, Failure>, now: Nanos, out: &mut Out) {
+        if self.shared.slots.get(id).is_fused() {
+            self.join(id);
+        }
+        if !self.fences.is_empty() {
+            self.fences.disown(id);
+        }
         let slot = self.shared.slots.get_mut(id);
         let Origin::Caller { ticket, .. } = slot.origin else {
             self.shared.slots.remove(id);
             return;
         };
         let queue = match slot.place {
-            Place::Sent { queue, .. } => queue.saturating_sub(1),
+            Place::Sent(under) => under.queue.saturating_sub(1),
             _ => 0,
         };
         let buf = match std::mem::replace(&mut slot.payload, Payload::None) {
@@ -310,14 +481,18 @@ impl Subsystem {
     /// Sends what can be sent. Once per turn.
     pub(crate) fn step(&mut self, io: &mut Io) {
         let now = io.now();
-        let mut starved = self.path.pump(io, &mut self.shared, 0, &mut self.admin);
-        if self.path.is_live() {
-            let queues = self.path.io_queues();
-            for (number, lane) in (1..).zip(self.lanes.iter_mut().take(queues)) {
-                starved |= self.path.pump(io, &mut self.shared, number, lane);
+        self.ask(io);
+        let mut starved = false;
+        for route in &mut self.routes {
+            starved |= route.path.pump(io, &mut self.shared, 0, &mut route.admin);
+            if route.path.is_live() {
+                let queues = route.path.io_queues();
+                for (number, lane) in (1..).zip(route.lanes.iter_mut().take(queues)) {
+                    starved |= route.path.pump(io, &mut self.shared, number, lane);
+                }
+            } else {
+                route.path.flush_opening(io);
             }
-        } else {
-            self.path.flush_opening(io);
         }
         if starved {
             self.wake_at = self.wake_at.min(now.plus_ms(MEMORY_RETRY_MS));
@@ -325,9 +500,31 @@ impl Subsystem {
     }
 }
 
+/// Slots that a path needs beyond those of the callers' commands: an abandoned command keeps its slot as long as its
+/// identifier and is no longer counted as its caller's; and our own.
+fn slots_per_path(options: &Options) -> usize {
+    let queues = usize::from(options.io_queues);
+    queues * usize::from(options.queue_depth) + usize::from(ADMIN_ENTRIES) + queues + OWN_SLOTS
+}
+
+/// The ANA state that a status tells of (Base 8.1.4).
+fn ana_told(status: Status) -> Option<AnaState> {
+    let states = [
+        (Status::ANA_PERSISTENT_LOSS, AnaState::PersistentLoss),
+        (Status::ANA_INACCESSIBLE, AnaState::Inaccessible),
+        (Status::ANA_TRANSITION, AnaState::Change),
+    ];
+    states.iter().find(|(s, _)| s.same_code(status)).map(|&(_, state)| state)
+}
+
 /// True for statuses after which the same command may well succeed (Base 3.3.3.2.1, path related and the like).
 fn means_later(status: Status) -> bool {
-    let transient =
-        [Status::NAMESPACE_NOT_READY, Status::COMMAND_INTERRUPTED, Status::TRANSIENT_TRANSPORT_ERROR];
+    let transient = [
+        Status::NAMESPACE_NOT_READY,
+        Status::COMMAND_INTERRUPTED,
+        Status::TRANSIENT_TRANSPORT_ERROR,
+        // Ours: a command that took too long.
+        Status::ABORT_REQUESTED,
+    ];
     !status.dnr() && (status.sct() == 3 || transient.iter().any(|t| t.same_code(status)))
 }

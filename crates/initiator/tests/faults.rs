@@ -30,17 +30,15 @@ fn namespace() -> Namespace {
 
 fn load_options(seed: u64) -> LoadOptions {
     LoadOptions {
-        namespace: namespace(),
         region_start: 64 * 4096,
         region_bytes: 900 * 4096,
         size_bytes: 8192,
         depth: 16,
         queues: 2,
-        pattern: Pattern::Random,
         mix: Mix { reads: 40, zeroes: 10 },
         verify: Some(0xd01),
         seed,
-        deadline_ms: None,
+        ..LoadOptions::new(namespace())
     }
 }
 

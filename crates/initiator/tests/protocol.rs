@@ -167,7 +167,7 @@ fn events_are_told_and_asked_for_again() {
         p.write(0, 1, 1);
         p.peer.raise(notice::NAMESPACE_CHANGED.dword());
         let id = p.id;
-        let wanted = Notice::Event { subsystem: id, event: notice::NAMESPACE_CHANGED };
+        let wanted = Notice::Event { subsystem: id, path: 0, event: notice::NAMESPACE_CHANGED };
         p.until("the event", |p| p.notices.contains(&wanted));
         p.notices.clear();
     }

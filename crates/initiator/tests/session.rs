@@ -130,17 +130,14 @@ fn a_load_goes_on_when_its_connections_are_dropped() {
     o.io_queues = 2;
     let mut s = Session::connect(io(), o).unwrap();
     let load_options = LoadOptions {
-        namespace: s.namespace(1).unwrap(),
-        region_start: 0,
         region_bytes: 1024 * 4096,
         size_bytes: 4096,
         depth: 16,
         queues: 2,
-        pattern: Pattern::Random,
         mix: Mix { reads: 50, zeroes: 5 },
         verify: Some(1),
-        seed: 1,
         deadline_ms: Some(20_000),
+        ..LoadOptions::new(s.namespace(1).unwrap())
     };
     let mut load = Load::new(s.subsystem(), load_options).unwrap();
     load.set_work(Pattern::Random, Mix { reads: 50, zeroes: 5 }, 20_000);

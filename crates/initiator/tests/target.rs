@@ -169,17 +169,14 @@ fn a_verified_load_survives_restarts_and_hears_of_resizes() {
 
 fn load_options(namespace: Namespace, seed: u64) -> LoadOptions {
     LoadOptions {
-        namespace,
-        region_start: 0,
         region_bytes: 4 << 20,
         size_bytes: 8192,
         depth: 8,
         queues: 4,
-        pattern: Pattern::Random,
         mix: Mix { reads: 40, zeroes: 10 },
         verify: Some(0xd01),
         seed,
-        deadline_ms: None,
+        ..LoadOptions::new(namespace)
     }
 }
 

@@ -1,8 +1,13 @@
 //! The one trait through which Dolmen touches the world.
 
-use crate::{Error, Event, FileId, ListenerId, Op, Pool, SocketId, Tag};
+use crate::{Error, ErrorKind, Event, FileId, ListenerId, Op, Pool, SocketId, Tag};
 use dolmen_types::{Nanos, UnixMillis};
-use std::{net::SocketAddr, path::PathBuf, sync::Arc};
+use std::{
+    net::SocketAddr,
+    os::fd::BorrowedFd,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 /// How long [`Driver::reap`] may wait for a first completion.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -105,11 +110,24 @@ pub trait Driver {
     /// A handle that wakes this core.
     fn waker(&self) -> Arc<dyn Wake>;
 
+    /// A descriptor that is readable when [`Driver::reap`] would bring something, for a loop of somebody else's to wait on;
+    /// `None` for a driver that has none.
+    fn descriptor(&mut self) -> Option<BorrowedFd<'_>> {
+        None
+    }
+
     /// The pool of this core's buffers; received chunks come from it.
     fn pool(&self) -> &Pool;
 
     /// Binds and listens; `port` 0 picks a free one. Several cores may listen on one address (SO_REUSEPORT).
     fn listen(&mut self, addr: SocketAddr) -> Result<(ListenerId, SocketAddr), Error>;
+
+    /// Binds and listens at a socket in the file system that only its owner may use; a left-over one that nobody listens at is
+    /// replaced. Its connections have no addresses: [`Event::Accepted`](crate::Event::Accepted) tells unspecified ones.
+    fn listen_unix(&mut self, path: &Path) -> Result<ListenerId, Error> {
+        let context = format!("listen at {}: this driver has no such sockets", path.display());
+        Err(Error { kind: ErrorKind::Refused, context, errno: None })
+    }
 
     /// Stops listening; [`Op::Accept`] on it ends with `Failed { Closed }`.
     fn close_listener(&mut self, listener: ListenerId);

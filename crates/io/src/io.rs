@@ -8,7 +8,7 @@ use crate::{
     Pool, Slices, SocketId, Tag, TimerId, Timers, Wait, Wake,
 };
 use dolmen_types::{Nanos, UnixMillis};
-use std::{net::SocketAddr, sync::Arc};
+use std::{net::SocketAddr, os::fd::BorrowedFd, path::Path, sync::Arc};
 
 /// Timers of one core at most: several for each of many thousands of connections.
 pub const MAX_TIMERS: usize = 1 << 20;
@@ -23,6 +23,7 @@ pub struct Io {
     queue: Vec<(Tag, Op)>,
     timers: Timers,
     now: Nanos,
+    lag_ns: u64,
     spare: Vec<Slices>,
 }
 
@@ -31,7 +32,15 @@ impl Io {
     #[must_use]
     pub fn new(driver: Box<dyn Driver>) -> Io {
         let (pool, now) = (driver.pool().clone(), driver.now());
-        Io { driver, pool, queue: Vec::new(), timers: Timers::new(MAX_TIMERS), now, spare: Vec::new() }
+        Io {
+            driver,
+            pool,
+            queue: Vec::new(),
+            timers: Timers::new(MAX_TIMERS),
+            now,
+            lag_ns: 0,
+            spare: Vec::new(),
+        }
     }
 
     // The turn.
@@ -45,7 +54,9 @@ impl Io {
             (Wait::Until(at), Some(timer)) => Wait::Until(at.min(timer)),
             (Wait::Forever, Some(timer)) => Wait::Until(timer),
         };
-        self.now = self.driver.reap(wait, events);
+        let before = std::mem::replace(&mut self.now, self.driver.reap(wait, events));
+        // What came while the core slept was looked at at once.
+        self.lag_ns = if wait == Wait::No { self.now.since(before) } else { 0 };
         while let Some(tag) = self.timers.expire(self.now) {
             events.push((tag, Event::Timer));
         }
@@ -64,6 +75,19 @@ impl Io {
         self.now
     }
 
+    /// How long what came in with this turn may have waited for the turn before, at most. Nanoseconds.
+    #[must_use]
+    pub fn lag_ns(&self) -> u64 {
+        self.lag_ns
+    }
+
+    /// The time at this very moment, for measuring work within a turn. It costs a look at the clock; everything else goes by
+    /// [`Io::now`].
+    #[must_use]
+    pub fn moment(&self) -> Nanos {
+        self.driver.now()
+    }
+
     /// The wall clock, for people and for NVMe's Timestamp feature.
     #[must_use]
     pub fn wall(&self) -> UnixMillis {
@@ -79,6 +103,27 @@ impl Io {
     #[must_use]
     pub fn waker(&self) -> Arc<dyn Wake> {
         self.driver.waker()
+    }
+
+    // In somebody else's loop.
+
+    /// A descriptor that is readable when [`Io::poll`] would bring completions; `None` when the driver has none. It says
+    /// nothing of timers: [`Io::next_deadline`] does.
+    #[must_use]
+    pub fn descriptor(&mut self) -> Option<BorrowedFd<'_>> {
+        self.driver.descriptor()
+    }
+
+    /// When the next timer expires.
+    #[must_use]
+    pub fn next_deadline(&mut self) -> Option<Nanos> {
+        self.timers.next_deadline()
+    }
+
+    /// The clock as it is now; [`Io::now`] stands still during a turn.
+    #[must_use]
+    pub fn clock(&self) -> Nanos {
+        self.driver.now()
     }
 
     // Memory.
@@ -138,6 +183,11 @@ impl Io {
     /// Binds and listens; `port` 0 picks a free one.
     pub fn listen(&mut self, addr: SocketAddr) -> Result<(ListenerId, SocketAddr), Error> {
         self.driver.listen(addr)
+    }
+
+    /// Binds and listens at a socket in the file system that only its owner may use.
+    pub fn listen_unix(&mut self, path: &Path) -> Result<ListenerId, Error> {
+        self.driver.listen_unix(path)
     }
 
     /// Queues [`Op::Accept`].

@@ -8,10 +8,10 @@
 //! A rotation makes the successor, has everything wrapped anew, and puts the successor into the place of the old key. A crash in
 //! between leaves both, and whoever finds both goes on. Never: replaces a key that may be needed.
 
-use crate::{ClusterKey, Error};
+use crate::{ClusterKey, Error, file};
 use std::{
     ffi::OsString,
-    fs::{self, DirBuilder, File},
+    fs::{self, DirBuilder},
     io,
     os::unix::fs::DirBuilderExt,
     path::{Path, PathBuf},
@@ -108,7 +108,7 @@ impl KeyFiles {
             Err(why) if why.kind() == io::ErrorKind::NotFound => return Ok(()),
             renamed => renamed.map_err(fail)?,
         }
-        sync_folder(&self.current).map_err(fail)
+        file::sync_folder(&self.current).map_err(fail)
     }
 
     fn next_path(&self) -> PathBuf {
@@ -124,15 +124,9 @@ fn make_folder(path: &Path) -> Result<(), Error> {
     let fail = |source| Error::File { path: folder.into(), source };
     if !folder.exists() {
         DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(fail)?;
-        sync_folder(folder).map_err(fail)?;
+        file::sync_folder(folder).map_err(fail)?;
     }
     Ok(())
-}
-
-/// Makes the name of a file durable.
-fn sync_folder(path: &Path) -> io::Result<()> {
-    let folder = path.parent().filter(|folder| *folder != Path::new("")).unwrap_or(Path::new("."));
-    File::open(folder)?.sync_all()
 }
 
 #[cfg(test)]

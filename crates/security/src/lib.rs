@@ -12,6 +12,7 @@ mod error;
 pub mod file;
 mod key;
 mod key_files;
+mod passphrase_files;
 mod random;
 mod roles;
 mod secret;
@@ -22,6 +23,7 @@ pub use cluster_key::{ClusterKey, Imported, MIN_PASSPHRASE_BYTES, fresh_data_key
 pub use error::Error;
 pub use key::SigningKey;
 pub use key_files::{KeyFiles, KnownKeys};
+pub use passphrase_files::{PassphraseFiles, read_passphrase};
 pub use random::fresh_uuid;
 pub use roles::{Grants, Level, Scope};
 pub use secret::Secret;

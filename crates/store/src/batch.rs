@@ -169,10 +169,22 @@ pub struct Done {
     pub result: Result<(), StoreError>,
     /// The read's buffer, filled when `result` is `Ok`.
     pub buf: Option<Buf>,
-    /// When its first drive operation was handed to the driver; 0 when none was needed.
+    /// What it waited for.
+    pub timing: Timing,
+}
+
+/// What an append or a read waited for, for tools; all 0 when no drive was needed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Timing {
+    /// When its first drive operation was handed to the driver.
     pub submitted: Nanos,
-    /// When its last drive operation was complete; 0 when none was needed.
+    /// When its last drive operation was complete.
     pub drive: Nanos,
+    /// What compressing, encrypting and verifying its blocks took: before the drive was written, or after it was read. Of reads
+    /// one in a few is measured, and the others are told its pace. Nanoseconds.
+    pub work_ns: u64,
+    /// The drive whose operation was complete last, by its place in the pool.
+    pub slowest: Option<u16>,
 }
 
 /// What a protection group's records say about it after recovery and at any time.

@@ -2,7 +2,10 @@
 //!
 //! Each shard is recovered in memory as at a start, without the seal; then every leaf of every line is read, and every stored
 //! block that the map names. A block that does not check is named by line and address; one that other columns still give is told
-//! apart. Then every column of every commit is read, and the parity compared.
+//! apart. Then every column of every commit is read, and the parity compared. Before all that come the labels of the drives:
+//! superblocks, the shards' anchors, both copies of the key table.
+
+mod labels;
 
 use crate::columns::Columns;
 use crate::format::commit::LogIdentity;
@@ -182,6 +185,7 @@ pub async fn check_pool_with(
         meter: Meter { progress, shards: (0, plan.shards), ..Meter::default() },
         ..CheckReport::default()
     };
+    labels::check_pool_labels(&exec, &plan, &files, &mut report).await;
     let mut holders = BTreeMap::new();
     for id in (0..plan.shards).map(ShardId) {
         let shard = offline_shard(&plan, id, &pool_drives, keyring.clone());
@@ -190,6 +194,7 @@ pub async fn check_pool_with(
             continue;
         }
         report.meter.begin(id, work(&shard));
+        labels::check_anchors(&shard, &exec, &mut report).await;
         report.objects.extend(objects(&shard));
         let held: Vec<UnitId> =
             shard.borrow().segments.iter().flat_map(|(_, s)| s.columns.units().to_vec()).collect();

@@ -47,7 +47,7 @@ mod stored;
 
 pub use batch::{
     AppendError, Batch, Done, Key, LineAttributes, LineInfo, LineUsage, MAX_BATCH_RECORDS, MAX_CLONE_DEPTH,
-    MAX_OBJECT_BYTES, MAX_SNAPSHOTS_PER_SHARD, Marks, Record, Records, Ticket,
+    MAX_OBJECT_BYTES, MAX_SNAPSHOTS_PER_SHARD, Marks, Record, Records, Ticket, Timing,
 };
 pub use checker::{
     CheckProgress, CheckReport, Damage, PoolContents, check_pool, check_pool_with, read_contents,
@@ -56,7 +56,7 @@ pub use columns::{Columns, Shape};
 pub use diff::{ChangedRange, DiffDone, DiffPage, DiffRequest, MAX_DIFF_RANGES, MAX_DIFFS, View};
 pub use error::StoreError;
 pub use format::superblock::DriveState;
-pub use key_table::{KeyTable, WrappedKey};
+pub use key_table::{KeyTable, WrappedKey, erase_keys_on};
 pub use keyring::{DataKey, Keyring};
 pub use message::{Joined, Members, Purpose, SpaceLevel, ToPool, ToShard, UnitId};
 pub use owner::{DriveStanding, PoolOwner};
@@ -65,5 +65,5 @@ pub use pool::{
     Candidate, FoundPool, Identity, JoinTo, NewDrive, PoolOptions, find_pool, identify_drive, open_pool,
     prepare_drive, wipe_drive,
 };
-pub use scrub::{ScrubPlan, ScrubReport};
+pub use scrub::{LabelScrub, ScrubPlan, ScrubReport};
 pub use store::Store;

@@ -4,11 +4,11 @@
 //! its column counts. Whoever finds a drive wanting tells [`Membership::fail`]; the outcome comes from [`Membership::poll`].
 
 use crate::columns::{Shape, drive_bit};
-use crate::format::superblock::{MAX_DRIVES, Superblock};
+use crate::format::superblock::{MAX_DRIVES, SUPERBLOCK_BYTES, Superblock};
 use crate::message::{Joined, Members};
-use crate::pool::{NewDrive, place_for, write_superblock};
+use crate::pool::{NewDrive, holds_superblock, place_for, write_superblock};
 use crate::shard::within;
-use crate::{DriveState, Finding, PoolPlan};
+use crate::{DriveState, Finding, LabelScrub, PoolPlan};
 use dolmen_io::FileId;
 use dolmen_io::exec::Handle;
 use dolmen_types::Uuid;
@@ -39,6 +39,15 @@ struct Writing {
     outcome: Rc<RefCell<Option<Outcome>>>,
 }
 
+/// A look at the superblocks of all drives.
+struct Look {
+    /// The number of the one that they are to have.
+    sequence: u64,
+    drives: u64,
+    /// How many drives do not have it.
+    wrong: Rc<RefCell<Option<u64>>>,
+}
+
 /// See the module.
 pub(crate) struct Membership {
     /// What is durable.
@@ -57,6 +66,12 @@ pub(crate) struct Membership {
     reasons: BTreeMap<u16, String>,
     /// What is being written, and how that ended.
     writing: Option<Writing>,
+    /// The superblocks are being read.
+    look: Option<Look>,
+    /// What the last look has found.
+    looked: Option<LabelScrub>,
+    /// A drive's superblock is not what was written: all get the next one.
+    renew: bool,
     stopped: bool,
 }
 
@@ -72,6 +87,9 @@ impl Membership {
             joined: None,
             reasons: plan.findings.iter().filter_map(lost).collect(),
             writing: None,
+            look: None,
+            looked: None,
+            renew: false,
             stopped: false,
         }
     }
@@ -170,11 +188,51 @@ impl Membership {
         }
     }
 
+    /// Reads the superblocks; drives that do not have the one in force get the next one, as all do: that takes the other slot, so
+    /// nothing is overwritten that counts.
+    pub(crate) fn scrub(&mut self) {
+        let (Some(exec), None, false) = (self.exec.clone(), &self.look, self.stopped) else { return };
+        let counted = (0u16..).zip(&self.block.drives).filter(|(_, d)| d.state.counts()).map(|(i, _)| i);
+        let drives: Vec<(u16, FileId)> =
+            counted.filter_map(|i| Some((i, (*self.files.get(usize::from(i))?)?))).collect();
+        let (wrong, block, handle) = (Rc::new(RefCell::new(None)), self.block.clone(), exec.clone());
+        let (put, count) = (wrong.clone(), drives.len() as u64);
+        let task = async move {
+            let mut bad = 0;
+            for (index, file) in drives {
+                bad += u64::from(!holds_superblock(&handle, file, &block, index).await);
+            }
+            *put.borrow_mut() = Some(bad);
+            // One turn more, so that whoever looks once a turn sees it.
+            handle.yield_now().await;
+        };
+        // A core with too many tasks looks another time.
+        if exec.spawn(task).is_ok() {
+            self.look = Some(Look { sequence: self.block.sequence, drives: count, wrong });
+        }
+    }
+
+    /// Takes what the last look at the superblocks has found.
+    pub(crate) fn take_scrubbed(&mut self) -> Option<LabelScrub> {
+        self.looked.take()
+    }
+
+    /// Sees what has come of a look.
+    fn end_look(&mut self) {
+        let Some(wrong) = self.look.as_ref().and_then(|look| look.wrong.borrow_mut().take()) else { return };
+        let Some(Look { sequence, drives, .. }) = self.look.take() else { return };
+        // What was being written meanwhile is none of what it looked for.
+        let mended = if sequence == self.block.sequence { wrong } else { 0 };
+        self.renew |= mended > 0;
+        self.looked = Some(LabelScrub { checked_bytes: drives * SUPERBLOCK_BYTES as u64, mended });
+    }
+
     /// Goes on with what is to be changed; what has come of it.
     pub(crate) fn poll(&mut self) -> Option<Change> {
         if self.stopped {
             return None;
         }
+        self.end_look();
         let outcome = self.writing.as_ref().and_then(|w| w.outcome.borrow_mut().take());
         if let Some(outcome) = outcome
             && let Some(Writing { block, joins, .. }) = self.writing.take()
@@ -199,7 +257,7 @@ impl Membership {
                 let entry = block.drives.get(usize::from(d));
                 entry.is_some_and(|e| e.state != *state && e.state != DriveState::Gone)
             });
-            if !self.wanted.is_empty() || self.joining.is_some() {
+            if !self.wanted.is_empty() || self.joining.is_some() || self.renew {
                 return self.begin();
             }
         }
@@ -208,7 +266,7 @@ impl Membership {
 
     /// A superblock has become durable on every drive that it counts.
     fn in_force(&mut self, block: Superblock, joins: Option<u16>) -> Change {
-        self.block = block;
+        (self.block, self.renew) = (block, false);
         let joined = joins.and_then(|drive| {
             let entry = self.block.drives.get(usize::from(drive))?;
             self.joining = None;

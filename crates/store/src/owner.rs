@@ -195,8 +195,12 @@ impl PoolOwner {
                     if let Some(joined) = joined {
                         self.take_in(joined);
                     }
+                    let lost = members.out & !self.members.out != 0;
                     self.members = members;
                     self.measure();
+                    if lost {
+                        self.keep_what_is_needed();
+                    }
                     ToShard::Members(members)
                 }
             };

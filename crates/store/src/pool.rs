@@ -17,7 +17,9 @@ pub use label::{Identity, identify_drive, wipe_drive};
 pub(crate) use reopen::place_for;
 
 use crate::columns::{MAX_PARITY, Shape};
-use crate::format::superblock::{DriveEntry, MAX_DRIVES, MAX_SHARDS, SUPERBLOCK_SLOTS, Superblock};
+use crate::format::superblock::{
+    DriveEntry, MAX_DRIVES, MAX_SHARDS, POOL_VERSION, SUPERBLOCK_BYTES, SUPERBLOCK_SLOTS, Superblock,
+};
 use crate::format::{LABEL_BYTES, MAX_UNIT_BYTES, MIN_UNIT_BYTES};
 use crate::shard::within;
 use crate::{DriveState, Finding, PlanDrive, PoolPlan, StoreError};
@@ -67,10 +69,12 @@ pub struct PoolOptions {
     pub absent: Vec<(String, String)>,
     /// Whether drives of the pool that nobody names are taken for lost too, as far as it can do without them.
     pub degraded: bool,
+    /// Where drives are that were to leave: one that the pool still counts is one of its drives, any other thing there is left alone.
+    pub leaving: Vec<String>,
 }
 
 /// Opens (or, over blank drives alone, makes) the pool that lives on these drives, and records this opening's incarnation
-/// durably on every drive. Refuses a drive with a foreign signature, of another pool or of a newer format, and a pool with more
+/// durably on every drive. Refuses a drive with a foreign signature, of another pool or of another format version, and a pool with more
 /// drives missing than it can lose, by name; nothing is written then. Drives that are missing are out from then on; so is one in
 /// whose place something else is found, which stays as it is. Blank drives and those that were out join as new ones. What of this
 /// happened is in the plan's findings.
@@ -79,7 +83,14 @@ pub async fn open_pool(
     drives: Vec<Candidate>,
     options: PoolOptions,
 ) -> Result<PoolPlan, StoreError> {
-    let found = survey(&exec, &drives).await?;
+    let mut found = survey(&exec, &drives).await?;
+    let left = |path: &String| options.leaving.contains(path);
+    for (_, found) in drives.iter().zip(&mut found).filter(|(drive, _)| left(&drive.path)) {
+        // One that has left may be a drive of another pool by now.
+        if found.superblocks().any(|block| options.expect.is_some_and(|pool| pool != block.pool)) {
+            *found = Found::Foreign("a drive of another pool".into());
+        }
+    }
     let newest = view::in_force(&found)?;
     if newest.is_none() {
         drives.iter().zip(&found).try_for_each(|(drive, found)| accept(drive, found))?;
@@ -142,7 +153,11 @@ fn accept(drive: &Candidate, found: &Found) -> Result<(), StoreError> {
     let refuse = |text: String| Err(StoreError::Refused(text));
     match found {
         Found::Blank | Found::BeingMade(_) | Found::Ours(_) => Ok(()),
-        Found::Newer(version) => refuse(format!(
+        Found::Other(version) if *version < POOL_VERSION => refuse(format!(
+            "{path} belongs to a pool of format version {version}, which an older build of this program made; this one reads version \
+             {POOL_VERSION} alone. Nothing was written: use that build, or, if all of it may be lost, `dolmen drive wipe {path}`"
+        )),
+        Found::Other(version) => refuse(format!(
             "{path} belongs to a pool of format version {version}, which this program does not know; use a newer one"
         )),
         Found::Damaged => refuse(format!(
@@ -313,6 +328,18 @@ pub(crate) async fn write_superblock(
     let at = (block.sequence % SUPERBLOCK_SLOTS) * bytes.len() as u64;
     exec.write_durable(file, at, vec![buf.freeze()]).await?;
     exec.flush(file).await
+}
+
+/// True when a drive has this superblock in its place, as the drive with that index.
+pub(crate) async fn holds_superblock(exec: &Handle, file: FileId, block: &Superblock, index: u16) -> bool {
+    let mut buf = exec.alloc(SUPERBLOCK_BYTES).await;
+    buf.set_len(SUPERBLOCK_BYTES);
+    let at = (block.sequence % SUPERBLOCK_SLOTS) * SUPERBLOCK_BYTES as u64;
+    match within(exec, LOOK_MS, exec.read(file, at, buf)).await {
+        Some(Ok(buf)) => Superblock::decode(&buf)
+            .is_ok_and(|held| (held.pool, held.sequence, held.index) == (block.pool, block.sequence, index)),
+        _ => false,
+    }
 }
 
 #[cfg(test)]

@@ -15,6 +15,16 @@ pub struct ScrubPlan {
     pub bytes_per_s: u64,
 }
 
+/// What a look at the labels of drives has found: superblocks ([`PoolOwner::scrub`](crate::PoolOwner::scrub)) or the key table
+/// ([`KeyTable::scrub`](crate::KeyTable::scrub)).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LabelScrub {
+    /// Read and verified. Bytes.
+    pub checked_bytes: u64,
+    /// Copies that were wrong or could not be read, and were or are being written anew.
+    pub mended: u64,
+}
+
 /// Where the scrubbers of a core's shards stand.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ScrubReport {

@@ -6,6 +6,7 @@
 mod common;
 use common::*;
 use dolmen_sim::{CrashLimits, DriveSpec, World};
+use dolmen_store::DriveState;
 use dolmen_types::PgId;
 
 const BLOCKS: u64 = 64;
@@ -18,6 +19,10 @@ enum Step {
     Checkpoint,
     /// A blank drive joins.
     Join(&'static str),
+    /// A drive is to leave.
+    Leave(u16),
+    /// It has left.
+    UntilGone(u16),
 }
 
 /// A workload over one line, and the line's contents after each batch.
@@ -68,6 +73,17 @@ impl History {
                 }
                 Step::Checkpoint => self.node.checkpoint(),
                 Step::Join(drive) => self.node.add_drive(drive).unwrap(),
+                Step::Leave(drive) => self.node.owner.remove_drive(*drive).unwrap(),
+                Step::UntilGone(drive) => {
+                    let state = |node: &Node| node.owner.drives()[usize::from(*drive)].state;
+                    for _ in 0..20_000 {
+                        if state(&self.node) == DriveState::Gone {
+                            break;
+                        }
+                        self.node.turn();
+                    }
+                    assert_eq!(state(&self.node), DriveState::Gone);
+                }
             }
         }
     }
@@ -321,5 +337,27 @@ fn while_a_drive_joins() {
             }
         }
         assert!(seen > 50, "{seen} states only");
+    }
+}
+
+/// A drive is emptied and leaves while hosts write: every crash state, with all drives there, and with each one absent.
+#[test]
+fn while_a_drive_leaves() {
+    for (count, parity) in [(2, 0), (3, 1), (4, 1)] {
+        let mut setup = Setup { drives: common::drives(count, 6), parity, ..Setup::tiny(0) };
+        (setup.unit_bytes, setup.tuning.commit_bytes) = (128 * 1024, 120 * 1024);
+        let before = vec![Step::Write(vec![vec![(0, 9)], vec![(11, 3), (30, 20)]]), Step::Checkpoint];
+        let steps = vec![
+            Step::Write(vec![vec![(1, 2)]]),
+            Step::Leave(0),
+            Step::Write(vec![vec![(5, 9)], vec![(20, 3)]]),
+            Step::UntilGone(0),
+            Step::Write(vec![vec![(40, 9)], vec![(8, 3)]]),
+        ];
+        let limits = CrashLimits { per_point: 8, total: 60, seed: 5 };
+        let workload = Workload { setup, before, steps };
+        let states =
+            if parity == 0 { enumerate(&workload, limits).0 } else { enumerate_absent(&workload, limits) };
+        assert!(states > 40, "{states} states only");
     }
 }

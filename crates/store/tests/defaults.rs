@@ -15,11 +15,8 @@ fn large_commands_at_depth() {
         drives: vec![("d0", (4 << 20) + 60 * unit), ("d1", (4 << 20) + 40 * unit)],
         unit_bytes: unit as u32,
         shards: 2,
-        parity: 0,
-        degraded: false,
-        cores: 1,
         tuning: ShardTuning::default(),
-        keyring: Keyring::default(),
+        ..Setup::tiny(0)
     };
     let mut node = Node::open(&world, &setup).unwrap();
     let (mut rng, mut seq) = (Rng::new(3), [1; 2]);

@@ -94,8 +94,8 @@ fn a_missing_key_locks_its_line_alone() {
     let world = World::new(6);
     let setup = drives(2);
     let mut node = Node::open(&world, &setup).unwrap();
-    node.commit(0, 1, [PLAIN, BOTH].map(create_some_kind).into()).unwrap();
-    for (seq, line) in [(2, PLAIN), (3, BOTH)] {
+    node.commit(0, 1, [PLAIN, ENCRYPTED, BOTH].map(create_some_kind).into()).unwrap();
+    for (seq, line) in [(2, PLAIN), (3, BOTH), (4, ENCRYPTED)] {
         let record = node.write(line, 0, &[11, 12, 13]);
         node.commit(0, seq, vec![record]).unwrap();
     }
@@ -105,9 +105,13 @@ fn a_missing_key_locks_its_line_alone() {
     assert_eq!(node.read(0, BOTH, 0, 2), Err(StoreError::NoKey(LineId(BOTH))));
     assert_eq!(node.read(0, PLAIN, 0, 3).unwrap(), [11, 12, 13]);
     let record = node.write(BOTH, 0, &[14]);
-    assert!(matches!(node.append(0, 4, vec![record]), Err(AppendError::Invalid(_))));
+    assert!(matches!(node.append(0, 5, vec![record]), Err(AppendError::Invalid(_))));
     let record = node.write(PLAIN, 0, &[14]);
-    node.commit(0, 5, vec![record]).unwrap();
+    node.commit(0, 6, vec![record]).unwrap();
+    // Another encrypted line goes without its key.
+    node.commit(0, 7, vec![drop_line(ENCRYPTED)]).unwrap();
+    node.checkpoint();
+    assert!(node.stores[0].line(PgId(0), LineId(ENCRYPTED)).is_none());
     node.shutdown();
     let mut node = Node::open(&world, &setup).unwrap();
     assert_eq!(node.read(0, BOTH, 0, 3).unwrap(), [11, 12, 13]);
@@ -124,6 +128,7 @@ fn options(setup: &Setup, absent: Vec<(String, String)>) -> PoolOptions {
         at_least: 0,
         absent,
         degraded: false,
+        leaving: Vec::new(),
     }
 }
 

@@ -191,3 +191,39 @@ fn data_that_would_not_fit_keeps_a_drive() {
     assert!(why.contains("hold") && why.contains("add a drive"), "{why}");
     assert_eq!(node.owner.drives()[0].state, DriveState::In);
 }
+
+/// A drive fails while another one is being emptied: what the pool can't do without stays.
+#[test]
+fn a_drive_stays_when_another_one_fails() {
+    let world = World::new(5);
+    let mut node = Node::open(&world, &pool(3, 1)).unwrap();
+    let mut load = Load::begin(&mut node);
+    load.run(&mut node, 60);
+    node.owner.remove_drive(0).unwrap();
+    while node.owner.drives()[0].state != DriveState::Leaving {
+        node.turn();
+    }
+    world.remove_drive(NODE, path("d1"));
+    load.run(&mut node, 20);
+    while node.owner.drives()[0].state != DriveState::In {
+        node.turn();
+    }
+    node.until_protected();
+    // With it a further one may go.
+    world.remove_drive(NODE, path("d2"));
+    load.run(&mut node, 10);
+    load.verify(&mut node);
+    // Of four drives two are enough.
+    let world = World::new(6);
+    let mut node = Node::open(&world, &pool(4, 1)).unwrap();
+    let mut load = Load::begin(&mut node);
+    load.run(&mut node, 30);
+    node.owner.remove_drive(0).unwrap();
+    world.remove_drive(NODE, path("d1"));
+    while node.owner.drives()[0].state != DriveState::Gone {
+        node.turn();
+    }
+    node.until_protected();
+    load.run(&mut node, 10);
+    load.verify(&mut node);
+}

@@ -86,16 +86,24 @@ fn a_drive_of_another_pool_is_refused() {
 }
 
 #[test]
-fn foreign_and_newer_drives_are_refused_until_wiped() {
+fn foreign_drives_and_those_of_other_versions_are_refused_until_wiped() {
     let world = World::new(4);
     let setup = Setup { drives: vec![("d0", 6 << 20)], ..two_drives() };
     drop(Node::open(&world, &setup).unwrap());
-    // A newer format: the version field of both superblocks.
-    for slot in 0..2 {
+    let version = |slot: u64, version: u32| {
         world.overwrite(NODE, path("d0"), slot * 16384, b"dolmSUPR");
-        world.overwrite(NODE, path("d0"), slot * 16384 + 16, &9u32.to_le_bytes());
-    }
-    assert!(refusal(&world, &setup).contains("format version 9"));
+        world.overwrite(NODE, path("d0"), slot * 16384 + 16, &version.to_le_bytes());
+    };
+    // Of one slot alone it is rot: the other one says what the drive is. (The older one: no newer one was ever in force.)
+    version(1, 9);
+    drop(Node::open(&world, &setup));
+    (0..2).for_each(|slot| version(slot, 9));
+    let why = refusal(&world, &setup);
+    assert!(why.contains("format version 9") && why.contains("a newer one"), "{why}");
+    // What an older build has made, its check in place or not.
+    (0..2).for_each(|slot| version(slot, 1));
+    let why = refusal(&world, &setup);
+    assert!(why.contains("format version 1") && why.contains("older build") && why.contains("wipe"), "{why}");
     // A file system over it.
     for at in (0..1 << 20).step_by(4096) {
         world.overwrite(NODE, path("d0"), at, &[0; 4096]);

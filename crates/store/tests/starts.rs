@@ -214,3 +214,51 @@ fn names_may_shift() {
     verify(&mut node);
     assert_eq!(lost(&node).len(), 1);
 }
+
+/// A drive that was to leave is one of the pool's as long as that counts it; afterwards, and whatever it is then, it is left alone.
+#[test]
+fn a_drive_that_has_left_is_left_alone() {
+    let world = World::new(31);
+    let setup = Setup { drives: drives(3, 6), parity: 1, unit_bytes: 128 * 1024, ..Setup::tiny(0) };
+    let leaves = Setup { leaving: vec!["d1"], ..setup.clone() };
+    let mut node = Node::open(&world, &setup).unwrap();
+    node.commit(0, 1, vec![create(1)]).unwrap();
+    let record = node.write(1, 0, &[1, 2, 3]);
+    node.commit(0, 2, vec![record]).unwrap();
+    node.checkpoint();
+    drop(node);
+    let mut node = Node::open(&world, &leaves).unwrap();
+    assert_eq!(node.owner.drives()[1].state, DriveState::In);
+    node.owner.remove_drive(1).unwrap();
+    (0..50).for_each(|_| node.turn());
+    drop(node);
+    world.crash();
+    let mut node = Node::open(&world, &leaves).unwrap();
+    while node.owner.drives()[1].state != DriveState::Gone {
+        node.turn();
+    }
+    let pool = node.plan.pool;
+    drop(node);
+    world.crash();
+    let leaves = Setup { expect: Some(pool), ..leaves };
+    let wrecks: [&[u8]; 3] = [b"", b"XFSB", b""];
+    for (i, wreck) in wrecks.into_iter().enumerate() {
+        if i == 2 {
+            // It serves another pool by now.
+            (0..4 << 20).step_by(4096).for_each(|at| world.overwrite(NODE, path("d1"), at, &[0; 4096]));
+            let other = Setup { drives: vec![leaves.drives[1]], unit_bytes: 128 * 1024, ..Setup::tiny(0) };
+            drop(Node::open(&world, &other).unwrap());
+        }
+        world.overwrite(NODE, path("d1"), 0, wreck);
+        let before = world.image(NODE, path("d1"));
+        let mut node = Node::open(&world, &leaves).unwrap();
+        assert_eq!((node.plan.order[1], node.plan.findings.len()), (None, 0), "{:?}", node.plan.findings);
+        assert_eq!(node.read(0, 1, 0, 3).unwrap(), [1, 2, 3]);
+        assert!(world.image(NODE, path("d1")) == before, "something was written");
+        drop(node);
+        world.crash();
+    }
+    // As it was before anybody said that it was to leave: a drive like any other.
+    world.remove_drive(NODE, path("d1"));
+    Node::open(&world, &leaves).unwrap();
+}

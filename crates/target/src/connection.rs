@@ -1,6 +1,6 @@
 //! One accepted connection: the transport's state machine, what it is used for, and what waits on it.
 
-use crate::{config::Bounds, outbox::Outbox, slab::Key, stats::Counters, view::ViewId};
+use crate::{config::Bounds, outbox::Outbox, slab::Key, stats::Counters, trace::Unsent, view::ViewId};
 use dolmen_io::{Buf, SocketId, Stamps};
 use dolmen_nvme::{
     spec::{Cqe, Sqe, Status},
@@ -136,6 +136,7 @@ pub(crate) struct Connection {
     pub(crate) receiving: Receiving,
     pub(crate) outbox: Outbox,
     pub(crate) sending: Option<Nanos>,
+    pub(crate) unsent: Unsent,
     /// It is in the target's list of connections with something to send.
     pub(crate) dirty: bool,
     /// It is in the target's list of connections that wait for memory.
@@ -176,6 +177,7 @@ impl Connection {
             receiving: Receiving::Off,
             outbox: Outbox::default(),
             sending: None,
+            unsent: Unsent::default(),
             dirty: false,
             stalled: false,
             counters: Counters::default(),

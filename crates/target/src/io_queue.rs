@@ -139,9 +139,7 @@ impl Target {
         end_data(connection, sqe.cid.get(), &staged, bytes);
         self.mark_dirty(key);
         self.count(key, sqe.opcode, bytes);
-        let stamps = self.remember(sqe.opcode);
-        stamps.mark(Stamp::Received, io.now());
-        stamps.mark(Stamp::Replied, io.now());
+        self.trace(io, key, sqe, &Stamps::received(io.now(), io.lag_ns()), &Ok(Done::Ok));
         true
     }
 
@@ -388,6 +386,8 @@ impl Target {
     pub(crate) fn submit(&mut self, io: &mut Io, request: Key, volume: VolumeRef, command: Command) {
         let Some(slot) = self.requests.get_mut(request) else { return };
         slot.stage = Stage::Volume;
+        let mut stamps = slot.stamps;
+        stamps.mark(Stamp::Handed, io.now());
         let host_id = self.connections.get(slot.connection).map_or([0; 16], |c| c.host_id);
         self.outputs.requests.push(volume::Request {
             token: request.bits(),
@@ -395,7 +395,7 @@ impl Target {
             volume,
             host_id,
             deadline: io.now().plus_ms(self.config.timeouts.command_ms),
-            stamps: slot.stamps,
+            stamps,
             command,
         });
     }
@@ -443,7 +443,7 @@ impl Target {
             }
             self.mark_dirty(key);
             self.count(key, sqe.opcode, length);
-            self.release(io, request, key, &sqe, reply.stamps);
+            self.release(io, request, key, &sqe, &reply);
             return;
         }
         let outcome = reply.result.as_ref().err().copied();
@@ -464,7 +464,7 @@ impl Target {
         if !gone && outcome.is_none() {
             self.count(key, sqe.opcode, length);
         }
-        self.release(io, request, key, &sqe, reply.stamps);
+        self.release(io, request, key, &sqe, &reply);
     }
 
     /// The data that a successful reply carries to the host.
@@ -481,9 +481,8 @@ impl Target {
     }
 
     /// Gives an answered command's slot back, and lets go on what waited for it.
-    fn release(&mut self, io: &mut Io, request: Key, key: Key, sqe: &Sqe, mut stamps: Stamps) {
-        stamps.mark(Stamp::Replied, io.now());
-        *self.remember(sqe.opcode) = stamps;
+    fn release(&mut self, io: &mut Io, request: Key, key: Key, sqe: &Sqe, reply: &Reply) {
+        self.trace(io, key, sqe, &reply.stamps, &reply.result);
         self.free_request(request);
         if self.draining {
             self.end_if_drained(io, key);

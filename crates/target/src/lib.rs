@@ -38,6 +38,7 @@ mod stats;
 mod status;
 mod table;
 mod target;
+mod trace;
 mod view;
 mod wire;
 
@@ -47,3 +48,4 @@ pub use message::Envelope;
 pub use stats::{ConnectionInfo, Counters, HostInfo, TargetStats};
 pub use table::{Namespace, NamespaceTable};
 pub use target::{Outputs, Target};
+pub use trace::{CommandTrace, TraceReport};

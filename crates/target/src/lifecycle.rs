@@ -301,8 +301,6 @@ pub(crate) struct NewRequest {
 impl NewRequest {
     /// A command that was received now, without data so far.
     pub(crate) fn received(io: &Io) -> NewRequest {
-        let mut stamps = Stamps::default();
-        stamps.mark(dolmen_io::Stage::Received, io.now());
-        NewRequest { stamps, ..NewRequest::default() }
+        NewRequest { stamps: Stamps::received(io.now(), io.lag_ns()), ..NewRequest::default() }
     }
 }

@@ -11,9 +11,10 @@ use crate::{
     slab::{Key, Slab},
     stats::{ConnectionInfo, HostInfo, TargetStats},
     table::NamespaceTable,
+    trace::{TraceReport, Traces},
     view::Views,
 };
-use dolmen_io::{Error, Event, Io, ListenerId, Owner, SocketId, Stamps, Tag, TimerId};
+use dolmen_io::{Error, Event, Io, ListenerId, Owner, SocketId, Tag, TimerId};
 use dolmen_nvme::spec::Cqe;
 use dolmen_types::{Nanos, Nqn};
 use dolmen_volume::{self as volume, Near};
@@ -25,9 +26,6 @@ use std::{
 
 /// Time between two looks at all deadlines. Milliseconds.
 const TICK_MS: u64 = 500;
-
-/// Stamps of finished commands that are kept for tools.
-const RECENT_STAMPS: usize = 256;
 
 /// What a tag's key means; the upper 8 bits of the key.
 const LISTENER: u64 = 1 << 56;
@@ -44,35 +42,6 @@ pub struct Outputs {
     pub requests: Vec<volume::Request>,
     /// To other cores' targets.
     pub messages: Vec<Envelope>,
-}
-
-/// Opcodes and stamps of the commands that were answered last: a ring that is written in place.
-#[derive(Debug, Default)]
-struct Recent {
-    entries: Vec<(u8, Stamps)>,
-    /// The oldest one, once the ring is full.
-    next: usize,
-}
-
-impl Recent {
-    /// The stamps of one more command, to be marked in place: copied from elsewhere just after they were made, they would
-    /// wait for the data that was written before them.
-    #[inline]
-    fn add(&mut self, opcode: u8) -> &mut Stamps {
-        let at = self.next;
-        if at == self.entries.len() {
-            self.entries.push((opcode, Stamps::default()));
-        }
-        self.next = (at + 1) % RECENT_STAMPS;
-        let entry = &mut self.entries[at];
-        *entry = (opcode, Stamps::default());
-        &mut entry.1
-    }
-
-    fn iter(&self) -> impl Iterator<Item = &(u8, Stamps)> {
-        let (new, old) = self.entries.split_at(self.next.min(self.entries.len()));
-        old.iter().chain(new)
-    }
 }
 
 /// A reply that found no memory for its bytes.
@@ -110,7 +79,7 @@ pub struct Target {
     pub(crate) solicited_limit: usize,
     pub(crate) draining: bool,
     pub(crate) stats: TargetStats,
-    recent: Recent,
+    pub(crate) traces: Traces,
 }
 
 impl Target {
@@ -140,7 +109,7 @@ impl Target {
             solicited_limit: bounds.solicited_bytes,
             draining: false,
             stats: TargetStats::default(),
-            recent: Recent::default(),
+            traces: Traces::default(),
             config,
         }
     }
@@ -369,9 +338,10 @@ impl Target {
         self.controllers.iter().filter_map(info).collect()
     }
 
-    /// Opcode and stages of I/O commands that were answered lately, oldest first.
-    pub fn recent(&self) -> impl Iterator<Item = &(u8, Stamps)> {
-        self.recent.iter()
+    /// Where the time of a namespace's commands went lately, as far as this core answered them.
+    #[must_use]
+    pub fn traces(&self, nsid: u32, now: Nanos) -> TraceReport {
+        self.traces.report(nsid, now, |key| self.connections.get(key)?.host_nqn.clone())
     }
 
     // For the other files.
@@ -390,11 +360,6 @@ impl Target {
 
     pub(crate) fn close_tag(&self, key: Key) -> Tag {
         self.tag(CLOSE | key.bits())
-    }
-
-    #[inline]
-    pub(crate) fn remember(&mut self, opcode: u8) -> &mut Stamps {
-        self.recent.add(opcode)
     }
 
     /// The view of a host, held by a connection or a controller.

@@ -349,6 +349,7 @@ impl Target {
         }
         let slices = connection.outbox.take(io.slices());
         connection.sending = Some(io.now());
+        connection.unsent.sending();
         io.send(tag, connection.sock, slices);
     }
 
@@ -356,6 +357,7 @@ impl Target {
     pub(crate) fn sent(&mut self, io: &mut Io, key: Key) {
         let Some(connection) = self.connections.get_mut(key) else { return };
         connection.sending = None;
+        connection.unsent.sent(&mut self.traces, io.now());
         connection.outbox.give_back(&mut self.reserve);
         if connection.outbox.bytes() > 0 {
             self.mark_dirty(key);

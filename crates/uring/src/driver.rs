@@ -19,7 +19,13 @@ use dolmen_io::{
 };
 use dolmen_types::{Nanos, UnixMillis};
 use io_uring::{opcode, types};
-use std::{mem::ManuallyDrop, net::SocketAddr, sync::Arc};
+use std::{
+    mem::ManuallyDrop,
+    net::SocketAddr,
+    os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
+    path::Path,
+    sync::Arc,
+};
 
 /// How long a driver that is dropped waits for the kernel to let go of its buffers. Nanoseconds.
 const DRAIN_NS: u64 = 10_000_000_000;
@@ -32,6 +38,10 @@ pub struct Uring {
     waker: Arc<Waker>,
     /// A read of the eventfd is under way.
     wake_armed: bool,
+    /// Signalled by the kernel whenever there is something to take; made for the first that asks for it.
+    event: Option<OwnedFd>,
+    /// It may be readable for what was taken already.
+    event_is_old: bool,
     /// Events of operations that ended without the kernel; they wait for the next look.
     ready: Events,
     cqes: Vec<Cqe>,
@@ -65,6 +75,8 @@ impl Uring {
             io: ManuallyDrop::new(Tables { sockets, listeners, drives, chunks, wake_count, pool }),
             waker,
             wake_armed: false,
+            event: None,
+            event_is_old: false,
             ready: Vec::new(),
             cqes: Vec::new(),
             clock: sys::boot_time(),
@@ -100,6 +112,16 @@ impl Uring {
         io.chunks.refill(&io.pool);
         if io.sockets.starving() {
             io.sockets.feed_starved(io.chunks.provided(), &mut self.ring);
+        }
+    }
+
+    /// Makes the descriptor unreadable, if it is readable for what was taken already or is taken now.
+    fn renew_event(&mut self) {
+        let Some(event) = &self.event else { return };
+        let now = self.ring.wants_enter() || self.ring.has_completions();
+        // Before the look: what comes after it makes the descriptor readable again. Entering may signal it, too.
+        if std::mem::replace(&mut self.event_is_old, now) || now {
+            sys::clear(event);
         }
     }
 
@@ -167,6 +189,7 @@ impl Driver for Uring {
 
     fn reap(&mut self, wait: Wait, events: &mut Vec<(Tag, Event)>) -> Nanos {
         self.refill();
+        self.renew_event();
         self.enter(wait);
         events.append(&mut self.ready);
         self.clock = sys::boot_time();
@@ -190,6 +213,16 @@ impl Driver for Uring {
         self.waker.clone()
     }
 
+    fn descriptor(&mut self) -> Option<BorrowedFd<'_>> {
+        if self.event.is_none() {
+            // The ring's own descriptor doesn't become readable by work that is deferred to us; an eventfd does.
+            let event = sys::polled_eventfd().ok()?;
+            self.ring.submitter().register_eventfd(event.as_raw_fd()).ok()?;
+            (self.event, self.event_is_old) = (Some(event), true);
+        }
+        self.event.as_ref().map(AsFd::as_fd)
+    }
+
     fn pool(&self) -> &Pool {
         &self.io.pool
     }
@@ -197,6 +230,10 @@ impl Driver for Uring {
     fn listen(&mut self, addr: SocketAddr) -> Result<(ListenerId, SocketAddr), Error> {
         let (fd, local) = sys::listener(addr, self.reuse_port)?;
         Ok((self.io.listeners.insert(fd), local))
+    }
+
+    fn listen_unix(&mut self, path: &Path) -> Result<ListenerId, Error> {
+        Ok(self.io.listeners.insert(sys::unix_listener(path)?))
     }
 
     fn close_listener(&mut self, listener: ListenerId) {

@@ -6,7 +6,11 @@ use dolmen_types::{Nanos, UnixMillis};
 use std::{
     mem::{size_of, zeroed},
     net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6},
-    os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd},
+    os::{
+        fd::{AsRawFd, FromRawFd, OwnedFd, RawFd},
+        unix::{ffi::OsStrExt, fs::FileTypeExt, net::UnixStream},
+    },
+    path::Path,
     time::Duration,
 };
 
@@ -65,9 +69,32 @@ impl RawAddr {
         raw
     }
 
-    /// `None` for a family that is not the Internet's.
+    /// A path in the file system.
+    fn unix(path: &Path) -> Result<RawAddr, Error> {
+        let bytes = path.as_os_str().as_bytes();
+        // SAFETY: all zeros is a valid `sockaddr_un`.
+        let mut sun: libc::sockaddr_un = unsafe { zeroed() };
+        // The path ends with a zero.
+        if bytes.is_empty() || bytes.len() >= sun.sun_path.len() || bytes.contains(&0) {
+            let most = sun.sun_path.len() - 1;
+            let text = format!("{}: the path of a socket has 1 to {most} bytes", path.display());
+            return Err(errors::refused(text));
+        }
+        sun.sun_family = libc::AF_UNIX.try_into().expect("AF_UNIX is small");
+        for (to, from) in sun.sun_path.iter_mut().zip(bytes) {
+            *to = libc::c_char::from_ne_bytes([*from]);
+        }
+        let mut raw = RawAddr::empty();
+        raw.len = len_of::<libc::sockaddr_un>();
+        // SAFETY: `sockaddr_storage` is large and aligned enough for every address family.
+        unsafe { std::ptr::from_mut(&mut raw.storage).cast::<libc::sockaddr_un>().write(sun) };
+        Ok(raw)
+    }
+
+    /// Unspecified for a socket in the file system; `None` for other families.
     fn get(&self) -> Option<SocketAddr> {
         match i32::from(self.storage.ss_family) {
+            libc::AF_UNIX => Some(SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), 0)),
             libc::AF_INET => {
                 // SAFETY: the family says that this is a `sockaddr_in`.
                 let sin = unsafe { std::ptr::from_ref(&self.storage).cast::<libc::sockaddr_in>().read() };
@@ -172,6 +199,39 @@ pub(crate) fn listener(addr: SocketAddr, reuse_port: bool) -> Result<(OwnedFd, S
     Ok((fd, local))
 }
 
+/// A listening socket in the file system that only its owner may use. One that is left over from a process that is gone is
+/// replaced.
+pub(crate) fn unix_listener(path: &Path) -> Result<OwnedFd, Error> {
+    let raw = RawAddr::unix(path)?;
+    // SAFETY: no pointers.
+    let fd = unsafe { libc::socket(libc::AF_UNIX, libc::SOCK_STREAM | libc::SOCK_CLOEXEC, 0) };
+    // SAFETY: just made.
+    let fd = unsafe { own(check("make a socket", fd)?) };
+    // Before it is bound: then there is no moment in which others may connect.
+    // SAFETY: takes two numbers; the descriptor is open.
+    check("restrict a socket", unsafe { libc::fchmod(fd.as_raw_fd(), 0o600) })?;
+    // SAFETY: the address lives across the call and has the length given.
+    let bind = || unsafe { libc::bind(fd.as_raw_fd(), raw.as_ptr(), raw.len()) };
+    let mut bound = bind();
+    if bound != 0 && errors::last() == libc::EADDRINUSE && is_left_over(path) {
+        // Should it fail, the second bind tells.
+        let _ = std::fs::remove_file(path);
+        bound = bind();
+    }
+    check(&format!("bind {}", path.display()), bound)?;
+    // SAFETY: no pointers.
+    let listening = unsafe { libc::listen(fd.as_raw_fd(), BACKLOG) };
+    check(&format!("listen at {}", path.display()), listening)?;
+    Ok(fd)
+}
+
+/// True for a socket that nobody listens at.
+fn is_left_over(path: &Path) -> bool {
+    let is_socket = std::fs::symlink_metadata(path).is_ok_and(|meta| meta.file_type().is_socket());
+    let refused = |why: std::io::Error| why.kind() == std::io::ErrorKind::ConnectionRefused;
+    is_socket && UnixStream::connect(path).is_err_and(refused)
+}
+
 /// Our end's address.
 pub(crate) fn local_addr(fd: &OwnedFd) -> Result<SocketAddr, Error> {
     let mut raw = RawAddr::empty();
@@ -198,6 +258,21 @@ pub(crate) fn eventfd() -> Result<OwnedFd, Error> {
     let fd = unsafe { libc::eventfd(0, libc::EFD_CLOEXEC) };
     // SAFETY: just made.
     Ok(unsafe { own(check("make an eventfd", fd)?) })
+}
+
+/// An eventfd that never blocks and is readable from the start, for loops that wait on the ring by it.
+pub(crate) fn polled_eventfd() -> Result<OwnedFd, Error> {
+    // SAFETY: no pointers.
+    let fd = unsafe { libc::eventfd(1, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK) };
+    // SAFETY: just made.
+    Ok(unsafe { own(check("make an eventfd", fd)?) })
+}
+
+/// Makes an eventfd that never blocks unreadable until it is signalled again.
+pub(crate) fn clear(event: &OwnedFd) {
+    let mut count = [0u8; 8];
+    // SAFETY: eight bytes that live across the call. It fails when nothing was signalled, which is as good.
+    unsafe { libc::read(event.as_raw_fd(), count.as_mut_ptr().cast(), count.len()) };
 }
 
 /// Adds one to an eventfd.

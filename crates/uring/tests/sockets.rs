@@ -345,3 +345,42 @@ fn features_say_what_is_masked() {
     let features = driver.features();
     assert!(features.multishot && features.taskrun_flag);
 }
+
+#[test]
+fn a_socket_in_the_file_system_is_for_its_owner_and_replaces_a_left_over_one() {
+    use std::os::unix::{fs::PermissionsExt, net::UnixStream};
+    let path = std::env::temp_dir().join(format!("dolmen-uring-{}.sock", std::process::id()));
+    let mut core = Core::new(&config("none"));
+    for round in 0..2 {
+        // The second time what the first one left is in the way.
+        let listener = core.io.listen_unix(&path).unwrap();
+        assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        core.io.accept(tag(1), listener);
+        let mut client = UnixStream::connect(&path).unwrap();
+        let Event::Accepted { sock, peer, .. } = core.next(1) else { panic!("not accepted") };
+        assert!(peer.ip().is_unspecified());
+        core.io.receive(tag(2), sock);
+        client.write_all(b"over here").unwrap();
+        assert_eq!(core.collect(2, 9), b"over here");
+        core.send(3, sock, b"and back");
+        assert!(matches!(core.next(3), Event::Sent(_)));
+        let mut back = [0; 8];
+        client.read_exact(&mut back).unwrap();
+        assert_eq!(&back, b"and back");
+        let taken = core.io.listen_unix(&path).unwrap_err();
+        assert!(taken.to_string().contains(path.to_str().unwrap()), "round {round}: {taken}");
+        core.io.close(tag(4), sock);
+        assert!(matches!(core.next(4), Event::Closed));
+        core.io.close_listener(listener);
+        // The attempt to listen there too may have looked whether somebody answers.
+        let end = std::iter::repeat_with(|| core.next(1)).find(|e| !matches!(e, Event::Accepted { .. }));
+        assert_eq!(end.as_ref().and_then(kind), Some(ErrorKind::Closed));
+        core.events.clear();
+    }
+    std::fs::remove_file(&path).unwrap();
+    let file = path.with_extension("file");
+    std::fs::write(&file, b"precious").unwrap();
+    assert!(core.io.listen_unix(&file).is_err(), "nothing but a socket is replaced");
+    std::fs::remove_file(&file).unwrap();
+    assert!(core.io.listen_unix(&path.with_file_name("x".repeat(200))).is_err());
+}

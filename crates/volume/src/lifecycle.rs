@@ -13,6 +13,7 @@ use crate::{
     descriptor,
     group::Phase as GroupPhase,
     op::{ControlOp, Kind, Op, Phase},
+    open::is_locked,
     qos,
     span::Span,
     volume::{Life, Volume, slot_ref},
@@ -242,7 +243,7 @@ impl Volumes {
         if self.volumes[slot].life == Life::Deleting {
             return Ok(Some(self.shown(slot, log)));
         }
-        self.may_change(slot, expected_revision)?;
+        self.may_delete(slot, expected_revision)?;
         let volume = &mut self.volumes[slot];
         volume.life = Life::Deleting;
         let mut next = volume.descriptor.clone();
@@ -253,8 +254,14 @@ impl Volumes {
         Ok(None)
     }
 
-    /// A volume may change when it is understood, at the expected revision, and its group takes records.
+    /// A volume may change when it is understood and its key is here, at the expected revision, and its group takes records.
     fn may_change(&self, slot: usize, expected: Option<u64>) -> Result<(), ControlError> {
+        self.may_delete(slot, expected)?;
+        if self.volumes[slot].life == Life::Locked { Err(ControlError::NotReady) } else { Ok(()) }
+    }
+
+    /// It may be deleted without its key too.
+    fn may_delete(&self, slot: usize, expected: Option<u64>) -> Result<(), ControlError> {
         let volume = &self.volumes[slot];
         let revision = volume.descriptor.revision;
         if expected.is_some_and(|e| e != revision) {
@@ -313,6 +320,7 @@ impl Volumes {
                     let uuid = volume.descriptor.uuid;
                     self.vacate_quietly(slot, uuid);
                 }
+                ControlOp::Delete(_) if is_locked(&volume.descriptor, log) => volume.life = Life::Locked,
                 ControlOp::Delete(_) => volume.life = Life::Serving,
                 ControlOp::Update(_) | ControlOp::Rollback(..) | ControlOp::Purge => {
                     volume.size = volume.descriptor.size_bytes;

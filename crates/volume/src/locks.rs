@@ -32,11 +32,13 @@ pub(crate) struct Claim(u32);
 #[derive(Debug)]
 pub(crate) struct RangeLocks {
     root: u32,
+    /// Claims that are not granted: while there are none, nobody has to be looked for when one is given up.
+    waiting: u32,
 }
 
 impl RangeLocks {
     pub(crate) fn new() -> RangeLocks {
-        RangeLocks { root: NIL }
+        RangeLocks { root: NIL, waiting: 0 }
     }
 }
 
@@ -115,6 +117,7 @@ impl LockTable {
                 blockers += u32::try_from(self.hits.len()).expect("fewer hits than nodes");
             }
         }
+        locks.waiting += u32::from(blockers > 0);
         self.arrivals += 1;
         let mut head = NIL;
         for (range, mode) in ranges {
@@ -140,11 +143,12 @@ impl LockTable {
             locks.root = self.remove(locks.root, node);
             node = self.nodes[node as usize].next;
         }
+        locks.waiting -= u32::from(self.nodes[claim.0 as usize].blockers > 0);
         let mut freed = Vec::new();
         let mut node = claim.0;
         while node != NIL {
             let Node { start, end, mode, order, next, .. } = self.nodes[node as usize];
-            if locks.root != NIL {
+            if locks.waiting > 0 {
                 self.search(locks.root, &(start..end), mode);
                 for i in 0..self.hits.len() {
                     let hit = &self.nodes[self.hits[i] as usize];
@@ -153,6 +157,7 @@ impl LockTable {
                         let first = &mut self.nodes[head as usize];
                         first.blockers -= 1;
                         if first.blockers == 0 {
+                            locks.waiting -= 1;
                             freed.push((first.order, first.owner));
                         }
                     }

@@ -116,9 +116,7 @@ impl Volumes {
             let slot = match (descriptor, held) {
                 (Some(descriptor), Some(held)) => {
                     let life = match life_of(&descriptor) {
-                        Life::Serving if descriptor.encryption && !log.has_key(pg, descriptor.line) => {
-                            Life::Quarantined
-                        }
+                        Life::Serving if is_locked(&descriptor, log) => Life::Locked,
                         life => life,
                     };
                     let slot = self.place(life, descriptor);
@@ -151,6 +149,11 @@ fn identity_record(claim: &Option<IdentityClaim>, pg: PgId, objects: &[(Key, Box
     let (there, value) = (objects.iter().find(|(k, _)| *k == key), claim.identity.encode());
     let holds = there.is_some_and(|(_, old)| !claim.replaces || **old == *value);
     (!holds).then(|| Record::Put { key, value: value.into() })
+}
+
+/// True for an encrypted volume whose key is not here.
+pub(crate) fn is_locked<L: Log>(descriptor: &VolumeDescriptor, log: &L) -> bool {
+    descriptor.encryption && !log.has_key(descriptor.pg, descriptor.line)
 }
 
 fn life_of(descriptor: &VolumeDescriptor) -> Life {

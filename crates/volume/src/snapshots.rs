@@ -303,9 +303,11 @@ impl Volumes {
             _ => return invalid("the snapshot is not available"),
         }
         let (pg, line) = (snapshot.descriptor.pg, snapshot.descriptor.line);
+        const { assert!(MAX_CLONE_DEPTH == 16, "the text says so") };
         if ancestry(pg, line, log).count() >= MAX_CLONE_DEPTH {
             return invalid(
-                "too many clones and rollbacks lie one over the other; copy the data to a new volume",
+                "16 clones and rollbacks lie one over the other already, which is the most: take an older snapshot, one from before the \
+                 last rollback or of the volume that was cloned, or copy the data to a new volume",
             );
         }
         Ok((line, snapshot.descriptor.at))

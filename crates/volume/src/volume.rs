@@ -27,6 +27,8 @@ pub(crate) enum Life {
     Deleting,
     /// Its records were not understood.
     Quarantined,
+    /// It is encrypted, and its key is not here: it can be deleted, nothing else.
+    Locked,
 }
 
 /// A slot and the volume in it.
@@ -87,7 +89,7 @@ impl Volume {
     /// What is told about it. `usage` is the log's figure, `stopped` that of its group.
     pub(crate) fn info(&self, usage: LineUsage, stopped: bool) -> VolumeInfo {
         let health = match self.life {
-            Life::Quarantined => Health::Quarantined,
+            Life::Quarantined | Life::Locked => Health::Quarantined,
             _ if stopped => Health::Stopped,
             _ => Health::Good,
         };

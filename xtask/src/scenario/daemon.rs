@@ -30,6 +30,8 @@ pub(crate) struct Daemon {
     pub(crate) port: u16,
     pub(crate) discovery_port: u16,
     api_port: u16,
+    /// The port of NBD clients.
+    pub(crate) nbd_port: u16,
     starts: u32,
 }
 
@@ -40,7 +42,7 @@ impl Daemon {
             bail!("{} is not there: cargo build --release", binary.display());
         }
         let folder = tempfile::Builder::new().prefix("node-").tempdir_in(work)?;
-        let ports = free_ports(3)?;
+        let ports = free_ports(4)?;
         let mut daemon = Self {
             binary: binary.to_owned(),
             folder,
@@ -48,6 +50,7 @@ impl Daemon {
             port: ports[0],
             discovery_port: ports[1],
             api_port: ports[2],
+            nbd_port: ports[3],
             starts: 0,
         };
         daemon.launch()?;
@@ -68,6 +71,7 @@ impl Daemon {
             .args(["--port", &self.port.to_string()])
             .args(["--discovery-port", &self.discovery_port.to_string()])
             .args(["--api-port", &self.api_port.to_string()])
+            .args(["--nbd", &self.nbd_port.to_string(), "--nbd-host", super::brick::HOST_NQN])
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
             .stderr(log)

@@ -10,6 +10,7 @@ mod daemon;
 mod data;
 mod fabric;
 mod initiator;
+mod nbd;
 mod stage;
 
 use std::path::{Path, PathBuf};
@@ -82,7 +83,7 @@ impl Tally {
 
 /// All scenarios, in the order in which they run.
 const SCENARIOS: &[&[Scenario]] =
-    &[fabric::SCENARIOS, data::SCENARIOS, crash::SCENARIOS, initiator::SCENARIOS];
+    &[fabric::SCENARIOS, data::SCENARIOS, crash::SCENARIOS, nbd::SCENARIOS, initiator::SCENARIOS];
 
 /// What the floor of the supported kernels is tried with; the newest kernel runs everything.
 const ON_EVERY_KERNEL: &[&str] = &["discovery", "connect", "identity", "ext4", "fio"];
@@ -161,10 +162,10 @@ fn run_group(series: &str, scenarios: &[&Scenario], plan: &Plan, work: &Path) ->
 }
 
 fn set_up(series: &str, plan: &Plan, work: &Path) -> Result<Stage> {
-    let initiator_port = daemon::free_ports(1)?[0];
+    let initiator_ports = daemon::free_ports(initiator::GUEST_PORTS.len())?;
     let options = Options {
         series: series.to_owned(),
-        forwards: vec![(initiator_port, initiator::GUEST_PORT)],
+        forwards: initiator_ports.iter().copied().zip(initiator::GUEST_PORTS).collect(),
         ..Options::default()
     };
     // The daemon first: if it does not start there is no need for a guest.
@@ -178,5 +179,5 @@ fn set_up(series: &str, plan: &Plan, work: &Path) -> Result<Stage> {
         Some(brick) => brick,
         None => Brick::kernel(&mut guest)?,
     };
-    Ok(Stage { guest, brick, initiator_port })
+    Ok(Stage { guest, brick, initiator_ports })
 }

@@ -11,8 +11,8 @@ use crate::vm::{Guest, Job, Outcome};
 pub(crate) struct Stage {
     pub(crate) guest: Guest,
     pub(crate) brick: Brick,
-    /// A port of this machine's loopback that leads to the guest's own target.
-    pub(crate) initiator_port: u16,
+    /// Ports of this machine's loopback that lead to the guest's own target, in the order of `GUEST_PORTS`.
+    pub(crate) initiator_ports: Vec<u16>,
 }
 
 impl Stage {
@@ -35,7 +35,7 @@ impl Stage {
 
     /// A clean start for the next scenario: nothing mounted, nothing connected, an empty kernel log.
     pub(crate) fn reset(&mut self) -> Result<()> {
-        let script = "sync; umount /mnt 2>/dev/null; killall -q fio tcpdump; nvme disconnect-all; dmesg -c >/dev/null; true";
+        let script = "sync; umount /mnt 2>/dev/null; killall -q fio tcpdump; nvme disconnect-all; nbd-client -d /dev/nbd0 2>/dev/null; dmesg -c >/dev/null; true";
         self.guest.check(script, Duration::from_secs(60))?;
         Ok(())
     }

@@ -9,7 +9,7 @@ use super::rust::{blank, paths, without_tests};
 use super::{crate_of, tracked_files, verdict};
 
 /// Crates in which `unsafe` may be written.
-pub(crate) const MAY_BE_UNSAFE: &[&str] = &["uring", "io", "kernels", "export", "initiator"];
+pub(crate) const MAY_BE_UNSAFE: &[&str] = &["uring", "io", "kernels", "export", "initiator-c"];
 
 /// Crates whose runs must replay from their inputs: clocks, threads, files, sockets and seeds reach them only
 /// through the seam.

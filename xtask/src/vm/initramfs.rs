@@ -16,8 +16,18 @@ use crate::packages::find_program;
 use crate::sh::run;
 
 /// Programs copied from this machine with every library they load.
-const PROGRAMS: &[&str] =
-    &["nvme", "fio", "mkfs.ext4", "mkfs.xfs", "fstrim", "blkdiscard", "fsck.ext4", "xfs_repair", "tcpdump"];
+const PROGRAMS: &[&str] = &[
+    "nvme",
+    "fio",
+    "mkfs.ext4",
+    "mkfs.xfs",
+    "fstrim",
+    "blkdiscard",
+    "fsck.ext4",
+    "xfs_repair",
+    "tcpdump",
+    "nbd-client",
+];
 
 const INIT: &str = include_str!("init.sh");
 

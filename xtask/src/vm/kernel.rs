@@ -20,6 +20,7 @@ const MODULES: &[&str] = &[
     "nvme-fabrics",
     "nvmet",
     "nvmet-tcp",
+    "nbd",
     "crc32c_generic",
     "crc32c-intel",
     "ext4",

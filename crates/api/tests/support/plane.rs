@@ -5,6 +5,7 @@ use dolmen_cluster::plane::{
     DriveState, DriveStatus, HostStatus, KeyOrigin, KeyStatus, MetricsSnapshot, NodeRequest, PlaneError,
     PoolState, PoolStatus, Protection, ScrubStatus, SnapshotStatus, VolumeMetrics, VolumeStatus, VolumeUsage,
 };
+use dolmen_cluster::trace::{CommandTrace, TraceKind, TraceStage, VolumeTraces};
 use dolmen_types::{
     CoreId, Nqn, Seq, UnixMillis, Uuid,
     snapshot::{SnapshotDescriptor, SnapshotState},
@@ -158,11 +159,39 @@ pub async fn run(log: Log, mut requests: mpsc::Receiver<NodeRequest>, linger: u3
                 let _ =
                     answer.send(Ok(DriveLocation { path: "/drives/a".into(), ..DriveLocation::default() }));
             }
+            NodeRequest::Traces { uuid, answer } => {
+                let known = volumes.contains_key(&uuid);
+                let _ = answer.send(if known { traces() } else { VolumeTraces::default() });
+            }
             NodeRequest::Metrics { answer } => {
                 let _ = answer.send(Box::new(metrics(&volumes)));
             }
         }
     }
+}
+
+/// Fifty writes that a QoS policy held back, and one that was worse.
+fn traces() -> VolumeTraces {
+    let command = |i: u64, qos_ns: u64| {
+        let mut stages = [0; TraceStage::COUNT];
+        stages[TraceStage::Qos as usize] = qos_ns;
+        stages[TraceStage::Drive as usize] = 100_000;
+        CommandTrace {
+            kind: TraceKind::Write,
+            failed: false,
+            weight: 1,
+            lba: i,
+            blocks: 2,
+            age_ns: i * 1_000_000,
+            host: Some(host_nqn()),
+            core: CoreId(0),
+            outstanding: 8,
+            drive: Some("/drives/a".into()),
+            stages,
+        }
+    };
+    let recent = (0..50).map(|i| command(i, 9_900_000)).collect();
+    VolumeTraces { recent, slowest: vec![command(77, 99_900_000)] }
 }
 
 pub fn host_nqn() -> Nqn {

@@ -80,7 +80,7 @@ impl fmt::Display for Figures {
             };
             writeln!(
                 f,
-                "{name:<44} {:>9.digits$} {unit:<5} {range:<22} {bound:>9} {verdict:<6}  {parts}",
+                "{name:<50} {:>9.digits$} {unit:<5} {range:<22} {bound:>9} {verdict:<6}  {parts}",
                 value.median
             )?;
         }

@@ -82,27 +82,7 @@ impl Machine {
         bytes: u64,
         compress: bool,
     ) -> Result<VolumeRef> {
-        let descriptor = VolumeDescriptor {
-            uuid: Uuid([number; 16]),
-            name: format!("v{number}"),
-            project: "default".into(),
-            nsid: Nsid(u32::from(number)),
-            pg: PgId(0),
-            line: LineId(u64::from(number)),
-            size_bytes: bytes,
-            sector: SectorSize::B4096,
-            kind,
-            acl: HostAccess::Any,
-            ip_acl: IpAccess::Any,
-            labels: Vec::new(),
-            compression: compress,
-            encryption: false,
-            qos: None,
-            source: None,
-            created: UnixMillis(1),
-            revision: 1,
-            state: VolumeState::Available,
-        };
+        let descriptor = descriptor(number, kind, bytes, compress);
         let uuid = descriptor.uuid;
         let command = ControlCommand::Create(Box::new(descriptor));
         self.volumes.control(ControlRequest { token: 1, command });
@@ -183,6 +163,46 @@ impl Machine {
     }
 }
 
+/// A volume's descriptor, not encrypted.
+pub(super) fn descriptor(number: u8, kind: VolumeKind, bytes: u64, compress: bool) -> VolumeDescriptor {
+    VolumeDescriptor {
+        uuid: Uuid([number; 16]),
+        name: format!("v{number}"),
+        project: "default".into(),
+        nsid: Nsid(u32::from(number)),
+        pg: PgId(0),
+        line: LineId(u64::from(number)),
+        size_bytes: bytes,
+        sector: SectorSize::B4096,
+        kind,
+        acl: HostAccess::Any,
+        ip_acl: IpAccess::Any,
+        labels: Vec::new(),
+        compression: compress,
+        encryption: false,
+        qos: None,
+        source: None,
+        created: UnixMillis(1),
+        revision: 1,
+        state: VolumeState::Available,
+    }
+}
+
+/// Of a new pool with one shard.
+pub(super) fn pool_options() -> PoolOptions {
+    PoolOptions {
+        shards: 1,
+        parity: None,
+        unit_bytes: None,
+        seed: [7; 32],
+        expect: None,
+        at_least: 0,
+        absent: Vec::new(),
+        degraded: false,
+        leaving: Vec::new(),
+    }
+}
+
 /// Opens the drives and makes a pool of them; its plan and the files in its order.
 fn make_pool(
     io: &mut Io,
@@ -197,16 +217,7 @@ fn make_pool(
         candidates.push(Candidate { info: io.open_drive(&open)?, path: path.display().to_string() });
     }
     let files: Vec<FileId> = candidates.iter().map(|d| d.info.file).collect();
-    let options = PoolOptions {
-        shards: 1,
-        parity: Some(parity),
-        unit_bytes: None,
-        seed: [7; 32],
-        expect: None,
-        at_least: 0,
-        absent: Vec::new(),
-        degraded: false,
-    };
+    let options = PoolOptions { parity: Some(parity), ..pool_options() };
     let result = Rc::new(RefCell::new(None));
     let (slot, opening) = (result.clone(), open_pool(exec.handle(), candidates, options));
     let task = async move { *slot.borrow_mut() = Some(opening.await) };

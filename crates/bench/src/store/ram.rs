@@ -6,7 +6,11 @@ use dolmen_io::{
     OpenDrive, Pool, PoolConfig, SocketId, Tag, Wait, Wake,
 };
 use dolmen_types::{Nanos, UnixMillis};
-use std::{cell::RefCell, net::SocketAddr, rc::Rc, sync::Arc, time::Instant};
+use std::{
+    net::SocketAddr,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Instant,
+};
 
 /// One operation on a drive, as recorded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,20 +35,24 @@ pub(crate) struct Tally {
     pub(crate) bytes_written: u64,
 }
 
-/// What the bench sees of a driver that lives in an `Io`.
+/// The drives, and what the bench sees of them.
 #[derive(Default)]
 pub(crate) struct Shared {
-    /// The drives' contents.
-    drives: Vec<Vec<u8>>,
+    /// Their contents.
+    contents: Vec<Vec<u8>>,
     pub(crate) tally: Tally,
     /// What is recorded, while it is.
     pub(crate) tape: Option<Vec<Step>>,
 }
 
-/// The driver.
+/// Drives in memory, for a driver and for whoever looks on. The lock is taken once for all that is submitted together.
+#[derive(Clone)]
+pub(crate) struct Drives(Arc<Mutex<Shared>>);
+
+/// A driver of nothing but such drives.
 pub(crate) struct Ram {
     pool: Pool,
-    shared: Rc<RefCell<Shared>>,
+    drives: Drives,
     ready: Vec<(Tag, Event)>,
     begin: Instant,
     random: u64,
@@ -56,30 +64,53 @@ impl Wake for Nobody {
     fn wake(&self) {}
 }
 
-impl Ram {
-    /// So many drives of `bytes` each, all touched, and the bench's view of them.
-    pub(crate) fn new(drives: usize, bytes: usize, pool: &PoolConfig) -> (Ram, Rc<RefCell<Shared>>) {
+impl Drives {
+    /// So many drives of `bytes` each, all touched.
+    pub(crate) fn new(count: usize, bytes: usize) -> Drives {
         // Filled, so that the kernel has given every page before anything is measured, then zero as blank drives are.
-        let blank = || {
+        let blank = |_| {
             let mut drive = std::hint::black_box(vec![1u8; bytes]);
             drive.fill(0);
             drive
         };
-        let drives = (0..drives).map(|_| blank()).collect();
-        let shared = Rc::new(RefCell::new(Shared { drives, ..Shared::default() }));
-        let ram = Ram {
-            pool: Pool::new(pool),
-            shared: shared.clone(),
-            ready: Vec::new(),
-            begin: Instant::now(),
-            random: 0x9e37_79b9_7f4a_7c15,
-        };
-        (ram, shared)
+        let contents = (0..count).map(blank).collect();
+        Drives(Arc::new(Mutex::new(Shared { contents, ..Shared::default() })))
+    }
+
+    /// For a look at them.
+    pub(crate) fn lock(&self) -> MutexGuard<'_, Shared> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What a driver says of the drive with this number for a name.
+    pub(crate) fn open(&self, options: &OpenDrive) -> Result<DriveInfo, Error> {
+        let name = options.path.to_string_lossy();
+        let index = name.parse::<u32>().map_err(|_| error("a name that is no number"))?;
+        let size = self.lock().contents.get(index as usize).map(Vec::len);
+        Ok(DriveInfo {
+            file: FileId(index),
+            size_bytes: size.ok_or_else(|| error("a number too high"))? as u64,
+            align_bytes: 4096,
+            block_device: true,
+            direct: true,
+            created: false,
+            serial: None,
+            model: None,
+        })
+    }
+}
+
+impl Ram {
+    /// A driver of these drives.
+    pub(crate) fn new(drives: Drives, pool: &PoolConfig) -> Ram {
+        let (pool, begin) = (Pool::new(pool), Instant::now());
+        Ram { pool, drives, ready: Vec::new(), begin, random: 0x9e37_79b9_7f4a_7c15 }
     }
 }
 
 impl Shared {
-    fn perform(&mut self, op: Op, joined: bool) -> Event {
+    /// Does what is asked of a drive; `joined` says that it was asked together with what came before it.
+    pub(crate) fn perform(&mut self, op: Op, joined: bool) -> Event {
         match op {
             Op::Read { file, offset, mut buf } => {
                 self.tally.reads += 1;
@@ -116,7 +147,7 @@ impl Shared {
 
     fn range(&mut self, file: FileId, offset: u64, len: usize) -> Option<&mut [u8]> {
         let offset = usize::try_from(offset).ok()?;
-        self.drives.get_mut(file.0 as usize)?.get_mut(offset..offset.checked_add(len)?)
+        self.contents.get_mut(file.0 as usize)?.get_mut(offset..offset.checked_add(len)?)
     }
 
     fn record(&mut self, file: FileId, write: bool, offset: u64, len: usize, joined: bool) {
@@ -127,13 +158,13 @@ impl Shared {
     }
 }
 
-fn error(what: &str) -> Error {
+pub(super) fn error(what: &str) -> Error {
     Error { kind: ErrorKind::Refused, context: format!("{what} on a drive in memory"), errno: None }
 }
 
 impl Driver for Ram {
     fn submit(&mut self, ops: &mut Vec<(Tag, Op)>) {
-        let mut shared = self.shared.borrow_mut();
+        let mut shared = self.drives.lock();
         for (number, (tag, op)) in ops.drain(..).enumerate() {
             let event = shared.perform(op, number > 0);
             self.ready.push((tag, event));
@@ -180,19 +211,7 @@ impl Driver for Ram {
     }
 
     fn open_drive(&mut self, options: &OpenDrive) -> Result<DriveInfo, Error> {
-        let name = options.path.to_string_lossy();
-        let index = name.parse::<u32>().map_err(|_| error("a name that is no number"))?;
-        let size = self.shared.borrow().drives.get(index as usize).map(Vec::len);
-        Ok(DriveInfo {
-            file: FileId(index),
-            size_bytes: size.ok_or_else(|| error("a number too high"))? as u64,
-            align_bytes: 4096,
-            block_device: true,
-            direct: true,
-            created: false,
-            serial: None,
-            model: None,
-        })
+        self.drives.open(options)
     }
 
     fn share_drive(&mut self, _: &DriveHandle) -> Result<FileId, Error> {

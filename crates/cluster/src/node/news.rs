@@ -64,6 +64,19 @@ fn drive_news(path: &str, what: DriveNews) -> (Severity, &'static str, String) {
             "DriveGone",
             format!("drive {path} has left the pool; nothing needs it any more"),
         ),
+        DriveNews::KeysErased => (
+            Severity::Info,
+            "DriveKeysErased",
+            format!("drive {path} was removed, and holds no keys of encrypted volumes any more"),
+        ),
+        DriveNews::KeysLeft(why) => (
+            Severity::Medium,
+            "DriveKeysLeft",
+            format!(
+                "drive {path} was removed, and its copy of the wrapped keys of encrypted volumes could not be overwritten: {why}. \
+                 Destroy it, or `dolmen drive wipe {path}`; once the cluster key is rotated what it holds opens nothing"
+            ),
+        ),
         DriveNews::Out(why) => (Severity::Critical, "DriveFailed", format!("drive {path} is out: {why}")),
         DriveNews::Absent(why) => {
             let text = format!("drive {path} is lost, and the pool was started without it: {why}");

@@ -1,5 +1,6 @@
 //! The grammar of the command line.
 
+pub use super::{bench::BenchArgs, export::ExportCommand};
 use crate::{
     config::{ServeArgs, Switch},
     demo::DemoArgs,
@@ -147,6 +148,13 @@ pub enum Command {
     },
     /// How the node is, in one page
     Status,
+    /// What the node does now: cores, volumes, drives, hosts; live in a terminal
+    Top(TopArgs),
+    /// Why a volume is slow: where the time of its commands goes, in plain words first
+    WhySlow {
+        /// Name or UUID of the volume
+        volume: String,
+    },
     /// The commands that connect a host to a volume, once and for every boot
     ConnectHelp {
         /// Name or UUID of the volume
@@ -154,11 +162,73 @@ pub enum Command {
     },
     /// See it work: a node, a volume, data that survives a kill, and how fast it is; needs nothing set up
     Demo(DemoArgs),
+    /// Be a door to namespaces elsewhere for hosts without NVMe/TCP
+    Export {
+        /// Which door.
+        #[command(subcommand)]
+        command: ExportCommand,
+    },
+    /// Make load on any NVMe/TCP target, and measure it
+    Bench(Box<BenchArgs>),
     /// Print a completion script for a shell
     Completions {
         /// Which shell
         shell: clap_complete::Shell,
     },
+}
+
+/// How `top` shows things.
+#[derive(Args, Clone, Debug)]
+pub struct TopArgs {
+    /// What happens in one interval, then end; also what a pipe gets
+    #[arg(long)]
+    pub once: bool,
+    /// Seconds between two looks
+    #[arg(long, short, value_name = "SECONDS", default_value_t = 1.0, value_parser = super::top::seconds)]
+    pub interval: f64,
+    /// What comes first among volumes, drives and hosts
+    #[arg(long, value_enum, default_value_t = TopSort::Iops)]
+    pub sort: TopSort,
+}
+
+/// What `top` sorts by.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum TopSort {
+    /// Commands in a second.
+    #[default]
+    Iops,
+    /// Bytes in a second.
+    Bandwidth,
+    /// Mean time of a command.
+    Latency,
+    /// Commands under way.
+    Depth,
+    /// Name.
+    Name,
+}
+
+impl TopSort {
+    /// As it is written.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            TopSort::Iops => "iops",
+            TopSort::Bandwidth => "bandwidth",
+            TopSort::Latency => "latency",
+            TopSort::Depth => "depth",
+            TopSort::Name => "name",
+        }
+    }
+
+    /// The one after it, round and round.
+    pub(crate) fn next(self) -> TopSort {
+        match self {
+            TopSort::Iops => TopSort::Bandwidth,
+            TopSort::Bandwidth => TopSort::Latency,
+            TopSort::Latency => TopSort::Depth,
+            TopSort::Depth => TopSort::Name,
+            TopSort::Name => TopSort::Iops,
+        }
+    }
 }
 
 /// Verbs of volumes.
@@ -210,7 +280,8 @@ pub enum VolumeCommand {
 pub enum KeyCommand {
     /// Say which key it is, where it is kept and what it wraps; never the key itself
     Show,
-    /// Put a new key into its place; no data is rewritten. Export the new one then
+    /// Put a new key into its place; no data is rewritten. Export the new one then. Of a passphrase: put the new one into FILE.new first,
+    /// beside the one in force
     Rotate,
     /// Print the key, to keep elsewhere: without it nobody reads encrypted volumes
     Export {

@@ -7,10 +7,10 @@ use super::{
     error::{CliError, Exit},
     output::{Output, pairs, say, text},
 };
-use crate::node::keys::read_passphrase;
 use dolmen_security::{
     ClusterKey, Imported, KeyFiles, Secret,
     file::{self, Visibility},
+    read_passphrase,
 };
 use serde_json::{Value, json};
 use std::{
@@ -30,7 +30,10 @@ pub(crate) fn remote(client: &Client, output: &Output, command: &KeyCommand) -> 
     };
     output.put(&answer, |key| pairs(&rows(key)))?;
     if matches!(command, KeyCommand::Rotate) {
-        output.remark("Copies of the old key open nothing any more: export this one.");
+        output.remark(match text(&answer, "source").as_str() {
+            "passphrase" => "The old passphrase opens nothing any more.",
+            _ => "Copies of the old key open nothing any more: export this one.",
+        });
     }
     Ok(())
 }
@@ -76,7 +79,7 @@ fn key_files(global: &Global, cluster_key: Option<&Path>) -> Result<KeyFiles, Cl
 }
 
 fn passphrase(path: Option<&Path>) -> Result<Option<Secret>, CliError> {
-    path.map(read_passphrase).transpose().map_err(|why| CliError::new(Exit::Failed, why))
+    path.map(read_passphrase).transpose().map_err(failed)
 }
 
 fn failed(why: dolmen_security::Error) -> CliError {

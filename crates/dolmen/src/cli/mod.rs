@@ -1,10 +1,13 @@
 //! The command line: what was asked, who answers, and with which exit code it ends.
 
 pub mod args;
+pub mod bench;
 mod client;
 mod connect;
 mod drive;
 mod error;
+pub mod export;
+pub mod fabric;
 mod key;
 mod locate;
 mod log;
@@ -15,7 +18,9 @@ mod pool;
 mod qos;
 mod snapshot;
 mod system;
+mod top;
 mod volume;
+mod why;
 
 use crate::{
     config::{LogFormat, ServeOptions},
@@ -66,6 +71,8 @@ fn dispatch(cli: Cli) -> Result<ExitCode, CliError> {
         Command::Demo(args) => {
             return demo::demo(&args).map_err(|why| CliError::new(Exit::Failed, why.to_string()));
         }
+        Command::Export { command } => export::run(&Output::new(global.output), &command)?,
+        Command::Bench(args) => return bench::bench(&Output::new(global.output), &args),
         Command::Completions { shell } => completions(shell)?,
         Command::Drive { command: DriveCommand::Wipe { path, yes } } => {
             wipe(&Output::new(global.output), &path, yes)?;
@@ -78,6 +85,10 @@ fn dispatch(cli: Cli) -> Result<ExitCode, CliError> {
         }
         Command::Pool { command: PoolCommand::Recover(args) } => {
             offline::recover(&Output::new(global.output), global.data.as_deref(), &args)?;
+        }
+        Command::Top(args) => {
+            let client = Client::new(locate::target(&global)?)?;
+            top::run(client, &Output::new(global.output), global.output, &args)?;
         }
         remote => {
             let client = Client::new(locate::target(&global)?)?;
@@ -102,8 +113,14 @@ fn answer(client: &Client, output: &Output, command: Command) -> Result<(), CliE
         Command::Host { .. } => system::hosts(client, output),
         Command::Event { command } => system::events(client, output, &command),
         Command::Status => system::status(client, output),
+        Command::WhySlow { volume } => why::why(client, output, &volume),
         Command::ConnectHelp { volume } => connect::help(client, output, &volume),
-        Command::Serve(_) | Command::Demo(_) | Command::Completions { .. } => Ok(()),
+        Command::Serve(_)
+        | Command::Demo(_)
+        | Command::Bench(_)
+        | Command::Top(_)
+        | Command::Export { .. }
+        | Command::Completions { .. } => Ok(()),
     }
 }
 
@@ -144,8 +161,8 @@ fn wipe(output: &Output, path: &Path, yes: bool) -> Result<(), CliError> {
     let holds = match node::identify_drive(path).map_err(failed)? {
         DriveIdentity::Blank => "nothing".to_string(),
         DriveIdentity::Ours { pool, drive, .. } => format!("drive {drive} of Dolmen pool {pool}"),
-        DriveIdentity::Newer { version, .. } => {
-            format!("a Dolmen drive of format {version}, newer than this program")
+        DriveIdentity::Other { version, .. } => {
+            format!("a Dolmen drive of format {version}, which this program does not read")
         }
         DriveIdentity::Damaged => "a damaged drive of a Dolmen pool".to_string(),
         DriveIdentity::Foreign(what) => what,

@@ -104,6 +104,9 @@ fn the_file_can_say_all_that_flags_can() {
         cluster-key = "/k"
         encryption = "off"
         allow-test-volumes = true
+        nbd = ["10809", "unix:/run/nbd"]
+        nbd-host = "nqn.2020-01.org.example:n"
+        nbd-read-only = true
         uring-mask = ["a"]
         poll-window-us = 7
         log-level = "warn"
@@ -114,6 +117,7 @@ fn the_file_can_say_all_that_flags_can() {
     assert_eq!((options.drives.len(), options.cores.clone()), (2, Cores::Count(2)));
     assert_eq!((options.parity, &options.cluster_key), (Some(1), &Some(PathBuf::from("/k"))));
     assert!(options.sparse && options.allow_test_volumes);
+    assert!(options.nbd.is_some_and(|nbd| nbd.listen.len() == 2 && nbd.access.read_only));
     let options = with_file(file, &["--drive", "/d/c:1GiB", "--sparse=false", "--port", "9"]).unwrap();
     assert_eq!((options.drives.len(), options.sparse, options.port, options.api_port), (1, false, 9, 3));
     // Every flag of the command line has its key: a flag that is added must be added to this file too. But --config, and

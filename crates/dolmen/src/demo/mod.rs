@@ -15,6 +15,7 @@ macro_rules! say {
 mod child;
 mod work;
 
+use crate::interrupts;
 use child::{Node, run_cli};
 use clap::Args;
 use dolmen_initiator::{Options, blocking::Session};
@@ -25,10 +26,8 @@ use std::{
     error::Error,
     net::{IpAddr, Ipv4Addr, SocketAddr},
     process::ExitCode,
-    sync::atomic::{AtomicBool, Ordering},
     time::Duration,
 };
-use tokio::signal::unix::{SignalKind, signal};
 
 /// The name under which the demo connects.
 const HOST: &str = "nqn.2014-08.org.nvmexpress:uuid:8d4f2f1c-5e0b-4c39-9a0e-3b1f6a7c2d10";
@@ -36,8 +35,6 @@ const HOST: &str = "nqn.2014-08.org.nvmexpress:uuid:8d4f2f1c-5e0b-4c39-9a0e-3b1f
 const HOST_ID: [u8; 16] = *b"dolmen demo host";
 
 const _: () = assert!(MAX_IO_QUEUES >= 1);
-
-static INTERRUPTED: AtomicBool = AtomicBool::new(false);
 
 /// Options of the demo.
 #[derive(Args, Clone, Debug)]
@@ -57,7 +54,7 @@ pub struct DemoArgs {
 
 /// Runs the demo.
 pub fn demo(args: &DemoArgs) -> Result<ExitCode, Box<dyn Error>> {
-    catch_interrupts()?;
+    interrupts::catch()?;
     let folder = tempfile::Builder::new().prefix("dolmen-demo-").tempdir()?;
     say!("Starting a node in {} ...", folder.path().display());
     let mut node = Node::start(folder.path(), args.listen)?;
@@ -70,7 +67,7 @@ pub fn demo(args: &DemoArgs) -> Result<ExitCode, Box<dyn Error>> {
     let nsid = *session.namespaces()?.first().ok_or("the node shows no namespace")?;
     let namespace = session.namespace(nsid)?;
     work::verify_over_a_kill(&mut session, &namespace, &mut node)?;
-    if !interrupted() {
+    if !interrupts::seen() {
         work::measure(&mut session, &namespace, Duration::from_secs(args.seconds))?;
     }
     let _ = session.disconnect();
@@ -79,9 +76,9 @@ pub fn demo(args: &DemoArgs) -> Result<ExitCode, Box<dyn Error>> {
     run_cli(&data, &["connect-help", "demo"])?;
     say!("\nTo look around, in another terminal:\n");
     say!("    {} --data {} status", child::program()?.display(), data.display());
-    if !args.once && !interrupted() {
+    if !args.once && !interrupts::seen() {
         say!("\nServing until Ctrl-C. The folder is removed then.");
-        while !interrupted() && node.is_running()? {
+        while !interrupts::seen() && node.is_running()? {
             std::thread::sleep(Duration::from_millis(200));
         }
     }
@@ -96,32 +93,4 @@ fn connect(address: SocketAddr, subsystem: &Nqn) -> Result<Session, Box<dyn Erro
     // A killed node is back within seconds: look often.
     options.reconnect_max_ms = 500;
     Ok(Session::connect(io, options)?)
-}
-
-/// True after Ctrl-C, or when the process was told to end in another way.
-fn interrupted() -> bool {
-    INTERRUPTED.load(Ordering::Relaxed)
-}
-
-/// Ctrl-C ends the demo in an orderly way, and so do SIGTERM and the end of the terminal: the node, in a process group of
-/// its own, gets no signal from the terminal and must not outlive the demo.
-fn catch_interrupts() -> Result<(), Box<dyn Error>> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let (mut int, mut term, mut hup) = {
-        let _context = runtime.enter();
-        (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?, signal(SignalKind::hangup())?)
-    };
-    std::thread::Builder::new().name("interrupts".into()).spawn(move || {
-        runtime.block_on(async {
-            loop {
-                tokio::select! {
-                    _ = int.recv() => {}
-                    _ = term.recv() => {}
-                    _ = hup.recv() => {}
-                }
-                INTERRUPTED.store(true, Ordering::Relaxed);
-            }
-        });
-    })?;
-    Ok(())
 }

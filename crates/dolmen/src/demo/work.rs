@@ -1,6 +1,7 @@
 //! What the demo does with its volume: verified load over a kill, then measurements.
 
-use super::{child::Node, interrupted};
+use super::child::Node;
+use crate::interrupts;
 use comfy_table::{Table, presets};
 use dolmen_initiator::{
     Namespace,
@@ -19,19 +20,7 @@ const COMMANDS: u64 = 120_000;
 const VERIFIED_MIX: Mix = Mix { reads: 30, zeroes: 2 };
 
 fn load(namespace: &Namespace, size_bytes: usize, depth: usize) -> LoadOptions {
-    LoadOptions {
-        namespace: *namespace,
-        region_start: 0,
-        region_bytes: REGION,
-        size_bytes,
-        depth,
-        queues: 1,
-        pattern: Pattern::Random,
-        mix: VERIFIED_MIX,
-        verify: None,
-        seed: 1,
-        deadline_ms: None,
-    }
+    LoadOptions { region_bytes: REGION, size_bytes, depth, mix: VERIFIED_MIX, ..LoadOptions::new(*namespace) }
 }
 
 /// Writes and reads stamped blocks at random, kills the node in the middle and starts it again while the load goes on,
@@ -61,17 +50,17 @@ pub(super) fn verify_over_a_kill(
                 Err(error) => failure = Some(error),
             }
         }
-        failure.is_none() && !interrupted()
+        failure.is_none() && !interrupts::seen()
     });
     if let Some(error) = failure {
         return Err(error);
     }
-    if !interrupted() {
+    if !interrupts::seen() {
         bar.set_message("reading everything");
         load.set_work(Pattern::Sequential, Mix::READ, sweep);
         session.run(&mut load, |load, _| {
             bar.set_position(load.stats().reads + load.stats().changes);
-            !interrupted()
+            !interrupts::seen()
         });
     }
     bar.finish_and_clear();
@@ -124,7 +113,7 @@ pub(super) fn measure(
         let mut load = Load::new(session.subsystem(), options)?;
         let start = session.now();
         let each_ns = u64::try_from(each.as_nanos())?;
-        session.run(&mut load, |_, now| now.since(start) < each_ns && !interrupted());
+        session.run(&mut load, |_, now| now.since(start) < each_ns && !interrupts::seen());
         let seconds = session.now().since(start).max(1);
         let stats = load.stats();
         let per_second =
@@ -139,7 +128,7 @@ pub(super) fn measure(
             micros(latency.percentile(99_000)),
         ]);
         bar.inc(1);
-        if interrupted() {
+        if interrupts::seen() {
             break;
         }
     }

@@ -32,6 +32,8 @@ pub struct Booted {
     pub volumes: Vec<VolumeInfo>,
     /// The highest line that has a key: it may be gone otherwise.
     pub highest_keyed: LineId,
+    /// Drives that were to leave and are none of the pool any more.
+    pub left: Vec<(String, OpenedDrive)>,
 }
 
 /// The core that a protection group lives on.
@@ -75,6 +77,9 @@ pub(crate) async fn boot(
     for path in &settings.added {
         tracing::info!(drive = %path.display(), "opened too: it was added with `dolmen drive add`");
     }
+    for path in &settings.leaving {
+        tracing::info!(drive = %path.display(), "opened still: `dolmen drive remove` has not come to its end there");
+    }
     let drives = settings
         .drives(&options.drives)
         .iter()
@@ -97,6 +102,7 @@ pub(crate) async fn boot(
         at_least: known_pool.map_or(0, |_| known_sequence(&options.data)),
         absent: Vec::new(),
         degraded: options.degraded,
+        leaving: settings.leaving.iter().map(|path| path.display().to_string()).collect(),
     };
     let identity = Some(recorded(identity));
     bring_up(cores, Start { drives, pool, restart, keys, identity, unmake: remove }).await
@@ -157,7 +163,7 @@ fn warn_of_size(path: &str, asked: Option<u64>, drive: &OpenedDrive) {
 pub async fn bring_up(cores: &Talk, start: Start) -> Result<Booted, ServeError> {
     let first = CoreId(0);
     let Start { drives, mut pool, restart, keys, identity, unmake } = start;
-    let served_before = pool.expect.is_some();
+    let (served_before, leaving) = (pool.expect.is_some(), pool.leaving.clone());
     let asked: Vec<(String, Option<u64>)> =
         drives.iter().map(|d| (d.path.display().to_string(), d.create_bytes)).collect();
     let results = cores.ask(first, |answer| ToCore::OpenDrives { drives, answer }).await?;
@@ -203,6 +209,8 @@ pub async fn bring_up(cores: &Talk, start: Start) -> Result<Booted, ServeError> 
         pool = %plan.pool, drives = plan.drives.len(), shards = plan.shards, unit_bytes = plan.unit_bytes,
         parity = plan.parity, created = plan.created, "pool opened"
     );
+    let left = (0..opened.len()).filter(|i| leaving.contains(&paths[*i]) && !plan.order.contains(&Some(*i)));
+    let left = left.map(|i| (paths[i].clone(), opened[i].clone())).collect();
     let drives: Vec<Option<OpenedDrive>> =
         plan.order.iter().map(|at| at.map(|i| opened[i].clone())).collect();
     let opening = |answer| ToCore::OpenKeys { plan: plan.clone(), drives: drives.clone(), answer };
@@ -221,7 +229,7 @@ pub async fn bring_up(cores: &Talk, start: Start) -> Result<Booted, ServeError> 
     let volumes: Vec<VolumeInfo> = volumes.into_iter().flatten().collect();
     let highest_keyed = wrapped.iter().map(|key| key.line).max().unwrap_or(LineId(0));
     tracing::info!(volumes = volumes.len(), keys = wrapped.len(), "recovered");
-    Ok(Booted { plan, drives, volumes, highest_keyed })
+    Ok(Booted { plan, drives, volumes, highest_keyed, left })
 }
 
 /// True when nothing that is known of the pool from before speaks against opening it.

@@ -1,9 +1,9 @@
 //! One core: its components, and the one place that says who is called when in a turn.
 //!
 //! ```text
-//!   events ──▶ target ──requests──▶ volumes ──▶ store ──▶ drives
-//!                 ▲                    │  ▲        │
-//!                 └──────replies───────┘  └──done──┘
+//!   events ──▶ target, NBD ──requests──▶ volumes ──▶ store ──▶ drives
+//!                  ▲                        │  ▲        │
+//!                  └────────replies─────────┘  └──done──┘
 //! ```
 //!
 //! Requests for a volume of another core, and their replies, go through mailboxes as the very same values. The core knows
@@ -14,6 +14,7 @@ use crate::node::{
     message::{Answer, Between, FromCore, Links, OpenedDrive, ToCore},
     report::{CoreReport, LoopCounters},
 };
+use dolmen_export::nbd::Server;
 use dolmen_io::{DriveInfo, Event, FileId, Inbox, Io, Owner, Poller, Tag, Turn, Wait, exec::Exec};
 use dolmen_store::{PoolOwner, PoolPlan, Store, ToPool, ToShard};
 use dolmen_target::Target;
@@ -30,6 +31,7 @@ use tokio::sync::mpsc;
 mod control;
 mod drives;
 mod keys;
+mod nbd;
 
 /// Tags of the loop's own timers.
 pub const LOOP: Owner = Owner(0);
@@ -41,6 +43,8 @@ pub const STORE: Owner = Owner(2);
 pub const EXEC: Owner = Owner(3);
 /// Tags of the volumes' timers.
 pub const VOLUME: Owner = Owner(5);
+/// Tags of the NBD door's operations.
+pub const NBD: Owner = Owner(6);
 
 /// Long flows of one core at most: a few per shard.
 const MAX_TASKS: usize = 1024;
@@ -112,11 +116,14 @@ pub struct Core {
     owner: Option<PoolOwner>,
     /// Core 0: the pool's key table.
     keeper: Option<keys::Keeper>,
+    /// Core 0: what was found wrong with the drives' labels.
+    labels: keys::Labels,
     /// Core 0: what the shards' claims contradict each other in.
     contradiction: Option<String>,
     store: Option<Store>,
     volumes: Option<Volumes>,
     target: Option<Target>,
+    nbd: Option<Server>,
 
     waiting: Waiting,
     pending: BTreeMap<u64, Pending>,
@@ -171,10 +178,12 @@ impl Core {
             sequence: 0,
             owner: None,
             keeper: None,
+            labels: keys::Labels::default(),
             contradiction: None,
             store: None,
             volumes: None,
             target: None,
+            nbd: None,
             waiting: Waiting::default(),
             pending: BTreeMap::new(),
             next_token: 0,
@@ -276,6 +285,11 @@ impl Core {
                     }
                 }
                 EXEC => self.exec.deliver(tag.key, event),
+                NBD => {
+                    if let Some(nbd) = &mut self.nbd {
+                        nbd.on_event(&mut self.io, tag.key, event);
+                    }
+                }
                 VOLUME => {
                     if let Some(volumes) = &mut self.volumes {
                         volumes.on_event(event);
@@ -308,11 +322,7 @@ impl Core {
                     volumes.submit(request);
                 }
             }
-            Between::Reply(reply) => {
-                if let Some(target) = &mut self.target {
-                    target.on_reply(&mut self.io, reply);
-                }
-            }
+            Between::Reply(reply) => self.take_reply(reply),
             Between::Target(envelope) => {
                 if let Some(target) = &mut self.target {
                     target.on_message(&mut self.io, envelope);
@@ -358,8 +368,18 @@ impl Core {
         if let Some(target) = &mut self.target {
             target.step(&mut self.io, &mut Near::of(self.volumes.as_mut()));
         }
+        more |= self.step_nbd();
         more |= self.route_requests();
         more | self.volumes.as_ref().is_some_and(Volumes::has_work)
+    }
+
+    /// A volume's answer to the door that it is for.
+    fn take_reply(&mut self, reply: Reply) {
+        if Server::owns(reply.token) {
+            self.take_nbd_reply(reply);
+        } else if let Some(target) = &mut self.target {
+            target.on_reply(&mut self.io, reply);
+        }
     }
 
     /// Takes what the store has finished to the volumes; true when there was something.
@@ -405,12 +425,15 @@ impl Core {
         volumes.notices(&mut self.notices);
         volumes.changes(&mut self.changes);
         volumes.drain_control(&mut self.answers);
-        for (core, reply) in self.replies.drain(..) {
-            match &mut self.target {
-                Some(target) if core == self.id => target.on_reply(&mut self.io, reply),
-                _ => post(&mut self.links, &mut self.backlog, core, Between::Reply(reply)),
+        let mut replies = std::mem::take(&mut self.replies);
+        for (core, reply) in replies.drain(..) {
+            if core == self.id {
+                self.take_reply(reply);
+            } else {
+                post(&mut self.links, &mut self.backlog, core, Between::Reply(reply));
             }
         }
+        self.replies = replies;
         for notice in self.notices.drain(..) {
             if let Some(target) = &mut self.target {
                 target.on_notice(&mut self.io, &notice);

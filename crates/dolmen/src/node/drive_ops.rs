@@ -1,7 +1,7 @@
 //! What the control side asks of drives, carried out over all cores: one change at a time.
 //!
 //! A drive that is added is written down in the data folder before the pool counts it, so that the next start names it; one that is
-//! removed before it is told to go. See [`Settings`].
+//! removed before it is told to go, and again when it has left. See [`Settings`].
 
 use super::{
     cores::Talk,
@@ -16,6 +16,7 @@ use dolmen_io::{FileId, OpenDrive};
 use dolmen_store::{Candidate, DriveStanding, DriveState, NewDrive, StoreError};
 use dolmen_types::{CoreId, Uuid};
 use std::{
+    collections::BTreeSet,
     path::{Path, PathBuf},
     sync::atomic::{AtomicBool, AtomicU64, Ordering},
 };
@@ -29,7 +30,9 @@ pub(crate) struct DriveOps {
     /// Where what is decided is kept.
     pub(crate) folder: PathBuf,
     /// What was decided. Held for as long as a change takes: one at a time.
-    settings: Mutex<Settings>,
+    pub(super) settings: Mutex<Settings>,
+    /// Drives that were seen to be leaving.
+    pub(super) seen_leaving: std::sync::Mutex<BTreeSet<PathBuf>>,
     /// Whether file drives are left unallocated.
     pub(crate) sparse: bool,
     /// For what is told unasked.
@@ -48,7 +51,8 @@ impl DriveOps {
         notices: mpsc::Sender<Notice>,
     ) -> DriveOps {
         let (paused, bytes_per_s) = (settings.paused.into(), settings.bytes_per_s.into());
-        DriveOps { folder, settings: Mutex::new(settings), sparse, notices, paused, bytes_per_s }
+        let (settings, seen_leaving) = (Mutex::new(settings), std::sync::Mutex::default());
+        DriveOps { folder, settings, seen_leaving, sparse, notices, paused, bytes_per_s }
     }
 
     /// How re-protection was told to go on: whether it rests, and what it may move in a second. Bytes.
@@ -191,13 +195,22 @@ impl Node {
         let reports = self.reports().await.ok_or_else(|| gone(()))?;
         let found = standings(&reports).find(|(_, d)| d.uuid == uuid && d.state != DriveState::Gone);
         let (place, path) = found.map(|(place, d)| (place, d.path.clone())).ok_or(PlaneError::NotFound)?;
-        let changing = self.cores.ask(OWNER, |answer| ToCore::ChangeDrive { place, change, answer });
-        changing.await.map_err(gone)?.map_err(|why| refused(format!("{path}: {why}")))?;
+        let before = settings.clone();
         match change {
-            DriveChange::Remove | DriveChange::ForceOut => settings.remove(Path::new(&path)),
-            DriveChange::Keep => settings.add(Path::new(&path)),
+            // What is to leave is needed until it has: see [`super::release`].
+            DriveChange::Remove | DriveChange::ForceOut => settings.leave(Path::new(&path)),
+            DriveChange::Keep => settings.stay(Path::new(&path)),
         }
-        self.remember(&settings)
+        if change != DriveChange::Keep {
+            // A drive that goes and is not known to have been told to would come back with the next start.
+            settings.save(&self.drives.folder).map_err(PlaneError::Unavailable)?;
+        }
+        let changing = self.cores.ask(OWNER, |answer| ToCore::ChangeDrive { place, change, answer });
+        let changed = changing.await.map_err(gone)?.map_err(|why| refused(format!("{path}: {why}")));
+        if changed.is_err() {
+            *settings = before;
+        }
+        changed.and(self.remember(&settings))
     }
 
     fn remember(&self, settings: &Settings) -> Result<(), PlaneError> {
@@ -249,7 +262,14 @@ impl Node {
         self.remember(&settings)
     }
 
-    async fn tell(&self, notice: Notice) {
+    /// Writes down what was decided; a failure is logged, and tried again with the next change.
+    pub(super) fn keep_settings(&self, settings: &Settings) {
+        if let Err(why) = settings.save(&self.drives.folder) {
+            tracing::warn!(why, "the next start looks for a drive that has left");
+        }
+    }
+
+    pub(super) async fn tell(&self, notice: Notice) {
         // Without a control side there is nobody to tell.
         let _ = self.drives.notices.send(notice).await;
     }

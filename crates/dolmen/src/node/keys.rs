@@ -10,15 +10,15 @@
 
 use crate::node::{ServeError, cores::Talk, message::ToCore};
 use dolmen_cluster::plane::{KeyOrigin, KeyStatus, PlaneError};
-use dolmen_security::{ClusterKey, KeyFiles, KnownKeys, Secret, file, fresh_data_key};
+use dolmen_security::{ClusterKey, KeyFiles, KnownKeys, PassphraseFiles, fresh_data_key};
 use dolmen_store::{DataKey, StoreError, WrappedKey};
 use dolmen_types::{CoreId, LineId, PgId, Uuid};
 use std::{
     collections::BTreeSet,
     fs,
     os::unix::fs::PermissionsExt,
-    path::{Path, PathBuf},
-    sync::Arc,
+    path::Path,
+    sync::{Arc, OnceLock},
 };
 use tokio::sync::{Mutex, RwLock};
 
@@ -30,8 +30,8 @@ const TABLE: CoreId = CoreId(0);
 pub enum KeySource {
     /// A file, made at the first start.
     Files(KeyFiles),
-    /// The passphrase in this file, and the pool's UUID.
-    Passphrase(PathBuf),
+    /// The passphrase in a file, and the pool's UUID.
+    Passphrase(PassphraseFiles),
     /// Whoever runs the node has it.
     Given(ClusterKey),
 }
@@ -55,13 +55,16 @@ pub struct ClusterKeys {
     known: RwLock<KnownKeys>,
     /// Held by a rotation.
     rotating: Mutex<()>,
+    /// The pool that was unlocked.
+    pool: OnceLock<Uuid>,
 }
 
 impl ClusterKeys {
     /// Keys from there; nothing is read before [`ClusterKeys::unlock`].
     #[must_use]
     pub fn new(source: KeySource) -> ClusterKeys {
-        ClusterKeys { source, known: RwLock::new(KnownKeys::default()), rotating: Mutex::new(()) }
+        let (known, rotating) = (RwLock::new(KnownKeys::default()), Mutex::new(()));
+        ClusterKeys { source, known, rotating, pool: OnceLock::new() }
     }
 
     /// Unlocks the keys of a pool, once, before anything is written to its drives. For a pool without any the cluster key is made
@@ -70,41 +73,41 @@ impl ClusterKeys {
     /// # Errors
     /// The cluster key is not the one that is needed, or can't be read or made; the text says which one is wanted.
     pub async fn unlock(&self, pool: Uuid, wrapped: &[WrappedKey]) -> Result<Vec<LineKey>, ServeError> {
-        let known = self.load(pool, wrapped.is_empty())?;
         let needed: BTreeSet<[u8; 16]> = wrapped.iter().map(|key| key.cluster_key).collect();
+        let known = self.load(pool, &needed)?;
         if let Some(missing) = needed.iter().find(|id| known.find(id).is_none()) {
             return Err(self.refusal(pool, missing, &known));
         }
-        let unlocked = wrapped.iter().map(|key| {
+        let unlocked = wrapped.iter().filter_map(|key| {
             let plain = known.find(&key.cluster_key).and_then(|by| by.unwrap(&key.wrapped));
-            let plain = plain.ok_or_else(|| {
+            if plain.is_none() {
                 let (id, line) = (hex(&key.cluster_key), key.line);
-                ServeError::new(format!(
-                    "pool {pool}: the key of line {line} does not unwrap with cluster key {id}, which wrapped it: the key table on \
-                     the drives is damaged; nothing was changed"
-                ))
-            })?;
-            Ok(LineKey { pg: key.pg, line: key.line, key: DataKey::new(*plain) })
+                tracing::error!(
+                    %pool, %line, cluster_key = id,
+                    "the key of this line does not unwrap with the cluster key that wrapped it: the key table is damaged there, and \
+                     what is written in this line can't be read"
+                );
+            }
+            Some(LineKey { pg: key.pg, line: key.line, key: DataKey::new(*plain?) })
         });
-        let unlocked = unlocked.collect::<Result<_, _>>()?;
+        let unlocked: Vec<LineKey> = unlocked.collect();
         *self.known.write().await = known;
+        // Another try to open the same one.
+        let _ = self.pool.set(pool);
         Ok(unlocked)
     }
 
-    fn load(&self, pool: Uuid, may_make: bool) -> Result<KnownKeys, ServeError> {
+    fn load(&self, pool: Uuid, needed: &BTreeSet<[u8; 16]>) -> Result<KnownKeys, ServeError> {
         let only = |key| KnownKeys { current: Some(key), next: None };
         match &self.source {
             KeySource::Given(key) => Ok(only(key.clone())),
-            KeySource::Passphrase(path) => {
-                let phrase = read_passphrase(path).map_err(ServeError::new)?;
-                ClusterKey::from_passphrase(&phrase, &pool.0)
-                    .map(only)
-                    .map_err(|why| ServeError::new(format!("{}: {why}", path.display())))
-            }
+            KeySource::Passphrase(files) => files
+                .load(&pool.0, |key| needed.contains(&key.id()))
+                .map_err(|why| ServeError::new(format!("{}: {why}", files.path().display()))),
             KeySource::Files(files) => {
                 let known = files.load().map_err(ServeError::system)?;
                 warn_of_readers(files.path());
-                if known.wanted().is_some() || !may_make {
+                if known.wanted().is_some() || !needed.is_empty() {
                     return Ok(known);
                 }
                 let key = files.make().map_err(ServeError::system)?;
@@ -131,8 +134,8 @@ impl ClusterKeys {
                     ),
                 )
             }
-            KeySource::Passphrase(path) => (
-                format!("is not what follows from the passphrase in {}", path.display()),
+            KeySource::Passphrase(files) => (
+                format!("is not what follows from the passphrase in {}", files.path().display()),
                 "give the right passphrase, or, if the key was in a file, start without one".into(),
             ),
             KeySource::Given(_) => ("was not given".into(), "give that one".into()),
@@ -150,7 +153,11 @@ impl ClusterKeys {
         let stale = wrapped.iter().any(|key| Some(key.cluster_key) != wanted);
         if stale || self.known.read().await.next.is_some() {
             self.rewrap(cores).await.map_err(ServeError::system)?;
-            tracing::info!("the rotation of the cluster key that was cut short has ended");
+            match self.finish().await {
+                Ok(()) => tracing::info!("the rotation of the cluster key that was cut short has ended"),
+                // Both keys are here, and stay so.
+                Err(why) => tracing::warn!(%why, "the rotation of the cluster key has not quite ended"),
+            }
         }
         Ok(())
     }
@@ -186,17 +193,40 @@ impl ClusterKeys {
         let Ok(_one) = self.rotating.try_lock() else {
             return Err(PlaneError::Unavailable("the cluster key is being rotated already".into()));
         };
-        let KeySource::Files(files) = self.source.clone() else {
-            return Err(PlaneError::Unsupported(
-                "the cluster key follows from a passphrase and can't be replaced by one that does not".into(),
-            ));
-        };
-        let making = tokio::task::spawn_blocking(move || files.begin_rotation()).await;
-        let next = making.map_err(stopping)?.map_err(|why| PlaneError::Unavailable(why.to_string()))?;
+        let next = self.successor().await?;
         tracing::info!(key = %next, "rotating to this cluster key");
         // Whoever was wrapping a key by the old one has put it into the table when this comes through.
         self.known.write().await.next = Some(next);
-        self.rewrap(cores).await
+        self.rewrap(cores).await?;
+        self.finish().await
+    }
+
+    /// The key to rotate to: a fresh one in its file, or what follows from the passphrase that was put beside the one in force.
+    async fn successor(&self) -> Result<ClusterKey, PlaneError> {
+        let (source, pool) = (self.source.clone(), self.pool.get().copied().unwrap_or(Uuid::NIL));
+        let current = self.known.read().await.current.clone();
+        let making = tokio::task::spawn_blocking(move || match source {
+            KeySource::Files(files) => {
+                files.begin_rotation().map_err(|why| PlaneError::Unavailable(why.to_string()))
+            }
+            KeySource::Passphrase(files) => {
+                let path = files.next_path();
+                let next = files.begin_rotation(&pool.0).map_err(|why| {
+                    let to_do =
+                        "put the new passphrase there, for the daemon alone to read, and rotate again";
+                    PlaneError::Refused(format!("{}: {why}; {to_do}", path.display()))
+                })?;
+                if current.is_some_and(|current| current == next) {
+                    let text = format!("{} holds the passphrase that is in force", path.display());
+                    return Err(PlaneError::Refused(text));
+                }
+                Ok(next)
+            }
+            KeySource::Given(_) => Err(PlaneError::Unsupported(
+                "the cluster key was given, and is not this node's to replace".into(),
+            )),
+        });
+        making.await.map_err(stopping)?
     }
 
     /// Wraps what is in the table by the key that is wanted, and puts that key into the place of the old one.
@@ -205,18 +235,35 @@ impl ClusterKeys {
         let Some(to) = known.wanted().cloned() else { return Ok(()) };
         let id = to.id();
         let rewrap = Box::new(move |key: &WrappedKey| {
-            let plain = known.find(&key.cluster_key)?.unwrap(&key.wrapped)?;
-            Some(to.wrap(&plain))
+            // One that is damaged opens its line neither before nor after.
+            let plain = known.find(&key.cluster_key)?.unwrap(&key.wrapped);
+            Some(plain.map_or(key.wrapped, |plain| to.wrap(&plain)))
         });
         let done = cores.ask(TABLE, |answer| ToCore::RewrapKeys { to: id, rewrap, answer }).await;
         done.map_err(stopping)?.map_err(|why| PlaneError::Unavailable(why.to_string()))?;
-        if let KeySource::Files(files) = self.source.clone() {
-            let ending = tokio::task::spawn_blocking(move || files.end_rotation()).await;
-            ending.map_err(stopping)?.map_err(|why| PlaneError::Unavailable(why.to_string()))?;
-        }
         let mut known = self.known.write().await;
         *known = KnownKeys { current: known.wanted().cloned(), next: None };
         Ok(())
+    }
+
+    /// Puts the new key, or passphrase, into the place of the old one, under which nothing is any more.
+    async fn finish(&self) -> Result<(), PlaneError> {
+        let source = self.source.clone();
+        let ending = tokio::task::spawn_blocking(move || {
+            let (done, new) = match &source {
+                KeySource::Files(files) => (files.end_rotation(), files.path().to_path_buf()),
+                KeySource::Passphrase(files) => (files.end_rotation(), files.path().to_path_buf()),
+                KeySource::Given(_) => return Ok(()),
+            };
+            done.map_err(|why| {
+                let new = new.display();
+                PlaneError::Unavailable(format!(
+                    "every data key is under the new cluster key, but {new}.new can't be put into the place of {new}: {why}. Do \
+                     so by hand; until then keep both"
+                ))
+            })
+        });
+        ending.await.map_err(stopping)?
     }
 
     /// What users are told.
@@ -225,7 +272,7 @@ impl ClusterKeys {
         let wanted = self.known.read().await.wanted().map(ClusterKey::id)?;
         let (origin, place) = match &self.source {
             KeySource::Files(files) => (KeyOrigin::File, files.path().display().to_string()),
-            KeySource::Passphrase(path) => (KeyOrigin::Passphrase, path.display().to_string()),
+            KeySource::Passphrase(files) => (KeyOrigin::Passphrase, files.path().display().to_string()),
             KeySource::Given(_) => (KeyOrigin::Given, String::new()),
         };
         let stale = wrapped.iter().filter(|key| key.cluster_key != wanted).count();
@@ -240,22 +287,6 @@ fn warn_of_readers(path: &Path) {
     if mode.is_ok_and(|others| others != 0) {
         tracing::warn!(file = %path.display(), "others than its owner may use the file with the cluster key: chmod 600");
     }
-}
-
-/// A passphrase from a file, without the end of its line.
-///
-/// # Errors
-/// Which file can't be read, and why.
-pub fn read_passphrase(path: &Path) -> Result<Secret, String> {
-    let mut bytes = match file::read_if_there(path) {
-        Ok(Some(bytes)) => bytes,
-        Ok(None) => return Err(format!("there is no passphrase file {}", path.display())),
-        Err(why) => return Err(why.to_string()),
-    };
-    while bytes.last().is_some_and(|b| b"\r\n".contains(b)) {
-        bytes.pop();
-    }
-    Ok(Secret::new(bytes))
 }
 
 fn stopping(_: impl std::fmt::Display) -> PlaneError {

@@ -2,12 +2,13 @@
 
 use crate::node::report::CoreReport;
 use dolmen_cluster::plane::DriveChange;
+use dolmen_export::{Exports, nbd::ServerConfig};
 use dolmen_io::{DriveHandle, DriveInfo, FileId, OpenDrive, mailbox};
 use dolmen_store::{
     Candidate, DataKey, FoundPool, Keyring, NewDrive, PoolOptions, PoolPlan, ScrubPlan, StoreError, ToPool,
     ToShard, WrappedKey,
 };
-use dolmen_target::{Envelope, Health, NamespaceTable, TargetConfig};
+use dolmen_target::{Envelope, Health, NamespaceTable, TargetConfig, TraceReport};
 use dolmen_types::{LineId, PgId, ShardId, Uuid};
 use dolmen_volume::{
     Change, ControlCommand, ControlDone, ControlError, NodeIdentity, Notice, Replace, Reply, Request,
@@ -27,7 +28,7 @@ pub type Rewrap = Box<dyn Fn(&WrappedKey) -> Option<[u8; 40]> + Send>;
 pub enum Between {
     /// A host's command for a volume whose home is the receiver.
     Request(Request),
-    /// The answer, for the target that the command came from.
+    /// The answer, for the door that the command came from.
     Reply(Reply),
     /// Between targets.
     Target(Envelope),
@@ -179,6 +180,22 @@ pub enum ToCore {
         /// When that is taken in.
         answer: Answer<()>,
     },
+    /// Open the NBD door.
+    ListenNbd {
+        /// Where, and its bounds.
+        config: Box<ServerConfig>,
+        /// The exports to begin with.
+        exports: Arc<Exports>,
+        /// When it listens, or why not.
+        answer: Answer<Result<(), String>>,
+    },
+    /// New exports.
+    Exports {
+        /// All of them.
+        exports: Arc<Exports>,
+        /// When they are in force on this core.
+        answer: Answer<()>,
+    },
     /// New namespaces.
     Namespaces {
         /// All of them.
@@ -211,6 +228,13 @@ pub enum ToCore {
     Report {
         /// A snapshot.
         answer: Answer<Box<CoreReport>>,
+    },
+    /// Tell where the time of a namespace's commands went lately, as far as they were answered here.
+    Traces {
+        /// Which.
+        nsid: u32,
+        /// What is known; empty on a core that does not listen.
+        answer: Answer<TraceReport>,
     },
     /// Stop listening, finish what is under way, let hosts go.
     Drain {
@@ -267,6 +291,20 @@ pub enum ToCore {
         file: FileId,
         /// When it is closed.
         answer: Answer<()>,
+    },
+    /// Core 0: tell what a drive of the pool is.
+    InfoOf {
+        /// Its place in the pool.
+        place: u16,
+        /// With its handle, while it is open.
+        answer: Answer<Option<DriveInfo>>,
+    },
+    /// Core 0: overwrite the keys on a drive that the pool does not count.
+    EraseKeysOn {
+        /// Which, with its handle.
+        drive: DriveInfo,
+        /// When that is durable, or why it can't be done.
+        answer: Answer<Result<(), StoreError>>,
     },
     /// Close a drive that is out or gone.
     CloseDrive {

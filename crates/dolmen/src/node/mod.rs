@@ -6,7 +6,8 @@
 //! - [`router`]: carries out what the control side asks, and keeps the table of namespaces.
 //! - [`keys`]: the cluster key, and what it unlocks.
 //! - [`drive_ops`]: drives that come and go; [`settings`]: what of that the next start has to know.
-//! - [`report`], [`message`]: what is said between them. [`watch`]: what is told unasked.
+//! - [`report`], [`message`]: what is said between them. [`watch`]: what is told unasked. [`traces`]: where commands spent their
+//!   time.
 //!
 //! What runs on a core, and how it is told what to do, is public so that whole nodes can be run over a simulated world.
 
@@ -19,12 +20,14 @@ mod locate;
 pub mod message;
 mod offline;
 mod ports;
+mod release;
 pub mod report;
 pub mod router;
 mod scrubbing;
 mod serve;
 mod settings;
 mod tell;
+pub mod traces;
 mod watch;
 mod wipe;
 

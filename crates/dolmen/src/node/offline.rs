@@ -16,7 +16,7 @@ use dolmen_io::{
     ErrorKind, Io, OpenDrive, PoolConfig, Wait,
     exec::{Exec, Handle},
 };
-use dolmen_security::KeyFiles;
+use dolmen_security::{KeyFiles, PassphraseFiles};
 use dolmen_store::{
     Candidate, CheckProgress, CheckReport, Keyring, StoreError, check_pool_with, find_pool, read_contents,
 };
@@ -133,7 +133,7 @@ fn keyring_for(opened: &mut Opened, data: Option<&Path>, place: &KeyPlace) -> Re
     let found = opened.look(find_pool, || ())?;
     let Some(found) = found.filter(|found| !found.keys.is_empty()) else { return Ok(Keyring::default()) };
     let source = match (&place.passphrase_file, &place.file, data) {
-        (Some(path), ..) => KeySource::Passphrase(path.clone()),
+        (Some(path), ..) => KeySource::Passphrase(PassphraseFiles::at(path)),
         (None, Some(path), _) => KeySource::Files(KeyFiles::at(path)),
         (None, None, Some(data)) => KeySource::Files(KeyFiles::of_folder(data)),
         (None, None, None) => {

@@ -1,6 +1,7 @@
 //! Which NVMe/TCP ports the node listens on, and whether all its ports can be had: asked before a drive is touched.
 
 use crate::{config::ServeOptions, node::ServeError};
+use dolmen_export::nbd::Listen;
 use socket2::{Domain, Protocol, Socket, Type};
 use std::{
     io,
@@ -39,6 +40,11 @@ impl Ports {
         ] {
             for &ip in &options.listen {
                 available(SocketAddr::new(ip, port)).map_err(|why| refusal(flag, ip, port, &why))?;
+            }
+        }
+        for listen in options.nbd.iter().flat_map(|nbd| &nbd.listen) {
+            if let Listen::Tcp(at) = listen {
+                available(*at).map_err(|why| refusal("--nbd", at.ip(), at.port(), &why))?;
             }
         }
         let choose = |port: u16, free: &TcpListener| match port {

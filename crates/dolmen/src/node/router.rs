@@ -12,13 +12,21 @@ use crate::node::{
     message::{FromCore, ToCore},
     report::CoreReport,
     scrubbing::Scrubbing,
-    tell,
+    tell, traces,
 };
-use dolmen_cluster::plane::{DiffPart, NodeRequest, PlaneError, PoolStatus, SnapshotStatus};
+use dolmen_cluster::{
+    plane::{DiffPart, NodeRequest, PlaneError, PoolStatus, SnapshotStatus},
+    trace::VolumeTraces,
+    volume::DEFAULT_PROJECT,
+};
+use dolmen_export::{
+    Export, Exports,
+    backend::{MAX_DATA_BYTES, Place},
+};
 use dolmen_store::{PoolPlan, ScrubPlan};
 use dolmen_target::{Namespace, NamespaceTable};
 use dolmen_types::{
-    CoreId, Lba, LineId, PgId, Uuid,
+    CoreId, Lba, LineId, Nqn, PgId, Uuid,
     snapshot::SnapshotDescriptor,
     volume::{VolumeDescriptor, VolumeKind, VolumeState},
 };
@@ -44,6 +52,17 @@ pub(crate) struct Parts {
     pub(crate) scrubbing: Scrubbing,
     /// Whether volumes that keep nothing may be made.
     pub(crate) allow_test_volumes: bool,
+    /// The NBD door, if there is one.
+    pub(crate) nbd: Option<NbdAccess>,
+}
+
+/// Who the NBD door is to volumes, and what its clients may do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NbdAccess {
+    /// The host that a volume must admit to be exported.
+    pub host: Nqn,
+    /// Clients only read.
+    pub read_only: bool,
 }
 
 /// What every request needs.
@@ -64,6 +83,7 @@ pub(crate) struct Node {
     pub(crate) allow_test_volumes: bool,
     /// When the pool is scrubbed.
     pub(crate) scrubbing: Scrubbing,
+    nbd: Option<NbdAccess>,
     catalogue: Mutex<Catalogue>,
     /// Asks the publisher to tell when everything sent before is in force.
     barrier: mpsc::UnboundedSender<oneshot::Sender<()>>,
@@ -117,10 +137,37 @@ impl Catalogue {
         }
     }
 
+    /// The exports of the NBD door: the volumes that admit it as a host.
+    fn exports(&self, access: &NbdAccess) -> Arc<Exports> {
+        let admitted = self.spaces.values().filter(|space| space.acl.admits(&access.host));
+        let all = admitted.filter_map(|space| {
+            let info = self.volumes.get(&space.uuid)?;
+            Some(Arc::new(export(info, space, access.read_only)))
+        });
+        Arc::new(Exports::new(all.collect()))
+    }
+
     /// The table as it is now.
     #[must_use]
     pub fn table(&self) -> Arc<NamespaceTable> {
         Arc::new(NamespaceTable::new(self.generation, self.spaces.values().cloned().collect()))
+    }
+}
+
+/// What clients of the NBD door see of a volume.
+fn export(info: &VolumeInfo, space: &Namespace, read_only: bool) -> Export {
+    let (name, project) = (&info.descriptor.name, &info.descriptor.project);
+    Export {
+        // A name is unique in its project.
+        name: if project == DEFAULT_PROJECT { name.clone() } else { format!("{project}/{name}") },
+        uuid: space.uuid,
+        size_bytes: space.size_bytes,
+        block_bytes: space.sector.bytes(),
+        piece_bytes: u32::try_from(MAX_DATA_BYTES).unwrap_or(u32::MAX),
+        read_only,
+        can_zero: true,
+        access: space.ip_acl.clone(),
+        place: Place::Volume(space.volume),
     }
 }
 
@@ -148,7 +195,7 @@ impl Node {
         generation: u64,
         changes: mpsc::UnboundedReceiver<FromCore>,
     ) -> Arc<Node> {
-        let Parts { keys, drives, scrubbing, allow_test_volumes } = parts;
+        let Parts { keys, drives, scrubbing, allow_test_volumes, nbd } = parts;
         let catalogue = Catalogue::new(generation, booted.volumes);
         let (barrier, barriers) = mpsc::unbounded_channel();
         let node = Arc::new(Node {
@@ -160,11 +207,18 @@ impl Node {
             drives_bell: Notify::new(),
             allow_test_volumes,
             scrubbing,
+            nbd,
             catalogue: Mutex::new(catalogue),
             barrier,
         });
         tokio::spawn(publish(node.clone(), changes, barriers));
         node
+    }
+
+    /// The exports of the NBD door as they are now; `None` where there is no such door.
+    pub(crate) fn exports(&self) -> Option<Arc<Exports>> {
+        let access = self.nbd.as_ref()?;
+        Some(self.catalogue.lock().unwrap_or_else(PoisonError::into_inner).exports(access))
     }
 
     /// The table as it is now.
@@ -263,12 +317,30 @@ impl Node {
             NodeRequest::SetReprotection { paused, bytes_per_s, answer } => {
                 drop(answer.send(self.set_reprotection(paused, bytes_per_s).await));
             }
+            NodeRequest::Traces { uuid, answer } => {
+                if let Some(told) = self.traces(uuid).await {
+                    drop(answer.send(told));
+                }
+            }
             NodeRequest::Metrics { answer } => {
                 if let Some(reports) = self.reports().await {
                     drop(answer.send(Box::new(tell::metrics(&self.plan, &reports))));
                 }
             }
         }
+    }
+
+    /// Where the time of a volume's commands went, on all cores.
+    async fn traces(&self, uuid: Uuid) -> Option<VolumeTraces> {
+        let nsid = {
+            let catalogue = self.catalogue.lock().unwrap_or_else(PoisonError::into_inner);
+            catalogue.volumes.get(&uuid).map(|info| info.descriptor.nsid.0)
+        };
+        let Some(nsid) = nsid else { return Some(VolumeTraces::default()) };
+        let told = self.cores.ask_all(|answer| ToCore::Traces { nsid, answer }).await.ok()?;
+        let reports = self.reports().await?;
+        let paths = traces::drive_paths(&reports);
+        Some(traces::collect(self.cores.ids().zip(&told), &paths))
     }
 
     /// The pool as a whole, with how far re-protection and scrubbing have come.
@@ -488,6 +560,15 @@ async fn publish(
             };
             let told = node.cores.ask_all(|answer| ToCore::Namespaces { table: table.clone(), answer }).await;
             if told.is_err() {
+                return;
+            }
+            if let Some(exports) = node.exports()
+                && node
+                    .cores
+                    .ask_all(|answer| ToCore::Exports { exports: exports.clone(), answer })
+                    .await
+                    .is_err()
+            {
                 return;
             }
         }

@@ -27,7 +27,8 @@ use dolmen_cluster::{
     plane::{self, MAX_PENDING_NOTICES, Notice, Recovered},
     state::Identity,
 };
-use dolmen_security::KeyFiles;
+use dolmen_export::nbd::{Listen, ServerConfig};
+use dolmen_security::{KeyFiles, PassphraseFiles};
 use dolmen_target::TargetConfig;
 use dolmen_types::{LineId, Nsid};
 use std::{net::SocketAddr, process::ExitCode, sync::Arc};
@@ -98,7 +99,8 @@ async fn start(
     let known = state.pool().map_err(ServeError::system)?;
     let keys = Arc::new(ClusterKeys::new(key_source(options)));
     let mut settings = Settings::load(&options.data).map_err(ServeError::new)?;
-    let booted = boot(options, talk, known, restart, keys.clone(), &settings, prepared.identity()).await?;
+    let mut booted =
+        boot(options, talk, known, restart, keys.clone(), &settings, prepared.identity()).await?;
     settings.know(&booted.plan, &options.data);
     reprotect(talk, booted.plan.shards, &settings).await.map_err(ServeError::system)?;
     if known.is_none() {
@@ -123,7 +125,9 @@ async fn start(
     };
     let drives = DriveOps::new(options.data.clone(), settings, options.sparse, notices.clone());
     let scrubbing = Scrubbing::load(&options.data);
-    let parts = Parts { keys, drives, scrubbing, allow_test_volumes: options.allow_test_volumes };
+    let nbd = options.nbd.as_ref().map(|nbd| nbd.access.clone());
+    let parts = Parts { keys, drives, scrubbing, allow_test_volumes: options.allow_test_volumes, nbd };
+    let left = std::mem::take(&mut booted.left);
     let node = Node::start(talk.clone(), booted, parts, generation, changes);
     let stopping = || ServeError::new("a core has ended");
     let snapshots = node.snapshots().await.ok_or_else(stopping)?;
@@ -134,14 +138,19 @@ async fn start(
     let (plane, requests) = plane::channel();
     tokio::spawn(node.clone().serve(requests));
     listen(options, prepared.identity(), talk, ports, &node).await?;
-    tokio::spawn(watch(node, options.data.clone(), notices));
+    listen_nbd(options, talk, &node).await?;
+    let data = options.data.clone();
+    tokio::spawn(async move {
+        node.release_at_start(left).await;
+        watch(node, data, notices).await;
+    });
     Ok(Found { recovered, plane })
 }
 
 /// Where the cluster key is.
 fn key_source(options: &ServeOptions) -> KeySource {
     match (&options.cluster_passphrase_file, &options.cluster_key) {
-        (Some(path), _) => KeySource::Passphrase(path.clone()),
+        (Some(path), _) => KeySource::Passphrase(PassphraseFiles::at(path)),
         (None, Some(path)) => KeySource::Files(KeyFiles::at(path)),
         (None, None) => KeySource::Files(KeyFiles::of_folder(&options.data)),
     }
@@ -176,5 +185,20 @@ async fn listen(
         let listening = talk.ask(core, |answer| ToCore::Listen { config, table, answer }).await?;
         listening.map_err(ServeError::new)?;
     }
+    Ok(())
+}
+
+/// Opens the NBD door, if there is to be one: addresses on every core, sockets in the file system on the first.
+async fn listen_nbd(options: &ServeOptions, talk: &Talk, node: &Node) -> Result<(), ServeError> {
+    let (Some(nbd), Some(exports)) = (&options.nbd, node.exports()) else { return Ok(()) };
+    for core in talk.ids() {
+        let here = nbd.listen.iter().filter(|at| core.0 == 0 || matches!(at, Listen::Tcp(_)));
+        let config = Box::new(ServerConfig::new(here.cloned().collect()));
+        let exports = exports.clone();
+        let listening = talk.ask(core, |answer| ToCore::ListenNbd { config, exports, answer }).await?;
+        listening.map_err(|why| ServeError::new(format!("--nbd: {why}")))?;
+    }
+    let host = &nbd.access.host;
+    tracing::info!(listen = ?nbd.listen, %host, "NBD clients reach the volumes that admit this host");
     Ok(())
 }

@@ -18,7 +18,9 @@ pub(crate) struct Settings {
     pub(crate) added: Vec<PathBuf>,
     /// Paths of the drives in service at the last start, for tools that have no command line of the daemon's.
     pub(crate) served: Vec<PathBuf>,
-    /// Paths of drives that were removed, and are not opened although the command line may name them.
+    /// Paths of drives that are to leave, and may be needed until they have.
+    pub(crate) leaving: Vec<PathBuf>,
+    /// Paths of drives that have left, and are not opened although the command line may name them.
     pub(crate) removed: Vec<PathBuf>,
     /// Whether re-protection rests.
     pub(crate) paused: bool,
@@ -50,14 +52,28 @@ impl Settings {
     /// Remembers that a drive was added.
     pub(crate) fn add(&mut self, path: &Path) {
         self.removed.retain(|p| p != path);
+        self.leaving.retain(|p| p != path);
         if !self.added.iter().any(|p| p == path) {
             self.added.push(path.into());
         }
     }
 
-    /// Remembers that a drive was removed.
+    /// Remembers that a drive is to leave.
+    pub(crate) fn leave(&mut self, path: &Path) {
+        if !self.leaving.iter().any(|p| p == path) {
+            self.leaving.push(path.into());
+        }
+    }
+
+    /// Remembers that a drive that was to leave stays.
+    pub(crate) fn stay(&mut self, path: &Path) {
+        self.leaving.retain(|p| p != path);
+    }
+
+    /// Remembers that a drive has left.
     pub(crate) fn remove(&mut self, path: &Path) {
         self.added.retain(|p| p != path);
+        self.leaving.retain(|p| p != path);
         if !self.removed.iter().any(|p| p == path) {
             self.removed.push(path.into());
         }
@@ -79,16 +95,18 @@ impl Settings {
     /// The drives of the pool, as far as the folder knows.
     pub(crate) fn known(&self) -> Vec<PathBuf> {
         let mut all = self.served.clone();
-        all.extend(self.added.iter().filter(|path| !self.served.contains(path)).cloned());
+        let others = self.added.iter().chain(&self.leaving);
+        all.extend(others.filter(|path| !self.served.contains(path)).cloned());
         all.retain(|path| !self.removed.contains(path));
         all
     }
 
-    /// The drives to open: those of the command line, less what was removed, and what was added.
+    /// The drives to open: those of the command line, less what was removed, what was added, and what is still to leave. Nothing is
+    /// made in the place of the last.
     pub(crate) fn drives(&self, named: &[DriveOption]) -> Vec<DriveOption> {
-        let mut all: Vec<DriveOption> =
-            named.iter().filter(|d| !self.removed.contains(&d.path)).cloned().collect();
-        for path in &self.added {
+        let stays = |d: &&DriveOption| !self.removed.contains(&d.path) && !self.leaving.contains(&d.path);
+        let mut all: Vec<DriveOption> = named.iter().filter(stays).cloned().collect();
+        for path in self.added.iter().chain(&self.leaving) {
             if !all.iter().any(|d| d.path == *path) {
                 all.push(DriveOption { path: path.clone(), size_bytes: None });
             }
@@ -122,6 +140,14 @@ mod tests {
         };
         assert_eq!(paths(&settings), [PathBuf::from("/b"), "/c".into()]);
         assert!(settings.paused);
+        let mut leaving = settings.clone();
+        leaving.leave(Path::new("/b"));
+        leaving.leave(Path::new("/c"));
+        assert_eq!(paths(&leaving), [PathBuf::from("/c"), "/b".into()]);
+        assert!(leaving.drives(&[named("/b")]).iter().all(|d| d.size_bytes.is_none()));
+        leaving.stay(Path::new("/b"));
+        leaving.remove(Path::new("/c"));
+        assert_eq!(paths(&leaving), [PathBuf::from("/b")]);
         let mut back = settings.clone();
         back.add(Path::new("/a"));
         assert_eq!(paths(&back), [PathBuf::from("/a"), "/b".into(), "/c".into()]);

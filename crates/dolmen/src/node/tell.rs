@@ -21,8 +21,11 @@ fn block_bytes(blocks: u64) -> u64 {
 
 fn usage(info: &VolumeInfo) -> VolumeUsage {
     let usage = &info.usage;
+    // What was overwritten since the last checkpoint is counted twice, and so is what a clone has of its own where it had inherited
+    // something; there is never more than the volume has room for.
+    let mapped = block_bytes(usage.mapped_blocks).min(info.descriptor.size_bytes);
     VolumeUsage {
-        mapped_bytes: block_bytes(usage.mapped_blocks),
+        mapped_bytes: mapped,
         stored_bytes: usage.stored_bytes,
         owned_bytes: usage.head_bytes,
         snapshot_bytes: usage.snapshot_bytes,
@@ -143,7 +146,7 @@ pub(super) fn pool(plan: &PoolPlan, reports: &[CoreReport]) -> PoolStatus {
     let usable_bytes =
         reports.iter().find_map(|r| r.pool.as_ref()).map_or(0, |p| p.capacity_bytes).min(physical_bytes);
     let (used_bytes, free_bytes) = used_and_free(&sum, usable_bytes);
-    let logical = reports.iter().flat_map(|r| &r.volumes).map(|v| block_bytes(v.usage.mapped_blocks)).sum();
+    let logical = reports.iter().flat_map(|r| &r.volumes).map(|v| usage(v).mapped_bytes).sum();
     let state = match reports.iter().find_map(|r| r.stopped.clone()) {
         Some(reason) => PoolState::Stopped(reason),
         None if free_bytes < full_below(usable_bytes) => PoolState::Full,
@@ -316,11 +319,13 @@ fn volume_metrics(reports: &[CoreReport]) -> Vec<VolumeMetrics> {
                 operations: stats.reads.count(),
                 bytes: stats.read_bytes,
                 time_ns: stats.reads.total_ns,
+                latency: stats.reads.buckets,
             },
             writes: IoTotals {
                 operations: stats.writes.count(),
                 bytes: stats.write_bytes,
                 time_ns: stats.writes.total_ns,
+                latency: stats.writes.buckets,
             },
             others: stats.others,
             failed: stats.failed,
@@ -374,8 +379,10 @@ fn connection_metrics(reports: &[CoreReport]) -> Vec<ConnectionMetrics> {
 }
 
 fn core_metrics(report: &CoreReport) -> CoreMetrics {
+    let traffic = &report.target.traffic;
     CoreMetrics {
         core: report.core,
+        commands: traffic.reads + traffic.writes + traffic.others,
         turns: report.counters.turns,
         sleeps: report.counters.sleeps,
         busy_ns: report.counters.busy_ns,

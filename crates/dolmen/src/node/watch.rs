@@ -61,6 +61,7 @@ pub(super) async fn watch(node: Arc<Node>, folder: PathBuf, notices: mpsc::Sende
             sequence = now;
             boot::remember_sequence(&folder, sequence);
         }
+        node.release_left(&reports).await;
         node.close_lost(&reports).await;
         for notice in told.look(&node, &reports) {
             if notices.send(notice).await.is_err() {

@@ -43,7 +43,10 @@ impl Node {
     fn serve(&self, drives: &[&str], more: &[&str]) -> Command {
         let mut command = Command::new(DOLMEN);
         command.arg("serve").arg("--data").arg(self.data()).args(["--listen", "127.0.0.1", "--sparse"]);
-        command.args(["--port", "0", "--discovery-port", "0", "--api-port", "0"]).args(more);
+        if !more.contains(&"--port") {
+            command.args(["--port", "0"]);
+        }
+        command.args(["--discovery-port", "0", "--api-port", "0"]).args(more);
         for drive in drives {
             command.arg("--drive").arg(format!("{}:256MiB", self.drive(drive).display()));
         }
@@ -198,7 +201,7 @@ impl Host {
         for at in 0..mib << 20 >> CHUNK.trailing_zeros() {
             let lba = at * (CHUNK as u64 / u64::from(self.namespace.block_bytes));
             let written = self.session.write(&self.namespace, lba, &Host::chunk(seed, at));
-            written.map_err(|why| (at * CHUNK as u64 >> 20, why))?;
+            written.map_err(|why| ((at * CHUNK as u64) >> 20, why))?;
         }
         Ok(())
     }

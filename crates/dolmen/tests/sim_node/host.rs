@@ -3,7 +3,7 @@
 use crate::node::{SUBSYSTEM, address};
 use dolmen_initiator::{
     Completion, Digests, Initiator, Namespace, Notice, OWNER, Options, SubsystemId,
-    load::{Load, LoadOptions, Mix, Pattern},
+    load::{Load, LoadOptions, Mix},
 };
 use dolmen_io::{Event, Io, PoolConfig, Tag, Wait};
 use dolmen_sim::{CoreConfig, NodeId, Rng, World};
@@ -49,17 +49,14 @@ impl Host {
             deallocated_reads_zero: true,
         };
         let load = LoadOptions {
-            namespace,
-            region_start: 0,
             region_bytes: REGION_BYTES,
             size_bytes: [4096, 4096, 8192, 65_536][rng.index(4)],
             depth: 1 + rng.index(8),
             queues,
-            pattern: Pattern::Random,
             mix: Mix { reads: 40, zeroes: 10 },
             verify: Some(u64::from(number) + 77),
             seed: rng.next_u64(),
-            deadline_ms: None,
+            ..LoadOptions::new(namespace)
         };
         let mut load = Load::new(id, load).unwrap();
         load.stop();

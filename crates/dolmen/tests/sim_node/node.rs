@@ -14,7 +14,7 @@ use dolmen_io::{Io, OpenDrive, PoolConfig, inbox};
 use dolmen_security::{ClusterKey, Imported, Secret};
 use dolmen_sim::{CoreConfig, NodeId, Rng, World};
 use dolmen_store::{PoolOptions, PoolPlan};
-use dolmen_target::{Identity, NamespaceTable, TargetConfig};
+use dolmen_target::{Identity, NamespaceTable, TargetConfig, TraceReport};
 use dolmen_types::{CoreId, LineId, PgId};
 use dolmen_volume::{ControlCommand, ControlDone, ControlError, Restart};
 use std::{
@@ -23,7 +23,7 @@ use std::{
     sync::Arc,
     task::{Context, Poll, Waker},
 };
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
 /// The machine that the node runs on.
 pub const NODE: NodeId = NodeId(0);
@@ -128,6 +128,7 @@ impl Process {
             at_least: 0,
             absent: Vec::new(),
             degraded: false,
+            leaving: Vec::new(),
         };
         let drives = DRIVES.iter().map(drive).collect();
         // One key for all runs: what is random in a run follows from its seed, and data keys change no course of events.
@@ -197,6 +198,12 @@ impl Process {
         for core in self.talk.ids() {
             drop(self.talk.send(core, |answer| ToCore::Report { answer }));
         }
+    }
+
+    /// Asks every core where the time of a namespace's commands went.
+    pub fn traces(&self, nsid: u32) -> Vec<(CoreId, oneshot::Receiver<TraceReport>)> {
+        let ask = |core| (core, self.talk.send(core, |answer| ToCore::Traces { nsid, answer }).unwrap());
+        self.talk.ids().map(ask).collect()
     }
 
     /// Begins an orderly end.

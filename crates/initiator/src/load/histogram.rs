@@ -73,6 +73,18 @@ impl Histogram {
         u64::try_from(mean).expect("a mean is at most the largest value")
     }
 
+    /// Standard deviation, from the buckets' upper ends: as exact as they are; 0 of nothing.
+    #[must_use]
+    pub fn standard_deviation(&self) -> f64 {
+        let total = self.total.max(1) as f64;
+        let sums = self.buckets().fold((0.0, 0.0), |(sum, squares), (value, count)| {
+            let (value, count) = (value as f64, count as f64);
+            (sum + value * count, squares + value * value * count)
+        });
+        let mean = sums.0 / total;
+        (sums.1 / total - mean * mean).max(0.0).sqrt()
+    }
+
     /// Smallest value; 0 of nothing.
     #[must_use]
     pub fn min(&self) -> u64 {
@@ -158,6 +170,9 @@ mod tests {
         near(h.percentile(99_000), 990_000);
         assert_eq!(h.percentile(100_000), 1_000_000);
         assert_eq!((h.mean(), h.min(), h.max(), h.count()), (500_500, 1000, 1_000_000, 1000));
+        let deviation = h.standard_deviation();
+        assert!((deviation - 288_675.0).abs() < 288_675.0 / 60.0, "{deviation}");
+        assert_eq!(Histogram::new().standard_deviation().to_bits(), 0);
     }
 
     #[test]

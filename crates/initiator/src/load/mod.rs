@@ -5,12 +5,15 @@
 
 mod histogram;
 mod model;
+mod options;
+mod pace;
 mod rng;
 mod runner;
 mod stamp;
 
 pub use histogram::Histogram;
 pub use model::{Change, Model, Violation};
+pub use options::{LoadError, LoadOptions, Mix, Pattern, Skew, Start};
 pub use rng::Rng;
-pub use runner::{Load, LoadError, LoadOptions, LoadStats, Mix, Pattern};
+pub use runner::{Load, LoadStats};
 pub use stamp::{Found, STAMP_BYTES, Stamp, inspect};

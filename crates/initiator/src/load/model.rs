@@ -5,7 +5,10 @@
 //! be there at `t0` up to the newest one issued by `t1`. A change whose outcome is unknown (its deadline passed) stays
 //! allowed, but not demanded, until a later change of the block succeeds.
 
-use super::stamp::{Found, Stamp};
+use super::{
+    options::Start,
+    stamp::{Found, Stamp},
+};
 use std::fmt;
 
 /// How a change leaves its block.
@@ -31,6 +34,7 @@ struct Block {
 /// The blocks of one verified range, counted from 0.
 pub struct Model {
     volume: u64,
+    start: Start,
     blocks: Vec<Block>,
 }
 
@@ -64,10 +68,10 @@ impl fmt::Display for Violation {
 impl std::error::Error for Violation {}
 
 impl Model {
-    /// A range of `blocks` blocks that all read as zeroes now.
+    /// A range of `blocks` blocks, of which `start` says what they hold now.
     #[must_use]
-    pub fn new(volume: u64, blocks: usize) -> Model {
-        Model { volume, blocks: vec![Block::default(); blocks] }
+    pub fn new(volume: u64, start: Start, blocks: usize) -> Model {
+        Model { volume, start, blocks: vec![Block::default(); blocks] }
     }
 
     /// Number of blocks.
@@ -112,6 +116,12 @@ impl Model {
         self.blocks[block].busy = false;
     }
 
+    /// True when something that was changed is known to be there.
+    #[must_use]
+    pub fn is_known(&self, block: usize) -> bool {
+        self.blocks[block].floor > 0
+    }
+
     /// To be taken when a read of the block is issued, and handed to [`Model::check`].
     #[must_use]
     pub fn floor(&self, block: usize) -> u32 {
@@ -125,22 +135,20 @@ impl Model {
     pub fn check(&mut self, block: usize, floor: u32, found: Found) -> Result<(), Violation> {
         let volume = self.volume;
         let b = &mut self.blocks[block];
-        let allowed = match found {
-            Found::Zeroes => b.zeroed >= floor,
-            Found::Damaged => false,
-            Found::Stamp(s) => {
-                let here = s.volume == volume && s.block == block as u64;
-                here && s.generation >= floor && s.generation <= b.issued && s.generation > 0
-            }
+        let is_ours = |s: Stamp| {
+            let here = s.volume == volume && s.block == block as u64;
+            here && s.generation >= floor && s.generation <= b.issued && s.generation > 0
         };
-        if !allowed {
-            return Err(Violation { block: block as u64, floor, issued: b.issued, found });
+        match found {
+            Found::Zeroes if b.zeroed >= floor => Ok(()),
+            Found::Stamp(s) if is_ours(s) => {
+                // Seen once, it is there: later reads must not go back.
+                b.floor = b.floor.max(s.generation);
+                Ok(())
+            }
+            _ if self.start == Start::Anything && floor == 0 => Ok(()),
+            _ => Err(Violation { block: block as u64, floor, issued: b.issued, found }),
         }
-        if let Found::Stamp(s) = found {
-            // Seen once, it is there: later reads must not go back.
-            b.floor = b.floor.max(s.generation);
-        }
-        Ok(())
     }
 }
 
@@ -153,7 +161,7 @@ mod tests {
     }
 
     fn model() -> Model {
-        Model::new(9, 8)
+        Model::new(9, Start::Zeroes, 8)
     }
 
     #[test]
@@ -205,6 +213,22 @@ mod tests {
         );
         assert!(model_check(&mut m, Found::Zeroes).is_err());
         assert!(model_check(&mut m, Found::Damaged).is_err());
+    }
+
+    #[test]
+    fn what_was_there_before_is_believed_until_a_write_is_done() {
+        let mut m = Model::new(9, Start::Anything, 8);
+        for found in [Found::Damaged, Found::Zeroes, stamp(77)] {
+            assert!(model_check(&mut m, found).is_ok(), "{found:?}");
+        }
+        assert!(!m.is_known(3));
+        m.begin(3, Change::Write);
+        let before = m.floor(3);
+        m.succeeded(3);
+        assert!(m.is_known(3));
+        assert!(m.check(3, before, Found::Damaged).is_ok(), "that read may have been first");
+        assert!(model_check(&mut m, Found::Damaged).is_err());
+        assert!(model_check(&mut m, stamp(1)).is_ok());
     }
 
     fn model_check(m: &mut Model, found: Found) -> Result<(), Violation> {

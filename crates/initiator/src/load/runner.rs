@@ -2,91 +2,23 @@
 //!
 //! It is polled like everything else on a core: [`Load::on_completion`] for each completion that is its own, then
 //! [`Load::step`], which submits until every queue has its depth. Buffers are taken from the pool once per place under
-//! way and used again.
+//! way and used again. A load with a rate has something to do when no event comes, too: [`Load::wake_at`].
 
 use super::{
     histogram::Histogram,
     model::{Change, Model, Violation},
+    options::{LoadError, LoadOptions, Mix, Pattern},
+    pace::Pace,
     rng::Rng,
     stamp::{STAMP_BYTES, inspect},
 };
-use crate::{
-    Command, Completion, Failure, Initiator, NO_DEADLINE, Namespace, Request, SubmitError, SubsystemId,
-};
+use crate::{Command, Completion, Failure, Initiator, NO_DEADLINE, Request, SubmitError, SubsystemId};
 use dolmen_io::{Buf, Io};
-use std::fmt;
+use dolmen_types::Nanos;
 
 /// Random addresses that are tried for a change before the place is left empty for this turn: with a verified load two
 /// changes of one block are never under way together.
 const TRIES: u32 = 8;
-
-/// Commands under way at most, over all queues.
-const MAX_UNDER_WAY: usize = 65_536;
-
-/// In which order a region is gone through.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Pattern {
-    /// Every address as likely as any other.
-    Random,
-    /// One after the other, from the start again at the end.
-    Sequential,
-}
-
-/// What share of the commands is what. Per cent; the rest are writes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Mix {
-    /// Reads.
-    pub reads: u8,
-    /// Write Zeroes with deallocation.
-    pub zeroes: u8,
-}
-
-impl Mix {
-    /// Only reads.
-    pub const READ: Mix = Mix { reads: 100, zeroes: 0 };
-    /// Only writes.
-    pub const WRITE: Mix = Mix { reads: 0, zeroes: 0 };
-}
-
-/// What a load does.
-#[derive(Clone, Debug)]
-pub struct LoadOptions {
-    /// The namespace.
-    pub namespace: Namespace,
-    /// Where the region starts. Bytes, a multiple of `size_bytes`.
-    pub region_start: u64,
-    /// How long it is. Bytes; what is left over after whole commands is not touched.
-    pub region_bytes: u64,
-    /// Data of one command: a multiple of the namespace's block, and of 4096 when verifying. Bytes.
-    pub size_bytes: usize,
-    /// Commands under way on each queue.
-    pub depth: usize,
-    /// Queues to use; 1 to what the controller granted.
-    pub queues: u16,
-    /// Order of addresses.
-    pub pattern: Pattern,
-    /// Shares of reads and changes.
-    pub mix: Mix,
-    /// Stamp what is written and check what is read; the number tells this volume from others. The region must read
-    /// as zeroes when the load starts.
-    pub verify: Option<u64>,
-    /// Same seed, same addresses.
-    pub seed: u64,
-    /// Deadline of each command. Milliseconds; `None` for none.
-    pub deadline_ms: Option<u64>,
-}
-
-/// Why a load can't be.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct LoadError(&'static str);
-
-impl fmt::Display for LoadError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.0)
-    }
-}
-
-impl std::error::Error for LoadError {}
 
 /// What was counted.
 #[derive(Clone, Debug, Default)]
@@ -105,7 +37,7 @@ pub struct LoadStats {
     pub violations: u64,
     /// The first of them.
     pub first_violation: Option<Violation>,
-    /// Latencies of reads, submit to completion. Nanoseconds.
+    /// Latencies of reads, submit to completion, or from when they were due if there is a rate. Nanoseconds.
     pub read_latency: Histogram,
     /// Latencies of changes. Nanoseconds.
     pub change_latency: Histogram,
@@ -124,6 +56,8 @@ enum Work {
 struct Place {
     buf: Option<Buf>,
     work: Option<(Work, u64)>,
+    /// When it was due, of a load with a rate.
+    due: Option<Nanos>,
     /// Of each 4 KiB block of a verified read, its floor when it was issued.
     floors: Box<[u32]>,
 }
@@ -136,6 +70,10 @@ pub struct Load {
     model: Option<Model>,
     rng: Rng,
     next_unit: u64,
+    /// Units without a known change are passed over.
+    only_known: bool,
+    /// When commands are due; begins with the first step.
+    pace: Option<Pace>,
     /// Commands that may still be issued.
     budget: u64,
     places: Vec<Place>,
@@ -149,7 +87,7 @@ impl Load {
     /// # Errors
     /// What is wrong with the options.
     pub fn new(subsystem: SubsystemId, options: LoadOptions) -> Result<Load, LoadError> {
-        let units = check(&options)?;
+        let units = options.check()?;
         let count = options.depth * usize::from(options.queues);
         let blocks = options.size_bytes / STAMP_BYTES;
         let model = match options.verify {
@@ -157,18 +95,21 @@ impl Load {
                 let all = usize::try_from(units).ok().and_then(|u| u.checked_mul(blocks));
                 Some(Model::new(
                     volume,
+                    options.start,
                     all.ok_or(LoadError("the region to verify is too large for memory"))?,
                 ))
             }
             None => None,
         };
-        let place = |_| Place { buf: None, work: None, floors: vec![0; blocks].into() };
+        let place = |_| Place { buf: None, work: None, due: None, floors: vec![0; blocks].into() };
         Ok(Load {
             subsystem,
             units,
             model,
             rng: Rng::new(options.seed),
             next_unit: 0,
+            only_known: false,
+            pace: None,
             budget: u64::MAX,
             places: (0..count).map(place).collect(),
             idle: (0..count).rev().collect(),
@@ -180,6 +121,26 @@ impl Load {
     /// Changes what is done from now on; `budget` more commands are issued at most.
     pub fn set_work(&mut self, pattern: Pattern, mix: Mix, budget: u64) {
         (self.options.pattern, self.options.mix, self.budget, self.next_unit) = (pattern, mix, budget, 0);
+        self.only_known = false;
+    }
+
+    /// From now on reads once, in order, what is known to have been changed, without regard to the rate; the number of
+    /// commands that this takes. Nothing of a load that doesn't verify.
+    pub fn read_back(&mut self) -> u64 {
+        let known = (0..self.units).filter(|&unit| self.is_known(unit)).count() as u64;
+        self.set_work(Pattern::Sequential, Mix::READ, known);
+        (self.only_known, self.pace, self.options.per_second) = (true, None, None);
+        self.places.iter_mut().for_each(|place| place.due = None);
+        known
+    }
+
+    fn is_known(&self, unit: u64) -> bool {
+        let blocks = self.options.size_bytes / STAMP_BYTES;
+        let known = |model: &Model| {
+            let first = first_block(unit, blocks);
+            (first..first + blocks).any(|block| model.is_known(block))
+        };
+        self.model.as_ref().is_some_and(known)
     }
 
     /// Issues nothing more.
@@ -205,6 +166,19 @@ impl Load {
         self.budget == 0 && self.under_way() == 0
     }
 
+    /// When it wants to issue something although nothing completes; `None` when only completions matter.
+    #[must_use]
+    pub fn wake_at(&self) -> Option<Nanos> {
+        let waits = self.budget > 0 && !self.idle.is_empty();
+        self.pace.filter(|_| waits).map(|pace| pace.next_due())
+    }
+
+    /// Commands that are due at `now` and could not be issued yet: a sign of a target that can't hold the rate.
+    #[must_use]
+    pub fn behind(&self, now: Nanos) -> u64 {
+        self.pace.map_or(0, |pace| pace.behind(now))
+    }
+
     /// What was counted since the start or the last [`Load::restart_counting`].
     #[must_use]
     pub fn stats(&self) -> &LoadStats {
@@ -218,6 +192,13 @@ impl Load {
         s.read_latency.clear();
         s.change_latency.clear();
         s.by_queue.fill(0);
+    }
+
+    /// What was counted, and counts from 0 again.
+    pub fn take_counts(&mut self) -> LoadStats {
+        let taken = self.stats.clone();
+        self.restart_counting();
+        taken
     }
 
     /// True when the completion is this load's.
@@ -238,7 +219,10 @@ impl Load {
         }
         self.idle.push(index);
         match completion.result {
-            Ok(_) => self.count(index, work, completion.completed.since(completion.submitted)),
+            Ok(_) => {
+                let begin = self.places[index].due.unwrap_or(completion.submitted);
+                self.count(index, work, completion.completed.since(begin));
+            }
             Err(failure) => {
                 self.stats.errors += 1;
                 self.stats.first_error.get_or_insert(failure);
@@ -281,10 +265,13 @@ impl Load {
         }
     }
 
-    /// Submits until every queue has its depth, the budget is spent, or something is full.
+    /// Submits until every queue has its depth, the rate or the budget is spent, or something is full.
     pub fn step(&mut self, io: &mut Io, initiator: &mut Initiator) {
+        if let (None, Some(per_second)) = (self.pace, self.options.per_second) {
+            self.pace = Some(Pace::new(per_second, io.now()));
+        }
         for _ in 0..self.idle.len() {
-            if self.budget == 0 {
+            if self.budget == 0 || self.pace.is_some_and(|pace| pace.next_due() > io.now()) {
                 return;
             }
             let Some(index) = self.idle.pop() else { return };
@@ -292,6 +279,10 @@ impl Load {
                 // Another place may have a buffer where this one found none: it goes first next time.
                 self.idle.insert(0, index);
                 return;
+            }
+            if let Some(pace) = &mut self.pace {
+                self.places[index].due = Some(pace.next_due());
+                pace.issue();
             }
             self.budget -= 1;
         }
@@ -330,10 +321,12 @@ impl Load {
     }
 
     /// Puts noise into a fresh buffer: what is written must not be blocks of zeros, which a thin target need not store, nor
-    /// compressible.
+    /// more compressible than was asked for.
     fn fill(&mut self, buf: &mut Buf) {
-        for word in buf.as_chunks_mut::<8>().0 {
-            *word = self.rng.next_u64().to_le_bytes();
+        let zeroes = STAMP_BYTES / 8 * usize::from(self.options.zero_fill) / 100;
+        for (at, word) in buf.as_chunks_mut::<8>().0.iter_mut().enumerate() {
+            let noise = at % (STAMP_BYTES / 8) >= zeroes;
+            *word = if noise { self.rng.next_u64().to_le_bytes() } else { [0; 8] };
         }
     }
 
@@ -402,16 +395,31 @@ impl Load {
         }
     }
 
+    fn next_in_order(&mut self) -> u64 {
+        loop {
+            let unit = self.next_unit;
+            self.next_unit = (unit + 1) % self.units;
+            // What reads back has a budget only if something is known, so this ends.
+            if !self.only_known || self.is_known(unit) {
+                return unit;
+            }
+        }
+    }
+
     /// Which unit is next; `None` when all that were tried are being changed.
     fn choose_unit(&mut self, work: Work) -> Option<u64> {
         for _ in 0..TRIES {
             let unit = match self.options.pattern {
                 Pattern::Random => self.rng.below(self.units),
-                Pattern::Sequential => {
-                    let unit = self.next_unit;
-                    self.next_unit = (unit + 1) % self.units;
-                    unit
+                Pattern::Skewed(skew) => {
+                    let hot = skew.hot(self.units);
+                    if self.rng.below(100) < u64::from(skew.commands) {
+                        self.rng.below(hot)
+                    } else {
+                        hot + self.rng.below(self.units - hot)
+                    }
                 }
+                Pattern::Sequential => self.next_in_order(),
             };
             let blocks = self.options.size_bytes / STAMP_BYTES;
             let free = |model: &Model| !model.busy(first_block(unit, blocks), blocks);
@@ -427,31 +435,44 @@ fn first_block(unit: u64, blocks: usize) -> usize {
     usize::try_from(unit).expect("the model holds every block") * blocks
 }
 
-/// Checks the options; the number of units.
-fn check(options: &LoadOptions) -> Result<u64, LoadError> {
-    let block = u64::from(options.namespace.block_bytes);
-    let size = options.size_bytes as u64;
-    if size == 0 || !size.is_multiple_of(block) || size / block > 65_536 {
-        return Err(LoadError("the size of a command must be 1 to 65536 blocks of the namespace"));
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        Namespace,
+        load::{Skew, Start},
+    };
+
+    fn load(change: impl FnOnce(&mut LoadOptions)) -> Load {
+        let (uuid, nguid) = (None, [0; 16]);
+        let namespace =
+            Namespace { nsid: 1, block_bytes: 4096, blocks: 1000, uuid, nguid, deallocated_reads_zero: true };
+        let mut options = LoadOptions::new(namespace);
+        change(&mut options);
+        Load::new(SubsystemId(0), options).unwrap()
     }
-    if options.verify.is_some() && !options.size_bytes.is_multiple_of(STAMP_BYTES) {
-        return Err(LoadError("a verified load needs a size that is a multiple of 4096"));
+
+    #[test]
+    fn a_skew_goes_to_its_hot_part_as_often_as_it_says() {
+        let mut load = load(|o| o.pattern = Pattern::Skewed(Skew { commands: 90, region: 10 }));
+        let units: Vec<u64> = (0..10_000).map(|_| load.choose_unit(Work::Write).unwrap()).collect();
+        let hot = units.iter().filter(|&&unit| unit < 100).count();
+        assert!((8_800..9_200).contains(&hot), "{hot}");
+        assert!(units.iter().all(|&unit| unit < 1000) && units.iter().any(|&unit| unit > 990));
     }
-    if u32::from(options.mix.reads) + u32::from(options.mix.zeroes) > 100 {
-        return Err(LoadError("the shares of reads and zeroes add up to more than 100 per cent"));
+
+    #[test]
+    fn reading_back_passes_over_what_was_never_written() {
+        let mut load = load(|o| {
+            (o.verify, o.start, o.size_bytes, o.per_second) = (Some(1), Start::Anything, 8192, Some(5));
+        });
+        for block in [6, 7, 20, 21] {
+            let model = load.model.as_mut().unwrap();
+            let _ = model.begin(block, Change::Write);
+            model.succeeded(block);
+        }
+        assert_eq!(load.read_back(), 2);
+        let units = [(); 2].map(|()| load.choose_unit(Work::Read).unwrap());
+        assert_eq!((units, load.wake_at()), ([3, 10], None));
     }
-    if options.depth == 0
-        || options.queues == 0
-        || options.depth * usize::from(options.queues) > MAX_UNDER_WAY
-    {
-        return Err(LoadError("depth times queues must be 1 to 65536"));
-    }
-    let end = options.region_start.checked_add(options.region_bytes);
-    if !options.region_start.is_multiple_of(size)
-        || end.is_none_or(|end| end > options.namespace.size_bytes())
-        || options.region_bytes < size
-    {
-        return Err(LoadError("the region must lie inside the namespace and hold at least one command"));
-    }
-    Ok(options.region_bytes / size)
 }

@@ -1,131 +1,219 @@
 //! What a [`Subsystem`] does about time and loss: attempts to connect, deadlines, a controller that is silent or gone,
 //! and the end.
 
-use super::{Out, Subsystem};
+use super::{
+    Fencing, Out, Span, Subsystem,
+    follow::number,
+    route::{Aborting, Life},
+};
 use crate::{
     Completion, Error, ErrorKind, Failure, Notice, State,
     command::Resend,
-    slots::{Origin, Payload, Place, SlotId},
+    slots::{Origin, Payload, Place, SlotId, Under},
 };
 use dolmen_io::Io;
 use dolmen_types::Nanos;
 use std::collections::VecDeque;
+
+/// What a look at all commands found.
+#[derive(Default)]
+struct Found {
+    /// Past their deadline.
+    expired: Vec<SlotId>,
+    /// Parked, and due.
+    due: Vec<SlotId>,
+    /// To be aborted.
+    late: Vec<Under>,
+    /// Paths whose controller is to be reset, as bits.
+    stuck: u32,
+}
 
 impl Subsystem {
     /// Deadlines, timeouts, the next attempt to connect. Sets the next [`Subsystem::wake_at`].
     pub(crate) fn tick(&mut self, io: &mut Io, out: &mut Out) {
         let now = io.now();
         self.wake_at = Nanos(u64::MAX);
-        match &self.state {
-            State::Connecting if self.path.is_idle() => self.attempt(io, out),
-            State::Closing if self.path.shutdown_over(now) => {
-                self.path.tear_down(io);
-                self.set_state(State::Closed, out);
-            }
-            _ => {}
+        self.fences.prune(now);
+        for at in 0..self.routes.len() {
+            self.tick_route(io, at, out);
         }
-        let result = self.path.tick(io, &mut self.shared);
-        self.after(io, result, out);
+        if self.state == State::Closing && self.routes.iter().all(|r| r.path.is_idle()) {
+            self.set_state(State::Closed, out);
+        }
         self.scan(io, out);
-        self.wake_at = self.wake_at.min(self.path.wake_at());
+        self.tick_ana(io, out);
+        self.fail_fast(io, out);
+        for route in &self.routes {
+            self.wake_at = self.wake_at.min(route.path.wake_at());
+        }
     }
 
-    fn attempt(&mut self, io: &mut Io, out: &mut Out) {
-        let limit = self.shared.options.loss_timeout_ms;
-        if self.attempts > 0 && limit.is_some_and(|ms| io.now() >= self.down_since.plus_ms(ms)) {
-            let what = format!("{} stayed away longer than the loss timeout", self.shared.options.addr);
-            let error = Error::new(ErrorKind::Timeout, what);
-            return self.give_up(io, error, out);
+    fn tick_route(&mut self, io: &mut Io, at: usize, out: &mut Out) {
+        let route = &mut self.routes[at];
+        match &self.state {
+            State::Connecting | State::Live { .. }
+                if route.life == Life::Connecting && route.path.is_idle() =>
+            {
+                self.attempt(io, at, out);
+            }
+            State::Closing if route.path.shutdown_over(io.now()) => route.path.tear_down(io),
+            _ => {}
         }
-        if io.now() < self.path.retry_at() {
+        let result = self.routes[at].path.tick(io, &mut self.shared);
+        self.after(io, at, result, out);
+    }
+
+    fn attempt(&mut self, io: &mut Io, at: usize, out: &mut Out) {
+        let limit = self.shared.options.loss_timeout_ms;
+        let route = &mut self.routes[at];
+        if route.attempts > 0 && limit.is_some_and(|ms| io.now() >= route.down_since.plus_ms(ms)) {
+            let what = format!("{} stayed away longer than the loss timeout", route.path.addr());
+            return self.give_up(io, at, &Error::new(ErrorKind::Timeout, what), out);
+        }
+        if io.now() < route.path.retry_at() {
             return;
         }
-        self.attempts = self.attempts.saturating_add(1);
-        let started = self.path.start(io, &self.shared);
-        self.after(io, started, out);
+        route.attempts = route.attempts.saturating_add(1);
+        let started = route.path.start(io, &self.shared);
+        self.after(io, at, started, out);
     }
 
     /// Looks at every command: expires, sends again what was parked, finds a controller that is stuck.
     fn scan(&mut self, io: &mut Io, out: &mut Out) {
         let now = io.now();
-        let io_timeout_ms = self.shared.options.io_timeout_ms;
-        let (mut expired, mut due, mut stuck) = (Vec::new(), Vec::new(), false);
+        let found = self.look(now);
+        for id in found.due {
+            self.enqueue(id);
+        }
+        for under in found.late {
+            self.abort(io, under);
+        }
+        let fences = self.expire(&found.expired, now, out);
+        for at in 0..self.routes.len() {
+            if fences & 1 << at != 0 {
+                let addr = self.routes[at].path.addr();
+                let error =
+                    Error::new(ErrorKind::Timeout, format!("the deadline of a change passed ({addr})"));
+                self.path_lost(io, at, &error, out);
+            } else if found.stuck & 1 << at != 0 {
+                self.reset(io, at, out);
+            }
+        }
+    }
+
+    fn look(&mut self, now: Nanos) -> Found {
+        let (io_ms, abort_ms) = (self.shared.options.io_timeout_ms, self.shared.options.abort_timeout_ms);
+        let mut found = Found::default();
         for (id, slot) in self.shared.slots.iter() {
-            if slot.is_callers()
-                && slot.deadline <= now
-                && !matches!(slot.place, Place::Abandoned { .. } | Place::Lent)
-            {
-                expired.push(id);
+            let waits = slot.is_callers() && !matches!(slot.place, Place::Abandoned(_) | Place::Lent);
+            if waits && slot.deadline <= now {
+                found.expired.push(id);
                 continue;
             }
+            let deadline = if waits { slot.deadline } else { Nanos(u64::MAX) };
             let next = match slot.place {
                 Place::Parked { until } if until <= now => {
-                    due.push(id);
-                    slot.deadline
+                    found.due.push(id);
+                    deadline
                 }
-                Place::Parked { until } => until.min(slot.deadline),
-                Place::Sent { .. } | Place::Abandoned { .. } if slot.origin != Origin::AsyncEvent => {
-                    let late = slot.sent.plus_ms(io_timeout_ms);
-                    stuck |= late <= now;
-                    late.min(if slot.is_callers() && matches!(slot.place, Place::Sent { .. }) {
-                        slot.deadline
+                Place::Parked { until } => until.min(deadline),
+                Place::Sent(under) | Place::Abandoned(under) if slot.origin != Origin::AsyncEvent => {
+                    let route = &self.routes[usize::from(under.path)];
+                    let aborting = route.aborting.iter().find(|a| a.under == under);
+                    let late = aborting.map_or(slot.sent.plus_ms(io_ms), |a| a.until);
+                    let may_abort = aborting.is_none() && abort_ms > 0 && under.queue > 0;
+                    let limit = route.path.identity().map_or(1, |id| usize::from(id.aborts));
+                    if late > now {
+                        late.min(deadline)
+                    } else if may_abort && route.path.is_live() && route.aborting.len() < limit {
+                        found.late.push(under);
+                        deadline.min(now.plus_ms(abort_ms))
+                    } else if may_abort && now < late.plus_ms(abort_ms) {
+                        // Others are being aborted: this one's turn comes, or the controller is reset for all.
+                        deadline.min(late.plus_ms(abort_ms))
                     } else {
-                        late
-                    })
+                        found.stuck |= 1 << under.path;
+                        deadline
+                    }
                 }
-                Place::Waiting if slot.is_callers() => slot.deadline,
+                Place::Waiting | Place::Half if waits => deadline,
                 _ => continue,
             };
             self.wake_at = self.wake_at.min(next);
         }
-        for id in due {
-            self.enqueue(id);
-        }
-        let fence = self.expire(&expired, now, out);
-        if stuck || fence {
-            let what = if stuck { "a command stayed unanswered" } else { "the deadline of a change passed" };
-            let error = Error::new(ErrorKind::Timeout, format!("{what} ({})", self.shared.options.addr));
-            self.path_lost(io, &error, out);
+        found
+    }
+
+    /// Asks the controller to abort a command that takes too long.
+    fn abort(&mut self, io: &mut Io, under: Under) {
+        let slots = &self.shared.slots;
+        let until = io.now().plus_ms(self.shared.options.abort_timeout_ms);
+        let route = &mut self.routes[usize::from(under.path)];
+        // Those that were answered meanwhile are nobody's affair any more.
+        route.aborting.retain(|a| slots.iter().any(|(_, s)| s.under() == Some(a.under)));
+        if route.path.is_live() && route.path.abort(io, &mut self.shared, under) {
+            route.statistics.aborts += 1;
+            route.aborting.push(Aborting { under, until });
         }
     }
 
-    /// Completes commands whose deadline passed. True: the association must end, since one of them could still be
-    /// carried out.
-    fn expire(&mut self, expired: &[SlotId], now: Nanos, out: &mut Out) -> bool {
-        let mut fence = false;
+    /// Resets a controller that doesn't answer; the association ends with its answer, or without it a little later.
+    pub(super) fn reset(&mut self, io: &mut Io, at: usize, out: &mut Out) {
+        let route = &mut self.routes[at];
+        if !route.path.is_live() {
+            // It is being reset already, or on its way up: that has its own timeout.
+            return;
+        }
+        route.statistics.resets += 1;
+        let result = route.path.reset(io, &mut self.shared);
+        self.choices.forget();
+        self.after(io, at, result, out);
+    }
+
+    /// Completes commands whose deadline passed. The bits say which associations must end, since one of their commands
+    /// could still be carried out.
+    fn expire(&mut self, expired: &[SlotId], now: Nanos, out: &mut Out) -> u32 {
+        let mut fences = 0;
         for &id in expired {
-            match self.shared.slots.get(id).place {
+            let slot = self.shared.slots.get(id);
+            match slot.place {
                 Place::Waiting => {
-                    self.admin.retain(|&other| other != id);
-                    self.lanes.iter_mut().for_each(|lane| lane.retain(|&other| other != id));
+                    self.shelter.retain(|&other| other != id);
+                    self.routes.iter_mut().for_each(|route| route.forget(id));
                     self.finish(id, Err(Failure::Expired), now, out);
                 }
                 Place::Parked { .. } => self.finish(id, Err(Failure::Expired), now, out),
-                Place::Sent { .. } if self.shared.slots.get(id).changes_data() => {
-                    fence = true;
+                Place::Sent(under) if slot.changes_data() => {
+                    fences |= 1 << under.path;
+                    self.expired.extend(Span::of(&slot.sqe, &slot.payload));
                     self.finish(id, Err(Failure::Expired), now, out);
                 }
-                Place::Sent { queue, cid } => self.abandon(id, (queue, cid), now, out),
+                Place::Sent(under) => self.abandon(id, under, now, out),
+                Place::Half => {
+                    let second = self.partner(id).and_then(|other| self.shared.slots.get(other).under());
+                    fences |= second.map_or(0, |under| 1 << under.path);
+                    self.finish(id, Err(Failure::Expired), now, out);
+                }
                 _ => {}
             }
         }
-        fence
+        fences
     }
 
     /// Answers the caller of a read that is under way; the slot stays until the controller answers or is lost, and
     /// what still comes for it is thrown away.
-    fn abandon(&mut self, id: SlotId, (queue, cid): (u16, u16), now: Nanos, out: &mut Out) {
+    fn abandon(&mut self, id: SlotId, under: Under, now: Nanos, out: &mut Out) {
         let slot = self.shared.slots.get_mut(id);
         let Origin::Caller { ticket, .. } = slot.origin else { return };
         let buf = match std::mem::replace(&mut slot.payload, Payload::None) {
             Payload::In(buf) => Some(buf),
             _ => None,
         };
-        slot.place = Place::Abandoned { queue, cid };
+        slot.place = Place::Abandoned(under);
         let completion = Completion {
             ticket,
             subsystem: self.shared.id,
-            queue: queue.saturating_sub(1),
+            queue: under.queue.saturating_sub(1),
             result: Err(Failure::Expired),
             buf,
             submitted: slot.submitted,
@@ -135,92 +223,270 @@ impl Subsystem {
         self.callers -= 1;
     }
 
-    /// The association is over: its commands wait for the next one, or fail.
-    pub(super) fn path_lost(&mut self, io: &mut Io, error: &Error, out: &mut Out) {
+    /// An association is over: its commands wait for the next one, go to another path, or fail.
+    pub(super) fn path_lost(&mut self, io: &mut Io, at: usize, error: &Error, out: &mut Out) {
         let now = io.now();
-        self.path.tear_down(io);
+        let route = &mut self.routes[at];
+        let was_live = route.life == Life::Live;
+        route.path.tear_down(io);
+        self.fence(at, now);
+        self.routes[at].forget_controller();
+        if was_live {
+            let route = &mut self.routes[at];
+            (route.life, route.down_since) = (Life::Connecting, now);
+            route.statistics.losses += 1;
+        }
+        // From now on nothing is put here but by a choice that is left with nothing else.
+        self.choices.forget();
+        self.take_back_all(at, now, out);
+        match self.state {
+            State::Closing => return self.wake_at = now,
+            State::Closed | State::Lost(_) => return,
+            State::Live { .. } | State::Connecting => {}
+        }
+        if matches!(self.routes[at].life, Life::Removed | Life::Lost(_)) {
+            return self.none_live(now, out);
+        }
+        if error.is_final() {
+            return self.give_up(io, at, error, out);
+        }
+        let pause = self.pause_ms(io, at);
+        let route = &mut self.routes[at];
+        route.path.retry_after(now.plus_ms(pause));
+        self.wake_at = self.wake_at.min(route.path.retry_at());
+        let (subsystem, path) = (self.shared.id, number(at));
+        out.notices.push(Notice::PathLost { subsystem, path, error: error.clone() });
+        self.none_live(now, out);
+    }
+
+    /// With the last live path the subsystem is no longer live.
+    fn none_live(&mut self, now: Nanos, out: &mut Out) {
+        let any = self.routes.iter().any(|r| r.life == Life::Live);
+        if !any && matches!(self.state, State::Live { .. }) {
+            self.down_since = now;
+            self.set_state(State::Connecting, out);
+        }
+    }
+
+    /// Fences the blocks of changes whose outcome is unknown; see `fence.rs`.
+    fn fence(&mut self, at: usize, now: Nanos) {
+        let expired = std::mem::take(&mut self.expired);
+        let Some(until) = self.quiet_at(at, now) else { return };
+        let path = number(at);
+        let mut lost = Vec::new();
+        for (id, slot) in self.shared.slots.iter() {
+            if slot.under().is_some_and(|under| under.path == path && under.queue > 0)
+                && let Some(span) = Span::of(&slot.sqe, &slot.payload)
+            {
+                lost.push((id, span));
+            }
+        }
+        for span in expired {
+            self.fences.add(span, until, SlotId::MAX);
+        }
+        for (id, span) in lost {
+            self.fences.add(span, until, id);
+        }
+        self.hold_overlapping(path, until);
+    }
+
+    /// Changes of fenced blocks that wait in other lanes go back to where they are looked at again. One that is under way on
+    /// another path already may be carried out before or after ours is sent again; then ours waits for the end, too.
+    fn hold_overlapping(&mut self, path: u8, until: Nanos) {
+        let (mut waiting, mut under_way) = (Vec::new(), Vec::new());
+        for (id, slot) in self.shared.slots.iter() {
+            let Some(span) = Span::of(&slot.sqe, &slot.payload) else { continue };
+            match slot.place {
+                Place::Waiting if slot.is_callers() && self.fences.holds(&span, id).is_some() => {
+                    waiting.push(id);
+                }
+                Place::Sent(under) if under.path != path && self.fences.holds(&span, id).is_some() => {
+                    under_way.push((id, span));
+                }
+                _ => {}
+            }
+        }
+        for id in waiting {
+            self.routes.iter_mut().for_each(|route| route.forget(id));
+            self.shelter.retain(|&other| other != id);
+            if let Some(second) = self.shared.slots.get(id).is_fused().then(|| self.partner(id)).flatten() {
+                self.routes.iter_mut().for_each(|route| route.forget(second));
+            }
+            self.shared.slots.get_mut(id).place = Place::Parked { until };
+        }
+        for (id, span) in under_way {
+            self.fences.add(span, until, id);
+        }
+        self.wake_at = self.wake_at.min(until);
+    }
+
+    /// When the controller of an association that is over is sure to have ended its commands; `None` when nothing is to be
+    /// fenced.
+    fn quiet_at(&self, at: usize, now: Nanos) -> Option<Nanos> {
+        let options = &self.shared.options;
+        match options.fencing {
+            Fencing::Off => return None,
+            // One port takes what it received before what it receives later.
+            Fencing::Blocks if self.routes.len() == 1 => return None,
+            Fencing::Blocks | Fencing::Commands => {}
+        }
+        let path = &self.routes[at].path;
+        let identity = path.identity()?;
+        let quiesce_ms = options.quiesce_ms.unwrap_or(u64::from(identity.quiesce_ms));
+        if quiesce_ms == 0 {
+            return None;
+        }
+        // Until its keep-alive timer expires, counted from the worst moment; it is looked at once per timeout where any
+        // command counts (TBKAS).
+        let timeouts = if identity.traffic_keeps_alive { 3 } else { 2 };
+        let notice_ms = if path.is_told() { 0 } else { timeouts * u64::from(options.keep_alive_ms) };
+        Some(now.plus_ms(notice_ms + quiesce_ms))
+    }
+
+    /// Everything that was under way or waited on a path that is over.
+    fn take_back_all(&mut self, at: usize, now: Nanos, out: &mut Out) {
+        let path = number(at);
         let under_way: Vec<SlotId> = self
             .shared
             .slots
             .iter()
-            .filter(|(_, s)| {
-                matches!(s.place, Place::Sent { .. } | Place::Abandoned { .. }) || !s.is_callers()
-            })
+            .filter(|(_, slot)| slot.under().is_some_and(|under| under.path == path))
             .map(|(id, _)| id)
             .collect();
+        let waiting = if self.plain { Vec::new() } else { self.routes[at].empty() };
+        let held = match self.shared.options.fencing {
+            Fencing::Commands => self.quiet_at(at, now),
+            Fencing::Blocks | Fencing::Off => None,
+        };
         for id in under_way {
-            self.take_back(id, now, out);
+            self.take_back(id, (at, held), now, out);
         }
-        match self.state {
-            State::Closing => return self.set_state(State::Closed, out),
-            State::Closed | State::Lost(_) => return,
-            State::Live { .. } => self.down_since = now,
-            State::Connecting => {}
+        for id in waiting {
+            let slot = self.shared.slots.get(id);
+            if slot.place == Place::Waiting && !matches!(slot.origin, Origin::Second { .. }) {
+                self.enqueue(id);
+            }
         }
-        if error.is_final() {
-            return self.give_up(io, error.clone(), out);
-        }
-        let pause = self.pause_ms(io);
-        self.path.retry_after(now.plus_ms(pause));
-        self.wake_at = self.wake_at.min(self.path.retry_at());
-        out.notices.push(Notice::PathLost { subsystem: self.shared.id, error: error.clone() });
-        self.set_state(State::Connecting, out);
     }
 
     /// A command of an association that is over.
-    fn take_back(&mut self, id: SlotId, now: Nanos, out: &mut Out) {
+    fn take_back(&mut self, id: SlotId, (at, held): (usize, Option<Nanos>), now: Nanos, out: &mut Out) {
         let slot = self.shared.slots.get(id);
-        if !slot.is_callers() || matches!(slot.place, Place::Abandoned { .. }) {
-            self.shared.slots.remove(id);
-        } else if slot.resend == Resend::Allowed {
-            self.enqueue(id);
-        } else {
-            self.finish(id, Err(Failure::Lost), now, out);
+        match (slot.place, slot.origin) {
+            // The other half of a pair has taken this one with it.
+            (Place::Free, _) => {}
+            (_, Origin::Second { first }) => self.finish(first, Err(Failure::Lost), now, out),
+            (Place::Abandoned(_), _) => self.shared.slots.remove(id),
+            (_, Origin::Caller { .. }) if slot.resend == Resend::Never => {
+                self.finish(id, Err(Failure::Lost), now, out);
+            }
+            (_, Origin::Caller { .. }) => {
+                self.routes[at].statistics.resent += 1;
+                match held.filter(|_| Span::of(&slot.sqe, &slot.payload).is_some()) {
+                    Some(until) => {
+                        self.shared.slots.get_mut(id).place = Place::Parked { until };
+                        self.wake_at = self.wake_at.min(until);
+                    }
+                    None => self.enqueue(id),
+                }
+            }
+            _ => self.shared.slots.remove(id),
         }
     }
 
     /// Doubling pauses with a jitter of a quarter, so that many hosts don't come back in step.
-    fn pause_ms(&self, io: &mut Io) -> u64 {
+    fn pause_ms(&self, io: &mut Io, at: usize) -> u64 {
         let o = &self.shared.options;
-        let doubled = o.reconnect_min_ms.saturating_mul(1 << self.attempts.saturating_sub(1).min(16));
+        let doubled =
+            o.reconnect_min_ms.saturating_mul(1 << self.routes[at].attempts.saturating_sub(1).min(16));
         let pause = doubled.min(o.reconnect_max_ms);
         let mut random = [0u8; 1];
         io.random(&mut random);
         pause - pause / 4 * u64::from(random[0]) / 256
     }
 
-    /// No more attempts: every command fails. The path is down.
-    fn give_up(&mut self, io: &mut Io, error: Error, out: &mut Out) {
-        self.path.tear_down(io);
-        self.fail_all(Failure::Lost, io.now(), out);
-        self.set_state(State::Lost(error), out);
+    /// No more attempts on a path, which is down; with the last one every command fails.
+    fn give_up(&mut self, io: &mut Io, at: usize, error: &Error, out: &mut Out) {
+        let route = &mut self.routes[at];
+        route.path.tear_down(io);
+        route.life = Life::Lost(error.clone());
+        let over = self.routes.iter().all(|r| matches!(r.life, Life::Lost(_) | Life::Removed));
+        if over {
+            self.fail_all(Failure::Lost, io.now(), out);
+            return self.set_state(State::Lost(error.clone()), out);
+        }
+        let (subsystem, path) = (self.shared.id, number(at));
+        out.notices.push(Notice::PathGivenUp { subsystem, path, error: error.clone() });
+        self.reroute();
+        self.none_live(io.now(), out);
     }
 
-    /// Fails every command of the callers; no queue may know any of them any more.
+    /// Takes a path away; see [`Initiator::remove_path`](crate::Initiator::remove_path).
+    pub(crate) fn remove_path(&mut self, io: &mut Io, path: u8, out: &mut Out) -> bool {
+        let at = usize::from(path);
+        let there = |r: &super::Route| r.life != Life::Removed;
+        let others = self.routes.iter().enumerate().any(|(other, r)| other != at && there(r));
+        if !others || !self.routes.get(at).is_some_and(there) {
+            return false;
+        }
+        let was_live = self.routes[at].life == Life::Live;
+        self.routes[at].life = Life::Removed;
+        self.routes[at].statistics.losses += u64::from(was_live);
+        let error = Error::new(ErrorKind::Options, "the path was taken away");
+        self.path_lost(io, at, &error, out);
+        self.reroute();
+        true
+    }
+
+    /// Fails what waits when no path has been live for too long.
+    fn fail_fast(&mut self, io: &mut Io, out: &mut Out) {
+        let Some(ms) = self.shared.options.fast_fail_ms else { return };
+        if self.state != State::Connecting || self.failing {
+            return;
+        }
+        let until = self.down_since.plus_ms(ms);
+        if io.now() < until {
+            self.wake_at = self.wake_at.min(until);
+            return;
+        }
+        self.failing = true;
+        self.fail_all(Failure::Lost, io.now(), out);
+    }
+
+    /// Fails every command of the callers; no connected queue may know any of them any more.
     fn fail_all(&mut self, why: Failure, now: Nanos, out: &mut Out) {
-        self.admin.clear();
-        self.lanes.iter_mut().for_each(VecDeque::clear);
+        for route in &mut self.routes {
+            route.admin.clear();
+            route.lanes.iter_mut().for_each(VecDeque::clear);
+        }
+        self.shelter.clear();
         let callers = self.shared.slots.iter().filter(|(_, s)| s.is_callers() && s.place != Place::Lent);
         let all: Vec<(SlotId, Place)> = callers.map(|(id, s)| (id, s.place)).collect();
         for (id, place) in all {
             match place {
-                Place::Abandoned { .. } => self.shared.slots.remove(id),
+                Place::Abandoned(_) => self.shared.slots.remove(id),
                 _ => self.finish(id, Err(why), now, out),
             }
         }
     }
 
-    /// Ends the subsystem: commands fail, the sockets close, the controller is told if that can be done in order.
+    /// Ends the subsystem: commands fail, the sockets close, the controllers are told if that can be done in order.
     pub(crate) fn disconnect(&mut self, io: &mut Io, out: &mut Out) {
         if matches!(self.state, State::Closing | State::Closed) {
             return;
         }
-        let on_admin =
-            |place: Place| matches!(place, Place::Sent { queue: 0, .. } | Place::Abandoned { queue: 0, .. });
-        let busy = self.shared.slots.iter().any(|(_, s)| s.is_callers() && on_admin(s.place));
-        let polite = self.path.is_live() && !busy && self.path.shut_down(io, &mut self.shared).is_ok();
-        if !polite {
-            self.path.tear_down(io);
+        let mut polite = false;
+        for at in 0..self.routes.len() {
+            let path = number(at);
+            let on_admin = |under: Under| under.path == path && under.queue == 0;
+            let busy =
+                self.shared.slots.iter().any(|(_, s)| s.is_callers() && s.under().is_some_and(on_admin));
+            let route = &mut self.routes[at];
+            if route.path.is_live() && !busy && route.path.shut_down(io, &mut self.shared).is_ok() {
+                polite = true;
+            } else {
+                route.path.tear_down(io);
+            }
         }
         self.fail_all(Failure::Disconnected, io.now(), out);
         self.set_state(if polite { State::Closing } else { State::Closed }, out);

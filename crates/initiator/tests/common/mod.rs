@@ -5,11 +5,12 @@
 use dolmen_io::{Event, Io, Owner, SocketId, Tag};
 use dolmen_nvme::{
     spec::{
-        AdminOpcode, Capabilities, Cns, ConnectCommand, ConnectData, ControllerStatus, Cqe, DataPlan,
-        DatasetCommand, DiscoveryEntry, DiscoveryHeader, DsmRange, FabricsType, FeatureId, GetLogCommand,
-        IdentifyCommand, IdentifyController, IdentifyNamespace, LbaFormat, LogId, NamespaceIdDescriptor,
-        NvmOpcode, Property, PropertyGet, PropertySet, Sqe, Status, SubsystemType, async_event_config,
-        feature_select, number_of_queues,
+        AbortCommand, AdminOpcode, AnaGroupDescriptor, AnaLogHeader, AnaState, Capabilities, Cns,
+        ConnectCommand, ConnectData, ControllerStatus, Cqe, DataPlan, DatasetCommand, DiscoveryEntry,
+        DiscoveryHeader, DsmRange, FabricsType, FeatureId, GetLogCommand, IdentifyCommand,
+        IdentifyController, IdentifyNamespace, LbaFormat, LogId, NamespaceIdDescriptor, NvmOpcode, Property,
+        PropertyGet, PropertySet, Sqe, Status, SubsystemType, async_event_config, controller_attributes,
+        feature_select, notice, number_of_queues,
     },
     tcp::{
         C2hData, Controller, ControllerEvent, ControllerOptions, DIGEST_BYTES, DataEnd, DataSource, Digests,
@@ -17,7 +18,7 @@ use dolmen_nvme::{
     },
 };
 use dolmen_types::{Nqn, Uuid};
-use std::{collections::VecDeque, net::SocketAddr};
+use std::{cell::RefCell, collections::VecDeque, net::SocketAddr, rc::Rc};
 use zerocopy::{FromBytes, FromZeros, IntoBytes};
 
 pub const PEER: Owner = Owner(9);
@@ -55,6 +56,22 @@ pub struct Behaviour {
     pub corrupt_at: Option<u64>,
     /// A discovery controller with these entries.
     pub discovery: Option<Vec<DiscoveryEntry>>,
+    /// Reports ANA, and these states; I/O to a namespace is answered as its state demands.
+    pub ana: Option<Vec<(u32, AnaState)>>,
+    /// ANATT. Seconds.
+    pub ana_transition_s: u8,
+    /// CQT. Milliseconds.
+    pub quiesce_ms: u16,
+    /// TBKAS.
+    pub traffic_keeps_alive: bool,
+    /// The namespace's UUID.
+    pub uuid: Uuid,
+    /// CNTLID.
+    pub controller_id: u16,
+    /// Changes are taken and carried out only by [`Ram::carry_out`], as by a controller that is slow.
+    pub hold: bool,
+    /// Abort finds swallowed commands and aborts them.
+    pub aborts: bool,
 }
 
 impl Default for Behaviour {
@@ -77,6 +94,14 @@ impl Default for Behaviour {
             refuse: None,
             corrupt_at: None,
             discovery: None,
+            ana: None,
+            ana_transition_s: 2,
+            quiesce_ms: 0,
+            traffic_keeps_alive: false,
+            uuid: UUID,
+            controller_id: 7,
+            hold: false,
+            aborts: false,
         }
     }
 }
@@ -89,6 +114,7 @@ struct Transfer {
 }
 
 struct Connection {
+    key: usize,
     sock: SocketId,
     codec: Controller,
     out: Vec<u8>,
@@ -112,6 +138,11 @@ pub struct Counts {
     pub shutdowns: usize,
     pub trims: usize,
     pub violations: usize,
+    pub aborts: usize,
+    pub resets: usize,
+    pub ana_reads: usize,
+    /// Changes carried out after their connection was gone.
+    pub late: usize,
 }
 
 pub struct Ram {
@@ -119,6 +150,10 @@ pub struct Ram {
     pub data: Vec<u8>,
     pub counts: Counts,
     pub addr: SocketAddr,
+    /// What several controllers of one subsystem have in common.
+    pub shared: Option<Rc<RefCell<Vec<u8>>>>,
+    held: Vec<(usize, Sqe, Vec<u8>)>,
+    swallowed: Vec<(usize, u16)>,
     connections: Vec<Option<Connection>>,
     looks: usize,
     sent_bytes: u64,
@@ -134,6 +169,9 @@ impl Ram {
             behaviour,
             counts: Counts::default(),
             addr,
+            shared: None,
+            held: Vec::new(),
+            swallowed: Vec::new(),
             connections: Vec::new(),
             looks: 0,
             sent_bytes: 0,
@@ -166,6 +204,7 @@ impl Ram {
         let key = self.connections.len();
         self.counts.connections += 1;
         self.connections.push(Some(Connection {
+            key,
             sock,
             codec: Controller::new(options),
             out: Vec::new(),
@@ -190,6 +229,13 @@ impl Ram {
         (0..self.connections.len()).for_each(|key| self.close(io, key));
     }
 
+    /// Another discovery log; its readers are told if they asked.
+    pub fn set_discovery(&mut self, entries: Vec<DiscoveryEntry>) {
+        self.behaviour.discovery = Some(entries);
+        self.generation += 1;
+        self.raise(notice::DISCOVERY_CHANGED.dword());
+    }
+
     /// Completes a waiting event request of every admin connection with this dword.
     pub fn raise(&mut self, dword: u32) {
         for c in self.connections.iter_mut().flatten() {
@@ -201,6 +247,7 @@ impl Ram {
 
     fn received(&mut self, key: usize, mut chunk: &[u8]) {
         let Some(mut c) = self.connections[key].take() else { return };
+        c.key = key;
         loop {
             match c.codec.receive(&mut chunk) {
                 Ok(None) => break,
@@ -285,12 +332,73 @@ impl Ram {
         }
         if self.behaviour.swallow > 0 {
             self.behaviour.swallow -= 1;
+            self.swallowed.push((c.key, cid));
             return;
+        }
+        if let Some(status) = self.ana_status(sqe.nsid.get()) {
+            return c.respond(&Cqe::new(cid, status));
+        }
+        if self.behaviour.hold && sqe.opcode != NvmOpcode::READ.0 {
+            return self.held.push((c.key, *sqe, data.to_vec()));
         }
         if let Some(status) = self.behaviour.statuses.pop_front() {
             return c.respond(&Cqe::new(cid, status));
         }
         self.io(c, sqe, data);
+    }
+
+    fn ana_status(&self, nsid: u32) -> Option<Status> {
+        let states = self.behaviour.ana.as_ref()?;
+        match states.iter().find(|(id, _)| *id == nsid)?.1 {
+            AnaState::Optimized | AnaState::NonOptimized => None,
+            AnaState::Inaccessible => Some(Status::ANA_INACCESSIBLE),
+            AnaState::PersistentLoss => Some(Status::ANA_PERSISTENT_LOSS),
+            AnaState::Change => Some(Status::ANA_TRANSITION),
+        }
+    }
+
+    /// Another ANA state of namespace 1; hosts are told.
+    pub fn set_ana(&mut self, state: AnaState) {
+        self.set_ana_silently(state);
+        self.raise(notice::ANA_CHANGED.dword());
+    }
+
+    /// The same without an event.
+    pub fn set_ana_silently(&mut self, state: AnaState) {
+        self.behaviour.ana = Some(vec![(1, state)]);
+    }
+
+    /// Carries out the changes that were held back, whether anybody still waits for them or not.
+    pub fn carry_out(&mut self) {
+        for (key, sqe, data) in std::mem::take(&mut self.held) {
+            let cid = sqe.cid.get();
+            let mut c = self.connections[key].take();
+            self.counts.late += usize::from(c.is_none());
+            let status = self.change(&sqe, &data);
+            if let Some(c) = &mut c {
+                c.respond(&Cqe::new(cid, status));
+            }
+            self.connections[key] = c;
+        }
+    }
+
+    /// Changes that are held back.
+    pub fn held(&self) -> usize {
+        self.held.len()
+    }
+
+    fn abort(&mut self, c: &mut Connection, sqe: &Sqe) {
+        self.counts.aborts += 1;
+        let wanted = AbortCommand::of(sqe).cid;
+        let found = self.swallowed.iter().position(|(_, cid)| *cid == wanted);
+        let found = found.filter(|_| self.behaviour.aborts).map(|at| self.swallowed.swap_remove(at));
+        if let Some((key, cid)) = found
+            && let Some(victim) = &mut self.connections[key]
+        {
+            victim.respond(&Cqe::new(cid, Status::ABORT_REQUESTED));
+        }
+        let done = u32::from(found.is_none());
+        c.respond(&Cqe::new(sqe.cid.get(), Status::SUCCESS).with_dw0(done));
     }
 
     fn fabrics(&mut self, c: &mut Connection, sqe: &Sqe, data: &[u8]) {
@@ -308,7 +416,7 @@ impl Ram {
                 c.codec.set_queue(QueueSettings { in_capsule_bytes: in_capsule, max_transfers });
                 match self.behaviour.refuse {
                     Some(status) => c.respond(&Cqe::new(cid, status)),
-                    None => c.respond(&ok.with_dw0(7)),
+                    None => c.respond(&ok.with_dw0(self.behaviour.controller_id.into())),
                 }
             }
             FabricsType::PROPERTY_GET => {
@@ -332,8 +440,12 @@ impl Ram {
                 c.respond(&ok.with_result(value));
             }
             FabricsType::PROPERTY_SET => {
-                if PropertySet::of(sqe).unwrap().value & 0xc000 != 0 {
-                    self.counts.shutdowns += 1;
+                let value = PropertySet::of(sqe).unwrap().value;
+                self.counts.shutdowns += usize::from(value & 0xc000 != 0);
+                if value & 1 == 0 {
+                    self.counts.resets += 1;
+                    // What it had it has ended when it says that it is reset.
+                    self.carry_out();
                 }
                 c.respond(&ok);
             }
@@ -360,8 +472,10 @@ impl Ram {
                     c.respond(&Cqe::new(cid, Status::SUCCESS));
                 }
             }
+            AdminOpcode::ABORT => self.abort(c, sqe),
             AdminOpcode::GET_LOG_PAGE => {
                 let log = GetLogCommand::of(sqe).unwrap();
+                self.counts.ana_reads += usize::from(log.page == LogId::ANA);
                 let page = self.log(log.page);
                 let at = (log.offset as usize).min(page.len());
                 let mut bytes = page[at..].to_vec();
@@ -378,10 +492,21 @@ impl Ram {
             Cns::CONTROLLER => {
                 let mut id = IdentifyController::zeroed();
                 id.max_transfer = self.behaviour.max_transfer;
-                id.controller_id = 7.into();
+                id.controller_id = self.behaviour.controller_id.into();
+                id.command_quiesce_ms = self.behaviour.quiesce_ms.into();
+                if self.behaviour.traffic_keeps_alive {
+                    id.attributes = controller_attributes::TRAFFIC_KEEP_ALIVE.into();
+                }
+                if self.behaviour.ana.is_some() {
+                    id.multipath = 1 << 3;
+                    id.ana_transition_s = self.behaviour.ana_transition_s;
+                    (id.ana_groups, id.ana_group_max, id.max_namespaces) = (4.into(), 4.into(), 16.into());
+                }
                 id.model[..3].copy_from_slice(b"RAM");
                 id.io_command_capsule = (4 + self.behaviour.in_capsule_bytes / 16).into();
-                id.async_events = (async_event_config::NAMESPACE | async_event_config::DISCOVERY).into();
+                id.async_events =
+                    (async_event_config::NAMESPACE | async_event_config::DISCOVERY | async_event_config::ANA)
+                        .into();
                 id.retry_delays[0] = 2.into();
                 page.copy_from_slice(id.as_bytes());
             }
@@ -394,7 +519,7 @@ impl Ram {
                 page.copy_from_slice(id.as_bytes());
             }
             Cns::NAMESPACE_DESCRIPTORS => {
-                NamespaceIdDescriptor::write_list((&mut page[..]).try_into().unwrap(), UUID);
+                NamespaceIdDescriptor::write_list((&mut page[..]).try_into().unwrap(), self.behaviour.uuid);
             }
             _ => return None,
         }
@@ -409,51 +534,74 @@ impl Ram {
                 entries.iter().for_each(|e| bytes.extend_from_slice(e.as_bytes()));
                 bytes
             }
+            (LogId::ANA, _) => {
+                let states = self.behaviour.ana.clone().unwrap_or_default();
+                let mut bytes = AnaLogHeader::new(1, states.len() as u16).as_bytes().to_vec();
+                for (group, (nsid, state)) in (1..).zip(states) {
+                    bytes.extend_from_slice(AnaGroupDescriptor::new(group, 1, 1, state).as_bytes());
+                    bytes.extend_from_slice(&nsid.to_le_bytes());
+                }
+                bytes
+            }
             _ => vec![0; 4096],
         }
     }
 
     fn io(&mut self, c: &mut Connection, sqe: &Sqe, data: &[u8]) {
         let cid = sqe.cid.get();
-        let ok = Cqe::new(cid, Status::SUCCESS);
+        if sqe.opcode != NvmOpcode::READ.0 {
+            let status = self.change(sqe, data);
+            return c.respond(&Cqe::new(cid, status));
+        }
+        let rw = sqe.read_write();
+        let range = rw.start as usize * BLOCK..(rw.start as usize + rw.blocks as usize) * BLOCK;
+        self.counts.reads += 1;
+        let bytes = self.with_data(|data| data.get(range).map(<[u8]>::to_vec));
+        match bytes {
+            Some(bytes) => self.reply_data(c, cid, &bytes),
+            None => c.respond(&Cqe::new(cid, Status::LBA_OUT_OF_RANGE.with_dnr())),
+        }
+    }
+
+    fn with_data<T>(&mut self, what: impl FnOnce(&mut Vec<u8>) -> T) -> T {
+        match &self.shared {
+            Some(shared) => what(&mut shared.borrow_mut()),
+            None => what(&mut self.data),
+        }
+    }
+
+    /// Everything but reads.
+    fn change(&mut self, sqe: &Sqe, data: &[u8]) -> Status {
         let rw = sqe.read_write();
         let span = |start: u64, blocks: u32| {
             let (start, blocks) = (start as usize * BLOCK, blocks as usize * BLOCK);
             start..start + blocks
         };
-        let range = span(rw.start, rw.blocks);
-        let inside = range.end <= self.data.len();
-        match NvmOpcode(sqe.opcode) {
-            NvmOpcode::READ | NvmOpcode::WRITE | NvmOpcode::COMPARE | NvmOpcode::WRITE_ZEROES if !inside => {
-                c.respond(&Cqe::new(cid, Status::LBA_OUT_OF_RANGE.with_dnr()));
+        let opcode = NvmOpcode(sqe.opcode);
+        self.counts.writes += usize::from(opcode == NvmOpcode::WRITE);
+        self.counts.trims += usize::from(opcode == NvmOpcode::DATASET_MANAGEMENT);
+        self.with_data(|stored| {
+            let ranged = [NvmOpcode::WRITE, NvmOpcode::COMPARE, NvmOpcode::WRITE_ZEROES].contains(&opcode);
+            let range = span(rw.start, rw.blocks);
+            if ranged && range.end > stored.len() {
+                return Status::LBA_OUT_OF_RANGE.with_dnr();
             }
-            NvmOpcode::READ => {
-                self.counts.reads += 1;
-                let bytes = self.data[range].to_vec();
-                self.reply_data(c, cid, &bytes);
-            }
-            NvmOpcode::WRITE => {
-                self.counts.writes += 1;
-                self.data[range].copy_from_slice(data);
-                c.respond(&ok);
-            }
-            NvmOpcode::COMPARE if self.data[range.clone()] != *data => {
-                c.respond(&Cqe::new(cid, Status::COMPARE_FAILURE.with_dnr()));
-            }
-            NvmOpcode::WRITE_ZEROES => {
-                self.data[range].fill(0);
-                c.respond(&ok);
-            }
-            NvmOpcode::DATASET_MANAGEMENT => {
-                self.counts.trims += 1;
-                let count = usize::from(DatasetCommand::of(sqe).ranges);
-                for r in <[DsmRange]>::ref_from_bytes(data).unwrap().iter().take(count) {
-                    self.data[span(r.start.get(), r.blocks.get())].fill(0);
+            match opcode {
+                NvmOpcode::WRITE => stored[range].copy_from_slice(data),
+                NvmOpcode::COMPARE if stored[range.clone()] != *data => {
+                    return Status::COMPARE_FAILURE.with_dnr();
                 }
-                c.respond(&ok);
+                NvmOpcode::WRITE_ZEROES => stored[range].fill(0),
+                NvmOpcode::DATASET_MANAGEMENT => {
+                    let count = usize::from(DatasetCommand::of(sqe).ranges);
+                    for r in <[DsmRange]>::ref_from_bytes(data).unwrap().iter().take(count) {
+                        stored[span(r.start.get(), r.blocks.get())].fill(0);
+                    }
+                }
+                _ => {}
             }
-            _ => c.respond(&ok),
-        }
+            Status::SUCCESS
+        })
     }
 
     fn reply_data(&mut self, c: &mut Connection, cid: u16, bytes: &[u8]) {
@@ -534,4 +682,9 @@ impl Connection {
 /// A discovery log entry.
 pub fn entry(nqn: &str, addr: SocketAddr) -> DiscoveryEntry {
     DiscoveryEntry::tcp(SubsystemType::NVM, nqn, addr.ip(), addr.port(), 1)
+}
+
+/// A referral to another discovery service.
+pub fn referral(addr: SocketAddr) -> DiscoveryEntry {
+    DiscoveryEntry::tcp(SubsystemType::REFERRAL, Nqn::DISCOVERY, addr.ip(), addr.port(), 0)
 }

@@ -45,7 +45,8 @@ impl Server {
             firmware: "test".into(),
         };
         let mut config = TargetConfig::new(identity);
-        config.io_listen = vec![addr];
+        // Two ports: two paths to one subsystem.
+        config.io_listen = vec![addr, SocketAddr::new(addr.ip(), 0)];
         let mut target = Target::new(config, TARGET);
         target.start(&mut io).unwrap();
         let addr = target.config().io_listen[0];
@@ -103,6 +104,22 @@ impl Server {
                     result = Err(VolumeError::CompareFailed);
                 }
                 kept = Some(buf);
+            }
+            Command::CompareAndWrite { lba, blocks, compare, write } => {
+                if data[span(lba, blocks)] != *compare {
+                    result = Err(VolumeError::CompareFailed);
+                } else {
+                    data[span(lba, blocks)].copy_from_slice(&write);
+                }
+                kept = Some(compare);
+            }
+            Command::Copy { sources, dest } => {
+                let mut to = span(dest, 0).start;
+                for source in sources {
+                    let from = span(source.lba, source.blocks);
+                    data.copy_within(from.clone(), to);
+                    to += from.len();
+                }
             }
             Command::WriteZeroes { lba, blocks, .. } => data[span(lba, blocks)].fill(0),
             Command::Deallocate { ranges } => ranges.iter().for_each(|r| data[span(r.lba, r.blocks)].fill(0)),

@@ -1,6 +1,6 @@
 //! Copy (NVM 3.2.2).
 
-use super::Sqe;
+use super::{NvmOpcode, Sqe, sqe::split};
 use zerocopy::{
     FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout, Unaligned,
     little_endian::{U16, U32, U64},
@@ -34,6 +34,20 @@ impl CopyCommand {
             fua: b3 & 0x40 != 0,
             protection: b1 >> 4 | b3 >> 2 & 0xf,
         }
+    }
+
+    /// The command; `ranges` must be 1 to 256.
+    #[must_use]
+    pub fn encode(&self, cid: u16, nsid: u32) -> Sqe {
+        let mut sqe = Sqe::new(NvmOpcode::COPY.0, cid);
+        let [low, high] = split(self.destination);
+        let ranges = self.ranges.saturating_sub(1).to_le_bytes()[0];
+        let b1 = self.format & 0xf | (self.protection & 0xf) << 4;
+        sqe.nsid = nsid.into();
+        sqe.cdw10 = low.into();
+        sqe.cdw11 = high.into();
+        sqe.cdw12 = U32::from_bytes([ranges, b1, 0, u8::from(self.fua) << 6]);
+        sqe
     }
 }
 
@@ -86,6 +100,7 @@ mod tests {
         let command = CopyCommand::of(&sqe);
         assert_eq!(command.destination, 0x1_0000_0005);
         assert_eq!((command.ranges, command.format, command.fua, command.protection), (4, 1, true, 0));
+        assert_eq!(CopyCommand::of(&command.encode(7, 1)), command);
         let range = CopyDescriptor::new(0x0102_0304_0506_0708, 65_536);
         assert_eq!(range.as_bytes()[8..18], [8, 7, 6, 5, 4, 3, 2, 1, 0xff, 0xff]);
         assert_eq!(range.blocks(), 65_536);

@@ -3,6 +3,7 @@
 //! Clauses cited as "Base" are of the NVM Express Base Specification 2.0, "NVM" of the NVM Command Set
 //! Specification 1.0, "Fabrics" of Base 2.0 section 6 (formerly NVMe over Fabrics 1.1).
 
+mod abort;
 mod aen;
 mod ana;
 mod copy;
@@ -23,6 +24,7 @@ mod sqe;
 mod status;
 mod text;
 
+pub use abort::AbortCommand;
 pub use aen::{AsyncEvent, notice};
 pub use ana::{AnaGroupDescriptor, AnaLogHeader, AnaState};
 pub use copy::{CopyCommand, CopyDescriptor};

@@ -1,6 +1,6 @@
 //! Reservations (Base 7.2 to 7.5 and 8.19).
 
-use super::{Sqe, Status};
+use super::{NvmOpcode, Sqe, Status};
 use std::fmt;
 use zerocopy::{
     FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout, Unaligned,
@@ -226,6 +226,17 @@ impl ReportCommand {
     pub fn of(sqe: &Sqe) -> ReportCommand {
         ReportCommand { length: (u64::from(sqe.cdw10.get()) + 1) * 4, extended: sqe.cdw11.get() & 1 != 0 }
     }
+
+    /// The command; `length` must be a multiple of 4, at least 4, and fit NUMD's 32 bits.
+    #[must_use]
+    pub fn encode(&self, cid: u16, nsid: u32) -> Sqe {
+        let mut sqe = Sqe::new(NvmOpcode::RESERVATION_REPORT.0, cid);
+        let dwords = u32::try_from(self.length / 4).unwrap_or(u32::MAX);
+        sqe.nsid = nsid.into();
+        sqe.cdw10 = dwords.saturating_sub(1).into();
+        sqe.cdw11 = u32::from(self.extended).into();
+        sqe
+    }
 }
 
 /// Header of Reservation Status (Base figure 408); [`RegisteredController`] entries follow.
@@ -381,6 +392,12 @@ mod tests {
             Ok((AcquireAction::PreemptAndAbort, ReservationType::WriteExclusiveAllRegistrants))
         );
         assert!(command.release().is_err());
+    }
+
+    #[test]
+    fn report_commands_round_trip() {
+        let report = ReportCommand { length: 4096, extended: true };
+        assert_eq!(ReportCommand::of(&report.encode(1, 2)), report);
     }
 
     #[test]

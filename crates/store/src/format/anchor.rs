@@ -152,6 +152,12 @@ impl Anchor {
         let chunks = (0..chunks_len).map(|_| decode_chunk(&mut r)).collect::<Option<Vec<_>>>()?;
         Some(Anchor { generation, pool, shard, base, chain, eras, chunks })
     }
+
+    /// True for a copy of that anchor, and for the zeros on a drive that has joined since it was written.
+    pub(crate) fn is_or_never_was(bytes: &[u8], pool: Uuid, shard: ShardId, generation: u64) -> bool {
+        let is = |a: Anchor| (a.pool, a.shard, a.generation) == (pool, shard, generation);
+        bytes.iter().all(|&b| b == 0) || Anchor::decode(bytes).is_some_and(is)
+    }
 }
 
 fn decode_era(r: &mut Reader<'_>) -> Option<Era> {

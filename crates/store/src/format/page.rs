@@ -103,15 +103,18 @@ pub(crate) fn encode_leaf(
     header(&mut w, Level::Leaf, slots.len(), name, first);
     for (lba, version) in slots {
         let delta = u32::try_from(lba - first).expect("a leaf is split before it spans 2^32 blocks");
-        w.u32(delta);
-        match version {
-            Version::Stored(e) => {
-                w.u8(STORED).u8(e.form.0).u16(e.granules).u64(e.location.0).u64(e.seq).u64(e.check);
-            }
-            Version::Hole { seq, blocks } => {
-                w.u8(HOLE).u8(0).u16(0).u64(*blocks).u64(*seq).u64(0);
-            }
+        let (kind, form, granules, words) = match version {
+            Version::Stored(e) => (STORED, e.form.0, e.granules, [e.location.0, e.seq, e.check]),
+            Version::Hole { seq, blocks } => (HOLE, 0, 0, [*blocks, *seq, 0]),
+        };
+        let mut slot = [0; SLOT_BYTES];
+        slot[..4].copy_from_slice(&delta.to_le_bytes());
+        (slot[4], slot[5]) = (kind, form);
+        slot[6..8].copy_from_slice(&granules.to_le_bytes());
+        for (place, word) in slot[8..].as_chunks_mut::<8>().0.iter_mut().zip(words) {
+            *place = word.to_le_bytes();
         }
+        w.bytes(&slot);
     }
     w.pad_to(PAGE_BYTES as usize);
     let check = seal(0, w.as_mut());

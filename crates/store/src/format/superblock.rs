@@ -3,9 +3,11 @@
 use crate::bytes::{Reader, Writer};
 use crate::check::{seal, unseal};
 use crate::columns::MAX_PARITY;
-use crate::format::FORMAT_VERSION;
 use dolmen_types::Uuid;
 
+/// Version of a pool as a whole: what its superblocks say. 1 was never released: labels of 1 MiB, later of 4 MiB, and several forms of
+/// what lies behind them.
+pub(crate) const POOL_VERSION: u32 = 2;
 /// Bytes of one superblock slot; the two slots lie one behind the other at the start of the drive.
 pub(crate) const SUPERBLOCK_BYTES: usize = 16 * 1024;
 /// Slots that are written alternately.
@@ -17,6 +19,8 @@ pub(crate) const MAX_SHARDS: u16 = 16;
 
 /// First bytes of a superblock.
 pub(crate) const MAGIC: &[u8; 8] = b"dolmSUPR";
+/// No version will ever be as high: this one is damage.
+const MAX_VERSION: u32 = 1000;
 const TABLE_AT: usize = 256;
 const ENTRY_BYTES: usize = 192;
 const SERIAL_BYTES: usize = 40;
@@ -102,8 +106,10 @@ pub(crate) enum NotOurs {
     Unknown,
     /// Our magic, but the check or a bound does not hold.
     Damaged,
-    /// Of a format version that this program does not know.
-    Newer(u32),
+    /// Of a version that this program does not know, or does not any more, under a check that holds.
+    Version(u32),
+    /// It says that it is of such a version, and its check does not hold, or is made in another way there.
+    Unsure(u32),
 }
 
 impl Superblock {
@@ -111,7 +117,7 @@ impl Superblock {
     pub(crate) fn encode(&self) -> Vec<u8> {
         let me = &self.drives[usize::from(self.index)];
         let mut w = Writer::default();
-        w.bytes(MAGIC).u64(0).u32(FORMAT_VERSION).u32(0).u64(self.sequence);
+        w.bytes(MAGIC).u64(0).u32(POOL_VERSION).u32(0).u64(self.sequence);
         w.bytes(&self.pool.0).bytes(&me.uuid.0).u64(self.incarnation);
         w.u16(self.index).u16(u16::try_from(self.drives.len()).expect("at most MAX_DRIVES"));
         w.u16(self.shards).u8(self.parity).u8(0).u32(self.unit_bytes);
@@ -132,10 +138,12 @@ impl Superblock {
             return Err(NotOurs::Unknown);
         }
         let mut r = Reader::new(&bytes[16..]);
-        match r.u32() {
-            Some(version) if version > FORMAT_VERSION => return Err(NotOurs::Newer(version)),
-            Some(FORMAT_VERSION) if unseal(0, MAGIC, bytes).is_some() => {}
-            _ => return Err(NotOurs::Damaged),
+        let (version, holds) = (r.u32().unwrap_or(0), unseal(0, MAGIC, bytes).is_some());
+        match (version, holds) {
+            (POOL_VERSION, true) => {}
+            (POOL_VERSION, false) | (0 | MAX_VERSION.., _) => return Err(NotOurs::Damaged),
+            (version, true) => return Err(NotOurs::Version(version)),
+            (version, false) => return Err(NotOurs::Unsure(version)),
         }
         decode_fields(&mut r, bytes).filter(Superblock::is_sound).ok_or(NotOurs::Damaged)
     }

@@ -268,12 +268,17 @@ fn round_trips() {
 }
 
 #[test]
-fn newer_and_damaged_superblocks_are_told_apart() {
+fn superblocks_of_other_versions_and_damaged_ones_are_told_apart() {
     let mut bytes = superblock().encode();
     bytes[300] ^= 1;
     assert_eq!(Superblock::decode(&bytes), Err(NotOurs::Damaged));
-    bytes[16] = 2;
-    assert_eq!(Superblock::decode(&bytes), Err(NotOurs::Newer(2)));
+    for version in [1, 3] {
+        bytes[16] = version;
+        assert_eq!(Superblock::decode(&bytes), Err(NotOurs::Unsure(version.into())));
+        assert_eq!(Superblock::decode(&resealed(bytes.clone(), 0)), Err(NotOurs::Version(version.into())));
+    }
+    bytes[19] = 1;
+    assert_eq!(Superblock::decode(&bytes), Err(NotOurs::Damaged), "no such version");
     bytes[0] = 0;
     assert_eq!(Superblock::decode(&bytes), Err(NotOurs::Unknown));
 }

@@ -31,6 +31,8 @@ impl Counts {
             })
             .collect();
         let mut entries = slots.filter_map(|(lba, v)| v.stored().map(|e| (lba, *e))).peekable();
+        // Blocks of one point come together.
+        let mut run: Option<(Option<u64>, u64)> = None;
         while let Some((lba, entry)) = entries.next() {
             let bytes = u64::from(entry.bytes());
             self.stored += bytes;
@@ -39,8 +41,19 @@ impl Counts {
                 || holes.iter().any(|&(from, to, seq)| (from..to).contains(&lba) && seq > entry.seq);
             if !hidden {
                 self.mapped += 1;
-                *self.newest.entry(lineage.below(entry.seq)).or_default() += bytes;
+                let point = lineage.below(entry.seq);
+                match &mut run {
+                    Some((last, sum)) if *last == point => *sum += bytes,
+                    _ => self.add_newest(run.replace((point, bytes))),
+                }
             }
+        }
+        self.add_newest(run);
+    }
+
+    fn add_newest(&mut self, run: Option<(Option<u64>, u64)>) {
+        if let Some((point, bytes)) = run {
+            *self.newest.entry(point).or_default() += bytes;
         }
     }
 

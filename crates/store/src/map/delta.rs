@@ -5,10 +5,11 @@
 //! they came: within a layer a newer hole replaces an older one, since nobody could tell them apart. Records of one batch
 //! share a sequence number; among them the one that is applied later wins, so a block has at most one version of a number.
 
+use super::entry_map::EntryMap;
 use super::{Content, Entry, Holes, Lineage};
-use std::collections::{BTreeMap, btree_map};
+use std::collections::BTreeMap;
 
-/// Memory that a changed block takes in a delta, about: key and entry in a tree whose nodes are two thirds full. Bytes.
+/// Memory that a changed block takes in a delta, about: key and entry in runs that are two thirds full. Bytes.
 pub(crate) const DELTA_ENTRY_BYTES: usize = 72;
 
 const _: () = assert!((size_of::<(u64, u64)>() + size_of::<Entry>()) * 3 / 2 <= DELTA_ENTRY_BYTES);
@@ -17,7 +18,7 @@ const _: () = assert!((size_of::<(u64, u64)>() + size_of::<Entry>()) * 3 / 2 <= 
 #[derive(Clone, Debug, Default)]
 pub(crate) struct LineDelta {
     /// The newest version of each block: what nearly everybody asks for.
-    newest: BTreeMap<u64, Entry>,
+    newest: EntryMap,
     /// The other versions, by block and number. Their blocks have a newer one above.
     older: BTreeMap<(u64, u64), Entry>,
     /// By the newest point below their numbers.
@@ -38,13 +39,7 @@ impl LineDelta {
                 return freed(entry);
             }
         }
-        let newest = match self.newest.entry(lba) {
-            btree_map::Entry::Vacant(place) => {
-                place.insert(entry);
-                return;
-            }
-            btree_map::Entry::Occupied(place) => place.into_mut(),
-        };
+        let Some(newest) = self.newest.get_or_put(lba, entry) else { return };
         if newest.seq > seq {
             return self.insert_older(lba, entry, lineage, freed);
         }
@@ -93,17 +88,18 @@ impl LineDelta {
             return;
         }
         let point = lineage.below(seq);
-        let unseen = |e: &mut Entry| e.seq <= seq && point.is_none_or(|p| p < e.seq);
+        let unseen = |e: &Entry| e.seq <= seq && point.is_none_or(|p| p < e.seq);
         self.older.extract_if((lba, 0)..(end, 0), |_, e| unseen(e)).for_each(|(_, e)| freed(e));
         if self.older.is_empty() {
-            self.newest.extract_if(lba..end, |_, e| unseen(e)).for_each(|(_, e)| freed(e));
+            self.newest.extract(lba, end, unseen, |_, e| freed(e));
         } else {
-            let gone: Vec<(u64, Entry)> = self.newest.extract_if(lba..end, |_, e| unseen(e)).collect();
+            let mut gone = Vec::new();
+            self.newest.extract(lba, end, unseen, |lba, e| gone.push((lba, e)));
             for (lba, entry) in gone {
                 freed(entry);
                 let next = self.older.range((lba, 0)..=(lba, u64::MAX)).next_back().map(|(k, _)| *k);
                 if let Some(entry) = next.and_then(|k| self.older.remove(&k)) {
-                    self.newest.insert(lba, entry);
+                    self.newest.get_or_put(lba, entry);
                 }
             }
         }
@@ -116,7 +112,7 @@ impl LineDelta {
     /// Forgets everything about `lba..end`: leaves say it now.
     pub(crate) fn forget(&mut self, lba: u64, end: u64) {
         let end = end.max(lba);
-        self.newest.extract_if(lba..end, |_, _| true).for_each(drop);
+        self.newest.extract(lba, end, |_| true, |_, _| ());
         self.older.extract_if((lba, 0)..(end, 0), |_, _| true).for_each(drop);
         for layer in self.holes.values_mut() {
             let before = layer.len();
@@ -129,14 +125,19 @@ impl LineDelta {
     pub(crate) fn successor(&self, lba: u64, seq: u64) -> Option<u64> {
         let from = seq.checked_add(1)?;
         let older = self.older.range((lba, from)..=(lba, u64::MAX)).next().map(|(k, _)| k.1);
-        let entry = older.or_else(|| self.newest.get(&lba).map(|e| e.seq).filter(|&s| s > seq));
+        let entry = older.or_else(|| self.newest.get(lba).map(|e| e.seq).filter(|&s| s > seq));
         let holes = self.holes.values().filter_map(|h| h.at(lba)).filter(|&h| h > seq).min();
         entry.into_iter().chain(holes).min()
     }
 
     /// Where that version of a block is.
     pub(crate) fn entry(&self, lba: u64, seq: u64) -> Option<&Entry> {
-        self.newest.get(&lba).filter(|e| e.seq == seq).or_else(|| self.older.get(&(lba, seq)))
+        self.newest.get(lba).filter(|e| e.seq == seq).or_else(|| self.older.get(&(lba, seq)))
+    }
+
+    /// True when a newer version than `seq` of a block is here, and nobody needs that one any more since.
+    pub(crate) fn supersedes(&self, lba: u64, seq: u64, lineage: &Lineage) -> bool {
+        self.newest.get(lba).is_some_and(|e| e.seq > seq && !lineage.needs(seq, Some(e.seq)))
     }
 
     /// Holes that meet `lba..end`, cut to it: (first, behind the last, seq); layer by layer.
@@ -148,13 +149,13 @@ impl LineDelta {
     pub(crate) fn entries_in(&self, lba: u64, end: u64) -> impl Iterator<Item = (u64, &Entry)> + '_ {
         let end = end.max(lba);
         let mut older = self.older.range((lba, 0)..(end, 0)).peekable();
-        let mut newest = self.newest.range(lba..end).peekable();
+        let mut newest = self.newest.range(lba, end).peekable();
         std::iter::from_fn(move || {
             let (block, entry) = newest.peek()?;
-            if let Some((key, entry)) = older.next_if(|(key, _)| key.0 <= **block) {
+            if let Some((key, entry)) = older.next_if(|(key, _)| key.0 <= *block) {
                 return Some((key.0, entry));
             }
-            let next = (**block, *entry);
+            let next = (*block, *entry);
             newest.next();
             Some(next)
         })
@@ -173,7 +174,8 @@ impl LineDelta {
 
     /// First block at or behind `lba` that has a stored version here.
     pub(crate) fn next_stored(&self, lba: u64) -> Option<u64> {
-        self.newest.range(lba..).next().map(|(lba, _)| *lba)
+        // No block has the last address.
+        self.newest.range(lba, u64::MAX).next().map(|(lba, _)| lba)
     }
 
     /// Lays this delta over what older layers say of the blocks from `lba` on, as of `at`.
@@ -183,7 +185,7 @@ impl LineDelta {
         for (first, stop, seq) in self.holes_in(lba, end).filter(|h| h.2 <= at) {
             blocks[index(first)..index(stop)].iter_mut().for_each(|b| b.hide(seq));
         }
-        for (&address, entry) in self.newest.range(lba..end.max(lba)) {
+        for (address, entry) in self.newest.range(lba, end) {
             let seen = if entry.seq <= at {
                 Some(entry)
             } else {

@@ -139,6 +139,13 @@ impl Map {
         outcome
     }
 
+    /// Whether nobody needs a version of a block any more, as far as the deltas tell. It stays so.
+    pub(crate) fn is_superseded(&self, line: u64, lba: u64, seq: u64) -> bool {
+        let Some(tree) = self.lines.get(&line) else { return true };
+        let deltas = [Some(&self.live), self.frozen.as_ref()].into_iter().flatten();
+        deltas.filter_map(|d| d.line(line)).any(|d| d.supersedes(lba, seq, &tree.now))
+    }
+
     /// The line `level` generations above, and as of when it is looked at.
     fn ancestor(&self, line: u64, at: Option<u64>, level: u8) -> Option<(u64, u64)> {
         let mut view = (line, at.unwrap_or(u64::MAX));
@@ -197,6 +204,9 @@ impl Map {
 
     /// Whether this version of a block is at this place by the map, and somebody sees it.
     pub(crate) fn holds(&mut self, line: LineId, lba: u64, entry: &Entry) -> Held {
+        if self.is_superseded(line.0, lba, entry.seq) {
+            return Held::No;
+        }
         let Some(tree) = self.lines.get(&line.0) else { return Held::No };
         let layers = [Some(&self.live), self.frozen.as_ref()];
         let deltas: [Option<&LineDelta>; 2] = layers.map(|d| d.and_then(|d| d.line(line.0)));
@@ -217,7 +227,10 @@ impl Map {
             let leaf = &tree.nodes[node].leaves[leaf];
             let page = leaf.page();
             let Some(bytes) = self.cache.at(leaf.hint, &page) else { return Held::Miss(page) };
-            for (address, version) in Leaf::trusted(bytes).slots().take_while(|(a, _)| *a <= lba) {
+            let leaf = Leaf::trusted(bytes);
+            // Holes may begin far before what they cover.
+            let from = if page.flags & PageRef::HOLES == 0 { leaf.seek(lba, 0) } else { 0 };
+            for (address, version) in leaf.from(from).take_while(|(a, _)| *a <= lba) {
                 match version {
                     Version::Stored(e) if address == lba && e == *entry => known = true,
                     Version::Hole { blocks, .. } if lba - address >= blocks => continue,

@@ -14,6 +14,7 @@ mod cache;
 mod counts;
 mod delta;
 mod entry;
+mod entry_map;
 mod holes;
 mod lineage;
 mod lookup;

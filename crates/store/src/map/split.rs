@@ -54,6 +54,10 @@ impl Splitter {
         if !self.leaf.is_empty() && (far || full) {
             self.close(Some(address));
         }
+        if self.rest.is_empty() && own.len() <= PAGE_SLOTS {
+            self.leaf.extend_from_slice(own);
+            return;
+        }
         let mut bundle = std::mem::take(&mut self.rest);
         bundle.extend_from_slice(own);
         bundle.sort_by_key(|(_, v)| v.seq());

@@ -2,10 +2,11 @@
 
 use super::PoolOwner;
 use super::reserve::{Reserve, usable};
-use crate::columns::Shape;
+use crate::columns::{Shape, drive_bit};
+use crate::format::superblock::MAX_DRIVES;
 use crate::message::Joined;
 use crate::pool::{JoinTo, NewDrive};
-use crate::{DriveState, ToShard};
+use crate::{DriveState, LabelScrub, ToShard};
 use dolmen_types::{ByteSize, ShardId, Uuid};
 
 /// A drive as `dolmen drive list` shows it.
@@ -93,6 +94,16 @@ impl PoolOwner {
         self.membership.take_joined()
     }
 
+    /// Reads the superblocks of all drives, and gives them new ones where one is not what was written.
+    pub fn scrub(&mut self) {
+        self.membership.scrub();
+    }
+
+    /// Takes what the last [`PoolOwner::scrub`] has found.
+    pub fn take_scrubbed(&mut self) -> Option<LabelScrub> {
+        self.membership.take_scrubbed()
+    }
+
     /// The handle of a drive that is out or gone is about to be closed.
     pub fn detach_drive(&mut self, drive: u16) {
         self.membership.detach(drive);
@@ -137,6 +148,19 @@ impl PoolOwner {
         self.free[place] = (0..joined.units).collect();
         for shard in (0u16..).take(self.shards.len()).map(ShardId) {
             self.out.push((shard, ToShard::Joined(joined)));
+        }
+    }
+
+    /// A drive was lost: those that are leaving stay when the others are too few, or too small, without them. Whoever wants them to leave
+    /// says so again when there is another drive.
+    pub(super) fn keep_what_is_needed(&mut self) {
+        let leaving: Vec<u16> =
+            (0u16..).take(MAX_DRIVES).filter(|&d| self.members.leaving & drive_bit(d) != 0).collect();
+        let few = self.active().count() < 1 + usize::from(self.membership.block().parity);
+        for drive in leaving {
+            if few || self.fits_without(drive).is_err() {
+                self.membership.stay(drive);
+            }
         }
     }
 

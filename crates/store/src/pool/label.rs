@@ -26,8 +26,8 @@ pub enum Identity {
         /// The drive.
         drive: Uuid,
     },
-    /// A drive of one of our pools in a format that this program does not know.
-    Newer {
+    /// A drive of one of our pools in a format that this program does not know, because one of the two is older.
+    Other {
         /// Its format version.
         version: u32,
     },
@@ -44,7 +44,8 @@ pub(super) enum Found {
     /// drive knows better.
     BeingMade(Slots),
     Ours(Slots),
-    Newer(u32),
+    /// Of a pool of another version.
+    Other(u32),
     Damaged,
     Foreign(String),
     /// It does not tell: an error, or no answer.
@@ -102,7 +103,7 @@ pub async fn identify_drive(exec: Handle, info: DriveInfo) -> Result<Identity, S
             pool: block.pool,
             drive: block.drives[usize::from(block.index)].uuid,
         }),
-        Found::Newer(version) => Identity::Newer { version },
+        Found::Other(version) => Identity::Other { version },
         Found::Damaged => Identity::Damaged,
         Found::Foreign(what) => Identity::Foreign(what),
         Found::Unreadable(why) => return Err(StoreError::Drive(why)),
@@ -152,11 +153,12 @@ pub(super) async fn look(exec: &Handle, info: &DriveInfo) -> Result<Found, Store
 /// The two superblocks, or what else of ours is there.
 fn superblock(first: &[u8]) -> Option<Found> {
     let mut slots = [Slot::Empty, Slot::Empty];
-    let (mut newer, mut damaged) = (None, false);
+    let (mut other, mut unsure, mut damaged) = (None, None, false);
     for (slot, bytes) in slots.iter_mut().zip(first.chunks_exact(SUPERBLOCK_BYTES)) {
         match Superblock::decode(bytes) {
             Ok(block) => *slot = Slot::Holds(Box::new(block)),
-            Err(NotOurs::Newer(version)) => newer = Some(version),
+            Err(NotOurs::Version(version)) => other = other.max(Some(version)),
+            Err(NotOurs::Unsure(version)) => (*slot, damaged, unsure) = (Slot::Damaged, true, Some(version)),
             Err(NotOurs::Damaged) if is_mark(bytes) => damaged = true,
             Err(NotOurs::Damaged) => (*slot, damaged) = (Slot::Damaged, true),
             Err(NotOurs::Unknown) if bytes.iter().any(|&b| b != 0) => *slot = Slot::Damaged,
@@ -165,8 +167,10 @@ fn superblock(first: &[u8]) -> Option<Found> {
     }
     // A drive that was ever in use has something in both slots.
     let begun = damaged && slots.iter().any(|slot| matches!(slot, Slot::Empty));
-    match (newer, newest(&slots).map(|block| block.incarnation)) {
-        (Some(version), _) => Some(Found::Newer(version)),
+    let known = newest(&slots).map(|block| block.incarnation);
+    // A version under a check that does not hold is damage where the other slot holds.
+    match (other.or(unsure.filter(|_| known.is_none())), known) {
+        (Some(version), _) => Some(Found::Other(version)),
         (None, Some(0)) => Some(Found::BeingMade(slots)),
         (None, Some(_)) => Some(Found::Ours(slots)),
         (None, None) if begun => Some(Found::BeingMade(slots)),
@@ -180,14 +184,15 @@ fn is_mark(bytes: &[u8]) -> bool {
 }
 
 /// Makes the label of a drive that is to be the pool's empty, but for a mark, so that a first superblock that is cut short is told
-/// from what is not ours.
+/// from what is not ours. The mark comes first: cut short, the drive must not look like somebody else's for what lies behind its label.
 pub(super) async fn begin(exec: &Handle, file: FileId) -> Result<(), StoreError> {
-    zero(exec, file, 0, LABEL_BYTES).await?;
     let mut buf = exec.alloc(PAGE_BYTES as usize).await;
     buf.set_len(PAGE_BYTES as usize);
     buf.fill(0);
     buf[..MAGIC.len()].copy_from_slice(MAGIC);
-    exec.write_durable(file, 0, vec![buf.freeze()]).await.map_err(drive_error)
+    exec.write_durable(file, 0, vec![buf.freeze()]).await.map_err(drive_error)?;
+    let mark = u64::from(PAGE_BYTES);
+    zero(exec, file, mark, LABEL_BYTES - mark).await
 }
 
 async fn read(exec: &Handle, file: FileId, (offset, len): (u64, u64)) -> Result<Vec<u8>, StoreError> {

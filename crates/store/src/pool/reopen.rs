@@ -9,6 +9,8 @@
 //!   named, can't be opened               where the pool knew a drive          lost
 //!                                        elsewhere                            refused
 //!   in the table, named by nobody                                             refused, unless degraded starts are allowed
+//!   was to leave, and there              still one of the pool's drives       in service, or leaving
+//!                                        anything else                        left alone
 //! ```
 //!
 //! Lost drives are put out, m of them at most; with more, or where there is no parity, the start is refused and nothing is written.
@@ -38,6 +40,8 @@ struct Matching<'a> {
     block: &'a Superblock,
     /// By drive: why it can't be used although the pool knew one there.
     unusable: Vec<Option<String>>,
+    /// By drive: it has left.
+    left: Vec<bool>,
 }
 
 /// A matching that may be opened.
@@ -65,10 +69,10 @@ pub(super) async fn reopen(
             block.parity
         )));
     }
-    let mut matching = Matching::new(drives, found, &block)?;
+    let mut matching = Matching::new(drives, found, &block, &options.leaving)?;
     for (path, why) in &options.absent {
         // One that has left the table may still be named: nobody has to change that before the next start.
-        if !knows(&block, path, None) {
+        if !knows(&block, path, None) && !options.leaving.contains(path) {
             return Err(StoreError::Refused(why.clone()));
         }
     }
@@ -90,7 +94,7 @@ pub(super) fn as_it_stands(
     found: &[Found],
     block: Superblock,
 ) -> Result<PoolPlan, StoreError> {
-    let settled = Matching::new(drives, found, &block)?.settle(&[], true)?;
+    let settled = Matching::new(drives, found, &block, &[])?.settle(&[], true)?;
     match settled.joining.first() {
         Some(&(i, false)) => {
             Err(StoreError::Refused(format!("{} is not a drive of the pool", drives[i].path)))
@@ -149,9 +153,16 @@ impl<'a> Matching<'a> {
         drives: &'a [Candidate],
         found: &'a [Found],
         block: &'a Superblock,
+        leaving: &[String],
     ) -> Result<Matching<'a>, StoreError> {
-        let mut matching = Matching { drives, found, block, unusable: vec![None; drives.len()] };
+        let none = vec![None; drives.len()];
+        let mut matching = Matching { drives, found, block, unusable: none, left: vec![false; drives.len()] };
         for (i, drive) in drives.iter().enumerate() {
+            matching.left[i] =
+                leaving.contains(&drive.path) && !matches!(matching.part(i), Ok(Part::Member(_)));
+            if matching.left[i] {
+                continue;
+            }
             let Some(why) = matching.unusable(i)? else { continue };
             if !matching.may_lose(i) {
                 accept(drive, &found[i])?;
@@ -181,7 +192,7 @@ impl<'a> Matching<'a> {
             (Found::Damaged, _) => return Ok(Some("has lost both its superblocks".into())),
             (Found::Foreign(what), _) => return Ok(Some(format!("holds {what}"))),
             (Found::Unreadable(why), _) => return Ok(Some(format!("can't be read: {why}"))),
-            (Found::Newer(_), _) => return accept(drive, &self.found[i]).map(|()| None),
+            (Found::Other(_), _) => return accept(drive, &self.found[i]).map(|()| None),
             (_, Part::Member(place)) => self.block.drives[place].units,
             // A file that is gone is made anew by the start that names it with a size; it must not take the place of one whose
             // file system is not mounted, nor bring one back that was taken out of service.
@@ -222,7 +233,8 @@ impl<'a> Matching<'a> {
     fn settle(&self, absent: &[(String, String)], degraded: bool) -> Result<Settled, StoreError> {
         let mut block = self.block.clone();
         let (mut order, mut joining) = (vec![None; block.drives.len()], Vec::new());
-        for (i, drive) in self.drives.iter().enumerate().filter(|(i, _)| self.unusable[*i].is_none()) {
+        let usable = |i: usize| self.unusable[i].is_none() && !self.left[i];
+        for (i, drive) in self.drives.iter().enumerate().filter(|(i, _)| usable(*i)) {
             let place = match self.part(i)? {
                 Part::Member(place) => place,
                 Part::Stale(_) => {

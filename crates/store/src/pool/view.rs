@@ -3,7 +3,8 @@
 //! A superblock is in force once every drive that it counts has it; until then nothing is done by it. An opening or an eviction
 //! that was cut short leaves one on some drives only, and another set of drives may have gone on without it. Each writing takes
 //! the slot that the one in force does not hold, so that this stays on every drive. So: the newest one counts of which no drive
-//! that is there, and that it counts, shows that it never had it.
+//! that is there, and that it counts, shows that it never had it. It also shows that by holding a newer one that counts a drive which
+//! the other has given up: whoever went on from the other would not, since such a drive only comes back under another name.
 
 use super::label::{Found, Slot};
 use crate::StoreError;
@@ -60,10 +61,63 @@ fn refuted(view: &Superblock, found: &[Found]) -> bool {
         if own.pool != view.pool || !view.drives.iter().any(|d| d.uuid == uuid && d.state.counts()) {
             return false;
         }
+        if own.sequence > view.sequence && apart(view, own) {
+            return true;
+        }
         match &slots[slot] {
             Slot::Empty => true,
             Slot::Damaged => false,
             Slot::Holds(held) => general(held) != *view && held.sequence <= view.sequence,
         }
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::DriveState;
+    use crate::format::superblock::DriveEntry;
+    use dolmen_types::Uuid;
+
+    /// A superblock of three drives, of which one may be out.
+    fn block(sequence: u64, out: Option<usize>) -> Superblock {
+        let entry = |i: usize| DriveEntry {
+            uuid: Uuid([u8::try_from(i + 1).unwrap(); 16]),
+            units: 100,
+            state: if out == Some(i) { DriveState::Out } else { DriveState::In },
+            serial: String::new(),
+            path: format!("d{i}"),
+        };
+        Superblock {
+            sequence,
+            pool: Uuid([9; 16]),
+            index: 0,
+            incarnation: 3,
+            shards: 1,
+            parity: 1,
+            unit_bytes: 1 << 20,
+            drives: (0..3).map(entry).collect(),
+        }
+    }
+
+    fn drive(index: u16, blocks: [Superblock; 2]) -> Found {
+        let mut slots = [Slot::Empty, Slot::Empty];
+        for block in blocks {
+            let slot = usize::try_from(block.sequence % SUPERBLOCK_SLOTS).unwrap();
+            slots[slot] = Slot::Holds(Box::new(Superblock { index, ..block }));
+        }
+        Found::Ours(slots)
+    }
+
+    /// The giving up of one drive was cut short on another one, which then was away while the others went on without it.
+    #[test]
+    fn what_was_never_in_force_does_not_come_back_with_a_drive() {
+        let on = |index| drive(index, [block(7, Some(2)), block(8, Some(2))]);
+        let found = [on(0), on(1), drive(2, [block(5, None), block(6, Some(1))])];
+        assert_eq!(in_force(&found).unwrap(), Some(block(8, Some(2))));
+        // Nobody of those that it counts was with the others: they went on apart.
+        let found =
+            [drive(1, [block(7, Some(2)), block(8, Some(2))]), drive(2, [block(5, None), block(6, Some(1))])];
+        assert!(in_force(&found).is_err());
+    }
 }

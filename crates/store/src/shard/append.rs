@@ -129,7 +129,7 @@ impl Shard {
 
     /// Ends a queued append without having done anything.
     pub(crate) fn refuse(&mut self, ticket: Ticket, error: StoreError) {
-        let none = Nanos(0);
-        self.done.push(crate::Done { ticket, result: Err(error), buf: None, submitted: none, drive: none });
+        let result = Err(error);
+        self.done.push(crate::Done { ticket, result, buf: None, timing: crate::Timing::default() });
     }
 }

@@ -4,8 +4,8 @@ use super::{Phase, Shard};
 use crate::format::commit::{CommitHeader, LogRecord, NO_PG, records};
 use crate::map::Entry;
 use crate::segments::SegmentName;
-use crate::{Done, StoreError};
-use dolmen_types::{Epoch, Nanos, PgId, Seq};
+use crate::{Done, StoreError, Timing};
+use dolmen_types::{Epoch, PgId, Seq};
 
 impl Shard {
     /// Applies every commit at the head that is durable, in chain order, and ends the appends in it.
@@ -22,14 +22,9 @@ impl Shard {
             self.apply(&flight.bytes, &flight.header);
             applied = true;
             self.log.payload -= flight.payload;
-            let (submitted, drive) = (flight.submitted, flight.durable);
-            let ended = flight.tickets.drain(..).map(|ticket| Done {
-                ticket,
-                result: Ok(()),
-                buf: None,
-                submitted,
-                drive,
-            });
+            let timing = flight.timing();
+            let ended =
+                flight.tickets.drain(..).map(|ticket| Done { ticket, result: Ok(()), buf: None, timing });
             self.done.extend(ended);
             if self.log.spare.len() < 32 {
                 self.log.spare.push(flight.bytes);
@@ -125,15 +120,9 @@ impl Shard {
         let tickets: Vec<_> =
             flights.into_iter().flat_map(|f| f.tickets).chain(queued.into_iter().map(|p| p.ticket)).collect();
         let error = StoreError::Stopped { reason };
-        let none = Nanos(0);
         for ticket in tickets {
-            self.done.push(Done {
-                ticket,
-                result: Err(error.clone()),
-                buf: None,
-                submitted: none,
-                drive: none,
-            });
+            let result = Err(error.clone());
+            self.done.push(Done { ticket, result, buf: None, timing: Timing::default() });
         }
         self.move_jobs.clear();
         self.moving.clear();

@@ -163,16 +163,18 @@ pub(super) fn items_of((commit, bytes): &Found) -> Vec<MoveItem> {
 
 /// Moves those of the given versions that the map still holds.
 async fn move_items(shard: &Shared, exec: &Handle, items: &[MoveItem]) -> Result<(), Damaged> {
-    let formed = {
+    let (items, formed) = {
         let mut s = shard.borrow_mut();
+        let needed = |i: &&MoveItem| !s.map.is_superseded(i.line, i.lba, i.entry.seq);
+        let items: Vec<MoveItem> = items.iter().filter(needed).copied().collect();
         s.moving = items.iter().map(|i| (i.line, i.lba, i.entry.seq)).collect();
-        s.log.next_number - 1
+        (items, s.log.next_number - 1)
     };
     applied(shard, formed).await?;
     let mut live = Vec::new();
     for item in items {
-        if still_held(shard, exec, item).await? {
-            live.push(*item);
+        if still_held(shard, exec, &item).await? {
+            live.push(item);
         }
     }
     live.sort_by_key(|i| i.entry.location);

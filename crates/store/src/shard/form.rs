@@ -227,6 +227,7 @@ impl Shard {
         }
         let Some((mut staging, buffers)) = memory else { return false };
         let segment = if rolls { self.open_segment(stream) } else { None };
+        let began = (made > 0).then(|| io.moment());
         let mut header = HeaderWriter::start(self.log.spare.pop().unwrap_or_default());
         let mut tickets = self.log.spare_tickets.pop().unwrap_or_default();
         for _ in 0..count {
@@ -236,20 +237,13 @@ impl Shard {
             self.stage(&pending.batch, &mut header, &mut staging);
             tickets.push(pending.ticket);
         }
+        let work_ns = began.map_or(0, |began| io.moment().since(began));
         let mut run = io.slices();
         let payload_len = staging.finish(&mut run);
+        let host = u64::from(payload_len);
         self.launch(
             io,
-            Launch {
-                stream,
-                header,
-                payload_len,
-                host: u64::from(payload_len),
-                tickets,
-                segment,
-                run,
-                buffers,
-            },
+            Launch { stream, header, payload_len, host, tickets, segment, run, buffers, work_ns },
         );
         true
     }
@@ -476,7 +470,11 @@ impl Shard {
         self.earn(u64::from(payload_len));
         let run = if job.packed.is_some() { packed } else { job.data };
         let (stream, tickets) = (Stream::Cold, Vec::new());
-        self.launch(io, Launch { stream, header, payload_len, host: 0, tickets, segment, run, buffers });
+        let work_ns = 0;
+        self.launch(
+            io,
+            Launch { stream, header, payload_len, host: 0, tickets, segment, run, buffers, work_ns },
+        );
         true
     }
 
@@ -515,8 +513,11 @@ impl Shard {
         if stream == Stream::Cold {
             self.put_retired(&mut header);
         }
-        let (tickets, run) = (Vec::new(), io.slices());
-        self.launch(io, Launch { stream, header, payload_len: 0, host: 0, tickets, segment, run, buffers });
+        let (tickets, run, work_ns) = (Vec::new(), io.slices(), 0);
+        self.launch(
+            io,
+            Launch { stream, header, payload_len: 0, host: 0, tickets, segment, run, buffers, work_ns },
+        );
         true
     }
 
@@ -537,7 +538,8 @@ impl Shard {
 
     /// Completes a commit and writes its columns.
     fn launch(&mut self, io: &mut Io, launch: Launch) {
-        let Launch { stream, header, payload_len, host, tickets, segment, mut run, buffers } = launch;
+        let Launch { stream, header, payload_len, host, tickets, segment, mut run, buffers, work_ns } =
+            launch;
         let open = self.log.streams[stream as usize].open.expect("a segment was opened before");
         let place = self.next_place(stream);
         let (fixed, bytes) = header.finish(&self.id, place, payload_len);
@@ -576,6 +578,8 @@ impl Shard {
             payload: host,
             submitted: io.now(),
             durable: Nanos(0),
+            work_ns,
+            slowest: None,
             columns: open.columns,
             lacking,
         });
@@ -607,6 +611,8 @@ struct Launch {
     /// The payload.
     run: Slices,
     buffers: Buffers,
+    /// What making its stored forms took. Nanoseconds.
+    work_ns: u64,
 }
 
 /// What is written to each column: the new segment's header, if there is one, and the column's part of the commit.

@@ -1,12 +1,12 @@
 //! The writing end of a shard's log: open segments, leases ahead, commits under way.
 
 use super::{Drives, Shard, read};
-use crate::Ticket;
 use crate::columns::Columns;
 use crate::format::anchor::{Anchor, Start};
 use crate::format::commit::CommitHeader;
 use crate::format::segment::{SEGMENT_HEADER_BYTES, STREAMS, SegmentHeader, Stream};
 use crate::location::Slot;
+use crate::{Ticket, Timing};
 use dolmen_types::Nanos;
 use std::collections::VecDeque;
 
@@ -60,6 +60,10 @@ pub(crate) struct Flight {
     pub(crate) payload: u64,
     pub(crate) submitted: Nanos,
     pub(crate) durable: Nanos,
+    /// What making its stored forms took. Nanoseconds.
+    pub(crate) work_ns: u64,
+    /// The drive of the column that was durable last.
+    pub(crate) slowest: Option<u16>,
     /// The units of its segment.
     pub(crate) columns: Columns,
     /// Columns that are not durable, as bits.
@@ -76,6 +80,16 @@ impl Flight {
                 .iter()
                 .enumerate()
                 .all(|(c, u)| self.lacking >> c & 1 == 0 || !drives.counts(u.drive))
+    }
+
+    /// What the appends in it waited for.
+    pub(crate) fn timing(&self) -> Timing {
+        Timing {
+            submitted: self.submitted,
+            drive: self.durable,
+            work_ns: self.work_ns,
+            slowest: self.slowest,
+        }
     }
 
     /// True when so many of its columns are gone that the rest does not suffice.
@@ -185,6 +199,7 @@ impl Shard {
                 flight.lacking &= !(1 << column);
                 if let Some(unit) = unit {
                     self.drives.timed(unit.drive, now.since(flight.submitted));
+                    flight.slowest = Some(unit.drive);
                 }
                 flight.durable = now;
                 self.apply_durable();

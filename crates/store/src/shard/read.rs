@@ -8,7 +8,7 @@ use crate::format::page::{Level, PageRef, verify};
 use crate::location::Location;
 use crate::map::{Found, Lookup};
 use crate::stored::{BlockVersion, Forms};
-use crate::{Done, StoreError, Ticket};
+use crate::{Done, StoreError, Ticket, Timing};
 use dolmen_io::{Buf, Error, Io, Tag};
 use dolmen_types::limits::BLOCK_BYTES;
 use dolmen_types::{Lba, LineId, Nanos, Seq};
@@ -33,6 +33,9 @@ const PIECE_BITS: u32 = 16;
 const INDEX_BITS: u32 = 16;
 /// Bits of an attempt's number: it comes again only when everything of that time has long ended.
 const SERIAL_MASK: u64 = (1 << 20) - 1;
+
+/// One of so many reads is measured while the forms of its blocks are undone.
+const MEASURED_OF: u64 = 8;
 
 /// How often a read looks its blocks up again when a block moved under it.
 const MAX_ATTEMPTS: u32 = 4;
@@ -62,8 +65,7 @@ struct Request {
     /// The first block that was not what the map said: it may have moved, look again.
     damaged: Option<usize>,
     attempts: u32,
-    submitted: Nanos,
-    drive: Nanos,
+    timing: Timing,
 }
 
 /// Blocks that are read in one go.
@@ -94,6 +96,8 @@ pub(crate) struct Reads {
     /// The leaf that each waiting request needs, and of which line.
     leaves: Vec<Option<(u64, PageRef)>>,
     serial: u64,
+    /// What the last block whose form was undone took, of those that were measured. Nanoseconds.
+    block_ns: u64,
 }
 
 impl Reads {
@@ -132,16 +136,9 @@ impl Shard {
             let error = StoreError::Refused(
                 "a read needs a serving shard and whole blocks below the last address".into(),
             );
-            let none = Nanos(0);
-            return self.done.push(Done {
-                ticket,
-                result: Err(error),
-                buf: Some(buf),
-                submitted: none,
-                drive: none,
-            });
+            let result = Err(error);
+            return self.done.push(Done { ticket, result, buf: Some(buf), timing: Timing::default() });
         }
-        let none = Nanos(0);
         let mut spare = self.reads.spare.pop();
         let (mut entries, mut levels, mut pieces) = match spare.as_deref_mut() {
             Some(old) => (
@@ -156,7 +153,7 @@ impl Shard {
         let request = Request {
             ticket,
             serial: 0,
-            since: none,
+            since: Nanos(0),
             mending: false,
             line,
             at,
@@ -170,8 +167,7 @@ impl Shard {
             error: None,
             damaged: None,
             attempts: 0,
-            submitted: none,
-            drive: none,
+            timing: Timing::default(),
         };
         let request = match spare {
             Some(mut old) => {
@@ -226,8 +222,8 @@ impl Shard {
             return self.finish(index, request);
         }
         (request.serial, request.since, request.mending) = (self.reads.next_serial(), io.now(), false);
-        if request.submitted == Nanos(0) {
-            request.submitted = io.now();
+        if request.timing.submitted == Nanos(0) {
+            request.timing.submitted = io.now();
         }
         match self.direct(page.location) {
             Some((file, offset)) => match io.alloc(BLOCK_BYTES) {
@@ -268,6 +264,12 @@ impl Shard {
         (column..column + copies).find_map(|c| self.drives.place(columns.unit(c)?, offset))
     }
 
+    /// The drive of the column that a location lies in.
+    fn drive_of(&self, location: Location) -> Option<u16> {
+        let columns = self.segments.at(location.slot())?.columns;
+        columns.unit(location.place(self.drives.unit_bytes).0).map(|unit| unit.drive)
+    }
+
     /// True when other columns than its own can give the bytes at a location.
     fn mendable(&self, location: Location) -> bool {
         self.segments.at(location.slot()).is_some_and(|s| s.columns.parity() > 0)
@@ -304,8 +306,8 @@ impl Shard {
         } else if let Some(buf) = request.buf.take() {
             bufs.push(buf);
         }
-        if request.submitted == Nanos(0) && !bufs.is_empty() {
-            request.submitted = io.now();
+        if request.timing.submitted == Nanos(0) && !bufs.is_empty() {
+            request.timing.submitted = io.now();
         }
         (request.serial, request.since) = (self.reads.next_serial(), io.now());
         for (number, buf) in bufs.into_iter().enumerate() {
@@ -394,7 +396,8 @@ impl Shard {
             return;
         }
         self.reads.leaves[index] = None;
-        request.drive = io.now();
+        request.timing.drive = io.now();
+        request.timing.slowest = self.drive_of(page.location);
         match result {
             Ok(buf) if holds => self.map.leaf_read(LineId(line), &page, &buf),
             Ok(_) | Err(FetchError::Damaged | FetchError::Nowhere) => {
@@ -426,7 +429,7 @@ impl Shard {
         };
         match result {
             Ok(buf) => {
-                let damaged = take_piece(&mut request, piece, buf, &mut self.forms);
+                let damaged = self.undo(io, &mut request, piece, buf);
                 if piece.mending && damaged.is_some() {
                     // It was late and is wrong: what comes through other columns decides.
                     self.reads.slots[index] = Some(request);
@@ -449,6 +452,25 @@ impl Shard {
             }
         }
         self.piece_ended(io, index, request, number);
+    }
+
+    /// Takes a piece in, and the time that it takes when its blocks are not stored as they came.
+    fn undo(&mut self, io: &Io, request: &mut Request, piece: Piece, buf: Buf) -> Option<usize> {
+        let first = request.entries[piece.first].as_ref();
+        if first.is_none_or(|found| found.entry.form.is_plain()) {
+            return take_piece(request, piece, buf, &mut self.forms);
+        }
+        let blocks = piece.count as u64;
+        if !request.serial.is_multiple_of(MEASURED_OF) {
+            request.timing.work_ns += blocks * self.reads.block_ns;
+            return take_piece(request, piece, buf, &mut self.forms);
+        }
+        let began = io.moment();
+        let damaged = take_piece(request, piece, buf, &mut self.forms);
+        let took_ns = io.moment().since(began);
+        self.reads.block_ns = took_ns / blocks;
+        request.timing.work_ns += took_ns;
+        damaged
     }
 
     /// Takes what was read through other columns.
@@ -484,7 +506,8 @@ impl Shard {
     fn piece_ended(&mut self, io: &mut Io, index: usize, mut request: Box<Request>, number: usize) {
         request.pieces[number].done = true;
         request.outstanding -= 1;
-        request.drive = io.now();
+        request.timing.drive = io.now();
+        request.timing.slowest = self.drive_of(request.pieces[number].span.location());
         if request.outstanding > 0 {
             self.reads.slots[index] = Some(request);
         } else if request.damaged.is_some() && request.error.is_none() {
@@ -563,8 +586,8 @@ impl Shard {
 
     fn finish(&mut self, index: usize, mut request: Box<Request>) {
         let result = request.error.take().map_or(Ok(()), Err);
-        let (submitted, drive) = (request.submitted, request.drive);
-        self.done.push(Done { ticket: request.ticket, result, buf: request.buf.take(), submitted, drive });
+        let (ticket, timing) = (request.ticket, request.timing);
+        self.done.push(Done { ticket, result, buf: request.buf.take(), timing });
         self.reads.leaves[index] = None;
         self.reads.free.push(index);
         if self.reads.spare.len() < 64 {

@@ -4,6 +4,7 @@
 //! ```text
 //!   segments by slot, one commit after the other:  header, blocks, parity      wrong -> the segment is suspect: cleaning moves it
 //!   then every node and leaf, and the checkpoint's body: each copy             wrong -> a checkpoint writes it anew
+//!   then the newest anchor on every drive: each copy                           wrong -> the next checkpoint writes another one
 //! ```
 //! A wrong column of something dead counts too, since the bytes beside it in other columns are protected by it. What nothing gives
 //! any more, and somebody needs, is counted as lost and named.
@@ -14,7 +15,7 @@ use super::scan::Found;
 use super::{MoveItem, Phase, SegmentScan, Shared, Span};
 use crate::columns::Columns;
 use crate::format::PAGE_BYTES;
-use crate::format::anchor::Chunk;
+use crate::format::anchor::{ANCHOR_BYTES, ANCHOR_COPIES, ANCHOR_SLOTS, Anchor, Chunk, anchor_offset};
 use crate::format::body::ScrubMark;
 use crate::format::commit::LogIdentity;
 use crate::format::page::{Level, PageRef, verify};
@@ -143,6 +144,7 @@ impl Scrubber {
         }
         self.map().await?;
         self.chunks().await?;
+        self.anchors().await?;
         let mut s = self.shard.borrow_mut();
         s.scrub.mark = ScrubMark { finished: round, round, next: 0 };
         // So that a restart knows.
@@ -415,6 +417,36 @@ impl Scrubber {
             }
             s.scrub_mends(slot, &chunk.columns, bad.len());
             s.checkpoint.requested = true;
+        }
+        Ok(())
+    }
+
+    /// The copies of the newest anchor. What is wrong with one is put right by the next anchor, which takes the other slot, and which
+    /// the end of the round asks for anyway.
+    async fn anchors(&mut self) -> Result<(), Ended> {
+        let (id, generation, drives) = {
+            let s = self.shard.borrow();
+            (s.id, s.checkpoint.generation, s.drives.clone())
+        };
+        let mut wrong = 0;
+        for drive in drives.in_service() {
+            for copy in 0..ANCHOR_COPIES {
+                let Some(file) = drives.file(drive) else { continue };
+                let mut buf = self.exec.alloc(ANCHOR_BYTES).await;
+                buf.set_len(ANCHOR_BYTES);
+                let offset = anchor_offset(id.shard, generation % ANCHOR_SLOTS, copy);
+                let right = match self.exec.read(file, offset, buf).await {
+                    Ok(buf) => Anchor::is_or_never_was(&buf, id.pool, id.shard, generation),
+                    Err(_) => false,
+                };
+                wrong += u64::from(!right && drives.counts(drive));
+                self.pace(ANCHOR_BYTES as u64).await?;
+            }
+        }
+        let mut s = self.shard.borrow_mut();
+        // A checkpoint that came meanwhile has written another one.
+        if s.checkpoint.generation == generation {
+            s.scrub.mended += wrong;
         }
         Ok(())
     }

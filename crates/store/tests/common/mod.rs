@@ -7,7 +7,7 @@ use dolmen_io::exec::Exec;
 use dolmen_io::{DriveInfo, Io, OpenDrive, Owner, PoolConfig, Tag, Wait};
 use dolmen_sim::{CoreConfig, NodeId, Rng, World};
 use dolmen_store::*;
-use dolmen_types::{Blocks, Epoch, Lba, LineId, PgId, Seq};
+use dolmen_types::{Blocks, Epoch, Lba, LineId, PgId, Seq, Uuid};
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -26,6 +26,10 @@ pub struct Setup {
     pub parity: u8,
     /// Drives that nobody names may be lost too.
     pub degraded: bool,
+    /// Drives that were to leave.
+    pub leaving: Vec<&'static str>,
+    /// The pool that it must be.
+    pub expect: Option<Uuid>,
     pub cores: usize,
     pub tuning: ShardTuning,
     pub keyring: Keyring,
@@ -41,6 +45,8 @@ impl Setup {
             shards: 1,
             parity: 0,
             degraded: false,
+            leaving: Vec::new(),
+            expect: None,
             cores: 1,
             tuning: ShardTuning {
                 delta_entries: 64,
@@ -79,7 +85,12 @@ pub struct Node {
     tickets: u64,
     /// Handles of the drives, by their place in the pool.
     files: Vec<Option<dolmen_io::FileId>>,
+    /// A drive that is being prepared to join.
+    preparing: Option<(dolmen_io::FileId, Prepared)>,
 }
+
+/// What comes of preparing a drive.
+type Prepared = Rc<RefCell<Option<Result<NewDrive, StoreError>>>>;
 
 const EXEC: Owner = Owner(3);
 
@@ -146,6 +157,7 @@ impl Node {
             at_least: 0,
             absent: Vec::new(),
             degraded: false,
+            leaving: Vec::new(),
         };
         let opening = open_pool(exec.handle(), drives, options);
         exec.handle().spawn(async move { drop(opening.await) }).unwrap();
@@ -187,10 +199,11 @@ impl Node {
             parity: Some(setup.parity),
             unit_bytes: Some(setup.unit_bytes),
             seed,
-            expect: None,
+            expect: setup.expect,
             at_least: 0,
             absent,
             degraded: setup.degraded,
+            leaving: setup.leaving.iter().map(ToString::to_string).collect(),
         };
         let opening = open_pool(exec.handle(), drives, options);
         let plan = run(&mut io, &mut exec, opening)?;
@@ -225,6 +238,7 @@ impl Node {
             gone: Vec::new(),
             tickets: 0,
             files,
+            preparing: None,
         })
     }
 
@@ -444,6 +458,19 @@ impl Node {
         joined
     }
 
+    /// Begins to take a drive into the running pool, and gives up after some turns.
+    pub fn add_drive_for(&mut self, path: &str, turns: u64) {
+        self.close_gone(path);
+        let open = OpenDrive { path: path.into(), create_bytes: None, sparse: true, exclusive: true };
+        // Something may be under way on it from before it left.
+        let Ok(info) = self.io.open_drive(&open) else { return };
+        self.begin_join(Candidate { info, path: path.to_string() });
+        for _ in 0..turns {
+            self.turn();
+            self.go_on_joining().unwrap();
+        }
+    }
+
     /// Gives up what was open under a path and is out.
     fn close_gone(&mut self, path: &str) {
         for (i, drive) in (0u16..).zip(self.owner.drives()) {
@@ -459,21 +486,10 @@ impl Node {
     }
 
     fn join(&mut self, candidate: Candidate) -> Result<(), String> {
-        let mut seed = [0; 32];
-        self.io.random(&mut seed);
-        let (slot, file) = (Rc::new(RefCell::new(None)), candidate.info.file);
-        let (put, preparing) =
-            (slot.clone(), prepare_drive(self.exec.handle(), candidate, self.owner.join_to(seed)));
-        self.exec.handle().spawn(async move { *put.borrow_mut() = Some(preparing.await) }).unwrap();
-        let drive = loop {
-            if let Some(ended) = slot.borrow_mut().take() {
-                break ended.map_err(|e| e.to_string())?;
-            }
-            self.turn();
-        };
-        self.stores.iter_mut().for_each(|s| s.attach_drive(drive.uuid(), file));
-        self.owner.add_drive(drive)?;
-        for _ in 0..10_000 {
+        let file = candidate.info.file;
+        self.begin_join(candidate);
+        for _ in 0..20_000 {
+            self.go_on_joining()?;
             if let Some(joined) = self.owner.take_joined() {
                 self.files.push(joined.is_ok().then_some(file));
                 return joined.map(|_| ());
@@ -481,6 +497,26 @@ impl Node {
             self.turn();
         }
         panic!("a drive joins for ever");
+    }
+
+    fn begin_join(&mut self, candidate: Candidate) {
+        let mut seed = [0; 32];
+        self.io.random(&mut seed);
+        let (slot, file) = (Rc::new(RefCell::new(None)), candidate.info.file);
+        let (put, preparing) =
+            (slot.clone(), prepare_drive(self.exec.handle(), candidate, self.owner.join_to(seed)));
+        self.exec.handle().spawn(async move { *put.borrow_mut() = Some(preparing.await) }).unwrap();
+        self.preparing = Some((file, slot));
+    }
+
+    /// Lets a drive that is prepared count.
+    fn go_on_joining(&mut self) -> Result<(), String> {
+        let Some((file, slot)) = &self.preparing else { return Ok(()) };
+        let (file, Some(ended)) = (*file, slot.borrow_mut().take()) else { return Ok(()) };
+        self.preparing = None;
+        let drive = ended.map_err(|e| e.to_string())?;
+        self.stores.iter_mut().for_each(|s| s.attach_drive(drive.uuid(), file));
+        self.owner.add_drive(drive)
     }
 
     pub fn space(&self) -> SpaceReport {

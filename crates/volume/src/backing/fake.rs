@@ -4,7 +4,7 @@ use super::{Log, Refusal};
 use dolmen_io::{Buf, Pool, PoolConfig};
 use dolmen_store::{
     Batch, ChangedRange, DiffDone, DiffPage, DiffRequest, Done, Key, LineInfo, LineUsage, MAX_BATCH_RECORDS,
-    MAX_OBJECT_BYTES, Marks, Record, StoreError, Ticket, View,
+    MAX_OBJECT_BYTES, Marks, Record, StoreError, Ticket, Timing, View,
 };
 use dolmen_types::{Blocks, Lba, LineId, Nanos, PgId, Seq, limits::BLOCK_BYTES};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -140,7 +140,7 @@ impl FakeLog {
 }
 
 fn done(ticket: u64, result: Result<(), StoreError>, buf: Option<Buf>) -> Done {
-    Done { ticket: Ticket(ticket), result, buf, submitted: Nanos(0), drive: Nanos(0) }
+    Done { ticket: Ticket(ticket), result, buf, timing: Timing::default() }
 }
 
 impl Log for FakeLog {

@@ -84,13 +84,14 @@ impl Volumes {
     pub(crate) fn admit<L: Log>(&mut self, request: Request, log: &mut L) {
         let Request { token, from, volume: at, host_id: host, deadline, mut stamps, command } = request;
         let now = log.now();
-        stamps.mark(Stage::Home, now);
+        stamps.mark(Stage::Admitted, now);
         let mut parsed = match self.look(at, now, deadline, command) {
             Ok(parsed) => parsed,
             Err((error, buf, buf2)) => {
                 if let Some(volume) = self.volumes.get_mut(at.slot as usize).filter(|v| v.at == at) {
                     volume.stats.failed += 1;
                 }
+                stamps.mark(Stage::Ended, now);
                 self.replies.push((from, Reply { token, result: Err(error), buf, buf2, stamps }));
                 return;
             }
@@ -136,7 +137,7 @@ impl Volumes {
         let volume = self.volumes.get(at.slot as usize).filter(|v| v.at == at);
         let error = match volume.map_or(Life::Free, |v| v.life) {
             Life::Free | Life::Creating | Life::Deleting => Some(VolumeError::Gone),
-            Life::Quarantined => Some(VolumeError::NotReady),
+            Life::Quarantined | Life::Locked => Some(VolumeError::NotReady),
             Life::Serving if now >= deadline => Some(VolumeError::Expired),
             Life::Serving => None,
         };
@@ -170,12 +171,12 @@ impl Volumes {
         if !nothing_to_do {
             return None;
         }
+        stamps.mark(Stage::Ended, now);
         let access = parsed.kind.access().unwrap_or(Access::Write);
         if !volume.reservations.permits(host, access) {
             volume.stats.failed += 1;
             return Some(Err(VolumeError::ReservationConflict));
         }
-        stamps.mark(Stage::Sequenced, now);
         let ns = stamps.at(Stage::Received).map_or(0, |at| now.since(at));
         match &parsed.kind {
             Kind::Read => {

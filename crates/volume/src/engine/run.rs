@@ -8,7 +8,7 @@ use crate::{
     op::{ControlOp, Kind, Op, OpId, Phase},
 };
 use dolmen_io::Stage;
-use dolmen_store::{Done as StoreDone, Records, StoreError};
+use dolmen_store::{Done as StoreDone, Records, StoreError, Timing};
 use dolmen_types::{Nanos, PgId};
 
 /// Tickets of group openings: this bit and the group's number.
@@ -48,7 +48,7 @@ impl Volumes {
             (op.image, op.spare) = (first, second);
         }
         op.phase = Phase::Loading;
-        op.stamps.mark(Stage::Sequenced, now);
+        op.stamps.mark(Stage::Granted, now);
         self.load(id, log);
     }
 
@@ -250,9 +250,9 @@ impl Volumes {
         }
         let id = OpId::try_from(done.ticket.0).expect("tickets of commands are their ids");
         let op = self.ops.at(id);
-        if done.submitted.0 != 0 {
-            op.stamps.mark(Stage::Submitted, done.submitted);
-            op.stamps.mark(Stage::Drive, done.drive);
+        if done.timing.submitted.0 != 0 {
+            let Timing { submitted, drive, work_ns, slowest } = done.timing;
+            op.stamps.mark_drive(submitted, drive, work_ns, slowest);
         }
         if op.phase == Phase::Loading {
             let load = op.next_load().expect("a read that ended was planned");
@@ -327,7 +327,8 @@ impl Volumes {
             }
             _ => Done::Ok,
         });
-        let Op { token, from, buf, buf2, stamps, .. } = op;
+        let Op { token, from, buf, buf2, mut stamps, .. } = op;
+        stamps.mark(Stage::Ended, now);
         self.reply_to(from, Reply { token, result, buf, buf2, stamps });
     }
 

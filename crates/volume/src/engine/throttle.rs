@@ -3,12 +3,14 @@
 //! deadline runs.
 
 use crate::{Request, Volumes, backing::Log, qos, volume::Life};
+use dolmen_io::Stage;
 use dolmen_types::Nanos;
 use std::cmp::Reverse;
 
 impl Volumes {
     /// A command has come: it goes on, or waits until its volume's limits let it.
-    pub(crate) fn arrive<L: Log>(&mut self, request: Request, log: &mut L) {
+    pub(crate) fn arrive<L: Log>(&mut self, mut request: Request, log: &mut L) {
+        request.stamps.mark(Stage::Home, log.now());
         if let Some(request) = self.hold(request, log.now()) {
             self.enter(request, log);
         }
@@ -70,7 +72,8 @@ impl Volumes {
                 let (_, bytes) = price.expect("it had a price when it came");
                 lane.pay(bytes, now);
             }
-            let (request, since) = lane.waiting.pop_front().expect("it was looked at");
+            let (mut request, since) = lane.waiting.pop_front().expect("it was looked at");
+            request.stamps.mark(Stage::Allowed, now);
             volume.stats.throttled_ns += now.since(since);
             self.throttled -= 1;
             self.enter(request, log);
@@ -85,10 +88,11 @@ impl Volumes {
             let late = |(request, _): &mut (Request, Nanos)| now >= request.deadline;
             loop {
                 let volume = &mut self.volumes[slot];
-                let Some((request, since)) = volume.throttle.lanes[direction].waiting.pop_front_if(late)
+                let Some((mut request, since)) = volume.throttle.lanes[direction].waiting.pop_front_if(late)
                 else {
                     break;
                 };
+                request.stamps.mark(Stage::Allowed, now);
                 volume.stats.throttled_ns += now.since(since);
                 self.throttled -= 1;
                 self.enter(request, log);

@@ -238,5 +238,16 @@ fn an_encrypted_volume_needs_its_key() {
     };
     assert_eq!(health(disk.clone()), [Health::Good, Health::Good]);
     disk.keys.clear();
-    assert_eq!(health(disk), [Health::Quarantined, Health::Good]);
+    assert_eq!(health(disk.clone()), [Health::Quarantined, Health::Good]);
+    // It takes no command and no change, and can be deleted, for good.
+    let mut bench = Bench::over(disk, Restart::Process);
+    let locked = bench.volumes.find(Uuid([1; 16])).unwrap();
+    assert_eq!(bench.run(locked, Command::Flush).result, Err(VolumeError::NotReady));
+    let change = VolumeUpdate { size_bytes: Some(64 * 4096), ..VolumeUpdate::default() };
+    assert_eq!(bench.control(update(1, change)), Err(ControlError::NotReady));
+    bench.control(delete(1)).unwrap();
+    bench.settle();
+    assert!(bench.volumes.find(Uuid([1; 16])).is_none());
+    let disk = bench.crash(0);
+    assert_eq!(health(disk), [Health::Good]);
 }

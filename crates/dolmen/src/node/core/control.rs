@@ -59,6 +59,14 @@ impl Core {
             }
             ToCore::OpenVolumes { restart, identity, answer } => self.open_volumes(restart, identity, answer),
             ToCore::Listen { config, table, answer } => drop(answer.send(self.listen(*config, table))),
+            ToCore::ListenNbd { config, exports, answer } => {
+                let listening = self.listen_nbd(*config, exports);
+                drop(answer.send(listening));
+            }
+            ToCore::Exports { exports, answer } => {
+                self.set_exports(exports);
+                let _ = answer.send(());
+            }
             ToCore::Namespaces { table, answer } => {
                 if let Some(target) = &mut self.target {
                     target.set_namespaces(&mut self.io, table);
@@ -69,6 +77,7 @@ impl Core {
                 if let Some(store) = &mut self.store {
                     store.set_scrub(plan);
                 }
+                self.scrub_labels(plan);
                 let _ = answer.send(());
             }
             ToCore::Health { health, answer } => {
@@ -79,6 +88,10 @@ impl Core {
             }
             ToCore::Volume { command, answer } => self.ask_volumes(command, Pending::User(answer)),
             ToCore::Report { answer } => self.ask_volumes(ControlCommand::List, Pending::Report(answer)),
+            ToCore::Traces { nsid, answer } => {
+                let now = self.io.now();
+                drop(answer.send(self.target.as_ref().map(|t| t.traces(nsid, now)).unwrap_or_default()));
+            }
             ToCore::Drain { answer } => self.drain(answer),
             ToCore::Close { answer } => {
                 let give_up = self.io.now().plus_ms(DRAIN_MS);
@@ -193,6 +206,9 @@ impl Core {
         if let Some(target) = &mut self.target {
             target.drain(&mut self.io);
         }
+        if let Some(server) = &mut self.nbd {
+            server.drain(&mut self.io);
+        }
         let give_up = self.io.now().plus_ms(DRAIN_MS);
         self.io.timer_at(Tag { owner: LOOP, key: 0 }, give_up);
         self.waiting.drained = Some((answer, give_up));
@@ -218,12 +234,14 @@ impl Core {
         self.watch_joining();
         let now = self.io.now();
         if let Some((_, give_up)) = &self.waiting.drained
-            && (*give_up <= now || self.target.as_ref().is_none_or(Target::is_drained))
+            && (*give_up <= now
+                || (self.target.as_ref().is_none_or(Target::is_drained) && self.nbd_is_drained()))
             && let Some((answer, _)) = self.waiting.drained.take()
         {
             let _ = answer.send(());
         }
         self.settle_keys();
+        self.settle_labels();
         self.watch_closing(now);
         more
     }
@@ -259,7 +277,7 @@ impl Core {
             volumes,
             volume_stats: stats.unwrap_or_default(),
             space: self.store.as_ref().map(Store::space).unwrap_or_default(),
-            scrub: self.store.as_ref().and_then(Store::scrub),
+            scrub: self.store.as_ref().and_then(Store::scrub).map(|shards| self.labels.with(shards)),
             pool: self.owner.as_ref().map(|owner| PoolReport {
                 sequence: owner.sequence(),
                 drives: (0..)

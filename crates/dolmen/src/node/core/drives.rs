@@ -38,6 +38,16 @@ impl Core {
                 self.io.close_drive(file);
                 let _ = answer.send(());
             }
+            ToCore::InfoOf { place, answer } => {
+                let _ = answer.send(self.infos.get(usize::from(place)).cloned().flatten());
+            }
+            ToCore::EraseKeysOn { drive, answer } => {
+                let Some(pool) = self.plan.as_ref().map(|plan| plan.pool) else { return };
+                self.leave_keys(drive.file);
+                let erasing = dolmen_store::erase_keys_on(self.exec.handle(), drive, pool);
+                // Without room for the task the answer's sender is dropped, and with it the request.
+                let _ = self.exec.handle().spawn(async move { drop(answer.send(erasing.await)) });
+            }
             ToCore::CloseDrive { place, answer } => drop(answer.send(self.close_drive(place))),
             ToCore::ChangeDrive { place, change, answer } => self.change_drive(place, change, answer),
             other => self.take_key_command(other),

@@ -9,7 +9,10 @@ use dolmen_io::{
     FileId, Tag,
     exec::{Handle, Notify},
 };
-use dolmen_store::{DriveState, KeyTable, PoolOwner, PoolPlan, StoreError, ToPool, WrappedKey};
+use dolmen_store::{
+    DriveState, KeyTable, LabelScrub, PoolOwner, PoolPlan, ScrubPlan, ScrubReport, Store, StoreError, ToPool,
+    WrappedKey,
+};
 use dolmen_types::{CoreId, LineId, Nanos, PgId, ShardId};
 use std::{
     cell::RefCell,
@@ -29,6 +32,7 @@ enum Job {
     List(Answer<Vec<WrappedKey>>),
     Join(FileId, Answer<Result<(), StoreError>>),
     Leave(FileId),
+    Scrub,
 }
 
 /// What has come of it, to be told once it counts.
@@ -36,6 +40,7 @@ enum Outcome {
     Opened,
     Changed(Answer<Result<(), StoreError>>, Result<(), StoreError>),
     Erased(BTreeSet<LineId>, Result<(), StoreError>),
+    Scrubbed(Result<LabelScrub, StoreError>),
 }
 
 /// An outcome, the drives that did not take all of it, and until when they are waited for.
@@ -44,6 +49,28 @@ struct Ended {
     failed: Vec<(FileId, String)>,
     /// The pool's owner has been told; wait no longer than this.
     told: Option<Nanos>,
+}
+
+/// What looks at the labels of the drives have found since the start, beside what the shards tell.
+#[derive(Debug, Default)]
+pub(super) struct Labels {
+    /// The round for which they were looked at last.
+    round: u64,
+    found: LabelScrub,
+}
+
+impl Labels {
+    fn add(&mut self, found: LabelScrub) {
+        self.found.checked_bytes += found.checked_bytes;
+        self.found.mended += found.mended;
+    }
+
+    /// The report of the core's shards, with this.
+    pub(super) fn with(&self, mut report: ScrubReport) -> ScrubReport {
+        report.checked_bytes += self.found.checked_bytes;
+        report.mended += self.found.mended;
+        report
+    }
 }
 
 /// Between the core's turn and the task.
@@ -133,6 +160,7 @@ async fn carry_out(exec: &Handle, table: &mut KeyTable, job: Job) -> Option<Outc
             drop(answer.send(table.keys().collect()));
             return None;
         }
+        Job::Scrub => Outcome::Scrubbed(table.scrub(exec).await),
         Job::Join(drive, answer) => Outcome::Changed(answer, table.join(exec, drive).await),
         Job::Leave(drive) => {
             table.leave(drive);
@@ -175,6 +203,27 @@ impl Core {
                 let _ = answer.send(());
             }
             _ => {}
+        }
+    }
+
+    /// Core 0: begins to read the labels of all drives, once for each round of scrubbing.
+    pub(super) fn scrub_labels(&mut self, plan: ScrubPlan) {
+        let finished = self.store.as_ref().and_then(Store::scrub).map_or(0, |report| report.finished);
+        let (Some(owner), true) = (&mut self.owner, plan.round > self.labels.round.max(finished)) else {
+            return;
+        };
+        if plan.paused {
+            return;
+        }
+        self.labels.round = plan.round;
+        owner.scrub();
+        self.ask_keeper(Job::Scrub);
+    }
+
+    /// Sees what a look at the superblocks has found.
+    pub(super) fn settle_labels(&mut self) {
+        if let Some(found) = self.owner.as_mut().and_then(PoolOwner::take_scrubbed) {
+            self.labels.add(found);
         }
     }
 
@@ -278,7 +327,9 @@ impl Core {
         let doubt = doubt.map_or(Ok(()), Err);
         // A receiver that went away meanwhile needs no answer.
         match ended.outcome {
-            Outcome::Opened => {}
+            // When too many drives fail the pool stops, and says why.
+            Outcome::Opened | Outcome::Scrubbed(Err(_)) => {}
+            Outcome::Scrubbed(Ok(found)) => self.labels.add(found),
             Outcome::Changed(answer, result) => drop(answer.send(result.and(doubt))),
             Outcome::Erased(lines, Ok(())) => {
                 let lines: Vec<LineId> = lines.into_iter().collect();

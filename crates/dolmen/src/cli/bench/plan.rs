@@ -1,0 +1,215 @@
+//! What is to be done, checked as a whole: the workload, the range, and which job does what where.
+
+use super::{BenchArgs, args::Rw, goal::Goal};
+use crate::cli::error::{CliError, Exit};
+use dolmen_initiator::load::{LoadOptions, Mix, Pattern, Start};
+use dolmen_types::ByteSize;
+use std::time::Duration;
+
+/// Most that one run verifies: 16 bytes of memory for each 4 KiB.
+const MAX_VERIFIED: u64 = 256 << 30;
+
+/// A checked plan.
+#[derive(Clone, Debug)]
+pub(super) struct Plan {
+    pub(super) rw: Rw,
+    pub(super) mix: Mix,
+    pub(super) pattern: Pattern,
+    /// Data of one command. Bytes.
+    pub(super) bs: u64,
+    /// Commands under way on each connection.
+    pub(super) depth: u16,
+    pub(super) jobs: u16,
+    /// Connections of each job.
+    pub(super) connections: u16,
+    pub(super) rate: Option<u64>,
+    /// Where the range starts, and how long it is. Bytes.
+    pub(super) offset: u64,
+    pub(super) size: u64,
+    pub(super) seed: u64,
+    pub(super) zero_fill: u8,
+    /// What tells this run's stamps from others'.
+    pub(super) verify: Option<u64>,
+    pub(super) spin_ns: u64,
+    cpus: Vec<usize>,
+    /// One for each target.
+    pub(super) goals: Vec<Goal>,
+}
+
+/// One stretch of load.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Run {
+    /// Commands under way on each connection.
+    pub(super) depth: u16,
+    /// Before counting.
+    pub(super) ramp: Duration,
+    /// Counting.
+    pub(super) runtime: Duration,
+    /// End after the range has been gone over once, instead.
+    pub(super) once: bool,
+}
+
+impl Plan {
+    /// Checks what was asked for against what the targets have. `stamp` is a number that no other run has.
+    pub(super) fn new(args: &BenchArgs, goals: Vec<Goal>, stamp: u64) -> Result<Plan, CliError> {
+        let mix = args.mix();
+        let plan = Plan {
+            rw: args.rw,
+            mix,
+            pattern: args.pattern(),
+            bs: args.bs.0,
+            depth: args.iodepth,
+            jobs: args.jobs,
+            connections: args.connections,
+            rate: args.rate,
+            offset: args.offset.0,
+            size: 0,
+            seed: args.seed,
+            zero_fill: args.compressible,
+            verify: args.verify.then_some(stamp),
+            spin_ns: if args.poll { u64::MAX } else { args.poll_window_us.saturating_mul(1000) },
+            cpus: args.cpus.clone().map(|list| list.0).unwrap_or_default(),
+            goals,
+        };
+        for goal in &plan.goals {
+            plan.check_commands(goal)?;
+        }
+        let plan = Plan { size: plan.check_range(args)?, ..plan };
+        plan.check_flags(args)?;
+        Ok(plan)
+    }
+
+    fn check_commands(&self, goal: &Goal) -> Result<(), CliError> {
+        let (block, bs) = (u64::from(goal.namespace.block_bytes), self.bs);
+        let most = goal.most_bytes;
+        if bs == 0 || !bs.is_multiple_of(block) {
+            return Err(CliError::usage(format!(
+                "--bs {bs} is not a multiple of the block of {block} bytes of {}",
+                goal.name()
+            )));
+        }
+        if bs > most {
+            return Err(CliError::usage(format!(
+                "--bs {bs} is more than one command may move at {}: {most} bytes",
+                goal.options.addr
+            )));
+        }
+        if self.verify.is_some() && !bs.is_multiple_of(4096) {
+            return Err(CliError::usage("--verify needs a --bs that is a multiple of 4096"));
+        }
+        Ok(())
+    }
+
+    /// The length of the range.
+    fn check_range(&self, args: &BenchArgs) -> Result<u64, CliError> {
+        let smallest = self.goals.iter().map(|g| g.namespace.size_bytes()).min().unwrap_or(0);
+        let least = self.bs * if self.is_parted() { u64::from(self.jobs) } else { 1 };
+        let offset = args.offset.0;
+        if !offset.is_multiple_of(self.bs) {
+            return Err(CliError::usage(format!("--offset {offset} is not a multiple of --bs {}", self.bs)));
+        }
+        let left = smallest.saturating_sub(offset);
+        let size = args.size.map_or(left, |size| size.0);
+        if size > left {
+            let text = format!(
+                "the range from {offset} of {size} bytes goes beyond the end of the namespace, which has {smallest} bytes"
+            );
+            return Err(CliError::usage(text).hint("see --offset and --size"));
+        }
+        if size < least {
+            return Err(CliError::usage(format!(
+                "the range of {size} bytes has no room for a command of each job"
+            )));
+        }
+        if self.verify.is_some() && size > MAX_VERIFIED {
+            let text = format!(
+                "--verify remembers 16 bytes for every 4 KiB; {} are too much for that",
+                ByteSize(size)
+            );
+            return Err(
+                CliError::usage(text).hint(format!("choose a --size up to {}", ByteSize(MAX_VERIFIED)))
+            );
+        }
+        Ok(size)
+    }
+
+    fn check_flags(&self, args: &BenchArgs) -> Result<(), CliError> {
+        if args.hot.is_some() && self.rw.is_sequential() {
+            return Err(CliError::usage("--hot is for random commands; take randread, randwrite or randrw"));
+        }
+        if !args.once && args.runtime.is_zero() {
+            return Err(CliError::usage("--runtime 0 counts nothing"));
+        }
+        if self.rate.is_some_and(|rate| rate < u64::from(self.jobs)) {
+            return Err(CliError::usage("--rate is less than one command a second for each job"));
+        }
+        if self.mix.reads == 100 {
+            return match args.verify {
+                true => Err(CliError::usage(
+                    "--verify checks what this run has written; choose a --rw that writes",
+                )),
+                false => Ok(()),
+            };
+        }
+        if args.destroy_data {
+            return Ok(());
+        }
+        let names: Vec<String> = self.goals.iter().map(Goal::name).collect();
+        Err(CliError::new(
+            Exit::Failed,
+            format!(
+                "this writes over {} from byte {} of {}; nothing was written",
+                ByteSize(self.size),
+                self.offset,
+                names.join(" and ")
+            ),
+        )
+        .hint("if all of that may be lost: add --destroy-data"))
+    }
+
+    /// Whether each job has a part of the range of its own.
+    fn is_parted(&self) -> bool {
+        self.rw.is_sequential() || self.verify.is_some()
+    }
+
+    /// Where a job's connections go.
+    pub(super) fn goal_of(&self, job: usize) -> &Goal {
+        &self.goals[job % self.goals.len()]
+    }
+
+    /// Where a job runs.
+    pub(super) fn cpu_of(&self, job: usize) -> Option<usize> {
+        self.cpus.get(job.checked_rem(self.cpus.len())?).copied()
+    }
+
+    /// The load of one job.
+    pub(super) fn load(&self, job: usize, goal: &Goal, depth: u16) -> LoadOptions {
+        let number = job as u64;
+        let (region_start, region_bytes) = if self.is_parted() {
+            let part = self.size / u64::from(self.jobs) / self.bs * self.bs;
+            (self.offset + number * part, part)
+        } else {
+            (self.offset, self.size)
+        };
+        // The first jobs take what doesn't divide.
+        let share = |rate: u64| {
+            let jobs = u64::from(self.jobs);
+            rate / jobs + u64::from(number < rate % jobs)
+        };
+        LoadOptions {
+            region_start,
+            region_bytes,
+            size_bytes: usize::try_from(self.bs).expect("at most what a command may move"),
+            depth: usize::from(depth),
+            queues: self.connections,
+            pattern: self.pattern,
+            mix: self.mix,
+            per_second: self.rate.map(share),
+            verify: self.verify.map(|stamp| stamp.wrapping_add(number)),
+            start: Start::Anything,
+            zero_fill: self.zero_fill,
+            seed: self.seed.wrapping_add(number.wrapping_mul(0x9e37_79b9_7f4a_7c15)),
+            ..LoadOptions::new(goal.namespace)
+        }
+    }
+}

@@ -1,0 +1,129 @@
+//! `dolmen bench` as its users run it, against a real daemon.
+#![allow(clippy::unwrap_used)] // a test that can't go on fails
+
+mod node;
+
+use node::{DOLMEN, Node};
+use serde_json::Value;
+use std::process::{Command, Output};
+
+const HOST: &str = "nqn.2014-08.org.example:bench";
+
+struct Bench {
+    node: Node,
+    target: String,
+}
+
+impl Bench {
+    fn new() -> Bench {
+        let mut node = Node::new();
+        node.start(&["a"], &["--allow-test-volumes"]);
+        let status = node.cli(&["status"]);
+        // The discovery service's port: subsystem and address are found from there.
+        let target = format!("127.0.0.1:{}", status["discoveryPort"]);
+        Bench { node, target }
+    }
+
+    fn volume(&self, name: &str, kind: &str) -> String {
+        let made = ["volume", "create", name, "--size", "64MiB", "--acl", HOST, "--kind", kind];
+        self.node.cli(&made)["UUID"].as_str().unwrap().to_string()
+    }
+
+    fn run(&self, args: &[&str]) -> Output {
+        let mut command = Command::new(DOLMEN);
+        command.args(["bench", &self.target, "--host-nqn", HOST, "--output", "json"]).args(args);
+        command.output().unwrap()
+    }
+
+    fn good(&self, args: &[&str]) -> Value {
+        let output = self.run(args);
+        assert_eq!(output.status.code(), Some(0), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
+        serde_json::from_slice(&output.stdout).unwrap()
+    }
+
+    fn bad(&self, code: i32, args: &[&str]) -> String {
+        let output = self.run(args);
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(code), "{args:?}: {stderr}");
+        stderr
+    }
+}
+
+fn number(value: &Value, path: &str) -> f64 {
+    value.pointer(path).and_then(Value::as_f64).unwrap_or_else(|| panic!("{path} in {value}"))
+}
+
+#[test]
+fn a_mixed_run_is_counted_verified_and_compared() {
+    let b = Bench::new();
+    let why = b.bad(3, &[]);
+    assert!(why.contains("no subsystem") && why.contains(HOST), "{why}");
+    let uuid = b.volume("one", "durable");
+    let saved = b.node.drive("saved.json");
+    let saved = saved.to_str().unwrap();
+    let writes = ["--rw", "randrw", "--rwmixread", "70", "--bs", "8k", "--jobs", "2", "--iodepth", "8"];
+    let why = b.bad(1, &writes);
+    assert!(why.contains("--destroy-data") && why.contains("nothing was written"), "{why}");
+    let short = ["--size", "2MiB", "--ramp", "0.05", "--runtime", "0.4", "--destroy-data"];
+    let run = b.good(&[&writes[..], &short, &["--verify", "--save", saved]].concat());
+    let (reads, changes) = (number(&run, "/reads/operations"), number(&run, "/writes/operations"));
+    assert!(reads > changes && changes > 0.0, "{reads} reads, {changes} writes");
+    assert!((number(&run, "/all/operations") - reads - changes).abs() < 0.5);
+    assert!(number(&run, "/verified/blocksReadBack") > 0.0 && number(&run, "/verified/violations") < 0.5);
+    assert_eq!(
+        (&run["targets"][0]["uuid"], &run["workload"]["bs"]),
+        (&Value::from(uuid), &Value::from(8192))
+    );
+    assert_eq!(run["jobs"].as_array().unwrap().len(), 2);
+    let latency = &run["all"]["latencyNs"];
+    let at = |name: &str| latency["percentiles"][name].as_u64().unwrap();
+    let ordered = [latency["min"].as_u64().unwrap(), at("p50"), at("p99"), at("p99.99")];
+    assert!(ordered.is_sorted() && ordered[3] <= latency["max"].as_u64().unwrap(), "{latency}");
+    let counted: f64 = latency["histogram"].as_array().unwrap().iter().map(|b| number(b, "/1")).sum();
+    assert!((counted - reads - changes).abs() < 0.5);
+    // The daemon is ours to look at.
+    assert!(number(&run, "/cpuNsPerIo") > 0.0 && number(&run, "/targetCpuNsPerIo") > 0.0, "{run}");
+    assert!(run["targetProcesses"].as_str().unwrap().contains("dolmen"));
+
+    let again = b.good(&[&writes[..], &short, &["--compare", saved]].concat());
+    let differences = again["comparison"]["differences"].as_array().unwrap();
+    assert!(differences.iter().any(|d| d.as_str().unwrap().contains("verify")), "{differences:?}");
+    let compared = Command::new(DOLMEN).args(["bench", "compare", saved, saved]).output().unwrap();
+    let text = String::from_utf8(compared.stdout).unwrap();
+    assert!(text.contains("IOPS") && text.contains("1.000") && !text.contains("worse"), "{text}");
+}
+
+#[test]
+fn rates_depths_and_ranges_are_kept() {
+    let b = Bench::new();
+    let uuid = b.volume("null", "null");
+    b.volume("other", "null");
+    let why = b.bad(2, &["--runtime", "0.1"]);
+    assert!(why.contains("shows 2 namespaces") && why.contains("--uuid"), "{why}");
+    let on = |args: &[&str]| b.good(&[&["--uuid", &uuid, "--ramp", "0"], args].concat());
+    // As fast as it was told to, however slow the machine is: 100 a second for two jobs.
+    let run = on(&["--rate", "100", "--jobs", "2", "--runtime", "0.5"]);
+    let done = number(&run, "/all/operations") + number(&run, "/behind");
+    assert!((40.0..=70.0).contains(&done), "{done} commands");
+    // Once over 64 MiB is 512 commands of 128 KiB.
+    let run = on(&["--rw", "read", "--bs", "128k", "--once"]);
+    assert_eq!(run["reads"]["operations"], 512);
+    let run = on(&["--latency-target", "1h", "--iodepth", "4", "--runtime", "0.1"]);
+    assert_eq!((&run["latencyTarget"]["held"], &run["workload"]["iodepth"]), (&true.into(), &4.into()));
+    // What can't be is refused before anything is sent.
+    for (wrong, why) in [
+        (&["--bs", "1000"][..], "multiple of the block"),
+        (&["--bs", "4MiB"], "more than one command may move"),
+        (&["--offset", "64MiB"], "no room"),
+        (&["--size", "65MiB"], "beyond the end"),
+        (&["--verify"], "choose a --rw that writes"),
+        (&["--hot", "90/10", "--rw", "read"], "--hot is for random"),
+        (&["--compare", "/nowhere"], "/nowhere"),
+    ] {
+        let said = b.bad(2, &[&["--uuid", &uuid], wrong].concat());
+        assert!(said.contains(why), "{wrong:?}: {said}");
+    }
+    assert!(b.bad(1, &["--uuid", &uuid, "--cpus", "4095"]).contains("cannot run on CPU"));
+    let closed = ["bench", "127.0.0.1:1", "--nqn", "nqn.2014-08.org.example:x"];
+    assert_eq!(Command::new(DOLMEN).args(closed).output().unwrap().status.code(), Some(5));
+}

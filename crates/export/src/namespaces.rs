@@ -1,0 +1,121 @@
+//! Namespaces elsewhere behind a door: requests and replies in the words of `dolmen-initiator`.
+
+use crate::{
+    Export,
+    backend::{self, MAX_DATA_BYTES, Operation, Place, Reply},
+};
+use dolmen_initiator::{
+    BlockRange, Command, Completion, Failure, Identity, Initiator, Namespace, Request, SubmitError,
+    SubsystemId,
+};
+use dolmen_io::{Buf, Io};
+use dolmen_nvme::spec::Status;
+use dolmen_types::{Uuid, volume::IpAccess};
+
+/// Bits of ONCS: Dataset Management, Write Zeroes.
+const DATASET_MANAGEMENT: u16 = 1 << 2;
+const WRITE_ZEROES: u16 = 1 << 3;
+
+/// Turns requests of a door into commands of an initiator, and their completions back.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct NamespaceBackend;
+
+impl NamespaceBackend {
+    /// The export of a namespace under a name; under its UUID if there is no other.
+    #[must_use]
+    pub fn export(
+        subsystem: SubsystemId,
+        identity: &Identity,
+        namespace: &Namespace,
+        name: Option<&str>,
+        read_only: bool,
+    ) -> Export {
+        // Something that is unique here and stays the same, of a namespace that has no UUID.
+        let uuid = namespace.uuid.unwrap_or(match namespace.nguid {
+            [0, ..] => Uuid(u128::from(namespace.nsid).to_be_bytes()),
+            nguid => Uuid(nguid),
+        });
+        let block = namespace.block_bytes;
+        let most = identity.max_transfer_bytes.min(u32::try_from(MAX_DATA_BYTES).unwrap_or(u32::MAX));
+        let wanted = DATASET_MANAGEMENT | WRITE_ZEROES;
+        Export {
+            name: name.map_or_else(|| uuid.to_string(), String::from),
+            uuid,
+            size_bytes: namespace.size_bytes(),
+            block_bytes: block,
+            piece_bytes: (most / block).max(1) * block,
+            read_only,
+            can_zero: identity.optional_nvm & wanted == wanted,
+            access: IpAccess::Any,
+            place: Place::Namespace { subsystem, nsid: namespace.nsid },
+        }
+    }
+
+    /// Hands a request to the initiator; its reply comes out of [`NamespaceBackend::reply`], or at once when it isn't taken.
+    pub fn submit(io: &mut Io, initiator: &mut Initiator, request: backend::Request) -> Option<Reply> {
+        let backend::Request { token, place, block_bytes, operation } = request;
+        let Place::Namespace { subsystem, nsid } = place else {
+            return Some(Reply { token, result: Err(backend::Failure::Gone), buf: None });
+        };
+        let block = u64::from(block_bytes);
+        let count = |bytes: u64| u32::try_from(bytes / block).unwrap_or(u32::MAX);
+        let command = match operation {
+            Operation::Read { offset, buf } => {
+                Command::Read { nsid, lba: offset / block, blocks: count(buf.len() as u64), buf }
+            }
+            Operation::Write { offset, buf, durable: fua } => {
+                Command::Write { nsid, lba: offset / block, blocks: count(buf.len() as u64), buf, fua }
+            }
+            Operation::WriteZeroes { offset, length, deallocate } => {
+                Command::WriteZeroes { nsid, lba: offset / block, blocks: count(length), deallocate }
+            }
+            Operation::Trim { offset, length } => {
+                let range = BlockRange { lba: offset / block, blocks: count(length) };
+                Command::Deallocate { nsid, ranges: [range].into() }
+            }
+            Operation::Flush => Command::Flush { nsid },
+        };
+        let (request, why) = initiator.submit(io, subsystem, Request::new(token, command)).err()?;
+        let result = Err(match why {
+            SubmitError::Full | SubmitError::Memory => backend::Failure::Busy,
+            SubmitError::Gone => backend::Failure::Gone,
+            SubmitError::Invalid | SubmitError::NoQueues | SubmitError::TooLarge => backend::Failure::Invalid,
+        });
+        Some(Reply { token, result, buf: buffer_of(request.command) })
+    }
+
+    /// The reply for the door.
+    #[must_use]
+    pub fn reply(completion: Completion) -> Reply {
+        let result = completion.result.map(drop).map_err(failure);
+        Reply { token: completion.ticket, result, buf: completion.buf }
+    }
+}
+
+fn buffer_of(command: Command) -> Option<Buf> {
+    match command {
+        Command::Read { buf, .. } | Command::Write { buf, .. } => Some(buf),
+        _ => None,
+    }
+}
+
+fn failure(failure: Failure) -> backend::Failure {
+    let Failure::Status(status) = failure else { return backend::Failure::Failed };
+    let is = |other: Status| status.same_code(other);
+    if is(Status::CAPACITY_EXCEEDED) {
+        backend::Failure::NoSpace
+    } else if is(Status::RESERVATION_CONFLICT)
+        || is(Status::WRITE_TO_READ_ONLY_RANGE)
+        || is(Status::NAMESPACE_WRITE_PROTECTED)
+    {
+        backend::Failure::Forbidden
+    } else if is(Status::LBA_OUT_OF_RANGE) || is(Status::INVALID_FIELD) {
+        backend::Failure::Invalid
+    } else if is(Status::INVALID_OPCODE) {
+        backend::Failure::Unsupported
+    } else if is(Status::INVALID_NAMESPACE) {
+        backend::Failure::Gone
+    } else {
+        backend::Failure::Failed
+    }
+}

@@ -1,0 +1,19 @@
+//! The network block device protocol: fixed newstyle handshake, simple and structured replies, no TLS.
+//!
+//! [`Handshake`] and [`Requests`] are the protocol, sans-IO; [`Server`] is the component that runs them over the sockets of
+//! one core.
+
+mod command;
+mod connection;
+mod flow;
+mod handshake;
+mod input;
+mod outbox;
+mod output;
+mod request;
+mod server;
+mod wire;
+
+pub use handshake::{Handshake, Opened, Progress};
+pub use request::{NbdRequest, Piece, Requests};
+pub use server::{Listen, Server, ServerConfig, ServerStats};

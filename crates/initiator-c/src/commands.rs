@@ -1,0 +1,258 @@
+//! One function per command. A buffer moves into its command at submit, and back into its handle with the completion, or
+//! at once if the command was not taken.
+
+use crate::{BUSY, INVALID, NO_MEMORY, OK, buffer::Buffer, client::Client, convert, types::CRange};
+use dolmen_initiator::{BlockRange, Command};
+use dolmen_io::Buf;
+use std::ffi::c_int;
+
+/// Where a command goes, and how long it may take.
+#[derive(Clone, Copy)]
+struct Whither {
+    client: *mut Client,
+    subsystem: u32,
+    ticket: u64,
+    timeout_ms: u64,
+}
+
+impl Whither {
+    /// Submits a command without a buffer of the caller.
+    ///
+    /// # Safety
+    /// `self.client` is NULL or a client of this thread.
+    unsafe fn plain(self, command: Command) -> c_int {
+        // SAFETY: the caller's promise.
+        let Some(client) = (unsafe { self.client.as_mut() }) else { return INVALID };
+        let nothing = (std::ptr::null_mut(), false);
+        let submitted = client.submit(self.subsystem, (self.ticket, self.timeout_ms), nothing, command);
+        submitted.map_or_else(|(_, code)| code, |()| OK)
+    }
+
+    /// Submits a command that `make` makes of the caller's buffer.
+    ///
+    /// # Safety
+    /// `self.client` is NULL or a client of this thread, `buffer` NULL or a buffer of it.
+    unsafe fn with(self, buffer: *mut Buffer, make: impl FnOnce(Buf) -> Command) -> c_int {
+        // SAFETY: the caller's promise.
+        let (client, handle) = unsafe { (self.client.as_mut(), buffer.as_mut()) };
+        let (Some(client), Some(handle)) = (client, handle) else { return INVALID };
+        if handle.busy {
+            return client.fail(BUSY, "the buffer belongs to a command");
+        }
+        let Some(buf) = handle.buf.take() else {
+            return client.fail(INVALID, "the buffer's client is gone");
+        };
+        let submitted =
+            client.submit(self.subsystem, (self.ticket, self.timeout_ms), (buffer, false), make(buf));
+        match submitted {
+            Ok(()) => {
+                handle.busy = true;
+                OK
+            }
+            Err((command, code)) => {
+                handle.buf = buf_of(command);
+                code
+            }
+        }
+    }
+}
+
+/// The buffer of a command that was not taken.
+fn buf_of(command: Command) -> Option<Buf> {
+    match command {
+        Command::Read { buf, .. } | Command::Write { buf, .. } | Command::Compare { buf, .. } => Some(buf),
+        Command::CompareAndWrite { write, .. } => Some(write),
+        _ => None,
+    }
+}
+
+/// Reads.
+///
+/// # Safety
+/// `client` is NULL or a client of this thread, `buffer` NULL or a buffer of it.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn dolmen_read(
+    client: *mut Client,
+    subsystem: u32,
+    ticket: u64,
+    timeout_ms: u64,
+    nsid: u32,
+    lba: u64,
+    blocks: u32,
+    buffer: *mut Buffer,
+) -> c_int {
+    let whither = Whither { client, subsystem, ticket, timeout_ms };
+    // SAFETY: the caller's promise.
+    unsafe { whither.with(buffer, |buf| Command::Read { nsid, lba, blocks, buf }) }
+}
+
+/// Writes.
+///
+/// # Safety
+/// As [`dolmen_read`].
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn dolmen_write(
+    client: *mut Client,
+    subsystem: u32,
+    ticket: u64,
+    timeout_ms: u64,
+    nsid: u32,
+    lba: u64,
+    blocks: u32,
+    buffer: *mut Buffer,
+    fua: c_int,
+) -> c_int {
+    let whither = Whither { client, subsystem, ticket, timeout_ms };
+    let make = |buf| Command::Write { nsid, lba, blocks, buf, fua: fua != 0 };
+    // SAFETY: the caller's promise.
+    unsafe { whither.with(buffer, make) }
+}
+
+/// Compares.
+///
+/// # Safety
+/// As [`dolmen_read`].
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn dolmen_compare(
+    client: *mut Client,
+    subsystem: u32,
+    ticket: u64,
+    timeout_ms: u64,
+    nsid: u32,
+    lba: u64,
+    blocks: u32,
+    buffer: *mut Buffer,
+) -> c_int {
+    let whither = Whither { client, subsystem, ticket, timeout_ms };
+    // SAFETY: the caller's promise.
+    unsafe { whither.with(buffer, |buf| Command::Compare { nsid, lba, blocks, buf }) }
+}
+
+/// Compares and writes in one.
+///
+/// # Safety
+/// `client` is NULL or a client of this thread, `compare` and `write` NULL or buffers of it.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn dolmen_compare_and_write(
+    client: *mut Client,
+    subsystem: u32,
+    ticket: u64,
+    timeout_ms: u64,
+    nsid: u32,
+    lba: u64,
+    blocks: u32,
+    compare: *const Buffer,
+    write: *mut Buffer,
+) -> c_int {
+    if std::ptr::eq(compare, write) {
+        return INVALID;
+    }
+    // SAFETY: the caller's promise.
+    let (inner, wanted) = unsafe { (client.as_mut(), compare.as_ref()) };
+    let (Some(inner), Some(wanted)) = (inner, wanted) else { return INVALID };
+    let Some(wanted) = &wanted.buf else { return inner.fail(BUSY, "the buffer belongs to a command") };
+    let Some(mut copy) = inner.inner.alloc(wanted.len()) else {
+        return inner.fail(NO_MEMORY, "no buffer left in the pool");
+    };
+    copy.copy_from_slice(wanted);
+    let whither = Whither { client, subsystem, ticket, timeout_ms };
+    let make = |write| Command::CompareAndWrite { nsid, lba, blocks, compare: copy, write };
+    // SAFETY: the caller's promise.
+    unsafe { whither.with(write, make) }
+}
+
+/// Makes blocks read as zeroes.
+///
+/// # Safety
+/// `client` is NULL or a client of this thread.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn dolmen_write_zeroes(
+    client: *mut Client,
+    subsystem: u32,
+    ticket: u64,
+    timeout_ms: u64,
+    nsid: u32,
+    lba: u64,
+    blocks: u32,
+    deallocate: c_int,
+) -> c_int {
+    let command = Command::WriteZeroes { nsid, lba, blocks, deallocate: deallocate != 0 };
+    // SAFETY: the caller's promise.
+    unsafe { Whither { client, subsystem, ticket, timeout_ms }.plain(command) }
+}
+
+/// Makes completed writes durable.
+///
+/// # Safety
+/// `client` is NULL or a client of this thread.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn dolmen_flush(
+    client: *mut Client,
+    subsystem: u32,
+    ticket: u64,
+    timeout_ms: u64,
+    nsid: u32,
+) -> c_int {
+    // SAFETY: the caller's promise.
+    unsafe { Whither { client, subsystem, ticket, timeout_ms }.plain(Command::Flush { nsid }) }
+}
+
+/// Trims.
+///
+/// # Safety
+/// `client` is NULL or a client of this thread, `ranges` NULL or `count` ranges.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn dolmen_trim(
+    client: *mut Client,
+    subsystem: u32,
+    ticket: u64,
+    timeout_ms: u64,
+    nsid: u32,
+    ranges: *const CRange,
+    count: usize,
+) -> c_int {
+    // SAFETY: the caller's promise.
+    let Some(ranges) = (unsafe { list(ranges, count) }) else { return INVALID };
+    let command = Command::Deallocate { nsid, ranges: ranges.into() };
+    // SAFETY: the caller's promise.
+    unsafe { Whither { client, subsystem, ticket, timeout_ms }.plain(command) }
+}
+
+/// Copies within a namespace.
+///
+/// # Safety
+/// `client` is NULL or a client of this thread, `sources` NULL or `count` ranges.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn dolmen_copy(
+    client: *mut Client,
+    subsystem: u32,
+    ticket: u64,
+    timeout_ms: u64,
+    nsid: u32,
+    destination: u64,
+    sources: *const CRange,
+    count: usize,
+) -> c_int {
+    // SAFETY: the caller's promise.
+    let (inner, sources) = unsafe { (client.as_mut(), list(sources, count)) };
+    let (Some(inner), Some(sources)) = (inner, sources) else { return INVALID };
+    let pool = inner.inner.parts().0.pool().clone();
+    match Command::copy(&pool, nsid, destination, &sources) {
+        // SAFETY: the caller's promise.
+        Ok(command) => unsafe { Whither { client, subsystem, ticket, timeout_ms }.plain(command) },
+        Err(error) => inner.fail(convert::refusal(error), error.to_string()),
+    }
+}
+
+/// Ranges of the caller, at most as many as a command can have.
+///
+/// # Safety
+/// `ranges` is NULL or points to `count` ranges.
+unsafe fn list(ranges: *const CRange, count: usize) -> Option<Vec<BlockRange>> {
+    if ranges.is_null() || !(1..=256).contains(&count) {
+        return None;
+    }
+    // SAFETY: the caller's promise.
+    let ranges = unsafe { std::slice::from_raw_parts(ranges, count) };
+    Some(ranges.iter().map(|r| BlockRange { lba: r.lba, blocks: r.blocks }).collect())
+}

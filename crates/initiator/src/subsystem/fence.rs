@@ -1,0 +1,209 @@
+//! Blocks that a lost controller may still write to.
+//!
+//! A change whose answer never came may be carried out late: its controller is cut off from us, not stopped. Sent again on
+//! another path it is soon done and answered; and then a *newer* change of the same blocks must not be answered before
+//! the old one is sure to be over, or the late one would overwrite newer data. So its blocks are fenced: only the change
+//! itself may be sent again, everything else that would change them waits.
+//!
+//! How long is the controller's word (Base 2.1, 9.6): once it has noticed the loss, its commands end within CQT; and it
+//! notices at the latest when its keep-alive timer expires.
+
+use crate::slots::{Payload, SlotId};
+use dolmen_nvme::spec::{DatasetCommand, DsmRange, Fuse, NvmOpcode, Sqe};
+use dolmen_types::Nanos;
+use std::ops::Range;
+
+/// Fences kept apart; more are drawn together, namespace by namespace.
+const MAX_FENCES: usize = 8192;
+
+/// All blocks.
+const EVERYTHING: Range<u64> = 0..u64::MAX;
+
+/// What is done about changes whose outcome is unknown when another path takes over.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Fencing {
+    /// They are sent again on another path at once; their blocks take no other change until the lost controller is sure
+    /// to have ended them. Right where this host alone writes to the namespace, as file systems of one host do.
+    #[default]
+    Blocks,
+    /// They are not sent again before that. Needed where several hosts write to the same blocks and agree among
+    /// themselves who may: an answer then means that nothing comes after it.
+    Commands,
+    /// Nothing, as the Linux kernel does it: a change may overwrite a newer one if its controller was slow, not dead.
+    Off,
+}
+
+/// Blocks of a namespace.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Span {
+    pub(super) nsid: u32,
+    pub(super) blocks: Range<u64>,
+}
+
+impl Span {
+    fn overlaps(&self, other: &Span) -> bool {
+        self.nsid == other.nsid
+            && self.blocks.start < other.blocks.end
+            && other.blocks.start < self.blocks.end
+    }
+
+    /// What an I/O command changes; `None` for one that changes no blocks. What can't be told is everything.
+    pub(super) fn of(sqe: &Sqe, payload: &Payload) -> Option<Span> {
+        let blocks = match NvmOpcode(sqe.opcode) {
+            NvmOpcode::WRITE | NvmOpcode::WRITE_ZEROES | NvmOpcode::WRITE_UNCORRECTABLE => {
+                let rw = sqe.read_write();
+                rw.start..rw.start.saturating_add(u64::from(rw.blocks))
+            }
+            // The first half of a pair stands for both: it is what waits, and the write's blocks are the same.
+            NvmOpcode::COMPARE if sqe.fuse() == Fuse::First => {
+                let rw = sqe.read_write();
+                rw.start..rw.start.saturating_add(u64::from(rw.blocks))
+            }
+            NvmOpcode::DATASET_MANAGEMENT => hull(sqe, payload),
+            NvmOpcode::READ
+            | NvmOpcode::COMPARE
+            | NvmOpcode::VERIFY
+            | NvmOpcode::FLUSH
+            | NvmOpcode::RESERVATION_REGISTER
+            | NvmOpcode::RESERVATION_REPORT
+            | NvmOpcode::RESERVATION_ACQUIRE
+            | NvmOpcode::RESERVATION_RELEASE => return None,
+            // A Copy's length is in its list, and other commands are not known here.
+            _ => EVERYTHING,
+        };
+        Some(Span { nsid: sqe.nsid.get(), blocks })
+    }
+}
+
+/// From the first block of a range list to its last.
+fn hull(sqe: &Sqe, payload: &Payload) -> Range<u64> {
+    let bytes: &[u8] = match payload {
+        Payload::Out(buf) => buf,
+        Payload::Shared(slice) => slice,
+        Payload::None | Payload::In(_) => return EVERYTHING,
+    };
+    let (entries, _) = bytes.as_chunks::<{ size_of::<DsmRange>() }>();
+    let ranges = entries.iter().take(usize::from(DatasetCommand::of(sqe).ranges)).map(|entry| {
+        let range: &DsmRange = zerocopy::transmute_ref!(entry);
+        range.start.get()..range.start.get().saturating_add(u64::from(range.blocks.get()))
+    });
+    ranges.reduce(|a, b| a.start.min(b.start)..a.end.max(b.end)).unwrap_or(EVERYTHING)
+}
+
+struct Fence {
+    span: Span,
+    until: Nanos,
+    /// The change that may be sent again, until it is answered.
+    owner: Option<SlotId>,
+}
+
+/// The fences of one subsystem.
+#[derive(Default)]
+pub(super) struct Fences {
+    fences: Vec<Fence>,
+}
+
+impl Fences {
+    /// True when nothing is fenced: nearly always.
+    pub(super) fn is_empty(&self) -> bool {
+        self.fences.is_empty()
+    }
+
+    /// Fences a change's blocks.
+    pub(super) fn add(&mut self, span: Span, until: Nanos, owner: SlotId) {
+        if self.fences.len() >= MAX_FENCES {
+            self.draw_together();
+        }
+        self.fences.push(Fence { span, until, owner: Some(owner) });
+    }
+
+    /// One fence over each namespace that has any. The changes inside wait then, too; that is always right.
+    fn draw_together(&mut self) {
+        let mut all: Vec<Fence> = Vec::new();
+        for fence in self.fences.drain(..) {
+            match all.iter_mut().find(|f| f.span.nsid == fence.span.nsid) {
+                Some(one) => one.until = one.until.max(fence.until),
+                None => all.push(Fence {
+                    span: Span { nsid: fence.span.nsid, blocks: EVERYTHING },
+                    until: fence.until,
+                    owner: None,
+                }),
+            }
+        }
+        self.fences = all;
+    }
+
+    /// Until when a change has to wait; `None` if it need not.
+    pub(super) fn holds(&self, span: &Span, who: SlotId) -> Option<Nanos> {
+        let others = self.fences.iter().filter(|f| f.owner != Some(who) && f.span.overlaps(span));
+        others.map(|f| f.until).max()
+    }
+
+    /// A change was answered: its slot will be another's.
+    pub(super) fn disown(&mut self, who: SlotId) {
+        self.fences.iter_mut().filter(|f| f.owner == Some(who)).for_each(|f| f.owner = None);
+    }
+
+    /// Takes away what is over.
+    pub(super) fn prune(&mut self, now: Nanos) {
+        self.fences.retain(|f| f.until > now);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use dolmen_io::{Pool, PoolConfig};
+    use dolmen_nvme::spec::ReadWrite;
+
+    fn span(nsid: u32, blocks: Range<u64>) -> Span {
+        Span { nsid, blocks }
+    }
+
+    #[test]
+    fn only_the_owner_passes_and_time_opens() {
+        let mut fences = Fences::default();
+        fences.add(span(1, 10..20), Nanos(100), 7);
+        fences.add(span(1, 15..30), Nanos(200), 8);
+        assert_eq!(fences.holds(&span(1, 0..10), 9), None);
+        assert_eq!(fences.holds(&span(2, 10..20), 9), None);
+        assert_eq!(fences.holds(&span(1, 19..20), 9), Some(Nanos(200)));
+        // Two changes of the same blocks, both lost: neither may be answered before the other is over.
+        assert_eq!(fences.holds(&span(1, 10..20), 7), Some(Nanos(200)));
+        assert_eq!(fences.holds(&span(1, 15..30), 8), Some(Nanos(100)));
+        fences.disown(7);
+        assert_eq!(fences.holds(&span(1, 10..15), 7), Some(Nanos(100)));
+        fences.prune(Nanos(100));
+        assert_eq!(fences.holds(&span(1, 10..15), 9), None);
+        fences.prune(Nanos(200));
+        assert!(fences.is_empty());
+    }
+
+    #[test]
+    fn fences_are_bounded() {
+        let mut fences = Fences::default();
+        for i in 0..20_000u32 {
+            fences.add(span(i % 3, u64::from(i)..u64::from(i) + 1), Nanos(u64::from(i)), i);
+        }
+        assert!(fences.fences.len() <= MAX_FENCES);
+        assert!(fences.holds(&span(2, 5..6), u32::MAX).is_some(), "what was drawn together still holds");
+    }
+
+    #[test]
+    fn spans_are_what_commands_change() {
+        let rw = ReadWrite { start: 5, blocks: 3, ..ReadWrite::default() };
+        let of = |opcode| Span::of(&Sqe::with_read_write(opcode, 0, 2, rw), &Payload::None);
+        assert_eq!(of(NvmOpcode::WRITE), Some(span(2, 5..8)));
+        assert_eq!(of(NvmOpcode::READ), None);
+        assert_eq!(of(NvmOpcode::COPY), Some(span(2, EVERYTHING)));
+        let pool = Pool::new(&PoolConfig { classes: vec![(4096, 1)] });
+        let mut list = pool.alloc(48).unwrap();
+        list.fill(0);
+        for (at, (start, blocks)) in [(9u64, 2u32), (3, 1), (100, 5)].into_iter().enumerate() {
+            list[at * 16 + 4..at * 16 + 8].copy_from_slice(&blocks.to_le_bytes());
+            list[at * 16 + 8..at * 16 + 16].copy_from_slice(&start.to_le_bytes());
+        }
+        let sqe = DatasetCommand { ranges: 3, deallocate: true }.encode(0, 2);
+        assert_eq!(Span::of(&sqe, &Payload::Out(list)), Some(span(2, 3..105)));
+    }
+}

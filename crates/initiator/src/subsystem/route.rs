@@ -1,0 +1,237 @@
+//! One path of a subsystem, with what waits for it and what is known of the namespaces behind it.
+
+use super::choice::Standing;
+use crate::{
+    Error, NamespaceIds, PathReport,
+    ana::AnaTable,
+    path::Path,
+    slots::{Origin, Place, SlotId, Slots, Under},
+    statistics::{PathStatistics, QueueStatistics, ana_states},
+};
+use dolmen_nvme::spec::AnaState;
+use dolmen_types::Nanos;
+use std::{
+    collections::{BTreeMap, VecDeque},
+    net::SocketAddr,
+};
+
+/// Namespaces whose identity is remembered per path at most; beyond, all are looked at anew.
+const MAX_CHECKED: usize = 65_536;
+
+/// How a path stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Life {
+    /// Not connected (yet, or again).
+    Connecting,
+    /// Commands flow.
+    Live,
+    /// Given up.
+    Lost(Error),
+    /// Taken away by the caller.
+    Removed,
+}
+
+/// What is known of a namespace on a path.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Known {
+    /// To be asked for.
+    Wanted,
+    /// Asked for.
+    Asked,
+    /// The same as on the others.
+    Same,
+    /// Not there, or another.
+    Other,
+}
+
+/// A command that takes too long, and until when its Abort may take.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Aborting {
+    pub(super) under: Under,
+    pub(super) until: Nanos,
+}
+
+/// The reading of the ANA log.
+#[derive(Debug, Default)]
+pub(super) struct AnaReading {
+    /// The log is to be read (again).
+    pub(super) wanted: bool,
+    /// A piece was asked for.
+    pub(super) asked: bool,
+    /// Pieces that came.
+    pub(super) log: Vec<u8>,
+    /// Not before then.
+    pub(super) not_before: Nanos,
+}
+
+/// One path of a subsystem.
+pub(super) struct Route {
+    pub(super) path: Path,
+    /// Smaller is preferred.
+    pub(super) preference: u8,
+    pub(super) life: Life,
+    /// Commands that wait for each of the I/O queues that were asked for.
+    pub(super) lanes: Box<[VecDeque<SlotId>]>,
+    pub(super) admin: VecDeque<SlotId>,
+    next_lane: usize,
+    pub(super) down_since: Nanos,
+    pub(super) attempts: u32,
+    /// What the ANA log said last; `None` before it was read in this association, or when there is none.
+    pub(super) ana: Option<AnaTable>,
+    pub(super) reading: AnaReading,
+    /// Since when a namespace has been in transition.
+    pub(super) changing_since: Option<Nanos>,
+    pub(super) known: BTreeMap<u32, Known>,
+    pub(super) aborting: Vec<Aborting>,
+    pub(super) statistics: PathStatistics,
+}
+
+impl Route {
+    pub(super) fn new(number: u8, (addr, preference): (SocketAddr, u8), queues: usize, now: Nanos) -> Route {
+        Route {
+            path: Path::new(number, addr),
+            preference,
+            life: Life::Connecting,
+            lanes: (0..queues).map(|_| VecDeque::new()).collect(),
+            admin: VecDeque::new(),
+            next_lane: 0,
+            down_since: now,
+            attempts: 0,
+            ana: None,
+            reading: AnaReading::default(),
+            changing_since: None,
+            known: BTreeMap::new(),
+            aborting: Vec::new(),
+            statistics: PathStatistics {
+                queues: vec![QueueStatistics::default(); queues],
+                ..PathStatistics::default()
+            },
+        }
+    }
+
+    /// Becomes another route in the same place.
+    pub(super) fn take_over(&mut self, mut route: Route) {
+        route.path.follow(&self.path);
+        *self = route;
+    }
+
+    /// True when the controller reports ANA.
+    pub(super) fn has_ana(&self) -> bool {
+        self.path.identity().is_some_and(|id| id.ana)
+    }
+
+    /// Commands on this path that wait or are under way.
+    pub(super) fn load(&self) -> usize {
+        self.path.load() + self.lanes.iter().map(VecDeque::len).sum::<usize>()
+    }
+
+    /// How the path stands to a namespace, as far as ANA and identity tell; what has to be asked for is noted.
+    pub(super) fn standing(&mut self, nsid: u32, alone: bool) -> Standing {
+        if !self.path.is_live() {
+            return Standing::Unusable;
+        }
+        let state = match &self.ana {
+            Some(table) => table.state(nsid),
+            None if self.has_ana() && !alone => return Standing::Unusable,
+            None => AnaState::Optimized,
+        };
+        if !alone {
+            if self.known.len() >= MAX_CHECKED {
+                self.known.clear();
+            }
+            match self.known.entry(nsid).or_insert(Known::Wanted) {
+                Known::Wanted | Known::Asked => return Standing::Unusable,
+                Known::Other => return Standing::Hopeless,
+                Known::Same => {}
+            }
+        }
+        match state {
+            AnaState::Optimized => Standing::Best,
+            AnaState::NonOptimized => Standing::Good,
+            AnaState::PersistentLoss => Standing::Hopeless,
+            AnaState::Inaccessible | AnaState::Change => Standing::Unusable,
+        }
+    }
+
+    /// Puts a waiting I/O command into the lane of its queue.
+    pub(super) fn push(&mut self, slots: &Slots, id: SlotId) {
+        // While the path is down all lanes fill; those that are not granted are spread over the others then.
+        let queues = if self.path.is_live() { self.path.io_queues().max(1) } else { self.lanes.len() };
+        let lane = match slots.get(id).origin {
+            Origin::Caller { queue: Some(q), .. } => usize::from(q) % queues,
+            _ => {
+                // The emptier one of two neighbours, going round.
+                self.next_lane = (self.next_lane + 1) % queues;
+                let other = (self.next_lane + 1) % queues;
+                let load = |lane: usize| self.lanes[lane].len() + self.path.under_way(lane);
+                if load(other) < load(self.next_lane) { other } else { self.next_lane }
+            }
+        };
+        self.lanes[lane].push_back(id);
+    }
+
+    /// Puts the second half of a pair right behind the first, which was just pushed.
+    pub(super) fn push_behind(&mut self, first: SlotId, second: SlotId) {
+        let lane = self.lanes.iter_mut().find(|lane| lane.back() == Some(&first));
+        lane.expect("the first half was just put at the end of a lane").push_back(second);
+    }
+
+    /// Takes a waiting command out.
+    pub(super) fn forget(&mut self, id: SlotId) {
+        self.admin.retain(|&other| other != id);
+        self.lanes.iter_mut().for_each(|lane| lane.retain(|&other| other != id));
+    }
+
+    /// Takes all waiting commands out, in order.
+    pub(super) fn empty(&mut self) -> Vec<SlotId> {
+        let lanes = self.lanes.iter_mut().flat_map(|lane| lane.drain(..));
+        self.admin.drain(..).chain(lanes).collect()
+    }
+
+    /// Moves what waits for queues that were not granted to those that were.
+    pub(super) fn spread(&mut self) {
+        let queues = self.path.io_queues().max(1);
+        for lane in queues..self.lanes.len() {
+            let waiting = std::mem::take(&mut self.lanes[lane]);
+            self.lanes[lane % queues].extend(waiting);
+        }
+    }
+
+    /// The association is over: nothing that it told holds.
+    pub(super) fn forget_controller(&mut self) {
+        self.ana = None;
+        self.reading = AnaReading::default();
+        self.changing_since = None;
+        self.known.clear();
+        self.aborting.clear();
+    }
+
+    /// Notes an answer to a caller's command.
+    pub(super) fn note_answer(&mut self, slots: &Slots, id: SlotId, now: Nanos, good: bool) {
+        let slot = slots.get(id);
+        let Place::Sent(under) = slot.place else { return };
+        let queue = usize::from(under.queue).checked_sub(1);
+        let Some(queue) = queue.and_then(|at| self.statistics.queues.get_mut(at)) else { return };
+        queue.note(slot.sqe.opcode, slot.payload.len(), (slot.sent, now), good);
+    }
+
+    pub(super) fn report(&self, number: u8) -> PathReport {
+        PathReport {
+            path: number,
+            addr: self.path.addr(),
+            live: self.path.is_live(),
+            given_up: matches!(self.life, Life::Lost(_) | Life::Removed),
+            controller_id: self.path.identity().map(|id| id.controller_id),
+            ana: ana_states(self.ana.as_ref()),
+            statistics: self.statistics.clone(),
+        }
+    }
+}
+
+/// Compares what a path says of a namespace with what the first path said.
+pub(super) fn is_same(agreed: &mut BTreeMap<u32, NamespaceIds>, nsid: u32, ids: NamespaceIds) -> bool {
+    if agreed.len() >= MAX_CHECKED {
+        agreed.clear();
+    }
+    *agreed.entry(nsid).or_insert(ids) == ids
+}

@@ -1,0 +1,78 @@
+//! The labels of the drives: every copy of what tells of the pool before anything else does.
+//!
+//! What is wrong with one copy costs nothing while others are right, and the pool mends it: with the next superblock, the next anchor,
+//! the next look at the key table. So all of this is mendable, but for a page of keys that no copy gives.
+
+use super::{CheckReport, Damage, damage};
+use crate::format::anchor::{ANCHOR_BYTES, ANCHOR_COPIES, ANCHOR_SLOTS, Anchor, anchor_offset};
+use crate::key_table::check_keys;
+use crate::pool::holds_superblock;
+use crate::shard::Shared;
+use crate::{PoolPlan, StoreError};
+use dolmen_io::FileId;
+use dolmen_io::exec::Handle;
+
+/// The superblocks and the key table.
+pub(super) async fn check_pool_labels(
+    exec: &Handle,
+    plan: &PoolPlan,
+    files: &[Option<FileId>],
+    report: &mut CheckReport,
+) {
+    let block = plan.superblock();
+    let there: Vec<(u16, FileId)> =
+        (0u16..).zip(files).filter_map(|(drive, file)| Some((drive, (*file)?))).collect();
+    for &(drive, file) in &there {
+        if !holds_superblock(exec, file, &block, drive).await {
+            let what = "the superblock in force is not on this drive as it was written";
+            let place = path(report, drive);
+            report.mended(Damage { place, ..damage(what) });
+        }
+    }
+    let handles: Vec<FileId> = there.iter().map(|(_, file)| *file).collect();
+    match check_keys(exec, plan.pool, &handles, usize::from(plan.parity)).await {
+        Err(StoreError::Drive(why)) => report.problem(damage(why)),
+        Err(why) => report.problem(damage(why.to_string())),
+        Ok(copies) => {
+            for copy in copies.wrong {
+                let drive = there.iter().find(|(_, file)| *file == copy.file).map_or(0, |(drive, _)| *drive);
+                let what = format!("copy {} of page {} of the key table", copy.copy, copy.page);
+                let place = path(report, drive);
+                report.mended(Damage { place, ..damage(what) });
+            }
+            for page in copies.lost {
+                report.problem(damage(format!("page {page} of the key table: no copy checks on any drive")));
+            }
+        }
+    }
+}
+
+/// The copies of the anchor that a shard was found by.
+pub(super) async fn check_anchors(shard: &Shared, exec: &Handle, report: &mut CheckReport) {
+    let (id, generation, drives) = {
+        let s = shard.borrow();
+        (s.id, s.checkpoint.generation, s.drives.clone())
+    };
+    for drive in drives.in_service() {
+        for copy in 0..ANCHOR_COPIES {
+            let Some(file) = drives.file(drive) else { continue };
+            let mut buf = exec.alloc(ANCHOR_BYTES).await;
+            buf.set_len(ANCHOR_BYTES);
+            let offset = anchor_offset(id.shard, generation % ANCHOR_SLOTS, copy);
+            let right = match exec.read(file, offset, buf).await {
+                Ok(buf) => Anchor::is_or_never_was(&buf, id.pool, id.shard, generation),
+                Err(_) => false,
+            };
+            if !right {
+                let what = format!("copy {copy} of the anchor of shard {}", id.shard);
+                let place = path(report, drive);
+                report.mended(Damage { place, ..damage(what) });
+            }
+        }
+    }
+}
+
+/// Where a drive is.
+fn path(report: &CheckReport, drive: u16) -> String {
+    report.drives.get(usize::from(drive)).cloned().unwrap_or_default()
+}

@@ -1,0 +1,231 @@
+//! Labels that rot: superblocks, anchors and key pages are read by the scrubber and by the check, named, and written anew.
+#![allow(clippy::cast_possible_truncation, clippy::unwrap_used)]
+
+mod common;
+use common::*;
+use dolmen_io::FileId;
+use dolmen_sim::World;
+use dolmen_store::*;
+use dolmen_types::{LineId, PgId, Uuid};
+
+/// Where things lie (`docs/format`).
+const SUPERBLOCK: u64 = 16 << 10;
+const ANCHORS: u64 = 32 << 10;
+const KEYS: u64 = 544 << 10;
+const KEY_COPY: u64 = 440 * 4096;
+
+fn setup(count: usize, parity: u8) -> Setup {
+    Setup { drives: drives(count, 8), parity, unit_bytes: 128 * 1024, ..Setup::tiny(0) }
+}
+
+/// A pool with some data and a checkpoint.
+fn filled(world: &World, setup: &Setup) -> Node {
+    let mut node = Node::open(world, setup).unwrap();
+    node.commit(0, 1, vec![create(1)]).unwrap();
+    let record = node.write(1, 0, &[11, 12, 13]);
+    node.commit(0, 2, vec![record]).unwrap();
+    node.checkpoint();
+    node
+}
+
+fn check(world: &World, setup: &Setup) -> CheckReport {
+    let (mut io, mut exec, drives) = offline(world, setup);
+    let checking = check_pool(exec.handle(), drives, Keyring::default());
+    run(&mut io, &mut exec, checking).unwrap()
+}
+
+/// Goes through a round, labels included; what was found wrong with superblocks and anchors.
+fn scrub(node: &mut Node, round: u64) -> (u64, u64) {
+    let before = node.stores[0].scrub().unwrap().mended;
+    node.owner.scrub();
+    node.stores[0].set_scrub(ScrubPlan { round, paused: false, bytes_per_s: 0 });
+    let mut superblocks = None;
+    for _ in 0..100_000 {
+        superblocks = superblocks.or_else(|| node.owner.take_scrubbed());
+        let report = node.stores[0].scrub().unwrap();
+        if let Some(superblocks) = superblocks.filter(|_| report.finished == round) {
+            // What follows from it is done.
+            node.checkpoint();
+            (0..200).for_each(|_| node.turn());
+            assert_eq!(report.lost, 0);
+            return (superblocks.mended, report.mended - before);
+        }
+        node.turn();
+    }
+    panic!("a round does not end");
+}
+
+/// The slot of each sort that counts, by a rot of all and what a check says of it, is found by trying both.
+fn rot_slots(world: &World, drive: &str, at: u64, slot_bytes: u64, slots: u64) {
+    for slot in 0..slots {
+        world.overwrite(NODE, path(drive), at + slot * slot_bytes + 200, b"rot");
+    }
+}
+
+#[test]
+fn superblocks_and_anchors_are_mended_while_the_pool_serves() {
+    for (count, parity) in [(1, 0), (2, 0), (3, 1), (4, 2)] {
+        let world = World::new(count as u64);
+        let setup = setup(count, parity);
+        let mut node = filled(&world, &setup);
+        assert_eq!(scrub(&mut node, 1), (0, 0));
+        let last = setup.drives[count - 1].0;
+        rot_slots(&world, last, 0, SUPERBLOCK, 2);
+        // Of each of the two slots the first copy; one slot counts.
+        world.overwrite(NODE, path(last), ANCHORS + 100, b"rot");
+        world.overwrite(NODE, path(last), ANCHORS + (16 << 10) + 100, b"rot");
+        let sequence = node.owner.sequence();
+        assert_eq!(scrub(&mut node, 2), (1, 1), "{count} drives");
+        assert_eq!(node.owner.sequence(), sequence + 1, "all have the next one");
+        assert_eq!(scrub(&mut node, 3), (0, 0));
+        assert_eq!(node.read(0, 1, 0, 3).unwrap(), [11, 12, 13]);
+        drop(node);
+        world.crash();
+        let report = check(&world, &setup);
+        assert_eq!((report.problems, report.mendable), (0, 0), "{report:?}");
+        // Without the mending the pool would have lost the drive, or, of one drive, all.
+        let mut node = Node::open(&world, &setup).unwrap();
+        assert!(node.owner.drives().iter().all(|d| d.state == DriveState::In));
+        assert_eq!(node.read(0, 1, 0, 3).unwrap(), [11, 12, 13]);
+    }
+}
+
+/// A drive that is lost while superblocks are looked at, and a drive that joins meanwhile, are no reason to write anything twice.
+#[test]
+fn a_look_and_a_change_at_once() {
+    let world = World::new(7);
+    let setup = setup(3, 1);
+    let mut node = filled(&world, &setup);
+    node.owner.scrub();
+    node.turn();
+    world.remove_drive(NODE, path("d1"));
+    let record = node.write(1, 5, &[15]);
+    node.commit(0, 3, vec![record]).unwrap();
+    node.until_protected();
+    let found = loop {
+        if let Some(found) = node.owner.take_scrubbed() {
+            break found;
+        }
+        node.turn();
+    };
+    assert_eq!(found.mended, 0);
+    assert_eq!(scrub(&mut node, 1).0, 0);
+}
+
+/// The check names each rotten copy, and only what no drive gives any more is lost.
+#[test]
+fn the_check_names_rotten_labels() {
+    let world = World::new(3);
+    let setup = setup(3, 1);
+    drop(filled(&world, &setup));
+    world.crash();
+    table(&world, &setup, |_| {});
+    assert_eq!(check(&world, &setup).mendable, 0);
+    rot_slots(&world, "d0", 0, SUPERBLOCK, 1);
+    rot_slots(&world, "d1", SUPERBLOCK, SUPERBLOCK, 1);
+    rot_slots(&world, "d1", ANCHORS, 8 << 10, 4);
+    world.overwrite(NODE, path("d2"), KEYS + 100, b"rot");
+    // Of a page that was never written.
+    world.overwrite(NODE, path("d2"), KEYS + KEY_COPY + 7 * 4096, b"rot");
+    let report = check(&world, &setup);
+    let named: Vec<&str> = report.named.iter().map(|d| d.what.as_str()).collect();
+    assert_eq!((report.problems, report.mendable), (0, 5), "{named:?}");
+    for (drive, what) in [("d1", "anchor"), ("d2", "copy 0 of page 0"), ("d2", "copy 1 of page 7")] {
+        let found = report.named.iter().any(|d| d.place == drive && d.what.contains(what));
+        assert!(found, "{drive}, {what}: {named:?}");
+    }
+    for drive in ["d0", "d1", "d2"] {
+        world.overwrite(NODE, path(drive), KEYS + 100, b"rot");
+        world.overwrite(NODE, path(drive), KEYS + KEY_COPY + 100, b"rot");
+    }
+    let report = check(&world, &setup);
+    assert!(
+        report.problems == 1 && report.named.iter().any(|d| d.lost && d.what.contains("page 0")),
+        "{report:?}"
+    );
+}
+
+/// Opens the pool and its key table with a key in it; then something happens to the drives, and the table is scrubbed. What that found.
+fn table(world: &World, setup: &Setup, happens: impl FnOnce(&World) + 'static) -> LabelScrub {
+    let (mut io, mut exec, candidates) = offline(world, setup);
+    let (handle, world) = (exec.handle(), world.clone());
+    let options = PoolOptions {
+        shards: 1,
+        parity: Some(setup.parity),
+        unit_bytes: Some(setup.unit_bytes),
+        seed: [7; 32],
+        expect: None,
+        at_least: 0,
+        absent: Vec::new(),
+        degraded: false,
+        leaving: Vec::new(),
+    };
+    run(&mut io, &mut exec, async move {
+        let all: Vec<FileId> = candidates.iter().map(|c| c.info.file).collect();
+        let plan = open_pool(handle.clone(), candidates, options).await.unwrap();
+        let files: Vec<_> = plan.order.iter().map(|at| at.map(|i| all[i])).collect();
+        let mut table = KeyTable::load(&handle, &plan, &files).await.unwrap();
+        let key = WrappedKey { line: LineId(1), pg: PgId(0), cluster_key: [1; 16], wrapped: [9; 40] };
+        if table.key(LineId(1)).is_none() {
+            table.add(&handle, key).await.unwrap();
+        }
+        assert_eq!(table.scrub(&handle).await.unwrap().mended, 0);
+        happens(&world);
+        let found = table.scrub(&handle).await.unwrap();
+        assert_eq!(table.scrub(&handle).await.unwrap().mended, 0, "all is mended");
+        assert_eq!(table.take_failed(), []);
+        assert_eq!(table.keys().collect::<Vec<_>>(), [key]);
+        found
+    })
+}
+
+#[test]
+fn copies_of_the_key_table_are_mended() {
+    for (count, parity) in [(1, 0), (3, 1)] {
+        let world = World::new(20 + count as u64);
+        let setup = setup(count, parity);
+        drop(filled(&world, &setup));
+        world.crash();
+        let last = setup.drives[count - 1].0;
+        // The one copy of the page with the key, and either of pages that were never written.
+        for copy in [0, 1] {
+            let found = table(&world, &setup, move |world| {
+                world.overwrite(NODE, path(last), KEYS + copy * KEY_COPY + 100, b"rot");
+                world.overwrite(NODE, path(last), KEYS + (1 - copy) * KEY_COPY + 439 * 4096, b"rot");
+            });
+            assert_eq!(found.mended, 2);
+            assert_eq!(found.checked_bytes, count as u64 * 2 * KEY_COPY);
+        }
+        let report = check(&world, &setup);
+        assert_eq!((report.problems, report.mendable), (0, 0), "{report:?}");
+    }
+}
+
+/// Keys are overwritten on a drive of the pool alone, and everything else on it stays.
+#[test]
+fn keys_are_erased_on_what_was_a_drive_of_the_pool_alone() {
+    let world = World::new(40);
+    let setup = setup(1, 0);
+    let pool = filled(&world, &setup).plan.pool;
+    world.crash();
+    table(&world, &setup, |_| {});
+    let erase = |pool: Uuid| {
+        let (mut io, mut exec, drives) = offline(&world, &setup);
+        let erasing = erase_keys_on(exec.handle(), drives[0].info.clone(), pool);
+        run(&mut io, &mut exec, erasing)
+    };
+    let before = world.image(NODE, path("d0"));
+    assert!(matches!(erase(Uuid([9; 16])), Err(StoreError::Refused(_))));
+    assert!(world.image(NODE, path("d0")) == before, "something was written");
+    erase(pool).unwrap();
+    let (after, mut bytes) = (world.image(NODE, path("d0")), vec![1; (4 << 20) - KEYS as usize]);
+    after.read(KEYS, &mut bytes);
+    assert!(bytes.iter().all(|&b| b == 0));
+    let (mut was, mut is) = (vec![0; KEYS as usize], vec![0; KEYS as usize]);
+    before.read(0, &mut was);
+    after.read(0, &mut is);
+    assert!(was == is, "the rest of the label stays");
+    world.overwrite(NODE, path("d0"), 0, b"XFSB");
+    world.overwrite(NODE, path("d0"), SUPERBLOCK, b"else");
+    assert!(matches!(erase(pool), Err(StoreError::Refused(_))));
+}

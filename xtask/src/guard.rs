@@ -1,0 +1,276 @@
+//! `cargo xtask guard`: instructions of the hot paths against recorded figures, so that speed can't rot unseen.
+//!
+//! callgrind counts what `dolmen-guard` does in its counted section, case by case; the same build gives the same count whatever
+//! else the machine does. Another compiler, libc, valgrind or CPU gives other counts: then there is no verdict.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::path::PathBuf;
+
+use anyhow::{Context, Result, bail};
+
+use crate::packages;
+use crate::scenario::Tally;
+use crate::sh::run;
+
+/// How far a count may be from its record before the guard speaks up.
+const TOLERANCE: f64 = 0.03;
+
+/// The section that is counted, as callgrind finds it among the functions of `crates/guard`.
+const SECTION: &str = "--toggle-collect=*dolmen_guard*counted*";
+
+/// Cases that are counted at the same time.
+const TOGETHER: usize = 2;
+
+/// Features that code and libc choose by, of those that valgrind lets through.
+const CPU_FEATURES: [&str; 7] = ["aes", "avx2", "bmi2", "erms", "fma", "fsrm", "pclmulqdq"];
+
+const HEADER: &str = "\
+# Instructions of one operation, as callgrind counts them, for `cargo xtask guard`.
+# Made by `cargo xtask guard --record`; the commit that changes a figure says why.
+";
+
+/// Recorded or counted figures, and what they hold for.
+#[derive(Debug, Default, PartialEq)]
+struct Figures {
+    /// Compiler, libc, valgrind and CPU.
+    environment: String,
+    /// Instructions per operation, by case.
+    cases: BTreeMap<String, f64>,
+}
+
+/// What came of one case.
+#[derive(Debug, PartialEq, Eq)]
+enum Verdict {
+    Kept,
+    Worse,
+    Better,
+    /// Counted and not recorded, or the other way round.
+    Unpaired,
+}
+
+fn file() -> PathBuf {
+    crate::root().join("crates/guard/figures.txt")
+}
+
+/// The verb: counts everything and compares, or records.
+pub(crate) fn guard(record: bool) -> Result<()> {
+    packages::ensure_guard_tools()?;
+    let now = count_all()?;
+    if record {
+        let before = std::fs::read_to_string(file()).map(|text| Figures::parse(&text)).unwrap_or_default();
+        std::fs::write(file(), now.to_string()).context("writing the figures")?;
+        for (name, count) in &now.cases {
+            let change = before.cases.get(name).map_or("new".into(), |old| percent(count / old));
+            println!("{name:<28} {count:>10.1}  {change}");
+        }
+        println!("recorded in {}", file().display());
+        return Ok(());
+    }
+    let text = std::fs::read_to_string(file())
+        .context("reading the recorded figures; make them with: cargo xtask guard --record")?;
+    let recorded = Figures::parse(&text);
+    if !compare(&recorded, &now) {
+        bail!("instruction counts are not what is recorded");
+    }
+    Ok(())
+}
+
+/// The guard as one test among others.
+pub(crate) fn test() -> Tally {
+    match guard(false) {
+        Ok(()) => Tally { passed: 1, failed: 0 },
+        Err(error) => {
+            println!("guard: FAILED: {error:#}");
+            Tally { passed: 0, failed: 1 }
+        }
+    }
+}
+
+/// Builds and counts all cases.
+fn count_all() -> Result<Figures> {
+    run("cargo")
+        .args(["build", "--quiet", "--release", "--package", "dolmen-guard"])
+        .dir(crate::root())
+        .status()?;
+    let names = run(&binary()).arg("--list").text()?;
+    let names: Vec<&str> = names.lines().collect();
+    let mut cases = BTreeMap::new();
+    for some in names.chunks(TOGETHER) {
+        let counts = std::thread::scope(|scope| {
+            let counting: Vec<_> = some.iter().map(|name| scope.spawn(|| count(name))).collect();
+            counting
+                .into_iter()
+                .map(|thread| thread.join().expect("counting doesn't panic"))
+                .collect::<Vec<_>>()
+        });
+        for (name, count) in some.iter().zip(counts) {
+            cases.insert((*name).to_owned(), count.with_context(|| format!("counting {name}"))?);
+        }
+    }
+    Ok(Figures { environment: environment()?, cases })
+}
+
+fn binary() -> String {
+    crate::root().join("target/release/dolmen-guard").display().to_string()
+}
+
+/// Instructions of one operation of a case.
+fn count(name: &str) -> Result<f64> {
+    let folder = tempfile::tempdir()?;
+    let out = folder.path().join("callgrind");
+    let said = run("valgrind")
+        .args(["--tool=callgrind", "--quiet", "--collect-atstart=no", SECTION])
+        .arg(format!("--callgrind-out-file={}", out.display()))
+        .args([binary().as_str(), name])
+        .text()?;
+    let operations =
+        said.lines().find_map(|line| line.strip_prefix("operations: ")?.trim().parse::<f64>().ok());
+    let text = std::fs::read_to_string(&out).context("reading what callgrind wrote")?;
+    let total = text.lines().find_map(|line| line.strip_prefix("totals: ")?.trim().parse::<f64>().ok());
+    match (total, operations) {
+        (Some(total), Some(operations)) if total > 0.0 && operations > 0.0 => Ok(total / operations),
+        _ => bail!("callgrind counted {total:?} instructions in {operations:?} operations"),
+    }
+}
+
+/// Everything that counts depend on beside our own code.
+fn environment() -> Result<String> {
+    let rustc = run("rustc").arg("--version").dir(crate::root()).text()?;
+    let valgrind = run("valgrind").arg("--version").text()?;
+    let libc = run("getconf").arg("GNU_LIBC_VERSION").text()?;
+    let info = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let flags = info.lines().find(|line| line.starts_with("flags")).unwrap_or_default();
+    let has = |feature: &&str| flags.split_whitespace().any(|flag| flag == *feature);
+    let features = CPU_FEATURES.into_iter().filter(has).collect::<Vec<_>>().join(" ");
+    Ok([&rustc, &valgrind, &libc, &features].map(|part| part.trim()).join("; "))
+}
+
+/// Shows both and judges; false when something is not as recorded.
+fn compare(recorded: &Figures, now: &Figures) -> bool {
+    let comparable = recorded.environment == now.environment;
+    let mut kept = true;
+    for (name, verdict) in verdicts(recorded, now) {
+        let show = |figures: &Figures| figures.cases.get(&name).map_or("-".into(), |n| format!("{n:.1}"));
+        let change = match (recorded.cases.get(&name), now.cases.get(&name)) {
+            (Some(old), Some(new)) => percent(new / old),
+            _ => String::new(),
+        };
+        let text = match verdict {
+            Verdict::Kept => "",
+            Verdict::Worse => "MORE than recorded",
+            Verdict::Better => "LESS than recorded",
+            Verdict::Unpaired => "counted and recorded cases differ",
+        };
+        kept &= verdict == Verdict::Kept;
+        println!(
+            "guard: {name:<26} {:>10} recorded {:>10} now  {change:>8}  {text}",
+            show(recorded),
+            show(now)
+        );
+    }
+    if !comparable {
+        println!(
+            "guard: NOT JUDGED: counts hold for one compiler, libc, valgrind and kind of CPU\n  recorded with: {}\n  this is:       {}\n  To guard here, record a state that is known to be good: cargo xtask guard --record",
+            recorded.environment, now.environment
+        );
+        return true;
+    }
+    if !kept {
+        println!(
+            "guard: a count is more than {:.0} % from its record. More: find what made it so (valgrind --tool=callgrind \
+             --collect-atstart=no '{SECTION}' target/release/dolmen-guard CASE; callgrind_annotate shows where). Less, or more with \
+             a good reason: keep the record true with `cargo xtask guard --record`, and say why in the commit.",
+            TOLERANCE * 100.0
+        );
+    }
+    kept
+}
+
+/// The verdict on every case of either side.
+fn verdicts(recorded: &Figures, now: &Figures) -> Vec<(String, Verdict)> {
+    let mut names: Vec<&String> = recorded.cases.keys().chain(now.cases.keys()).collect();
+    names.sort();
+    names.dedup();
+    let judge = |name: &String| match (recorded.cases.get(name), now.cases.get(name)) {
+        (Some(old), Some(new)) if new / old > 1.0 + TOLERANCE => Verdict::Worse,
+        (Some(old), Some(new)) if new / old < 1.0 - TOLERANCE => Verdict::Better,
+        (Some(_), Some(_)) => Verdict::Kept,
+        _ => Verdict::Unpaired,
+    };
+    names.into_iter().map(|name| (name.clone(), judge(name))).collect()
+}
+
+fn percent(ratio: f64) -> String {
+    format!("{:+.2} %", (ratio - 1.0) * 100.0)
+}
+
+impl Figures {
+    /// Lines of `name figure`, and one that says what they hold for; the rest is for people.
+    fn parse(text: &str) -> Figures {
+        let mut figures = Figures::default();
+        for line in text.lines().filter(|line| !line.starts_with('#')) {
+            if let Some(environment) = line.strip_prefix("with: ") {
+                environment.trim().clone_into(&mut figures.environment);
+            } else if let Some((name, count)) = line.rsplit_once(char::is_whitespace)
+                && let Ok(count) = count.parse()
+            {
+                figures.cases.insert(name.trim().to_owned(), count);
+            }
+        }
+        figures
+    }
+}
+
+impl std::fmt::Display for Figures {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let mut text = format!("{HEADER}with: {}\n\n", self.environment);
+        for (name, count) in &self.cases {
+            writeln!(text, "{name:<28} {count:>10.1}")?;
+        }
+        f.write_str(&text)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Figures, Verdict, compare, verdicts};
+
+    fn figures(environment: &str, cases: &[(&str, f64)]) -> Figures {
+        let cases = cases.iter().map(|(name, count)| ((*name).to_owned(), *count)).collect();
+        Figures { environment: environment.to_owned(), cases }
+    }
+
+    #[test]
+    fn records_are_read_as_they_were_written() {
+        let written = figures("rustc 1; glibc 2", &[("a/b", 12.5), ("c", 3000.0)]);
+        assert_eq!(Figures::parse(&written.to_string()), written);
+    }
+
+    #[test]
+    fn both_directions_and_missing_cases_are_noticed() {
+        let recorded = figures("x", &[("same", 100.0), ("more", 100.0), ("less", 100.0), ("gone", 1.0)]);
+        let now = figures("x", &[("same", 102.9), ("more", 103.1), ("less", 96.9), ("new", 1.0)]);
+        let expected = [
+            ("gone", Verdict::Unpaired),
+            ("less", Verdict::Better),
+            ("more", Verdict::Worse),
+            ("new", Verdict::Unpaired),
+            ("same", Verdict::Kept),
+        ];
+        let found = verdicts(&recorded, &now);
+        assert!(
+            found
+                .iter()
+                .map(|(name, verdict)| (name.as_str(), verdict))
+                .eq(expected.iter().map(|(n, v)| (*n, v)))
+        );
+        assert!(!compare(&recorded, &now));
+    }
+
+    #[test]
+    fn another_compiler_is_not_judged() {
+        let (recorded, now) = (figures("rustc 1", &[("a", 1.0)]), figures("rustc 2", &[("a", 9.0)]));
+        assert!(compare(&recorded, &now));
+    }
+}
