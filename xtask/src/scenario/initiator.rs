@@ -19,8 +19,8 @@ fn against_the_kernel(stage: &mut Stage) -> Result<()> {
     let address = |at: usize| format!("127.0.0.1:{}", stage.initiator_ports[at]);
     crate::sh::run("cargo")
         .args(["test", "--quiet", "--package", "dolmen-initiator", "--test", "kernel", "--", "--ignored"])
-        .env("DOLMEN_KERNEL_TARGET", address(0))
-        .env("DOLMEN_KERNEL_PATHS", format!("{},{}", address(1), address(2)))
+        .env("DOLMEN_KERNEL_TARGET", &address(0))
+        .env("DOLMEN_KERNEL_PATHS", &format!("{},{}", address(1), address(2)))
         .env("DOLMEN_KERNEL_SUBSYSTEM", "nqn.2014-08.org.example:guest-initiator")
         .dir(crate::root())
         .text()

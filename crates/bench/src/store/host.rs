@@ -95,17 +95,11 @@ impl Goal {
             Options { queue_depth: work.depth, ..self.options.clone() },
         )?;
         let options = LoadOptions {
-            namespace: self.namespace,
-            region_start: 0,
-            region_bytes: self.namespace.size_bytes(),
             size_bytes: work.size_bytes,
             depth: usize::from(work.depth),
-            queues: 1,
             pattern: work.pattern,
             mix: work.mix,
-            verify: None,
-            seed: 1,
-            deadline_ms: None,
+            ..LoadOptions::new(self.namespace)
         };
         let mut load = Load::new(session.subsystem(), options)?;
         let begin = session.now();

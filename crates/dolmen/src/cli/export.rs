@@ -229,7 +229,11 @@ impl Relay {
                 Notice::State { state: State::Lost(error), .. } => {
                     return Err(CliError::new(Exit::Unreachable, format!("{}: {error}", self.addr)));
                 }
-                Notice::State { .. } | Notice::Event { .. } => {}
+                Notice::PathGivenUp { error, .. } => eprintln!("{}: {error}; given up", self.addr),
+                Notice::Mismatch { nsid, .. } => {
+                    eprintln!("{}: namespace {nsid} is another one there; not used", self.addr);
+                }
+                Notice::State { .. } | Notice::Event { .. } | Notice::PathLive { .. } => {}
             }
         }
         Ok(())

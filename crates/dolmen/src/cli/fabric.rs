@@ -224,7 +224,7 @@ mod tests {
 
     fn entry(nqn: &str, addr: &str) -> DiscoveredSubsystem {
         let (nqn, addr) = (nqn.parse().unwrap(), addr.parse().unwrap());
-        DiscoveredSubsystem { kind: Discovered::Subsystem, nqn, addr, port_id: 1 }
+        DiscoveredSubsystem { kind: Discovered::Subsystem, nqn, addr, port_id: 1, needs_tls: false }
     }
 
     #[test]
