@@ -1,6 +1,7 @@
 //! Developer verbs of Dolmen: `cargo xtask <verb>`.
 #![forbid(unsafe_code)]
 
+mod bench;
 mod fuzz;
 mod golden;
 mod guard;
@@ -35,8 +36,9 @@ enum Verb {
         #[arg(long)]
         skip_vm: bool,
     },
-    /// Measure this tree's daemon, a null volume, against a bare TCP program in the same run; `bench store` measures the store
-    /// against its bare drive I/O, and the kernels against the machine's libraries.
+    /// Measure this tree's daemon beside a bare TCP program and beside peers, in one run, against the budgets (`matrix`, or no
+    /// words at all); one load if only flags are given; `store`: the store against its bare drive I/O, and the kernels against
+    /// the machine's libraries; `kernel`: instructions per command, ours and the kernel's target.
     Bench {
         /// The benchmark's own words; `--help` lists them.
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
@@ -137,20 +139,7 @@ fn main() -> ExitCode {
 fn verb(verb: Verb) -> Result<()> {
     match verb {
         Verb::Test { skip_vm } => test::test(skip_vm),
-        Verb::Bench { words } => {
-            let store = words.first().is_some_and(|word| word == "store");
-            if !store {
-                sh::run("cargo").args(["build", "--release", "--package", "dolmen"]).dir(root()).status()?;
-            }
-            let cargo = ["run", "--release", "--package", "dolmen-bench", "--"];
-            let chosen = |word: &String| {
-                ["--target", "--floor-only", "--dolmen", "--help", "-h"].contains(&word.as_str())
-            };
-            let daemon = root().join("target/release/dolmen").display().to_string();
-            let ours =
-                if store || words.iter().any(chosen) { vec![] } else { vec!["--dolmen".to_string(), daemon] };
-            sh::run("cargo").args(cargo).args(ours).args(words).dir(root()).status()
-        }
+        Verb::Bench { words } => bench::bench(words),
         Verb::Fuzz { target, seconds } => fuzz::fuzz(target.as_deref(), seconds),
         Verb::Recovery => store_test("memory", "recovery", &[]),
         Verb::Amplification => store_test("amplification", "table", &[]),

@@ -37,6 +37,15 @@ const VM_TOOLS: &[Tool] = &[
 /// What counting instructions needs.
 const GUARD_TOOLS: &[Tool] = &[Tool { program: "valgrind", package: "valgrind" }];
 
+/// What the benchmark's peers are: it does without those that are missing.
+const BENCH_TOOLS: &[Tool] = &[
+    Tool { program: "nbdkit", package: "nbdkit" },
+    Tool { program: "qemu-nbd", package: "qemu-utils" },
+    Tool { program: "fio", package: "fio" },
+    Tool { program: "tgtd", package: "tgt" },
+    Tool { program: "iscsi-perf", package: "libiscsi-bin" },
+];
+
 /// Installs whatever of the virtual machine's tools is missing.
 pub(crate) fn ensure_vm_tools() -> Result<()> {
     ensure(VM_TOOLS)
@@ -45,6 +54,13 @@ pub(crate) fn ensure_vm_tools() -> Result<()> {
 /// Installs what counts instructions, if it is missing.
 pub(crate) fn ensure_guard_tools() -> Result<()> {
     ensure(GUARD_TOOLS)
+}
+
+/// Installs the benchmark's peers where that can be done, and else says what is missing: the benchmark goes on without.
+pub(crate) fn offer_bench_tools() {
+    if let Err(error) = ensure(BENCH_TOOLS) {
+        eprintln!("some peers will be absent: {error:#}");
+    }
 }
 
 fn ensure(tools: &[Tool]) -> Result<()> {

@@ -93,17 +93,17 @@ fn summary_of(line: &str) -> Tally {
     Tally { passed: count(&["passed"]), failed: count(&["failed", "timed", "exec"]) }
 }
 
-/// Builds the daemon as it is shipped and runs the scenarios against it on both kernels.
+/// Runs the scenarios on both kernels, against the daemon that the tests before were built with: its assertions are on,
+/// and nothing has to be built once more.
 fn scenarios() -> Tally {
-    let outcome = run("cargo")
-        .args(["build", "--quiet", "--release", "--package", "dolmen"])
-        .dir(crate::root())
-        .status()
-        .and_then(|()| {
-            let binary = crate::root().join("target/release/dolmen");
-            let series = KERNELS.map(str::to_owned).to_vec();
-            scenario::run(&Plan { series, against: Against::Dolmen, binary, only: Vec::new() })
-        });
+    let outcome =
+        run("cargo").args(["build", "--quiet", "--package", "dolmen"]).dir(crate::root()).status().and_then(
+            |()| {
+                let binary = crate::root().join("target/debug/dolmen");
+                let series = KERNELS.map(str::to_owned).to_vec();
+                scenario::run(&Plan { series, against: Against::Dolmen, binary, only: Vec::new() })
+            },
+        );
     outcome.unwrap_or_else(|error| {
         println!("vm: FAILED: {error:#}");
         Tally { passed: 0, failed: 1 }

@@ -1,19 +1,15 @@
 //! The command line.
 
-use crate::floor::{
-    FloorOptions, READ_REPLY_BYTES, READ_REQUEST_BYTES, WRITE_REPLY_BYTES, WRITE_REQUEST_BYTES,
+use crate::{
+    floor::Course,
+    ours::Access,
+    workload::{Shape, Workload},
 };
 use clap::{Parser, Subcommand, ValueEnum};
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
-/// Which way the data goes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Shape {
-    /// 4 KiB random reads.
-    Read,
-    /// 4 KiB random writes.
-    Write,
-}
+/// Who the benchmark is.
+pub(crate) const HOST_NQN: &str = "nqn.2014-08.org.nvmexpress:uuid:d01be9c4-0000-4000-8000-000000000001";
 
 /// How results are printed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -50,7 +46,7 @@ pub(crate) struct Args {
     #[arg(
         long,
         value_name = "NQN",
-        default_value = "nqn.2014-08.org.nvmexpress:uuid:d01be9c4-0000-4000-8000-000000000001"
+        default_value = HOST_NQN
     )]
     pub(crate) host_nqn: String,
     /// Run only the floor.
@@ -94,6 +90,110 @@ pub(crate) enum Verb {
     /// The store in this process, over drives in memory: what it adds to the null volume and to the bare drive I/O; and the
     /// kernels beside the best libraries of the machine.
     Store(StoreArgs),
+    /// All loads of interest, ours and peers beside the floor, judged against the budgets.
+    Matrix(MatrixArgs),
+    /// A number of 4 KiB commands, and the CPU time that every process of the machine used for them, as JSON.
+    Count(CountArgs),
+}
+
+/// What is loaded and counted.
+#[derive(Clone, Debug, clap::Args)]
+pub(crate) struct CountArgs {
+    /// The target.
+    #[arg(long, value_name = "IP:PORT")]
+    pub(crate) target: SocketAddr,
+    /// Its subsystem; asked of the discovery service at the same address if not given.
+    #[arg(long, value_name = "NQN")]
+    pub(crate) nqn: Option<String>,
+    /// The namespace; the first that is seen if not given. Writes destroy what it holds.
+    #[arg(long)]
+    pub(crate) nsid: Option<u32>,
+    /// Our own NQN.
+    #[arg(long, value_name = "NQN", default_value = HOST_NQN)]
+    pub(crate) host_nqn: String,
+    /// Which way the data goes.
+    #[arg(long, value_enum, default_value_t = Shape::Read)]
+    pub(crate) shape: Shape,
+    /// Commands under way on each connection.
+    #[arg(long, default_value_t = 32, value_parser = clap::value_parser!(u16).range(1..=1023))]
+    pub(crate) depth: u16,
+    /// Connections (I/O queues).
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=128))]
+    pub(crate) connections: u16,
+    /// Commands that are counted.
+    #[arg(long, default_value_t = 10_000)]
+    pub(crate) commands: u64,
+    /// Write the whole namespace before.
+    #[arg(long)]
+    pub(crate) fill: bool,
+    /// The client's CPU.
+    #[arg(long, default_value_t = 0)]
+    pub(crate) cpu: usize,
+}
+
+impl CountArgs {
+    pub(crate) fn workload(&self) -> Workload {
+        Workload::small(self.shape, self.depth, self.connections)
+    }
+}
+
+/// What of the matrix is measured, and how long.
+#[derive(Clone, Debug, clap::Args)]
+pub(crate) struct MatrixArgs {
+    /// The dolmen program, of which daemons are started for the run.
+    #[arg(long, value_name = "PATH")]
+    pub(crate) dolmen: PathBuf,
+    /// Every depth with every number of connections, instead of those that have a budget.
+    #[arg(long)]
+    pub(crate) full: bool,
+    /// Only parts whose name contains one of these: loads, adaptive, peers, staging, costs (repeatable).
+    #[arg(long, value_name = "WORD")]
+    pub(crate) only: Vec<String>,
+    /// Only loads whose name contains this, say "read, depth 32".
+    #[arg(long, value_name = "WORDS")]
+    pub(crate) load: Option<String>,
+    /// Rounds; in each one every contestant of every row has its turn.
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub(crate) repeats: u32,
+    /// Seconds before counting, each time.
+    #[arg(long, default_value_t = 0.1, value_parser = seconds)]
+    pub(crate) ramp: f64,
+    /// Seconds of counting, each time.
+    #[arg(long, default_value_t = 0.5, value_parser = seconds)]
+    pub(crate) runtime: f64,
+    /// The CPU of the servers.
+    #[arg(long, default_value_t = 0)]
+    pub(crate) server_cpu: usize,
+    /// The CPU of the clients.
+    #[arg(long, default_value_t = 1)]
+    pub(crate) client_cpu: usize,
+    /// How results are printed.
+    #[arg(long, value_enum, default_value_t = Output::Table)]
+    pub(crate) output: Output,
+    /// Also put the table into performance.md of this folder, and a plot beside it.
+    #[arg(long, value_name = "FOLDER")]
+    pub(crate) docs: Option<PathBuf>,
+}
+
+impl MatrixArgs {
+    pub(crate) fn course(&self) -> Course {
+        Course {
+            server_cpu: self.server_cpu,
+            client_cpu: self.client_cpu,
+            ramp: Duration::from_secs_f64(self.ramp),
+            runtime: Duration::from_secs_f64(self.runtime),
+        }
+    }
+
+    /// Whether the costs are wanted: a thousand volumes take a while, so by themselves only in the full matrix.
+    pub(crate) fn wants_costs(&self) -> bool {
+        self.load.is_none() && (self.full || !self.only.is_empty()) && self.wants("costs")
+    }
+
+    /// Whether a part is wanted.
+    pub(crate) fn wants(&self, part: &str) -> bool {
+        self.only.is_empty() || self.only.iter().any(|only| part.contains(only.as_str()))
+    }
 }
 
 /// How the store is measured.
@@ -136,29 +236,23 @@ fn seconds(text: &str) -> Result<f64, String> {
 }
 
 impl Args {
-    pub(crate) fn ramp(&self) -> Duration {
-        Duration::from_secs_f64(self.ramp)
+    pub(crate) fn workload(&self) -> Workload {
+        Workload::small(self.shape, self.depth, self.connections)
     }
 
-    pub(crate) fn runtime(&self) -> Duration {
-        Duration::from_secs_f64(self.runtime)
-    }
-
-    pub(crate) fn floor_options(&self) -> FloorOptions {
-        let (request_bytes, reply_bytes) = match self.shape {
-            Shape::Read => (READ_REQUEST_BYTES, READ_REPLY_BYTES),
-            Shape::Write => (WRITE_REQUEST_BYTES, WRITE_REPLY_BYTES),
-        };
-        FloorOptions {
+    pub(crate) fn course(&self) -> Course {
+        Course {
             server_cpu: self.server_cpu,
             client_cpu: self.client_cpu,
-            depth: usize::from(self.depth),
-            connections: usize::from(self.connections),
-            request_bytes,
-            reply_bytes,
-            ramp: self.ramp(),
-            runtime: self.runtime(),
+            ramp: Duration::from_secs_f64(self.ramp),
+            runtime: Duration::from_secs_f64(self.runtime),
         }
+    }
+
+    /// How to reach a target as these arguments say.
+    pub(crate) fn access(&self, addr: SocketAddr) -> Access {
+        let (nqn, host_nqn) = (self.nqn.clone(), self.host_nqn.clone());
+        Access { addr, nqn, host_nqn, digests: self.digests }
     }
 }
 
@@ -173,7 +267,7 @@ mod tests {
         assert!(Args::try_parse_from(["b"]).is_err());
         let args =
             Args::try_parse_from(["b", "--dolmen", "x", "--serve-arg=--spin", "--shape", "write"]).unwrap();
-        assert_eq!(args.floor_options().request_bytes, 4168);
+        assert_eq!(args.workload().exchanges()[0].request, 4168);
         assert!(Args::try_parse_from(["b", "--floor-only", "--runtime", "-1"]).is_err());
     }
 }

@@ -7,6 +7,7 @@
 use rustix::thread::{CpuSet, sched_setaffinity};
 use std::{
     io,
+    process::{Child, Command},
     sync::atomic::{AtomicU64, Ordering::SeqCst},
     time::{Duration, Instant},
 };
@@ -20,14 +21,28 @@ struct Line(AtomicU64);
 
 /// Pins the calling thread, and whatever it starts from now on, to one CPU.
 pub(crate) fn pin(cpu: usize) -> io::Result<()> {
+    pin_to(&[cpu])
+}
+
+/// Pins the calling thread, and whatever it starts from now on, to some CPUs.
+pub(crate) fn pin_to(cpus: &[usize]) -> io::Result<()> {
     let mut set = CpuSet::new();
-    set.set(cpu);
+    cpus.iter().for_each(|&cpu| set.set(cpu));
     sched_setaffinity(None, &set).map_err(|e| {
         let e = io::Error::from(e);
         io::Error::new(
             e.kind(),
-            format!("pinning to CPU {cpu}: {e}; choose others with --server-cpu and --client-cpu"),
+            format!("pinning to CPU {cpus:?}: {e}; choose others with --server-cpu and --client-cpu"),
         )
+    })
+}
+
+/// Starts a process pinned to some CPUs.
+pub(crate) fn spawn_on(cpus: &[usize], mut command: Command) -> io::Result<Child> {
+    // Children inherit the affinity of the thread that starts them.
+    std::thread::scope(|scope| {
+        let start = scope.spawn(|| pin_to(cpus).and_then(|()| command.spawn()));
+        start.join().expect("starting a process doesn't panic")
     })
 }
 

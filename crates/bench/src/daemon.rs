@@ -1,54 +1,80 @@
-//! A daemon of our own for the length of a run: `dolmen serve` with a null volume, pinned to the servers' CPU.
+//! A daemon of our own for the length of a run: `dolmen serve` on the servers' CPUs, with volumes that keep nothing or keep
+//! it in memory.
 
-use crate::{Result, args::Args, cores, loopback};
+use crate::{Result, cores, loopback};
 use std::{
     net::{SocketAddr, TcpListener},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
+    sync::atomic::{AtomicU32, Ordering::Relaxed},
     time::{Duration, Instant},
 };
 
 /// How long the daemon may take until it answers.
 const READY: Duration = Duration::from_secs(15);
-/// Size of the null volume.
-const VOLUME_SIZE: &str = "4GiB";
+
+/// How a daemon is started.
+#[derive(Clone, Debug)]
+pub(crate) struct Plan<'a> {
+    /// The dolmen program.
+    pub(crate) program: &'a Path,
+    /// Its cores' CPUs.
+    pub(crate) cpus: &'a [usize],
+    /// How long an idle core polls before it sleeps; its own default if `None`.
+    pub(crate) poll_window_us: Option<u64>,
+    /// More arguments for `dolmen serve`.
+    pub(crate) more: &'a [String],
+    /// Who may use the volumes.
+    pub(crate) host_nqn: &'a str,
+}
 
 /// A running daemon; dropping it ends it and removes its folder.
 pub(crate) struct Daemon {
     child: Child,
+    program: PathBuf,
+    host_nqn: String,
     folder: PathBuf,
     addr: SocketAddr,
 }
 
 impl Daemon {
-    /// Starts `program` and makes the volume.
-    pub(crate) fn start(program: &Path, args: &Args) -> Result<Daemon> {
-        let folder = std::env::temp_dir().join(format!("dolmen-bench-{}", std::process::id()));
+    /// Starts it, without volumes.
+    pub(crate) fn start(plan: &Plan) -> Result<Daemon> {
+        static STARTED: AtomicU32 = AtomicU32::new(0);
+        let name = format!("dolmen-bench-{}-{}", std::process::id(), STARTED.fetch_add(1, Relaxed));
+        let folder = std::env::temp_dir().join(name);
         std::fs::create_dir_all(&folder)?;
         let [port, discovery, api] = free_ports()?;
-        let mut serve = Command::new(program);
+        let cpus: Vec<String> = plan.cpus.iter().map(ToString::to_string).collect();
+        // A list of one would be a count.
+        let cores = if let [one] = cpus.as_slice() { format!("{one}-{one}") } else { cpus.join(",") };
+        let mut serve = Command::new(plan.program);
         serve.arg("serve").arg("--data").arg(&folder);
         serve.arg("--drive").arg(format!("{}:1GiB", folder.join("drive0").display()));
         serve.args(["--sparse", "--listen", "127.0.0.1", "--allow-test-volumes", "--log-level", "warn"]);
         serve.args(["--port", &port.to_string(), "--discovery-port", &discovery.to_string()]);
-        serve.args(["--api-port", &api.to_string(), "--cores", &format!("{0}-{0}", args.server_cpu)]);
-        serve.args(&args.serve_arg);
-        // Children inherit the affinity of the thread that starts them.
-        let child = std::thread::scope(|scope| {
-            let start =
-                scope.spawn(|| cores::pin(args.server_cpu).and_then(|()| serve.stdin(Stdio::null()).spawn()));
-            start.join().expect("starting a process doesn't panic")
-        });
-        let child = child.map_err(|e| format!("{}: {e}", program.display()))?;
-        let mut daemon = Daemon { child, folder, addr: loopback(port) };
-        daemon.wait_ready(program)?;
-        let host = args.host_nqn.as_str();
-        let create = ["volume", "create", "bench", "--kind", "null", "--size", VOLUME_SIZE, "--acl", host];
-        let made = daemon.verb(program, &create).output()?;
+        serve.args(["--api-port", &api.to_string(), "--cores", &cores]);
+        if let Some(us) = plan.poll_window_us {
+            serve.args(["--poll-window-us", &us.to_string()]);
+        }
+        serve.args(plan.more).stdin(Stdio::null());
+        let child =
+            cores::spawn_on(plan.cpus, serve).map_err(|e| format!("{}: {e}", plan.program.display()))?;
+        let (program, host_nqn) = (plan.program.to_owned(), plan.host_nqn.to_owned());
+        let mut daemon = Daemon { child, program, host_nqn, folder, addr: loopback(port) };
+        daemon.wait_ready()?;
+        Ok(daemon)
+    }
+
+    /// Makes a volume of a kind: `null` or `memory`.
+    pub(crate) fn volume(&self, name: &str, kind: &str, size_bytes: u64) -> Result<()> {
+        let size = format!("{}MiB", size_bytes >> 20);
+        let words = ["volume", "create", name, "--kind", kind, "--size", &size, "--acl", &self.host_nqn];
+        let made = self.verb(&words).output()?;
         if !made.status.success() {
             return Err(format!("making the volume: {}", String::from_utf8_lossy(&made.stderr)).into());
         }
-        Ok(daemon)
+        Ok(())
     }
 
     /// Where it serves NVMe/TCP.
@@ -56,19 +82,24 @@ impl Daemon {
         self.addr
     }
 
-    fn verb(&self, program: &Path, words: &[&str]) -> Command {
-        let mut command = Command::new(program);
+    /// Its process.
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    fn verb(&self, words: &[&str]) -> Command {
+        let mut command = Command::new(&self.program);
         command.arg("--data").arg(&self.folder).args(words).stdin(Stdio::null());
         command
     }
 
-    fn wait_ready(&mut self, program: &Path) -> Result<()> {
+    fn wait_ready(&mut self) -> Result<()> {
         let start = Instant::now();
         loop {
             if let Some(status) = self.child.try_wait()? {
                 return Err(format!("the daemon ended at once: {status}").into());
             }
-            if self.verb(program, &["status"]).output()?.status.success() {
+            if self.verb(&["status"]).output()?.status.success() {
                 return Ok(());
             }
             if start.elapsed() > READY {
@@ -88,13 +119,14 @@ impl Drop for Daemon {
     }
 }
 
-/// Three ports that nobody uses now.
-fn free_ports() -> Result<[u16; 3]> {
-    let hold = || TcpListener::bind(loopback(0));
-    let held = [hold()?, hold()?, hold()?];
-    let mut ports = [0; 3];
-    for (port, listener) in ports.iter_mut().zip(&held) {
+/// Ports that nobody uses now.
+pub(crate) fn free_ports<const N: usize>() -> Result<[u16; N]> {
+    let mut held = Vec::new();
+    let mut ports = [0; N];
+    for port in &mut ports {
+        let listener = TcpListener::bind(loopback(0))?;
         *port = listener.local_addr()?.port();
+        held.push(listener);
     }
     Ok(ports)
 }

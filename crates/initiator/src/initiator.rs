@@ -179,7 +179,11 @@ impl Initiator {
 
     /// Appends completions to `out`, in the order in which they happened.
     pub fn drain(&mut self, out: &mut Vec<Completion>) {
-        out.append(&mut self.out.completions);
+        if out.is_empty() {
+            std::mem::swap(out, &mut self.out.completions);
+        } else {
+            out.append(&mut self.out.completions);
+        }
     }
 
     /// Appends what else happened to `out`.

@@ -11,12 +11,12 @@ use crate::{
     initiator::Key,
     options::ADMIN_ENTRIES,
     queue::{ADMIN_IN_CAPSULE_BYTES, Dispatch, Heard, Queue, no_memory},
-    slots::{Origin, Payload, Place, SlotId},
+    slots::{Origin, Payload, Place, Reply, SlotId},
     subsystem::Shared,
 };
 use dolmen_io::{Event, Io};
 use dolmen_nvme::spec::{
-    AdminOpcode, AsyncEvent, ControllerConfig, Cqe, Property, PropertySet, ShutdownRequest, Sqe,
+    AdminOpcode, AsyncEvent, ControllerConfig, Property, PropertySet, ShutdownRequest, Sqe,
 };
 use dolmen_types::Nanos;
 use std::collections::VecDeque;
@@ -30,8 +30,8 @@ const NEVER: Nanos = Nanos(u64::MAX);
 /// What the path has to say about commands.
 #[derive(Debug)]
 pub(crate) enum Answer {
-    /// A command of a caller was answered.
-    Command { slot: SlotId, cqe: Cqe, received: u32, intact: bool },
+    /// A command of a caller was answered; its slot has the reply.
+    Command(SlotId),
     /// The controller reported an event.
     Event(AsyncEvent),
     /// The shutdown was answered.
@@ -200,21 +200,20 @@ impl Path {
         answers: &mut Vec<Answer>,
     ) -> Result<(), Error> {
         match heard {
-            Heard::Completed { slot, intact: false, .. } if !shared.slots.get(slot).is_callers() => {
-                shared.slots.remove(slot);
-                Err(Error::new(ErrorKind::Protocol, "a wrong data digest while connecting"))
+            Heard::Completed(id) => {
+                let slot = shared.slots.get(id);
+                match slot.origin {
+                    Origin::Caller { .. } if matches!(slot.place, Place::Abandoned { .. }) => {
+                        shared.slots.remove(id);
+                        Ok(())
+                    }
+                    Origin::Caller { .. } => {
+                        answers.push(Answer::Command(id));
+                        Ok(())
+                    }
+                    origin => self.own_answered(io, shared, id, origin, answers),
+                }
             }
-            Heard::Completed { slot, cqe, received, intact } => match shared.slots.get(slot).origin {
-                Origin::Caller { .. } if matches!(shared.slots.get(slot).place, Place::Abandoned { .. }) => {
-                    shared.slots.remove(slot);
-                    Ok(())
-                }
-                Origin::Caller { .. } => {
-                    answers.push(Answer::Command { slot, cqe, received, intact });
-                    Ok(())
-                }
-                origin => self.own_answered(io, shared, slot, origin, &cqe, answers),
-            },
             Heard::Initialized if number == 0 => {
                 let (bringup, step) = Bringup::begin(&shared.options);
                 self.bringup = Some(bringup);
@@ -229,13 +228,17 @@ impl Path {
         &mut self,
         io: &mut Io,
         shared: &mut Shared,
-        slot: SlotId,
+        id: SlotId,
         origin: Origin,
-        cqe: &Cqe,
         answers: &mut Vec<Answer>,
     ) -> Result<(), Error> {
-        let payload = std::mem::replace(&mut shared.slots.get_mut(slot).payload, Payload::None);
-        shared.slots.remove(slot);
+        let slot = shared.slots.get_mut(id);
+        let payload = std::mem::replace(&mut slot.payload, Payload::None);
+        let Reply { cqe, intact, .. } = slot.reply;
+        shared.slots.remove(id);
+        if !intact {
+            return Err(Error::new(ErrorKind::Protocol, "a wrong data digest while connecting"));
+        }
         match origin {
             Origin::Bringup => {
                 let page: &[u8] = match &payload {
@@ -243,7 +246,7 @@ impl Path {
                     _ => &[],
                 };
                 let Some(bringup) = &mut self.bringup else { return Ok(()) };
-                let step = bringup.answer(cqe, page, io.now())?;
+                let step = bringup.answer(&cqe, page, io.now())?;
                 self.take(io, shared, step)
             }
             Origin::QueueConnect => {

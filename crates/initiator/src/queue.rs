@@ -8,15 +8,11 @@ use crate::{
     Error, ErrorKind, Options,
     initiator::Key,
     outbox::Outbox,
-    slots::{Payload, Place, SlotId, Slots},
+    slots::{Payload, Place, Reply, SlotId, Slots},
 };
 use dolmen_io::{Io, Owner, Pool, Slices, SocketId, Tag};
-use dolmen_nvme::{
-    spec::Cqe,
-    tcp::{
-        self, CommandData, CommandError, DIGEST_BYTES, DataDigest, Host, HostEvent, HostOptions,
-        MAX_HEADER_BYTES,
-    },
+use dolmen_nvme::tcp::{
+    self, CommandData, CommandError, DIGEST_BYTES, DataDigest, Host, HostEvent, HostOptions, MAX_HEADER_BYTES,
 };
 use dolmen_types::Nanos;
 use std::collections::VecDeque;
@@ -32,8 +28,8 @@ const UNUSED: SlotId = SlotId::MAX;
 pub(crate) enum Heard {
     /// The codec is initialised: commands may be sent.
     Initialized,
-    /// A command was answered.
-    Completed { slot: SlotId, cqe: Cqe, received: u32, intact: bool },
+    /// A command was answered; its slot has the reply.
+    Completed(SlotId),
 }
 
 /// What became of a command that was to be sent.
@@ -133,7 +129,8 @@ impl Queue {
                     let cid = cqe.cid.get();
                     let slot = std::mem::replace(&mut self.under[usize::from(cid)], UNUSED);
                     self.free.push(cid);
-                    heard.push(Heard::Completed { slot, cqe, received, intact });
+                    slots.get_mut(slot).reply = Reply { cqe, received, intact };
+                    heard.push(Heard::Completed(slot));
                 }
                 Ok(Some(HostEvent::SendData { cid })) => self.asked.push_back(cid),
                 Ok(Some(HostEvent::Initialized(_))) => heard.push(Heard::Initialized),

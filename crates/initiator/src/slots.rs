@@ -5,7 +5,7 @@
 
 use crate::command::{Data, Job, Lane, Resend};
 use dolmen_io::{Buf, Slice};
-use dolmen_nvme::spec::Sqe;
+use dolmen_nvme::spec::{Cqe, Sqe, Status};
 use dolmen_types::Nanos;
 
 /// Index of a slot.
@@ -68,6 +68,16 @@ impl Payload {
     }
 }
 
+/// What the controller said to a command, as its queue heard it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Reply {
+    pub(crate) cqe: Cqe,
+    /// Data that came for it. Bytes.
+    pub(crate) received: u32,
+    /// False when a data digest was wrong.
+    pub(crate) intact: bool,
+}
+
 /// One command in our hands.
 #[derive(Debug)]
 pub(crate) struct Slot {
@@ -77,6 +87,8 @@ pub(crate) struct Slot {
     pub(crate) resend: Resend,
     pub(crate) sqe: Sqe,
     pub(crate) payload: Payload,
+    /// Of the last time it was sent; means something between the queue that hears it and the subsystem that judges it.
+    pub(crate) reply: Reply,
     pub(crate) tries: u32,
     pub(crate) deadline: Nanos,
     pub(crate) submitted: Nanos,
@@ -111,18 +123,11 @@ impl Slots {
             Data::ToHost(buf) => Payload::In(buf),
             Data::ToController(buf) => Payload::Out(buf),
         };
-        *self.get_mut(id) = Slot {
-            origin,
-            place: Place::Waiting,
-            lane: job.lane,
-            resend: job.resend,
-            sqe: job.sqe,
-            payload,
-            tries: 0,
-            deadline,
-            submitted: now,
-            sent: now,
-        };
+        let slot = self.get_mut(id);
+        (slot.origin, slot.place, slot.lane, slot.resend) = (origin, Place::Waiting, job.lane, job.resend);
+        slot.sqe = job.sqe;
+        slot.payload = payload;
+        (slot.tries, slot.deadline, slot.submitted, slot.sent) = (0, deadline, now, now);
         Ok(id)
     }
 
@@ -158,6 +163,7 @@ impl Slot {
             resend: Resend::Never,
             sqe: Sqe::default(),
             payload: Payload::None,
+            reply: Reply { cqe: Cqe::new(0, Status::SUCCESS), received: 0, intact: true },
             tries: 0,
             deadline: Nanos(0),
             submitted: Nanos(0),

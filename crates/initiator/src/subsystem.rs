@@ -17,10 +17,10 @@ use crate::{
     command::{Command, Lane, Resend},
     options::ADMIN_ENTRIES,
     path::{Answer, Path},
-    slots::{Origin, Payload, Place, SlotId, Slots},
+    slots::{Origin, Payload, Place, Reply, SlotId, Slots},
 };
 use dolmen_io::{Event, Io, Owner};
-use dolmen_nvme::spec::{AsyncEvent, Cqe, Status};
+use dolmen_nvme::spec::{AsyncEvent, Status};
 use dolmen_types::Nanos;
 use std::collections::VecDeque;
 
@@ -225,11 +225,7 @@ impl Subsystem {
     /// A command was answered by the controller.
     fn answered(&mut self, answer: Answer, now: Nanos, out: &mut Out) {
         match answer {
-            Answer::Command { slot, cqe, received, intact } => {
-                // A wrong data digest voids the data, not the command.
-                let cqe = if intact { cqe } else { Cqe::new(0, Status::TRANSIENT_TRANSPORT_ERROR) };
-                self.judge(slot, &cqe, received, now, out);
-            }
+            Answer::Command(slot) => self.judge(slot, now, out),
             Answer::Event(event) => self.notice(event, out),
             Answer::ShutDown => self.wake_at = now,
         }
@@ -239,10 +235,12 @@ impl Subsystem {
         out.notices.push(Notice::Event { subsystem: self.shared.id, event });
     }
 
-    /// Decides what a completion means for its command.
-    fn judge(&mut self, id: SlotId, cqe: &Cqe, received: u32, now: Nanos, out: &mut Out) {
+    /// Decides what a reply means for its command.
+    fn judge(&mut self, id: SlotId, now: Nanos, out: &mut Out) {
         let slot = self.shared.slots.get(id);
-        let status = cqe.status();
+        let Reply { cqe, received, intact } = slot.reply;
+        // A wrong data digest voids the data, not the command.
+        let status = if intact { cqe.status() } else { Status::TRANSIENT_TRANSPORT_ERROR };
         if status.is_success() {
             let whole = match &slot.payload {
                 Payload::In(buf) => usize::try_from(received) == Ok(buf.len()),

@@ -90,8 +90,8 @@ pub trait Driver {
     /// Starts everything in `ops`, in order, and leaves it empty.
     fn submit(&mut self, ops: &mut Vec<(Tag, Op)>);
 
-    /// Appends completions to `events`; waits for a first one as `wait` allows.
-    fn reap(&mut self, wait: Wait, events: &mut Vec<(Tag, Event)>);
+    /// Appends completions to `events`; waits for a first one as `wait` allows. The time at which it looked.
+    fn reap(&mut self, wait: Wait, events: &mut Vec<(Tag, Event)>) -> Nanos;
 
     /// The monotonic clock (CLOCK_BOOTTIME or virtual).
     fn now(&self) -> Nanos;

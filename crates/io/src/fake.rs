@@ -65,13 +65,14 @@ impl Driver for Fake {
         }
     }
 
-    fn reap(&mut self, wait: Wait, events: &mut Vec<(Tag, Event)>) {
+    fn reap(&mut self, wait: Wait, events: &mut Vec<(Tag, Event)>) -> Nanos {
         if self.done.is_empty()
             && let Wait::Until(at) = wait
         {
             self.now = self.now.max(at);
         }
         events.append(&mut self.done);
+        self.now
     }
 
     fn now(&self) -> Nanos {

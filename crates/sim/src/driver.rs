@@ -134,10 +134,11 @@ impl Driver for SimDriver {
         }
     }
 
-    fn reap(&mut self, wait: Wait, events: &mut Vec<(Tag, Event)>) {
+    fn reap(&mut self, wait: Wait, events: &mut Vec<(Tag, Event)>) -> Nanos {
         let mut inner = self.world.0.borrow_mut();
         if !inner.cores[self.core].alive {
-            return;
+            drop(inner);
+            return self.now();
         }
         inner.look(self.core);
         inner.net.pump_core(self.core);
@@ -150,7 +151,9 @@ impl Driver for SimDriver {
         }
         let ready = std::mem::take(&mut inner.cores[self.core].ready);
         inner.resume(self.core, wait == Wait::No || !ready.is_empty());
+        drop(inner);
         events.extend(ready);
+        self.now()
     }
 
     fn now(&self) -> Nanos {

@@ -151,9 +151,6 @@ impl Uring {
     fn take_completions(&mut self, events: &mut Events) {
         let mut cqes = std::mem::take(&mut self.cqes);
         self.ring.take(&mut cqes);
-        if !cqes.is_empty() {
-            self.clock = sys::boot_time();
-        }
         for cqe in cqes.drain(..) {
             self.complete(&cqe, events);
         }
@@ -168,11 +165,13 @@ impl Driver for Uring {
         }
     }
 
-    fn reap(&mut self, wait: Wait, events: &mut Vec<(Tag, Event)>) {
+    fn reap(&mut self, wait: Wait, events: &mut Vec<(Tag, Event)>) -> Nanos {
         self.refill();
         self.enter(wait);
         events.append(&mut self.ready);
+        self.clock = sys::boot_time();
         self.take_completions(events);
+        self.clock
     }
 
     fn now(&self) -> Nanos {

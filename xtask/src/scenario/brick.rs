@@ -158,8 +158,12 @@ fn uuid_of(daemon: &Daemon, name: &str) -> Result<String> {
 
 /// The subsystem NQN, as the cluster tells it.
 fn subsystem_of(daemon: &Daemon) -> Result<String> {
-    let status = daemon.cli(&["status"])?;
-    match find_text(&status, &["subsystemNQN", "subsystemNqn", "subsystem_nqn"]) {
+    subsystem_in(&daemon.cli(&["status"])?)
+}
+
+/// The subsystem NQN in what `status` says.
+pub(crate) fn subsystem_in(status: &serde_json::Value) -> Result<String> {
+    match find_text(status, &["subsystemNQN", "subsystemNqn", "subsystem_nqn"]) {
         Some(nqn) => Ok(nqn),
         None => bail!("`status` names no subsystemNQN: {status}"),
     }

@@ -20,6 +20,7 @@ use clap::ValueEnum;
 
 use crate::vm::{Guest, Options, Work};
 use brick::Brick;
+pub(crate) use brick::subsystem_in;
 use stage::Stage;
 
 /// One scenario.

@@ -31,11 +31,19 @@ pub(crate) struct Options {
     pub(crate) memory_mib: u32,
     /// Ports of the host's loopback that lead into the guest: (host's port, guest's port).
     pub(crate) forwards: Vec<(u16, u16)>,
+    /// The guest's clock counts instructions, one a nanosecond, and stands still for nobody; needs one processor.
+    pub(crate) counts_instructions: bool,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { series: "6.12".to_owned(), cpus: 2, memory_mib: 1536, forwards: Vec::new() }
+        Self {
+            series: "6.12".to_owned(),
+            cpus: 2,
+            memory_mib: 1536,
+            forwards: Vec::new(),
+            counts_instructions: false,
+        }
     }
 }
 
@@ -253,7 +261,7 @@ fn emulator(options: &Options, kernel: &Kernel, archive: &Path, share: &Path, ap
     let mut command = Command::new("setpriv");
     command
         .args(["--pdeathsig", "KILL", "qemu-system-x86_64"])
-        .args(["-accel", "tcg,thread=multi", "-cpu", "max", "-machine", "pc,hpet=off"])
+        .args(["-cpu", "max", "-machine", "pc,hpet=off"])
         .args(["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-monitor", "none"])
         .args(["-smp", &options.cpus.to_string(), "-m", &format!("{}M", options.memory_mib)])
         .arg("-kernel")
@@ -268,5 +276,10 @@ fn emulator(options: &Options, kernel: &Kernel, archive: &Path, share: &Path, ap
         .arg("-fsdev")
         .arg(format!("local,id=share,security_model=none,path={}", share.display()))
         .args(["-device", "virtio-9p-pci,fsdev=share,mount_tag=share"]);
+    if options.counts_instructions {
+        command.args(["-accel", "tcg,thread=single", "-icount", "shift=0,sleep=off"]);
+    } else {
+        command.args(["-accel", "tcg,thread=multi"]);
+    }
     command
 }

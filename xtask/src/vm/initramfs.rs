@@ -58,7 +58,7 @@ pub(crate) fn build(kernel: &Kernel, work: &Path) -> Result<PathBuf> {
 }
 
 /// The shared libraries (and the loader) a program loads, as `ldd` finds them.
-fn libraries_of(program: &Path) -> Result<Vec<PathBuf>> {
+pub(crate) fn libraries_of(program: &Path) -> Result<Vec<PathBuf>> {
     let text = run("ldd").arg(program).text()?;
     Ok(text
         .lines()

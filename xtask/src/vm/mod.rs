@@ -15,6 +15,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Result;
 
 pub(crate) use guest::{Guest, Job, Options, Outcome};
+pub(crate) use initramfs::libraries_of;
 
 /// The guest's network; 192.0.2.0/24 is kept for documentation, so it collides with nobody's.
 const NETWORK: &str = "192.0.2.0/24";

@@ -140,8 +140,9 @@ impl Driver for Ram {
         }
     }
 
-    fn reap(&mut self, _: Wait, events: &mut Vec<(Tag, Event)>) {
+    fn reap(&mut self, _: Wait, events: &mut Vec<(Tag, Event)>) -> Nanos {
         events.append(&mut self.ready);
+        self.now()
     }
 
     fn now(&self) -> Nanos {
