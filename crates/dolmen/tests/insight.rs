@@ -14,7 +14,7 @@ use std::{
 fn throttled() -> Node {
     let mut node = Node::new();
     node.start(&["a"], &[]);
-    node.cli(&["qos", "create", "bronze", "--write-iops", "100"]);
+    node.cli(&["qos", "create", "bronze", "--write-iops", "25"]);
     node.cli(&["volume", "create", "v", "--size", "64MiB", "--acl", "ALLOW_ANY", "--qos", "bronze"]);
     let nsid = node.cli(&["volume", "show", "v"])["nsid"].as_u64().unwrap();
     let mut host = node.host(u32::try_from(nsid).unwrap());

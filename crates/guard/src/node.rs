@@ -90,6 +90,7 @@ impl Node {
             at_least: 0,
             absent: Vec::new(),
             degraded: false,
+            leaving: Vec::new(),
         };
         let start = Start {
             drives: vec![drive],

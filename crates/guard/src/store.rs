@@ -70,6 +70,7 @@ impl Bench {
             at_least: 0,
             absent: Vec::new(),
             degraded: false,
+            leaving: Vec::new(),
         };
         let plan = Rc::new(RefCell::new(None));
         let (slot, opening) = (plan.clone(), open_pool(exec.handle(), vec![drive], options));

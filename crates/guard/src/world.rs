@@ -230,10 +230,11 @@ impl Driver for Side {
         ops.drain(..).for_each(|(tag, op)| shared.perform(self.side, tag, op));
     }
 
-    fn reap(&mut self, _: Wait, events: &mut Vec<(Tag, Event)>) {
+    fn reap(&mut self, _: Wait, events: &mut Vec<(Tag, Event)>) -> Nanos {
         let mut shared = self.world.0.borrow_mut();
         shared.now += STEP_NS;
         events.append(&mut shared.ready[self.side]);
+        Nanos(shared.now)
     }
 
     fn now(&self) -> Nanos {

@@ -9,7 +9,7 @@ mod multi;
 use common::Behaviour;
 use dolmen_initiator::{
     Fencing, Namespace, Policy,
-    load::{Load, LoadOptions, Mix, Pattern, Rng},
+    load::{Load, LoadOptions, Mix, Rng},
 };
 use dolmen_nvme::spec::AnaState;
 use dolmen_types::Nanos;
@@ -39,18 +39,14 @@ fn load(m: &Multi, seed: u64) -> Load {
         deallocated_reads_zero: true,
     };
     let options = LoadOptions {
-        namespace,
-        region_start: 0,
         // Small, so that blocks are written again and again.
         region_bytes: 96 * 4096,
-        size_bytes: 4096,
         depth: 8,
         queues: 2,
-        pattern: Pattern::Random,
         mix: Mix { reads: 40, zeroes: 10 },
         verify: Some(0xd01),
         seed,
-        deadline_ms: None,
+        ..LoadOptions::new(namespace)
     };
     Load::new(m.id, options).unwrap()
 }

@@ -54,9 +54,10 @@ impl Io {
             (Wait::Until(at), Some(timer)) => Wait::Until(at.min(timer)),
             (Wait::Forever, Some(timer)) => Wait::Until(timer),
         };
-        let before = std::mem::replace(&mut self.now, self.driver.reap(wait, events));
+        let looked = self.driver.reap(wait, events);
+        let before = std::mem::replace(&mut self.now, looked);
         // What came while the core slept was looked at at once.
-        self.lag_ns = if wait == Wait::No { self.now.since(before) } else { 0 };
+        self.lag_ns = if wait == Wait::No { looked.since(before) } else { 0 };
         while let Some(tag) = self.timers.expire(self.now) {
             events.push((tag, Event::Timer));
         }

@@ -97,7 +97,7 @@ impl Stamps {
             return None;
         }
         #[allow(clippy::cast_possible_truncation, clippy::cast_possible_wrap)]
-        let units = stamp.wrapping_sub((self.received >> UNIT_BITS) as u32) as i32;
+        let units = stamp.wrapping_sub((self.received >> UNIT_BITS) as u32 | 1) as i32;
         let ns = u64::try_from(units).unwrap_or(0) << UNIT_BITS;
         Some(Nanos(self.received.saturating_add(ns)))
     }
