@@ -9,7 +9,7 @@ mod multi;
 use common::Behaviour;
 use dolmen_initiator::{
     Fencing, Namespace, Policy,
-    load::{Load, LoadOptions, Mix, Rng},
+    load::{Load, LoadOptions, Mix, Pattern, Rng},
 };
 use dolmen_nvme::spec::AnaState;
 use dolmen_types::Nanos;
