@@ -104,9 +104,10 @@ fn the_polled_face_lives_in_a_loop_of_another() {
     assert!(sleeps > 0 && matches!(client.state(id), State::Live { queues: 2 }));
     assert_eq!(client.identity(id).unwrap().model, "Dolmen");
     client.disconnect(id);
+    client.poll();
     while client.state(id) != State::Closed {
-        client.poll();
         sleep(&mut client);
+        client.poll();
     }
 }
 
