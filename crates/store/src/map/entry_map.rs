@@ -21,6 +21,8 @@ const NONE: Entry = Entry { seq: 0, location: Location(0), check: 0, granules: 0
 #[derive(Clone, Debug, Default)]
 pub(crate) struct EntryMap {
     begins: Vec<u64>,
+    // Boxed, so that a new run between others moves pointers, not runs.
+    #[expect(clippy::vec_box)]
     runs: Vec<Box<Run>>,
     len: usize,
     /// The run that was changed last: where the next one of a sequence goes.
