@@ -10,7 +10,6 @@ use std::path::PathBuf;
 use anyhow::{Context, Result, bail};
 
 use crate::packages;
-use crate::scenario::Tally;
 use crate::sh::run;
 
 /// How far a count may be from its record before the guard speaks up.
@@ -74,17 +73,6 @@ pub(crate) fn guard(record: bool) -> Result<()> {
         bail!("instruction counts are not what is recorded");
     }
     Ok(())
-}
-
-/// The guard as one test among others.
-pub(crate) fn test() -> Tally {
-    match guard(false) {
-        Ok(()) => Tally { passed: 1, failed: 0 },
-        Err(error) => {
-            println!("guard: FAILED: {error:#}");
-            Tally { passed: 0, failed: 1 }
-        }
-    }
 }
 
 /// Builds and counts all cases.

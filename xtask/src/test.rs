@@ -12,12 +12,11 @@ use crate::sh::{Stream, run};
 /// The kernels the scenarios run on: the newest that Debian 12 has, and the floor.
 const KERNELS: [&str; 2] = ["6.12", "6.1"];
 
-/// Runs the workspace's tests, then, unless told otherwise, the scenarios in the virtual machine and the guard.
+/// Runs the workspace's tests, then, unless told otherwise, the scenarios in the virtual machine.
 pub(crate) fn test(skip_vm: bool) -> Result<()> {
     if !skip_vm {
         // First, so that a machine on which it can't be done says so at once.
         crate::packages::ensure_vm_tools()?;
-        crate::packages::ensure_guard_tools()?;
     }
     let mut tally = Tally::default();
     let start = Instant::now();
@@ -32,8 +31,6 @@ pub(crate) fn test(skip_vm: bool) -> Result<()> {
     );
     if !skip_vm {
         tally.add(scenarios());
-        // On the build that the scenarios used.
-        tally.add(crate::guard::test());
     }
     println!("{} passed, {} failed", tally.passed, tally.failed);
     if tally.failed > 0 {

@@ -17,7 +17,7 @@ fn disk(stage: &mut Stage) -> Result<()> {
         "modprobe nbd nbds_max=2; modprobe ext4; mkdir -p /mnt\n\
          attach() {{ nbd-client $ADDRESS {port} /dev/nbd0 -N {name} -C 2 -t 60 >/run/nbd 2>&1 || {{ cat /run/nbd; fail nbd-client; }}; }}\n\
          detach() {{ nbd-client -d /dev/nbd0 >/dev/null || fail 'nbd-client -d'; }}\n\
-         nbd-client -l $ADDRESS {port} >/run/list 2>&1; grep -q '^{name}$' /run/list || {{ cat /run/list; fail list; }}\n\
+         nbd-client -l $ADDRESS {port} >/run/list 2>&1; grep -qE '^{name}(:|$)' /run/list || {{ cat /run/list; fail list; }}\n\
          attach\n\
          [ $(cat /sys/block/nbd0/size) = 2097152 ] || fail \"$(cat /sys/block/nbd0/size) sectors are not 1 GiB\"\n\
          [ $(cat /sys/block/nbd0/queue/discard_max_bytes) != 0 ] || fail 'TRIM is not offered'\n\
