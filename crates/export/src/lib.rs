@@ -19,9 +19,9 @@ pub mod backend;
 mod exports;
 mod namespaces;
 pub mod nbd;
-mod slab;
 mod volumes;
 
+use dolmen_io::slab;
 pub use exports::{Export, Exports};
 pub use namespaces::NamespaceBackend;
 pub use volumes::VolumeBackend;

@@ -27,6 +27,7 @@ mod io;
 pub mod mailbox;
 mod op;
 mod poller;
+pub mod slab;
 mod stamps;
 mod timers;
 

@@ -33,7 +33,6 @@ mod message;
 mod nvm;
 mod outbox;
 mod reservation;
-mod slab;
 mod stats;
 mod status;
 mod table;
@@ -43,6 +42,7 @@ mod view;
 mod wire;
 
 pub use config::{Bounds, Identity, LAST_CONTROLLER_ID, TargetConfig, Timeouts};
+use dolmen_io::slab;
 pub use logs::Health;
 pub use message::Envelope;
 pub use stats::{ConnectionInfo, Counters, HostInfo, TargetStats};

@@ -148,7 +148,7 @@ impl Bench {
         ours.run(&mut self.machine, args.runtime())?;
         if let Some(seconds) = args.profile {
             let run = ours.run(&mut self.machine, Duration::from_secs_f64(seconds))?;
-            let text = "nothing to compare with".into();
+            let text = "nothing to compare with";
             return Ok(Figure::new(shape.name, "ns", &[run.ns], Budget::None, text));
         }
         for _ in 0..args.repeats {

@@ -79,7 +79,7 @@ impl Wire<'_> {
     fn of_p(&self, shape: Shape) -> Result<Vec<Figure>> {
         if let Some(seconds) = self.args.profile {
             let run = self.contest(&self.plain, shape, Duration::from_secs_f64(seconds))?;
-            let text = "nothing to compare with".into();
+            let text = "nothing to compare with";
             return Ok(Figure::new(shape.name, "ns", &[run.ns], Budget::None, text).into_iter().collect());
         }
         let spare = Drives::new(1, LARGE.drive);

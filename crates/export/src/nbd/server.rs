@@ -293,7 +293,7 @@ impl Server {
     /// True when [`Server::drain`] has come to its end.
     #[must_use]
     pub fn is_drained(&self) -> bool {
-        self.draining && self.connections.len() == 0
+        self.draining && self.connections.is_empty()
     }
 
     /// Totals of this core.
@@ -386,7 +386,7 @@ impl Server {
     }
 
     fn arm_tick(&mut self, io: &mut Io) {
-        if self.tick.is_none() && (self.connections.len() > 0 || !self.deaf.is_empty()) {
+        if self.tick.is_none() && (!self.connections.is_empty() || !self.deaf.is_empty()) {
             let at = io.now().plus_ms(TICK_MS);
             self.tick = Some(io.timer_at(self.tag(TICK), at));
         }

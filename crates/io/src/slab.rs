@@ -2,19 +2,23 @@
 
 /// Handle of an entry: index and generation, as one number that fits half of a tag.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(crate) struct Key {
-    pub(crate) index: u32,
-    pub(crate) generation: u32,
+pub struct Key {
+    /// Where the entry lies.
+    pub index: u32,
+    /// Which of those that have lain there.
+    pub generation: u32,
 }
 
 impl Key {
     /// As one number.
-    pub(crate) fn bits(self) -> u64 {
+    #[must_use]
+    pub fn bits(self) -> u64 {
         u64::from(self.generation) << 32 | u64::from(self.index)
     }
 
     /// From one number.
-    pub(crate) fn from_bits(bits: u64) -> Key {
+    #[must_use]
+    pub fn from_bits(bits: u64) -> Key {
         let [a, b, c, d, e, f, g, h] = bits.to_le_bytes();
         Key { index: u32::from_le_bytes([a, b, c, d]), generation: u32::from_le_bytes([e, f, g, h]) }
     }
@@ -31,19 +35,24 @@ struct Slot<T> {
 
 /// Entries at fixed indices, at most `limit`.
 #[derive(Debug)]
-pub(crate) struct Slab<T> {
+pub struct Slab<T> {
     slots: Vec<Slot<T>>,
     free: Vec<u32>,
     limit: u32,
 }
 
 impl<T> Slab<T> {
-    pub(crate) fn new(limit: u32) -> Slab<T> {
+    /// An empty slab for `limit` entries.
+    #[must_use]
+    pub fn new(limit: u32) -> Slab<T> {
         Slab { slots: Vec::new(), free: Vec::new(), limit }
     }
 
-    /// Puts a value in; gives it back when the slab is full.
-    pub(crate) fn insert(&mut self, value: T) -> Result<Key, T> {
+    /// Puts a value in.
+    ///
+    /// # Errors
+    /// The value, when the slab is full.
+    pub fn insert(&mut self, value: T) -> Result<Key, T> {
         let index = match self.free.pop() {
             Some(index) => index,
             None => match u32::try_from(self.slots.len()) {
@@ -60,7 +69,7 @@ impl<T> Slab<T> {
     }
 
     /// Takes an entry out.
-    pub(crate) fn remove(&mut self, key: Key) -> Option<T> {
+    pub fn remove(&mut self, key: Key) -> Option<T> {
         let slot = self.slots.get_mut(key.index as usize).filter(|s| s.generation == key.generation)?;
         let value = slot.value.take()?;
         slot.generation = (slot.generation + 1) % GENERATIONS;
@@ -68,32 +77,46 @@ impl<T> Slab<T> {
         Some(value)
     }
 
-    pub(crate) fn get(&self, key: Key) -> Option<&T> {
+    /// The entry, if it still lives.
+    #[must_use]
+    pub fn get(&self, key: Key) -> Option<&T> {
         self.slots.get(key.index as usize).filter(|s| s.generation == key.generation)?.value.as_ref()
     }
 
-    pub(crate) fn get_mut(&mut self, key: Key) -> Option<&mut T> {
+    /// The entry to be changed, if it still lives.
+    #[must_use]
+    pub fn get_mut(&mut self, key: Key) -> Option<&mut T> {
         self.slots.get_mut(key.index as usize).filter(|s| s.generation == key.generation)?.value.as_mut()
     }
 
     /// The handle of the entry at an index, if one lives there.
-    pub(crate) fn key_at(&self, index: u32) -> Option<Key> {
+    #[must_use]
+    pub fn key_at(&self, index: u32) -> Option<Key> {
         let slot = self.slots.get(index as usize)?;
         slot.value.as_ref().map(|_| Key { index, generation: slot.generation })
     }
 
-    pub(crate) fn len(&self) -> usize {
+    /// Entries that live.
+    #[must_use]
+    pub fn len(&self) -> usize {
         self.slots.len() - self.free.len()
     }
 
-    pub(crate) fn iter(&self) -> impl Iterator<Item = (Key, &T)> {
+    /// True when none lives.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The entries that live, with their handles.
+    pub fn iter(&self) -> impl Iterator<Item = (Key, &T)> {
         (0u32..).zip(&self.slots).filter_map(|(index, slot)| {
             slot.value.as_ref().map(|v| (Key { index, generation: slot.generation }, v))
         })
     }
 
     /// Handles of all entries that a test picks; for loops that change the slab on their way.
-    pub(crate) fn keys(&self, mut pick: impl FnMut(&T) -> bool) -> Vec<Key> {
+    pub fn keys(&self, mut pick: impl FnMut(&T) -> bool) -> Vec<Key> {
         self.iter().filter(|(_, v)| pick(v)).map(|(k, _)| k).collect()
     }
 }
