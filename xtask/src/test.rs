@@ -1,5 +1,6 @@
-//! `cargo xtask test`: installs what it needs, builds, runs every test but the long soaks, counts the hot paths' instructions, ends
-//! with the line `N passed, M failed`.
+//! `cargo xtask test`: installs what it needs, builds, runs every test but the long soaks, ends with the line `N passed, M failed`.
+//!
+//! Guests mostly wait for themselves, so the scenarios run beside the other tests; what each phase took is told at the end.
 
 use std::time::Instant;
 
@@ -12,35 +13,58 @@ use crate::sh::{Stream, run};
 /// The kernels the scenarios run on: the newest that Debian 12 has, and the floor.
 const KERNELS: [&str; 2] = ["6.12", "6.1"];
 
-/// Runs the workspace's tests, then, unless told otherwise, the scenarios in the virtual machine.
+/// A phase that is over: its name, what came of it, how long it took.
+struct Phase {
+    name: &'static str,
+    tally: Tally,
+    seconds: f64,
+}
+
+impl Phase {
+    fn run(name: &'static str, work: impl FnOnce() -> Tally) -> Phase {
+        let start = Instant::now();
+        let tally = work();
+        Phase { name, tally, seconds: start.elapsed().as_secs_f64() }
+    }
+}
+
+/// Runs the workspace's tests and, unless told otherwise, the scenarios in virtual machines.
 pub(crate) fn test(skip_vm: bool) -> Result<()> {
+    let start = Instant::now();
     if !skip_vm {
         // First, so that a machine on which it can't be done says so at once.
         crate::packages::ensure_vm_tools()?;
     }
-    let mut tally = Tally::default();
-    let start = Instant::now();
-    for part in [unit_tests, doc_tests] {
-        tally.add(part()?);
+    let mut phases = vec![Phase::run("build", build)];
+    if phases[0].tally.failed == 0 {
+        std::thread::scope(|scope| {
+            let machines = (!skip_vm).then(|| scope.spawn(|| Phase::run("scenarios", scenarios)));
+            phases.push(Phase::run("tests", unit_tests));
+            phases.push(Phase::run("examples in the documentation", doc_tests));
+            phases.extend(machines.map(|thread| thread.join().expect("a failed scenario is counted")));
+        });
     }
-    println!(
-        "tests: {} passed, {} failed ({:.0} s)",
-        tally.passed,
-        tally.failed,
-        start.elapsed().as_secs_f64()
-    );
-    if !skip_vm {
-        tally.add(scenarios());
+    let mut all = Tally::default();
+    for Phase { name, tally, seconds } in phases {
+        println!("{name}: {} passed, {} failed ({seconds:.0} s)", tally.passed, tally.failed);
+        all.add(tally);
     }
-    println!("{} passed, {} failed", tally.passed, tally.failed);
-    if tally.failed > 0 {
+    println!("all of it took {:.0} s", start.elapsed().as_secs_f64());
+    println!("{} passed, {} failed", all.passed, all.failed);
+    if all.failed > 0 {
         bail!("not all tests passed");
     }
     Ok(())
 }
 
+/// Builds all that the tests run, the daemon among it. Everything after this names the whole workspace too: for one package alone
+/// cargo would build what it depends on once more, with fewer features.
+fn build() -> Tally {
+    counted(&["test", "--workspace", "--no-run", "--quiet"], Stream::Output)
+}
+
 /// All tests of the workspace but the documentation's: with nextest where it is installed, else with cargo.
-fn unit_tests() -> Result<Tally> {
+fn unit_tests() -> Tally {
     let (words, stream): (&[&str], _) = if find_program("cargo-nextest").is_some() {
         let quiet = ["--status-level", "fail", "--final-status-level", "fail", "--no-tests", "pass"];
         (&[&["nextest", "run", "--workspace", "--no-fail-fast"], quiet.as_slice()].concat(), Stream::Error)
@@ -51,22 +75,28 @@ fn unit_tests() -> Result<Tally> {
 }
 
 /// The examples in the documentation, which nextest doesn't run.
-fn doc_tests() -> Result<Tally> {
+fn doc_tests() -> Tally {
     counted(&["test", "--workspace", "--doc", "--no-fail-fast", "--quiet"], Stream::Output)
 }
 
 /// Runs cargo and counts what its test runners say; a run that failed without a failed test (it did not even
 /// build) counts as one failure.
-fn counted(words: &[&str], stream: Stream) -> Result<Tally> {
-    let (succeeded, text) = run("cargo").args(words).dir(crate::root()).echoed(stream)?;
+fn counted(words: &[&str], stream: Stream) -> Tally {
     let mut tally = Tally::default();
-    for line in text.lines() {
-        tally.add(summary_of(line));
-    }
+    let succeeded = match run("cargo").args(words).dir(crate::root()).echoed(stream) {
+        Ok((succeeded, text)) => {
+            text.lines().for_each(|line| tally.add(summary_of(line)));
+            succeeded
+        }
+        Err(error) => {
+            println!("FAILED: {error:#}");
+            false
+        }
+    };
     if !succeeded && tally.failed == 0 {
         tally.failed = 1;
     }
-    Ok(tally)
+    tally
 }
 
 /// The counts in a summary line of cargo (`test result: ok. 3 passed; 0 failed; ...`) or of nextest
@@ -90,18 +120,12 @@ fn summary_of(line: &str) -> Tally {
     Tally { passed: count(&["passed"]), failed: count(&["failed", "timed", "exec"]) }
 }
 
-/// Runs the scenarios on both kernels, against the daemon that the tests before were built with: its assertions are on,
-/// and nothing has to be built once more.
+/// Runs the scenarios on both kernels, against the daemon that was built with the tests: its assertions are on.
 fn scenarios() -> Tally {
-    let outcome =
-        run("cargo").args(["build", "--quiet", "--package", "dolmen"]).dir(crate::root()).status().and_then(
-            |()| {
-                let binary = crate::root().join("target/debug/dolmen");
-                let series = KERNELS.map(str::to_owned).to_vec();
-                scenario::run(&Plan { series, against: Against::Dolmen, binary, only: Vec::new() })
-            },
-        );
-    outcome.unwrap_or_else(|error| {
+    let binary = crate::root().join("target/debug/dolmen");
+    let series = KERNELS.map(str::to_owned).to_vec();
+    let plan = Plan { series, against: Against::Dolmen, binary, only: Vec::new() };
+    scenario::run(&plan).unwrap_or_else(|error| {
         println!("vm: FAILED: {error:#}");
         Tally { passed: 0, failed: 1 }
     })

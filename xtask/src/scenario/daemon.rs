@@ -4,6 +4,7 @@ use std::fs::{self, File};
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
@@ -179,9 +180,25 @@ impl Drop for Daemon {
     }
 }
 
-/// Ports of the loopback that nobody listens on now; all are held until all are found, so they differ.
+/// Ports that the kernel gives to nobody by itself (it gives those from 32768 on), so that none is lost to a connection of
+/// another test while the daemon that listens there is being restarted.
+const PORTS: std::ops::Range<u16> = 20_000..32_000;
+
+/// Ports of the loopback that nobody listens on now; no two calls of this process get the same one.
 pub(crate) fn free_ports(count: usize) -> Result<Vec<u16>> {
-    let listeners: Vec<TcpListener> =
-        (0..count).map(|_| TcpListener::bind(("127.0.0.1", 0))).collect::<Result<_, _>>()?;
-    listeners.iter().map(|listener| Ok(listener.local_addr()?.port())).collect()
+    static TRIED: AtomicU32 = AtomicU32::new(0);
+    // Another process begins elsewhere.
+    let start = std::process::id().wrapping_mul(97);
+    let mut found = Vec::new();
+    for _ in PORTS {
+        let step = start.wrapping_add(TRIED.fetch_add(1, Ordering::Relaxed));
+        let port = PORTS.start + u16::try_from(step % u32::from(PORTS.end - PORTS.start))?;
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            found.push(port);
+        }
+        if found.len() == count {
+            return Ok(found);
+        }
+    }
+    bail!("fewer than {count} of the ports {} to {} are free", PORTS.start, PORTS.end)
 }

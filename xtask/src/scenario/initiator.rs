@@ -18,7 +18,8 @@ fn against_the_kernel(stage: &mut Stage) -> Result<()> {
     stage.host(&format!("sh /share/target.sh {ports}"), 30)?;
     let address = |at: usize| format!("127.0.0.1:{}", stage.initiator_ports[at]);
     crate::sh::run("cargo")
-        .args(["test", "--quiet", "--package", "dolmen-initiator", "--test", "kernel", "--", "--ignored"])
+        // Of the whole workspace, as all tests: what they were built from serves.
+        .args(["test", "--quiet", "--workspace", "--test", "kernel", "--", "--ignored"])
         .env("DOLMEN_KERNEL_TARGET", &address(0))
         .env("DOLMEN_KERNEL_PATHS", &format!("{},{}", address(1), address(2)))
         .env("DOLMEN_KERNEL_SUBSYSTEM", "nqn.2014-08.org.example:guest-initiator")

@@ -1,7 +1,7 @@
 //! `cargo xtask vm run`: what a stock Linux host has to see, told as scenarios.
 //!
-//! A boot costs seconds, so all scenarios of a group share one guest and one daemon, each leaves the host
-//! disconnected, and a failed one doesn't stop the rest. The scenarios' host side can be tried against the
+//! A boot costs seconds, so all scenarios of a kernel share one guest and one daemon, each leaves the host
+//! disconnected, and a failed one doesn't stop the rest. Kernels run beside each other. The scenarios' host side can be tried against the
 //! kernel's own target in the guest (`--against kernel`): a scenario that fails there is itself wrong.
 
 mod brick;
@@ -101,18 +101,22 @@ pub(crate) fn run(plan: &Plan) -> Result<Tally> {
         bail!("no scenario is called {unknown}; there are: {}", known.join(", "));
     }
     let work = Work::open()?;
-    let mut tally = Tally::default();
+    // One after the other: apt's lists have a lock.
     for series in &plan.series {
-        let chosen: Vec<&Scenario> = SCENARIOS
-            .iter()
-            .copied()
-            .flatten()
-            .filter(|scenario| is_chosen(scenario, series, plan))
-            .collect();
-        if !chosen.is_empty() {
-            tally.add(run_group(series, &chosen, plan, work.dir()));
-        }
+        crate::vm::prepare(series, work.dir())?;
     }
+    let mut tally = Tally::default();
+    std::thread::scope(|scope| {
+        let group = |series: &String| {
+            let all = SCENARIOS.iter().copied().flatten();
+            let chosen: Vec<&Scenario> = all.filter(|scenario| is_chosen(scenario, series, plan)).collect();
+            if chosen.is_empty() { Tally::default() } else { run_group(series, &chosen, plan, work.dir()) }
+        };
+        let groups: Vec<_> = plan.series.iter().map(|series| scope.spawn(move || group(series))).collect();
+        for group in groups {
+            tally.add(group.join().expect("a failed scenario is counted"));
+        }
+    });
     Ok(tally)
 }
 

@@ -84,7 +84,7 @@ impl Guest {
         let mut emulator = command
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
-            .stderr(File::create(work.join("emulator.log"))?)
+            .stderr(File::create(work.join(format!("emulator-{}.log", options.series)))?)
             .spawn()
             .context("starting qemu-system-x86_64")?;
         let agent = emulator.stdin.take().context("the emulator's input is a pipe")?;

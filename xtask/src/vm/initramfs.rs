@@ -34,7 +34,7 @@ const INIT: &str = include_str!("init.sh");
 /// Builds the archive for a kernel unless a newer one than this program is there, and returns its path.
 pub(crate) fn build(kernel: &Kernel, work: &Path) -> Result<PathBuf> {
     let archive = work.join(format!("initramfs-{}.cpio", kernel.release));
-    if is_newer(&archive, &std::env::current_exe()?) {
+    if is_newer(&archive, Path::new("/proc/self/exe")) {
         return Ok(archive);
     }
     let staging = tempfile::tempdir_in(work)?;

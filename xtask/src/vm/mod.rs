@@ -21,7 +21,7 @@ pub(crate) use initramfs::libraries_of;
 const NETWORK: &str = "192.0.2.0/24";
 
 /// The folder in the build tree where kernels, archives and logs lie. While one of these lives no other process
-/// boots a guest: there is one emulator at a time, and what an earlier one left behind can be swept away.
+/// boots a guest, so that what an earlier one left behind can be swept away.
 pub(crate) struct Work {
     dir: PathBuf,
     _lock: File,
@@ -55,6 +55,12 @@ impl Work {
 
 /// How the names of folders begin that live no longer than a run: shared folders, daemons' data.
 const TEMPORARY: [&str; 2] = ["share-", "node-"];
+
+/// Fetches and builds what a guest of a kernel series boots from, where it is missing.
+pub(crate) fn prepare(series: &str, work: &Path) -> Result<()> {
+    initramfs::build(&kernel::Kernel::of_series(series, work)?, work)?;
+    Ok(())
+}
 
 /// Boots a guest and gives its shell to this terminal.
 pub(crate) fn shell(series: &str) -> Result<()> {
