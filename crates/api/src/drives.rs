@@ -12,9 +12,9 @@ use axum::{
     body::Body,
     extract::{Path, Query, State},
 };
-use dolmen_cluster::{Error, Kind, plane::DriveChange};
+use dolmen_cluster::{Error, Kind};
 use dolmen_security::Level;
-use dolmen_types::Uuid;
+use dolmen_types::{DriveChange, Uuid};
 use serde_json::{Value, json};
 use std::sync::Arc;
 

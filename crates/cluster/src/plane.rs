@@ -7,7 +7,8 @@
 
 use crate::trace::VolumeTraces;
 use dolmen_types::{
-    LineId, Nqn, Nsid, PgId, UnixMillis, Uuid, snapshot::SnapshotDescriptor, volume::VolumeDescriptor,
+    DriveChange, LineId, Nqn, Nsid, PgId, UnixMillis, Uuid, snapshot::SnapshotDescriptor,
+    volume::VolumeDescriptor,
 };
 use std::{fmt, iter::Sum, net::SocketAddr, time::Duration};
 use tokio::sync::{mpsc, oneshot};
@@ -204,17 +205,6 @@ pub enum NodeRequest {
         /// A snapshot; entries of one list are in a stable order.
         answer: Answer<Box<MetricsSnapshot>>,
     },
-}
-
-/// What an operator wants of a drive.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum DriveChange {
-    /// Empty it, then let it go.
-    Remove,
-    /// Give it up at once; what it holds is made good from the others.
-    ForceOut,
-    /// Let it stay although it was to be removed.
-    Keep,
 }
 
 /// Where a drive is in the machine. Texts are empty where the system tells nothing.

@@ -1,5 +1,5 @@
 //! The hot paths, one at a time, so that their instructions can be counted: `cargo xtask guard` runs this under callgrind
-//! and compares with what is recorded in `crates/guard/figures.toml`.
+//! and compares with what is recorded in `crates/guard/figures.txt`.
 //!
 //! Host, core and drives live in one thread and in memory ([`world`]), with a clock that moves by a fixed step, so that every
 //! run is the same run. Only what happens inside [`counted`] counts: start, filling and warming up do not.

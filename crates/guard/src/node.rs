@@ -1,39 +1,25 @@
 //! One real core of a node, told what to do by the messages that the daemon's control side uses.
 
 use crate::{Result, world::World};
-use dolmen::node::{
-    boot::{self, Start},
-    core::Core,
-    cores::Talk,
-    keys::{ClusterKeys, KeySource},
-    message::{FromCore, ToCore},
-    router::Catalogue,
+use dolmen_core::{
+    Core,
+    message::{Answer, ToCore},
 };
-use dolmen_io::{Io, OpenDrive, inbox};
-use dolmen_security::{ClusterKey, Imported, Secret};
-use dolmen_store::PoolOptions;
-use dolmen_target::{Identity, TargetConfig};
+use dolmen_io::{InboxSender, Io, OpenDrive, inbox};
+use dolmen_store::{DataKey, Keyring, PoolOptions};
+use dolmen_target::{Identity, Namespace, NamespaceTable, TargetConfig};
 use dolmen_types::{
     CoreId, LineId, Nsid, PgId, UnixMillis, Uuid,
     volume::{HostAccess, IpAccess, SectorSize, VolumeDescriptor, VolumeKind, VolumeState},
 };
-use dolmen_volume::{ControlCommand, Restart};
+use dolmen_volume::{ControlCommand, ControlDone, Restart, VolumeInfo};
 use std::{
     net::{Ipv4Addr, SocketAddr},
-    pin::pin,
-    sync::Arc,
-    task::{Context, Poll, Waker},
+    sync::{Arc, mpsc},
 };
-use tokio::sync::mpsc;
 
 /// The subsystem that it serves.
 pub(crate) const SUBSYSTEM: &str = "nqn.2020-01.example:guard";
-
-/// What makes keys in a world without secrets.
-const CLUSTER_KEY: &str = "dolmen cluster key 1
-id  98352ce80ce3d800151d1178fa395037
-key 0707070707070707070707070707070707070707070707070707070707070707
-";
 
 /// Turns after which something that does not come is given up.
 const PATIENCE: usize = 1_000_000;
@@ -55,33 +41,25 @@ pub(crate) struct Kind {
 /// The node.
 pub(crate) struct Node {
     pub(crate) core: Core,
-    talk: Talk,
-    changes: mpsc::UnboundedReceiver<FromCore>,
+    inbox: InboxSender<ToCore>,
 }
 
 impl Node {
     /// Starts it with one volume, namespace 1, and has it listen.
     pub(crate) fn start(world: &World, volume: Kind) -> Result<Node> {
-        let (out, changes) = mpsc::unbounded_channel();
         let io = Io::new(world.driver(0));
-        let waker = io.waker();
-        let (sender, receiver) = inbox(64, waker.clone());
-        let core = Core::new(CoreId(0), 1, io, receiver, out, 0);
-        let talk = Talk::new(vec![sender]);
-        talk.link(&[waker]);
-        let mut node = Node { core, talk, changes };
-        node.boot(volume)?;
+        let (inbox, receiver) = inbox(64, io.waker());
+        let core = Core::new(CoreId(0), 1, io, receiver, Box::new(|_| ()), 0);
+        let mut node = Node { core, inbox };
+        node.open_pool()?;
+        let info = node.make(volume)?;
+        node.listen(&info)?;
         Ok(node)
     }
 
-    fn boot(&mut self, volume: Kind) -> Result<()> {
-        let text = Secret::new(CLUSTER_KEY.as_bytes().to_vec());
-        let Imported::Key(key) = ClusterKey::import(&text, None) else {
-            return Err("the key is none".into());
-        };
-        let keys = Arc::new(ClusterKeys::new(KeySource::Given(key)));
+    fn open_pool(&mut self) -> Result<()> {
         let drive = OpenDrive { path: "0".into(), create_bytes: None, sparse: false, exclusive: true };
-        let pool = PoolOptions {
+        let options = PoolOptions {
             shards: 1,
             parity: Some(0),
             unit_bytes: None,
@@ -92,33 +70,44 @@ impl Node {
             degraded: false,
             leaving: Vec::new(),
         };
-        let start = Start {
-            drives: vec![drive],
-            pool,
-            restart: Restart::PowerOn,
-            keys: keys.clone(),
-            identity: None,
-            unmake: |_| (),
-        };
-        let talk = self.talk.clone();
-        self.wait(async { boot::bring_up(&talk, start).await.map_err(|e| e.to_string()) })??;
+        let opened = self.ask(|answer| ToCore::OpenDrives { drives: vec![drive], answer })?;
+        let drives =
+            opened.into_iter().map(|drive| drive.map(Some)).collect::<std::result::Result<Vec<_>, _>>()?;
+        let plan = self.ask(|answer| ToCore::OpenPool { paths: vec!["0".into()], options, answer })?;
+        let plan = Arc::new(plan?);
+        self.ask(|answer| ToCore::OpenKeys { plan: plan.clone(), drives: drives.clone(), answer })??;
+        self.ask(|answer| ToCore::OpenStore { plan, drives, keyring: Keyring::default(), answer })??;
+        self.ask(|answer| ToCore::OpenVolumes { restart: Restart::PowerOn, identity: None, answer })?;
+        Ok(())
+    }
+
+    /// Makes the volume. Its key, if it has one, is in nobody's table: this node starts once only.
+    fn make(&mut self, volume: Kind) -> Result<VolumeInfo> {
         let descriptor = descriptor(volume);
-        let (home, pg, line) = (CoreId(0), descriptor.pg, descriptor.line);
         if volume.sealed {
-            let made =
-                self.wait(async { keys.make(&talk, home, pg, line).await.map_err(|e| format!("{e:?}")) });
-            made??;
+            let (pg, line, key) = (descriptor.pg, descriptor.line, DataKey::new([7; 32]));
+            self.ask(|answer| ToCore::AddKey { pg, line, key, answer })?;
         }
         let command = ControlCommand::Create(Box::new(descriptor));
-        let asked = self.wait(talk.ask(home, |answer| ToCore::Volume { command, answer }))?;
-        asked.map_err(|e| e.to_string())?.map_err(|e| format!("making the volume: {e:?}"))?;
-        let mut changes = Vec::new();
-        while let Ok(told) = self.changes.try_recv() {
-            if let FromCore::Change(change) = told {
-                changes.push(change);
-            }
+        match self.ask(|answer| ToCore::Volume { command, answer })? {
+            Ok(ControlDone::Volume(info)) => Ok(*info),
+            other => Err(format!("making the volume: {other:?}").into()),
         }
-        let table = Catalogue::new(1, Vec::new()).take(changes);
+    }
+
+    fn listen(&mut self, info: &VolumeInfo) -> Result<()> {
+        let d = &info.descriptor;
+        let space = Namespace {
+            nsid: d.nsid,
+            uuid: d.uuid,
+            volume: info.at,
+            pg: d.pg,
+            size_bytes: d.size_bytes,
+            sector: d.sector,
+            acl: d.acl.clone(),
+            ip_acl: d.ip_acl.clone(),
+        };
+        let table = Arc::new(NamespaceTable::new(1, vec![Arc::new(space)]));
         let identity = Identity {
             subsystem: SUBSYSTEM.parse()?,
             serial: "1".into(),
@@ -126,18 +115,19 @@ impl Node {
             firmware: "1".into(),
         };
         let config = Box::new(TargetConfig { io_listen: vec![address()], ..TargetConfig::new(identity) });
-        let listening = self.wait(talk.ask(home, |answer| ToCore::Listen { config, table, answer }))?;
-        Ok(listening.map_err(|e| e.to_string())??)
+        Ok(self.ask(|answer| ToCore::Listen { config, table, answer })??)
     }
 
-    /// Turns until the control side has its answer.
-    fn wait<T>(&mut self, job: impl Future<Output = T>) -> Result<T> {
-        let mut job = pin!(job);
+    /// Turns until a request has its answer.
+    fn ask<T: Send + 'static>(&mut self, make: impl FnOnce(Answer<T>) -> ToCore) -> Result<T> {
+        let (sender, receiver) = mpsc::channel();
+        let request = make(Answer::new(move |value| drop(sender.send(value))));
+        self.inbox.send(request).map_err(|_| "the core takes no request")?;
         for _ in 0..PATIENCE {
-            if let Poll::Ready(done) = job.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
-                return Ok(done);
-            }
             self.core.turn();
+            if let Ok(value) = receiver.try_recv() {
+                return Ok(value);
+            }
         }
         Err("the core gave no answer".into())
     }

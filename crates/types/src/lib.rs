@@ -4,6 +4,7 @@
 //! [`Blocks`] is never taken for one in bytes.
 #![forbid(unsafe_code)]
 
+mod drive;
 pub mod limits;
 mod nqn;
 pub mod qos;
@@ -12,6 +13,7 @@ pub mod snapshot;
 mod uuid;
 pub mod volume;
 
+pub use drive::DriveChange;
 pub use nqn::{Nqn, NqnError};
 pub use size::{ByteSize, SizeError};
 pub use uuid::{Uuid, UuidError};

@@ -45,6 +45,7 @@ const HOUSE: &[Room] = &[
         imports: &["volume", "initiator", "nvme", "io", "kernels", "types"],
         data_path: true,
     },
+    Room { name: "core", imports: &["export", "target", "volume", "store", "io", "types"], data_path: true },
     Room { name: "cluster", imports: &["security", "types"], data_path: false },
     Room { name: "api", imports: &["cluster", "security", "types"], data_path: false },
     Room { name: "csi", imports: &["cluster", "security", "types"], data_path: false },
@@ -190,11 +191,11 @@ impl<'a> Graph<'a> {
     }
 }
 
-fn array(value: &Value) -> impl Iterator<Item = &Value> {
+pub(super) fn array(value: &Value) -> impl Iterator<Item = &Value> {
     value.as_array().into_iter().flatten()
 }
 
-fn string(value: &Value) -> &str {
+pub(super) fn string(value: &Value) -> &str {
     value.as_str().unwrap_or_default()
 }
 

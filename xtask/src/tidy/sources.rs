@@ -25,6 +25,7 @@ const REPLAYABLE: &[&str] = &[
     "target",
     "initiator",
     "export",
+    "core",
 ];
 
 /// Paths that replayable crates may not name, and why.

@@ -11,11 +11,13 @@ use super::{
 use crate::{Result, cores, loopback};
 use dolmen::node::{
     boot::{Start, bring_up},
-    core::Core,
-    cores::Talk,
+    cores::{Talk, news},
     keys::{ClusterKeys, KeySource},
-    message::{FromCore, ToCore},
     router::Catalogue,
+};
+use dolmen_core::{
+    Core,
+    message::{Answer, FromCore, ToCore},
 };
 use dolmen_io::{InboxSender, Io, OpenDrive, PoolConfig, inbox};
 use dolmen_security::ClusterKey;
@@ -132,7 +134,7 @@ impl Node {
 
 impl Drop for Node {
     fn drop(&mut self) {
-        drop(self.talk.send(CORE, |_: tokio::sync::oneshot::Sender<()>| ToCore::Exit));
+        drop(self.talk.send(CORE, |_: Answer<()>| ToCore::Exit));
         if let Some(thread) = self.thread.take() {
             // A core that panicked has said so.
             drop(thread.join());
@@ -155,5 +157,5 @@ fn core(
     let io = Io::new(Box::new(Gauged::new(driver, gauge)));
     let waker = io.waker();
     let (sender, receiver) = inbox(INBOX, waker.clone());
-    Ok((Core::new(CORE, 1, io, receiver, out, SPIN_NS), (sender, waker)))
+    Ok((Core::new(CORE, 1, io, receiver, news(out), SPIN_NS), (sender, waker)))
 }

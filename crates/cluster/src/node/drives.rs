@@ -3,9 +3,9 @@
 use super::{CHANGE_DEADLINE, Handle, stopped};
 use crate::{
     Error, Kind,
-    plane::{Answer, DriveChange, DriveLocation, NodeRequest, PlaneError},
+    plane::{Answer, DriveLocation, NodeRequest, PlaneError},
 };
-use dolmen_types::Uuid;
+use dolmen_types::{DriveChange, Uuid};
 
 impl Handle {
     /// Takes a drive into the running pool; returns when it is in service.

@@ -7,15 +7,18 @@ use crate::{
         ServeError,
         cores::Talk,
         keys::{ClusterKeys, LineKey},
-        message::{OpenedDrive, ToCore},
         settings::Settings,
     },
 };
 use dolmen_cluster::state::Identity;
+use dolmen_core::{
+    home_core,
+    message::{OpenedDrive, ToCore},
+};
 use dolmen_io::OpenDrive;
 use dolmen_security::fresh_uuid;
 use dolmen_store::{Finding, FoundPool, Keyring, PoolOptions, PoolPlan, StoreError, WrappedKey};
-use dolmen_types::{CoreId, LineId, PgId, Uuid};
+use dolmen_types::{CoreId, LineId, Uuid};
 use dolmen_volume::{NodeIdentity, Replace, Restart, VolumeInfo};
 use std::{fs, path::Path, sync::Arc};
 
@@ -34,12 +37,6 @@ pub struct Booted {
     pub highest_keyed: LineId,
     /// Drives that were to leave and are none of the pool any more.
     pub left: Vec<(String, OpenedDrive)>,
-}
-
-/// The core that a protection group lives on.
-pub fn home_core(plan: &PoolPlan, pg: PgId, cores: usize) -> CoreId {
-    let shard = pg.0 % u32::from(plan.shards.max(1));
-    CoreId(u16::try_from(shard as usize % cores.max(1)).expect("cores are at most 256"))
 }
 
 /// What to bring up.

@@ -2,11 +2,11 @@
 
 use crate::{
     config::{Cores as Wanted, ServeOptions},
-    node::{
-        ServeError,
-        core::Core,
-        message::{Answer, Between, FromCore, Links, ToCore},
-    },
+    node::ServeError,
+};
+use dolmen_core::{
+    Core,
+    message::{Answer, Between, FromCore, Links, News, ToCore},
 };
 use dolmen_io::{InboxSender, Io, PoolConfig, Wake, inbox, mailbox};
 use dolmen_target::Bounds;
@@ -170,12 +170,14 @@ impl Talk {
     ///
     /// # Errors
     /// There is no such core, or it has too many requests waiting.
-    pub fn send<T>(
+    pub fn send<T: Send + 'static>(
         &self,
         core: CoreId,
         make: impl FnOnce(Answer<T>) -> ToCore,
     ) -> Result<oneshot::Receiver<T>, ServeError> {
-        let (answer, receiver) = oneshot::channel();
+        let (sender, receiver) = oneshot::channel();
+        // A dropped receiver means that nobody waits any more.
+        let answer = Answer::new(move |value| drop(sender.send(value)));
         let inbox = self.inboxes.get(usize::from(core.0)).ok_or_else(|| ServeError::new("no such core"))?;
         inbox.send(make(answer)).map_err(|_| ServeError::new("a core does not take requests fast enough"))?;
         Ok(receiver)
@@ -185,7 +187,7 @@ impl Talk {
     ///
     /// # Errors
     /// As [`Talk::send`], or the core ended first.
-    pub async fn ask<T>(
+    pub async fn ask<T: Send + 'static>(
         &self,
         core: CoreId,
         make: impl FnOnce(Answer<T>) -> ToCore,
@@ -197,7 +199,10 @@ impl Talk {
     ///
     /// # Errors
     /// As [`Talk::ask`].
-    pub async fn ask_all<T>(&self, mut make: impl FnMut(Answer<T>) -> ToCore) -> Result<Vec<T>, ServeError> {
+    pub async fn ask_all<T: Send + 'static>(
+        &self,
+        mut make: impl FnMut(Answer<T>) -> ToCore,
+    ) -> Result<Vec<T>, ServeError> {
         let mut receivers = Vec::new();
         for core in self.ids() {
             receivers.push(self.send(core, &mut make)?);
@@ -214,6 +219,13 @@ impl Drop for Cores {
     fn drop(&mut self) {
         self.stop();
     }
+}
+
+/// Puts a core's news where the control side takes them.
+#[must_use]
+pub fn news(out: mpsc::UnboundedSender<FromCore>) -> News {
+    // The control side only goes away when the process ends.
+    Box::new(move |news| drop(out.send(news)))
 }
 
 /// Open files that the node itself needs: drives, rings, listeners, its folder, calls of the API. Count, generous.
@@ -253,7 +265,7 @@ fn core_thread(
     let io = Io::new(Box::new(driver));
     let waker = io.waker();
     let (sender, receiver) = inbox(INBOX, waker.clone());
-    let mut core = Core::new(id, count, io, receiver, out, spin_ns);
+    let mut core = Core::new(id, count, io, receiver, news(out), spin_ns);
     if ready.send(Ok(Started { inbox: sender, waker, features })).is_ok() {
         core.run();
     }

@@ -3,18 +3,15 @@
 //! A drive that is added is written down in the data folder before the pool counts it, so that the next start names it; one that is
 //! removed before it is told to go, and again when it has left. See [`Settings`].
 
-use super::{
-    cores::Talk,
-    locate,
+use super::{cores::Talk, locate, router::Node, settings::Settings};
+use dolmen_cluster::plane::{DriveLocation, Notice, PlaneError, ReprotectionNews};
+use dolmen_core::{
     message::{OpenedDrive, ToCore},
     report::CoreReport,
-    router::Node,
-    settings::Settings,
 };
-use dolmen_cluster::plane::{DriveChange, DriveLocation, Notice, PlaneError, ReprotectionNews};
 use dolmen_io::{FileId, OpenDrive};
 use dolmen_store::{Candidate, DriveStanding, DriveState, NewDrive, StoreError};
-use dolmen_types::{CoreId, Uuid};
+use dolmen_types::{CoreId, DriveChange, Uuid};
 use std::{
     collections::BTreeSet,
     path::{Path, PathBuf},

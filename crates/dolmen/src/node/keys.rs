@@ -8,8 +8,9 @@
 //! the plain ones of its own lines. It promises: a cluster key is made only for a pool that needs none yet; a data key is durable
 //! before its line is; every key in the table is always under a cluster key that is in a file or follows from the passphrase.
 
-use crate::node::{ServeError, cores::Talk, message::ToCore};
+use crate::node::{ServeError, cores::Talk};
 use dolmen_cluster::plane::{KeyOrigin, KeyStatus, PlaneError};
+use dolmen_core::message::ToCore;
 use dolmen_security::{ClusterKey, KeyFiles, KnownKeys, PassphraseFiles, fresh_data_key};
 use dolmen_store::{DataKey, StoreError, WrappedKey};
 use dolmen_types::{CoreId, LineId, PgId, Uuid};

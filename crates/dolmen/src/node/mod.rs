@@ -1,27 +1,23 @@
 //! The daemon: cores with their drives, volumes and targets on one side, the management API on the other, and the order
 //! in which they start and stop.
 //!
-//! - [`core`]: one core's turn. [`cores`]: their threads.
+//! - [`cores`]: the threads of the cores, and how they are asked. What runs on them is `dolmen_core`.
 //! - [`boot`]: drives, pool, recovery, volumes, in that order; nothing listens before.
 //! - [`router`]: carries out what the control side asks, and keeps the table of namespaces.
 //! - [`keys`]: the cluster key, and what it unlocks.
 //! - [`drive_ops`]: drives that come and go; [`settings`]: what of that the next start has to know.
-//! - [`report`], [`message`]: what is said between them. [`watch`]: what is told unasked. [`traces`]: where commands spent their
-//!   time.
+//! - [`watch`]: what is told unasked. [`traces`]: where commands spent their time.
 //!
-//! What runs on a core, and how it is told what to do, is public so that whole nodes can be run over a simulated world.
+//! How cores are told what to do is public so that whole nodes can be run over a simulated world.
 
 pub mod boot;
-pub mod core;
 pub mod cores;
 mod drive_ops;
 pub mod keys;
 mod locate;
-pub mod message;
 mod offline;
 mod ports;
 mod release;
-pub mod report;
 pub mod router;
 mod scrubbing;
 mod serve;

@@ -4,7 +4,6 @@
 
 use crate::node::{
     ServeError, boot,
-    core::EXEC,
     keys::{ClusterKeys, KeySource, LineKey},
     settings::Settings,
 };
@@ -12,6 +11,7 @@ use dolmen_cluster::{
     lock::FolderLock,
     state::{FirstStart, State},
 };
+use dolmen_core::EXEC;
 use dolmen_io::{
     ErrorKind, Io, OpenDrive, PoolConfig, Wait,
     exec::{Exec, Handle},

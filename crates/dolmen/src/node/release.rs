@@ -8,12 +8,15 @@
 //! ```
 //! A crash anywhere between goes on with the next start: it opens what is leaving, and the pool says whether it is a drive of its still.
 
-use super::{cores::Talk, drive_ops::standings, message::ToCore, report::CoreReport, router::Node};
-use crate::node::message::OpenedDrive;
-use dolmen_cluster::plane::{DriveChange, DriveNews, Notice};
+use super::{cores::Talk, drive_ops::standings, router::Node};
+use dolmen_cluster::plane::{DriveNews, Notice};
+use dolmen_core::{
+    message::{OpenedDrive, ToCore},
+    report::CoreReport,
+};
 use dolmen_io::DriveInfo;
 use dolmen_store::{DriveState, StoreError};
-use dolmen_types::CoreId;
+use dolmen_types::{CoreId, DriveChange};
 use std::{
     collections::BTreeSet,
     path::{Path, PathBuf},

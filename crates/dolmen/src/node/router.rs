@@ -5,19 +5,17 @@
 //! means: durable, and in force everywhere.
 
 use crate::node::{
-    boot::{Booted, home_core},
-    cores::Talk,
-    drive_ops::DriveOps,
-    keys::ClusterKeys,
-    message::{FromCore, ToCore},
-    report::CoreReport,
-    scrubbing::Scrubbing,
-    tell, traces,
+    boot::Booted, cores::Talk, drive_ops::DriveOps, keys::ClusterKeys, scrubbing::Scrubbing, tell, traces,
 };
 use dolmen_cluster::{
     plane::{DiffPart, NodeRequest, PlaneError, PoolStatus, SnapshotStatus},
     trace::VolumeTraces,
     volume::DEFAULT_PROJECT,
+};
+use dolmen_core::{
+    home_core,
+    message::{FromCore, ToCore},
+    report::CoreReport,
 };
 use dolmen_export::{
     Export, Exports,

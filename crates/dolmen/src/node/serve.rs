@@ -14,7 +14,6 @@ use crate::{
         cores::{Cores, Talk},
         drive_ops::{DriveOps, reprotect},
         keys::{ClusterKeys, KeySource},
-        message::{FromCore, ToCore},
         ports::Ports,
         router::{Node, Parts},
         scrubbing::Scrubbing,
@@ -27,6 +26,7 @@ use dolmen_cluster::{
     plane::{self, MAX_PENDING_NOTICES, Notice, Recovered},
     state::Identity,
 };
+use dolmen_core::message::{FromCore, ToCore};
 use dolmen_export::nbd::{Listen, ServerConfig};
 use dolmen_security::{KeyFiles, PassphraseFiles};
 use dolmen_target::TargetConfig;

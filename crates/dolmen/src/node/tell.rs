@@ -1,11 +1,11 @@
 //! Turns what the cores report into what users are told. Pure functions.
 
-use crate::node::report::{CoreReport, DriveReport};
 use dolmen_cluster::plane::{
     Amplification, Compression, ConnectionMetrics, ControllerStatus, CoreMetrics, DriveMetrics, DriveState,
     DriveStatus, HostStatus, IoMetrics, IoTotals, MetricsSnapshot, PoolState, PoolStatus, Protection,
     Reprotection, ScrubStatus, VolumeMetrics, VolumeStatus, VolumeUsage,
 };
+use dolmen_core::report::{CoreReport, DriveReport};
 use dolmen_io::{DriveCounters, OpCounters};
 use dolmen_store::{DriveStanding, DriveState as Standing, Finding, PoolPlan, ScrubReport, SpaceReport};
 use dolmen_types::{Nqn, Uuid, limits::BLOCK_BYTES};

@@ -1,7 +1,7 @@
 //! From the stamps of commands to the time that they spent in each stage. Pure functions.
 
-use crate::node::report::CoreReport;
 use dolmen_cluster::trace::{CommandTrace, TraceKind, TraceStage, VolumeTraces};
+use dolmen_core::report::CoreReport;
 use dolmen_io::{Stage, Stamps};
 use dolmen_target::TraceReport;
 use dolmen_types::{CoreId, Nanos};

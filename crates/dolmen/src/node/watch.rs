@@ -4,10 +4,11 @@
 //!
 //! Promises: a crowd of hosts is told over several looks, so that it costs neither memory nor the rest of the events.
 
-use crate::node::{boot, drive_ops::standings, message::ToCore, report::CoreReport, router::Node, tell};
+use crate::node::{boot, drive_ops::standings, router::Node, tell};
 use dolmen_cluster::plane::{
     DriveNews, HostStatus, Notice, PoolState, PoolStatus, Reprotection, ReprotectionNews,
 };
+use dolmen_core::{message::ToCore, report::CoreReport};
 use dolmen_store::{DriveStanding, DriveState, Finding, PoolPlan, ScrubPlan, ScrubReport};
 use dolmen_types::{Nqn, Uuid};
 use std::{

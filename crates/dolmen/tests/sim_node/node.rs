@@ -3,12 +3,14 @@
 
 use dolmen::node::{
     ServeError,
-    boot::{self, Booted, Start, home_core},
-    core::Core,
-    cores::Talk,
+    boot::{self, Booted, Start},
+    cores::{Talk, news},
     keys::{ClusterKeys, KeySource},
-    message::{FromCore, ToCore},
     router::Catalogue,
+};
+use dolmen_core::{
+    Core, home_core,
+    message::{FromCore, ToCore},
 };
 use dolmen_io::{Io, OpenDrive, PoolConfig, inbox};
 use dolmen_security::{ClusterKey, Imported, Secret};
@@ -103,7 +105,7 @@ impl Process {
             let io = Io::new(Box::new(world.driver(config)));
             let waker = io.waker();
             let (sender, receiver) = inbox(4096, waker.clone());
-            all.push(Core::new(core_id(index), cores, io, receiver, out.clone(), spin_ns));
+            all.push(Core::new(core_id(index), cores, io, receiver, news(out.clone()), spin_ns));
             inboxes.push(sender);
             wakers.push(waker);
         }

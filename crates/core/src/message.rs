@@ -1,7 +1,6 @@
 //! The words that cores, and the control side and a core, say to each other.
 
-use crate::node::report::CoreReport;
-use dolmen_cluster::plane::DriveChange;
+use crate::report::CoreReport;
 use dolmen_export::{Exports, nbd::ServerConfig};
 use dolmen_io::{DriveHandle, DriveInfo, FileId, OpenDrive, mailbox};
 use dolmen_store::{
@@ -9,16 +8,30 @@ use dolmen_store::{
     ToShard, WrappedKey,
 };
 use dolmen_target::{Envelope, Health, NamespaceTable, TargetConfig, TraceReport};
-use dolmen_types::{LineId, PgId, ShardId, Uuid};
+use dolmen_types::{DriveChange, LineId, PgId, ShardId, Uuid};
 use dolmen_volume::{
     Change, ControlCommand, ControlDone, ControlError, NodeIdentity, Notice, Replace, Reply, Request,
     Restart, VolumeInfo,
 };
 use std::sync::Arc;
-use tokio::sync::oneshot;
 
-/// The sender of the one answer to a request; dropped when the core ends first.
-pub type Answer<T> = oneshot::Sender<T>;
+/// Where the one answer to a request goes; dropped when the core ends first.
+pub struct Answer<T>(Box<dyn FnOnce(T) + Send>);
+
+impl<T> Answer<T> {
+    /// An answer that goes to whatever this does with it, on the core's thread. It must not wait.
+    pub fn new(deliver: impl FnOnce(T) + Send + 'static) -> Answer<T> {
+        Answer(Box::new(deliver))
+    }
+
+    /// Gives it. Whether anybody still wants it makes no difference to a core.
+    pub fn send(self, value: T) {
+        (self.0)(value);
+    }
+}
+
+/// Where a core's news go; called on the core's thread, it must not wait.
+pub type News = Box<dyn Fn(FromCore) + Send>;
 
 /// Wraps a data key anew; `None` for one that it can't unwrap.
 pub type Rewrap = Box<dyn Fn(&WrappedKey) -> Option<[u8; 40]> + Send>;
@@ -62,7 +75,7 @@ pub struct OpenedDrive {
     pub handle: DriveHandle,
 }
 
-/// From the control side to a core. The start is a sequence of these, in this order; see [`super::boot`].
+/// From the control side to a core. The start is a sequence of these, in this order.
 pub enum ToCore {
     /// The mailboxes to the other cores.
     Link(Links),

@@ -4,7 +4,7 @@
 //! stores tell as gone are erased from the drives first, then forgotten on every core.
 
 use super::{Core, LOOP, post};
-use crate::node::message::{Answer, Between, OpenedDrive, Rewrap, ToCore};
+use crate::message::{Answer, Between, OpenedDrive, Rewrap, ToCore};
 use dolmen_io::{
     FileId, Tag,
     exec::{Handle, Notify},
@@ -99,9 +99,9 @@ impl Keeper {
         let (desk, bell, handle) = (keeper.desk.clone(), keeper.bell.clone(), exec.clone());
         let task = async move {
             match KeyTable::load(&handle, &plan, &files).await {
-                Err(error) => drop(answer.send(Err(error))),
+                Err(error) => answer.send(Err(error)),
                 Ok(mut table) => {
-                    drop(answer.send(Ok(table.keys().collect())));
+                    answer.send(Ok(table.keys().collect()));
                     let failed = table.take_failed();
                     desk.borrow_mut().ended.push(Ended { outcome: Outcome::Opened, failed, told: None });
                     serve(&handle, table, &desk, &bell).await;
@@ -157,7 +157,7 @@ async fn carry_out(exec: &Handle, table: &mut KeyTable, job: Job) -> Option<Outc
             Outcome::Erased(lines, result)
         }
         Job::List(answer) => {
-            drop(answer.send(table.keys().collect()));
+            answer.send(table.keys().collect());
             return None;
         }
         Job::Scrub => Outcome::Scrubbed(table.scrub(exec).await),
@@ -190,17 +190,17 @@ impl Core {
             ToCore::JoinKeys { file, answer } => self.ask_keeper(Job::Join(file, answer)),
             ToCore::LeaveKeys { file, answer } => {
                 self.leave_keys(file);
-                let _ = answer.send(());
+                answer.send(());
             }
             ToCore::AddKey { pg, line, key, answer } => {
                 if let Some(store) = &mut self.store {
                     store.add_key(pg, line, key);
                 }
-                let _ = answer.send(());
+                answer.send(());
             }
             ToCore::SweepKeys { lines, answer } => {
                 self.sweep_keys(&lines);
-                let _ = answer.send(());
+                answer.send(());
             }
             _ => {}
         }
@@ -330,7 +330,7 @@ impl Core {
             // When too many drives fail the pool stops, and says why.
             Outcome::Opened | Outcome::Scrubbed(Err(_)) => {}
             Outcome::Scrubbed(Ok(found)) => self.labels.add(found),
-            Outcome::Changed(answer, result) => drop(answer.send(result.and(doubt))),
+            Outcome::Changed(answer, result) => answer.send(result.and(doubt)),
             Outcome::Erased(lines, Ok(())) => {
                 let lines: Vec<LineId> = lines.into_iter().collect();
                 self.forget_keys(&lines);

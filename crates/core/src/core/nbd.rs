@@ -1,7 +1,7 @@
 //! The NBD door of a core: a second way to the same volumes.
 
 use super::{Core, NBD, post};
-use crate::node::message::Between;
+use crate::message::Between;
 use dolmen_export::{
     Exports, VolumeBackend,
     nbd::{Server, ServerConfig},

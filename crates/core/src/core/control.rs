@@ -1,9 +1,8 @@
 //! What a core does for the control side: opens drives, pool, shards and volumes one after the other, carries out changes,
 //! reports, and comes to an orderly end. Questions whose answer takes time are kept in `Waiting` and looked at each turn.
 
-use super::{Closing, Core, DRAIN_MS, LOOP, Pending, STORE, TARGET, VOLUME, keys::Keeper};
-use crate::node::{
-    boot::home_core,
+use super::{Closing, Core, DRAIN_MS, LOOP, Pending, STORE, TARGET, VOLUME, home_core, keys::Keeper};
+use crate::{
     message::{Answer, OpenedDrive, ToCore},
     report::{CoreReport, DriveReport, PoolReport},
 };
@@ -36,61 +35,61 @@ impl Core {
             ToCore::Link(links) => self.links = links,
             ToCore::OpenDrives { drives, answer } => {
                 let opened = self.open_drives(&drives);
-                drop(answer.send(opened));
+                answer.send(opened);
             }
             ToCore::FindPool { paths, answer } => {
                 let finding = dolmen_store::find_pool(self.exec.handle(), self.candidates(paths));
-                let task = async move { drop(answer.send(finding.await)) };
+                let task = async move { answer.send(finding.await) };
                 self.exec.handle().spawn(task).expect("nothing else runs on the core yet");
             }
             ToCore::OpenKeys { plan, drives, answer } => self.open_keys(&plan, &drives, answer),
             ToCore::OpenPool { paths, options, answer } => {
                 let candidates = self.candidates(paths);
                 let opening = dolmen_store::open_pool(self.exec.handle(), candidates, options);
-                let task = async move { drop(answer.send(opening.await)) };
+                let task = async move { answer.send(opening.await) };
                 self.exec.handle().spawn(task).expect("nothing else runs on the core yet");
             }
             ToCore::OpenStore { plan, drives, keyring, answer } => {
                 if let Err(why) = self.open_store(&plan, &drives, &keyring) {
-                    drop(answer.send(Err(why)));
+                    answer.send(Err(why));
                 } else {
                     self.waiting.store = Some(answer);
                 }
             }
             ToCore::OpenVolumes { restart, identity, answer } => self.open_volumes(restart, identity, answer),
-            ToCore::Listen { config, table, answer } => drop(answer.send(self.listen(*config, table))),
+            ToCore::Listen { config, table, answer } => answer.send(self.listen(*config, table)),
             ToCore::ListenNbd { config, exports, answer } => {
                 let listening = self.listen_nbd(*config, exports);
-                drop(answer.send(listening));
+                answer.send(listening);
             }
             ToCore::Exports { exports, answer } => {
                 self.set_exports(exports);
-                let _ = answer.send(());
+                answer.send(());
             }
             ToCore::Namespaces { table, answer } => {
                 if let Some(target) = &mut self.target {
                     target.set_namespaces(&mut self.io, table);
                 }
-                let _ = answer.send(());
+                answer.send(());
             }
             ToCore::Scrub { plan, answer } => {
                 if let Some(store) = &mut self.store {
                     store.set_scrub(plan);
                 }
                 self.scrub_labels(plan);
-                let _ = answer.send(());
+                answer.send(());
             }
             ToCore::Health { health, answer } => {
                 if let Some(target) = &mut self.target {
                     target.set_health(&mut self.io, health);
                 }
-                let _ = answer.send(());
+                answer.send(());
             }
             ToCore::Volume { command, answer } => self.ask_volumes(command, Pending::User(answer)),
             ToCore::Report { answer } => self.ask_volumes(ControlCommand::List, Pending::Report(answer)),
             ToCore::Traces { nsid, answer } => {
                 let now = self.io.now();
-                drop(answer.send(self.target.as_ref().map(|t| t.traces(nsid, now)).unwrap_or_default()));
+                answer.send(self.target.as_ref().map(|t| t.traces(nsid, now)).unwrap_or_default());
             }
             ToCore::Drain { answer } => self.drain(answer),
             ToCore::Close { answer } => {
@@ -102,7 +101,7 @@ impl Core {
                 if let Some(store) = &mut self.store {
                     store.set_reprotection(paused, bytes_per_s);
                 }
-                let _ = answer.send(());
+                answer.send(());
             }
             ToCore::Exit => self.exit = true,
             other => self.take_drive_command(other),
@@ -222,7 +221,7 @@ impl Core {
             && let Some(answer) = self.waiting.store.take()
         {
             let contradiction = self.contradiction.clone().map_or(Ok(()), Err);
-            drop(answer.send(result.map_err(|e| e.to_string()).and(contradiction)));
+            answer.send(result.map_err(|e| e.to_string()).and(contradiction));
         }
         if self.waiting.volumes.is_some()
             && self.volumes.as_ref().is_some_and(Volumes::is_open)
@@ -238,7 +237,7 @@ impl Core {
                 || (self.target.as_ref().is_none_or(Target::is_drained) && self.nbd_is_drained()))
             && let Some((answer, _)) = self.waiting.drained.take()
         {
-            let _ = answer.send(());
+            answer.send(());
         }
         self.settle_keys();
         self.settle_labels();
@@ -262,7 +261,7 @@ impl Core {
             && erased
             && let Some(closing) = self.waiting.closed.take()
         {
-            let _ = closing.answer.send(());
+            closing.answer.send(());
         }
     }
 

@@ -1,25 +1,24 @@
 //! What a core does when drives come and go while it serves.
 
 use super::Core;
-use crate::node::message::{Answer, OpenedDrive, ToCore};
-use dolmen_cluster::plane::DriveChange;
+use crate::message::{Answer, OpenedDrive, ToCore};
 use dolmen_io::{DriveInfo, OpenDrive};
-use dolmen_types::Uuid;
+use dolmen_types::{DriveChange, Uuid};
 
 impl Core {
     /// A command that is about one drive, or about keys; the caller passes no other.
     pub(super) fn take_drive_command(&mut self, command: ToCore) {
         match command {
-            ToCore::OpenDrive { drive, answer } => drop(answer.send(self.open_drive(&drive))),
+            ToCore::OpenDrive { drive, answer } => answer.send(self.open_drive(&drive)),
             ToCore::PrepareDrive { drive, answer } => {
                 let Some(owner) = &self.owner else { return };
                 let mut seed = [0; 32];
                 self.io.random(&mut seed);
                 let preparing = dolmen_store::prepare_drive(self.exec.handle(), drive, owner.join_to(seed));
                 // Without room for the task the answer's sender is dropped, and with it the request.
-                let _ = self.exec.handle().spawn(async move { drop(answer.send(preparing.await)) });
+                let _ = self.exec.handle().spawn(async move { answer.send(preparing.await) });
             }
-            ToCore::AttachDrive { uuid, drive, answer } => drop(answer.send(self.attach(uuid, &drive))),
+            ToCore::AttachDrive { uuid, drive, answer } => answer.send(self.attach(uuid, &drive)),
             ToCore::JoinDrive { drive, answer } => {
                 let joining = match &mut self.owner {
                     Some(owner) => owner.add_drive(drive),
@@ -27,28 +26,28 @@ impl Core {
                 };
                 match joining {
                     Ok(()) => self.waiting.joined = Some(answer),
-                    Err(why) => drop(answer.send(Err(why))),
+                    Err(why) => answer.send(Err(why)),
                 }
             }
             ToCore::DriveJoined { uuid, place, answer } => {
                 self.drive_joined(uuid, place);
-                let _ = answer.send(());
+                answer.send(());
             }
             ToCore::CloseFile { file, answer } => {
                 self.io.close_drive(file);
-                let _ = answer.send(());
+                answer.send(());
             }
             ToCore::InfoOf { place, answer } => {
-                let _ = answer.send(self.infos.get(usize::from(place)).cloned().flatten());
+                answer.send(self.infos.get(usize::from(place)).cloned().flatten());
             }
             ToCore::EraseKeysOn { drive, answer } => {
                 let Some(pool) = self.plan.as_ref().map(|plan| plan.pool) else { return };
                 self.leave_keys(drive.file);
                 let erasing = dolmen_store::erase_keys_on(self.exec.handle(), drive, pool);
                 // Without room for the task the answer's sender is dropped, and with it the request.
-                let _ = self.exec.handle().spawn(async move { drop(answer.send(erasing.await)) });
+                let _ = self.exec.handle().spawn(async move { answer.send(erasing.await) });
             }
-            ToCore::CloseDrive { place, answer } => drop(answer.send(self.close_drive(place))),
+            ToCore::CloseDrive { place, answer } => answer.send(self.close_drive(place)),
             ToCore::ChangeDrive { place, change, answer } => self.change_drive(place, change, answer),
             other => self.take_key_command(other),
         }
@@ -113,7 +112,7 @@ impl Core {
             DriveChange::Keep if owner.keep_drive(place) => Ok(()),
             DriveChange::Keep => Err("it is not being removed".into()),
         };
-        let _ = answer.send(done);
+        answer.send(done);
     }
 
     /// Tells what has come of a drive that was to join.
@@ -126,8 +125,7 @@ impl Core {
         let drives = owner.drives();
         let place = |uuid| drives.iter().position(|d| d.uuid == uuid).and_then(|i| u16::try_from(i).ok());
         if let Some(answer) = self.waiting.joined.take() {
-            let _ =
-                answer.send(outcome.and_then(|uuid| place(uuid).ok_or_else(|| "it is gone again".into())));
+            answer.send(outcome.and_then(|uuid| place(uuid).ok_or_else(|| "it is gone again".into())));
         }
     }
 }

@@ -10,15 +10,15 @@
 //! nothing of threads: production runs one per thread over io_uring, tests run several in one thread over a simulated
 //! world.
 
-use crate::node::{
-    message::{Answer, Between, FromCore, Links, OpenedDrive, ToCore},
+use crate::{
+    message::{Answer, Between, FromCore, Links, News, OpenedDrive, ToCore},
     report::{CoreReport, LoopCounters},
 };
 use dolmen_export::nbd::Server;
 use dolmen_io::{DriveInfo, Event, FileId, Inbox, Io, Owner, Poller, Tag, Turn, Wait, exec::Exec};
 use dolmen_store::{PoolOwner, PoolPlan, Store, ToPool, ToShard};
 use dolmen_target::Target;
-use dolmen_types::{CoreId, LineId, Nanos, ShardId, Uuid, limits::BLOCK_BYTES};
+use dolmen_types::{CoreId, LineId, Nanos, PgId, ShardId, Uuid, limits::BLOCK_BYTES};
 use dolmen_volume::{
     Change, ControlDone, ControlError, ControlReply, Near, Notice, Reply, VolumeInfo, Volumes,
 };
@@ -26,7 +26,6 @@ use std::{
     collections::{BTreeMap, VecDeque},
     sync::Arc,
 };
-use tokio::sync::mpsc;
 
 mod control;
 mod drives;
@@ -34,17 +33,17 @@ mod keys;
 mod nbd;
 
 /// Tags of the loop's own timers.
-pub const LOOP: Owner = Owner(0);
+const LOOP: Owner = Owner(0);
 /// Tags of the target's operations.
-pub const TARGET: Owner = Owner(1);
+const TARGET: Owner = Owner(1);
 /// Tags of the store's operations.
-pub const STORE: Owner = Owner(2);
+const STORE: Owner = Owner(2);
 /// Tags of long flows' operations.
 pub const EXEC: Owner = Owner(3);
 /// Tags of the volumes' timers.
-pub const VOLUME: Owner = Owner(5);
+const VOLUME: Owner = Owner(5);
 /// Tags of the NBD door's operations.
-pub const NBD: Owner = Owner(6);
+const NBD: Owner = Owner(6);
 
 /// Long flows of one core at most: a few per shard.
 const MAX_TASKS: usize = 1024;
@@ -96,7 +95,7 @@ pub struct Core {
     /// Turns since all components had one; [`MOST_SHORT`] while one of them has more to do.
     short_turns: u32,
     inbox: Inbox<ToCore>,
-    out: mpsc::UnboundedSender<FromCore>,
+    out: News,
     links: Links,
     /// Messages that found their mailbox full, by core.
     backlog: Vec<VecDeque<Between>>,
@@ -148,14 +147,7 @@ pub struct Core {
 impl Core {
     /// A core with nothing on it, which does what `inbox` tells it. `spin_ns` is how long it polls after the last work.
     #[must_use]
-    pub fn new(
-        id: CoreId,
-        cores: usize,
-        io: Io,
-        inbox: Inbox<ToCore>,
-        out: mpsc::UnboundedSender<FromCore>,
-        spin_ns: u64,
-    ) -> Core {
+    pub fn new(id: CoreId, cores: usize, io: Io, inbox: Inbox<ToCore>, out: News, spin_ns: u64) -> Core {
         let exec = Exec::new(EXEC, MAX_TASKS, &io);
         let buffers_total = u64::try_from(io.pool().available(BLOCK_BYTES)).unwrap_or(u64::MAX);
         Core {
@@ -444,8 +436,7 @@ impl Core {
         }
         // Changes before answers: who gets an answer finds the change already told.
         for change in self.changes.drain(..) {
-            // The control side only goes away when the process ends.
-            let _ = self.out.send(FromCore::Change(change));
+            (self.out)(FromCore::Change(change));
         }
         let mut answers = std::mem::take(&mut self.answers);
         for reply in answers.drain(..) {
@@ -459,13 +450,12 @@ impl Core {
             Ok(ControlDone::List(list)) => list,
             _ => Vec::new(),
         };
-        // A dropped receiver means that nobody waits any more.
         match self.pending.remove(&reply.token) {
-            Some(Pending::User(answer)) => drop(answer.send(reply.result)),
-            Some(Pending::Opened(answer)) => drop(answer.send(list(reply.result))),
+            Some(Pending::User(answer)) => answer.send(reply.result),
+            Some(Pending::Opened(answer)) => answer.send(list(reply.result)),
             Some(Pending::Report(answer)) => {
                 let report = self.report(list(reply.result));
-                drop(answer.send(Box::new(report)));
+                answer.send(Box::new(report));
             }
             None => {}
         }
@@ -491,7 +481,7 @@ impl Core {
         owner.drain(&mut self.to_shards);
         if owner.sequence() != self.sequence {
             self.sequence = owner.sequence();
-            let _ = self.out.send(FromCore::Drives);
+            (self.out)(FromCore::Drives);
         }
         for (shard, message) in self.to_shards.drain(..) {
             let home = usize::from(shard.0) % self.cores;
@@ -517,6 +507,13 @@ impl Core {
             out.flush();
         }
     }
+}
+
+/// The core that a protection group lives on.
+#[must_use]
+pub fn home_core(plan: &PoolPlan, pg: PgId, cores: usize) -> CoreId {
+    let shard = pg.0 % u32::from(plan.shards.max(1));
+    CoreId(u16::try_from(shard as usize % cores.max(1)).expect("cores are at most 256"))
 }
 
 /// Puts a message into a core's mailbox, or behind those that wait for it to have room. Order is kept.
