@@ -30,9 +30,9 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Verb {
-    /// Run every test but the long soaks: the workspace's, then the scenarios in the virtual machine.
+    /// Run every test but the long soaks: the workspace's, the count of instructions, and the scenarios in virtual machines.
     Test {
-        /// Leave the virtual machine out.
+        /// Leave the virtual machines out.
         #[arg(long)]
         skip_vm: bool,
     },

@@ -11,6 +11,7 @@ use anyhow::{Context, Result, bail};
 use crate::sh::{is_on_path, run};
 
 /// A program and the package that holds it.
+#[derive(Clone, Copy)]
 struct Tool {
     /// The program's file name, looked up on the path and in the system's sbin folders.
     program: &'static str,
@@ -52,6 +53,11 @@ const GUARD_TOOLS: &[Tool] = &[Tool { program: "valgrind", package: "valgrind" }
 /// Installs whatever of the virtual machine's tools is missing.
 pub(crate) fn ensure_vm_tools() -> Result<()> {
     ensure(VM_TOOLS)
+}
+
+/// Installs whatever is missing of what all tests need.
+pub(crate) fn ensure_test_tools() -> Result<()> {
+    ensure(&[VM_TOOLS, GUARD_TOOLS].concat())
 }
 
 /// Installs what counts instructions, if it is missing.

@@ -31,16 +31,15 @@ impl Phase {
 /// Runs the workspace's tests and, unless told otherwise, the scenarios in virtual machines.
 pub(crate) fn test(skip_vm: bool) -> Result<()> {
     let start = Instant::now();
-    if !skip_vm {
-        // First, so that a machine on which it can't be done says so at once.
-        crate::packages::ensure_vm_tools()?;
-    }
+    // First, so that a machine on which it can't be done says so at once.
+    if skip_vm { crate::packages::ensure_guard_tools() } else { crate::packages::ensure_test_tools() }?;
     let mut phases = vec![Phase::run("build", build)];
     if phases[0].tally.failed == 0 {
         std::thread::scope(|scope| {
             let machines = (!skip_vm).then(|| scope.spawn(|| Phase::run("scenarios", scenarios)));
             phases.push(Phase::run("tests", unit_tests));
             phases.push(Phase::run("examples in the documentation", doc_tests));
+            phases.push(Phase::run("guard", guard));
             phases.extend(machines.map(|thread| thread.join().expect("a failed scenario is counted")));
         });
     }
@@ -77,6 +76,17 @@ fn unit_tests() -> Tally {
 /// The examples in the documentation, which nextest doesn't run.
 fn doc_tests() -> Tally {
     counted(&["test", "--workspace", "--doc", "--no-fail-fast", "--quiet"], Stream::Output)
+}
+
+/// The hot paths' instructions against what is recorded: one test.
+fn guard() -> Tally {
+    match crate::guard::guard(false) {
+        Ok(()) => Tally { passed: 1, failed: 0 },
+        Err(error) => {
+            println!("guard: FAILED: {error:#}");
+            Tally { passed: 0, failed: 1 }
+        }
+    }
 }
 
 /// Runs cargo and counts what its test runners say; a run that failed without a failed test (it did not even
