@@ -40,6 +40,12 @@ impl RangeLocks {
     pub(crate) fn new() -> RangeLocks {
         RangeLocks { root: NIL, waiting: 0 }
     }
+
+    /// True when nothing is claimed.
+    #[inline]
+    pub(crate) fn is_empty(&self) -> bool {
+        self.root == NIL
+    }
 }
 
 #[derive(Clone, Debug)]
