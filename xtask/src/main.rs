@@ -78,7 +78,7 @@ enum Verb {
     Vm {
         #[command(subcommand)]
         action: Option<VmAction>,
-        /// Kernel series: 6.12 or 6.1.
+        /// Kernel series: 6.12 or 6.1; `run` takes both too, with a comma, and runs them beside each other.
         #[arg(long, default_value = "6.12", global = true)]
         kernel: String,
     },
@@ -153,7 +153,8 @@ fn verb(verb: Verb) -> Result<()> {
         Verb::Vm { kernel, action: None } => vm::shell(&kernel),
         Verb::Vm { kernel, action: Some(VmAction::Run { scenario, against, binary }) } => {
             let binary = binary.unwrap_or_else(|| root().join("target/release/dolmen"));
-            let tally = scenario::run(&Plan { series: vec![kernel], against, binary, only: scenario })?;
+            let series = kernel.split(',').map(str::to_owned).collect();
+            let tally = scenario::run(&Plan { series, against, binary, only: scenario })?;
             println!("{} passed, {} failed", tally.passed, tally.failed);
             if tally.failed > 0 { Err(anyhow::anyhow!("scenarios failed")) } else { Ok(()) }
         }
