@@ -82,20 +82,30 @@ impl Daemon {
         self.await_ready()
     }
 
-    /// Waits until every port accepts; a process that ended is an error at once.
+    /// Waits until every port accepts and the daemon says that it is ready: on a busy machine that is a moment later. A process
+    /// that ended is an error at once.
     fn await_ready(&mut self) -> Result<()> {
         let deadline = Instant::now() + READY_LIMIT;
         for port in [self.port, self.discovery_port, self.api_port] {
             while TcpStream::connect(("127.0.0.1", port)).is_err() {
-                if let Some(status) = self.running()?.try_wait()? {
-                    bail!("the daemon ended with {status}:\n{}", self.log());
-                }
-                if Instant::now() > deadline {
-                    bail!("the daemon did not open port {port} within {READY_LIMIT:?}:\n{}", self.log());
-                }
-                std::thread::sleep(Duration::from_millis(20));
+                self.pause(deadline, &format!("did not open port {port}"))?;
             }
         }
+        while !self.log().contains(" ready ") {
+            self.pause(deadline, "did not say that it is ready")?;
+        }
+        Ok(())
+    }
+
+    /// A moment's wait for the daemon; an error when it has ended, or when the time is up.
+    fn pause(&mut self, deadline: Instant, what: &str) -> Result<()> {
+        if let Some(status) = self.running()?.try_wait()? {
+            bail!("the daemon ended with {status}:\n{}", self.log());
+        }
+        if Instant::now() > deadline {
+            bail!("the daemon {what} within {READY_LIMIT:?}:\n{}", self.log());
+        }
+        std::thread::sleep(Duration::from_millis(20));
         Ok(())
     }
 
