@@ -2,70 +2,11 @@
 //! `cargo xtask test` installs all of it.
 #![allow(clippy::unwrap_used)] // a test that can't go on fails
 
+mod door;
 mod node;
 
-use node::{DOLMEN, Node, within};
-use rustix::process::{Pid, Signal, kill_process};
+use door::{Door, client, source};
 use serde_json::Value;
-use std::{
-    path::{Path, PathBuf},
-    process::{Child, Command, Output, Stdio},
-};
-
-/// Runs a client that must succeed; its output, or nothing where there is no such program.
-fn client(words: &[&str]) -> Option<String> {
-    let ran = Command::new(words[0]).args(&words[1..]).stdin(Stdio::null()).output();
-    let Ok(Output { status, stdout, stderr }) = ran else {
-        eprintln!("skipped: there is no {}", words[0]);
-        return None;
-    };
-    let [stdout, stderr] = [stdout, stderr].map(|text| String::from_utf8_lossy(&text).into_owned());
-    assert!(status.success(), "{words:?}: {status}\n{stdout}{stderr}");
-    Some(stdout)
-}
-
-/// Data with runs of zeroes in it.
-fn source(path: &Path, mib: usize) {
-    let mut x = 1u64;
-    let mut next = || {
-        x ^= x << 13;
-        x ^= x >> 7;
-        x ^= x << 17;
-        x
-    };
-    let data: Vec<u8> = (0..mib << 20 >> 3)
-        .flat_map(|word| if word >> 14 & 3 == 1 { [0; 8] } else { next().to_le_bytes() })
-        .collect();
-    std::fs::write(path, data).unwrap();
-}
-
-struct Door {
-    node: Node,
-    socket: PathBuf,
-}
-
-impl Door {
-    fn new(more: &[&str]) -> Door {
-        let mut node = Node::new();
-        let socket = node.drive("nbd.sock");
-        let at = format!("unix:{}", socket.display());
-        node.start(&["a"], &[&["--nbd", &at], more].concat());
-        Door { node, socket }
-    }
-
-    fn volume(&self, name: &str, acl: &str) -> String {
-        let made = self.node.cli(&["volume", "create", name, "--size", "64MiB", "--acl", acl]);
-        made["UUID"].as_str().unwrap().to_string()
-    }
-
-    fn uri(&self, name: &str) -> String {
-        uri(&self.socket, name)
-    }
-}
-
-fn uri(socket: &Path, name: &str) -> String {
-    format!("nbd+unix:///{name}?socket={}", socket.display())
-}
 
 #[test]
 fn volumes_are_listed_copied_and_compared_by_stock_clients() {
@@ -151,66 +92,4 @@ fn every_command_works_through_stock_clients() {
     if client(&["fio", "--enghelp=nbd"]).is_some_and(|help| help.contains("uri")) {
         client(&[&fio[..], &more].concat());
     }
-}
-
-/// `dolmen export nbd` in a process of its own.
-struct Relay(Child);
-
-impl Relay {
-    fn start(args: &[&str], socket: &Path) -> Relay {
-        let mut command = Command::new(DOLMEN);
-        command.args(["export", "nbd", "--listen", &format!("unix:{}", socket.display())]).args(args);
-        let relay = Relay(command.stdout(Stdio::null()).spawn().unwrap());
-        within(&|| "the relay's socket".into(), || socket.exists());
-        relay
-    }
-
-    fn stop(mut self) {
-        let pid = Pid::from_raw(i32::try_from(self.0.id()).unwrap()).unwrap();
-        kill_process(pid, Signal::TERM).unwrap();
-        assert!(self.0.wait().unwrap().success());
-    }
-}
-
-impl Drop for Relay {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
-#[test]
-fn namespaces_elsewhere_are_exported_and_outlive_their_target_s_restart() {
-    let mut door = Door::new(&[]);
-    let uuid = door.volume("web", "ALLOW_ANY");
-    let status = door.node.cli(&["status"]);
-    let target = format!("127.0.0.1:{}", status["discoveryPort"]);
-    let socket = door.node.drive("relay.sock");
-    let relay = Relay::start(&["--target", &target, "--name", "disk"], &socket);
-    let (from, back) = (door.node.drive("from"), door.node.drive("back"));
-    source(&from, 16);
-    let (from, back) = (from.to_str().unwrap(), back.to_str().unwrap());
-    let (disk, web) = (uri(&socket, "disk"), door.uri("web"));
-    let copied = client(&["qemu-img", "convert", "-n", "-f", "raw", "-O", "raw", from, &disk]).is_some();
-    if copied {
-        // Seen through the other door, and by identity.
-        let same = ["qemu-img", "compare", "-f", "raw", "-F", "raw", &web, &uri(&socket, &uuid)];
-        assert!(client(&same).unwrap().contains("identical"));
-    }
-    // The node is killed while the client reads, and comes back at the same port.
-    let nvme = status["nvmePort"].to_string();
-    let mut reader = Command::new("qemu-img");
-    reader.args(["convert", "-f", "raw", "-O", "raw", "-r", "32M", &disk, back]);
-    let reader = reader.spawn();
-    door.node.kill();
-    let at = format!("unix:{}", door.socket.display());
-    door.node.start(&["a"], &["--port", &nvme, "--nbd", &at]);
-    if let Ok(mut reader) = reader {
-        assert!(reader.wait().unwrap().success());
-        let (from, back) = (std::fs::read(from).unwrap(), std::fs::read(back).unwrap());
-        assert!(back[..from.len()] == from && back[from.len()..].iter().all(|b| *b == 0));
-    }
-    relay.stop();
-    let missing = Command::new(DOLMEN).args(["export", "nbd", "--target", "127.0.0.1:1"]).output().unwrap();
-    assert_eq!(missing.status.code(), Some(5));
 }

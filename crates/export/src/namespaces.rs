@@ -78,7 +78,8 @@ impl NamespaceBackend {
         let (request, why) = initiator.submit(io, subsystem, Request::new(token, command)).err()?;
         let result = Err(match why {
             SubmitError::Full | SubmitError::Memory => backend::Failure::Busy,
-            SubmitError::Gone | SubmitError::Down => backend::Failure::Gone,
+            SubmitError::Gone => backend::Failure::Gone,
+            SubmitError::Down => backend::Failure::Failed,
             SubmitError::Invalid | SubmitError::NoQueues | SubmitError::TooLarge => backend::Failure::Invalid,
         });
         Some(Reply { token, result, buf: buffer_of(request.command) })

@@ -321,7 +321,7 @@ impl Command {
         }
     }
 
-    /// Reduces a valid command; `list` is a buffer for a range list, taken only by [`Command::Deallocate`]. The second job is
+    /// Reduces a valid command that isn't a read, a write or a compare; `list` is a buffer for a range list, taken only by [`Command::Deallocate`]. The second job is
     /// that of a fused pair's second half.
     pub(crate) fn into_jobs(self, list: Option<Buf>) -> (Job, Option<Job>) {
         match self {
@@ -345,16 +345,6 @@ impl Command {
             Sqe::with_read_write(opcode, 0, nsid, ReadWrite { start, blocks, ..ReadWrite::default() })
         };
         match self {
-            Command::Read { nsid, lba, blocks, buf } => {
-                io(block(NvmOpcode::READ, nsid, lba, blocks), Data::ToHost(buf))
-            }
-            Command::Write { nsid, lba, blocks, buf, fua } => {
-                let rw = ReadWrite { start: lba, blocks, fua, ..ReadWrite::default() };
-                io(Sqe::with_read_write(NvmOpcode::WRITE, 0, nsid, rw), Data::ToController(buf))
-            }
-            Command::Compare { nsid, lba, blocks, buf } => {
-                io(block(NvmOpcode::COMPARE, nsid, lba, blocks), Data::ToController(buf))
-            }
             Command::WriteZeroes { nsid, lba, blocks, deallocate } => {
                 let rw = ReadWrite { start: lba, blocks, deallocate, ..ReadWrite::default() };
                 io(Sqe::with_read_write(NvmOpcode::WRITE_ZEROES, 0, nsid, rw), Data::None)
@@ -363,6 +353,9 @@ impl Command {
                 io(block(NvmOpcode::VERIFY, nsid, lba, blocks), Data::None)
             }
             Command::Deallocate { nsid, ranges } => deallocate(nsid, &ranges, list),
+            Command::Read { .. } | Command::Write { .. } | Command::Compare { .. } => {
+                unreachable!("these are made where they stay")
+            }
             Command::CompareAndWrite { .. } => unreachable!("a pair is two jobs"),
             Command::Flush { nsid } => {
                 let sqe = Sqe { nsid: nsid.into(), ..Sqe::new(NvmOpcode::FLUSH.0, 0) };

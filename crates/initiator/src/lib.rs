@@ -7,6 +7,7 @@
 //! - [`aio`] is the same for tasks on our executor: `subsystem.read(..).await`.
 //! - [`blocking::Session`] is the simple face, for tools and tests: it waits for each answer.
 //! - [`discovery::Discovery`] follows discovery services and their referrals, and tells what changes.
+//! - [`namespaces::Namespaces`] follows what namespaces there are, and how large.
 //! - [`load`] makes load and verifies what it reads.
 //!
 //! A subsystem may be reached by several paths ([`Options::paths`]), each an association with a controller of its own; ANA
@@ -31,6 +32,7 @@ mod error;
 mod identity;
 mod initiator;
 pub mod load;
+pub mod namespaces;
 mod options;
 mod outbox;
 mod path;

@@ -12,7 +12,7 @@ use crate::{
 };
 use dolmen_io::{Io, Owner, Pool, Slices, SocketId, Tag};
 use dolmen_nvme::{
-    spec::Fuse,
+    spec::{Cqe, Fuse, Status},
     tcp::{
         self, CommandData, CommandError, DIGEST_BYTES, DataDigest, Host, HostEvent, HostOptions,
         MAX_HEADER_BYTES,
@@ -122,6 +122,16 @@ impl Queue {
         heard: &mut Vec<Heard>,
     ) -> Result<(), Error> {
         loop {
+            while let Some((cid, bytes)) = self.host.take_read(&mut chunk) {
+                let id = self.answered(cid);
+                let slot = slots.get_mut(id);
+                if let Payload::In(buf) = &mut slot.payload {
+                    buf[..bytes.len()].copy_from_slice(bytes);
+                }
+                let received = u32::try_from(bytes.len()).expect("a piece of 32-bit data");
+                slot.reply = Reply { cqe: Cqe::new(cid, Status::SUCCESS), received, intact: true };
+                heard.push(Heard::Completed(id));
+            }
             match self.host.receive(&mut chunk) {
                 Ok(None) => return Ok(()),
                 Ok(Some(HostEvent::Data { cid, offset, bytes })) => {
@@ -132,11 +142,9 @@ impl Queue {
                     }
                 }
                 Ok(Some(HostEvent::Completion { cqe, received, intact })) => {
-                    let cid = cqe.cid.get();
-                    let slot = std::mem::replace(&mut self.under[usize::from(cid)], UNUSED);
-                    self.free.push(cid);
-                    slots.get_mut(slot).reply = Reply { cqe, received, intact };
-                    heard.push(Heard::Completed(slot));
+                    let id = self.answered(cqe.cid.get());
+                    slots.get_mut(id).reply = Reply { cqe, received, intact };
+                    heard.push(Heard::Completed(id));
                 }
                 Ok(Some(HostEvent::SendData { cid })) => self.asked.push_back(cid),
                 Ok(Some(HostEvent::Initialized(_))) => heard.push(Heard::Initialized),
@@ -154,6 +162,13 @@ impl Queue {
                 }
             }
         }
+    }
+
+    /// The command under an identifier is answered: the identifier is free.
+    #[inline]
+    fn answered(&mut self, cid: u16) -> SlotId {
+        self.free.push(cid);
+        std::mem::replace(&mut self.under[usize::from(cid)], UNUSED)
     }
 
     /// Stages a command; its payload too, if it may travel in the capsule.
@@ -179,8 +194,7 @@ impl Queue {
         let Some(out) = self.outbox.room(pool, MAX_HEADER_BYTES + payload_room + DIGEST_BYTES) else {
             return Dispatch::NoMemory;
         };
-        slot.sqe.cid = cid.into();
-        let header = match self.host.write_command(out, &slot.sqe, data) {
+        let header = match self.host.write_command_as(out, cid, &slot.sqe, data) {
             Ok(bytes) => bytes,
             Err(CommandError::NoRoom | CommandError::BadIdentifier | CommandError::NotReady) => {
                 return Dispatch::Full;

@@ -5,7 +5,7 @@
 
 use crate::command::{Data, Job, Lane, Resend};
 use dolmen_io::{Buf, Slice};
-use dolmen_nvme::spec::{Cqe, Fuse, LogId, Sqe, Status};
+use dolmen_nvme::spec::{Cqe, Fuse, LogId, NvmOpcode, ReadWrite, Sqe, Status};
 use dolmen_types::Nanos;
 
 /// Index of a slot.
@@ -150,28 +150,48 @@ impl Slots {
         now: Nanos,
     ) -> Result<SlotId, Job> {
         let Some(id) = self.free.pop() else { return Err(job) };
-        let payload = match job.data {
+        let slot = self.get_mut(id);
+        slot.begin(origin, deadline, now);
+        (slot.lane, slot.resend, slot.sqe) = (job.lane, job.resend, job.sqe);
+        slot.payload = match job.data {
             Data::None => Payload::None,
             Data::ToHost(buf) => Payload::In(buf),
             Data::ToController(buf) => Payload::Out(buf),
         };
-        let slot = self.get_mut(id);
-        (slot.origin, slot.place, slot.lane, slot.resend) = (origin, Place::Waiting, job.lane, job.resend);
-        slot.sqe = job.sqe;
-        slot.payload = payload;
-        (slot.tries, slot.deadline, slot.submitted, slot.sent) = (0, deadline, now, now);
         Ok(id)
     }
 
+    /// The same for a command that moves the data of blocks, which nearly all are: it is made where it stays. `None` when no slot is
+    /// free.
+    #[inline]
+    pub(crate) fn insert_block(
+        &mut self,
+        (opcode, nsid, rw): (NvmOpcode, u32, ReadWrite),
+        payload: Payload,
+        origin: Origin,
+        (deadline, now): (Nanos, Nanos),
+    ) -> Option<SlotId> {
+        let id = self.free.pop()?;
+        let slot = self.get_mut(id);
+        slot.begin(origin, deadline, now);
+        (slot.lane, slot.resend) = (Lane::Io, Resend::Allowed);
+        slot.sqe = Sqe::with_read_write(opcode, 0, nsid, rw);
+        slot.payload = payload;
+        Some(id)
+    }
+
+    #[inline]
     pub(crate) fn get(&self, id: SlotId) -> &Slot {
         &self.slots[index(id)]
     }
 
+    #[inline]
     pub(crate) fn get_mut(&mut self, id: SlotId) -> &mut Slot {
         &mut self.slots[index(id)]
     }
 
     /// Gives a slot back; its buffer, if it still had one, goes to the pool.
+    #[inline]
     pub(crate) fn remove(&mut self, id: SlotId) {
         let slot = self.get_mut(id);
         debug_assert!(slot.place != Place::Free, "a slot is freed once");
@@ -201,6 +221,13 @@ impl Slot {
             submitted: Nanos(0),
             sent: Nanos(0),
         }
+    }
+
+    /// A command of `origin` moves in.
+    #[inline]
+    fn begin(&mut self, origin: Origin, deadline: Nanos, now: Nanos) {
+        (self.origin, self.place, self.tries) = (origin, Place::Waiting, 0);
+        (self.deadline, self.submitted, self.sent) = (deadline, now, now);
     }
 
     /// The ticket, when the caller still waits for this command.

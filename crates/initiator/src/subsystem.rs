@@ -26,7 +26,7 @@ use crate::{
     slots::{Origin, Payload, Place, Reply, SlotId, Slots},
 };
 use dolmen_io::{Event, Io, Owner};
-use dolmen_nvme::spec::{AnaState, Status};
+use dolmen_nvme::spec::{AnaState, NvmOpcode, ReadWrite, Status};
 use dolmen_types::Nanos;
 use std::collections::{BTreeMap, VecDeque};
 
@@ -50,6 +50,8 @@ const RETRY_MS: u64 = 100;
 const RETRY_UNIT_MS: u64 = 100;
 /// Pause before the next attempt when the pool was empty. Milliseconds.
 const MEMORY_RETRY_MS: u64 = 1;
+/// Why a slot is always free.
+const ROOM: &str = "there are more slots than commands of callers";
 /// The namespace id that means all of them.
 const ALL: u32 = u32::MAX;
 
@@ -89,6 +91,8 @@ pub(crate) struct Subsystem {
     /// Commands that are answered but whose payload is still lent to a send.
     lent: Vec<(SlotId, Result<u64, Failure>)>,
     answers: Vec<Answer>,
+    /// Something happened since the last [`Subsystem::step`]: there may be something to send.
+    stirred: bool,
     /// The controller that is being heard didn't abort what it was asked to.
     to_reset: bool,
     state: State,
@@ -124,6 +128,7 @@ impl Subsystem {
             callers: 0,
             lent: Vec::new(),
             answers: Vec::new(),
+            stirred: true,
             to_reset: false,
             state: State::Connecting,
             down_since: now,
@@ -167,7 +172,7 @@ impl Subsystem {
             self.routes[at].take_over(route);
         }
         self.reroute();
-        self.wake_at = now;
+        (self.wake_at, self.stirred) = (now, true);
         Ok(number(at))
     }
 
@@ -186,28 +191,62 @@ impl Subsystem {
         if let Err(e) = self.admissible(&request.command) {
             return Err((request, e));
         }
-        let list = match &request.command {
-            command @ Command::Deallocate { .. } => match io.alloc(command.data_bytes()) {
+        let now = io.now();
+        let Request { ticket, deadline, queue, command } = request;
+        let origin = Origin::Caller { ticket, queue };
+        let slots = &mut self.shared.slots;
+        let times = (deadline, now);
+        let rw = |start, blocks, fua| ReadWrite { start, blocks, fua, ..ReadWrite::default() };
+        let id = match command {
+            Command::Read { nsid, lba, blocks, buf } => {
+                let what = (NvmOpcode::READ, nsid, rw(lba, blocks, false));
+                slots.insert_block(what, Payload::In(buf), origin, times).expect(ROOM)
+            }
+            Command::Write { nsid, lba, blocks, buf, fua } => {
+                let what = (NvmOpcode::WRITE, nsid, rw(lba, blocks, fua));
+                slots.insert_block(what, Payload::Out(buf), origin, times).expect(ROOM)
+            }
+            Command::Compare { nsid, lba, blocks, buf } => {
+                let what = (NvmOpcode::COMPARE, nsid, rw(lba, blocks, false));
+                slots.insert_block(what, Payload::Out(buf), origin, times).expect(ROOM)
+            }
+            command => match self.insert(io, command, origin, times) {
+                Ok(id) => id,
+                Err(command) => {
+                    return Err((Request { ticket, deadline, queue, command }, SubmitError::Memory));
+                }
+            },
+        };
+        self.callers += 1;
+        self.wake_at = self.wake_at.min(deadline);
+        self.stirred = true;
+        self.enqueue(id);
+        Ok(())
+    }
+
+    /// Gives a command slots that has a form of its own; back when there is no buffer for its ranges.
+    fn insert(
+        &mut self,
+        io: &Io,
+        command: Command,
+        origin: Origin,
+        (deadline, now): (Nanos, Nanos),
+    ) -> Result<SlotId, Command> {
+        let list = match &command {
+            Command::Deallocate { .. } => match io.alloc(command.data_bytes()) {
                 Some(buf) => Some(buf),
-                None => return Err((request, SubmitError::Memory)),
+                None => return Err(command),
             },
             _ => None,
         };
-        let Request { ticket, deadline, queue, command } = request;
-        let origin = Origin::Caller { ticket, queue };
-        let now = io.now();
         let (job, second) = command.into_jobs(list);
-        let room = "there are more slots than commands of callers";
-        let id = self.shared.slots.insert(job, origin, deadline, now).expect(room);
-        self.callers += 1;
+        let id = self.shared.slots.insert(job, origin, deadline, now).expect(ROOM);
         if let Some(second) = second {
             let origin = Origin::Second { first: id };
-            self.shared.slots.insert(second, origin, Nanos(u64::MAX), now).expect(room);
+            self.shared.slots.insert(second, origin, Nanos(u64::MAX), now).expect(ROOM);
             self.callers += 1;
         }
-        self.wake_at = self.wake_at.min(deadline);
-        self.enqueue(id);
-        Ok(())
+        Ok(id)
     }
 
     fn admissible(&self, command: &Command) -> Result<(), SubmitError> {
@@ -314,6 +353,7 @@ impl Subsystem {
         out: &mut Out,
     ) {
         let Some(route) = self.routes.get_mut(at) else { return };
+        self.stirred = true;
         let mut answers = std::mem::take(&mut self.answers);
         let mut result = route.path.on_event(io, &mut self.shared, queue, event, &mut answers);
         for answer in answers.drain(..) {
@@ -480,6 +520,9 @@ impl Subsystem {
 
     /// Sends what can be sent. Once per turn.
     pub(crate) fn step(&mut self, io: &mut Io) {
+        if !std::mem::take(&mut self.stirred) {
+            return;
+        }
         let now = io.now();
         self.ask(io);
         let mut starved = false;

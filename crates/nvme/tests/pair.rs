@@ -44,6 +44,10 @@ struct Client {
     out: Vec<u8>,
     read: Vec<(u16, Vec<u8>)>,
     done: Vec<(u16, Status, u32)>,
+    /// Takes answers to reads the short way where there is one.
+    short: bool,
+    /// How many came so.
+    shortened: usize,
 }
 
 const READ_LEN: usize = 300;
@@ -69,10 +73,19 @@ impl Client {
         self.command(NvmOpcode::WRITE, 3, CommandData::Write(len(WRITE_LEN)));
         self.command(NvmOpcode::READ, 1, CommandData::Read(len(READ_LEN)));
         self.command(NvmOpcode::FLUSH, 4, CommandData::None);
+        self.command(NvmOpcode::READ, 5, CommandData::Read(len(READ_LEN)));
     }
 
     fn feed(&mut self, mut chunk: &[u8]) {
-        while let Some(event) = self.host.receive(&mut chunk).unwrap() {
+        loop {
+            while self.short
+                && let Some((cid, bytes)) = self.host.take_read(&mut chunk)
+            {
+                self.read.push((cid, bytes.to_vec()));
+                self.done.push((cid, Status::SUCCESS, u32::try_from(bytes.len()).unwrap()));
+                self.shortened += 1;
+            }
+            let Some(event) = self.host.receive(&mut chunk).unwrap() else { break };
             match event {
                 HostEvent::Initialized(_) => self.go(),
                 HostEvent::Data { cid, offset, bytes } => {
@@ -111,9 +124,17 @@ impl Client {
     }
 }
 
-/// Runs the whole conversation; how many bytes each way.
+/// Runs the whole conversation, with and without the short way for reads; how many bytes each way.
 fn converse(terms: Terms, to_target: Cut, to_host: Cut) -> (usize, usize) {
-    let mut client = Client { host: terms.host(), out: Vec::new(), read: Vec::new(), done: Vec::new() };
+    let (there, back, _) = run(terms, (to_target, to_host), true);
+    assert_eq!(run(terms, (to_target, to_host), false), (there, back, 0));
+    (there, back)
+}
+
+/// The same, and how many reads were answered the short way.
+fn run(terms: Terms, (to_target, to_host): (Cut, Cut), short: bool) -> (usize, usize, usize) {
+    let (out, read, done) = (Vec::new(), Vec::new(), Vec::new());
+    let mut client = Client { host: terms.host(), out, read, done, short, shortened: 0 };
     let mut target = Target::new(terms.controller(), terms.depth);
     let mut there = Wire { cut: to_target, passed: 0 };
     let mut back = Wire { cut: to_host, passed: 0 };
@@ -124,14 +145,14 @@ fn converse(terms: Terms, to_target: Cut, to_host: Cut) -> (usize, usize) {
         let bytes = std::mem::take(&mut target.out);
         back.carry(&bytes, |chunk| client.feed(chunk));
     }
-    assert_eq!(client.read, [(0, pattern(0, READ_LEN)), (1, pattern(1, READ_LEN))]);
+    assert_eq!(client.read, [0, 1, 5].map(|cid| (cid, pattern(cid, READ_LEN))));
     assert_eq!(target.written, [(2, pattern(2, CAPSULE_LEN), true), (3, pattern(3, WRITE_LEN), true)]);
     client.done.sort_by_key(|done| done.0);
     let ok = Status::SUCCESS;
-    assert_eq!(client.done, [(0, ok, 300), (1, ok, 300), (2, ok, 0), (3, ok, 0), (4, ok, 0)]);
+    assert_eq!(client.done, [(0, ok, 300), (1, ok, 300), (2, ok, 0), (3, ok, 0), (4, ok, 0), (5, ok, 300)]);
     assert_eq!((client.host.outstanding(), target.controller.open_transfers()), (0, 0));
     assert!(target.controller.export().is_some());
-    (there.passed, back.passed)
+    (there.passed, back.passed, client.shortened)
 }
 
 fn all_terms() -> Vec<Terms> {
@@ -164,6 +185,16 @@ fn small_chunks_give_the_same_conversation() {
         for n in [1, 2, 3, 5, 7, 8, 9, 23, 24, 25, 71, 72, 73, 127, 129, 1000] {
             converse(terms, Cut::Every(n), Cut::Every(n));
         }
+    }
+}
+
+#[test]
+fn only_whole_answers_without_digests_go_the_short_way() {
+    for terms in all_terms() {
+        let usual = terms.digests == Digests::NONE && terms.host_alignment == 0;
+        let (_, _, whole) = run(terms, (Cut::Whole, Cut::Whole), true);
+        assert_eq!(whole > 0, usual, "{terms:?}");
+        assert_eq!(run(terms, (Cut::Whole, Cut::Every(100)), true).2, 0);
     }
 }
 
@@ -219,7 +250,8 @@ fn a_connection_moves_to_another_process() {
 fn wrong_data_digests_fail_the_command_only() {
     let terms = Terms { digests: Digests::BOTH, ..Terms::PLAIN };
     let (host, controller) = terms.connected();
-    let mut client = Client { host, out: Vec::new(), read: Vec::new(), done: Vec::new() };
+    let (out, read, done) = (Vec::new(), Vec::new(), Vec::new());
+    let mut client = Client { host, out, read, done, short: true, shortened: 0 };
     let mut target = Target::new(controller, terms.depth);
     client.command(NvmOpcode::WRITE, 2, CommandData::WriteInCapsule(64));
     let last = client.out.len() - 1;

@@ -192,7 +192,7 @@ impl Connection {
 
     /// True when the host does not read what it is sent: then it need not be heard either.
     pub(crate) fn is_unread(&self) -> bool {
-        self.outbox.bytes() >= MAX_STAGED_BYTES
+        self.outbox.held() >= MAX_STAGED_BYTES
     }
 
     /// True when the host has as many commands under way as its queue has entries; one more is against the rules.

@@ -4,20 +4,20 @@ use crate::{
     connection::{Capsule, Connection, FirstHalf, Stage},
     lifecycle::NewRequest,
     nvm::{self, Transfer},
-    outbox::ATTACH_BYTES,
+    outbox::{ATTACH_BYTES, Outbox},
     reservation,
     slab::Key,
     status,
     target::{Late, Target},
     wire::Taken,
 };
-use dolmen_io::{Buf, Io, Stage as Stamp, Stamps};
+use dolmen_io::{Buf, Io, Stage as Stamp};
 use dolmen_nvme::{
     spec::{Cqe, DataPlan, Fuse, NvmOpcode, Sqe, Status},
     tcp::{C2hData, DIGEST_BYTES, DataDigest, DataEnd, MAX_HEADER_BYTES},
 };
 use dolmen_volume as volume;
-use dolmen_volume::{Command, Done, Near, NearRead, Reply, VolumeRef};
+use dolmen_volume::{Command, Done, Reply, VolumeRef};
 
 const LENGTH_INVALID: Status = Status::DATA_SGL_LENGTH_INVALID.with_dnr();
 const FAILED_FUSED: Status = Status::ABORTED_FAILED_FUSED.with_dnr();
@@ -25,16 +25,9 @@ const MISSING_FUSED: Status = Status::ABORTED_MISSING_FUSED.with_dnr();
 
 impl Target {
     /// A command on an I/O queue.
-    pub(crate) fn start_io(
-        &mut self,
-        io: &mut Io,
-        near: &mut Near<'_>,
-        key: Key,
-        sqe: &Sqe,
-        capsule_data: u32,
-    ) -> Taken {
+    pub(crate) fn start_io(&mut self, io: &mut Io, key: Key, sqe: &Sqe, capsule_data: u32) -> Taken {
         if sqe.fuse() == Fuse::Normal && self.connections.get(key).is_some_and(|c| c.first_half.is_none()) {
-            return match self.start_single(io, near, key, sqe, capsule_data) {
+            return match self.start_single(io, key, sqe, capsule_data) {
                 Ok(taken) => taken,
                 Err(status) => {
                     self.fail(io, key, sqe, status);
@@ -42,18 +35,11 @@ impl Target {
                 }
             };
         }
-        self.start_fused(io, near, key, sqe, capsule_data)
+        self.start_fused(io, key, sqe, capsule_data)
     }
 
     /// Checks a command, gets the memory it needs, and starts it.
-    fn start_single(
-        &mut self,
-        io: &mut Io,
-        near: &mut Near<'_>,
-        key: Key,
-        sqe: &Sqe,
-        capsule_data: u32,
-    ) -> Result<Taken, Status> {
+    fn start_single(&mut self, io: &mut Io, key: Key, sqe: &Sqe, capsule_data: u32) -> Result<Taken, Status> {
         let Some(view) = self.connections.get(key).and_then(|c| c.view) else {
             return Err(Status::INTERNAL_ERROR);
         };
@@ -61,8 +47,8 @@ impl Target {
             self.succeed(io, key, sqe, 0);
             return Ok(Taken::Yes);
         };
-        let (volume, transfer) = (plan.space.volume, plan.transfer);
-        match transfer {
+        let volume = plan.space.volume;
+        match plan.transfer {
             Transfer::FromHost { least, most } => {
                 let plan = DataPlan::of(sqe, capsule_data)?;
                 if !(least..=most).contains(&plan.length()) {
@@ -73,11 +59,6 @@ impl Target {
             Transfer::ToHost(length) | Transfer::Report(length) => {
                 if DataPlan::of(sqe, capsule_data)? != (DataPlan::Transport { length }) {
                     return Err(LENGTH_INVALID);
-                }
-                if let Transfer::ToHost(_) = transfer
-                    && self.read_near(io, near, key, sqe, volume, length)
-                {
-                    return Ok(Taken::Yes);
                 }
                 let congested = self.connections.get(key).is_none_or(|c| c.is_congested(&self.config.bounds));
                 let buf = if congested { None } else { io.alloc(length as usize) };
@@ -106,41 +87,6 @@ impl Target {
                 Ok(Taken::Yes)
             }
         }
-    }
-
-    /// Answers a read whose data is at hand, straight from the volume into the bytes to be sent. False: it has to go the
-    /// long way, and nothing has happened.
-    fn read_near(
-        &mut self,
-        io: &Io,
-        near: &mut Near<'_>,
-        key: Key,
-        sqe: &Sqe,
-        volume: VolumeRef,
-        length: u32,
-    ) -> bool {
-        let Some(connection) = self.connections.get_mut(key) else { return false };
-        let bytes = length as usize;
-        if bytes >= ATTACH_BYTES
-            || sqe.opcode != NvmOpcode::READ.0
-            || connection.is_congested(&self.config.bounds)
-        {
-            return false;
-        }
-        let rw = sqe.read_write();
-        let read = NearRead { volume, host_id: &connection.host_id, lba: rw.start, blocks: rw.blocks };
-        let Some(data) = near.find(&read).filter(|data| data.len_bytes() == u64::from(length)) else {
-            return false;
-        };
-        let Some(staged) = begin_data(connection, &mut self.reserve, io, sqe.cid.get(), length) else {
-            return false;
-        };
-        data.read(&mut connection.outbox.room()[staged.header..][..bytes]);
-        end_data(connection, sqe.cid.get(), &staged, bytes);
-        self.mark_dirty(key);
-        self.count(key, sqe.opcode, bytes);
-        self.trace(io, key, sqe, &Stamps::received(io.now(), io.lag_ns()), &Ok(Done::Ok));
-        true
     }
 
     /// Sends a command that brings data for the host; a report's buffer stays here until there is a report.
@@ -197,14 +143,7 @@ impl Target {
     }
 
     /// A fused command, or an ordinary one that follows a first half (Base 3.4.2).
-    fn start_fused(
-        &mut self,
-        io: &mut Io,
-        near: &mut Near<'_>,
-        key: Key,
-        sqe: &Sqe,
-        capsule_data: u32,
-    ) -> Taken {
+    fn start_fused(&mut self, io: &mut Io, key: Key, sqe: &Sqe, capsule_data: u32) -> Taken {
         let Some(connection) = self.connections.get_mut(key) else { return Taken::Yes };
         let waiting = connection.first_half;
         match (sqe.fuse(), waiting) {
@@ -214,19 +153,19 @@ impl Target {
                 self.fail(io, key, sqe, FAILED_FUSED);
             }
             (Fuse::Second, Some(FirstHalf::Request(first))) => {
-                return self.start_second(io, near, key, first, sqe, capsule_data);
+                return self.start_second(io, key, first, sqe, capsule_data);
             }
             (_, Some(FirstHalf::Request(first))) => {
                 connection.first_half = None;
                 self.abandon_waiting(io, first, MISSING_FUSED);
-                return self.start_io(io, near, key, sqe, capsule_data);
+                return self.start_io(io, key, sqe, capsule_data);
             }
             (_, Some(FirstHalf::Refused)) => {
                 connection.first_half = None;
-                return self.start_io(io, near, key, sqe, capsule_data);
+                return self.start_io(io, key, sqe, capsule_data);
             }
             (Fuse::First, None) if sqe.opcode == NvmOpcode::COMPARE.0 => {
-                return match self.start_single(io, near, key, sqe, capsule_data) {
+                return match self.start_single(io, key, sqe, capsule_data) {
                     Ok(taken) => taken,
                     Err(status) => {
                         self.refuse_first(io, key, sqe, status);
@@ -247,19 +186,11 @@ impl Target {
         }
     }
 
-    fn start_second(
-        &mut self,
-        io: &mut Io,
-        near: &mut Near<'_>,
-        key: Key,
-        first: Key,
-        sqe: &Sqe,
-        capsule_data: u32,
-    ) -> Taken {
+    fn start_second(&mut self, io: &mut Io, key: Key, first: Key, sqe: &Sqe, capsule_data: u32) -> Taken {
         let before = self.requests.get(first).map(|r| r.sqe);
         let pair_ok = before.is_some_and(|f| nvm::is_pair(&f, sqe));
         let started = if pair_ok {
-            self.start_single(io, near, key, sqe, capsule_data)
+            self.start_single(io, key, sqe, capsule_data)
         } else {
             Err(Status::INVALID_FIELD.with_dnr())
         };
@@ -493,41 +424,30 @@ impl Target {
         let bytes = u64::try_from(length).unwrap_or(0);
         let connection = self.connections.get_mut(key).map(|c| &mut c.counters);
         for counters in connection.into_iter().chain(Some(&mut self.stats.traffic)) {
-            match NvmOpcode(opcode) {
-                NvmOpcode::READ => {
-                    counters.reads += 1;
-                    counters.bytes_read += bytes;
-                }
-                NvmOpcode::WRITE => {
-                    counters.writes += 1;
-                    counters.bytes_written += bytes;
-                }
-                _ => counters.others += 1,
-            }
+            counters.note(NvmOpcode(opcode), bytes);
         }
     }
 }
 
 /// A data PDU whose header is written where the next bytes go; nothing of it counts yet.
-struct Staged {
+pub(crate) struct Staged {
     /// Bytes of its header, which the data follows.
-    header: usize,
+    pub(crate) header: usize,
     end: DataEnd,
 }
 
-/// Writes the header of a data PDU, with room behind it for data that is to be staged, digest and response. `None` when
-/// there is no memory; otherwise nothing has happened until [`end_data`].
-fn begin_data(
+/// Writes the header of a data PDU, with `room` behind it for data that is to be staged, digest and response. `None` when
+/// there is no memory; otherwise nothing has happened until [`end_data`] or [`end_attached`].
+#[inline]
+pub(crate) fn begin_data(
     connection: &mut Connection,
     reserve: &mut crate::outbox::Reserve,
     io: &Io,
-    cid: u16,
-    length: u32,
+    (cid, length): (u16, u32),
+    room: usize,
 ) -> Option<Staged> {
-    let bytes = length as usize;
-    let staged = if bytes >= ATTACH_BYTES { 0 } else { bytes };
     let end = if connection.flow_control { DataEnd::Last } else { DataEnd::LastAndSuccess };
-    let need = 2 * MAX_HEADER_BYTES + staged + DIGEST_BYTES;
+    let need = 2 * MAX_HEADER_BYTES + room + DIGEST_BYTES;
     let Connection { outbox, protocol, .. } = connection;
     if !outbox.reserve(io, reserve, need) {
         return None;
@@ -538,10 +458,31 @@ fn begin_data(
 }
 
 /// Ends a data PDU whose `bytes` of data lie behind its header: digest, and the command's response if it needs one.
-fn end_data(connection: &mut Connection, cid: u16, staged: &Staged, bytes: usize) {
+#[inline]
+pub(crate) fn end_data(connection: &mut Connection, cid: u16, staged: &Staged, bytes: usize) {
     let Connection { outbox, protocol, .. } = connection;
     let digest = protocol.finish_data(&mut outbox.room()[staged.header..], bytes).unwrap_or(0);
     outbox.commit(staged.header + bytes + digest);
+    if staged.end == DataEnd::Last {
+        stage_response(connection, &connection.completion(cid, Status::SUCCESS));
+    }
+}
+
+/// Ends a data PDU whose data `attach` hangs behind its header, and adds to the digest where there is one.
+pub(crate) fn end_attached(
+    connection: &mut Connection,
+    cid: u16,
+    staged: &Staged,
+    attach: impl FnOnce(&mut Outbox, Option<&mut DataDigest>),
+) {
+    let Connection { outbox, protocol, .. } = connection;
+    outbox.commit(staged.header);
+    let mut digest = protocol.negotiated().digests.data.then(DataDigest::new);
+    attach(outbox, digest.as_mut());
+    if let Some(digest) = digest {
+        outbox.room()[..DIGEST_BYTES].copy_from_slice(&digest.finish());
+        outbox.commit(DIGEST_BYTES);
+    }
     if staged.end == DataEnd::Last {
         stage_response(connection, &connection.completion(cid, Status::SUCCESS));
     }
@@ -556,32 +497,25 @@ pub(crate) fn stage_data(
     data: Buf,
 ) -> Result<(), Buf> {
     let Ok(length) = u32::try_from(data.len()) else { return Err(data) };
-    let Some(staged) = begin_data(connection, reserve, io, cid, length) else { return Err(data) };
-    if data.len() < ATTACH_BYTES {
+    let room = if data.len() >= ATTACH_BYTES { 0 } else { data.len() };
+    let Some(staged) = begin_data(connection, reserve, io, (cid, length), room) else { return Err(data) };
+    if room > 0 {
         connection.outbox.room()[staged.header..][..data.len()].copy_from_slice(&data);
         end_data(connection, cid, &staged, data.len());
-        return Ok(());
-    }
-    let Connection { outbox, protocol, .. } = connection;
-    outbox.commit(staged.header);
-    let digested = protocol.negotiated().digests.data;
-    let mut digest = DataDigest::new();
-    if digested {
-        digest.update(&data);
-    }
-    outbox.attach(data.freeze());
-    if digested {
-        outbox.room()[..DIGEST_BYTES].copy_from_slice(&digest.finish());
-        outbox.commit(DIGEST_BYTES);
-    }
-    if staged.end == DataEnd::Last {
-        stage_response(connection, &connection.completion(cid, Status::SUCCESS));
+    } else {
+        end_attached(connection, cid, &staged, |outbox, digest| {
+            if let Some(digest) = digest {
+                digest.update(&data);
+            }
+            outbox.attach(data.freeze());
+        });
     }
     Ok(())
 }
 
 /// Stages a response for which room was reserved.
-fn stage_response(connection: &mut Connection, cqe: &Cqe) {
+#[inline]
+pub(crate) fn stage_response(connection: &mut Connection, cqe: &Cqe) {
     let Connection { outbox, protocol, .. } = connection;
     if let Some(n) = protocol.write_response(outbox.room(), cqe) {
         outbox.commit(n);

@@ -30,6 +30,7 @@ mod io_queue;
 mod lifecycle;
 mod logs;
 mod message;
+mod near;
 mod nvm;
 mod outbox;
 mod reservation;

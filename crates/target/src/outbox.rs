@@ -27,6 +27,8 @@ pub(crate) struct Outbox {
     segments: Vec<Segment>,
     ready: Slices,
     bytes: usize,
+    /// What of them takes memory of this connection's.
+    held: usize,
     /// Bytes staged since the last send, and before that one: what the next one will probably take.
     staged: usize,
     burst: usize,
@@ -70,6 +72,11 @@ impl Outbox {
         self.bytes
     }
 
+    /// Memory that waits with them. Bytes.
+    pub(crate) fn held(&self) -> usize {
+        self.held
+    }
+
     /// Makes sure of `need` contiguous bytes of [`Outbox::room`]; a new buffer is about as large as what the last send took.
     /// False when there is no memory now.
     pub(crate) fn reserve(&mut self, io: &Io, reserve: &mut Reserve, need: usize) -> bool {
@@ -99,13 +106,27 @@ impl Outbox {
         }
         self.filled = end;
         self.bytes += n;
+        self.held += n;
         self.staged += n;
     }
 
     /// Hangs a payload behind what is staged.
     pub(crate) fn attach(&mut self, slice: Slice) {
         self.bytes += slice.len();
+        self.held += slice.len();
         self.segments.push(Segment::Attached(slice));
+    }
+
+    /// Hangs `length` bytes of zeros behind what is staged, from as many views of `zeros` as it takes.
+    pub(crate) fn attach_zeros(&mut self, zeros: &Slice, length: usize) {
+        let mut left = length;
+        while left > 0 {
+            let piece = zeros.slice(0..left.min(zeros.len()));
+            left -= piece.len();
+            self.segments.push(Segment::Attached(piece));
+            self.held += size_of::<Segment>();
+        }
+        self.bytes += length;
     }
 
     /// Ends the current buffer: what is staged becomes slices.
@@ -138,7 +159,7 @@ impl Outbox {
     /// All that waits, for one send; `spare` is an empty vector to go on with.
     pub(crate) fn take(&mut self, spare: Slices) -> Slices {
         self.seal();
-        self.bytes = 0;
+        (self.bytes, self.held) = (0, 0);
         self.burst = std::mem::take(&mut self.staged);
         std::mem::replace(&mut self.ready, spare)
     }

@@ -1,5 +1,6 @@
 //! What a target counts, and what it can tell about its hosts. Plain numbers, read by the node's metrics.
 
+use dolmen_nvme::spec::NvmOpcode;
 use dolmen_types::{Nqn, UnixMillis};
 use std::net::SocketAddr;
 
@@ -20,6 +21,24 @@ pub struct Counters {
     pub errors: u64,
     /// Times that a command had to wait for memory or for its host to read.
     pub stalls: u64,
+}
+
+impl Counters {
+    /// Counts a command that was answered without an error.
+    #[inline]
+    pub(crate) fn note(&mut self, opcode: NvmOpcode, bytes: u64) {
+        match opcode {
+            NvmOpcode::READ => {
+                self.reads += 1;
+                self.bytes_read += bytes;
+            }
+            NvmOpcode::WRITE => {
+                self.writes += 1;
+                self.bytes_written += bytes;
+            }
+            _ => self.others += 1,
+        }
+    }
 }
 
 /// Totals of one core.

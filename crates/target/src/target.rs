@@ -14,7 +14,7 @@ use crate::{
     trace::{TraceReport, Traces},
     view::Views,
 };
-use dolmen_io::{Error, Event, Io, ListenerId, Owner, SocketId, Tag, TimerId};
+use dolmen_io::{Error, Event, Io, ListenerId, Owner, PoolConfig, Slice, SocketId, Tag, TimerId};
 use dolmen_nvme::spec::Cqe;
 use dolmen_types::{Nanos, Nqn};
 use dolmen_volume::{self as volume, Near};
@@ -66,6 +66,8 @@ pub struct Target {
     pub(crate) views: Views,
     pub(crate) health: Health,
     pub(crate) reserve: Reserve,
+    /// Zeros for reads of what is not there: never written to.
+    pub(crate) zeros: Option<Slice>,
     pub(crate) outputs: Outputs,
     /// Connections with something to send.
     pub(crate) dirty: Vec<Key>,
@@ -100,6 +102,7 @@ impl Target {
             views: Views::new(),
             health: Health::default(),
             reserve: Reserve::default(),
+            zeros: None,
             outputs: Outputs::default(),
             dirty: Vec::new(),
             stalled: Vec::new(),
@@ -123,6 +126,10 @@ impl Target {
     pub fn start(&mut self, io: &mut Io) -> Result<(), Error> {
         self.solicited_limit = self.solicited_limit.min(io.pool().region().1 / 8);
         self.reserve.top_up(io);
+        self.zeros = io.alloc(PoolConfig::CHUNK_BYTES).map(|mut zeros| {
+            zeros.fill(0);
+            zeros.freeze()
+        });
         for n in 0..self.config.io_listen.len() + self.config.discovery_listen.len() {
             let TargetConfig { io_listen, discovery_listen, .. } = &mut self.config;
             let Some(address) = io_listen.iter_mut().chain(discovery_listen).nth(n) else { break };

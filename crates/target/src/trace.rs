@@ -130,7 +130,8 @@ impl Ring {
             entries: Vec::new(),
             next: 0,
             shift: 0,
-            seen: 0,
+            // The ring is made for its first command.
+            seen: 1,
             kept_at: now,
             lap_began: now,
             slow: Vec::new(),
@@ -141,10 +142,9 @@ impl Ring {
         }
     }
 
-    /// True when the command that is answered now is to be kept.
+    /// True when the command that is answered now, and is counted, is to be kept.
     #[inline]
-    fn is_due(&mut self, now: Nanos) -> bool {
-        self.seen += 1;
+    fn is_due(&self, now: Nanos) -> bool {
         self.seen >> self.shift != 0 || now.since(self.kept_at) >= GAP_NS
     }
 
@@ -238,26 +238,25 @@ pub(crate) struct Traces {
 }
 
 impl Traces {
-    /// Takes note of a command that is answered now; where it was kept, once or twice or not at all.
+    /// Counts a command that is answered now and was received then; true when [`Traces::keep`] is to be told more of it.
     #[inline]
-    pub(crate) fn note(
-        &mut self,
-        nsid: u32,
-        stamps: &Stamps,
-        now: Nanos,
-        answered: impl FnOnce() -> Answered,
-    ) -> [Option<TraceAt>; 2] {
-        let number = nsid as usize % RINGS;
+    pub(crate) fn is_wanted(&mut self, nsid: u32, received: Nanos, now: Nanos) -> bool {
+        let Some(Some(ring)) = self.rings.get_mut(nsid as usize % RINGS) else { return true };
+        ring.seen += 1;
+        ring.is_due(now) || now.since(received) > ring.floor_ns
+    }
+
+    /// Keeps a command that is wanted; where, once or twice.
+    #[cold]
+    pub(crate) fn keep(&mut self, answered: &Answered, stamps: &Stamps, now: Nanos) -> [Option<TraceAt>; 2] {
+        let number = answered.nsid as usize % RINGS;
         if self.rings.is_empty() {
             self.rings.resize_with(RINGS, || None);
         }
         let ring = self.rings[number].get_or_insert_with(|| Box::new(Ring::new(now)));
         let took_ns = now.since(stamps.at(Stage::Received).unwrap_or(now));
         let (due, slow) = (ring.is_due(now), took_ns > ring.floor_ns);
-        if !due && !slow {
-            return [None, None];
-        }
-        let Answered { nsid, opcode, failed, lba, blocks, outstanding, connection } = answered();
+        let &Answered { nsid, opcode, failed, lba, blocks, outstanding, connection } = answered;
         let mut stamps = *stamps;
         stamps.mark(Stage::Replied, now);
         let trace = Trace {
@@ -361,20 +360,22 @@ impl Target {
         stamps: &Stamps,
         result: &Result<Done, VolumeError>,
     ) {
+        let (nsid, now) = (sqe.nsid.get(), io.now());
+        if !self.traces.is_wanted(nsid, stamps.at(Stage::Received).unwrap_or(now), now) {
+            return;
+        }
         let connection = self.connections.get_mut(key);
-        let outstanding = connection.as_ref().map_or(0, |c| c.outstanding);
-        let traces = self.traces.note(sqe.nsid.get(), stamps, io.now(), || {
-            let range = sqe.read_write();
-            Answered {
-                nsid: sqe.nsid.get(),
-                opcode: sqe.opcode,
-                failed: result.is_err(),
-                lba: range.start,
-                blocks: range.blocks,
-                outstanding,
-                connection: key,
-            }
-        });
+        let range = sqe.read_write();
+        let answered = Answered {
+            nsid,
+            opcode: sqe.opcode,
+            failed: result.is_err(),
+            lba: range.start,
+            blocks: range.blocks,
+            outstanding: connection.as_ref().map_or(0, |c| c.outstanding),
+            connection: key,
+        };
+        let traces = self.traces.keep(&answered, stamps, now);
         if let Some(connection) = connection {
             connection.unsent.add(traces);
         }
@@ -394,7 +395,11 @@ mod tests {
 
     fn note(traces: &mut Traces, nsid: u32, lba: u64, at_ns: u64, took_ns: u64) -> [Option<TraceAt>; 2] {
         let stamps = Stamps::received(Nanos(at_ns - took_ns), 0);
-        traces.note(nsid, &stamps, Nanos(at_ns), || answered(nsid, lba))
+        let (received, now) = (Nanos(at_ns - took_ns), Nanos(at_ns));
+        if !traces.is_wanted(nsid, received, now) {
+            return [None, None];
+        }
+        traces.keep(&answered(nsid, lba), &stamps, now)
     }
 
     fn report(traces: &Traces, nsid: u32, at_ns: u64) -> TraceReport {

@@ -6,7 +6,7 @@
 
 use crate::table::{Namespace, NamespaceTable};
 use dolmen_types::Nqn;
-use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
+use std::{cell::Cell, collections::BTreeMap, net::IpAddr, sync::Arc};
 
 /// Handle of a view on its core.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -19,14 +19,21 @@ pub(crate) struct View {
     ip: IpAddr,
     users: u32,
     spaces: Vec<Arc<Namespace>>,
+    /// Where the last one was found that was looked for: hosts mostly go on with the same one.
+    last: Cell<usize>,
     /// Changes of group membership or state since the view was made: the ANA log's change count.
     ana_changes: u64,
 }
 
 impl View {
     /// The namespace, if the host may see it.
+    #[inline]
     pub(crate) fn find(&self, nsid: u32) -> Option<&Arc<Namespace>> {
+        if let Some(space) = self.spaces.get(self.last.get()).filter(|space| space.nsid.0 == nsid) {
+            return Some(space);
+        }
         let at = self.spaces.binary_search_by_key(&nsid, |s| s.nsid.0).ok()?;
+        self.last.set(at);
         self.spaces.get(at)
     }
 
@@ -119,7 +126,8 @@ impl Views {
             }
             return ViewId(at);
         }
-        let mut view = View { nqn: nqn.clone(), ip, users: 1, spaces: Vec::new(), ana_changes: 0 };
+        let mut view =
+            View { nqn: nqn.clone(), ip, users: 1, spaces: Vec::new(), last: Cell::new(0), ana_changes: 0 };
         view.spaces = self.table.spaces().iter().filter(|s| view.admits(s)).cloned().collect();
         let at = self.free.pop().unwrap_or_else(|| {
             self.slots.push(None);

@@ -59,7 +59,7 @@ impl Target {
                 return;
             }
             if let Some(held) = connection.held.take()
-                && self.take_command(io, near, key, held) == Taken::NoMemory
+                && self.take_command(io, key, held) == Taken::NoMemory
             {
                 break;
             }
@@ -97,8 +97,11 @@ impl Target {
                 ControllerEvent::Command { sqe, capsule_data } => {
                     connection.progress = io.now();
                     connection.advance_head();
+                    if self.answer_near(io, near, key, &sqe, bytes) {
+                        continue;
+                    }
                     let command = HeldCommand { sqe, capsule_data };
-                    if self.take_command(io, near, key, command) == Taken::NoMemory {
+                    if self.take_command(io, key, command) == Taken::NoMemory {
                         self.count_stall(key);
                         return bytes.len();
                     }
@@ -125,7 +128,7 @@ impl Target {
     }
 
     /// Starts a command, or holds it until there is memory.
-    fn take_command(&mut self, io: &mut Io, near: &mut Near<'_>, key: Key, command: HeldCommand) -> Taken {
+    fn take_command(&mut self, io: &mut Io, key: Key, command: HeldCommand) -> Taken {
         let Some(connection) = self.connections.get_mut(key) else { return Taken::Yes };
         if self.draining {
             // Neither started nor answered: the host sends it again on its next connection.
@@ -135,7 +138,7 @@ impl Target {
         let taken = if connection.is_full() || connection.is_unread() {
             Taken::NoMemory
         } else {
-            self.start_command(io, near, key, &command.sqe, command.capsule_data)
+            self.start_command(io, key, &command.sqe, command.capsule_data)
         };
         let Some(connection) = self.connections.get_mut(key) else { return Taken::Yes };
         if taken == Taken::NoMemory {
@@ -145,18 +148,11 @@ impl Target {
         taken
     }
 
-    fn start_command(
-        &mut self,
-        io: &mut Io,
-        near: &mut Near<'_>,
-        key: Key,
-        sqe: &Sqe,
-        capsule_data: u32,
-    ) -> Taken {
+    fn start_command(&mut self, io: &mut Io, key: Key, sqe: &Sqe, capsule_data: u32) -> Taken {
         let Some(connection) = self.connections.get_mut(key) else { return Taken::Yes };
         connection.capsule = Capsule::Discard;
         match connection.phase {
-            Phase::Io { .. } if !sqe.is_fabrics() => self.start_io(io, near, key, sqe, capsule_data),
+            Phase::Io { .. } if !sqe.is_fabrics() => self.start_io(io, key, sqe, capsule_data),
             Phase::Admin { controller } if !sqe.is_fabrics() => {
                 self.start_admin(io, key, controller, sqe, capsule_data)
             }

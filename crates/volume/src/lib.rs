@@ -65,7 +65,7 @@ pub use control::{
 pub use dolmen_store::{ChangedRange, DiffPage, LineUsage};
 pub use error::VolumeError;
 pub use identity::NodeIdentity;
-pub use near::{AtHand, Near, NearRead};
+pub use near::{AtHand, Near, NearRange};
 pub use notice::{Notice, NoticeKind};
 pub use request::{Command, Done, LbaRange, Reply, Request, VolumeRef};
 pub use reservation::{

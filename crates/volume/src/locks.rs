@@ -47,6 +47,12 @@ impl RangeLocks {
     pub(crate) fn new() -> RangeLocks {
         RangeLocks { few: Vec::new(), root: NIL, waiting: 0 }
     }
+
+    /// True when nothing is claimed.
+    #[inline]
+    pub(crate) fn is_empty(&self) -> bool {
+        self.root == NIL
+    }
 }
 
 /// A range in a list.

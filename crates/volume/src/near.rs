@@ -1,4 +1,5 @@
-//! Reads whose data is at hand: answered on the spot, into memory of the caller's, without a request, a buffer or a turn.
+//! Reads and writes of volumes whose data is at hand: done on the spot, from and to memory of the caller's, without a request, a
+//! buffer or a turn.
 
 use crate::{
     HostId, LbaRange, VolumeRef, Volumes,
@@ -8,10 +9,10 @@ use crate::{
     volume::{Life, Volume},
 };
 
-/// A read that would like to be answered at once.
+/// What of which volume a command is about that would like to be answered at once.
 #[derive(Clone, Copy, Debug)]
-pub struct NearRead<'a> {
-    /// The volume it is for.
+pub struct NearRange<'a> {
+    /// The volume.
     pub volume: VolumeRef,
     /// The host, for reservations.
     pub host_id: &'a HostId,
@@ -33,12 +34,37 @@ impl<'a> Near<'a> {
 
     /// The data of a read, if it is to be had without waiting and nothing speaks against that. `None`: send a
     /// [`Request`](crate::Request), which also tells what is wrong.
+    #[inline]
     #[must_use]
-    pub fn find(&mut self, read: &NearRead<'_>) -> Option<AtHand<'_>> {
-        let volumes = self.0.as_deref_mut().filter(|volumes| volumes.core == read.volume.core)?;
-        let volume = volumes.volumes.get_mut(read.volume.slot as usize)?;
-        let span = volume.at_hand(read)?;
+    pub fn read(&mut self, range: &NearRange<'_>) -> Option<AtHand<'_>> {
+        let volume = self.volume(range)?;
+        let span = volume.span_at_hand(range, Access::Read)?;
         Some(AtHand { volume, span })
+    }
+
+    /// Carries a write out, if that can be done without waiting and nothing speaks against it. False: nothing has happened; send a
+    /// [`Request`](crate::Request), which also tells what is wrong.
+    #[inline]
+    #[must_use]
+    pub fn write(&mut self, range: &NearRange<'_>, data: &[u8]) -> bool {
+        let Some(volume) = self.volume(range) else { return false };
+        let Some(span) = volume.span_at_hand(range, Access::Write) else { return false };
+        // Who came before and is still under way holds a lock.
+        if !span.is_aligned() || !volume.locks.is_empty() || data.len() as u64 != span.len() {
+            return false;
+        }
+        if !volume.backing.write_now(span.first(), data) {
+            return false;
+        }
+        volume.stats.write_bytes += span.len();
+        volume.stats.writes.add(0);
+        true
+    }
+
+    #[inline]
+    fn volume(&mut self, range: &NearRange<'_>) -> Option<&mut Volume> {
+        let volumes = self.0.as_deref_mut().filter(|volumes| volumes.core == range.volume.core)?;
+        volumes.volumes.get_mut(range.volume.slot as usize)
     }
 }
 
@@ -50,37 +76,54 @@ pub struct AtHand<'a> {
 
 impl AtHand<'_> {
     /// Its length. Bytes.
+    #[inline]
     #[must_use]
     pub fn len_bytes(&self) -> u64 {
         self.span.len()
+    }
+
+    /// True when all of it reads zeros, so that nobody need fill anything.
+    #[inline]
+    #[must_use]
+    pub fn is_zeros(&self) -> bool {
+        matches!(self.volume.backing, Backing::Null)
+    }
+
+    /// Counts the read as answered, with zeros that the caller has.
+    #[inline]
+    pub fn pass(self) {
+        self.volume.stats.read_bytes += self.span.len();
+        self.volume.stats.reads.add(0);
     }
 
     /// Answers the read: fills `into`, which must be as long as the data, and counts it.
     ///
     /// # Panics
     /// When it has another length: a defect of the caller.
+    #[inline]
     pub fn read(self, into: &mut [u8]) {
         assert_eq!(into.len() as u64, self.span.len(), "the room is as long as the data");
         self.volume.backing.read_now(self.span.first(), into);
-        self.volume.stats.read_bytes += self.span.len();
-        self.volume.stats.reads.add(0);
+        self.pass();
     }
 }
 
 impl Volume {
-    fn at_hand(&self, read: &NearRead<'_>) -> Option<Span> {
-        let range = LbaRange { lba: read.lba, blocks: read.blocks };
-        let span = Span::of(range, self.sector_shift, self.size).ok()?;
+    /// The bytes of a range, if they are at hand and the host may use them so now.
+    #[inline]
+    fn span_at_hand(&self, range: &NearRange<'_>, access: Access) -> Option<Span> {
+        let &NearRange { volume, host_id, lba, blocks } = range;
+        let span = Span::of(LbaRange { lba, blocks }, self.sector_shift, self.size).ok()?;
         let there = match &self.backing {
             Backing::Null => true,
             Backing::Memory(_) => span.is_aligned(),
             Backing::Durable(_) => false,
         };
-        let free = self.at == read.volume
+        let free = self.at == volume
             && self.life == Life::Serving
             && !self.throttle.is_on()
             && self.backlog.is_empty()
-            && self.reservations.permits(read.host_id, Access::Read);
+            && self.reservations.permits(host_id, access);
         (there && free).then_some(span)
     }
 }

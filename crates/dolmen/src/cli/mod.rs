@@ -5,6 +5,7 @@ pub mod bench;
 mod client;
 mod connect;
 mod drive;
+mod duration;
 mod error;
 pub mod export;
 pub mod fabric;

@@ -53,7 +53,7 @@ const MAX_TASKS: usize = 1024;
 /// needs no drive takes two.
 const PASSES: usize = 4;
 
-/// Turns in a row that belong to the target alone at most: some tens of microseconds under load.
+/// Turns in a row at most that belong to the target alone, or to nobody: some tens of microseconds under load.
 const MOST_SHORT: u32 = 8;
 
 /// How long hosts' commands may take to finish when the node stops. Milliseconds.
@@ -222,7 +222,8 @@ impl Core {
         let targets_own = worked && self.events.iter().all(|(tag, _)| tag.owner == TARGET);
         self.dispatch();
         let mail = self.take_mail();
-        if targets_own && !mail && self.end_short() {
+        let idle = !worked && wait == Wait::No && self.last != Turn::MoreToDo;
+        if !mail && self.short_turns < MOST_SHORT && (idle || targets_own) && self.end_short(idle) {
             return true;
         }
         worked |= mail;
@@ -240,21 +241,23 @@ impl Core {
         !self.exit
     }
 
-    /// Ends a turn in which only hosts spoke, and only to the target, which has answered all by itself: nobody else is
-    /// asked. False when that can't be, since somebody has work left or had no turn for long.
-    fn end_short(&mut self) -> bool {
-        if self.short_turns == MOST_SHORT {
-            return false;
+    /// Ends a turn that need not go through all components: one in which nothing came and nobody had anything left to do, or one in
+    /// which only hosts spoke, and only to the target, which has answered all by itself. Every few turns all are asked in any case;
+    /// until then news from other threads waits. False when the turn has to go on.
+    fn end_short(&mut self, idle: bool) -> bool {
+        if idle {
+            self.last = Turn::Idle;
+        } else {
+            let Some(target) = &mut self.target else { return false };
+            let outputs = target.outputs();
+            if !outputs.requests.is_empty() || !outputs.messages.is_empty() {
+                return false;
+            }
+            target.step(&mut self.io, &mut Near::of(self.volumes.as_mut()));
+            // Nobody sleeps before all have had their turn.
+            self.last = Turn::MoreToDo;
         }
-        let Some(target) = &mut self.target else { return false };
-        let outputs = target.outputs();
-        if !outputs.requests.is_empty() || !outputs.messages.is_empty() {
-            return false;
-        }
-        target.step(&mut self.io, &mut Near::of(self.volumes.as_mut()));
         self.short_turns += 1;
-        // Nobody sleeps before all have had their turn.
-        self.last = Turn::MoreToDo;
         true
     }
 

@@ -31,6 +31,7 @@ struct Found {
 impl Subsystem {
     /// Deadlines, timeouts, the next attempt to connect. Sets the next [`Subsystem::wake_at`].
     pub(crate) fn tick(&mut self, io: &mut Io, out: &mut Out) {
+        self.stirred = true;
         let now = io.now();
         self.wake_at = Nanos(u64::MAX);
         self.fences.prune(now);
@@ -423,6 +424,7 @@ impl Subsystem {
 
     /// Takes a path away; see [`Initiator::remove_path`](crate::Initiator::remove_path).
     pub(crate) fn remove_path(&mut self, io: &mut Io, path: u8, out: &mut Out) -> bool {
+        self.stirred = true;
         let at = usize::from(path);
         let there = |r: &super::Route| r.life != Life::Removed;
         let others = self.routes.iter().enumerate().any(|(other, r)| other != at && there(r));
@@ -472,6 +474,7 @@ impl Subsystem {
 
     /// Ends the subsystem: commands fail, the sockets close, the controllers are told if that can be done in order.
     pub(crate) fn disconnect(&mut self, io: &mut Io, out: &mut Out) {
+        self.stirred = true;
         if matches!(self.state, State::Closing | State::Closed) {
             return;
         }

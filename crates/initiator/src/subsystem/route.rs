@@ -158,6 +158,7 @@ impl Route {
         // While the path is down all lanes fill; those that are not granted are spread over the others then.
         let queues = if self.path.is_live() { self.path.io_queues().max(1) } else { self.lanes.len() };
         let lane = match slots.get(id).origin {
+            _ if queues == 1 => 0,
             Origin::Caller { queue: Some(q), .. } => usize::from(q) % queues,
             _ => {
                 // The emptier one of two neighbours, going round.

@@ -31,12 +31,14 @@ const _: () = assert!(size_of::<Cqe>() == 16 && align_of::<Cqe>() == 1);
 
 impl Cqe {
     /// A completion with the given status and nothing else.
+    #[inline]
     #[must_use]
     pub fn new(cid: u16, status: Status) -> Cqe {
         Cqe { cid: cid.into(), status: (status.bits() << 1).into(), ..Cqe::default() }
     }
 
     /// This completion with a result in dword 0.
+    #[inline]
     #[must_use]
     pub fn with_dw0(self, dw0: u32) -> Cqe {
         Cqe { dw0: dw0.into(), ..self }
@@ -50,18 +52,21 @@ impl Cqe {
     }
 
     /// This completion with a submission queue head.
+    #[inline]
     #[must_use]
     pub fn with_sq_head(self, sq_head: u16) -> Cqe {
         Cqe { sq_head: sq_head.into(), ..self }
     }
 
     /// The status.
+    #[inline]
     #[must_use]
     pub fn status(&self) -> Status {
         Status::from_bits(self.status.get() >> 1)
     }
 
     /// Dwords 0 and 1 as one number.
+    #[inline]
     #[must_use]
     pub fn result(&self) -> u64 {
         u64::from(self.dw0.get()) | u64::from(self.dw1.get()) << 32

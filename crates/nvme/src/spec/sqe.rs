@@ -62,6 +62,7 @@ impl Sqe {
     pub const PSDT_SGL: u8 = 1;
 
     /// A command with opcode, identifier and the SGL flag set, all else 0.
+    #[inline]
     #[must_use]
     pub fn new(opcode: u8, cid: u16) -> Sqe {
         Sqe { opcode, flags: Self::PSDT_SGL << 6, cid: cid.into(), ..Sqe::default() }
@@ -109,6 +110,7 @@ impl Sqe {
     }
 
     /// The fields that Read, Write, Compare, Write Zeroes and Verify share.
+    #[inline]
     #[must_use]
     pub fn read_write(&self) -> ReadWrite {
         let cdw12 = self.cdw12.get();
@@ -123,6 +125,7 @@ impl Sqe {
     }
 
     /// A command of the [`Sqe::read_write`] family; `rw.blocks` counts from 1 and must not be 0 nor above 65,536.
+    #[inline]
     #[must_use]
     pub fn with_read_write(opcode: NvmOpcode, cid: u16, nsid: u32, rw: ReadWrite) -> Sqe {
         let mut sqe = Sqe::new(opcode.0, cid);

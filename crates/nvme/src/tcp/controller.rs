@@ -244,6 +244,14 @@ impl Controller {
         }
     }
 
+    /// The data of the command that was surfaced last, if all of it lies at the front of the rest of the chunk and no digest
+    /// has to be checked before it may be used. It will be surfaced all the same.
+    #[inline]
+    #[must_use]
+    pub fn whole_data<'a>(&self, chunk: &'a [u8]) -> Option<&'a [u8]> {
+        self.decoder.whole_data(chunk)
+    }
+
     /// Writes the ICResp that answers `Initialized`.
     pub fn write_ic_resp(&self, out: &mut [u8]) -> Option<usize> {
         let terms = &self.terms;
@@ -252,6 +260,7 @@ impl Controller {
     }
 
     /// Writes a response.
+    #[inline]
     pub fn write_response(&self, out: &mut [u8], cqe: &Cqe) -> Option<usize> {
         let pdu = CapsuleResp { common: CommonHeader::new(PduKind::CAPSULE_RESP), cqe: *cqe };
         self.framer.header(out, &pdu, 0)
@@ -273,6 +282,7 @@ impl Controller {
 
     /// Writes the header of a C2HData PDU; the caller puts `data.length` bytes right behind it, then calls
     /// [`Controller::finish_data`].
+    #[inline]
     pub fn write_c2h_data(&self, out: &mut [u8], data: &C2hData) -> Option<usize> {
         let mut pdu = DataHeader::new(PduKind::C2H_DATA, data.cid, 0, data.offset, data.length);
         pdu.common.flags = match data.end {

@@ -127,6 +127,12 @@ impl Decoder {
         self.initialized && self.stage == Stage::Header && self.gathered == 0
     }
 
+    /// True when PDUs come without digests, and data right behind headers suits the alignment.
+    #[inline]
+    pub(crate) fn is_bare(&self) -> bool {
+        self.digests == Digests::NONE && self.alignment == 4
+    }
+
     /// True for an initialized connection that has not failed.
     pub(crate) fn is_running(&self) -> bool {
         self.initialized && self.stage != Stage::Closed
@@ -158,7 +164,7 @@ impl Decoder {
         if self.gathered == 0
             && let Some((common, _)) = chunk.split_first_chunk::<COMMON_BYTES>()
         {
-            let frame = match self.lay_out(common) {
+            let frame = match self.usual(common).map_or_else(|| self.lay_out(common), Ok) {
                 Ok(frame) => frame,
                 Err(violation) => {
                     let claimed = usize::from(common[2]).clamp(COMMON_BYTES, GATHER_BYTES - DIGEST_BYTES);
@@ -284,16 +290,59 @@ impl Decoder {
     }
 
     /// The header is done: what follows it.
+    #[inline]
     fn enter(&mut self, frame: &Frame) {
         self.data_len = frame.data_len;
         if frame.data_len > 0 {
             self.data_left = frame.data_len;
             self.padding = frame.padding;
-            self.stage = Stage::Padding;
+            self.stage = if frame.padding > 0 { Stage::Padding } else { Stage::Data };
             if self.digests.data {
                 self.crc = Crc32c::new();
             }
         }
+    }
+
+    /// The layout of the PDUs that nearly all traffic consists of, where no digests are used: commands, data for the host,
+    /// responses. `None` for any other, which [`Decoder::lay_out`] looks at field by field.
+    #[inline]
+    fn usual(&self, common: &[u8; COMMON_BYTES]) -> Option<Frame> {
+        let &[kind, flag_bits, header_len, data_offset, p0, p1, p2, p3] = common;
+        let total = u32::from_le_bytes([p0, p1, p2, p3]);
+        if !self.initialized || !self.is_bare() {
+            return None;
+        }
+        let bare = |header_len: u8| Frame {
+            header_len: usize::from(header_len),
+            digested: false,
+            padding: 0,
+            data_len: 0,
+        };
+        if flag_bits & (flags::HEADER_DIGEST | flags::DATA_DIGEST) != 0 {
+            return None;
+        }
+        let with_data = |header_len: u8| {
+            let data_len = total.checked_sub(u32::from(header_len))?;
+            (data_len > 0 && data_offset == header_len).then(|| Frame { data_len, ..bare(header_len) })
+        };
+        match (self.side, PduKind(kind), header_len) {
+            (Side::Controller, PduKind::CAPSULE_CMD, 72) if total == 72 => Some(bare(72)),
+            (Side::Controller, PduKind::CAPSULE_CMD, 72) => with_data(72),
+            (Side::Host, PduKind::CAPSULE_RESP, 24) if total == 24 => Some(bare(24)),
+            (Side::Host, PduKind::C2H_DATA, 24) => with_data(24),
+            _ => None,
+        }
+    }
+
+    /// The whole data of the PDU under way, if it lies at the front of `chunk` and nothing of it has to be verified. Nothing is taken.
+    #[inline]
+    pub(crate) fn whole_data<'a>(&self, chunk: &'a [u8]) -> Option<&'a [u8]> {
+        let starts = matches!(self.stage, Stage::Padding | Stage::Data) && self.data_left == self.data_len;
+        if !starts || self.digests.data {
+            return None;
+        }
+        let len = usize::try_from(self.data_len).ok()?;
+        chunk.get(self.padding..)?.get(..len)
     }
 
     /// Checks a common header and lays out its PDU. Fields are checked in the order in which they stand, since the first wrong one is to be reported (TCP 3.5).

@@ -18,6 +18,7 @@ use super::pdu::{CapsuleCmd, CapsuleResp, CommonHeader, DataHeader, IcReq, IcRes
 use super::violation::{TermReason, Violation};
 use crate::spec::{Cqe, SglDescriptor, Sqe, Status};
 use std::fmt;
+use zerocopy::FromBytes;
 
 mod commands;
 
@@ -177,10 +178,24 @@ impl Host {
         sqe: &Sqe,
         data: CommandData,
     ) -> Result<usize, CommandError> {
+        self.write_command_as(out, sqe.cid.get(), sqe, data)
+    }
+
+    /// The same under another identifier than the command's own.
+    ///
+    /// # Errors
+    /// See [`CommandError`].
+    #[inline]
+    pub fn write_command_as(
+        &mut self,
+        out: &mut [u8],
+        cid: u16,
+        sqe: &Sqe,
+        data: CommandData,
+    ) -> Result<usize, CommandError> {
         if !self.decoder.is_running() {
             return Err(CommandError::NotReady);
         }
-        let cid = sqe.cid.get();
         if !self.commands.is_free(cid) {
             return Err(CommandError::BadIdentifier);
         }
@@ -191,7 +206,7 @@ impl Host {
         };
         let pdu = CapsuleCmd {
             common: CommonHeader::new(PduKind::CAPSULE_CMD),
-            sqe: Sqe { data_pointer: sgl, ..*sqe },
+            sqe: Sqe { cid: cid.into(), data_pointer: sgl, ..*sqe },
         };
         let written = self.framer.header(out, &pdu, capsule_data).ok_or(CommandError::NoRoom)?;
         self.commands.begin(cid, data);
@@ -262,6 +277,33 @@ impl Host {
                 }
             }
         }
+    }
+
+    /// The answer that a read usually gets, if it lies at the front of the chunk: all of its data in one PDU that ends the command
+    /// well, without digests. The command's identifier is free then. `None`: nothing is taken, [`Host::receive`] tells what comes.
+    #[inline]
+    pub fn take_read<'a>(&mut self, chunk: &mut &'a [u8]) -> Option<(u16, &'a [u8])> {
+        if !self.decoder.at_rest() || !self.decoder.is_bare() {
+            return None;
+        }
+        let (header, rest) = DataHeader::ref_from_prefix(chunk).ok()?;
+        let length = header.length.get();
+        let usual = PduKind(header.common.kind) == PduKind::C2H_DATA
+            && header.common.flags & (flags::HEADER_DIGEST | flags::DATA_DIGEST) == 0
+            && header.common.flags & (flags::LAST_PDU | flags::SUCCESS) == flags::LAST_PDU | flags::SUCCESS
+            && usize::from(header.common.header_len) == size_of::<DataHeader>()
+            && usize::from(header.common.data_offset) == size_of::<DataHeader>()
+            && u64::from(header.common.length.get()) == size_of::<DataHeader>() as u64 + u64::from(length)
+            && header.offset.get() == 0;
+        if !usual || length == 0 {
+            return None;
+        }
+        let (bytes, rest) = rest.split_at_checked(usize::try_from(length).ok()?)?;
+        let cid = header.cid.get();
+        self.commands.complete_read(cid, length).then(|| {
+            *chunk = rest;
+            (cid, bytes)
+        })
     }
 
     fn fail(&mut self, violation: Violation) -> Violation {

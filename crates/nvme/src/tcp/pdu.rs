@@ -120,6 +120,7 @@ pub struct CommonHeader {
 
 impl CommonHeader {
     /// The header of a PDU without data and digests, `kind` being a known one.
+    #[inline]
     #[must_use]
     pub fn new(kind: PduKind) -> CommonHeader {
         let header_len = kind.header_bytes().unwrap_or(0);
@@ -261,6 +262,7 @@ impl IcResp {
 
 impl DataHeader {
     /// A header of the given kind, flags clear.
+    #[inline]
     #[must_use]
     pub fn new(kind: PduKind, cid: u16, tag: u16, offset: u32, length: u32) -> DataHeader {
         DataHeader {

@@ -269,8 +269,10 @@ impl Machine {
         }
         let mut slices = Vec::new();
         while let Some(bytes) = link.out.front() {
-            let bufs: Option<Vec<_>> =
-                bytes.chunks(4096).map(|c| self.io.alloc(c.len()).map(|b| (b, c))).collect();
+            let bufs: Option<Vec<_>> = bytes
+                .chunks(PoolConfig::CHUNK_BYTES)
+                .map(|c| self.io.alloc(c.len()).map(|b| (b, c)))
+                .collect();
             let Some(bufs) = bufs else { break };
             for (mut buf, chunk) in bufs {
                 buf.copy_from_slice(chunk);

@@ -36,6 +36,17 @@ impl Backing {
             Backing::Null | Backing::Durable(_) => buf.fill(0),
         }
     }
+
+    /// Stores whole blocks from `first` on, where that takes no time; false, and nothing is stored, where it does, or where there is
+    /// no room.
+    #[inline]
+    pub(crate) fn write_now(&mut self, first: u64, data: &[u8]) -> bool {
+        match self {
+            Backing::Null => true,
+            Backing::Memory(blocks) => blocks.write(first, data).is_ok(),
+            Backing::Durable(_) => false,
+        }
+    }
 }
 
 /// Why a batch was not taken; it is handed back, and nothing of it took effect.

@@ -1,6 +1,6 @@
 //! The grammar of `dolmen bench`.
 
-use crate::cli::fabric::FabricArgs;
+use crate::cli::{duration::duration, fabric::FabricArgs};
 use clap::{Args, Subcommand, ValueEnum};
 use dolmen_initiator::load::{Mix, Pattern, Skew};
 use dolmen_types::{ByteSize, limits::MAX_IO_QUEUES};
@@ -16,9 +16,6 @@ Examples:
   dolmen bench compare before.json after.json
 
 Each job is a thread with its own connections. Several targets are addresses that the jobs are spread over.";
-
-/// Longest run. Seconds.
-const MAX_SECONDS: f64 = 30.0 * 86_400.0;
 
 /// Options of `bench`.
 #[derive(Args, Clone, Debug)]
@@ -180,23 +177,6 @@ fn size(text: &str) -> Result<ByteSize, String> {
     ByteSize::parse_lenient(text).map_err(|why| why.to_string())
 }
 
-fn duration(text: &str) -> Result<Duration, String> {
-    let split = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
-    let factor = match text[split..].trim() {
-        "" | "s" => 1.0,
-        "us" => 1e-6,
-        "ms" => 1e-3,
-        "m" => 60.0,
-        "h" => 3600.0,
-        _ => return Err("write seconds, or a number and us, ms, s, m or h, as in 30s".into()),
-    };
-    match text[..split].parse::<f64>() {
-        Ok(number) if number * factor <= MAX_SECONDS => Ok(Duration::from_secs_f64(number * factor)),
-        Ok(_) => Err("at most 30 days".into()),
-        Err(_) => Err("write seconds, or a number and us, ms, s, m or h, as in 30s".into()),
-    }
-}
-
 fn percentile(text: &str) -> Result<f64, String> {
     match text.parse() {
         Ok(p) if (1.0..100.0).contains(&p) => Ok(p),
@@ -233,15 +213,8 @@ mod tests {
     fn values_are_read_as_fio_users_write_them() {
         assert_eq!(size("4k"), Ok(ByteSize(4096)));
         assert_eq!(size("1048576"), Ok(ByteSize(1 << 20)));
-        assert_eq!(duration("30"), Ok(Duration::from_secs(30)));
-        assert_eq!(duration("0.5"), Ok(Duration::from_millis(500)));
-        assert_eq!(duration("250us"), Ok(Duration::from_micros(250)));
-        assert_eq!(duration("2m"), Ok(Duration::from_secs(120)));
         assert_eq!(skew("90/10"), Ok(Skew { commands: 90, region: 10 }));
         assert_eq!(cpus("1,4-6"), Ok(CpuList(vec![1, 4, 5, 6])));
-        for wrong in ["", "s", "-1", "1x", "1e9h"] {
-            assert!(duration(wrong).is_err(), "{wrong}");
-        }
         for wrong in ["90", "101/10", "90/0", "90/100", "a/b"] {
             assert!(skew(wrong).is_err(), "{wrong}");
         }

@@ -55,11 +55,13 @@ impl Commands {
     }
 
     /// True for an identifier in range without an outstanding command.
+    #[inline]
     pub(super) fn is_free(&self, cid: u16) -> bool {
         self.slots.get(usize::from(cid)).is_some_and(|command| !command.outstanding)
     }
 
     /// A command goes out under a free identifier.
+    #[inline]
     pub(super) fn begin(&mut self, cid: u16, data: CommandData) {
         let (read_len, write_len) = match data {
             CommandData::Read(length) => (length, 0),
@@ -78,6 +80,18 @@ impl Commands {
         *command = Command::default();
         self.outstanding -= 1;
         Some(done)
+    }
+
+    /// A read of which nothing had come is done with all of its `length` bytes; false when it isn't such a one.
+    #[inline]
+    pub(super) fn complete_read(&mut self, cid: u16, length: u32) -> bool {
+        let Some(command) = self.find(cid) else { return false };
+        if command.read_len != length || command.received != 0 || command.read_ended || !command.intact {
+            return false;
+        }
+        *command = Command::default();
+        self.outstanding -= 1;
+        true
     }
 
     /// Checks a C2HData header against its command.
@@ -149,6 +163,7 @@ impl Commands {
         }
     }
 
+    #[inline]
     fn find(&mut self, cid: u16) -> Option<&mut Command> {
         self.slots.get_mut(usize::from(cid)).filter(|command| command.outstanding)
     }

@@ -9,10 +9,13 @@ use dolmen_initiator::{
 use dolmen_io::{Io, PoolConfig};
 use dolmen_types::{Nqn, Uuid};
 use dolmen_uring::{Uring, UringConfig};
+pub(crate) use paths::{PathArgs, Reached, reach_all};
 use std::{
     net::{SocketAddr, ToSocketAddrs},
     path::Path,
 };
+
+mod paths;
 
 /// Where NVMe/TCP subsystems and discovery services listen by convention.
 const DATA_PORT: u16 = 4420;
@@ -68,7 +71,10 @@ pub(crate) fn reach(target: &str, args: &FabricArgs) -> Result<(Session, Options
     let host = Host::new(args)?;
     let options = match &args.nqn {
         Some(nqn) => host.options(addresses[0], nqn.clone()),
-        None => discover(target, addresses[0], has_port, &host)?,
+        None => {
+            let told = discover(target, addresses[0], has_port, &host)?;
+            host.options(told.ways[0], told.subsystem)
+        }
     };
     let digests = Digests { header: args.header_digest, data: args.data_digest };
     let options = Options { digests, ..options };
@@ -132,20 +138,66 @@ fn connect(target: &str, options: &Options) -> Result<Session, CliError> {
     Session::connect(io()?, options.clone()).map_err(unreachable)
 }
 
+/// A discovery service that answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Service {
+    /// Where it listens.
+    pub(crate) addr: SocketAddr,
+    /// It was named with a port that isn't the usual one of discovery: the subsystem may be there too.
+    pub(crate) has_port: bool,
+}
+
+impl Service {
+    /// One that has not answered yet, where it is most likely.
+    fn unheard(addr: SocketAddr, has_port: bool) -> Service {
+        let port = if has_port { addr.port() } else { DISCOVERY_PORT };
+        Service { addr: SocketAddr::new(addr.ip(), port), has_port: port != DISCOVERY_PORT }
+    }
+
+    /// Where the ports of one subsystem are that this service tells of, the best first, each once. A target that was asked at its
+    /// own port serves there, whatever address it tells the world.
+    pub(crate) fn ways(self, told: &[SocketAddr]) -> Vec<SocketAddr> {
+        let asked = self.addr;
+        let here = self.has_port && !told.contains(&asked);
+        let place = |&addr: &SocketAddr| if here && addr.port() == asked.port() { asked } else { addr };
+        let mut ways: Vec<SocketAddr> = told.iter().map(place).collect();
+        // The address that was asked first, then that machine's others.
+        ways.sort_by_key(|addr| (*addr != asked, addr.ip() != asked.ip()));
+        let mut seen = Vec::new();
+        ways.retain(|addr| {
+            !seen.contains(addr) && {
+                seen.push(*addr);
+                true
+            }
+        });
+        ways
+    }
+}
+
+/// What a discovery service tells of the only subsystem that it knows.
+#[derive(Debug)]
+struct Told {
+    subsystem: Nqn,
+    service: Service,
+    /// At least one.
+    ways: Vec<SocketAddr>,
+}
+
 /// The only subsystem that the discovery service tells. It is asked at the address itself if that has a port, else at the
 /// usual ones.
-fn discover(target: &str, addr: SocketAddr, has_port: bool, host: &Host) -> Result<Options, CliError> {
+fn discover(target: &str, addr: SocketAddr, has_port: bool, host: &Host) -> Result<Told, CliError> {
     let ports: &[u16] = if has_port { &[addr.port()] } else { &[DISCOVERY_PORT, DATA_PORT] };
-    let service = Nqn::DISCOVERY.parse::<Nqn>().expect("a valid constant");
+    let nqn = Nqn::DISCOVERY.parse::<Nqn>().expect("a valid constant");
     let mut failure = None;
     for &port in ports {
-        let options = host.options(SocketAddr::new(addr.ip(), port), service.clone());
+        let addr = SocketAddr::new(addr.ip(), port);
+        let options = host.options(addr, nqn.clone());
         match connect(target, &options) {
             Ok(mut session) => {
                 let found = session.discover().failed(|| format!("the discovery service of {target}"));
                 session.disconnect();
-                return choose(target, addr, has_port, &host.nqn, &found?)
-                    .map(|(at, nqn)| host.options(at, nqn));
+                let service = Service { addr, has_port: has_port && port != DISCOVERY_PORT };
+                return choose(target, service, &host.nqn, &found?);
             }
             Err(why) => {
                 failure.get_or_insert(why);
@@ -157,17 +209,14 @@ fn discover(target: &str, addr: SocketAddr, has_port: bool, host: &Host) -> Resu
         .hint("name the subsystem with --nqn, or the port of the discovery service with TARGET:PORT"))
 }
 
-/// Address and name of the only subsystem of a discovery log.
+/// Addresses and name of the only subsystem of a discovery log.
 fn choose(
     target: &str,
-    asked: SocketAddr,
-    has_port: bool,
+    service: Service,
     host: &Nqn,
     found: &[DiscoveredSubsystem],
-) -> Result<(SocketAddr, Nqn), CliError> {
-    let mut entries: Vec<_> = found.iter().filter(|e| e.kind == Discovered::Subsystem).collect();
-    // The address that was asked first, then that machine's others.
-    entries.sort_by_key(|e| (e.addr != asked, e.addr.ip() != asked.ip()));
+) -> Result<Told, CliError> {
+    let entries: Vec<_> = found.iter().filter(|e| e.kind == Discovered::Subsystem).collect();
     let Some(first) = entries.first() else {
         let text = format!("{target} tells {host} of no subsystem");
         return Err(CliError::new(Exit::NotFound, text)
@@ -177,13 +226,8 @@ fn choose(
         let text = format!("{target} has several subsystems, among them {} and {}", first.nqn, other.nqn);
         return Err(CliError::usage(text).hint("name one with --nqn"));
     }
-    // A target that was asked at its own port serves there, whatever address it tells the world.
-    let addr = if has_port && asked.port() != DISCOVERY_PORT && first.addr.port() == asked.port() {
-        asked
-    } else {
-        first.addr
-    };
-    Ok((addr, first.nqn.clone()))
+    let told: Vec<SocketAddr> = entries.iter().map(|e| e.addr).collect();
+    Ok(Told { subsystem: first.nqn.clone(), service, ways: service.ways(&told) })
 }
 
 /// The namespace that was asked for, or the only one.
@@ -242,13 +286,16 @@ mod tests {
         let (a, b) = ("nqn.2014-08.org.example:a", "nqn.2014-08.org.example:b");
         let asked: SocketAddr = "192.0.2.1:4420".parse().unwrap();
         let pick = |has_port, found: &[DiscoveredSubsystem]| {
-            choose("t", asked, has_port, &a.parse().unwrap(), found)
-                .map(|(addr, _)| addr.to_string())
+            choose("t", Service { addr: asked, has_port }, &a.parse().unwrap(), found)
+                .map(|told| told.ways.iter().map(SocketAddr::to_string).collect::<Vec<_>>())
                 .map_err(|e| e.text)
         };
         let two = [entry(a, "192.0.2.2:4420"), entry(a, "192.0.2.1:4421")];
-        assert_eq!(pick(false, &two), Ok("192.0.2.1:4421".into()));
-        assert_eq!(pick(true, &[entry(a, "0.0.0.0:4420")]), Ok("192.0.2.1:4420".into()));
+        assert_eq!(pick(false, &two).unwrap(), ["192.0.2.1:4421", "192.0.2.2:4420"]);
+        assert_eq!(pick(true, &[entry(a, "0.0.0.0:4420")]).unwrap(), ["192.0.2.1:4420"]);
+        // One that tells of the very address is not behind another one.
+        let both = [entry(a, "192.0.2.2:4420"), entry(a, "192.0.2.1:4420"), entry(a, "192.0.2.1:4420")];
+        assert_eq!(pick(true, &both).unwrap(), ["192.0.2.1:4420", "192.0.2.2:4420"]);
         assert!(pick(false, &[entry(a, "192.0.2.1:4420"), entry(b, "192.0.2.1:4420")]).is_err());
         assert!(pick(false, &[]).unwrap_err().contains("no subsystem"));
     }
