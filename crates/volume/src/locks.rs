@@ -51,7 +51,7 @@ impl RangeLocks {
     /// True when nothing is claimed.
     #[inline]
     pub(crate) fn is_empty(&self) -> bool {
-        self.root == NIL
+        self.few.is_empty() && self.root == NIL
     }
 }
 
@@ -418,6 +418,7 @@ mod tests {
                         assert!(is_granted.insert(w), "woken once");
                     }
                 }
+                assert_eq!(locks.is_empty(), claims.is_empty());
                 for (owner, _) in &claims {
                     assert_eq!(is_granted.contains(owner), model.granted(*owner), "seed {start_seed}");
                 }
