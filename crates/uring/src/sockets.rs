@@ -243,11 +243,16 @@ impl Sockets {
         match cqe.token.kind {
             Kind::Connect => socket.connected(cqe.result, out),
             Kind::Send => socket.sent(cqe, ring, out),
-            _ => match socket.received(cqe, chunks, ring, out) {
-                Next::Nothing => {}
-                Next::Chunk => self.starved.push_back(index),
-                Next::Asking => self.direct.add(index),
-            },
+            _ => {
+                if cqe.result > 0 && !std::mem::replace(&mut socket.heard, true) {
+                    self.direct.heard(index);
+                }
+                match socket.received(cqe, chunks, ring, out) {
+                    Next::Nothing => {}
+                    Next::Chunk => self.starved.push_back(index),
+                    Next::Asking => self.direct.add(index),
+                }
+            }
         }
         self.finish_close(index, ring, out);
     }
@@ -324,7 +329,6 @@ impl Socket {
         let chunk = cqe.chunk().map(|id| chunks.take(id, len));
         if len > 0 && self.closing.is_none() {
             let chunk = chunk.expect("data comes in a chunk");
-            self.heard = true;
             out.push((tag, Event::Received(chunk)));
         }
         if cqe.more() {

@@ -29,12 +29,19 @@ const CHUNKS: usize = 4;
 pub(super) struct Direct {
     /// Their slots.
     asked: Vec<usize>,
+    /// Those that have spoken since the last decision.
+    heard: Vec<usize>,
     looks: u32,
     /// Chunks for the next call.
     spare: Vec<Buf>,
 }
 
 impl Direct {
+    /// A socket has spoken for the first time since the last decision.
+    pub(super) fn heard(&mut self, index: usize) {
+        self.heard.push(index);
+    }
+
     /// The kernel has given a socket's receive back.
     pub(super) fn add(&mut self, index: usize) {
         self.asked.push(index);
@@ -85,26 +92,27 @@ impl Sockets {
 
     /// Decides who is asked until the next decision.
     fn choose(&mut self, ring: &mut Ring) {
-        let busy = self.slots.iter().filter_map(|slot| slot.socket.as_deref()).filter(|s| s.heard).count();
-        let few = busy <= MOST_DIRECT;
-        for index in 0..self.slots.len() {
+        let mut heard = std::mem::take(&mut self.direct.heard);
+        let few = heard.len() <= MOST_DIRECT;
+        for index in std::mem::take(&mut self.direct.asked) {
+            if few && heard.contains(&index) {
+                self.direct.add(index);
+            } else {
+                self.arm(index, ring);
+            }
+        }
+        for index in heard.drain(..) {
             let slot = &mut self.slots[index];
             let token = Token::new(Kind::Receive, index, slot.generation);
             let Some(socket) = slot.socket.as_deref_mut() else { continue };
-            let heard = std::mem::take(&mut socket.heard);
-            let wanted = few && heard && !socket.stopping && socket.closing.is_none();
-            match socket.receive {
-                Receive::Armed(_) if wanted && !socket.taking_back => {
-                    socket.taking_back = true;
-                    ring.cancel(token);
-                }
-                Receive::Direct(_) if !wanted => {
-                    self.direct.forget(index);
-                    self.arm(index, ring);
-                }
-                _ => {}
+            socket.heard = false;
+            let free = !socket.stopping && !socket.taking_back && socket.closing.is_none();
+            if few && free && matches!(socket.receive, Receive::Armed(_)) {
+                socket.taking_back = true;
+                ring.cancel(token);
             }
         }
+        self.direct.heard = heard;
     }
 
     /// False when the socket receives no more.
@@ -123,7 +131,9 @@ impl Sockets {
         }
         match sys::receive_now(&socket.fd, spare) {
             Ok(mut left) if left > 0 => {
-                socket.heard = true;
+                if !std::mem::replace(&mut socket.heard, true) {
+                    self.direct.heard.push(index);
+                }
                 let filled = spare.iter().scan(left, |left, buf| {
                     let used = *left > 0;
                     *left = left.saturating_sub(buf.len());
