@@ -156,7 +156,7 @@ impl Bench {
             for ticket in 0..DEPTH {
                 let buf = self.io.alloc(BLOCK_BYTES).ok_or("too few buffers")?;
                 let lba = Lba(next_random(&mut random) % BLOCKS);
-                self.store.read(&mut self.io, PG, LINE, None, lba, buf, Ticket(ticket));
+                self.store.read(PG, LINE, None, lba, buf, Ticket(ticket));
             }
             ended += self.answers()?;
         }

@@ -8,6 +8,7 @@
 //!   seal          Seal                        both in one pass
 //!   hkdf, wrap    derive, KeyWrap             keys from keys, keys under keys
 //!   reed_solomon  Code, Recipe                parity columns and what is rebuilt from them
+//!   prefetch      prefetch                    memory brought near before it is looked at
 //! ```
 //!
 //! Promises: the same bytes on every machine; SIMD is chosen at run time; input that a peer or a drive can feed never panics.
@@ -17,6 +18,7 @@ mod checksum;
 pub mod hkdf;
 pub mod lz4;
 mod mac;
+mod prefetch;
 pub mod reed_solomon;
 #[cfg(feature = "rivals")]
 pub mod rivals;
@@ -27,6 +29,7 @@ pub mod zstd;
 
 pub use checksum::{Crc32c, check64, crc32c};
 pub use mac::Mac;
+pub use prefetch::prefetch;
 pub use seal::Seal;
 pub use wrap::{KeyWrap, WRAPPED_BYTES};
 pub use xts::Xts;

@@ -108,20 +108,11 @@ impl Store {
     }
 
     /// Reads `buf.len() / 4096` blocks of the line as it is now, or as the snapshot `at` has kept it; unmapped blocks read
-    /// zeros, every stored block is verified. `pg` names the shard. The buffer comes back in the [`Done`].
-    #[allow(clippy::too_many_arguments)] // One address, one version, one buffer: a struct would only rename them.
-    pub fn read(
-        &mut self,
-        io: &mut Io,
-        pg: PgId,
-        line: LineId,
-        at: Option<Seq>,
-        lba: Lba,
-        buf: Buf,
-        ticket: Ticket,
-    ) {
+    /// zeros, every stored block is verified. `pg` names the shard. It begins with the next [`Store::step`]; the buffer comes back
+    /// in the [`Done`].
+    pub fn read(&mut self, pg: PgId, line: LineId, at: Option<Seq>, lba: Lba, buf: Buf, ticket: Ticket) {
         if let Some(shard) = self.shard(pg) {
-            shard.borrow_mut().read(io, line, at, lba, buf, ticket);
+            shard.borrow_mut().read(line, at, lba, buf, ticket);
         } else if let Some((_, any)) = self.shards.first() {
             let mut any = any.borrow_mut();
             any.refuse(ticket, StoreError::Refused("the group's shard lives on another core".into()));
@@ -200,7 +191,7 @@ impl Store {
         }
     }
 
-    /// Once per turn, after events and appends: forms and submits commits, asks for space, wakes checkpoint and cleaning.
+    /// Once per turn, after events, appends and reads: begins reads, forms and submits commits, asks for space, wakes checkpoint and cleaning.
     /// True when it did something.
     pub fn step(&mut self, io: &mut Io) -> bool {
         let (mut worked, mut waiting) = (false, false);
@@ -210,6 +201,7 @@ impl Store {
             shard.refill_reserve(io);
             shard.look();
             shard.take_mended(io);
+            shard.begin_reads(io);
             if shard.has_stalled_reads() {
                 shard.retry_stalled(io);
             }

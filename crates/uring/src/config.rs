@@ -52,6 +52,8 @@ pub struct Mask {
     pub waitall: bool,
     /// `taskflag`: the kernel tells in shared memory that it has work to run.
     pub taskflag: bool,
+    /// `direct`: few busy sockets are asked by system calls of our own while the core spins.
+    pub direct: bool,
 }
 
 /// A name that is not a feature's.
@@ -68,10 +70,10 @@ impl std::error::Error for MaskError {}
 
 impl Mask {
     /// The features' names.
-    pub const NAMES: [&'static str; 7] =
-        ["multishot", "defer", "fixed", "files", "ringfd", "waitall", "taskflag"];
+    pub const NAMES: [&'static str; 8] =
+        ["multishot", "defer", "fixed", "files", "ringfd", "waitall", "taskflag", "direct"];
 
-    fn fields(&mut self) -> [&mut bool; 7] {
+    fn fields(&mut self) -> [&mut bool; 8] {
         [
             &mut self.multishot,
             &mut self.defer,
@@ -80,6 +82,7 @@ impl Mask {
             &mut self.ringfd,
             &mut self.waitall,
             &mut self.taskflag,
+            &mut self.direct,
         ]
     }
 }
@@ -119,6 +122,8 @@ pub struct Features {
     pub waitall: bool,
     /// Spinning needs no system call.
     pub taskrun_flag: bool,
+    /// Few busy sockets are asked directly while the core spins.
+    pub direct: bool,
 }
 
 impl fmt::Display for Features {
@@ -131,6 +136,7 @@ impl fmt::Display for Features {
             ("ringfd", self.ring_fd),
             ("waitall", self.waitall),
             ("taskflag", self.taskrun_flag),
+            ("direct", self.direct),
         ];
         let on: Vec<&str> = flags.into_iter().filter(|f| f.1).map(|f| f.0).collect();
         f.write_str(&on.join(","))

@@ -190,10 +190,19 @@ impl Driver for Uring {
     fn reap(&mut self, wait: Wait, events: &mut Vec<(Tag, Event)>) -> Nanos {
         self.refill();
         self.renew_event();
+        // Who waits for the descriptor hears only of what the kernel does.
+        let spins = wait == Wait::No && self.event.is_none() && self.ring.features().direct;
+        if !spins {
+            self.io.sockets.ask_no_more(&mut self.ring);
+        }
         self.enter(wait);
         events.append(&mut self.ready);
         self.clock = sys::boot_time();
         self.take_completions(events);
+        if spins {
+            let Tables { sockets, pool, .. } = &mut *self.io;
+            sockets.ask(pool, &mut self.ring, events);
+        }
         self.clock
     }
 

@@ -7,7 +7,8 @@
 //! ```
 //!
 //! A core that spins makes no system call while there is nothing to submit and the kernel has nothing for it: the kernel
-//! raises a flag in shared memory when it has. A core that sleeps is woken by a completion, its next timer, or its bell.
+//! raises a flag in shared memory when it has. But where one or two sockets are busy it asks these by calls of its own (`sockets/direct.rs`).
+//! A core that sleeps is woken by a completion, its next timer, or its bell.
 //!
 //! What the kernel may touch (pool buffers, address and vector storage) is owned by tables here from submission to the
 //! terminal CQE; when a [`Uring`] is dropped it first waits for the kernel to let go of everything.

@@ -120,6 +120,7 @@ impl Ring {
             ring_fd: false,
             waitall: !mask.waitall,
             taskrun_flag,
+            direct: !mask.direct,
         };
         let (free_files, early) = (Vec::new(), Vec::new());
         let mut ring = Ring {

@@ -18,6 +18,10 @@ use std::{
     os::fd::{AsRawFd, OwnedFd},
 };
 
+mod direct;
+
+use direct::Direct;
+
 /// Vectors of one message at most (UIO_MAXIOV).
 const MOST_VECTORS: usize = 1024;
 
@@ -32,6 +36,8 @@ enum Receive {
     Armed(Tag),
     /// The kernel had no chunk; a request is made when there are some.
     Starved(Tag),
+    /// Asked for by ourselves.
+    Direct(Tag),
 }
 
 struct Socket {
@@ -39,6 +45,10 @@ struct Socket {
     target: Target,
     receive: Receive,
     stopping: bool,
+    /// The kernel is to give the receive back, to be asked for directly.
+    taking_back: bool,
+    /// Something came since that was decided last.
+    heard: bool,
     connecting: Option<Tag>,
     addr: RawAddr,
     sending: Option<Tag>,
@@ -64,6 +74,17 @@ pub(crate) struct Sockets {
     free: Vec<usize>,
     /// Slots whose receive waits for a chunk, longest wait first.
     starved: VecDeque<usize>,
+    direct: Direct,
+}
+
+/// What a socket's receive needs next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Next {
+    Nothing,
+    /// A chunk.
+    Chunk,
+    /// To be asked directly.
+    Asking,
 }
 
 fn failed(error: Error) -> Event {
@@ -133,6 +154,11 @@ impl Sockets {
                 out.push((tag, Event::ReceiveStopped));
                 self.starved.retain(|&waiting| waiting != index);
             }
+            Receive::Direct(tag) => {
+                socket.receive = Receive::Idle;
+                out.push((tag, Event::ReceiveStopped));
+                self.direct.forget(index);
+            }
             Receive::Armed(_) => {
                 socket.stopping = true;
                 ring.cancel(Token::new(Kind::Receive, index, generation));
@@ -151,6 +177,9 @@ impl Sockets {
         if !socket.skip_sent(0) {
             return out.push((tag, Event::Sent(socket.take_data())));
         }
+        if matches!(socket.receive, Receive::Direct(_)) && socket.send_now() {
+            return out.push((tag, Event::Sent(socket.take_data())));
+        }
         socket.sending = Some(tag);
         socket.push_send(Token::new(Kind::Send, index, generation), ring);
     }
@@ -160,7 +189,7 @@ impl Sockets {
             return out.push((tag, failed(errors::closed("close"))));
         };
         socket.closing = Some(tag);
-        if let Receive::Starved(receive) = socket.receive {
+        if let Receive::Starved(receive) | Receive::Direct(receive) = socket.receive {
             socket.receive = Receive::Idle;
             out.push((receive, failed(errors::closed("receive"))));
         }
@@ -173,6 +202,7 @@ impl Sockets {
             ring.cancel(Token::new(kind, index, generation));
         }
         self.starved.retain(|&waiting| waiting != index);
+        self.direct.forget(index);
         self.finish_close(index, ring, out);
     }
 
@@ -214,8 +244,13 @@ impl Sockets {
             Kind::Connect => socket.connected(cqe.result, out),
             Kind::Send => socket.sent(cqe, ring, out),
             _ => {
-                if socket.received(cqe, chunks, ring, out) {
-                    self.starved.push_back(index);
+                if cqe.result > 0 && !std::mem::replace(&mut socket.heard, true) {
+                    self.direct.heard(index);
+                }
+                match socket.received(cqe, chunks, ring, out) {
+                    Next::Nothing => {}
+                    Next::Chunk => self.starved.push_back(index),
+                    Next::Asking => self.direct.add(index),
                 }
             }
         }
@@ -257,6 +292,8 @@ impl Socket {
             target,
             receive: Receive::Idle,
             stopping: false,
+            taking_back: false,
+            heard: false,
             connecting: None,
             addr: RawAddr::empty(),
             sending: None,
@@ -273,7 +310,7 @@ impl Socket {
     // Receiving.
 
     fn arm_receive(&mut self, tag: Tag, token: Token, ring: &mut Ring) {
-        self.receive = Receive::Armed(tag);
+        (self.receive, self.taking_back) = (Receive::Armed(tag), false);
         let (fd, flags) = self.target.parts();
         let entry = if ring.features().multishot {
             opcode::RecvMulti::new(fd, GROUP).build().flags(flags)
@@ -285,8 +322,7 @@ impl Socket {
         unsafe { ring.push(entry, token) };
     }
 
-    /// True when the receive now waits for chunks.
-    fn received(&mut self, cqe: &Cqe, chunks: &mut Chunks, ring: &mut Ring, out: &mut Events) -> bool {
+    fn received(&mut self, cqe: &Cqe, chunks: &mut Chunks, ring: &mut Ring, out: &mut Events) -> Next {
         let Receive::Armed(tag) = self.receive else { unreachable!("only armed receives complete") };
         let len = usize::try_from(cqe.result).unwrap_or(0);
         // Taken in any case, so that it goes home.
@@ -296,9 +332,10 @@ impl Socket {
             out.push((tag, Event::Received(chunk)));
         }
         if cqe.more() {
-            return false;
+            return Next::Nothing;
         }
         self.receive = Receive::Idle;
+        let taken_back = std::mem::take(&mut self.taking_back);
         let errno = -cqe.result;
         if self.closing.is_some() {
             out.push((tag, failed(errors::closed("receive"))));
@@ -306,16 +343,19 @@ impl Socket {
             out.push((tag, Event::EndOfStream));
         } else if self.stopping && (cqe.result > 0 || [libc::ECANCELED, libc::ENOBUFS].contains(&errno)) {
             out.push((tag, Event::ReceiveStopped));
+        } else if taken_back && (cqe.result > 0 || errno == libc::ECANCELED) {
+            self.receive = Receive::Direct(tag);
+            return Next::Asking;
         } else if cqe.result > 0 || [libc::EINTR, libc::EAGAIN].contains(&errno) {
             self.arm_receive(tag, cqe.token, ring);
         } else if errno == libc::ENOBUFS {
             chunks.ran_dry();
             self.receive = Receive::Starved(tag);
-            return true;
+            return Next::Chunk;
         } else {
             out.push((tag, failed(errors::socket("receive", errno))));
         }
-        false
+        Next::Nothing
     }
 
     // Sending.
@@ -339,6 +379,18 @@ impl Socket {
         std::mem::take(&mut self.data)
     }
 
+    /// Names what is left to be sent in the socket's message.
+    fn fill_message(&mut self) {
+        let vector =
+            |bytes: &[u8]| libc::iovec { iov_base: bytes.as_ptr().cast_mut().cast(), iov_len: bytes.len() };
+        self.vectors.clear();
+        self.vectors.push(vector(&self.data[self.slice][self.sent..]));
+        let more = self.data[self.slice + 1..].iter().take(MOST_VECTORS - 1);
+        self.vectors.extend(more.map(|s| vector(s)));
+        self.message.msg_iov = self.vectors.as_mut_ptr();
+        self.message.msg_iovlen = self.vectors.len();
+    }
+
     fn push_send(&mut self, token: Token, ring: &mut Ring) {
         let (fd, target_flags) = self.target.parts();
         let wait_all = if ring.features().waitall { libc::MSG_WAITALL } else { 0 };
@@ -348,16 +400,7 @@ impl Socket {
             let len = u32::try_from(rest.len()).expect("a pool buffer is small");
             opcode::Send::new(fd, rest.as_ptr(), len).flags(flags).build()
         } else {
-            let vector = |bytes: &[u8]| libc::iovec {
-                iov_base: bytes.as_ptr().cast_mut().cast(),
-                iov_len: bytes.len(),
-            };
-            self.vectors.clear();
-            self.vectors.push(vector(rest));
-            let more = self.data[self.slice + 1..].iter().take(MOST_VECTORS - 1);
-            self.vectors.extend(more.map(|s| vector(s)));
-            self.message.msg_iov = self.vectors.as_mut_ptr();
-            self.message.msg_iovlen = self.vectors.len();
+            self.fill_message();
             let flags = u32::try_from(flags).expect("flags are not negative");
             opcode::SendMsg::new(fd, std::ptr::from_ref(&self.message)).flags(flags).build()
         };

@@ -1,7 +1,7 @@
 //! Thin, safe wrappers round the system calls that are not io_uring's.
 
 use crate::errors;
-use dolmen_io::Error;
+use dolmen_io::{Buf, Error};
 use dolmen_types::{Nanos, UnixMillis};
 use std::{
     mem::{size_of, zeroed},
@@ -280,6 +280,32 @@ pub(crate) fn signal(event: &OwnedFd) {
     let one = 1u64.to_ne_bytes();
     // SAFETY: eight bytes that live across the call. It can only fail when the counter is full, and then the core wakes too.
     unsafe { libc::write(event.as_raw_fd(), one.as_ptr().cast(), one.len()) };
+}
+
+/// Receives into buffers, one behind the other, what there is; 0 at the end of the stream. Fails with the error's number.
+pub(crate) fn receive_now(socket: &OwnedFd, bufs: &mut [Buf]) -> Result<usize, i32> {
+    const MOST: usize = 8;
+    let mut vectors = [libc::iovec { iov_base: std::ptr::null_mut(), iov_len: 0 }; MOST];
+    let count = bufs.len().min(MOST);
+    for (vector, buf) in vectors.iter_mut().zip(bufs) {
+        (vector.iov_base, vector.iov_len) = (buf.as_mut_ptr().cast(), buf.len());
+    }
+    // SAFETY: all zeros is a valid, empty message.
+    let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
+    (message.msg_iov, message.msg_iovlen) = (vectors.as_mut_ptr(), count);
+    // SAFETY: message, vectors and buffers live across the call, and the buffers are ours alone.
+    let n = unsafe { libc::recvmsg(socket.as_raw_fd(), &mut message, libc::MSG_DONTWAIT) };
+    usize::try_from(n).map_err(|_| errors::last())
+}
+
+/// Sends of a message what the socket takes. Fails with the error's number.
+///
+/// # Safety
+/// The message names vectors and bytes that live across the call.
+pub(crate) unsafe fn send_now(socket: &OwnedFd, message: &libc::msghdr) -> Result<usize, i32> {
+    // SAFETY: the caller's promise.
+    let n = unsafe { libc::sendmsg(socket.as_raw_fd(), message, libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL) };
+    usize::try_from(n).map_err(|_| errors::last())
 }
 
 fn clock(id: libc::clockid_t) -> libc::timespec {

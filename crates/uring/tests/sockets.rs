@@ -384,3 +384,115 @@ fn a_socket_in_the_file_system_is_for_its_owner_and_replaces_a_left_over_one() {
     std::fs::remove_file(&file).unwrap();
     assert!(core.io.listen_unix(&path.with_file_name("x".repeat(200))).is_err());
 }
+
+/// Polls without waiting until `n` bytes have come for a receive with this key; at least `looks` times.
+fn spin(core: &mut Core, key: u64, n: usize, looks: usize) -> Vec<u8> {
+    let (mut all, mut events, mut looked) = (Vec::new(), Vec::new(), 0);
+    let start = std::time::Instant::now();
+    while all.len() < n || looked < looks {
+        assert!(start.elapsed().as_secs() < 20, "{} of {n} bytes", all.len());
+        looked += 1;
+        core.io.poll(Wait::No, &mut events);
+        for (tag, event) in events.drain(..) {
+            match event {
+                Event::Received(buf) if tag.key == key => all.extend_from_slice(&buf),
+                event => core.events.push((tag.key, event)),
+            }
+        }
+    }
+    all
+}
+
+/// A core that spins asks its busy sockets itself; nothing may be lost when it begins to, sleeps, and begins again.
+#[test]
+fn spinning_and_sleeping_take_turns() {
+    for mask in MASKS {
+        let mut core = Core::new(&config(mask));
+        let listener = TcpListener::bind(any_port()).unwrap();
+        let sock = core.io.connect(tag(1), listener.local_addr().unwrap()).unwrap();
+        assert!(matches!(core.next(1), Event::Connected { .. }));
+        let (mut peer, _) = listener.accept().unwrap();
+        core.io.receive(tag(2), sock);
+        for round in 0..6 {
+            // Several times as many looks as it takes until sockets are asked directly.
+            for step in 0..60 {
+                let ask = pattern(72, step);
+                peer.write_all(&ask).unwrap();
+                assert_eq!(spin(&mut core, 2, 72, 100), ask, "mask {mask}");
+                let answer = pattern(4120, step);
+                core.send(3, sock, &answer);
+                assert!(spin(&mut core, 2, 0, 1).is_empty());
+                let mut got = vec![0; answer.len()];
+                peer.read_exact(&mut got).unwrap();
+                assert!(got == answer);
+                assert!(matches!(core.next_spinning(3), Event::Sent(_)));
+            }
+            // More than the socket takes at once, both ways.
+            let large = pattern(8 << 20, round);
+            core.send(3, sock, &large[..4 << 20]);
+            let mut other = peer.try_clone().unwrap();
+            let (sent, expected) = (large.clone(), large[..4 << 20].to_vec());
+            let writer = std::thread::spawn(move || other.write_all(&sent).unwrap());
+            let mut other = peer.try_clone().unwrap();
+            let reader = std::thread::spawn(move || {
+                let mut all = vec![0; expected.len()];
+                other.read_exact(&mut all).unwrap();
+                assert!(all == expected);
+            });
+            assert!(spin(&mut core, 2, large.len(), 0) == large, "mask {mask}");
+            writer.join().unwrap();
+            assert!(matches!(core.next_spinning(3), Event::Sent(_)));
+            reader.join().unwrap();
+            // Asleep: what comes now has to wake the core.
+            let mut other = peer.try_clone().unwrap();
+            let writer = std::thread::spawn(move || {
+                std::thread::sleep(std::time::Duration::from_millis(30));
+                other.write_all(b"wake").unwrap();
+            });
+            assert_eq!(core.collect(2, 4), b"wake");
+            writer.join().unwrap();
+        }
+    }
+}
+
+#[test]
+fn directly_asked_sockets_stop_end_and_close_like_others() {
+    for mask in MASKS {
+        for end in 0..3 {
+            let mut core = Core::new(&config(mask));
+            let (client, server) = core.pair();
+            core.io.receive(tag(1), client);
+            core.io.receive(tag(2), server);
+            for step in 0..60 {
+                let ask = pattern(72, step);
+                core.send(3, client, &ask);
+                assert_eq!(spin(&mut core, 2, 72, 100), ask, "mask {mask}");
+                core.send(4, server, &ask);
+                assert_eq!(spin(&mut core, 1, 72, 100), ask, "mask {mask}");
+            }
+            core.events.clear();
+            match end {
+                0 => {
+                    core.io.stop_receive(tag(2), server);
+                    assert!(matches!(core.next_spinning(2), Event::ReceiveStopped));
+                    core.send(3, client, b"later");
+                    assert!(spin(&mut core, 2, 0, 3000).is_empty());
+                    core.io.receive(tag(2), server);
+                    assert_eq!(spin(&mut core, 2, 5, 0), b"later");
+                }
+                1 => {
+                    core.io.close(tag(5), client);
+                    assert_eq!(kind(&core.next_spinning(1)), Some(ErrorKind::Closed));
+                    assert!(matches!(core.next_spinning(5), Event::Closed));
+                    assert!(matches!(core.next_spinning(2), Event::EndOfStream));
+                }
+                _ => {
+                    core.io.end_stream(tag(6), client);
+                    assert!(matches!(core.next_spinning(2), Event::EndOfStream));
+                    core.io.close(tag(5), server);
+                    assert!(matches!(core.next_spinning(5), Event::Closed));
+                }
+            }
+        }
+    }
+}

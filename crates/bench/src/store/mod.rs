@@ -195,6 +195,20 @@ impl Bench {
         Ok(figures)
     }
 
+    /// Runs two loads in turns for so long each: what a command of the first one takes, and how much more one of the second.
+    /// The difference is that of neighbours, and of many of those the middle one.
+    fn beside(&mut self, first: &mut Load, second: &mut Load, time: Duration) -> Result<(f64, f64)> {
+        let (mut takes, mut more) = (Vec::new(), Vec::new());
+        let turns = time.as_nanos().div_ceil(SLICE.as_nanos());
+        for _ in 0..turns {
+            let a = first.run(&mut self.machine, SLICE)?.ns;
+            let b = second.run(&mut self.machine, SLICE)?.ns;
+            takes.push(a);
+            more.push(b - a);
+        }
+        Ok((middle(&takes), middle(&more)))
+    }
+
     /// What compression adds to a write, over what the bare compressor takes.
     fn compression(&mut self, args: &StoreArgs) -> Result<Vec<Figure>> {
         let mut figures = Vec::new();
@@ -210,11 +224,10 @@ impl Bench {
             let bare = kernels::compressor_ns_of_many(fill);
             let (mut values, mut parts) = (Vec::new(), [const { Vec::new() }; 2]);
             for round in 0..=args.repeats {
-                let a = plain.run(&mut self.machine, args.runtime())?.ns;
-                let b = packed.run(&mut self.machine, args.runtime())?.ns;
+                let (a, more) = self.beside(&mut plain, &mut packed, args.runtime())?;
                 if round > 0 {
-                    values.push(if depth == 1 { b - a } else { (b - a) / bare });
-                    [a, b].into_iter().zip(&mut parts).for_each(|(ns, all)| all.push(ns));
+                    values.push(if depth == 1 { more } else { more / bare });
+                    [a, a + more].into_iter().zip(&mut parts).for_each(|(ns, all)| all.push(ns));
                 }
             }
             let [a, b] = parts.each_ref().map(|values| middle(values));
@@ -225,6 +238,10 @@ impl Bench {
         Ok(figures)
     }
 }
+
+/// How long a load runs before the one that it is compared with has its turn: short beside whatever makes the machine slower for a
+/// while, so that both feel it.
+const SLICE: Duration = Duration::from_millis(4);
 
 fn middle(values: &[f64]) -> f64 {
     crate::report::Spread::of(values.iter().copied()).map_or(0.0, |s| s.median)

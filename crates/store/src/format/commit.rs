@@ -330,7 +330,7 @@ impl HeaderWriter {
         let header_len = u32::try_from(self.w.len()).expect("bounded by MAX_HEADER_BYTES");
         let depth = depth_of(header_len as usize, payload_len as usize, usize::from(place.data));
         let depth = u32::try_from(depth).expect("bounded by the unit");
-        let mut fixed = Writer::default();
+        let mut fixed = Writer::over(Vec::with_capacity(FIXED_BYTES));
         fixed.bytes(MAGIC).u64(0).u32(header_len).u32(payload_len).bytes(&id.pool.0);
         fixed
             .u16(id.shard.0)

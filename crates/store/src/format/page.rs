@@ -14,7 +14,8 @@ pub(crate) const PAGE_SLOTS: usize = 126;
 pub(crate) const NODE_SLOTS: usize = 100;
 
 const MAGIC: &[u8; 8] = b"dolmPAGE";
-const HEADER_BYTES: usize = 64;
+/// Bytes of a page before its slots.
+pub(crate) const HEADER_BYTES: usize = 64;
 const SLOT_BYTES: usize = 32;
 const REF_BYTES: usize = 40;
 
@@ -211,6 +212,13 @@ impl<'a> Leaf<'a> {
     pub(crate) fn slots(&self) -> impl Iterator<Item = (u64, Version)> + Clone + use<'a> {
         self.from(0)
     }
+}
+
+/// The bytes of a slot and of the one before it.
+pub(crate) fn slots_near(page: &[u8], slot: usize) -> &[u8] {
+    let slot = slot.min(PAGE_SLOTS - 1);
+    let (from, to) = (slot.saturating_sub(1), slot + 1);
+    &page[HEADER_BYTES + from * SLOT_BYTES..HEADER_BYTES + to * SLOT_BYTES]
 }
 
 /// True when `bytes` are the page that `expected` names: right check, level, line and count, known version, sound slots.

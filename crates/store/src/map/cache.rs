@@ -4,16 +4,21 @@
 //! page that is asked for (by place and check), so hints may be stale, and there is nothing to hash.
 
 use crate::format::PAGE_BYTES;
-use crate::format::page::PageRef;
+use crate::format::page::{HEADER_BYTES, PageRef, slots_near};
 use crate::location::Location;
+use dolmen_kernels::prefetch;
 
-/// A place for one leaf.
+/// What is in a place for one leaf.
 struct Frame {
     location: Location,
     check: u64,
     used: bool,
-    bytes: Box<[u8]>,
 }
+
+/// Leaves whose memory is got at once.
+const CHUNK_LEAVES: usize = 32;
+
+const PAGE: usize = PAGE_BYTES as usize;
 
 /// A hint that names no frame.
 pub(crate) const NO_FRAME: u32 = u32::MAX;
@@ -21,6 +26,8 @@ pub(crate) const NO_FRAME: u32 = u32::MAX;
 /// The leaves in memory.
 pub(crate) struct Cache {
     frames: Vec<Frame>,
+    /// The leaves of the frames, in chunks: where a leaf is follows from its frame's number, without a look at anything else.
+    chunks: Vec<Box<[u8]>>,
     limit: usize,
     hand: usize,
 }
@@ -28,12 +35,12 @@ pub(crate) struct Cache {
 impl Cache {
     /// Keeps at most `budget_bytes` of leaves, but always a few.
     pub(crate) fn new(budget_bytes: usize) -> Cache {
-        Cache { frames: Vec::new(), limit: (budget_bytes / PAGE_BYTES as usize).max(4), hand: 0 }
+        Cache { frames: Vec::new(), chunks: Vec::new(), limit: (budget_bytes / PAGE).max(4), hand: 0 }
     }
 
     /// Memory that it takes now. Bytes.
     pub(crate) fn memory_bytes(&self) -> usize {
-        self.frames.len() * (PAGE_BYTES as usize + size_of::<Frame>())
+        self.frames.len() * (PAGE + size_of::<Frame>())
     }
 
     /// The leaf that `page` names, if the hinted frame holds it.
@@ -43,23 +50,42 @@ impl Cache {
             return None;
         }
         frame.used = true;
-        Some(&frame.bytes)
+        self.bytes(hint as usize)
+    }
+
+    fn bytes(&self, frame: usize) -> Option<&[u8]> {
+        let at = frame % CHUNK_LEAVES * PAGE;
+        self.chunks.get(frame / CHUNK_LEAVES)?.get(at..at + PAGE)
+    }
+
+    /// Has the part of a leaf brought near that a search for this slot looks at, if the hinted frame holds it.
+    pub(crate) fn prefetch(&self, hint: u32, slot: usize) {
+        if let Some(bytes) = self.bytes(hint as usize) {
+            prefetch(&self.frames[hint as usize]);
+            prefetch(&bytes[..HEADER_BYTES]);
+            prefetch(slots_near(bytes, slot));
+        }
     }
 
     /// Keeps a copy of a verified leaf; the hint for its reference.
     pub(crate) fn insert(&mut self, page: &PageRef, bytes: &[u8]) -> u32 {
         let (location, check) = (page.location, page.check);
         let index = if self.frames.len() < self.limit {
-            self.frames.push(Frame { location, check, used: true, bytes: bytes.into() });
+            if self.frames.len().is_multiple_of(CHUNK_LEAVES) {
+                let leaves = CHUNK_LEAVES.min(self.limit - self.frames.len());
+                self.chunks.push(vec![0; leaves * PAGE].into());
+            }
+            self.frames.push(Frame { location, check, used: true });
             self.frames.len() - 1
         } else {
             let index = self.victim();
             let frame = &mut self.frames[index];
             (frame.location, frame.check) = (location, check);
             frame.used = true;
-            frame.bytes.copy_from_slice(bytes);
             index
         };
+        let at = index % CHUNK_LEAVES * PAGE;
+        self.chunks[index / CHUNK_LEAVES][at..at + PAGE].copy_from_slice(bytes);
         u32::try_from(index).expect("a cache has fewer than 2^32 frames")
     }
 

@@ -7,12 +7,13 @@
 
 use super::entry_map::EntryMap;
 use super::{Content, Entry, Holes, Lineage};
+use dolmen_kernels::prefetch;
 use std::collections::BTreeMap;
 
-/// Memory that a changed block takes in a delta, about: key and entry in runs that are two thirds full. Bytes.
+/// Memory that a changed block takes in a delta, about: key, place and entry in runs that are half full. Bytes.
 pub(crate) const DELTA_ENTRY_BYTES: usize = 72;
 
-const _: () = assert!((size_of::<(u64, u64)>() + size_of::<Entry>()) * 3 / 2 <= DELTA_ENTRY_BYTES);
+const _: () = assert!(size_of::<u32>() + size_of::<u8>() + size_of::<Entry>() <= DELTA_ENTRY_BYTES / 2 + 1);
 
 /// The changes of one line.
 #[derive(Clone, Debug, Default)]
@@ -25,6 +26,8 @@ pub(crate) struct LineDelta {
     holes: BTreeMap<Option<u64>, Holes>,
     /// Ranges in all layers.
     hole_count: usize,
+    /// The first change of a host that came in. What lies under this delta is older.
+    written_from: Option<u64>,
 }
 
 impl LineDelta {
@@ -48,6 +51,28 @@ impl LineDelta {
             self.older.insert((lba, old.seq), old);
         } else {
             freed(old);
+        }
+    }
+
+    /// What comes in with this number is a host's: numbers of a line ascend, so nothing that was there before is newer.
+    pub(crate) fn written(&mut self, seq: u64) {
+        self.written_from.get_or_insert(seq);
+    }
+
+    /// The number from which on whatever this delta says of a block is all that has to be known.
+    pub(crate) fn written_from(&self) -> Option<u64> {
+        self.written_from
+    }
+
+    /// Has what a search for a block will look at brought near.
+    pub(crate) fn prefetch(&self, lba: u64) {
+        self.newest.prefetch(lba);
+    }
+
+    /// The same of where the block's newest version is named.
+    pub(crate) fn prefetch_entry(&self, lba: u64) {
+        if let Some(entry) = self.newest.get(lba) {
+            prefetch(entry);
         }
     }
 
@@ -182,10 +207,12 @@ impl LineDelta {
     pub(crate) fn overlay(&self, at: u64, lba: u64, blocks: &mut [Content]) {
         let end = lba.saturating_add(blocks.len() as u64);
         let index = |lba2: u64| usize::try_from(lba2 - lba).expect("inside the window");
-        for (first, stop, seq) in self.holes_in(lba, end).filter(|h| h.2 <= at) {
-            blocks[index(first)..index(stop)].iter_mut().for_each(|b| b.hide(seq));
+        if self.hole_count > 0 {
+            for (first, stop, seq) in self.holes_in(lba, end).filter(|h| h.2 <= at) {
+                blocks[index(first)..index(stop)].iter_mut().for_each(|b| b.hide(seq));
+            }
         }
-        for (address, entry) in self.newest.range(lba, end) {
+        let mut lay = |address: u64, entry: &Entry| {
             let seen = if entry.seq <= at {
                 Some(entry)
             } else {
@@ -194,6 +221,11 @@ impl LineDelta {
             if let Some(entry) = seen {
                 blocks[index(address)].store(*entry);
             }
+        };
+        if end - lba == 1 {
+            self.newest.get(lba).into_iter().for_each(|entry| lay(lba, entry));
+        } else {
+            self.newest.range(lba, end).for_each(|(address, entry)| lay(address, entry));
         }
     }
 

@@ -78,6 +78,13 @@ impl Content {
         }
     }
 
+    /// Replaced by what an older layer says, when that is newer: of the same version the newer layer knows where it is.
+    pub(crate) fn lay_under(&mut self, below: Content) {
+        if self.seq() < below.seq() {
+            *self = below;
+        }
+    }
+
     /// Replaced by a hole, unless it is newer than that.
     pub(crate) fn hide(&mut self, seq: u64) {
         if self.seq().is_none_or(|s| s <= seq) {
@@ -85,7 +92,8 @@ impl Content {
         }
     }
 
-    fn seq(&self) -> Option<u64> {
+    /// From when on it counts.
+    pub(crate) fn seq(&self) -> Option<u64> {
         match self {
             Content::Nothing => None,
             Content::Hole(seq) => Some(*seq),

@@ -164,15 +164,23 @@ impl Map {
         lba: u64,
         contents: &mut [Content],
     ) -> Option<(usize, Option<PageRef>, bool)> {
-        let tree = self.lines.get_mut(&line)?;
+        let tree = self.lines.get(&line)?;
         let end = lba.saturating_add(contents.len() as u64);
         let (mut next, mut missing) = (lba, None);
+        // Of one version at two places the newer delta's counts.
+        for delta in self.frozen.iter().chain(std::iter::once(&self.live)).filter_map(|d| d.line(line)) {
+            delta.overlay(at, lba, contents);
+            // When a host wrote all of it in this delta's time, what lies below is older.
+            if delta.written_from().is_some_and(|from| contents.iter().all(|c| c.seq() >= Some(from))) {
+                next = end;
+            }
+        }
         while next < end {
             let (found, bound) = tree.find(next, at);
             // The newest version at or below `at` of every block up to here is in this leaf.
             let stop = if at < bound.1 { bound.0.saturating_add(1) } else { bound.0 }.min(end);
             if let Some((node, leaf)) = found {
-                let leaf = &mut tree.nodes[node].leaves[leaf];
+                let leaf = &tree.nodes[node].leaves[leaf];
                 let page = leaf.page();
                 let Some(bytes) = self.cache.at(leaf.hint, &page) else {
                     missing = Some(page);
@@ -183,12 +191,44 @@ impl Map {
             next = stop;
         }
         let known = usize::try_from(next - lba).expect("inside the window");
-        for delta in self.frozen.iter().chain(std::iter::once(&self.live)) {
-            if let Some(delta) = delta.line(line) {
-                delta.overlay(at, lba, &mut contents[..known]);
-            }
-        }
         Some((known, missing, tree.now.parent.is_some()))
+    }
+
+    /// Has what a lookup of a block will look at first brought near. Many lookups together wait for memory once, not each
+    /// several times: this for all of them, then [`Map::prefetch_found`], then the lookups.
+    pub(crate) fn prefetch(&self, line: LineId, lba: u64) {
+        let Some(tree) = self.lines.get(&line.0) else { return };
+        for delta in self.frozen.iter().chain(std::iter::once(&self.live)).filter_map(|d| d.line(line.0)) {
+            delta.prefetch(lba);
+        }
+        tree.prefetch(lba, u64::MAX);
+    }
+
+    /// The same of what it will look at then: where the block's newest version is named.
+    pub(crate) fn prefetch_found(&self, line: LineId, lba: u64) {
+        let Some(tree) = self.lines.get(&line.0) else { return };
+        if let Some(delta) = self.live.line(line.0) {
+            delta.prefetch_entry(lba);
+        }
+        if let (Some((node, leaf)), _) = tree.find(lba, u64::MAX) {
+            let leaf = &tree.nodes[node].leaves[leaf];
+            let slot = usize::try_from(lba - leaf.first()).unwrap_or(usize::MAX);
+            self.cache.prefetch(leaf.hint, slot);
+        }
+    }
+
+    /// The same before a block changes, or before it is asked whether it did.
+    pub(crate) fn prefetch_change(&self, line: u64, lba: u64) {
+        if let Some(delta) = self.live.line(line) {
+            delta.prefetch(lba);
+        }
+    }
+
+    /// The same for where its newest version is named, when it changed before.
+    pub(crate) fn prefetch_changed(&self, line: u64, lba: u64) {
+        if let Some(delta) = self.live.line(line) {
+            delta.prefetch_entry(lba);
+        }
     }
 
     /// Keeps a verified leaf of `line` that a miss asked for.
@@ -296,7 +336,7 @@ impl Map {
     }
 }
 
-/// Enters what a leaf says of the blocks `from..to` as of `at` into `contents`, which begins at `lba`.
+/// Lays what a leaf says of the blocks `from..to` as of `at` under `contents`, which begins at `lba`.
 fn search_leaf(leaf: &Leaf<'_>, flags: u16, at: u64, from: u64, to: u64, lba: u64, contents: &mut [Content]) {
     let index = |address: u64| usize::try_from(address - lba).expect("inside the window");
     if flags & PageRef::HISTORY == 0 {
@@ -304,7 +344,7 @@ fn search_leaf(leaf: &Leaf<'_>, flags: u16, at: u64, from: u64, to: u64, lba: u6
             if let Version::Stored(entry) = version
                 && entry.seq <= at
             {
-                contents[index(address)] = Content::Stored(entry);
+                contents[index(address)].lay_under(Content::Stored(entry));
             }
         }
         return;
@@ -316,7 +356,8 @@ fn search_leaf(leaf: &Leaf<'_>, flags: u16, at: u64, from: u64, to: u64, lba: u6
             {
                 let (first, stop) = (address.max(from), address.saturating_add(blocks).min(to));
                 if first < stop {
-                    contents[index(first)..index(stop)].iter_mut().for_each(|b| b.hide(seq));
+                    let hidden = &mut contents[index(first)..index(stop)];
+                    hidden.iter_mut().for_each(|b| b.lay_under(Content::Hole(seq)));
                 }
             }
         }
@@ -331,7 +372,7 @@ fn search_leaf(leaf: &Leaf<'_>, flags: u16, at: u64, from: u64, to: u64, lba: u6
         let stop = if at == u64::MAX { next } else { leaf.seek(address, at + 1).min(next) };
         let stored = (slot..stop).rev().find_map(|i| leaf.slot(i).1.stored().copied());
         if let Some(entry) = stored {
-            contents[index(address)].store(entry);
+            contents[index(address)].lay_under(Content::Stored(entry));
         }
         slot = next;
     }

@@ -10,6 +10,8 @@ pub(crate) struct Merged {
     pub(crate) slots: Vec<(u64, Version)>,
     /// Versions that nothing names any more.
     pub(crate) freed: Vec<Entry>,
+    /// Memory of a merge: what was stored, and that with the changes.
+    scratch: [Vec<(u64, Entry)>; 2],
 }
 
 /// Merges the changes to the addresses `from..to` into all the old slots of that part. Of the same version at two places the
@@ -24,22 +26,26 @@ pub(crate) fn merge(
     out: &mut Merged,
 ) {
     let mut holes: Vec<(u64, u64, u64)> = delta.holes_in(from, to).collect();
-    let mut stored = Vec::new();
+    let [mut stored, mut entries] = std::mem::take(&mut out.scratch);
+    stored.clear();
     for (lba, version) in old {
         match version {
             Version::Stored(entry) => stored.push((lba, entry)),
             Version::Hole { seq, blocks } => holes.push((lba, lba.saturating_add(blocks), seq)),
         }
     }
-    let entries = overlay(&stored, delta.entries_in(from, to), &mut out.freed);
+    overlay(&stored, delta.entries_in(from, to), &mut out.freed, &mut entries);
     if holes.is_empty() {
+        out.slots.reserve(entries.len());
         for block in entries.chunk_by(|a, b| a.0 == b.0) {
             prune_entries(block, lineage, out);
         }
-        return;
+    } else {
+        holes.sort_unstable();
+        let (active, open) = (BTreeMap::new(), BTreeMap::new());
+        Sweeper { lineage, active, open, end: from, out }.run(&entries, &holes);
     }
-    holes.sort_unstable();
-    Sweeper { lineage, active: BTreeMap::new(), open: BTreeMap::new(), end: from, out }.run(&entries, &holes);
+    out.scratch = [stored, entries];
 }
 
 /// Both lists by (address, sequence number), the second one's entry where both have one.
@@ -47,8 +53,9 @@ fn overlay<'a>(
     old: &[(u64, Entry)],
     new: impl Iterator<Item = (u64, &'a Entry)>,
     freed: &mut Vec<Entry>,
-) -> Vec<(u64, Entry)> {
-    let mut entries = Vec::with_capacity(old.len());
+    entries: &mut Vec<(u64, Entry)>,
+) {
+    entries.clear();
     let mut old = old.iter().copied().peekable();
     for (lba, entry) in new {
         while let Some(before) = old.next_if(|(a, e)| (*a, e.seq) < (lba, entry.seq)) {
@@ -60,7 +67,6 @@ fn overlay<'a>(
         entries.push((lba, *entry));
     }
     entries.extend(old);
-    entries
 }
 
 /// Keeps what is needed of the versions of one block that no hole meets.

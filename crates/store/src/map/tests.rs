@@ -100,7 +100,11 @@ impl Bench {
         self.used.insert(self.place);
         let entry = Entry { seq, location: Location(self.place), check: 0, granules: 256, form: Form(0) };
         let (lineage, used) = (self.map.lines[&line].now.clone(), &mut self.used);
+        let written = seq == self.seq;
         self.map.live.change(line, |d| {
+            if written {
+                d.written(seq);
+            }
             d.insert(lba, entry, &lineage, |e| assert!(used.remove(&e.location.0), "freed once"));
         });
         self.model.get_mut(&line).unwrap().set(lba, seq, Some(self.place));
@@ -109,6 +113,7 @@ impl Bench {
     fn unmap(&mut self, line: u64, lba: u64, n: u64) {
         let (lineage, used, seq) = (self.map.lines[&line].now.clone(), &mut self.used, self.seq);
         self.map.live.change(line, |d| {
+            d.written(seq);
             d.unmap(lba, lba + n, seq, &lineage, |e| assert!(used.remove(&e.location.0), "freed once"));
         });
         (lba..lba + n).for_each(|b| self.model.get_mut(&line).unwrap().set(b, seq, None));

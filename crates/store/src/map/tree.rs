@@ -9,6 +9,7 @@ use super::{Counts, Lineage};
 use crate::LineAttributes;
 use crate::format::page::PageRef;
 use crate::location::Location;
+use dolmen_kernels::prefetch;
 use std::rc::Rc;
 
 /// A reference to a leaf and the cache's hint for it. All of them are in memory, so they are kept small.
@@ -74,8 +75,40 @@ impl Node {
         self.key().0
     }
 
+    /// Address and sequence number of its first slot: those of its first leaf, without a look at that.
     fn key(&self) -> (u64, u64) {
-        self.leaves.first().map_or((0, 0), LeafRef::key)
+        (self.page.first, self.page.seq)
+    }
+
+    /// Where the leaf of an address is when all of them hold as much; `end` is the address behind the last one.
+    fn guess(&self, lba: u64, end: u64) -> usize {
+        let (distance, span) = (lba.saturating_sub(self.page.first), end.saturating_sub(self.page.first));
+        // Their upper 32 bits are exact enough, and divided faster than products of 128.
+        let shift = 32 - span.leading_zeros().min(32);
+        let (distance, span) = (distance >> shift, (span >> shift).max(1));
+        let share = distance.min(span) * self.leaves.len() as u64 / span;
+        usize::try_from(share).unwrap_or(usize::MAX).min(self.leaves.len() - 1)
+    }
+
+    /// How many of its leaves begin at or below a key. The search begins at the guess and widens: references come from far away,
+    /// and so the next one or two are all that is looked at where blocks lie evenly.
+    fn begun(&self, key: (u64, u64), end: u64) -> usize {
+        let begun = |at: usize| self.leaves[at].key() <= key;
+        let (guess, mut step) = (self.guess(key.0, end), 1);
+        let (low, high) = if begun(guess) {
+            let mut low = guess + 1;
+            while low + step <= self.leaves.len() && begun(low + step - 1) {
+                (low, step) = (low + step, step * 2);
+            }
+            (low, self.leaves.len().min(low + step - 1))
+        } else {
+            let mut high = guess;
+            while high >= step && !begun(high - step) {
+                (high, step) = (high - step, step * 2);
+            }
+            (high.saturating_sub(step - 1), high)
+        };
+        low + self.leaves[low..high].partition_point(|l| l.key() <= key)
     }
 }
 
@@ -129,17 +162,80 @@ impl Line {
     /// The leaf in which the newest version of a block at or below `at` is, if there is one (node, leaf), and the first slot
     /// of the leaf behind it. `None` below the first leaf.
     pub(crate) fn find(&self, lba: u64, at: u64) -> (Option<(usize, usize)>, (u64, u64)) {
-        const END: (u64, u64) = (u64::MAX, u64::MAX);
-        let node = self.nodes.partition_point(|n| n.key() <= (lba, at));
-        let Some(node_index) = node.checked_sub(1) else {
-            return (None, self.nodes.first().map_or(END, Node::key));
-        };
-        let leaves = &self.nodes[node_index].leaves;
-        let next = leaves.partition_point(|l| l.key() <= (lba, at));
-        let end = match leaves.get(next) {
-            Some(leaf) => leaf.key(),
-            None => self.nodes.get(node).map_or(END, Node::key),
-        };
+        let (node, behind) = self.node(lba, at);
+        let Some(node_index) = node else { return (None, behind) };
+        let node = &self.nodes[node_index];
+        let next = node.begun((lba, at), behind.0);
+        let end = node.leaves.get(next).map_or(behind, LeafRef::key);
         (next.checked_sub(1).map(|leaf| (node_index, leaf)), end)
+    }
+
+    /// The node of that leaf, and the first slot of the node behind it.
+    fn node(&self, lba: u64, at: u64) -> (Option<usize>, (u64, u64)) {
+        const END: (u64, u64) = (u64::MAX, u64::MAX);
+        let next = self.nodes.partition_point(|n| n.key() <= (lba, at));
+        (next.checked_sub(1), self.nodes.get(next).map_or(END, Node::key))
+    }
+
+    /// Has what [`Line::find`] will look at brought near.
+    pub(crate) fn prefetch(&self, lba: u64, at: u64) {
+        let (Some(node), behind) = self.node(lba, at) else { return };
+        let node = &self.nodes[node];
+        let guess = node.guess(lba, behind.0);
+        prefetch(&node.leaves[guess..(guess + 2).min(node.leaves.len())]);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn leaf(first: u64, seq: u64) -> LeafRef {
+        LeafRef::new(PageRef { first, seq, location: Location(0), check: 0, count: 1, flags: 0 })
+    }
+
+    #[test]
+    fn finds_what_a_plain_search_finds() {
+        let mut state = 5u64;
+        let mut random = move |below: u64| {
+            state = state.wrapping_mul(0xd129_42d9_57d5_9f2d).wrapping_add(0x1405_7b7e_f767_814f);
+            (state >> 33) % below
+        };
+        for case in 0..200 {
+            // Evenly, wildly, and many of one address.
+            let count = 1 + random(100);
+            let mut keys: Vec<(u64, u64)> = (0..count)
+                .map(|i| match case % 3 {
+                    0 => (i * 95, 7),
+                    1 => {
+                        let bits = random(40);
+                        (random(1 << 30) >> (bits % 30), random(5))
+                    }
+                    _ => (random(4) * 1000, random(100)),
+                })
+                .collect();
+            keys.sort_unstable();
+            keys.dedup();
+            let nodes: Vec<Node> = keys
+                .chunks(1 + usize::try_from(random(30)).unwrap())
+                .map(|part| Node {
+                    page: leaf(part[0].0, part[0].1).page(),
+                    leaves: part.iter().map(|k| leaf(k.0, k.1)).collect(),
+                })
+                .collect();
+            let line = Line { nodes, ..Line::default() };
+            for _ in 0..50 {
+                let near = keys[usize::try_from(random(keys.len() as u64)).unwrap()];
+                let at = [(near.0, near.1), (near.0 + random(90), random(9)), (random(1 << 20), u64::MAX)];
+                for (lba, seq) in at {
+                    line.prefetch(lba, seq);
+                    let next = keys.partition_point(|k| *k <= (lba, seq));
+                    let (found, end) = line.find(lba, seq);
+                    let key = found.map(|(node, leaf)| line.nodes[node].leaves[leaf].key());
+                    assert_eq!(key, next.checked_sub(1).map(|i| keys[i]));
+                    assert_eq!(end, keys.get(next).copied().unwrap_or((u64::MAX, u64::MAX)));
+                }
+            }
+        }
     }
 }

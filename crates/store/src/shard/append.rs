@@ -41,7 +41,9 @@ impl Shard {
         self.announced.add(&batch);
         let (mut packs, mut made) = (false, false);
         for record in &batch.records {
-            if let Record::Write { line, data, .. } = record {
+            if let Record::Write { line, lba, data } = record {
+                // When its commit is applied.
+                self.map.prefetch_change(line.0, lba.0);
                 let attributes = self.attributes(line.0).unwrap_or_default();
                 packs |= attributes.compress;
                 made |= attributes != LineAttributes::default() || !lies_on_pages(data);

@@ -47,10 +47,10 @@ impl Shard {
                 }
                 LogRecord::Write { line, lba, blocks } => {
                     let entries = blocks.iter().map(|block| header.entry(seq.0, &block));
-                    self.set_entries(line, lba, entries);
+                    self.set_entries(line, lba, entries, Some(seq.0));
                 }
                 LogRecord::Move { line, lba, seq, block, .. } => {
-                    self.set_entries(line, lba, std::iter::once(header.entry(seq, &block)));
+                    self.set_entries(line, lba, std::iter::once(header.entry(seq, &block)), None);
                 }
                 LogRecord::Unmap { line, lba, blocks } => {
                     self.unmap(line, lba, lba.saturating_add(blocks), seq.0)
@@ -91,11 +91,19 @@ impl Shard {
         }
     }
 
-    /// Versions of consecutive blocks are at these places now. Of a line that is gone nothing is kept.
-    fn set_entries(&mut self, line: u64, first: u64, entries: impl Iterator<Item = Entry>) {
+    /// Versions of consecutive blocks are at these places now: a host wrote them under the number `written`, or they were moved.
+    /// Of a line that is gone nothing is kept.
+    fn set_entries(
+        &mut self,
+        line: u64,
+        first: u64,
+        entries: impl Iterator<Item = Entry>,
+        written: Option<u64>,
+    ) {
         let Some(tree) = self.map.lines.get(&line).filter(|l| !l.now.is_doomed()) else { return };
         let segments = &mut self.segments;
         self.map.live.change(line, |delta| {
+            written.into_iter().for_each(|seq| delta.written(seq));
             for (lba, entry) in (first..).zip(entries) {
                 segments.add_delta(&entry);
                 delta.insert(lba, entry, &tree.now, |old| segments.sub_delta(&old));
@@ -106,7 +114,10 @@ impl Shard {
     fn unmap(&mut self, line: u64, lba: u64, end: u64, seq: u64) {
         let Some(tree) = self.map.lines.get(&line).filter(|l| !l.now.is_doomed()) else { return };
         let segments = &mut self.segments;
-        self.map.live.change(line, |d| d.unmap(lba, end, seq, &tree.now, |old| segments.sub_delta(&old)));
+        self.map.live.change(line, |delta| {
+            delta.written(seq);
+            delta.unmap(lba, end, seq, &tree.now, |old| segments.sub_delta(&old));
+        });
     }
 
     /// A write or flush failed: no more appends, those under way end with the reason; reads go on.

@@ -23,6 +23,9 @@ use dolmen_types::limits::BLOCK_BYTES;
 /// Versions that are looked up at a time; those that live are then moved, in one commit or several.
 const BATCH_ITEMS: usize = 256;
 
+/// Of these, how many the map is asked of at a time: what it looks at comes from far away, for all of them at once.
+const ASKED_AT_ONCE: usize = 32;
+
 /// Bytes that are read in one go.
 const RUN_BYTES: usize = 128 * 1024;
 
@@ -165,8 +168,13 @@ pub(super) fn items_of((commit, bytes): &Found) -> Vec<MoveItem> {
 async fn move_items(shard: &Shared, exec: &Handle, items: &[MoveItem]) -> Result<(), Damaged> {
     let (items, formed) = {
         let mut s = shard.borrow_mut();
-        let needed = |i: &&MoveItem| !s.map.is_superseded(i.line, i.lba, i.entry.seq);
-        let items: Vec<MoveItem> = items.iter().filter(needed).copied().collect();
+        let mut needed = Vec::new();
+        for some in items.chunks(ASKED_AT_ONCE) {
+            some.iter().for_each(|i| s.map.prefetch_change(i.line, i.lba));
+            let live = |i: &&MoveItem| !s.map.is_superseded(i.line, i.lba, i.entry.seq);
+            needed.extend(some.iter().filter(live).copied());
+        }
+        let items: Vec<MoveItem> = needed;
         s.moving = items.iter().map(|i| (i.line, i.lba, i.entry.seq)).collect();
         (items, s.log.next_number - 1)
     };

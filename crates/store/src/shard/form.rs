@@ -26,6 +26,9 @@ const SMALL_BYTES: usize = 64 * 1024;
 
 const PAGE: usize = SEGMENT_HEADER_BYTES as usize;
 
+/// Parts that the payload of a commit has in most cases at most.
+const USUAL_PIECES: usize = 32;
+
 /// Blocks that one commit moves at most: their records fit one page of header.
 const MOVE_BLOCKS: usize = 64;
 
@@ -58,7 +61,8 @@ impl Staging {
     }
 
     fn over(bufs: Vec<Buf>) -> Staging {
-        Staging { bufs, current: 0, used: 0, named: 0, total: 0, pieces: Vec::new() }
+        let pieces = Vec::with_capacity(USUAL_PIECES);
+        Staging { bufs, current: 0, used: 0, named: 0, total: 0, pieces }
     }
 
     /// Room for the stored form of one block, and where it will lie: granules from the payload's start. A buffer in which a whole
@@ -375,6 +379,7 @@ impl Shard {
             match record {
                 Record::Write { line, lba, data } => {
                     self.forget_moves(line.0, lba.0, (data.len() / BLOCK_BYTES) as u64);
+                    self.map.prefetch_changed(line.0, lba.0);
                     let attributes = self.attributes(line.0).unwrap_or_default();
                     let first = BlockVersion { line: line.0, lba: lba.0, seq: batch.seq.0 };
                     Stage {
@@ -549,7 +554,7 @@ impl Shard {
         run.insert(0, buf.freeze());
         // The header of a new segment is under way too: replay must not count on it.
         let offset = if segment.is_some() { 0 } else { open.tail };
-        let writes = lay_out(&run, &fixed, &open.columns, segment.as_ref(), pages, parity);
+        let writes = lay_out(&mut run, &fixed, &open.columns, segment.as_ref(), pages, parity);
         self.log.next_number += 1;
         self.log.chain = fixed.check;
         self.log.payload += host;
@@ -569,7 +574,9 @@ impl Shard {
                 io.write_durable(Tag { owner: self.tag.owner, key }, file, at, slices);
             }
         }
-        io.recycle(run);
+        if run.capacity() > 0 {
+            io.recycle(run);
+        }
         self.log.flights.push_back(Flight {
             header: fixed,
             bytes,
@@ -615,9 +622,10 @@ struct Launch {
     work_ns: u64,
 }
 
-/// What is written to each column: the new segment's header, if there is one, and the column's part of the commit.
+/// What is written to each column: the new segment's header, if there is one, and the column's part of the commit. With one data
+/// column that is the run itself, which is taken.
 fn lay_out(
-    run: &[Slice],
+    run: &mut Slices,
     header: &crate::format::commit::CommitHeader,
     columns: &Columns,
     segment: Option<&SegmentHeader>,
@@ -637,7 +645,11 @@ fn lay_out(
     let page = |i: usize| pages.as_ref().map(|p| p.slice(i * PAGE..(i + 1) * PAGE));
     let (depth, wide) = (header.depth as usize, columns.data() > 1);
     let zeros = if wide { page(heads) } else { None };
-    let mut parts = layout::cut(run, depth, columns.data(), zeros.as_ref());
+    let mut parts = if wide {
+        layout::cut(run, depth, columns.data(), zeros.as_ref())
+    } else {
+        vec![std::mem::take(run)]
+    };
     if wide {
         parts.extend(layout::fill_parity(&parts, depth, parity));
     } else {

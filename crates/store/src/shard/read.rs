@@ -88,6 +88,8 @@ struct Piece {
 pub(crate) struct Reads {
     slots: Vec<Option<Box<Request>>>,
     free: Vec<usize>,
+    /// Reads that came in this turn.
+    fresh: Vec<usize>,
     /// Reads that wait for a buffer.
     stalled: VecDeque<usize>,
     /// Finished requests' memory, for reuse.
@@ -118,16 +120,8 @@ impl Reads {
 }
 
 impl Shard {
-    /// Starts a read.
-    pub(crate) fn read(
-        &mut self,
-        io: &mut Io,
-        line: LineId,
-        at: Option<Seq>,
-        lba: Lba,
-        buf: Buf,
-        ticket: Ticket,
-    ) {
+    /// Takes a read in: it begins with all others of this turn.
+    pub(crate) fn read(&mut self, line: LineId, at: Option<Seq>, lba: Lba, buf: Buf, ticket: Ticket) {
         let serves = matches!(self.phase, Phase::Serving | Phase::Stopped(_));
         let blocks = buf.len() / BLOCK_BYTES;
         let room = !self.reads.free.is_empty() || self.reads.slots.len() < 1 << INDEX_BITS;
@@ -182,7 +176,24 @@ impl Shard {
             self.reads.slots.len() - 1
         });
         self.reads.slots[index] = Some(request);
-        self.resolve(io, index);
+        self.reads.fresh.push(index);
+    }
+
+    /// Begins the reads that came in: what their lookups need is fetched from memory for all of them at once.
+    pub(crate) fn begin_reads(&mut self, io: &mut Io) {
+        let mut fresh = std::mem::take(&mut self.reads.fresh);
+        if fresh.len() > 1 {
+            let places = || {
+                let requests = fresh.iter().filter_map(|&index| self.reads.slots[index].as_ref());
+                requests.map(|r| (r.line, r.lba))
+            };
+            places().for_each(|(line, lba)| self.map.prefetch(line, lba));
+            places().for_each(|(line, lba)| self.map.prefetch_found(line, lba));
+        }
+        for index in fresh.drain(..) {
+            self.resolve(io, index);
+        }
+        self.reads.fresh = fresh;
     }
 
     /// Tries again what waited for a buffer.

@@ -337,7 +337,10 @@ async fn load_nodes(
             waiting.push(begin(shard, exec, page.location, buf));
         }
         for (page, started) in part.iter().zip(waiting) {
-            let holds = |bytes: &[u8]| verify(bytes, Level::Node, line, page) && !node_refs(bytes).is_empty();
+            let first = |bytes: &[u8]| node_refs(bytes).first().map(|r| (r.first, r.seq));
+            let holds = |bytes: &[u8]| {
+                verify(bytes, Level::Node, line, page) && first(bytes) == Some((page.first, page.seq))
+            };
             let refs = match end(shard, exec, started, holds).await {
                 Ok(buf) => node_refs(&buf),
                 Err(FetchError::Medium(reason)) => return Err(StoreError::Medium { reason }),

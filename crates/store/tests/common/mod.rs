@@ -83,6 +83,8 @@ pub struct Node {
     /// Encrypted lines that were told as gone.
     pub gone: Vec<LineId>,
     tickets: u64,
+    /// Reads were asked for since the stores were stepped.
+    asked: bool,
     /// Handles of the drives, by their place in the pool.
     files: Vec<Option<dolmen_io::FileId>>,
     /// A drive that is being prepared to join.
@@ -237,6 +239,7 @@ impl Node {
             fault: None,
             gone: Vec::new(),
             tickets: 0,
+            asked: false,
             files,
             preparing: None,
         })
@@ -262,6 +265,12 @@ impl Node {
 
     /// One turn of the loop.
     pub fn turn(&mut self) {
+        if std::mem::take(&mut self.asked) {
+            // On a core what asks comes before the store in every turn.
+            for store in &mut self.stores {
+                store.step(&mut self.io);
+            }
+        }
         let mut events = Vec::new();
         let busy = self.exec.has_ready();
         self.io.poll(if busy { Wait::No } else { Wait::Until(self.io.now().plus_ms(50)) }, &mut events);
@@ -378,7 +387,8 @@ impl Node {
         buf.fill(0xee);
         let core = self.core_of(PgId(pg));
         let ticket = Ticket(self.tickets);
-        self.stores[core].read(&mut self.io, PgId(pg), LineId(line), at.map(Seq), Lba(lba), buf, ticket);
+        self.stores[core].read(PgId(pg), LineId(line), at.map(Seq), Lba(lba), buf, ticket);
+        self.asked = true;
         self.tickets
     }
 

@@ -10,7 +10,7 @@ use std::{
 };
 
 /// Feature masks that the tests run under.
-pub(crate) const MASKS: [&str; 5] = ["none", "all", "multishot", "defer", "fixed,files,waitall"];
+pub(crate) const MASKS: [&str; 6] = ["none", "all", "multishot", "defer", "fixed,files,waitall", "direct"];
 
 pub(crate) fn tag(key: u64) -> Tag {
     Tag { owner: Owner(1), key }
@@ -49,6 +49,21 @@ impl Core {
             }
             assert!(start.elapsed().as_secs() < 10, "no event for {key}; others: {:?}", self.events);
             self.turn();
+        }
+    }
+
+    /// The same, without sleeping.
+    #[allow(dead_code)] // not every file of tests spins
+    pub(crate) fn next_spinning(&mut self, key: u64) -> Event {
+        let start = std::time::Instant::now();
+        loop {
+            if let Some(at) = self.events.iter().position(|(k, _)| *k == key) {
+                return self.events.remove(at).1;
+            }
+            assert!(start.elapsed().as_secs() < 10, "no event for {key}; others: {:?}", self.events);
+            let mut events = Vec::new();
+            self.io.poll(Wait::No, &mut events);
+            self.events.extend(events.into_iter().map(|(t, e)| (t.key, e)));
         }
     }
 

@@ -28,7 +28,7 @@ impl Log for Durable<'_> {
 
     fn read(&mut self, pg: PgId, line: LineId, first: u64, buf: Buf, ticket: u64) {
         let store = self.store.as_mut().expect("durable volumes are only found in a store");
-        store.read(self.io, pg, line, None, Lba(first), buf, Ticket(ticket));
+        store.read(pg, line, None, Lba(first), buf, Ticket(ticket));
     }
 
     fn append(&mut self, batch: Batch, ticket: u64) -> Result<(), (Batch, Refusal)> {
