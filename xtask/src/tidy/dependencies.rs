@@ -4,6 +4,8 @@
 //! This reads cargo's own metadata, so nothing has to be installed for it. The database of advisories is not asked: it needs a
 //! network that builds should not depend on.
 
+use std::collections::BTreeSet;
+
 use anyhow::{Context, Result};
 use serde_json::Value;
 use spdx::{Expression, ParseMode};
@@ -45,15 +47,45 @@ const REGISTRY: &str = "registry+https://github.com/rust-lang/crates.io-index";
 const PLATFORMS: [&str; 2] = ["x86_64-unknown-linux-gnu", "aarch64-unknown-linux-gnu"];
 
 pub(crate) fn check() -> Result<()> {
-    let mut command = run("cargo").args(["metadata", "--format-version", "1", "--all-features"]);
-    for platform in PLATFORMS {
-        command = command.args(["--filter-platform", platform]);
-    }
-    let text = command.dir(crate::root()).text()?;
+    let text = run("cargo")
+        .args(["metadata", "--format-version", "1", "--all-features"])
+        .dir(crate::root())
+        .text()?;
     let metadata: Value = serde_json::from_str(&text).context("reading cargo's metadata")?;
+    let built = built()?;
     let mut findings = Vec::new();
-    array(&metadata["packages"]).for_each(|package| look_at(package, &mut findings));
+    array(&metadata["packages"])
+        .filter(|package| {
+            let key = (string(&package["name"]).to_owned(), string(&package["version"]).to_owned());
+            built.contains(&key)
+        })
+        .for_each(|package| look_at(package, &mut findings));
     verdict(&findings)
+}
+
+/// Name and version of every package that is built for one of the platforms; the metadata also lists what only a feature that
+/// nobody asks for would need.
+fn built() -> Result<BTreeSet<(String, String)>> {
+    let mut all = BTreeSet::new();
+    for platform in PLATFORMS {
+        let words = [
+            "tree",
+            "--workspace",
+            "--all-features",
+            "--edges",
+            "all",
+            "--prefix",
+            "none",
+            "--format",
+            "{p}",
+        ];
+        let text = run("cargo").args(words).args(["--target", platform]).dir(crate::root()).text()?;
+        all.extend(text.lines().filter_map(|line| {
+            let (name, rest) = line.split_once(" v")?;
+            Some((name.to_owned(), rest.split_whitespace().next()?.to_owned()))
+        }));
+    }
+    Ok(all)
 }
 
 fn look_at(package: &Value, findings: &mut Vec<String>) {
