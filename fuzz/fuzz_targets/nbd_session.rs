@@ -27,6 +27,8 @@ static EXPORTS: LazyLock<Arc<Exports>> = LazyLock::new(|| {
         piece_bytes: 262_144,
         read_only: number == 1,
         can_zero: true,
+        maps: true,
+        nsid: 1,
         access: IpAccess::Any,
         place: Place::Volume(VolumeRef { core: CoreId(0), slot: 0, generation: 0 }),
     };

@@ -83,9 +83,7 @@ pub fn look(traces: &VolumeTraces, context: Context<'_>) -> Why {
     let mut why = Why { slowest, ..Why::default() };
     if recent.is_empty() {
         why.verdicts.push(
-            "No NVMe/TCP command of this volume was answered lately: nothing is slow here, nothing comes. (What NBD clients \
-             ask for is not traced.)"
-                .into(),
+            "No command of this volume was answered lately: nothing is slow here, nothing comes.".into(),
         );
         return why;
     }

@@ -2,12 +2,12 @@
 
 use crate::report::CoreReport;
 use dolmen_export::{Exports, nbd::ServerConfig};
-use dolmen_io::{DriveHandle, DriveInfo, FileId, OpenDrive, mailbox};
+use dolmen_io::{DriveHandle, DriveInfo, FileId, OpenDrive, mailbox, trace::TraceReport};
 use dolmen_store::{
     Candidate, DataKey, FoundPool, Keyring, NewDrive, PoolOptions, PoolPlan, ScrubPlan, StoreError, ToPool,
     ToShard, WrappedKey,
 };
-use dolmen_target::{Envelope, Health, NamespaceTable, TargetConfig, TraceReport};
+use dolmen_target::{Envelope, Health, NamespaceTable, TargetConfig};
 use dolmen_types::{DriveChange, LineId, PgId, ShardId, Uuid};
 use dolmen_volume::{
     Change, ControlCommand, ControlDone, ControlError, NodeIdentity, Notice, Replace, Reply, Request,
@@ -246,8 +246,8 @@ pub enum ToCore {
     Traces {
         /// Which.
         nsid: u32,
-        /// What is known; empty on a core that does not listen.
-        answer: Answer<TraceReport>,
+        /// What its target and its NBD door know; empty where there is none.
+        answer: Answer<[TraceReport; 2]>,
     },
     /// Stop listening, finish what is under way, let hosts go.
     Drain {

@@ -1,5 +1,6 @@
 //! What a core tells about itself when asked.
 
+use dolmen_export::nbd::{ClientInfo, ServerStats};
 use dolmen_io::{DriveCounters, DriveInfo};
 use dolmen_store::{DriveStanding, ScrubReport, SpaceReport};
 use dolmen_target::{ConnectionInfo, HostInfo, TargetStats};
@@ -32,6 +33,10 @@ pub struct CoreReport {
     pub target: TargetStats,
     /// Queues that it serves.
     pub connections: Vec<ConnectionInfo>,
+    /// Its NBD door.
+    pub nbd: ServerStats,
+    /// NBD clients that it serves.
+    pub nbd_clients: Vec<ClientInfo>,
     /// Controllers that live on it.
     pub hosts: Vec<HostInfo>,
     /// Volumes whose home it is.

@@ -1,8 +1,10 @@
 //! `why-slow` and `top` as people and programs use them, against a real daemon that is told to be slow.
 #![allow(clippy::unwrap_used)] // a test that can't go on fails
 
+mod door;
 mod node;
 
+use door::{Door, Raw};
 use node::{DOLMEN, Node};
 use serde_json::Value;
 use std::{
@@ -56,6 +58,31 @@ fn in_terminal(node: &Node, args: &str, seen: &str, keys: &[u8]) -> String {
     let text = String::from_utf8_lossy(&shown).into_owned();
     assert!(child.wait().unwrap().success() && pressed, "{text}");
     text
+}
+
+#[test]
+fn nbd_clients_are_seen_like_hosts() {
+    let door = Door::new(&[]);
+    door.node.cli(&["qos", "create", "bronze", "--write-iops", "50"]);
+    door.node.cli(&["volume", "create", "v", "--size", "64MiB", "--acl", "ALLOW_ANY", "--qos", "bronze"]);
+    assert!(door.node.cli(&["why-slow", "v"])["verdicts"].to_string().contains("nothing comes"));
+    let mut client = Raw::open(&door.socket, "v");
+    for block in 0..30 {
+        assert_eq!((client.ask(1, block * 4096), client.ask(0, block * 4096)), (0, 0));
+    }
+    let why = door.node.cli(&["why-slow", "v"]);
+    let kinds = why["kinds"].as_array().unwrap();
+    let of = |kind: &str| kinds.iter().find(|k| k["kind"] == kind).unwrap();
+    assert_eq!((&of("writes")["sampled"], &of("reads")["sampled"]), (&30.into(), &30.into()), "{why}");
+    let stages = |kind: &str| of(kind)["stages"].to_string();
+    assert!(stages("writes").contains("\"qos\"") && !stages("reads").contains("\"qos\""), "{why}");
+    assert!(stages("reads").contains("\"send\""), "{why}");
+    assert!(why["verdicts"].to_string().contains("'bronze' holds commands back"), "{why}");
+    assert!(why["slowest"][0]["host"].as_str().unwrap().starts_with("nqn."), "{why}");
+    let top = door.node.cli(&["top", "--once", "--interval", "0.2"]);
+    let host = &top["hosts"][0];
+    assert_eq!((&host["host"], &host["connections"]), (&"nbd v".into(), &1.into()), "{top}");
+    drop(client);
 }
 
 #[test]

@@ -2,9 +2,9 @@
 //! export's block, inside the export, and no longer than [`MAX_DATA_BYTES`] or [`MAX_RANGE_BYTES`].
 
 use dolmen_initiator::SubsystemId;
-use dolmen_io::Buf;
+use dolmen_io::{Buf, Stamps};
 use dolmen_types::limits::MAX_TRANSFER_BYTES;
-use dolmen_volume::VolumeRef;
+use dolmen_volume::{Extent, VolumeRef, limits::MAX_ALLOCATION_BYTES};
 use std::fmt;
 
 /// Data of one request at most. Bytes.
@@ -12,6 +12,9 @@ pub const MAX_DATA_BYTES: usize = MAX_TRANSFER_BYTES;
 
 /// Length of one request without data at most: 65,536 of the smallest blocks, which every backend takes. Bytes.
 pub const MAX_RANGE_BYTES: u64 = 65_536 * 512;
+
+/// Length of one question for what is stored at most. Bytes.
+pub const MAX_MAP_BYTES: u64 = MAX_ALLOCATION_BYTES as u64;
 
 const _: () = assert!((MAX_DATA_BYTES as u64) <= MAX_RANGE_BYTES);
 
@@ -38,6 +41,8 @@ pub struct Request {
     pub place: Place,
     /// Bytes of one block of the export.
     pub block_bytes: u32,
+    /// When its client's command passed which stage.
+    pub stamps: Stamps,
     /// What to do.
     pub operation: Operation,
 }
@@ -77,6 +82,13 @@ pub enum Operation {
         /// How long it is.
         length: u64,
     },
+    /// Tell what of a range is stored; only of exports that say so ([`Export::maps`](crate::Export::maps)).
+    Map {
+        /// Where it begins.
+        offset: u64,
+        /// How long it is, at most [`MAX_MAP_BYTES`].
+        length: u64,
+    },
     /// Make all completed writes durable.
     Flush,
 }
@@ -90,6 +102,18 @@ pub struct Reply {
     pub result: Result<(), Failure>,
     /// The request's buffer, if it had one and it can be handed back.
     pub buf: Option<Buf>,
+    /// The answer to [`Operation::Map`]: runs from the beginning of the range on, maybe not to its end.
+    pub extents: Box<[Extent]>,
+    /// The request's stamps, continued as far as the backend does.
+    pub stamps: Stamps,
+}
+
+impl Reply {
+    /// The answer to a request that is not carried out.
+    #[must_use]
+    pub fn refused(token: u64, failure: Failure, buf: Option<Buf>) -> Reply {
+        Reply { token, result: Err(failure), buf, extents: Box::default(), stamps: Stamps::default() }
+    }
 }
 
 /// Why a request was not carried out.

@@ -22,6 +22,10 @@ pub struct Export {
     pub read_only: bool,
     /// Write Zeroes and trim work.
     pub can_zero: bool,
+    /// What is stored of it can be told.
+    pub maps: bool,
+    /// The namespace that its commands are traced as; 0 for none.
+    pub nsid: u32,
     /// Which clients see it, by address.
     pub access: IpAccess,
     /// Where its data is.
@@ -89,6 +93,8 @@ pub(crate) mod tests {
             piece_bytes: 262_144,
             read_only: false,
             can_zero: true,
+            maps: true,
+            nsid: 1,
             access: IpAccess::Any,
             place: Place::Volume(VolumeRef { core: CoreId(0), slot: u32::from(number), generation: 0 }),
         }

@@ -8,7 +8,7 @@ use dolmen_initiator::{
     BlockRange, Command, Completion, Failure, Identity, Initiator, Namespace, Request, SubmitError,
     SubsystemId,
 };
-use dolmen_io::{Buf, Io};
+use dolmen_io::{Buf, Io, Stamps};
 use dolmen_nvme::spec::Status;
 use dolmen_types::{Uuid, volume::IpAccess};
 
@@ -46,6 +46,9 @@ impl NamespaceBackend {
             piece_bytes: (most / block).max(1) * block,
             read_only,
             can_zero: identity.optional_nvm & wanted == wanted,
+            // Nothing asks a controller for that yet, and nothing here keeps traces.
+            maps: false,
+            nsid: 0,
             access: IpAccess::Any,
             place: Place::Namespace { subsystem, nsid: namespace.nsid },
         }
@@ -53,9 +56,9 @@ impl NamespaceBackend {
 
     /// Hands a request to the initiator; its reply comes out of [`NamespaceBackend::reply`], or at once when it isn't taken.
     pub fn submit(io: &mut Io, initiator: &mut Initiator, request: backend::Request) -> Option<Reply> {
-        let backend::Request { token, place, block_bytes, operation } = request;
+        let backend::Request { token, place, block_bytes, stamps: _, operation } = request;
         let Place::Namespace { subsystem, nsid } = place else {
-            return Some(Reply { token, result: Err(backend::Failure::Gone), buf: None });
+            return Some(Reply::refused(token, backend::Failure::Gone, None));
         };
         let block = u64::from(block_bytes);
         let count = |bytes: u64| u32::try_from(bytes / block).unwrap_or(u32::MAX);
@@ -73,23 +76,25 @@ impl NamespaceBackend {
                 let range = BlockRange { lba: offset / block, blocks: count(length) };
                 Command::Deallocate { nsid, ranges: [range].into() }
             }
+            Operation::Map { .. } => return Some(Reply::refused(token, backend::Failure::Unsupported, None)),
             Operation::Flush => Command::Flush { nsid },
         };
         let (request, why) = initiator.submit(io, subsystem, Request::new(token, command)).err()?;
-        let result = Err(match why {
+        let failure = match why {
             SubmitError::Full | SubmitError::Memory => backend::Failure::Busy,
             SubmitError::Gone => backend::Failure::Gone,
             SubmitError::Down => backend::Failure::Failed,
             SubmitError::Invalid | SubmitError::NoQueues | SubmitError::TooLarge => backend::Failure::Invalid,
-        });
-        Some(Reply { token, result, buf: buffer_of(request.command) })
+        };
+        Some(Reply::refused(token, failure, buffer_of(request.command)))
     }
 
     /// The reply for the door.
     #[must_use]
     pub fn reply(completion: Completion) -> Reply {
         let result = completion.result.map(drop).map_err(failure);
-        Reply { token: completion.ticket, result, buf: completion.buf }
+        let (token, buf) = (completion.ticket, completion.buf);
+        Reply { token, result, buf, extents: Box::default(), stamps: Stamps::default() }
     }
 }
 

@@ -1,9 +1,9 @@
 //! Volumes of this node behind a door: requests and replies in the words of `dolmen-volume`.
 
 use crate::backend::{Failure, Operation, Place, Reply, Request};
-use dolmen_io::Stamps;
+use dolmen_io::Stage;
 use dolmen_types::{CoreId, Nanos};
-use dolmen_volume::{self as volume, Command, HostId, LbaRange, VolumeError};
+use dolmen_volume::{self as volume, Command, Done, HostId, LbaRange, VolumeError};
 
 /// How long a command may wait until it is sequenced. Milliseconds.
 const DEADLINE_MS: u64 = 60_000;
@@ -24,9 +24,9 @@ impl VolumeBackend {
     /// # Errors
     /// The reply to a request for what is no volume.
     pub fn request(&self, now: Nanos, request: Request) -> Result<volume::Request, Reply> {
-        let Request { token, place, block_bytes, operation } = request;
+        let Request { token, place, block_bytes, mut stamps, operation } = request;
         let Place::Volume(at) = place else {
-            return Err(Reply { token, result: Err(Failure::Gone), buf: None });
+            return Err(Reply::refused(token, Failure::Gone, None));
         };
         let block = u64::from(block_bytes);
         // Requests are checked against the export, and no longer than the volume takes.
@@ -45,18 +45,25 @@ impl VolumeBackend {
             Operation::Trim { offset, length } => Command::Deallocate {
                 ranges: [LbaRange { lba: offset / block, blocks: count(length) }].into(),
             },
+            Operation::Map { offset, length } => {
+                Command::Allocation { lba: offset / block, blocks: count(length) }
+            }
             Operation::Flush => Command::Flush,
         };
         let deadline = now.plus_ms(DEADLINE_MS);
-        let (from, stamps) = (self.core, Stamps::default());
-        Ok(volume::Request { token, from, volume: at, host_id: HOST, deadline, stamps, command })
+        stamps.mark(Stage::Handed, now);
+        Ok(volume::Request { token, from: self.core, volume: at, host_id: HOST, deadline, stamps, command })
     }
 
     /// The reply for the door.
     #[must_use]
     pub fn reply(reply: volume::Reply) -> Reply {
-        let result = reply.result.map(drop).map_err(failure);
-        Reply { token: reply.token, result, buf: reply.buf }
+        let (result, extents) = match reply.result {
+            Ok(Done::Allocation(extents)) => (Ok(()), extents),
+            Ok(Done::Ok | Done::Report(_)) => (Ok(()), Box::default()),
+            Err(error) => (Err(failure(error)), Box::default()),
+        };
+        Reply { token: reply.token, result, buf: reply.buf, extents, stamps: reply.stamps }
     }
 }
 

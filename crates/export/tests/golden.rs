@@ -32,6 +32,9 @@ fn exports() -> Arc<Exports> {
         piece_bytes: 262_144,
         read_only: false,
         can_zero: true,
+        // The captures are of a time when that was not told.
+        maps: false,
+        nsid: 0,
         access: IpAccess::Any,
         place: Place::Volume(VolumeRef { core: CoreId(0), slot: 0, generation: 0 }),
     };

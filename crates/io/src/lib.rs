@@ -30,6 +30,7 @@ mod poller;
 pub mod slab;
 mod stamps;
 mod timers;
+pub mod trace;
 
 pub use bell::Bell;
 pub use buf::{ALIGN_BYTES, Buf, Pool, PoolConfig, Slice};

@@ -1,7 +1,7 @@
 //! One accepted connection: the transport's state machine, what it is used for, and what waits on it.
 
-use crate::{config::Bounds, outbox::Outbox, slab::Key, stats::Counters, trace::Unsent, view::ViewId};
-use dolmen_io::{Buf, SocketId, Stamps};
+use crate::{config::Bounds, outbox::Outbox, slab::Key, stats::Counters, view::ViewId};
+use dolmen_io::{Buf, SocketId, Stamps, trace::Unsent};
 use dolmen_nvme::{
     spec::{Cqe, Sqe, Status},
     tcp,

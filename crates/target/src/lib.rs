@@ -49,4 +49,3 @@ pub use message::Envelope;
 pub use stats::{ConnectionInfo, Counters, HostInfo, TargetStats};
 pub use table::{Namespace, NamespaceTable};
 pub use target::{Outputs, Target};
-pub use trace::{CommandTrace, TraceReport};

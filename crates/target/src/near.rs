@@ -10,9 +10,8 @@ use crate::{
     outbox::{ATTACH_BYTES, Reserve},
     slab::Key,
     target::Target,
-    trace::Answered,
 };
-use dolmen_io::{Io, Slice, Stage as Stamp, Stamps};
+use dolmen_io::{Io, Slice, Stage as Stamp, Stamps, trace::Answered};
 use dolmen_nvme::{
     spec::{NvmOpcode, SglDescriptor, Sqe, Status},
     tcp::{DataDigest, MAX_HEADER_BYTES},

@@ -11,10 +11,12 @@ use crate::{
     slab::{Key, Slab},
     stats::{ConnectionInfo, HostInfo, TargetStats},
     table::NamespaceTable,
-    trace::{TraceReport, Traces},
     view::Views,
 };
-use dolmen_io::{Error, Event, Io, ListenerId, Owner, PoolConfig, Slice, SocketId, Tag, TimerId};
+use dolmen_io::{
+    Error, Event, Io, ListenerId, Owner, PoolConfig, Slice, SocketId, Tag, TimerId,
+    trace::{TraceReport, Traces},
+};
 use dolmen_nvme::spec::Cqe;
 use dolmen_types::{Nanos, Nqn};
 use dolmen_volume::{self as volume, Near};

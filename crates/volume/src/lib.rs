@@ -26,6 +26,7 @@
 //! notices and changes. Nothing here blocks, and nothing reads a clock but through the seam.
 #![forbid(unsafe_code)]
 
+mod allocation;
 mod backing;
 mod codec;
 mod contents;
@@ -57,6 +58,7 @@ mod tests;
 mod volume;
 mod volumes;
 
+pub use allocation::Extent;
 pub use contents::Catalog;
 pub use control::{
     Change, ControlCommand, ControlDone, ControlError, ControlReply, ControlRequest, DiffQuery, Health,

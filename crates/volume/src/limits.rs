@@ -25,6 +25,12 @@ pub const MAX_COPY_BYTES: usize = MAX_TRANSFER_BYTES;
 /// Bytes that one Verify command may cover (VSL says so to hosts, as a power of two of 4 KiB).
 pub const MAX_VERIFY_BYTES: usize = MAX_TRANSFER_BYTES;
 
+/// Bytes that one question for what is stored may cover.
+pub const MAX_ALLOCATION_BYTES: usize = 256 << 20;
+
+/// Runs that are told at a time.
+pub const MAX_EXTENTS: usize = 1024;
+
 /// Bytes that one Write Zeroes command may cover when it does not deallocate. Deallocating ones cover up to the
 /// field's limit (65536 logical blocks), since they move no data but at the two ends.
 pub const MAX_WRITE_ZEROES_BYTES: usize = 65_536 * 4096;

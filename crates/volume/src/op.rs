@@ -1,7 +1,7 @@
 //! One command under way: a slot of a slab, reused without allocation, and the plan of what it reads before it decides.
 
 use crate::{
-    HostId, LbaRange, ReservationCommand, VolumeError,
+    Extent, HostId, LbaRange, ReservationCommand, VolumeError,
     locks::Claim,
     reservation::{Access, Outcome},
     span::Span,
@@ -21,6 +21,8 @@ pub(crate) enum Kind {
     CompareAndWrite,
     WriteZeroes,
     Verify,
+    /// What was found, from then on.
+    Allocation(Box<[Extent]>),
     /// Merged, in order; whole store blocks of these are given up.
     Deallocate(Box<[Span]>),
     /// The sources; the destination is the op's span.
@@ -49,7 +51,7 @@ impl Kind {
     /// What it needs of the reservations; `None` when they do not apply.
     pub(crate) fn access(&self) -> Option<Access> {
         match self {
-            Kind::Read | Kind::Compare | Kind::Verify => Some(Access::Read),
+            Kind::Read | Kind::Compare | Kind::Verify | Kind::Allocation(_) => Some(Access::Read),
             Kind::Write | Kind::CompareAndWrite | Kind::WriteZeroes | Kind::Deallocate(_) | Kind::Copy(_) => {
                 Some(Access::Write)
             }
@@ -150,7 +152,7 @@ impl Op {
                 Some(source) => Some(whole(*source, Into::Spare)),
                 None => edge(self.loads - sources.len()),
             },
-            Kind::Deallocate(_) | Kind::Reserve(..) | Kind::Control(_) => None,
+            Kind::Allocation(_) | Kind::Deallocate(_) | Kind::Reserve(..) | Kind::Control(_) => None,
         }
     }
 

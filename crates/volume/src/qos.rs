@@ -35,6 +35,7 @@ pub(crate) fn price(command: &Command, sector_shift: u32) -> Option<(usize, u64)
         Command::Read { blocks, .. } | Command::Compare { blocks, .. } | Command::Verify { blocks, .. } => {
             (READ, u64::from(*blocks))
         }
+        Command::Allocation { .. } => (READ, 0),
         Command::Write { blocks, .. } | Command::CompareAndWrite { blocks, .. } => {
             (WRITE, u64::from(*blocks))
         }

@@ -1,6 +1,6 @@
 //! What doors ask of a volume, and what they get back. Plain messages: they may cross cores.
 
-use crate::{HostId, ReservationCommand, ReservationReport, VolumeError};
+use crate::{Extent, HostId, ReservationCommand, ReservationReport, VolumeError};
 use dolmen_io::{Buf, Stamps};
 use dolmen_types::{CoreId, Nanos};
 
@@ -108,6 +108,13 @@ pub enum Command {
         /// Number of logical blocks.
         blocks: u32,
     },
+    /// Tell what of the range is stored, at most [`MAX_ALLOCATION_BYTES`](crate::limits::MAX_ALLOCATION_BYTES).
+    Allocation {
+        /// First logical block.
+        lba: u64,
+        /// Number of logical blocks.
+        blocks: u32,
+    },
     /// Copy the sources, one after the other, to the range that starts at `dest`; as if all were read before any is
     /// written, and in one step. Limits: `MAX_COPY_*` of [`limits`](crate::limits).
     Copy {
@@ -129,6 +136,9 @@ pub enum Done {
     Ok,
     /// The answer of [`ReservationCommand::Report`].
     Report(Box<ReservationReport>),
+    /// The answer of [`Command::Allocation`]: runs from the beginning of the range on, at least one, at most
+    /// [`MAX_EXTENTS`](crate::limits::MAX_EXTENTS); maybe not to its end.
+    Allocation(Box<[Extent]>),
 }
 
 /// The answer to one [`Request`]. Every request gets exactly one.

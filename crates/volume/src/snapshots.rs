@@ -356,6 +356,7 @@ impl Volumes {
         log.drain_diffs(&mut ended);
         for done in ended {
             self.diffs -= 1;
+            let Some(done) = self.take_listing(done, log) else { continue };
             let result = match done.result {
                 Ok(page) => Ok(ControlDone::Diff(page)),
                 Err(StoreError::Refused(_)) => Err(ControlError::Busy),

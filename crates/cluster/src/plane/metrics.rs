@@ -96,11 +96,11 @@ pub struct DriveMetrics {
 pub struct ConnectionMetrics {
     /// The host's address.
     pub peer: SocketAddr,
-    /// The host's name; empty before Connect.
+    /// The host's name, empty before Connect; of an NBD client `nbd` and the export.
     pub host: String,
-    /// Controller id.
+    /// Controller id; 0 for an NBD client.
     pub cntlid: u16,
-    /// Queue id, 0 for the admin queue.
+    /// Queue id, 0 for the admin queue; of an NBD client its number.
     pub qid: u16,
     /// The core it lives on.
     pub core: CoreId,

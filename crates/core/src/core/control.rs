@@ -6,6 +6,7 @@ use crate::{
     message::{Answer, OpenedDrive, ToCore},
     report::{CoreReport, DriveReport, PoolReport},
 };
+use dolmen_export::nbd::Server;
 use dolmen_io::{OpenDrive, Tag};
 use dolmen_store::{Candidate, Keyring, PoolOwner, PoolPlan, ShardTuning, Store};
 use dolmen_target::{NamespaceTable, Target, TargetConfig};
@@ -89,7 +90,9 @@ impl Core {
             ToCore::Report { answer } => self.ask_volumes(ControlCommand::List, Pending::Report(answer)),
             ToCore::Traces { nsid, answer } => {
                 let now = self.io.now();
-                answer.send(self.target.as_ref().map(|t| t.traces(nsid, now)).unwrap_or_default());
+                let target = self.target.as_ref().map(|t| t.traces(nsid, now));
+                let nbd = self.nbd.as_ref().map(|server| server.traces(nsid, now));
+                answer.send([target, nbd].map(Option::unwrap_or_default));
             }
             ToCore::Drain { answer } => self.drain(answer),
             ToCore::Close { answer } => {
@@ -272,6 +275,8 @@ impl Core {
             counters: self.counters,
             target: self.target.as_ref().map(Target::stats).unwrap_or_default(),
             connections: self.target.as_ref().map(Target::connections).unwrap_or_default(),
+            nbd: self.nbd.as_ref().map(Server::stats).unwrap_or_default(),
+            nbd_clients: self.nbd.as_ref().map(Server::clients).unwrap_or_default(),
             hosts: self.target.as_ref().map(Target::hosts).unwrap_or_default(),
             volumes,
             volume_stats: stats.unwrap_or_default(),

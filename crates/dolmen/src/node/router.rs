@@ -164,6 +164,8 @@ fn export(info: &VolumeInfo, space: &Namespace, read_only: bool) -> Export {
         piece_bytes: u32::try_from(MAX_DATA_BYTES).unwrap_or(u32::MAX),
         read_only,
         can_zero: true,
+        maps: true,
+        nsid: space.nsid.0,
         access: space.ip_acl.clone(),
         place: Place::Volume(space.volume),
     }
@@ -338,7 +340,9 @@ impl Node {
         let told = self.cores.ask_all(|answer| ToCore::Traces { nsid, answer }).await.ok()?;
         let reports = self.reports().await?;
         let paths = traces::drive_paths(&reports);
-        Some(traces::collect(self.cores.ids().zip(&told), &paths))
+        let told =
+            self.cores.ids().zip(&told).flat_map(|(core, doors)| doors.iter().map(move |door| (core, door)));
+        Some(traces::collect(told, &paths))
     }
 
     /// The pool as a whole, with how far re-protection and scrubbing have come.

@@ -193,7 +193,8 @@ async fn listen_nbd(options: &ServeOptions, talk: &Talk, node: &Node) -> Result<
     let (Some(nbd), Some(exports)) = (&options.nbd, node.exports()) else { return Ok(()) };
     for core in talk.ids() {
         let here = nbd.listen.iter().filter(|at| core.0 == 0 || matches!(at, Listen::Tcp(_)));
-        let config = Box::new(ServerConfig::new(here.cloned().collect()));
+        let mut config = Box::new(ServerConfig::new(here.cloned().collect()));
+        config.host = Some(nbd.access.host.clone());
         let exports = exports.clone();
         let listening = talk.ask(core, |answer| ToCore::ListenNbd { config, exports, answer }).await?;
         listening.map_err(|why| ServeError::new(format!("--nbd: {why}")))?;

@@ -373,6 +373,18 @@ fn connection_metrics(reports: &[CoreReport]) -> Vec<ConnectionMetrics> {
             sent_bytes: c.traffic.bytes_read,
             inflight: u64::from(c.outstanding),
         }));
+        // An NBD client is no controller's: it is told apart by its number.
+        all.extend(report.nbd_clients.iter().map(|c| ConnectionMetrics {
+            peer: c.peer,
+            host: format!("nbd {}", c.export),
+            cntlid: 0,
+            qid: u16::try_from(c.number).unwrap_or(u16::MAX),
+            core: report.core,
+            commands: c.commands,
+            received_bytes: c.written_bytes,
+            sent_bytes: c.read_bytes,
+            inflight: u64::from(c.outstanding),
+        }));
     }
     all.sort_by_key(|c| (c.cntlid, c.qid, c.core));
     all
@@ -382,12 +394,12 @@ fn core_metrics(report: &CoreReport) -> CoreMetrics {
     let traffic = &report.target.traffic;
     CoreMetrics {
         core: report.core,
-        commands: traffic.reads + traffic.writes + traffic.others,
+        commands: traffic.reads + traffic.writes + traffic.others + report.nbd.commands,
         turns: report.counters.turns,
         sleeps: report.counters.sleeps,
         busy_ns: report.counters.busy_ns,
         idle_ns: report.counters.idle_ns,
-        connections: u64::from(report.target.connections),
+        connections: u64::from(report.target.connections) + u64::from(report.nbd.connections),
         messages: report.counters.messages,
         buffers_used: report.buffers_total.saturating_sub(report.buffers_free),
         buffers_total: report.buffers_total,

@@ -2,8 +2,7 @@
 
 use dolmen_cluster::trace::{CommandTrace, TraceKind, TraceStage, VolumeTraces};
 use dolmen_core::report::CoreReport;
-use dolmen_io::{Stage, Stamps};
-use dolmen_target::TraceReport;
+use dolmen_io::{Stage, Stamps, trace::TraceReport};
 use dolmen_types::{CoreId, Nanos};
 
 /// Opcodes of NVM commands (NVM Command Set 3.1).
@@ -42,7 +41,12 @@ pub fn collect<'a>(told: impl Iterator<Item = (CoreId, &'a TraceReport)>, drives
     all
 }
 
-fn command(trace: &dolmen_target::CommandTrace, core: CoreId, now: Nanos, drives: &[String]) -> CommandTrace {
+fn command(
+    trace: &dolmen_io::trace::CommandTrace,
+    core: CoreId,
+    now: Nanos,
+    drives: &[String],
+) -> CommandTrace {
     let stamps = &trace.stamps;
     CommandTrace {
         kind: match trace.opcode {

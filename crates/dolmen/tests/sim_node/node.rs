@@ -12,11 +12,12 @@ use dolmen_core::{
     Core, home_core,
     message::{FromCore, ToCore},
 };
+use dolmen_io::trace::TraceReport;
 use dolmen_io::{Io, OpenDrive, PoolConfig, inbox};
 use dolmen_security::{ClusterKey, Imported, Secret};
 use dolmen_sim::{CoreConfig, NodeId, Rng, World};
 use dolmen_store::{PoolOptions, PoolPlan};
-use dolmen_target::{Identity, NamespaceTable, TargetConfig, TraceReport};
+use dolmen_target::{Identity, NamespaceTable, TargetConfig};
 use dolmen_types::{CoreId, LineId, PgId};
 use dolmen_volume::{ControlCommand, ControlDone, ControlError, Restart};
 use std::{
@@ -203,7 +204,7 @@ impl Process {
     }
 
     /// Asks every core where the time of a namespace's commands went.
-    pub fn traces(&self, nsid: u32) -> Vec<(CoreId, oneshot::Receiver<TraceReport>)> {
+    pub fn traces(&self, nsid: u32) -> Vec<(CoreId, oneshot::Receiver<[TraceReport; 2]>)> {
         let ask = |core| (core, self.talk.send(core, |answer| ToCore::Traces { nsid, answer }).unwrap());
         self.talk.ids().map(ask).collect()
     }

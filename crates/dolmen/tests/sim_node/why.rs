@@ -62,7 +62,7 @@ impl Scene {
             });
             if asked.is_empty() {
                 let drives = DRIVES.map(str::to_owned);
-                let told = told.iter().map(|(core, report)| (*core, report));
+                let told = told.iter().flat_map(|(core, doors)| doors.iter().map(|report| (*core, report)));
                 return look(&collect(told, &drives), Context::default());
             }
         }

@@ -6,23 +6,50 @@ use super::{
 };
 use crate::{
     Export,
-    backend::{Failure, MAX_RANGE_BYTES},
+    backend::{Failure, MAX_MAP_BYTES, MAX_RANGE_BYTES, Reply},
     slab::Key,
 };
-use dolmen_io::Buf;
+use dolmen_io::{Buf, Stamps, trace::TraceAt};
+use dolmen_nvme::spec::NvmOpcode;
+use dolmen_volume::Extent;
 use std::ops::Range;
 
 /// Pieces of one command that are under way, or wait for their turn in the reply, at once.
 pub(super) const WINDOW: usize = 8;
 
+/// The admin command Get LBA Status (NVM Command Set 4.2.1), which our own target does not have.
+const GET_LBA_STATUS: u8 = 0x86;
+
 /// What a command does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
     Read,
-    Write { durable: bool },
-    WriteZeroes { deallocate: bool },
+    Write {
+        durable: bool,
+    },
+    WriteZeroes {
+        deallocate: bool,
+    },
     Trim,
+    /// What is stored; of the first run alone.
+    Map {
+        one: bool,
+    },
     Flush,
+}
+
+impl Kind {
+    /// The NVM command that does the same.
+    pub(super) fn opcode(self) -> u8 {
+        match self {
+            Kind::Read => NvmOpcode::READ.0,
+            Kind::Write { .. } => NvmOpcode::WRITE.0,
+            Kind::WriteZeroes { .. } => NvmOpcode::WRITE_ZEROES.0,
+            Kind::Trim => NvmOpcode::DATASET_MANAGEMENT.0,
+            Kind::Map { .. } => GET_LBA_STATUS,
+            Kind::Flush => NvmOpcode::FLUSH.0,
+        }
+    }
 }
 
 /// What is to be asked of the backend next.
@@ -69,6 +96,12 @@ pub(super) struct Command {
     pub(super) orphan: bool,
     /// It waits in its connection's list of those that have something to say.
     pub(super) queued: bool,
+    /// What is stored, from where the client asked on.
+    pub(super) extents: Box<[Extent]>,
+    /// When it was received.
+    pub(super) stamps: Stamps,
+    /// Where its last piece is noted.
+    pub(super) traces: [Option<TraceAt>; 2],
 }
 
 impl Command {
@@ -86,6 +119,9 @@ impl Command {
         if !export.can_zero && matches!(kind, Kind::WriteZeroes { .. } | Kind::Trim) {
             return Err(Errno::Invalid);
         }
+        if matches!(kind, Kind::Map { .. }) && request.length == 0 {
+            return Err(Errno::Invalid);
+        }
         let asked = match kind {
             Kind::Flush => 0..0,
             _ => {
@@ -100,6 +136,11 @@ impl Command {
         let blocks = match kind {
             // A read hands out a part of a block, a trim leaves one.
             Kind::Read => asked.start / block * block..asked.end.next_multiple_of(block),
+            // A part of the answer is an answer.
+            Kind::Map { .. } => {
+                let start = asked.start / block * block;
+                start..asked.end.next_multiple_of(block).min(start + MAX_MAP_BYTES)
+            }
             Kind::Trim => {
                 let start = asked.start.next_multiple_of(block);
                 start..start.max(asked.end / block * block)
@@ -109,13 +150,14 @@ impl Command {
         };
         let piece_bytes = match kind {
             Kind::Read | Kind::Write { .. } => u64::from(export.piece_bytes),
+            Kind::Map { .. } => MAX_MAP_BYTES,
             _ => MAX_RANGE_BYTES,
         };
         let fua = request.flags & command_flag::FUA != 0;
         let flush = kind == Kind::Flush || (fua && matches!(kind, Kind::WriteZeroes { .. } | Kind::Trim));
         Ok(Command {
             kind,
-            structured: structured && kind == Kind::Read,
+            structured: structured && matches!(kind, Kind::Read | Kind::Map { .. }),
             next: blocks.start,
             replied: blocks.start,
             asked,
@@ -131,7 +173,7 @@ impl Command {
         let read = request.command == command::READ;
         Command {
             kind: if read { Kind::Read } else { Kind::Trim },
-            structured: structured && read,
+            structured: structured && (read || request.command == command::BLOCK_STATUS),
             error: Some(error),
             ..Command::nothing(connection, request)
         }
@@ -166,6 +208,9 @@ impl Command {
             held: 0,
             orphan: false,
             queued: false,
+            extents: Box::default(),
+            stamps: Stamps::default(),
+            traces: [None, None],
         }
     }
 
@@ -203,14 +248,9 @@ impl Command {
     }
 
     /// The backend has done a piece, or not; true when its buffer waits for its turn in the reply.
-    pub(super) fn piece_done(
-        &mut self,
-        range: &Range<u64>,
-        result: Result<(), Failure>,
-        buf: Option<Buf>,
-    ) -> bool {
+    pub(super) fn piece_done(&mut self, range: &Range<u64>, reply: Reply) -> bool {
         self.under_way -= 1;
-        match (result, buf) {
+        match (reply.result, reply.buf) {
             (Err(failure), _) => self.cut_short(errno(failure)),
             (Ok(()), Some(buf)) if self.kind == Kind::Read && self.error.is_none() && !self.orphan => {
                 let slot = self.slot(range.start);
@@ -218,16 +258,47 @@ impl Command {
                 return true;
             }
             (Ok(()), None) if self.kind == Kind::Read => self.cut_short(Errno::Io),
+            (Ok(()), _) if matches!(self.kind, Kind::Map { .. }) => self.take_extents(&reply.extents),
             (Ok(()), _) => {}
         }
         false
+    }
+
+    /// Cuts what is stored to what was asked for.
+    fn take_extents(&mut self, extents: &[Extent]) {
+        let (mut at, mut told) = (self.blocks.start, Vec::new());
+        for extent in extents {
+            let run = at.max(self.asked.start)..at.saturating_add(extent.bytes).min(self.asked.end);
+            at = at.saturating_add(extent.bytes);
+            if run.start < run.end {
+                told.push(Extent { bytes: run.end - run.start, stored: extent.stored });
+            }
+        }
+        if self.kind == (Kind::Map { one: true }) {
+            told.truncate(1);
+        }
+        match told[..] {
+            // There has to be one.
+            [] => self.cut_short(Errno::Io),
+            _ => self.extents = told.into(),
+        }
+    }
+
+    /// Bytes that a command that is over has read and written.
+    pub(super) fn moved(&self) -> (u64, u64) {
+        let bytes = if self.error.is_none() { self.asked.end - self.asked.start } else { 0 };
+        match self.kind {
+            Kind::Read => (bytes, 0),
+            Kind::Write { .. } => (0, bytes),
+            _ => (0, 0),
+        }
     }
 
     /// Bytes of the buffer of a piece.
     pub(super) fn buffer_bytes(&self, range: &Range<u64>) -> u64 {
         match self.kind {
             Kind::Read | Kind::Write { .. } => range.end - range.start,
-            Kind::WriteZeroes { .. } | Kind::Trim | Kind::Flush => 0,
+            Kind::WriteZeroes { .. } | Kind::Trim | Kind::Map { .. } | Kind::Flush => 0,
         }
     }
 
@@ -278,6 +349,9 @@ fn kind_of(request: &NbdRequest) -> Result<Kind, Errno> {
         command::WRITE => (Kind::Write { durable }, 0),
         command::FLUSH => (Kind::Flush, 0),
         command::TRIM => (Kind::Trim, 0),
+        command::BLOCK_STATUS => {
+            (Kind::Map { one: request.flags & command_flag::REQ_ONE != 0 }, command_flag::REQ_ONE)
+        }
         command::WRITE_ZEROES => {
             let deallocate = request.flags & command_flag::NO_HOLE == 0;
             (Kind::WriteZeroes { deallocate }, command_flag::NO_HOLE | command_flag::FAST_ZERO)
@@ -319,6 +393,10 @@ mod tests {
         NbdRequest { command, flags, cookie: 7, offset, length }
     }
 
+    fn done(result: Result<(), Failure>, buf: Option<Buf>) -> Reply {
+        Reply { token: 0, result, buf, extents: Box::default(), stamps: Stamps::default() }
+    }
+
     fn make(command: u16, flags: u16, offset: u64, length: u32) -> Result<Command, Errno> {
         let export = Export { piece_bytes: 8192, ..export("a", 1) };
         Command::new(CONNECTION, &request(command, flags, offset, length), &export, false)
@@ -337,7 +415,7 @@ mod tests {
         for range in ranges.iter().rev() {
             assert!(!read.has_news());
             let buf = pool.alloc(usize::try_from(range.end - range.start).unwrap());
-            read.piece_done(range, Ok(()), buf);
+            read.piece_done(range, done(Ok(()), buf));
         }
         let mut told = Vec::new();
         while let Some((_, part, at, last)) = read.take_data() {
@@ -356,7 +434,7 @@ mod tests {
             count += 1;
         }
         assert_eq!(count, WINDOW);
-        read.piece_done(&(0..8192), Err(Failure::Failed), None);
+        read.piece_done(&(0..8192), done(Err(Failure::Failed), None));
         assert_eq!((read.next(), read.error, read.is_over()), (Next::Nothing, Some(Errno::Io), false));
     }
 
@@ -367,12 +445,31 @@ mod tests {
         assert_eq!(next, Next::Range(4096..20_096 / 4096 * 4096));
         trim.asked(&next);
         assert_eq!(trim.next(), Next::Nothing);
-        trim.piece_done(&(0..0), Ok(()), None);
+        trim.piece_done(&(0..0), done(Ok(()), None));
         assert_eq!((trim.next(), trim.is_over()), (Next::Flush, false));
         trim.asked(&Next::Flush);
-        trim.piece_done(&(0..0), Ok(()), None);
+        trim.piece_done(&(0..0), done(Ok(()), None));
         assert!(trim.is_over());
         assert!(make(command::TRIM, 0, 100, 200).unwrap().is_over(), "less than a block: nothing to do");
+    }
+
+    #[test]
+    fn what_is_stored_is_told_of_what_was_asked_for() {
+        let told = |flags, offset, length, extents: &[(u64, bool)]| {
+            let mut map = make(command::BLOCK_STATUS, flags, offset, length).unwrap();
+            map.asked(&map.next());
+            let extents = extents.iter().map(|&(bytes, stored)| Extent { bytes, stored }).collect();
+            map.piece_done(&(0..0), Reply { extents, ..done(Ok(()), None) });
+            assert!(map.is_over());
+            map.error.map_or(Ok(map.extents.iter().map(|e| (e.bytes, e.stored)).collect::<Vec<_>>()), Err)
+        };
+        let disk = [(8192, true), (4096, false), (12_288, true)];
+        assert_eq!(told(0, 0, 24_576, &disk), Ok(disk.to_vec()));
+        // The answer begins with a block.
+        assert_eq!(told(0, 4196, 12_000, &disk), Ok(vec![(8092, true), (3908, false)]));
+        assert_eq!(told(command_flag::REQ_ONE, 0, 24_576, &disk), Ok(vec![(8192, true)]));
+        assert_eq!(told(0, 0, 24_576, &[]), Err(Errno::Io));
+        assert_eq!(make(command::BLOCK_STATUS, 0, 0, 0).map(drop).unwrap_err(), Errno::Invalid);
     }
 
     #[test]

@@ -5,9 +5,12 @@ use super::{
     request::Requests,
 };
 use crate::slab::Key;
-use dolmen_io::{Buf, SocketId};
+use dolmen_io::{Buf, SocketId, trace::Unsent};
 use dolmen_types::Nanos;
-use std::{collections::VecDeque, net::IpAddr};
+use std::{
+    collections::VecDeque,
+    net::{IpAddr, SocketAddr},
+};
 
 /// How far a client has come.
 #[derive(Debug)]
@@ -62,7 +65,7 @@ pub(super) enum Receiving {
 pub(super) struct Connection {
     pub(super) sock: SocketId,
     /// Where it is; this machine, of one at a socket in the file system.
-    pub(super) ip: IpAddr,
+    pub(super) peer: SocketAddr,
     pub(super) phase: Phase,
     pub(super) receiving: Receiving,
     /// Chunks that are not looked at to their end, and how far the first one is.
@@ -80,15 +83,26 @@ pub(super) struct Connection {
     pub(super) dirty: bool,
     /// It waits in the server's list of those that could go on with memory.
     pub(super) stalled: bool,
+    /// Traces of answers that are not sent yet.
+    pub(super) unsent: Unsent,
+    pub(super) traffic: Traffic,
+}
+
+/// Totals of one client.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Traffic {
+    pub(super) commands: u64,
+    pub(super) read_bytes: u64,
+    pub(super) written_bytes: u64,
 }
 
 impl Connection {
-    pub(super) fn new(sock: SocketId, ip: IpAddr, deadline: Nanos) -> Connection {
+    pub(super) fn new(sock: SocketId, peer: SocketAddr, deadline: Nanos) -> Connection {
         let mut said = Vec::new();
         let phase = Phase::Handshake(Box::new(Handshake::new(&mut said)));
         Connection {
             sock,
-            ip,
+            peer,
             phase,
             receiving: Receiving::On,
             input: VecDeque::new(),
@@ -99,7 +113,14 @@ impl Connection {
             leaving: false,
             dirty: false,
             stalled: false,
+            unsent: Unsent::default(),
+            traffic: Traffic::default(),
         }
+    }
+
+    /// The address that access lists are about.
+    pub(super) fn ip(&self) -> IpAddr {
+        self.peer.ip()
     }
 
     /// The first chunk's bytes that are not looked at.

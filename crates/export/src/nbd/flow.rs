@@ -10,7 +10,7 @@ use crate::{
     backend::{MAX_DATA_BYTES, Operation, Place, Request},
     slab::Key,
 };
-use dolmen_io::{Buf, Io};
+use dolmen_io::{Buf, Io, Stage, Stamps};
 
 /// Buffers of one client's pieces at most. Bytes.
 pub(super) const MAX_HELD: u64 = 4 << 20;
@@ -26,7 +26,13 @@ pub(super) struct Where {
 
 impl Where {
     /// The request for a piece; `None` when it needs a buffer and there is none.
-    pub(super) fn request(self, piece: Key, kind: Kind, next: &Next, buf: Option<Buf>) -> Option<Request> {
+    pub(super) fn request(
+        self,
+        piece: (Key, Stamps),
+        kind: Kind,
+        next: &Next,
+        buf: Option<Buf>,
+    ) -> Option<Request> {
         let Next::Range(range) = next else { return Some(self.wrap(piece, Operation::Flush)) };
         let (offset, length) = (range.start, range.end - range.start);
         let operation = match kind {
@@ -34,14 +40,15 @@ impl Where {
             Kind::Write { durable } => Operation::Write { offset, buf: buf?, durable },
             Kind::WriteZeroes { deallocate } => Operation::WriteZeroes { offset, length, deallocate },
             Kind::Trim => Operation::Trim { offset, length },
+            Kind::Map { .. } => Operation::Map { offset, length },
             Kind::Flush => Operation::Flush,
         };
         Some(self.wrap(piece, operation))
     }
 
-    fn wrap(self, piece: Key, operation: Operation) -> Request {
+    fn wrap(self, (piece, stamps): (Key, Stamps), operation: Operation) -> Request {
         let Where { place, block_bytes } = self;
-        Request { token: Server::token(piece), place, block_bytes, operation }
+        Request { token: Server::token(piece), place, block_bytes, stamps, operation }
     }
 }
 
@@ -173,7 +180,11 @@ impl Server {
         if let Some(t) = self.connections.get_mut(connection).and_then(|c| c.transmission()) {
             t.held += bytes;
         }
-        let request = place.request(piece, command.kind, next, buf);
+        let mut stamps = command.stamps;
+        if matches!(command.kind, Kind::Write { .. }) && !flush {
+            stamps.mark(Stage::DataIn, io.now());
+        }
+        let request = place.request((piece, stamps), command.kind, next, buf);
         self.outputs.push(request.expect("who asks brings the buffer"));
         true
     }

@@ -2,9 +2,11 @@
 
 use super::wire::{
     CLIENT_FIXED, CLIENT_NO_ZEROES, EXPORT_NAME_PADDING, Greeting, HANDSHAKE_FLAGS, INIT_MAGIC, MAX_STRING,
-    OPTION_MAGIC, OPTION_REPLY_MAGIC, OptionHeader, OptionReplyHeader, flag, info, option, option_reply,
+    OPTION_MAGIC, OPTION_REPLY_MAGIC, OptionHeader, OptionReplyHeader, extent, flag, info, option,
+    option_reply,
 };
 use crate::{Export, Exports};
+use dolmen_types::Uuid;
 use std::{net::IpAddr, sync::Arc};
 use zerocopy::{FromBytes, IntoBytes, big_endian::U32};
 
@@ -25,6 +27,8 @@ pub struct Opened {
     pub export: Arc<Export>,
     /// Reads are answered in chunks.
     pub structured: bool,
+    /// The client may ask what is stored.
+    pub allocation: bool,
 }
 
 /// Where a handshake stands after some bytes.
@@ -54,6 +58,8 @@ pub struct Handshake {
     options: u32,
     client_flags: u32,
     structured: bool,
+    /// The export of which the client wants to know what is stored.
+    allocation: Option<Uuid>,
     /// A list that is being told, and how far.
     listing: Option<(Arc<Exports>, usize)>,
 }
@@ -74,6 +80,7 @@ impl Handshake {
             options: 0,
             client_flags: 0,
             structured: false,
+            allocation: None,
             listing: None,
         }
     }
@@ -196,17 +203,43 @@ impl Handshake {
             option::LIST_META_CONTEXT | option::SET_META_CONTEXT if !self.structured => {
                 refuse(out, option_reply::ERR_INVALID, "structured replies come first");
             }
-            // There are none.
-            option::LIST_META_CONTEXT | option::SET_META_CONTEXT => match name_of(data) {
-                Some((name, _)) if exports.find(name, ip).is_some() => {
-                    reply(out, option, option_reply::ACK, &[])
-                }
-                Some(_) => refuse(out, option_reply::ERR_UNKNOWN, "no such export"),
-                None => refuse(out, option_reply::ERR_INVALID, "malformed"),
-            },
+            option::LIST_META_CONTEXT | option::SET_META_CONTEXT => {
+                self.contexts(option, data, exports, ip, out)
+            }
             option::STARTTLS => refuse(out, option_reply::ERR_POLICY, "this server has no TLS"),
             _ => refuse(out, option_reply::ERR_UNSUPPORTED, ""),
         }
+    }
+
+    /// Tells which contexts there are of those that the client asks for; the only one is what is stored.
+    fn contexts(&mut self, option: u32, data: &[u8], exports: &Exports, ip: IpAddr, out: &mut Vec<u8>) {
+        let set = option == option::SET_META_CONTEXT;
+        if set {
+            self.allocation = None;
+        }
+        let parsed = name_of(data).and_then(|(name, rest)| Some((name, queries_of(rest)?)));
+        let Some((name, queries)) = parsed else {
+            return reply(out, option, option_reply::ERR_INVALID, b"malformed");
+        };
+        let Some(export) = exports.find(name, ip) else {
+            return reply(out, option, option_reply::ERR_UNKNOWN, b"no such export");
+        };
+        let wildcard = |query: &[u8]| !set && query == extent::FAMILY;
+        let asked = queries.iter().any(|query| *query == extent::ALLOCATION || wildcard(query));
+        if export.maps && (asked || (!set && queries.is_empty())) {
+            let context = [&extent::ALLOCATION_ID.to_be_bytes(), extent::ALLOCATION].concat();
+            reply(out, option, option_reply::META_CONTEXT, &context);
+            if set {
+                self.allocation = Some(export.uuid);
+            }
+        }
+        reply(out, option, option_reply::ACK, &[]);
+    }
+
+    /// The export is chosen.
+    fn opened(&self, export: &Arc<Export>) -> Progress {
+        let allocation = export.maps && self.allocation == Some(export.uuid);
+        Progress::Open(Opened { export: Arc::clone(export), structured: self.structured, allocation })
     }
 
     /// Tells some more of the list.
@@ -238,7 +271,7 @@ impl Handshake {
         if self.client_flags & CLIENT_NO_ZEROES == 0 {
             out.resize(out.len() + EXPORT_NAME_PADDING, 0);
         }
-        Progress::Open(Opened { export: Arc::clone(export), structured: self.structured })
+        self.opened(export)
     }
 
     fn go(&self, option: u32, data: &[u8], exports: &Exports, ip: IpAddr, out: &mut Vec<u8>) -> Progress {
@@ -270,7 +303,7 @@ impl Handshake {
         if option == option::INFO {
             return Progress::Going;
         }
-        Progress::Open(Opened { export: Arc::clone(export), structured: self.structured })
+        self.opened(export)
     }
 
     /// Transmission flags of an export for this client.
@@ -311,6 +344,19 @@ fn name_of(data: &[u8]) -> Option<(&str, &[u8])> {
         return None;
     }
     Some((std::str::from_utf8(name).ok()?, rest))
+}
+
+/// Names of contexts with their number in front, and nothing after them.
+fn queries_of(data: &[u8]) -> Option<Vec<&[u8]>> {
+    let (count, mut rest) = data.split_first_chunk()?;
+    let mut queries = Vec::new();
+    for _ in 0..u32::from_be_bytes(*count) {
+        let (length, after) = rest.split_first_chunk()?;
+        let (query, after) = after.split_at_checked(usize::try_from(u32::from_be_bytes(*length)).ok()?)?;
+        queries.push(query);
+        rest = after;
+    }
+    rest.is_empty().then_some(queries)
 }
 
 /// A list of kinds of information with its length in front, and nothing after it.

@@ -10,7 +10,7 @@ use super::{
     wire::{Errno, command},
 };
 use crate::slab::Key;
-use dolmen_io::Io;
+use dolmen_io::{Io, Stamps};
 use std::{collections::VecDeque, sync::Arc};
 
 /// Chunks of a client that may lie about before receiving is stopped.
@@ -65,7 +65,7 @@ impl Server {
     fn shake(&mut self, io: &mut Io, key: Key) -> bool {
         let exports = Arc::clone(&self.exports);
         let Some(connection) = self.connections.get_mut(key) else { return false };
-        let Connection { phase: Phase::Handshake(handshake), said, input, consumed, ip, leaving, .. } =
+        let Connection { phase: Phase::Handshake(handshake), said, input, consumed, peer, leaving, .. } =
             &mut **connection
         else {
             return false;
@@ -75,7 +75,7 @@ impl Server {
         if !said.is_empty() || (unread.is_empty() && !handshake.has_more()) || *leaving {
             return false;
         }
-        let (taken, progress) = handshake.receive(unread, &exports, *ip, said);
+        let (taken, progress) = handshake.receive(unread, &exports, peer.ip(), said);
         connection.consume(taken);
         match progress {
             Progress::Going => {}
@@ -140,11 +140,15 @@ impl Server {
         let Some(connection) = self.connections.get_mut(key) else { return };
         let Some(transmission) = connection.transmission() else { return };
         let opened = &transmission.opened;
+        let allocation = opened.allocation;
         let made = match request.command {
+            // Who has not agreed on it can't ask.
+            command::BLOCK_STATUS if !allocation => Err(Errno::Invalid),
             command::CACHE => Command::advice(key, request, &opened.export),
             _ => Command::new(key, request, &opened.export, opened.structured),
         };
-        let made = made.unwrap_or_else(|errno| Command::refused(key, request, opened.structured, errno));
+        let mut made = made.unwrap_or_else(|errno| Command::refused(key, request, opened.structured, errno));
+        made.stamps = Stamps::received(io.now(), io.lag_ns());
         let receives = matches!(made.kind, Kind::Write { .. }) && made.error.is_none() && request.length > 0;
         transmission.commands += 1;
         let Ok(command) = self.commands.insert(made) else {

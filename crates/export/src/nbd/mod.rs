@@ -8,6 +8,7 @@ mod connection;
 mod flow;
 mod handshake;
 mod input;
+mod insight;
 mod outbox;
 mod output;
 mod request;
@@ -15,5 +16,6 @@ mod server;
 mod wire;
 
 pub use handshake::{Handshake, Opened, Progress};
+pub use insight::ClientInfo;
 pub use request::{NbdRequest, Piece, Requests};
 pub use server::{Listen, Server, ServerConfig, ServerStats};

@@ -4,7 +4,7 @@ use dolmen_io::{Buf, Io, PoolConfig, Slice, Slices};
 use std::ops::Range;
 
 /// Data up to this size is copied beside its header: many small vectors cost the kernel more than one copy. Bytes.
-const COPY_BYTES: usize = 16 << 10;
+pub(super) const COPY_BYTES: usize = 16 << 10;
 /// A header, with room to spare. Bytes.
 const HEADER_BYTES: usize = 64;
 /// Large parts of one send at most: a vector for each and for what stands between them.

@@ -3,12 +3,13 @@
 use super::{
     command::{Command, chunk_flags},
     connection::Phase,
-    outbox::Outbox,
+    outbox::{COPY_BYTES, Outbox},
     server::Server,
-    wire::{CHUNK_MAGIC, ChunkHeader, Errno, SIMPLE_REPLY_MAGIC, SimpleReply, chunk},
+    wire::{CHUNK_MAGIC, ChunkHeader, Errno, SIMPLE_REPLY_MAGIC, SimpleReply, chunk, extent},
 };
 use crate::slab::Key;
 use dolmen_io::{Buf, Io};
+use dolmen_volume::{Extent, limits::MAX_EXTENTS};
 use std::ops::Range;
 use zerocopy::IntoBytes;
 
@@ -54,6 +55,7 @@ impl Server {
             connection.sending = Some(io.now());
             let slices = outbox.finish(io);
             io.send(tag, connection.sock, slices);
+            connection.unsent.sending();
         }
         // Answered commands make room for others.
         self.pump(io, key);
@@ -87,6 +89,7 @@ impl Server {
                 match error {
                     Some(_) if begun && !structured => return Said::Broken,
                     Some(errno) if structured => put_error_chunk(outbox, cookie, errno),
+                    None if !command.extents.is_empty() => put_extents(outbox, cookie, &command.extents),
                     None if structured => put_header(outbox, cookie, chunk::NONE, 0, true),
                     _ => put_simple(outbox, cookie, error),
                 }
@@ -105,7 +108,14 @@ impl Server {
         let Some(command) = self.forget(key) else { return };
         self.stats.commands += 1;
         self.stats.errors += u64::from(error.is_some());
-        if let Some(t) = self.connections.get_mut(command.connection).and_then(|c| c.transmission()) {
+        let Some(connection) = self.connections.get_mut(command.connection) else { return };
+        connection.unsent.add(command.traces);
+        let (read, written) = command.moved();
+        let traffic = &mut connection.traffic;
+        traffic.commands += 1;
+        traffic.read_bytes += read;
+        traffic.written_bytes += written;
+        if let Some(t) = connection.transmission() {
             t.commands -= 1;
             if t.write.as_ref().is_some_and(|write| write.command == key) {
                 t.write = None;
@@ -117,6 +127,7 @@ impl Server {
     pub(super) fn sent(&mut self, io: &mut Io, key: Key) {
         let Some(connection) = self.connections.get_mut(key) else { return };
         connection.sending = None;
+        connection.unsent.sent(&mut self.traces, io.now());
         let more =
             !connection.said.is_empty() || connection.transmission().is_some_and(|t| !t.ready.is_empty());
         if more {
@@ -157,6 +168,22 @@ fn put_chunk(outbox: &mut Outbox, cookie: u64, buf: Buf, part: Range<usize>, at:
     outbox.put(&at.to_be_bytes());
     outbox.put_data(buf, part);
 }
+
+/// What is stored, run by run.
+fn put_extents(outbox: &mut Outbox, cookie: u64, extents: &[Extent]) {
+    let length = size_of::<u32>() * (1 + 2 * extents.len());
+    put_header(outbox, cookie, chunk::BLOCK_STATUS, length, true);
+    outbox.put(&extent::ALLOCATION_ID.to_be_bytes());
+    for run in extents {
+        let bytes = u32::try_from(run.bytes).expect("no longer than what a request asks for");
+        let flags = if run.stored { 0 } else { extent::HOLE | extent::ZERO };
+        outbox.put(&bytes.to_be_bytes());
+        outbox.put(&flags.to_be_bytes());
+    }
+}
+
+// The longest list fits where a header and small data fit.
+const _: () = assert!(size_of::<u32>() * (1 + 2 * MAX_EXTENTS) <= COPY_BYTES);
 
 fn put_error_chunk(outbox: &mut Outbox, cookie: u64, errno: Errno) {
     put_header(outbox, cookie, chunk::ERROR, size_of::<u32>() + size_of::<u16>(), true);

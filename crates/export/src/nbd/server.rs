@@ -9,10 +9,10 @@ use crate::{
     backend::{Failure, Reply, Request},
     slab::{Key, Slab},
 };
-use dolmen_io::{Buf, Error, Event, Io, ListenerId, Owner, SocketId, Tag, TimerId};
-use dolmen_types::Nanos;
+use dolmen_io::{Buf, Error, Event, Io, ListenerId, Owner, SocketId, Tag, TimerId, trace::Traces};
+use dolmen_types::{Nanos, Nqn};
 use std::{
-    net::{IpAddr, Ipv4Addr, SocketAddr},
+    net::{Ipv4Addr, SocketAddr},
     ops::Range,
     path::PathBuf,
     sync::Arc,
@@ -57,13 +57,22 @@ pub struct ServerConfig {
     pub handshake_ms: u64,
     /// How long a client may take to read one send, and to go on with the data of a write. Milliseconds.
     pub send_ms: u64,
+    /// Who clients are in traces.
+    pub host: Option<Nqn>,
 }
 
 impl ServerConfig {
     /// The usual bounds: 128 clients with 128 commands each.
     #[must_use]
     pub fn new(listen: Vec<Listen>) -> ServerConfig {
-        ServerConfig { listen, connections: 128, commands: 128, handshake_ms: 10_000, send_ms: 60_000 }
+        ServerConfig {
+            listen,
+            connections: 128,
+            commands: 128,
+            handshake_ms: 10_000,
+            send_ms: 60_000,
+            host: None,
+        }
     }
 }
 
@@ -118,6 +127,7 @@ pub struct Server {
     pub(super) held_limit: u64,
     pub(super) draining: bool,
     pub(super) stats: ServerStats,
+    pub(super) traces: Traces,
 }
 
 impl Server {
@@ -142,6 +152,7 @@ impl Server {
             held_limit: 0,
             draining: false,
             stats: ServerStats::default(),
+            traces: Traces::default(),
             config,
         }
     }
@@ -180,7 +191,7 @@ impl Server {
                 let old = &transmission.opened.export;
                 exports.of(old.uuid).is_some_and(|new| {
                     let same = new.place == old.place && new.read_only == old.read_only;
-                    same && new.size_bytes >= old.size_bytes && new.access.admits(connection.ip)
+                    same && new.size_bytes >= old.size_bytes && new.access.admits(connection.ip())
                 })
             }
             Phase::Handshake(_) | Phase::Closing => true,
@@ -201,7 +212,7 @@ impl Server {
     pub fn on_event(&mut self, io: &mut Io, key: u64, event: Event) {
         let at = Key::from_bits(key & !KIND);
         match (key & KIND, event) {
-            (LISTENER, Event::Accepted { sock, peer, .. }) => self.accept(io, sock, peer.ip()),
+            (LISTENER, Event::Accepted { sock, peer, .. }) => self.accept(io, sock, peer),
             (RECEIVE, Event::Received(chunk)) => self.received(io, at, chunk),
             (RECEIVE, Event::ReceiveStopped) => self.receive_stopped(io, at),
             (RECEIVE, Event::EndOfStream) => self.end_of_stream(io, at),
@@ -236,8 +247,10 @@ impl Server {
             return;
         }
         let Some(piece) = self.pieces.remove(key) else { return };
+        self.trace(io, &piece, &reply);
+        let Some(command) = self.commands.get_mut(piece.command) else { return };
         let bytes = command.buffer_bytes(&piece.range);
-        let kept = command.piece_done(&piece.range, reply.result, reply.buf);
+        let kept = command.piece_done(&piece.range, reply);
         let (connection, orphan, over) = (command.connection, command.orphan, command.under_way == 0);
         if !kept {
             self.release(piece.command, bytes);
@@ -330,11 +343,13 @@ impl Server {
         io.now().plus_ms(AGAIN_FOR_MS)
     }
 
-    fn accept(&mut self, io: &mut Io, sock: SocketId, ip: IpAddr) {
+    fn accept(&mut self, io: &mut Io, sock: SocketId, mut peer: SocketAddr) {
         self.stats.accepted += 1;
         // A socket in the file system has no address: it is here.
-        let ip = if ip.is_unspecified() { Ipv4Addr::LOCALHOST.into() } else { ip };
-        let connection = Box::new(Connection::new(sock, ip, io.now().plus_ms(self.config.handshake_ms)));
+        if peer.ip().is_unspecified() {
+            peer.set_ip(Ipv4Addr::LOCALHOST.into());
+        }
+        let connection = Box::new(Connection::new(sock, peer, io.now().plus_ms(self.config.handshake_ms)));
         match self.connections.insert(connection) {
             Ok(key) if !self.draining => {
                 io.receive(self.receive_tag(key), sock);
@@ -425,12 +440,13 @@ impl Server {
             let Some(command) = self.commands.get(piece.command) else { continue };
             let next = if piece.flush { Next::Flush } else { Next::Range(piece.range.clone()) };
             let place = if command.orphan { None } else { self.place_of(command.connection) };
-            let asked = place.and_then(|place| place.request(key, command.kind, &next, buf));
+            let asked =
+                place.and_then(|place| place.request((key, command.stamps), command.kind, &next, buf));
             match asked {
                 Some(request) => self.outputs.push(request),
                 // Without its buffer it can't be asked; without its client it need not.
                 None => {
-                    self.on_reply(io, Reply { token: key.bits(), result: Err(Failure::Failed), buf: None })
+                    self.on_reply(io, Reply::refused(key.bits(), Failure::Failed, None));
                 }
             }
         }

@@ -48,6 +48,7 @@ pub(crate) mod option_reply {
     pub(crate) const ACK: u32 = 1;
     pub(crate) const SERVER: u32 = 2;
     pub(crate) const INFO: u32 = 3;
+    pub(crate) const META_CONTEXT: u32 = 4;
     pub(crate) const ERR_UNSUPPORTED: u32 = 1 << 31 | 1;
     pub(crate) const ERR_POLICY: u32 = 1 << 31 | 2;
     pub(crate) const ERR_INVALID: u32 = 1 << 31 | 3;
@@ -86,6 +87,7 @@ pub(crate) mod command {
     pub(crate) const TRIM: u16 = 4;
     pub(crate) const CACHE: u16 = 5;
     pub(crate) const WRITE_ZEROES: u16 = 6;
+    pub(crate) const BLOCK_STATUS: u16 = 7;
 }
 
 /// Flags of requests.
@@ -93,6 +95,7 @@ pub(crate) mod command_flag {
     pub(crate) const FUA: u16 = 1;
     pub(crate) const NO_HOLE: u16 = 1 << 1;
     pub(crate) const DF: u16 = 1 << 2;
+    pub(crate) const REQ_ONE: u16 = 1 << 3;
     pub(crate) const FAST_ZERO: u16 = 1 << 4;
 }
 
@@ -101,9 +104,21 @@ pub(crate) mod chunk {
     pub(crate) const NONE: u16 = 0;
     pub(crate) const OFFSET_DATA: u16 = 1;
     pub(crate) const OFFSET_HOLE: u16 = 2;
+    pub(crate) const BLOCK_STATUS: u16 = 5;
     pub(crate) const ERROR: u16 = 1 << 15 | 1;
     /// Flag: the last chunk of its reply.
     pub(crate) const DONE: u16 = 1;
+}
+
+/// What is told of extents.
+pub(crate) mod extent {
+    /// The context that tells what is stored, its family, and our number for it.
+    pub(crate) const ALLOCATION: &[u8] = b"base:allocation";
+    pub(crate) const FAMILY: &[u8] = b"base:";
+    pub(crate) const ALLOCATION_ID: u32 = 1;
+    /// Flags of its extents: nothing is stored, and it reads as zeroes.
+    pub(crate) const HOLE: u32 = 1;
+    pub(crate) const ZERO: u32 = 1 << 1;
 }
 
 /// Errors of replies.

@@ -9,7 +9,7 @@ use dolmen_export::{
 use dolmen_io::{Event, Io, Owner, PoolConfig, SocketId, Tag, Wait};
 use dolmen_sim::{CoreConfig, NodeId, Rng, World};
 use dolmen_types::{CoreId, Uuid, volume::IpAccess};
-use dolmen_volume::VolumeRef;
+use dolmen_volume::{Extent, VolumeRef};
 use std::{collections::BTreeMap, net::SocketAddr, sync::Arc};
 
 pub const SERVER: NodeId = NodeId(1);
@@ -24,6 +24,7 @@ pub const FLUSH: u16 = 3;
 pub const TRIM: u16 = 4;
 pub const CACHE: u16 = 5;
 pub const ZERO: u16 = 6;
+pub const MAP: u16 = 7;
 
 pub const FUA: u16 = 1;
 pub const NO_HOLE: u16 = 2;
@@ -38,6 +39,8 @@ pub fn export(name: &str, number: u8, blocks: u64) -> Export {
         piece_bytes: u32::try_from(MAX_DATA_BYTES).unwrap(),
         read_only: false,
         can_zero: true,
+        maps: true,
+        nsid: u32::from(number) + 1,
         access: IpAccess::Any,
         place: Place::Volume(VolumeRef { core: CoreId(0), slot: u32::from(number), generation: 0 }),
     }
@@ -65,7 +68,8 @@ impl Ram {
     }
 
     fn answer(&mut self, request: Request) -> Reply {
-        let Request { token, place, operation, .. } = request;
+        let Request { token, place, operation, stamps, .. } = request;
+        let mut extents = Vec::new();
         let failure = self.failures.pop();
         let at = |offset: u64, length: usize| {
             let start = usize::try_from(offset).unwrap();
@@ -94,13 +98,33 @@ impl Ram {
                 }
                 None
             }
+            Operation::Map { offset, length } => {
+                let range = at(offset, usize::try_from(length).unwrap());
+                extents = extents_of(&self.disk(place)[range]);
+                None
+            }
             Operation::Flush => {
                 self.flushes += 1;
                 None
             }
         };
-        Reply { token, result: failure.map_or(Ok(()), Err), buf }
+        Reply { token, result: failure.map_or(Ok(()), Err), buf, extents: extents.into(), stamps }
     }
+}
+
+/// Blocks of zeroes are holes of this disk. Of a long list only a part is told.
+fn extents_of(data: &[u8]) -> Vec<Extent> {
+    let mut all: Vec<Extent> = Vec::new();
+    for block in data.chunks(4096) {
+        let stored = block.iter().any(|byte| *byte != 0);
+        let full = all.len() == 5;
+        match all.last_mut() {
+            Some(last) if last.stored == stored => last.bytes += 4096,
+            _ if full => break,
+            _ => all.push(Extent { bytes: 4096, stored }),
+        }
+    }
+    all
 }
 
 /// One client's socket.
@@ -299,6 +323,47 @@ impl Rig {
         assert_eq!((kind, &sizes[..2]), (3, &[0, 3][..]));
         assert_eq!(self.option_reply(client, 7), (1, vec![]));
         (client, flags)
+    }
+
+    /// Asks for the context of what is stored; true when it is given.
+    pub fn ask_allocation(&mut self, client: usize, name: &str) -> bool {
+        let length = u32::try_from(name.len()).unwrap().to_be_bytes();
+        let query = b"base:allocation";
+        let data = [&length[..], name.as_bytes(), &1u32.to_be_bytes(), &15u32.to_be_bytes(), query].concat();
+        self.option(client, 10, &data);
+        match self.option_reply(client, 10) {
+            (4, told) => {
+                assert_eq!(told, [&1u32.to_be_bytes()[..], query].concat());
+                assert_eq!(self.option_reply(client, 10), (1, vec![]));
+                true
+            }
+            (kind, _) => {
+                assert_eq!(kind, 1);
+                false
+            }
+        }
+    }
+
+    /// What is stored, as lengths and flags; or the error.
+    pub fn map(&mut self, client: usize, flags: u16, at: u64, length: u32) -> Result<Vec<(u32, u32)>, u32> {
+        self.request(client, (MAP, flags, 79, at, length), &[]);
+        let head = self.take(client, 20);
+        let number = |at: usize| u32::from_be_bytes(head[at..at + 4].try_into().unwrap());
+        assert_eq!(
+            (number(0), &head[4..6], &head[8..16]),
+            (0x668e_33ef, &[0, 1][..], &79u64.to_be_bytes()[..])
+        );
+        let data = self.take(client, usize::try_from(number(16)).unwrap());
+        let words: Vec<u32> =
+            data.chunks_exact(4).map(|w| u32::from_be_bytes(w.try_into().unwrap())).collect();
+        match &head[6..8] {
+            [0, 5] => {
+                assert_eq!(words[0], 1, "the context");
+                Ok(words[1..].chunks_exact(2).map(|pair| (pair[0], pair[1])).collect())
+            }
+            [0x80, 1] => Err(words[0]),
+            kind => panic!("a chunk of kind {kind:?}"),
+        }
     }
 
     pub fn request(&mut self, client: usize, request: (u16, u16, u64, u64, u32), data: &[u8]) {

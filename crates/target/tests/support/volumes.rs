@@ -122,6 +122,7 @@ impl Volume {
             Command::Verify { lba, blocks } => {
                 self.range(lba, blocks.into())?;
             }
+            Command::Allocation { .. } => unreachable!("no NVMe command asks for that"),
             Command::Copy { sources, dest } => {
                 let mut all = Vec::new();
                 for r in &sources {

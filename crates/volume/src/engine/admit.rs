@@ -4,8 +4,8 @@ use crate::{
     Command, Done, LbaRange, Reply, Request, VolumeError, Volumes,
     backing::{Backing, Log},
     limits::{
-        MAX_COPY_BYTES, MAX_COPY_RANGE_BYTES, MAX_COPY_RANGES, MAX_DEALLOCATE_RANGES, MAX_LOCKED_RANGES,
-        MAX_VERIFY_BYTES, MAX_WRITE_ZEROES_BYTES, RESERVED_COMMANDS,
+        MAX_ALLOCATION_BYTES, MAX_COPY_BYTES, MAX_COPY_RANGE_BYTES, MAX_COPY_RANGES, MAX_DEALLOCATE_RANGES,
+        MAX_LOCKED_RANGES, MAX_VERIFY_BYTES, MAX_WRITE_ZEROES_BYTES, RESERVED_COMMANDS,
     },
     locks::{Mode, TableFull},
     op::{Kind, Op, Phase, merge_spans, spans_of},
@@ -201,7 +201,7 @@ impl Volumes {
         let mut many = Vec::new();
         let one;
         let ranges: &[(Range<u64>, Mode)] = match &op.kind {
-            Kind::Read | Kind::Compare | Kind::Verify => {
+            Kind::Read | Kind::Compare | Kind::Verify | Kind::Allocation(_) => {
                 one = [(blocks(&op.span), Mode::Shared)];
                 &one
             }
@@ -295,6 +295,9 @@ fn parse(volume: &Volume, command: Command) -> Result<Parsed, Refused> {
             bare(Kind::WriteZeroes, span(lba, blocks, MAX_WRITE_ZEROES_BYTES))
         }
         Command::Verify { lba, blocks } => bare(Kind::Verify, span(lba, blocks, MAX_VERIFY_BYTES)),
+        Command::Allocation { lba, blocks } => {
+            bare(Kind::Allocation([].into()), span(lba, blocks, MAX_ALLOCATION_BYTES))
+        }
         Command::Deallocate { ranges } => {
             if ranges.len() > MAX_DEALLOCATE_RANGES {
                 return Err((VolumeError::TooLarge, None, None));

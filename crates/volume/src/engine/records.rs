@@ -47,7 +47,7 @@ pub(crate) fn decide(op: &mut Op, volume: &Volume) -> Decision {
             }
             Decision::End(Ok(()))
         }
-        Kind::Verify => Decision::End(Ok(())),
+        Kind::Verify | Kind::Allocation(_) => Decision::End(Ok(())),
         Kind::Compare => Decision::End(compare(op)),
         Kind::CompareAndWrite => match compare(op) {
             Ok(()) => Decision::Append(write(op, line)),

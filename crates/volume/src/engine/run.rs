@@ -49,6 +49,9 @@ impl Volumes {
         }
         op.phase = Phase::Loading;
         op.stamps.mark(Stage::Granted, now);
+        if matches!(op.kind, Kind::Allocation(_)) && !self.list_allocation(id, log) {
+            return;
+        }
         self.load(id, log);
     }
 
@@ -325,6 +328,7 @@ impl Volumes {
                 self.notices.extend(outcome.notices.into_iter().map(notice));
                 Done::Ok
             }
+            Kind::Allocation(extents) => Done::Allocation(extents),
             _ => Done::Ok,
         });
         let Op { token, from, buf, buf2, mut stamps, .. } = op;

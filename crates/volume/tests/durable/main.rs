@@ -239,3 +239,33 @@ fn a_deletion_goes_on_after_a_crash_at_any_moment() {
         assert!(read_all(&mut machine, volume, 4096).iter().all(|&b| b == 0));
     }
 }
+
+#[test]
+fn what_is_stored_is_listed_as_it_is_now() {
+    for (sector, per_block) in [(SectorSize::B512, 8), (SectorSize::B4096, 1)] {
+        let world = World::new(61);
+        let mut machine = Machine::start(&world, Restart::Process);
+        let volume = create(&mut machine, 1, sector);
+        let told = |machine: &mut Machine, volume, first: u64, blocks: u64| {
+            let (lba, blocks) = (first * per_block, u32::try_from(blocks * per_block).unwrap());
+            match machine.run(HOST, volume, Command::Allocation { lba, blocks }).result.unwrap() {
+                Done::Allocation(extents) => {
+                    extents.iter().map(|e| (e.bytes / 4096, e.stored)).collect::<Vec<_>>()
+                }
+                other => panic!("{other:?}"),
+            }
+        };
+        assert_eq!(told(&mut machine, volume, 0, BLOCKS), [(BLOCKS, false)]);
+        let buf = machine.buf(&[7; 8 * 4096]);
+        let (lba, blocks) = (4 * per_block, u32::try_from(8 * per_block).unwrap());
+        assert!(machine.run(HOST, volume, Command::Write { lba, blocks, buf }).result.is_ok());
+        let blocks = u32::try_from(2 * per_block).unwrap();
+        let zeroes = Command::WriteZeroes { lba: 6 * per_block, blocks, deallocate: true };
+        assert!(machine.run(HOST, volume, zeroes).result.is_ok());
+        let wanted = [(4, false), (2, true), (2, false), (4, true), (36, false)];
+        assert_eq!(told(&mut machine, volume, 0, BLOCKS), wanted);
+        assert_eq!(told(&mut machine, volume, 5, 2), [(1, true), (1, false)]);
+        let beyond = Command::Allocation { lba: BLOCKS * per_block, blocks: 1 };
+        assert_eq!(machine.run(HOST, volume, beyond).result, Err(VolumeError::OutOfRange));
+    }
+}
