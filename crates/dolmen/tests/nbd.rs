@@ -108,7 +108,7 @@ fn every_command_works_through_stock_clients() {
     // Blocks of one size: fio keeps them from overlapping, and NBD has no order among what is under way.
     let fio =
         ["fio", "--name=n", "--ioengine=nbd", &uri, "--rw=randrw", "--bs=4k", "--size=8M", "--iodepth=16"];
-    let more = ["--verify=crc32c", "--verify_fatal=1", "--randrepeat=1"];
+    let more = ["--verify=crc32c", "--verify_fatal=1", "--verify_state_save=0", "--randrepeat=1"];
     if client(&["fio", "--enghelp=nbd"]).is_some_and(|help| help.contains("uri")) {
         client(&[&fio[..], &more].concat());
     }

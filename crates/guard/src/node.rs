@@ -96,17 +96,7 @@ impl Node {
     }
 
     fn listen(&mut self, info: &VolumeInfo) -> Result<()> {
-        let d = &info.descriptor;
-        let space = Namespace {
-            nsid: d.nsid,
-            uuid: d.uuid,
-            volume: info.at,
-            pg: d.pg,
-            size_bytes: d.size_bytes,
-            sector: d.sector,
-            acl: d.acl.clone(),
-            ip_acl: d.ip_acl.clone(),
-        };
+        let space = Namespace::of(info);
         let table = Arc::new(NamespaceTable::new(1, vec![Arc::new(space)]));
         let identity = Identity {
             subsystem: SUBSYSTEM.parse()?,

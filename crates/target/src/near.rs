@@ -22,6 +22,9 @@ use dolmen_volume::{Near, NearRange};
 /// FUSE and PSDT of a command that is not fused and whose data pointer is an SGL.
 const PLAIN_FLAGS: u8 = Sqe::PSDT_SGL << 6;
 
+/// Bytes that may wait on a connection before more zeros go the long way, whose buffers bound how many digests a turn makes.
+const MAX_WAITING_BYTES: usize = 8 << 20;
+
 impl Target {
     /// Answers a command that was just parsed, if that can be done at once; `rest` is what of the chunk follows its capsule's header.
     #[inline]
@@ -115,7 +118,8 @@ fn read(
         data.read(&mut connection.outbox.room()[staged.header..][..bytes]);
         end_data(connection, cid, &staged, bytes);
     } else {
-        let Some(zeros) = zeros.filter(|_| data.is_zeros()) else { return false };
+        let room = connection.outbox.bytes() + bytes <= MAX_WAITING_BYTES;
+        let Some(zeros) = zeros.filter(|_| room && data.is_zeros()) else { return false };
         let Some(staged) = begin_data(connection, reserve, io, (cid, length), 0) else { return false };
         end_attached(connection, cid, &staged, |outbox, digest| {
             outbox.attach_zeros(zeros, bytes);

@@ -6,7 +6,7 @@ use dolmen_types::{
     Nsid, PgId, Uuid,
     volume::{HostAccess, IpAccess, SectorSize},
 };
-use dolmen_volume::VolumeRef;
+use dolmen_volume::{VolumeInfo, VolumeRef};
 use std::sync::Arc;
 
 /// One namespace: what hosts may know of a volume, and who they are.
@@ -31,6 +31,22 @@ pub struct Namespace {
 }
 
 impl Namespace {
+    /// The namespace of a volume.
+    #[must_use]
+    pub fn of(volume: &VolumeInfo) -> Namespace {
+        let d = &volume.descriptor;
+        Namespace {
+            nsid: d.nsid,
+            uuid: d.uuid,
+            volume: volume.at,
+            pg: d.pg,
+            size_bytes: d.size_bytes,
+            sector: d.sector,
+            acl: d.acl.clone(),
+            ip_acl: d.ip_acl.clone(),
+        }
+    }
+
     /// Size in logical blocks.
     #[must_use]
     pub fn blocks(&self) -> u64 {

@@ -202,7 +202,7 @@ impl Sockets {
             ring.cancel(Token::new(kind, index, generation));
         }
         self.starved.retain(|&waiting| waiting != index);
-        self.direct.forget(index);
+        self.direct.closes(index);
         self.finish_close(index, ring, out);
     }
 

@@ -173,17 +173,8 @@ fn export(info: &VolumeInfo, space: &Namespace, read_only: bool) -> Export {
 
 /// What hosts may see of a volume; `None` when they may not.
 fn namespace(info: &VolumeInfo) -> Option<Namespace> {
-    let d = &info.descriptor;
-    (d.state == VolumeState::Available && info.health != Health::Quarantined).then(|| Namespace {
-        nsid: d.nsid,
-        uuid: d.uuid,
-        volume: info.at,
-        pg: d.pg,
-        size_bytes: d.size_bytes,
-        sector: d.sector,
-        acl: d.acl.clone(),
-        ip_acl: d.ip_acl.clone(),
-    })
+    let available = info.descriptor.state == VolumeState::Available;
+    (available && info.health != Health::Quarantined).then(|| Namespace::of(info))
 }
 
 impl Node {

@@ -127,12 +127,6 @@ impl Decoder {
         self.initialized && self.stage == Stage::Header && self.gathered == 0
     }
 
-    /// True when PDUs come without digests, and data right behind headers suits the alignment.
-    #[inline]
-    pub(crate) fn is_bare(&self) -> bool {
-        self.digests == Digests::NONE && self.alignment == 4
-    }
-
     /// True for an initialized connection that has not failed.
     pub(crate) fn is_running(&self) -> bool {
         self.initialized && self.stage != Stage::Closed
@@ -309,7 +303,8 @@ impl Decoder {
     fn usual(&self, common: &[u8; COMMON_BYTES]) -> Option<Frame> {
         let &[kind, flag_bits, header_len, data_offset, p0, p1, p2, p3] = common;
         let total = u32::from_le_bytes([p0, p1, p2, p3]);
-        if !self.initialized || !self.is_bare() {
+        // No digests, and data right behind headers suits the alignment.
+        if !self.initialized || self.digests != Digests::NONE || self.alignment != 4 {
             return None;
         }
         let bare = |header_len: u8| Frame {
@@ -332,6 +327,20 @@ impl Decoder {
             (Side::Host, PduKind::C2H_DATA, 24) => with_data(24),
             _ => None,
         }
+    }
+
+    /// A whole PDU with data at the front of `chunk`, if it is one of the usual and no other is under way: header, data, what follows.
+    /// Nothing is taken.
+    #[inline]
+    pub(crate) fn whole_pdu<'a>(&self, chunk: &'a [u8]) -> Option<(&'a [u8], &'a [u8], &'a [u8])> {
+        if !self.at_rest() {
+            return None;
+        }
+        let (common, _) = chunk.split_first_chunk::<COMMON_BYTES>()?;
+        let frame = self.usual(common)?;
+        let (head, rest) = chunk.split_at_checked(frame.header_len)?;
+        let (data, rest) = rest.split_at_checked(usize::try_from(frame.data_len).ok()?)?;
+        (!data.is_empty()).then_some((head, data, rest))
     }
 
     /// The whole data of the PDU under way, if it lies at the front of `chunk` and nothing of it has to be verified. Nothing is taken.

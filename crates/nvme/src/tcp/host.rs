@@ -18,7 +18,6 @@ use super::pdu::{CapsuleCmd, CapsuleResp, CommonHeader, DataHeader, IcReq, IcRes
 use super::violation::{TermReason, Violation};
 use crate::spec::{Cqe, SglDescriptor, Sqe, Status};
 use std::fmt;
-use zerocopy::FromBytes;
 
 mod commands;
 
@@ -283,23 +282,15 @@ impl Host {
     /// well, without digests. The command's identifier is free then. `None`: nothing is taken, [`Host::receive`] tells what comes.
     #[inline]
     pub fn take_read<'a>(&mut self, chunk: &mut &'a [u8]) -> Option<(u16, &'a [u8])> {
-        if !self.decoder.at_rest() || !self.decoder.is_bare() {
+        let (head, bytes, rest) = self.decoder.whole_pdu(chunk)?;
+        // Of what a controller sends only this PDU has data.
+        let pdu = read::<DataHeader>(head);
+        let (bits, length) = (pdu.common.flags, u32::try_from(bytes.len()).ok()?);
+        let ends_well = bits & flags::LAST_PDU != 0 && bits & flags::SUCCESS != 0;
+        if !ends_well || pdu.offset.get() != 0 || pdu.length.get() != length {
             return None;
         }
-        let (header, rest) = DataHeader::ref_from_prefix(chunk).ok()?;
-        let length = header.length.get();
-        let usual = PduKind(header.common.kind) == PduKind::C2H_DATA
-            && header.common.flags & (flags::HEADER_DIGEST | flags::DATA_DIGEST) == 0
-            && header.common.flags & (flags::LAST_PDU | flags::SUCCESS) == flags::LAST_PDU | flags::SUCCESS
-            && usize::from(header.common.header_len) == size_of::<DataHeader>()
-            && usize::from(header.common.data_offset) == size_of::<DataHeader>()
-            && u64::from(header.common.length.get()) == size_of::<DataHeader>() as u64 + u64::from(length)
-            && header.offset.get() == 0;
-        if !usual || length == 0 {
-            return None;
-        }
-        let (bytes, rest) = rest.split_at_checked(usize::try_from(length).ok()?)?;
-        let cid = header.cid.get();
+        let cid = pdu.cid.get();
         self.commands.complete_read(cid, length).then(|| {
             *chunk = rest;
             (cid, bytes)

@@ -51,6 +51,12 @@ impl Direct {
     pub(super) fn forget(&mut self, index: usize) {
         self.asked.retain(|&asked| asked != index);
     }
+
+    /// The socket closes: its slot will be another's, which has not spoken yet.
+    pub(super) fn closes(&mut self, index: usize) {
+        self.forget(index);
+        self.heard.retain(|&heard| heard != index);
+    }
 }
 
 impl Sockets {
@@ -167,6 +173,52 @@ impl Socket {
             Ok(sent) => !self.skip_sent(sent),
             // The request that follows tells what is wrong.
             Err(_) => false,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Mask, config::UringConfig};
+    use dolmen_io::{Owner, Tag};
+    use std::{io::Write, net::TcpStream, os::fd::OwnedFd};
+
+    /// A core that sleeps now and then never comes to a decision; connections that come and go meanwhile leave nothing.
+    #[test]
+    fn closed_sockets_leave_nothing() {
+        let pool = PoolConfig { classes: vec![(PoolConfig::CHUNK_BYTES, 64)] };
+        let config = UringConfig { pool, mask: Mask::default(), ..UringConfig::default() };
+        let pool = Pool::new(&config.pool);
+        let mut ring = Ring::new(&config, &pool).unwrap();
+        let mut chunks = crate::chunks::Chunks::new(&ring.submitter(), 64, &pool).unwrap();
+        let (mut sockets, mut out, mut cqes) = (Sockets::default(), Vec::new(), Vec::new());
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let tag = Tag { owner: Owner(1), key: 1 };
+        for _ in 0..20 {
+            let mut peer = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+            let sock = sockets.insert(OwnedFd::from(listener.accept().unwrap().0), &mut ring);
+            chunks.refill(&pool);
+            sockets.receive(tag, sock, &mut ring, &mut out);
+            peer.write_all(b"spoken").unwrap();
+            for event in [Event::Received(pool.alloc(6).unwrap()), Event::Closed] {
+                let start = std::time::Instant::now();
+                let like = |other: &Event| std::mem::discriminant(other) == std::mem::discriminant(&event);
+                while !out.iter().any(|(_, other)| like(other)) {
+                    assert!(start.elapsed().as_secs() < 10, "no {event:?}");
+                    ring.enter(crate::ring::EnterWait::Nanos(100_000_000));
+                    ring.take(&mut cqes);
+                    for cqe in cqes.drain(..).filter(|cqe| cqe.token.kind == Kind::Receive) {
+                        sockets.complete(&cqe, &mut chunks, &mut ring, &mut out);
+                    }
+                }
+                out.clear();
+                if matches!(event, Event::Received(_)) {
+                    assert_eq!(sockets.direct.heard.len(), 1);
+                    sockets.close(tag, sock, &mut ring, &mut out);
+                }
+            }
+            assert!(sockets.direct.heard.is_empty());
         }
     }
 }
