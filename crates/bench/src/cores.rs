@@ -12,8 +12,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// Round trips per measurement: some milliseconds in all.
+/// Round trips per measurement, some milliseconds in all, and how many of them are timed together: the median of these is not
+/// moved by an interruption.
 const ROUND_TRIPS: u64 = 20_000;
+const TIMED: u64 = 500;
 
 /// A cache line of its own.
 #[repr(align(128))]
@@ -46,7 +48,7 @@ pub(crate) fn spawn_on(cpus: &[usize], mut command: Command) -> io::Result<Child
     })
 }
 
-/// Mean time that a cache line takes from CPU `a` to CPU `b` and back.
+/// Time that a cache line takes from CPU `a` to CPU `b` and back.
 pub(crate) fn round_trip(a: usize, b: usize) -> io::Result<Duration> {
     let line = Line(AtomicU64::new(0));
     std::thread::scope(|scope| {
@@ -62,16 +64,21 @@ pub(crate) fn round_trip(a: usize, b: usize) -> io::Result<Duration> {
         });
         let caller = scope.spawn(|| {
             let pinned = pin(a);
-            let start = Instant::now();
-            for trip in 0..ROUND_TRIPS {
-                line.0.store(2 * trip + 1, SeqCst);
-                spin_until(&line, 2 * trip + 2);
+            let mut times = Vec::new();
+            for first in (0..ROUND_TRIPS).step_by(usize::try_from(TIMED).expect("a small constant")) {
+                let start = Instant::now();
+                for trip in first..first + TIMED {
+                    line.0.store(2 * trip + 1, SeqCst);
+                    spin_until(&line, 2 * trip + 2);
+                }
+                times.push(start.elapsed());
             }
-            pinned.map(|()| start.elapsed())
+            times.sort_unstable();
+            pinned.map(|()| times[times.len() / 2])
         });
-        let total = caller.join().expect("the measuring thread doesn't panic");
+        let median = caller.join().expect("the measuring thread doesn't panic");
         echo.join().expect("the echoing thread doesn't panic")?;
-        Ok(total? / u32::try_from(ROUND_TRIPS).expect("a small constant"))
+        Ok(median? / u32::try_from(TIMED).expect("a small constant"))
     })
 }
 

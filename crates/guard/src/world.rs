@@ -2,8 +2,8 @@
 //! each look. Everything is done when it is submitted; nothing waits, nothing fails.
 
 use dolmen_io::{
-    Buf, DriveCounters, DriveHandle, DriveInfo, Driver, Error, ErrorKind, Event, FileId, ListenerId, Op,
-    OpenDrive, Pool, PoolConfig, Slices, SocketId, Tag, Wait, Wake,
+    Buf, DriveCounters, DriveHandle, DriveInfo, Driver, Error, ErrorKind, Event, FileId, Landing, ListenerId,
+    Op, OpenDrive, Pool, PoolConfig, Slices, SocketId, Tag, Wait, Wake,
 };
 use dolmen_types::{Nanos, UnixMillis};
 use std::{
@@ -27,6 +27,7 @@ struct Socket {
     peer: Option<usize>,
     /// Who receives, while somebody does.
     receiver: Option<Tag>,
+    landing: Option<Box<Landing>>,
     /// What came while nobody did.
     kept: VecDeque<Buf>,
     ended: bool,
@@ -143,8 +144,8 @@ impl Shared {
     }
 
     fn add_socket(&mut self, side: usize) -> SocketId {
-        let (peer, receiver, kept) = (None, None, VecDeque::new());
-        self.sockets.push(Socket { side, peer, receiver, kept, ended: false });
+        let (peer, receiver, landing, kept) = (None, None, None, VecDeque::new());
+        self.sockets.push(Socket { side, peer, receiver, landing, kept, ended: false });
         SocketId(u32::try_from(self.sockets.len() - 1).expect("a handful of sockets"))
     }
 
@@ -168,11 +169,35 @@ impl Shared {
         }
     }
 
+    /// What fits a landing of the receiver is copied there, and taken off `data`.
+    fn land(&mut self, to: usize, data: &mut Slices) {
+        let socket = &mut self.sockets[to];
+        let (Some(tag), Some(mut landing)) = (socket.receiver, socket.landing.take()) else { return };
+        let (mut bytes, mut at, mut from) = (0, 0, 0);
+        for mut room in landing.rooms() {
+            while let Some(part) = data.get(at).filter(|_| !room.is_empty()) {
+                let n = (part.len() - from).min(room.len());
+                let (here, rest) = room.split_at_mut(n);
+                here.copy_from_slice(&part[from..from + n]);
+                (room, from, bytes) = (rest, from + n, bytes + n);
+                if from == part.len() {
+                    (at, from) = (at + 1, 0);
+                }
+            }
+        }
+        data.drain(..at);
+        if let Some(first) = data.first_mut().filter(|_| from > 0) {
+            *first = first.slice(from..first.len());
+        }
+        self.ready[socket.side].push((tag, Event::Landed { landing, bytes }));
+    }
+
     /// Copies what is sent into chunks of the receiver, as the kernel does.
     fn send(&mut self, sock: SocketId, mut data: Slices) -> Event {
         let Some(peer) = self.sockets[sock.0 as usize].peer else {
             return Event::Failed { error: refused("sending to nobody"), buf: None };
         };
+        self.land(peer, &mut data);
         let side = self.sockets[peer].side;
         let mut chunk: Option<(Buf, usize)> = None;
         for part in data.drain(..) {
@@ -265,6 +290,21 @@ impl Driver for Side {
     }
 
     fn close_listener(&mut self, _: ListenerId) {}
+
+    /// As a core that spins and has one busy socket.
+    fn lands(&self, sock: SocketId) -> bool {
+        let socket = &self.world.0.borrow().sockets[sock.0 as usize];
+        socket.receiver.is_some() && socket.landing.is_none()
+    }
+
+    fn land(&mut self, sock: SocketId, landing: Box<Landing>) -> Result<(), Box<Landing>> {
+        self.world.0.borrow_mut().sockets[sock.0 as usize].landing = Some(landing);
+        Ok(())
+    }
+
+    fn recall(&mut self, sock: SocketId) -> Option<Box<Landing>> {
+        self.world.0.borrow_mut().sockets[sock.0 as usize].landing.take()
+    }
 
     fn socket(&mut self, _: SocketAddr) -> Result<SocketId, Error> {
         Ok(self.world.0.borrow_mut().add_socket(self.side))

@@ -213,7 +213,10 @@ impl Path {
         let Some(queue) = self.queue(number) else { return Ok(()) };
         let result = match event {
             Event::Connected { .. } => queue.connected(io),
-            Event::Received(chunk) => queue.receive(io.pool(), &chunk, &mut shared.slots, &mut heard),
+            Event::Received(chunk) => queue.received(io, &chunk, &mut shared.slots, &mut heard),
+            Event::Landed { landing, bytes } => {
+                queue.landed(io.pool(), (landing, bytes), &mut shared.slots, &mut heard)
+            }
             Event::Sent(slices) => {
                 queue.sent(io, slices);
                 Ok(())

@@ -1,7 +1,7 @@
 //! One queue: a TCP connection, the codec on it, and which command is under which identifier.
 //!
 //! Owns the socket until it is closed. Received payload is copied once, from the received chunk into the command's
-//! own buffer. Everything said in one turn goes out in one send, and while a send is under way the next turn's is
+//! own buffer, or lands in a buffer that takes that one's place (`arrivals.rs`). Everything said in one turn goes out in one send, and while a send is under way the next turn's is
 //! gathered; so the size of sends follows the load.
 
 use crate::{
@@ -10,6 +10,7 @@ use crate::{
     outbox::Outbox,
     slots::{Payload, Place, Reply, SlotId, Slots, Under},
 };
+use arrivals::Arrivals;
 use dolmen_io::{Io, Owner, Pool, Slices, SocketId, Tag};
 use dolmen_nvme::{
     spec::{Cqe, Fuse, Status},
@@ -20,6 +21,8 @@ use dolmen_nvme::{
 };
 use dolmen_types::Nanos;
 use std::{collections::VecDeque, net::SocketAddr};
+
+mod arrivals;
 
 /// In-capsule data that every queue takes with Fabrics and admin commands (TCP 3.3.1). Bytes.
 pub(crate) const ADMIN_IN_CAPSULE_BYTES: u32 = 8192;
@@ -62,6 +65,7 @@ pub(crate) struct Queue {
     asked: VecDeque<u16>,
     in_capsule_bytes: u32,
     stage_bytes: usize,
+    arrivals: Arrivals,
 }
 
 impl Queue {
@@ -91,6 +95,7 @@ impl Queue {
             asked: VecDeque::with_capacity(usize::from(depth)),
             in_capsule_bytes,
             stage_bytes: options.stage_bytes,
+            arrivals: Arrivals::default(),
         })
     }
 
@@ -113,8 +118,8 @@ impl Queue {
         Ok(())
     }
 
-    /// Takes a received chunk; appends what it says to `heard`.
-    pub(crate) fn receive(
+    /// Takes bytes of the stream; appends what they say to `heard`.
+    fn receive(
         &mut self,
         pool: &Pool,
         mut chunk: &[u8],
@@ -201,6 +206,7 @@ impl Queue {
             }
         };
         self.outbox.advance(header);
+        self.arrivals.expect(if let CommandData::Read(length) = data { length } else { 0 });
         if inline {
             put_data(&mut self.outbox, &self.host, pool, &mut slot.payload, (0, slot_len(length)), stage);
         }
@@ -239,8 +245,9 @@ impl Queue {
         false
     }
 
-    /// Hands what is staged to the socket, unless a send is under way.
+    /// Hands what is staged to the socket, unless a send is under way; lends buffers for what will come.
     pub(crate) fn flush(&mut self, io: &mut Io) {
+        self.lend(io);
         if self.sending || self.outbox.is_empty() {
             return;
         }

@@ -356,7 +356,13 @@ impl Subsystem {
         self.stirred = true;
         let mut answers = std::mem::take(&mut self.answers);
         let mut result = route.path.on_event(io, &mut self.shared, queue, event, &mut answers);
+        let now = io.now();
         for answer in answers.drain(..) {
+            if let Answer::Command(id) = answer
+                && self.complete(at, id, now, out)
+            {
+                continue;
+            }
             let outcome = self.answered(io, at, answer, out);
             result = result.and(outcome);
         }
@@ -417,6 +423,37 @@ impl Subsystem {
             Answer::Abort(false) => self.to_reset = true,
         }
         Ok(())
+    }
+
+    /// Completes a caller's command that ended as nearly all do: well, as a whole, and on its own. False: nothing is done.
+    #[inline]
+    fn complete(&mut self, at: usize, id: SlotId, now: Nanos, out: &mut Out) -> bool {
+        let slot = self.shared.slots.get_mut(id);
+        let Reply { cqe, received, intact } = slot.reply;
+        let (Origin::Caller { ticket, .. }, Place::Sent(under)) = (slot.origin, slot.place) else {
+            return false;
+        };
+        if !intact || !cqe.status().is_success() || slot.is_fused() || !self.fences.is_empty() {
+            return false;
+        }
+        let bytes = slot.payload.len();
+        let buf = match std::mem::replace(&mut slot.payload, Payload::None) {
+            Payload::None => None,
+            Payload::In(buf) if usize::try_from(received) == Ok(bytes) => Some(buf),
+            Payload::Out(buf) => Some(buf),
+            other => {
+                slot.payload = other;
+                return false;
+            }
+        };
+        let (opcode, sent, submitted) = (slot.sqe.opcode, slot.sent, slot.submitted);
+        self.routes[at].note((under, opcode), bytes, (sent, now), true);
+        let (subsystem, queue) = (self.shared.id, under.queue.saturating_sub(1));
+        let result = Ok(cqe.result());
+        out.completions.push(Completion { ticket, subsystem, queue, result, buf, submitted, completed: now });
+        self.shared.slots.remove(id);
+        self.callers -= 1;
+        true
     }
 
     /// Decides what a reply means for its command.

@@ -1,6 +1,6 @@
 //! The one trait through which Dolmen touches the world.
 
-use crate::{Error, ErrorKind, Event, FileId, ListenerId, Op, Pool, SocketId, Tag};
+use crate::{Error, ErrorKind, Event, FileId, Landing, ListenerId, Op, Pool, SocketId, Tag};
 use dolmen_types::{Nanos, UnixMillis};
 use std::{
     net::SocketAddr,
@@ -131,6 +131,26 @@ pub trait Driver {
 
     /// Stops listening; [`Op::Accept`] on it ends with `Failed { Closed }`.
     fn close_listener(&mut self, listener: ListenerId);
+
+    /// True when the socket's receive would fill a landing now, and has none. That can change with every [`Driver::reap`].
+    fn lands(&self, sock: SocketId) -> bool {
+        let _ = sock;
+        false
+    }
+
+    /// Lends a landing to a socket for which [`Driver::lands`] is true: what comes next fills it, and it comes back with
+    /// [`Event::Landed`]. What comes another way ([`Event::Received`]) leaves it where it is; so whoever takes such bytes
+    /// first takes the landing back, since it may not suit what follows. The landing itself when the socket has no use for it.
+    fn land(&mut self, sock: SocketId, landing: Box<Landing>) -> Result<(), Box<Landing>> {
+        let _ = sock;
+        Err(landing)
+    }
+
+    /// Takes a landing back that was lent and not filled; `None` when the socket has none.
+    fn recall(&mut self, sock: SocketId) -> Option<Box<Landing>> {
+        let _ = sock;
+        None
+    }
 
     /// An unconnected stream socket for [`Op::Connect`] to `addr`'s family.
     fn socket(&mut self, addr: SocketAddr) -> Result<SocketId, Error>;

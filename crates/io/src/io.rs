@@ -4,8 +4,8 @@
 //! brings completions and expired timers. Nothing here waits but `poll`.
 
 use crate::{
-    Buf, DriveCounters, DriveHandle, DriveInfo, Driver, Error, Event, FileId, ListenerId, Op, OpenDrive,
-    Pool, Slices, SocketId, Tag, TimerId, Timers, Wait, Wake,
+    Buf, DriveCounters, DriveHandle, DriveInfo, Driver, Error, Event, FileId, Landing, ListenerId, Op,
+    OpenDrive, Pool, Slices, SocketId, Tag, TimerId, Timers, Wait, Wake,
 };
 use dolmen_types::{Nanos, UnixMillis};
 use std::{net::SocketAddr, os::fd::BorrowedFd, path::Path, sync::Arc};
@@ -212,6 +212,25 @@ impl Io {
     /// Queues [`Op::Receive`].
     pub fn receive(&mut self, tag: Tag, sock: SocketId) {
         self.queue.push((tag, Op::Receive { sock }));
+    }
+
+    /// True when the socket's receive would fill a landing now, and has none.
+    #[must_use]
+    pub fn lands(&self, sock: SocketId) -> bool {
+        self.driver.lands(sock)
+    }
+
+    /// Lends a landing; see [`Driver::land`].
+    ///
+    /// # Errors
+    /// The landing, when the socket has no use for it.
+    pub fn land(&mut self, sock: SocketId, landing: Box<Landing>) -> Result<(), Box<Landing>> {
+        self.driver.land(sock, landing)
+    }
+
+    /// Takes a landing back that was lent and not filled.
+    pub fn recall(&mut self, sock: SocketId) -> Option<Box<Landing>> {
+        self.driver.recall(sock)
     }
 
     /// Queues [`Op::StopReceive`]; the receive's own tag gets the end.

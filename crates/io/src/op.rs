@@ -1,6 +1,6 @@
 //! Operations, their completions, and the handles they name.
 
-use crate::{Buf, Slice};
+use crate::{Buf, Landing, Slice};
 use std::{fmt, net::SocketAddr};
 
 /// A component of a core that receives events: small numbers given out by whoever composes the core.
@@ -115,7 +115,7 @@ pub enum Op {
     },
 }
 
-/// What became of an operation. `Accepted` and `Received` may come many times for one operation; everything else ends it.
+/// What became of an operation. `Accepted`, `Received` and `Landed` may come many times for one operation; everything else ends it.
 #[derive(Debug)]
 pub enum Event {
     /// A new connection.
@@ -134,6 +134,13 @@ pub enum Event {
     },
     /// Bytes of the stream, in order. Dropping the buffer lends it to the driver again.
     Received(Buf),
+    /// Bytes of the stream, in order, in the landing that was lent by [`Driver::land`](crate::Driver::land).
+    Landed {
+        /// Filled from its start (behind what it skips).
+        landing: Box<Landing>,
+        /// How much came; at least 1. Bytes.
+        bytes: usize,
+    },
     /// The peer closed its side; ends [`Op::Receive`].
     EndOfStream,
     /// [`Op::Receive`] ended because of [`Op::StopReceive`].

@@ -6,7 +6,7 @@ use crate::{
     drive::Payload,
 };
 use dolmen_io::{
-    DriveCounters, DriveHandle, DriveInfo, Driver, Error, ErrorKind, Event, FileId, ListenerId, Op,
+    DriveCounters, DriveHandle, DriveInfo, Driver, Error, ErrorKind, Event, FileId, Landing, ListenerId, Op,
     OpenDrive, Pool, SocketId, Tag, Wait, Wake,
 };
 use dolmen_types::{Nanos, UnixMillis};
@@ -184,6 +184,18 @@ impl Driver for SimDriver {
         let mut inner = self.world.0.borrow_mut();
         inner.net.close_listener(listener);
         inner.settle_net();
+    }
+
+    fn lands(&self, sock: SocketId) -> bool {
+        self.world.0.borrow().net.lands(sock)
+    }
+
+    fn land(&mut self, sock: SocketId, landing: Box<Landing>) -> Result<(), Box<Landing>> {
+        self.world.0.borrow_mut().net.land(sock, landing)
+    }
+
+    fn recall(&mut self, sock: SocketId) -> Option<Box<Landing>> {
+        self.world.0.borrow_mut().net.recall(sock)
     }
 
     fn socket(&mut self, _: SocketAddr) -> Result<SocketId, Error> {

@@ -4,7 +4,7 @@
 //! one. So order holds whatever the latencies are. Signals that come up while the way is cut wait at their wire.
 
 use crate::{NodeId, Rng};
-use dolmen_io::{Buf, Error, ErrorKind, Event, ListenerId, Pool, PoolConfig, Slices, SocketId, Tag};
+use dolmen_io::{Buf, Error, ErrorKind, Event, Landing, ListenerId, Pool, PoolConfig, Slices, SocketId, Tag};
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
     net::{IpAddr, Ipv4Addr, SocketAddr},
@@ -67,6 +67,7 @@ struct End {
     reset: bool,
     connecting: Option<Tag>,
     receiving: Option<Tag>,
+    landing: Option<Box<Landing>>,
     sending: Option<Sending>,
 }
 
@@ -275,6 +276,24 @@ impl Net {
         }
     }
 
+    /// Two of three sockets fill landings, and those not always: what has come before one is lent goes into chunks.
+    pub(crate) fn lands(&self, sock: SocketId) -> bool {
+        let end = self.ends.get(at(sock)).filter(|e| e.open && e.receiving.is_some());
+        end.is_some_and(|e| e.landing.is_none()) && !at(sock).is_multiple_of(3)
+    }
+
+    pub(crate) fn land(&mut self, sock: SocketId, landing: Box<Landing>) -> Result<(), Box<Landing>> {
+        if !self.lands(sock) {
+            return Err(landing);
+        }
+        self.ends[at(sock)].landing = Some(landing);
+        Ok(())
+    }
+
+    pub(crate) fn recall(&mut self, sock: SocketId) -> Option<Box<Landing>> {
+        self.ends.get_mut(at(sock))?.landing.take()
+    }
+
     pub(crate) fn end_stream(&mut self, sock: SocketId) {
         let peer = self.ends.get(at(sock)).filter(|e| e.open && !e.reset).and_then(|e| e.peer);
         if let Some(peer) = peer {
@@ -438,6 +457,7 @@ impl Net {
         let e = &mut self.ends[end];
         e.open = false;
         e.incoming.clear();
+        e.landing = None;
         if let Some(peer) = e.peer.filter(|_| !e.reset) {
             self.put_on_wire(peer, last);
         }
@@ -486,6 +506,18 @@ impl Net {
         let chunk = PoolConfig::CHUNK_BYTES.min(pool.largest());
         let e = &mut self.ends[end];
         while let (Some(tag), false) = (e.receiving, e.incoming.is_empty()) {
+            if let Some(mut landing) = e.landing.take() {
+                let most = e.incoming.len();
+                let most = if self.rng.one_in(4) { 1 + self.rng.index(most) } else { most };
+                let mut bytes = 0;
+                for room in landing.rooms() {
+                    let n = room.len().min(most - bytes);
+                    room.iter_mut().zip(e.incoming.drain(..n)).for_each(|(to, from)| *to = from);
+                    bytes += n;
+                }
+                self.events.push((e.core, tag, Event::Landed { landing, bytes }));
+                continue;
+            }
             let Some(mut buf) = pool.alloc_fitting(chunk) else {
                 self.hungry.insert(end);
                 return;
@@ -559,6 +591,7 @@ impl End {
             reset: false,
             connecting: None,
             receiving: None,
+            landing: None,
             sending: None,
         }
     }

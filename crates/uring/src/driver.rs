@@ -14,8 +14,8 @@ use crate::{
     waker::Waker,
 };
 use dolmen_io::{
-    DriveCounters, DriveHandle, DriveInfo, Driver, Error, Event, FileId, ListenerId, Op, OpenDrive, Pool,
-    SocketId, Tag, Wait, Wake,
+    DriveCounters, DriveHandle, DriveInfo, Driver, Error, Event, FileId, Landing, ListenerId, Op, OpenDrive,
+    Pool, SocketId, Tag, Wait, Wake,
 };
 use dolmen_types::{Nanos, UnixMillis};
 use io_uring::{opcode, types};
@@ -247,6 +247,18 @@ impl Driver for Uring {
 
     fn close_listener(&mut self, listener: ListenerId) {
         self.io.listeners.close(listener, &mut self.ring);
+    }
+
+    fn lands(&self, sock: SocketId) -> bool {
+        self.io.sockets.lands(sock)
+    }
+
+    fn land(&mut self, sock: SocketId, landing: Box<Landing>) -> Result<(), Box<Landing>> {
+        self.io.sockets.land(sock, landing)
+    }
+
+    fn recall(&mut self, sock: SocketId) -> Option<Box<Landing>> {
+        self.io.sockets.recall(sock)
     }
 
     fn socket(&mut self, addr: SocketAddr) -> Result<SocketId, Error> {

@@ -10,7 +10,7 @@ use crate::{
     sys::{self, RawAddr},
     token::{GENERATIONS, Kind, Token},
 };
-use dolmen_io::{Error, Event, Slices, SocketId, Tag};
+use dolmen_io::{Error, Event, Landing, Slices, SocketId, Tag};
 use io_uring::opcode;
 use std::{
     collections::VecDeque,
@@ -47,8 +47,8 @@ struct Socket {
     stopping: bool,
     /// The kernel is to give the receive back, to be asked for directly.
     taking_back: bool,
-    /// Something came since that was decided last.
-    heard: bool,
+    /// How often something came since that was decided last.
+    spoken: u32,
     connecting: Option<Tag>,
     addr: RawAddr,
     sending: Option<Tag>,
@@ -59,6 +59,9 @@ struct Socket {
     vectors: Vec<libc::iovec>,
     message: libc::msghdr,
     closing: Option<Tag>,
+    /// Where what is asked for directly goes, and its rooms.
+    landing: Option<Box<Landing>>,
+    rooms: Vec<libc::iovec>,
 }
 
 #[derive(Default)]
@@ -244,8 +247,8 @@ impl Sockets {
             Kind::Connect => socket.connected(cqe.result, out),
             Kind::Send => socket.sent(cqe, ring, out),
             _ => {
-                if cqe.result > 0 && !std::mem::replace(&mut socket.heard, true) {
-                    self.direct.heard(index);
+                if cqe.result > 0 {
+                    self.direct.heard(index, socket);
                 }
                 match socket.received(cqe, chunks, ring, out) {
                     Next::Nothing => {}
@@ -293,7 +296,7 @@ impl Socket {
             receive: Receive::Idle,
             stopping: false,
             taking_back: false,
-            heard: false,
+            spoken: 0,
             connecting: None,
             addr: RawAddr::empty(),
             sending: None,
@@ -304,6 +307,8 @@ impl Socket {
             // SAFETY: all zeros is a valid, empty message.
             message: unsafe { std::mem::zeroed() },
             closing: None,
+            landing: None,
+            rooms: Vec::new(),
         }
     }
 
@@ -343,7 +348,7 @@ impl Socket {
             out.push((tag, Event::EndOfStream));
         } else if self.stopping && (cqe.result > 0 || [libc::ECANCELED, libc::ENOBUFS].contains(&errno)) {
             out.push((tag, Event::ReceiveStopped));
-        } else if taken_back && (cqe.result > 0 || errno == libc::ECANCELED) {
+        } else if taken_back && (cqe.result > 0 || [libc::ECANCELED, libc::ENOBUFS].contains(&errno)) {
             self.receive = Receive::Direct(tag);
             return Next::Asking;
         } else if cqe.result > 0 || [libc::EINTR, libc::EAGAIN].contains(&errno) {

@@ -298,6 +298,19 @@ pub(crate) fn receive_now(socket: &OwnedFd, bufs: &mut [Buf]) -> Result<usize, i
     usize::try_from(n).map_err(|_| errors::last())
 }
 
+/// Receives what is there into `rooms`, one after the other. Fails with the error's number.
+///
+/// # Safety
+/// The rooms live across the call, and nothing else uses them meanwhile.
+pub(crate) unsafe fn receive_into(socket: &OwnedFd, rooms: &mut [libc::iovec]) -> Result<usize, i32> {
+    // SAFETY: all zeros is a valid, empty message.
+    let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
+    (message.msg_iov, message.msg_iovlen) = (rooms.as_mut_ptr(), rooms.len());
+    // SAFETY: the caller's promise; the vectors live across the call.
+    let n = unsafe { libc::recvmsg(socket.as_raw_fd(), &mut message, libc::MSG_DONTWAIT) };
+    usize::try_from(n).map_err(|_| errors::last())
+}
+
 /// Sends of a message what the socket takes. Fails with the error's number.
 ///
 /// # Safety

@@ -4,13 +4,16 @@
 mod common;
 
 use common::{Core, MASKS, any_port, config, pattern, tag};
-use dolmen_io::{ErrorKind, Event, PoolConfig, SocketId, Wait};
+use dolmen_io::{ErrorKind, Event, Landing, PoolConfig, SocketId, Wait};
 use dolmen_uring::UringConfig;
 use std::{
     io::{Read, Write},
     net::{TcpListener, TcpStream},
     os::fd::AsRawFd,
-    sync::atomic::{AtomicU32, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
 };
 
 fn kind(event: &Event) -> Option<ErrorKind> {
@@ -496,5 +499,76 @@ fn directly_asked_sockets_stop_end_and_close_like_others() {
                 }
             }
         }
+    }
+}
+
+/// A stream through landings, chunks and sleeps, as they come: every byte once and in order.
+#[test]
+fn landings_and_chunks_take_turns() {
+    for mask in MASKS {
+        let mut core = Core::new(&config(mask));
+        let listener = TcpListener::bind(any_port()).unwrap();
+        let sock = core.io.connect(tag(1), listener.local_addr().unwrap()).unwrap();
+        assert!(matches!(core.next(1), Event::Connected { .. }));
+        let (mut peer, _) = listener.accept().unwrap();
+        core.io.receive(tag(2), sock);
+        let period = pattern(70_001, 1);
+        let (pieces, done) = (period.clone(), Arc::new(AtomicU32::new(0)));
+        let told = done.clone();
+        let writer =
+            std::thread::spawn(
+                move || {
+                    while told.load(Ordering::Relaxed) == 0 && peer.write_all(&pieces).is_ok() {}
+                },
+            );
+        let (mut at, mut total, mut events, mut lent) = (0, 0usize, Vec::new(), None);
+        let (mut landed, mut slept, mut step) = (0, false, 0usize);
+        let mut take = |bytes: &[u8]| {
+            for &byte in bytes {
+                assert_eq!(byte, period[at], "mask {mask}");
+                at = (at + 1) % period.len();
+            }
+            total += bytes.len();
+            total
+        };
+        let start = std::time::Instant::now();
+        // Only without a mask are sockets asked directly for certain, once there was time to find out that they are busy.
+        let mut total = 0;
+        while total < 4 << 20 || (mask == "none" && landed < 20) {
+            assert!(start.elapsed().as_secs() < 20, "{total} bytes, {landed} landings, mask {mask}");
+            step += 1;
+            if core.io.lands(sock) {
+                let parts = (0..1 + step % 5).map_while(|_| core.io.alloc(4096)).collect();
+                let mut landing = Box::new(Landing::new(24, parts));
+                landing.begin(0, step * 577 % landing.frame_bytes());
+                lent = Some(landing.skip());
+                assert!(core.io.land(sock, landing).is_ok());
+                assert!(!core.io.lands(sock));
+            }
+            // Asleep once: what comes then goes into chunks, and the landing stays where it is.
+            let sleeps = landed == 10 && !std::mem::replace(&mut slept, true);
+            let wait = if sleeps { Wait::Until(core.io.clock().plus_ms(1)) } else { Wait::No };
+            core.io.poll(wait, &mut events);
+            for (_, event) in events.drain(..) {
+                match event {
+                    Event::Received(chunk) => {
+                        total = take(&chunk);
+                        let skip = core.io.recall(sock).map(|landing| landing.skip());
+                        assert_eq!(skip, lent.take());
+                    }
+                    Event::Landed { mut landing, bytes } => {
+                        assert_eq!(Some(landing.skip()), lent.take());
+                        let all: Vec<u8> = landing.rooms().flat_map(|room| room.to_vec()).collect();
+                        total = take(&all[..bytes]);
+                        landed += 1;
+                    }
+                    other => panic!("{other:?}"),
+                }
+            }
+        }
+        done.store(1, Ordering::Relaxed);
+        core.io.close(tag(3), sock);
+        assert!(matches!(core.next_spinning(3), Event::Closed));
+        writer.join().unwrap();
     }
 }

@@ -60,6 +60,8 @@ struct Place {
     due: Option<Nanos>,
     /// Of each 4 KiB block of a verified read, its floor when it was issued.
     floors: Box<[u32]>,
+    /// The queue that it keeps busy.
+    queue: u16,
 }
 
 /// A load on one subsystem. Its tickets are 0 up to depth times queues, not included.
@@ -67,6 +69,9 @@ pub struct Load {
     subsystem: SubsystemId,
     options: LoadOptions,
     units: u64,
+    /// The first logical block of the region, and how many a command has.
+    first_lba: u64,
+    blocks: u32,
     model: Option<Model>,
     rng: Rng,
     next_unit: u64,
@@ -101,10 +106,19 @@ impl Load {
             }
             None => None,
         };
-        let place = |_| Place { buf: None, work: None, due: None, floors: vec![0; blocks].into() };
+        let queue =
+            |index: usize| u16::try_from(index / options.depth).expect("queues are counted in 16 bits");
+        let place = |index| {
+            let floors = vec![0; blocks].into();
+            Place { buf: None, work: None, due: None, floors, queue: queue(index) }
+        };
+        let block_bytes = u64::from(options.namespace.block_bytes);
+        let lbas = options.size_bytes as u64 / block_bytes;
         Ok(Load {
             subsystem,
             units,
+            first_lba: options.region_start / block_bytes,
+            blocks: u32::try_from(lbas).expect("a command's blocks are counted in 32 bits"),
             model,
             rng: Rng::new(options.seed),
             next_unit: 0,
@@ -241,7 +255,7 @@ impl Load {
             stats.change_latency.record(latency_ns);
         }
         stats.bytes += self.options.size_bytes as u64;
-        stats.by_queue[index / self.options.depth] += 1;
+        stats.by_queue[usize::from(self.places[index].queue)] += 1;
     }
 
     /// Tells the model what a command did, and checks what it read.
@@ -307,7 +321,7 @@ impl Load {
             },
         };
         let command = self.prepare(index, work, unit, buf);
-        let queue = u16::try_from(index / self.options.depth).expect("queues are counted in 16 bits");
+        let queue = self.places[index].queue;
         let deadline = self.options.deadline_ms.map_or(NO_DEADLINE, |ms| io.now().plus_ms(ms));
         let request = Request { ticket: index as u64, deadline, queue: Some(queue), command };
         self.places[index].work = Some((work, unit));
@@ -332,13 +346,8 @@ impl Load {
 
     /// The command for a unit; a change is begun in the model.
     fn prepare(&mut self, index: usize, work: Work, unit: u64, mut buf: Option<Buf>) -> Command {
-        let ns = &self.options.namespace;
-        let block_bytes = u64::from(ns.block_bytes);
-        let lba =
-            self.options.region_start / block_bytes + unit * (self.options.size_bytes as u64 / block_bytes);
-        let blocks =
-            u32::try_from(self.options.size_bytes as u64 / block_bytes).expect("checked at the start");
-        let nsid = ns.nsid;
+        let (nsid, blocks) = (self.options.namespace.nsid, self.blocks);
+        let lba = self.first_lba + unit * u64::from(blocks);
         if let Some(model) = &mut self.model {
             let place = &mut self.places[index];
             let first = first_block(unit, place.floors.len());

@@ -211,9 +211,21 @@ impl Route {
     pub(super) fn note_answer(&mut self, slots: &Slots, id: SlotId, now: Nanos, good: bool) {
         let slot = slots.get(id);
         let Place::Sent(under) = slot.place else { return };
+        self.note((under, slot.sqe.opcode), slot.payload.len(), (slot.sent, now), good);
+    }
+
+    /// Notes an answer to the command that was sent under `under`.
+    #[inline]
+    pub(super) fn note(
+        &mut self,
+        (under, opcode): (Under, u8),
+        bytes: usize,
+        times: (Nanos, Nanos),
+        good: bool,
+    ) {
         let queue = usize::from(under.queue).checked_sub(1);
         let Some(queue) = queue.and_then(|at| self.statistics.queues.get_mut(at)) else { return };
-        queue.note(slot.sqe.opcode, slot.payload.len(), (slot.sent, now), good);
+        queue.note(opcode, bytes, times, good);
     }
 
     pub(super) fn report(&self, number: u8) -> PathReport {

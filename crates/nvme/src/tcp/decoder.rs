@@ -343,6 +343,25 @@ impl Decoder {
         (!data.is_empty()).then_some((head, data, rest))
     }
 
+    /// True when `head` is the header of one of the usual PDUs, whose data of `data_len` bytes follows it, and no other is under
+    /// way. Nothing is taken.
+    #[inline]
+    pub(crate) fn is_whole(&self, head: &[u8], data_len: u32) -> bool {
+        let frame = head.first_chunk::<COMMON_BYTES>().filter(|_| self.at_rest());
+        let frame = frame.and_then(|common| self.usual(common));
+        frame.is_some_and(|frame| frame.header_len == head.len() && frame.data_len == data_len)
+    }
+
+    /// Bytes that came of a header that is not whole.
+    pub(crate) fn header_bytes(&self) -> usize {
+        self.gathered
+    }
+
+    /// How much data of the PDU under way has yet to come, when data is what comes next. Bytes.
+    pub(crate) fn data_due(&self) -> Option<u32> {
+        (self.stage == Stage::Data).then_some(self.data_left)
+    }
+
     /// The whole data of the PDU under way, if it lies at the front of `chunk` and nothing of it has to be verified. Nothing is taken.
     #[inline]
     pub(crate) fn whole_data<'a>(&self, chunk: &'a [u8]) -> Option<&'a [u8]> {

@@ -102,6 +102,27 @@ pub enum HostEvent<'a> {
     Terminated(TermReason),
 }
 
+/// What comes next in the stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Due {
+    /// A header, of which `came` bytes are there.
+    Header {
+        /// Bytes.
+        came: usize,
+    },
+    /// Data of a read.
+    Data {
+        /// The command.
+        cid: u16,
+        /// Where it belongs within the command's data. Bytes.
+        offset: u32,
+        /// How much of it there is in this PDU. Bytes.
+        left: u32,
+    },
+    /// Something else, or nothing.
+    Other,
+}
+
 /// A piece of a write's data to be sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct H2cPiece {
@@ -283,18 +304,45 @@ impl Host {
     #[inline]
     pub fn take_read<'a>(&mut self, chunk: &mut &'a [u8]) -> Option<(u16, &'a [u8])> {
         let (head, bytes, rest) = self.decoder.whole_pdu(chunk)?;
+        let cid = self.ends_read(head, u32::try_from(bytes.len()).ok()?)?;
+        *chunk = rest;
+        Some((cid, bytes))
+    }
+
+    /// The same for a header and data that lie apart: `head` is all of the one, and `length` bytes are all of the other. The command
+    /// that they answer; `None`: nothing is taken.
+    #[inline]
+    pub fn take_landed(&mut self, head: &[u8], length: u32) -> Option<u16> {
+        if !self.decoder.is_whole(head, length) {
+            return None;
+        }
+        self.ends_read(head, length)
+    }
+
+    /// The command that a PDU ends well, with all the data that it asked for.
+    #[inline]
+    fn ends_read(&mut self, head: &[u8], length: u32) -> Option<u16> {
         // Of what a controller sends only this PDU has data.
         let pdu = read::<DataHeader>(head);
-        let (bits, length) = (pdu.common.flags, u32::try_from(bytes.len()).ok()?);
+        let bits = pdu.common.flags;
         let ends_well = bits & flags::LAST_PDU != 0 && bits & flags::SUCCESS != 0;
         if !ends_well || pdu.offset.get() != 0 || pdu.length.get() != length {
             return None;
         }
         let cid = pdu.cid.get();
-        self.commands.complete_read(cid, length).then(|| {
-            *chunk = rest;
-            (cid, bytes)
-        })
+        self.commands.complete_read(cid, length).then_some(cid)
+    }
+
+    /// What the next bytes of the stream are.
+    #[must_use]
+    pub fn due(&self) -> Due {
+        if let Some(left) = self.decoder.data_due() {
+            return Due::Data { cid: self.receiving.cid.get(), offset: self.data_at, left };
+        }
+        if self.decoder.is_running() && self.decoder.wants_header() {
+            return Due::Header { came: self.decoder.header_bytes() };
+        }
+        Due::Other
     }
 
     fn fail(&mut self, violation: Violation) -> Violation {

@@ -1,24 +1,26 @@
 //! Direct calls to the few sockets that are busy while the core spins.
 //!
 //! With a request in the kernel each arrival of data takes a wake-up there, work that is deferred to us, and a system call to run it.
-//! A core that looks all the time anyway gets the same data by asking for it: one call, nothing to be woken. That pays for few
-//! sockets, since each of them is asked each time. So every [`WINDOW`] looks it is counted which sockets have spoken; while they
-//! are at most [`MOST_DIRECT`] their receives are taken back from the kernel, and what they are sent is sent at once. Before the
-//! core sleeps all receives are with the kernel again.
+//! A core that looks all the time anyway gets the same data by asking for it: one call, nothing to be woken. That pays as long
+//! as not too many are asked in vain while others wait: while at most [`MOST_QUIET`] sockets speak at all, and else for those
+//! that have something to say in many of the looks that bring anything. Who that is, is counted over [`WINDOW`] looks; their
+//! receives are taken back from the kernel, and what they are sent is sent at once. Before the core sleeps all receives are
+//! with the kernel again.
 
-use super::{Events, Receive, Socket, Sockets, failed};
+use super::{Events, MOST_VECTORS, Receive, Socket, Sockets, failed};
 use crate::{
     errors,
     ring::Ring,
     sys,
     token::{Kind, Token},
 };
-use dolmen_io::{Buf, Event, Pool, PoolConfig};
+use dolmen_io::{Buf, Event, Landing, Pool, PoolConfig, SocketId, Tag};
+use std::os::fd::OwnedFd;
 
-/// Busy sockets that are asked directly, at most; with more, none is.
-const MOST_DIRECT: usize = 2;
+/// Sockets that are asked directly however seldom they speak, if no others do.
+const MOST_QUIET: usize = 16;
 
-/// Looks in a row after which it is decided anew.
+/// Looks in a row after which it is decided anew, or messages, if that many come sooner.
 const WINDOW: u32 = 1024;
 
 /// Chunks that one call may fill.
@@ -32,14 +34,27 @@ pub(super) struct Direct {
     /// Those that have spoken since the last decision.
     heard: Vec<usize>,
     looks: u32,
+    /// Looks that brought something.
+    busy: u32,
+    messages: u32,
+    /// Messages up to the last look.
+    before: u32,
     /// Chunks for the next call.
     spare: Vec<Buf>,
 }
 
 impl Direct {
-    /// A socket has spoken for the first time since the last decision.
-    pub(super) fn heard(&mut self, index: usize) {
-        self.heard.push(index);
+    /// A socket has spoken.
+    pub(super) fn heard(&mut self, index: usize, socket: &mut Socket) {
+        if socket.spoken == 0 {
+            self.heard.push(index);
+        }
+        socket.spoken += 1;
+        self.messages += 1;
+    }
+
+    fn restart(&mut self) {
+        (self.looks, self.busy, self.messages, self.before) = (0, 0, 0, 0);
     }
 
     /// The kernel has given a socket's receive back.
@@ -63,10 +78,16 @@ impl Sockets {
     /// Asks for what has come; the core spins.
     pub(crate) fn ask(&mut self, pool: &Pool, ring: &mut Ring, out: &mut Events) {
         self.direct.looks += 1;
-        if self.direct.looks == WINDOW {
-            self.direct.looks = 0;
+        if self.direct.looks.max(self.direct.messages) >= WINDOW {
             self.choose(ring);
         }
+        self.ask_all(pool, out);
+        let direct = &mut self.direct;
+        direct.busy += u32::from(direct.messages != direct.before);
+        direct.before = direct.messages;
+    }
+
+    fn ask_all(&mut self, pool: &Pool, out: &mut Events) {
         let mut at = 0;
         while let Some(&index) = self.direct.asked.get(at) {
             // One that has ended has left the list.
@@ -78,8 +99,15 @@ impl Sockets {
 
     /// The core is about to sleep: the kernel shall wake it.
     pub(crate) fn ask_no_more(&mut self, ring: &mut Ring) {
-        self.direct.looks = 0;
+        self.direct.restart();
         self.direct.spare.clear();
+        let mut heard = std::mem::take(&mut self.direct.heard);
+        for index in heard.drain(..) {
+            if let Some(socket) = self.slots[index].socket.as_deref_mut() {
+                socket.spoken = 0;
+            }
+        }
+        self.direct.heard = heard;
         for index in std::mem::take(&mut self.direct.asked) {
             self.arm(index, ring);
         }
@@ -99,9 +127,12 @@ impl Sockets {
     /// Decides who is asked until the next decision.
     fn choose(&mut self, ring: &mut Ring) {
         let mut heard = std::mem::take(&mut self.direct.heard);
-        let few = heard.len() <= MOST_DIRECT;
+        let busy = self.direct.busy;
+        self.direct.restart();
+        let few = heard.len() <= MOST_QUIET;
         for index in std::mem::take(&mut self.direct.asked) {
-            if few && heard.contains(&index) {
+            let spoken = self.slots[index].socket.as_deref().map_or(0, |socket| socket.spoken);
+            if (few && spoken > 0) || spoken > busy / 8 {
                 self.direct.add(index);
             } else {
                 self.arm(index, ring);
@@ -111,11 +142,20 @@ impl Sockets {
             let slot = &mut self.slots[index];
             let token = Token::new(Kind::Receive, index, slot.generation);
             let Some(socket) = slot.socket.as_deref_mut() else { continue };
-            socket.heard = false;
+            let spoken = std::mem::take(&mut socket.spoken);
             let free = !socket.stopping && !socket.taking_back && socket.closing.is_none();
-            if few && free && matches!(socket.receive, Receive::Armed(_)) {
-                socket.taking_back = true;
-                ring.cancel(token);
+            let pays = few || spoken > busy / 4;
+            match socket.receive {
+                Receive::Armed(_) if pays && free => {
+                    socket.taking_back = true;
+                    ring.cancel(token);
+                }
+                Receive::Starved(tag) if pays && free => {
+                    socket.receive = Receive::Direct(tag);
+                    self.starved.retain(|&waiting| waiting != index);
+                    self.direct.add(index);
+                }
+                _ => {}
             }
         }
         self.direct.heard = heard;
@@ -123,48 +163,103 @@ impl Sockets {
 
     /// False when the socket receives no more.
     fn ask_one(&mut self, index: usize, pool: &Pool, out: &mut Events) -> bool {
-        let spare = &mut self.direct.spare;
-        let chunk = PoolConfig::CHUNK_BYTES.min(pool.largest());
-        while spare.len() < CHUNKS
-            && let Some(buf) = pool.alloc_fitting(chunk)
-        {
-            spare.push(buf);
-        }
         let Some(socket) = self.slots[index].socket.as_deref_mut() else { return true };
         let Receive::Direct(tag) = socket.receive else { return true };
-        if spare.is_empty() {
-            return true;
-        }
-        match sys::receive_now(&socket.fd, spare) {
-            Ok(mut left) if left > 0 => {
-                if !std::mem::replace(&mut socket.heard, true) {
-                    self.direct.heard.push(index);
-                }
-                let filled = spare.iter().scan(left, |left, buf| {
-                    let used = *left > 0;
-                    *left = left.saturating_sub(buf.len());
-                    used.then_some(())
-                });
-                let filled = filled.count();
-                for mut buf in spare.drain(..filled) {
-                    let len = buf.len().min(left);
-                    left -= len;
-                    buf.set_len(len);
-                    out.push((tag, Event::Received(buf)));
-                }
+        let took = if let Some(landing) = socket.landing.take() {
+            socket.fill(tag, landing, out)
+        } else {
+            self.direct.fill_chunks(tag, &socket.fd, pool, out)
+        };
+        match took {
+            Ok(0) => out.push((tag, Event::EndOfStream)),
+            Ok(_) => {
+                self.direct.heard(index, socket);
                 return true;
             }
             Err(libc::EAGAIN | libc::EINTR | libc::ENOMEM | libc::ENOBUFS) => return true,
-            Ok(_) => out.push((tag, Event::EndOfStream)),
             Err(errno) => out.push((tag, failed(errors::socket("receive", errno)))),
         }
         socket.receive = Receive::Idle;
         self.direct.forget(index);
         false
     }
+
+    /// True when the socket is asked directly and has no landing.
+    pub(crate) fn lands(&self, sock: SocketId) -> bool {
+        let socket = self.slots.get(sock.0 as usize).and_then(|slot| slot.socket.as_deref());
+        socket.is_some_and(|s| matches!(s.receive, Receive::Direct(_)) && s.landing.is_none())
+    }
+
+    /// Lends a landing to a socket that is asked directly.
+    pub(crate) fn land(&mut self, sock: SocketId, mut landing: Box<Landing>) -> Result<(), Box<Landing>> {
+        if !self.lands(sock) {
+            return Err(landing);
+        }
+        let Some((_, _, socket)) = self.get(sock) else { return Err(landing) };
+        socket.rooms.clear();
+        socket.rooms.extend(
+            landing
+                .rooms()
+                .take(MOST_VECTORS)
+                .map(|room| libc::iovec { iov_base: room.as_mut_ptr().cast(), iov_len: room.len() }),
+        );
+        socket.landing = Some(landing);
+        Ok(())
+    }
+
+    pub(crate) fn recall(&mut self, sock: SocketId) -> Option<Box<Landing>> {
+        self.slots.get_mut(sock.0 as usize)?.socket.as_deref_mut()?.landing.take()
+    }
+}
+
+impl Direct {
+    /// Receives into chunks: how many bytes, or the error's number.
+    fn fill_chunks(
+        &mut self,
+        tag: Tag,
+        socket: &OwnedFd,
+        pool: &Pool,
+        out: &mut Events,
+    ) -> Result<usize, i32> {
+        let spare = &mut self.spare;
+        let chunk = PoolConfig::CHUNK_BYTES.min(pool.largest());
+        while spare.len() < CHUNKS
+            && let Some(buf) = pool.alloc_fitting(chunk)
+        {
+            spare.push(buf);
+        }
+        if spare.is_empty() {
+            return Err(libc::ENOBUFS);
+        }
+        let took = sys::receive_now(socket, spare)?;
+        let mut left = took;
+        while left > 0 {
+            let mut buf = spare.remove(0);
+            let len = buf.len().min(left);
+            left -= len;
+            buf.set_len(len);
+            out.push((tag, Event::Received(buf)));
+        }
+        Ok(took)
+    }
 }
 
 impl Socket {
+    /// Receives into a landing, which goes with its event or stays: how many bytes, or the error's number.
+    fn fill(&mut self, tag: Tag, landing: Box<Landing>, out: &mut Events) -> Result<usize, i32> {
+        // SAFETY: the rooms are those of this landing, which nobody else has; its buffers stay where they are.
+        match unsafe { sys::receive_into(&self.fd, &mut self.rooms) } {
+            Ok(bytes) if bytes > 0 => {
+                out.push((tag, Event::Landed { landing, bytes }));
+                Ok(bytes)
+            }
+            nothing => {
+                self.landing = Some(landing);
+                nothing
+            }
+        }
+    }
+
     /// Sends what it can at once; true when that was all.
     pub(super) fn send_now(&mut self) -> bool {
         self.fill_message();
@@ -181,8 +276,8 @@ impl Socket {
 mod tests {
     use super::*;
     use crate::{Mask, config::UringConfig};
-    use dolmen_io::{Owner, Tag};
-    use std::{io::Write, net::TcpStream, os::fd::OwnedFd};
+    use dolmen_io::Owner;
+    use std::{io::Write, net::TcpStream};
 
     /// A core that sleeps now and then never comes to a decision; connections that come and go meanwhile leave nothing.
     #[test]

@@ -1,0 +1,246 @@
+//! Where a read's data arrives: in a buffer that was lent to the socket and then changes places with the command's own.
+//!
+//! Nobody can know in which order commands will be answered. But nearly always the next bytes are a header and as much data as the
+//! reads under way asked for, so spare buffers of that length are lent (a [`Landing`]), and whichever command the data turns
+//! out to be for gets the buffer that it lies in; its own becomes a spare one. No command's buffer is ever lent, so one
+//! that ends early has it at hand. What is not as expected is copied, like all that comes in chunks.
+
+use super::{Heard, Queue};
+use crate::{
+    Error,
+    slots::{Payload, Reply, Slots},
+};
+use dolmen_io::{Buf, Io, Landing, Pool};
+use dolmen_nvme::{
+    spec::{Cqe, Status},
+    tcp::{self, Due},
+};
+use std::ops::Range;
+
+/// The header of data from the controller, without digests (TCP 3.6.2.11).
+const HEAD_BYTES: usize = 24;
+/// Data of one read for which lending pays. Bytes.
+const LEAST_BYTES: usize = 4096;
+/// Spare buffers at most, and their length in sum unless one alone is longer.
+const MOST_PARTS: usize = 32;
+const MOST_BYTES: usize = 256 << 10;
+/// After mostly other data than expected came: how often to receive into chunks before lending again.
+const PAUSE: u32 = 256;
+
+/// What a queue lends and what it knows of it.
+#[derive(Default)]
+pub(super) struct Arrivals {
+    /// Not lent now.
+    landing: Option<Box<Landing>>,
+    lent: bool,
+    /// The command whose data the landing's first part holds so far, from its start.
+    open: Option<u16>,
+    /// What the command that was sent last reads. Bytes.
+    expected: usize,
+    pause: u32,
+}
+
+impl Arrivals {
+    /// A command was sent that reads so many bytes.
+    #[inline]
+    pub(super) fn expect(&mut self, bytes: u32) {
+        self.expected = usize::try_from(bytes).unwrap_or(0);
+    }
+
+    /// Spare buffers of `bytes` each, as far as the pool has them.
+    fn spare(io: &Io, bytes: usize) -> Option<Box<Landing>> {
+        let count = (MOST_BYTES / bytes).clamp(1, MOST_PARTS);
+        let parts: Vec<Buf> = (0..count).map_while(|_| io.alloc(bytes)).collect();
+        (!parts.is_empty()).then(|| Box::new(Landing::new(HEAD_BYTES, parts)))
+    }
+}
+
+impl Queue {
+    /// Takes a received chunk; appends what it says to `heard`.
+    pub(crate) fn received(
+        &mut self,
+        io: &mut Io,
+        chunk: &[u8],
+        slots: &mut Slots,
+        heard: &mut Vec<Heard>,
+    ) -> Result<(), Error> {
+        let arrivals = &mut self.arrivals;
+        if std::mem::take(&mut arrivals.lent) {
+            arrivals.landing = io.recall(self.sock);
+        }
+        arrivals.pause = arrivals.pause.saturating_sub(1);
+        if self.arrivals.open.is_some() {
+            self.move_out(slots);
+        }
+        self.receive(io.pool(), chunk, slots, heard)
+    }
+
+    /// Takes what came into a landing.
+    pub(crate) fn landed(
+        &mut self,
+        pool: &Pool,
+        (mut landing, bytes): (Box<Landing>, usize),
+        slots: &mut Slots,
+        heard: &mut Vec<Heard>,
+    ) -> Result<(), Error> {
+        self.arrivals.lent = false;
+        let (mut at, mut from, mut left, mut score) = (0, landing.skip(), bytes, 0);
+        let mut result = Ok(());
+        while left > 0 && result.is_ok() {
+            let frame_bytes = landing.frame_bytes();
+            let to = frame_bytes.min(from + left);
+            left -= to - from;
+            let (head, part) = landing.frame(at);
+            if from == 0 && to == frame_bytes && self.take_whole(head, part, slots, heard) {
+                score += 1;
+            } else {
+                result =
+                    self.take_frame(pool, (head, part), from..to, slots, heard).map(|said| score += said);
+            }
+            if to == frame_bytes {
+                (at, from) = (at + 1, 0);
+            }
+        }
+        if self.arrivals.open.is_some() {
+            landing.begin(at, 0);
+        }
+        if score < 0 {
+            self.arrivals.pause = PAUSE;
+        }
+        self.arrivals.landing = Some(landing);
+        result
+    }
+
+    /// A header and data that answer a read, as expected; false when they don't.
+    #[inline]
+    fn take_whole(&mut self, head: &[u8], part: &mut Buf, slots: &mut Slots, heard: &mut Vec<Heard>) -> bool {
+        let length = u32::try_from(part.len()).expect("a pool buffer is small");
+        let Some(cid) = self.host.take_landed(head, length) else { return false };
+        let id = self.answered(cid);
+        let slot = slots.get_mut(id);
+        if let Payload::In(own) = &mut slot.payload {
+            take_place(own, part);
+        }
+        slot.reply = Reply { cqe: Cqe::new(cid, Status::SUCCESS), received: length, intact: true };
+        heard.push(Heard::Completed(id));
+        true
+    }
+
+    /// Bytes of the stream within a frame, whatever they are. How well that suited: 1 for data that lies where it stays, 0 for
+    /// what is too little to say, -1 for anything else.
+    fn take_frame(
+        &mut self,
+        pool: &Pool,
+        (head, part): (&[u8], &mut Buf),
+        range: Range<usize>,
+        slots: &mut Slots,
+        heard: &mut Vec<Heard>,
+    ) -> Result<i32, Error> {
+        if range.start < HEAD_BYTES {
+            self.receive(pool, &head[range.start..range.end.min(HEAD_BYTES)], slots, heard)?;
+        }
+        if range.end <= HEAD_BYTES {
+            return Ok(0);
+        }
+        let range = range.start.max(HEAD_BYTES) - HEAD_BYTES..range.end - HEAD_BYTES;
+        let whole = range.end == part.len();
+        if !self.stays(&range, part.len(), slots) {
+            self.receive(pool, &part[range], slots, heard)?;
+            return Ok(-1);
+        }
+        self.pass(&part[range])?;
+        if whole && let Some(cid) = self.arrivals.open.take() {
+            if let Payload::In(own) = &mut slots.get_mut(self.under[usize::from(cid)]).payload {
+                take_place(own, part);
+            }
+            self.receive(pool, &[], slots, heard)?;
+        }
+        Ok(i32::from(whole))
+    }
+
+    /// True when the bytes of `range` of a part of `length` bytes are a command's data and lie where all of it will lie in the end.
+    fn stays(&mut self, range: &Range<usize>, length: usize, slots: &Slots) -> bool {
+        let Due::Data { cid, offset, left } = self.host.due() else { return false };
+        let (offset, left) = (super::slot_len(offset), super::slot_len(left));
+        if offset != range.start || offset + left != length {
+            return false;
+        }
+        let begins = || match &slots.get(self.under[usize::from(cid)]).payload {
+            Payload::In(own) => offset == 0 && own.len() == length,
+            _ => false,
+        };
+        if self.arrivals.open == Some(cid) || begins() {
+            self.arrivals.open = Some(cid);
+            return true;
+        }
+        false
+    }
+
+    /// Has the codec count data that lies where it stays.
+    fn pass(&mut self, mut bytes: &[u8]) -> Result<(), Error> {
+        let event = self.host.receive(&mut bytes);
+        debug_assert!(matches!(event, Ok(Some(tcp::HostEvent::Data { .. }))) && bytes.is_empty());
+        event.map(|_| ()).map_err(|violation| {
+            Error::new(crate::ErrorKind::Protocol, format!("the controller broke the protocol: {violation}"))
+        })
+    }
+
+    /// What came so far of the data that is under way goes to its command's own buffer: the rest will come in a chunk.
+    fn move_out(&mut self, slots: &mut Slots) {
+        let Due::Data { cid, offset, .. } = self.host.due() else { return };
+        if self.arrivals.open.take() != Some(cid) {
+            return;
+        }
+        let came = super::slot_len(offset);
+        if let Payload::In(own) = &mut slots.get_mut(self.under[usize::from(cid)]).payload
+            && let Some(landing) = &mut self.arrivals.landing
+        {
+            own[..came].copy_from_slice(&landing.frame(0).1[..came]);
+        }
+    }
+
+    /// Lends spare buffers, if the socket has a use for them.
+    pub(super) fn lend(&mut self, io: &mut Io) {
+        let arrivals = &mut self.arrivals;
+        if arrivals.lent || arrivals.pause > 0 || self.host.outstanding() == 0 {
+            return;
+        }
+        let suits = arrivals.expected >= LEAST_BYTES && self.host.negotiated().digests == tcp::Digests::NONE;
+        if !suits && arrivals.open.is_none() {
+            return;
+        }
+        if !io.lands(self.sock) {
+            if arrivals.open.is_none() {
+                arrivals.landing = None;
+            }
+            return;
+        }
+        let kept = arrivals.landing.take();
+        let kept = kept.filter(|l| arrivals.open.is_some() || l.part_bytes() == arrivals.expected);
+        let Some(mut landing) = kept.or_else(|| Arrivals::spare(io, arrivals.expected)) else { return };
+        let skip = match self.host.due() {
+            Due::Header { came } if came < HEAD_BYTES => Some(came),
+            Due::Data { left, .. } => landing.frame_bytes().checked_sub(super::slot_len(left)),
+            _ => None,
+        };
+        let Some(skip) = skip.filter(|&skip| skip < landing.frame_bytes()) else {
+            arrivals.landing = Some(landing);
+            return;
+        };
+        landing.begin(0, skip);
+        landing.use_parts(self.host.outstanding());
+        match io.land(self.sock, landing) {
+            Ok(()) => arrivals.lent = true,
+            Err(landing) => arrivals.landing = Some(landing),
+        }
+    }
+}
+
+/// A command's data lies in `part`: that becomes its buffer, and its own a spare one.
+fn take_place(own: &mut Buf, part: &mut Buf) {
+    if own.len() == part.len() && own.capacity() == part.capacity() {
+        std::mem::swap(own, part);
+    } else {
+        own.copy_from_slice(part);
+    }
+}

@@ -1,0 +1,118 @@
+//! Where the next bytes of a stream are to be put, so that payload need not be copied out of a received chunk.
+//!
+//! A receiver that knows how its peer's messages are laid out (a header of a fixed size, then data of a fixed size, again
+//! and again) lends buffers for the data; headers go to a place of their own. The driver knows nothing of messages: it puts
+//! down bytes in order, and the receiver looks whether they are what was expected.
+
+use crate::Buf;
+
+/// Parts of one length, each with room for a header before it: header, part, header, part, in the order of the stream.
+#[derive(Debug)]
+pub struct Landing {
+    head_bytes: usize,
+    heads: Vec<u8>,
+    parts: Vec<Buf>,
+    part_bytes: usize,
+    used: usize,
+    skip: usize,
+}
+
+impl Landing {
+    /// A landing of `parts`, before each of them `head_bytes` bytes.
+    ///
+    /// # Panics
+    /// Without parts, or with parts of different lengths.
+    #[must_use]
+    pub fn new(head_bytes: usize, parts: Vec<Buf>) -> Landing {
+        let part_bytes = parts.first().expect("a landing has parts").len();
+        assert!(parts.iter().all(|part| part.len() == part_bytes), "parts are of one length");
+        let heads = vec![0; head_bytes * parts.len()];
+        Landing { head_bytes, heads, used: parts.len(), parts, part_bytes, skip: 0 }
+    }
+
+    /// How many parts there are.
+    #[must_use]
+    pub fn parts(&self) -> usize {
+        self.parts.len()
+    }
+
+    /// Length of a part. Bytes.
+    #[must_use]
+    pub fn part_bytes(&self) -> usize {
+        self.part_bytes
+    }
+
+    /// Length of a header and its part. Bytes.
+    #[must_use]
+    pub fn frame_bytes(&self) -> usize {
+        self.head_bytes + self.part_bytes
+    }
+
+    /// Bytes of the first frame that came before.
+    #[must_use]
+    pub fn skip(&self) -> usize {
+        self.skip
+    }
+
+    /// Only the first `count` parts are to be filled, at least one.
+    pub fn use_parts(&mut self, count: usize) {
+        self.used = count.clamp(1, self.parts.len());
+    }
+
+    /// From now on the part at `at` is the first, and `skip` bytes of its frame have come.
+    ///
+    /// # Panics
+    /// When the frame is shorter than that.
+    pub fn begin(&mut self, at: usize, skip: usize) {
+        assert!(skip < self.frame_bytes(), "a frame that is whole is not to be filled");
+        self.parts.swap(0, at);
+        self.skip = skip;
+    }
+
+    /// A header and its part.
+    #[inline]
+    #[must_use]
+    pub fn frame(&mut self, at: usize) -> (&[u8], &mut Buf) {
+        let head = at * self.head_bytes;
+        (&self.heads[head..head + self.head_bytes], &mut self.parts[at])
+    }
+
+    /// For drivers: what is to be filled, in order. Never empty.
+    pub fn rooms(&mut self) -> impl Iterator<Item = &mut [u8]> {
+        let heads = self.heads.chunks_exact_mut(self.head_bytes);
+        let frames = heads.zip(&mut self.parts).take(self.used);
+        let mut skip = self.skip;
+        let rooms = frames.flat_map(|(head, part)| [head, &mut part[..]]).map(move |room| {
+            let gone = skip.min(room.len());
+            skip -= gone;
+            &mut room[gone..]
+        });
+        rooms.filter(|room| !room.is_empty())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Pool, PoolConfig};
+
+    #[test]
+    fn rooms_follow_what_came_before() {
+        let pool = Pool::new(&PoolConfig { classes: vec![(4096, 4)] });
+        let parts = (0..3).map(|_| pool.alloc(10).unwrap()).collect();
+        let mut landing = Landing::new(4, parts);
+        let lengths = |landing: &mut Landing| landing.rooms().map(|room| room.len()).collect::<Vec<_>>();
+        assert_eq!(lengths(&mut landing), [4, 10, 4, 10, 4, 10]);
+        landing.use_parts(2);
+        landing.begin(1, 3);
+        assert_eq!(lengths(&mut landing), [1, 10, 4, 10]);
+        landing.begin(0, 4);
+        assert_eq!(lengths(&mut landing), [10, 4, 10]);
+        landing.begin(0, 13);
+        assert_eq!(lengths(&mut landing), [1, 4, 10]);
+        landing.rooms().zip(1u8..).for_each(|(room, n)| room.fill(n));
+        let (head, part) = landing.frame(1);
+        assert_eq!((head, &part[..]), (&[2u8; 4][..], &[3u8; 10][..]));
+        assert_eq!(landing.frame(0).1[9], 1);
+    }
+}
