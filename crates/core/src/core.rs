@@ -382,9 +382,7 @@ impl Core {
         let (Some(store), Some(volumes)) = (&mut self.store, &mut self.volumes) else { return false };
         store.drain(&mut self.done);
         let any = !self.done.is_empty();
-        for done in self.done.drain(..) {
-            volumes.on_store_done(done);
-        }
+        volumes.on_store_dones(&mut self.done);
         any
     }
 

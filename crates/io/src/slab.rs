@@ -77,6 +77,16 @@ impl<T> Slab<T> {
         Some(value)
     }
 
+    /// Ends an entry where it is, for who has no use for it any more; false when it does not live.
+    pub fn free(&mut self, key: Key) -> bool {
+        let slot = self.slots.get_mut(key.index as usize).filter(|s| s.generation == key.generation);
+        let Some(slot) = slot.filter(|s| s.value.is_some()) else { return false };
+        slot.value = None;
+        slot.generation = (slot.generation + 1) % GENERATIONS;
+        self.free.push(key.index);
+        true
+    }
+
     /// The entry, if it still lives.
     #[must_use]
     pub fn get(&self, key: Key) -> Option<&T> {
@@ -133,10 +143,13 @@ mod tests {
         let b = slab.insert('b').unwrap();
         assert_eq!((a.index, slab.get(a), slab.get(b)), (b.index, None, Some(&'b')));
         assert_eq!(slab.remove(a), None);
+        assert!(!slab.free(a));
         assert_eq!(slab.key_at(b.index), Some(b));
         assert!(slab.insert('c').is_ok());
         assert_eq!(slab.insert('d'), Err('d'));
         assert_eq!(Key::from_bits(b.bits()), b);
         assert_eq!(slab.len(), 2);
+        assert!(slab.free(b) && !slab.free(b) && slab.get(b).is_none());
+        assert_eq!((slab.remove(b), slab.len()), (None, 1));
     }
 }

@@ -37,6 +37,10 @@ impl Location {
     /// Column of the segment and offset in that column's unit. Bytes.
     pub(crate) fn place(self, unit_bytes: u32) -> (usize, u32) {
         let (offset, unit) = (self.offset(), u64::from(unit_bytes));
+        // Nothing is divided in the first column, which is the only one of most segments.
+        if offset < unit {
+            return (0, u32::try_from(offset).expect("below a unit"));
+        }
         let column = usize::try_from(offset / unit).unwrap_or(usize::MAX);
         (column, u32::try_from(offset % unit).expect("below a unit"))
     }

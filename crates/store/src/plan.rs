@@ -198,7 +198,8 @@ impl Default for ShardTuning {
         ShardTuning {
             delta_entries: 64 * 1024,
             log_bytes: 1 << 30,
-            commit_bytes: 1 << 20,
+            // What is checked, coded and then written should still be in the caches when it is needed the next time.
+            commit_bytes: 512 << 10,
             commits_in_flight: 8,
             small_commits_in_flight: 2,
             queued_batches: 4096,

@@ -220,7 +220,9 @@ impl Store {
     /// Takes completions.
     pub fn drain(&mut self, out: &mut Vec<Done>) {
         for (_, shard) in &self.shards {
-            out.append(&mut shard.borrow_mut().done);
+            let done = &mut shard.borrow_mut().done;
+            // Mostly nothing is there yet: then nothing is copied.
+            if out.is_empty() { std::mem::swap(out, done) } else { out.append(done) }
         }
     }
 
@@ -434,6 +436,7 @@ pub(crate) fn new_shard(
         objects_bytes: 0,
         marks: BTreeMap::new(),
         log,
+        named: Vec::new(),
         queue: VecDeque::new(),
         reserve: Vec::new(),
         kept_pages: Vec::new(),

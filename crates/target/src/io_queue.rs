@@ -414,7 +414,7 @@ impl Target {
     /// Gives an answered command's slot back, and lets go on what waited for it.
     fn release(&mut self, io: &mut Io, request: Key, key: Key, sqe: &Sqe, reply: &Reply) {
         self.trace(io, key, sqe, &reply.stamps, &reply.result);
-        self.free_request(request);
+        self.end_request(request);
         if self.draining {
             self.end_if_drained(io, key);
         }

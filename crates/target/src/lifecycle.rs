@@ -36,15 +36,26 @@ impl Target {
         Some(request)
     }
 
-    /// Gives a request's slot back.
+    /// Gives a request's slot back, with what was in it.
     pub(crate) fn free_request(&mut self, request: Key) -> Option<Request> {
+        self.uncount_request(request);
+        self.requests.remove(request)
+    }
+
+    /// Gives a request's slot back.
+    pub(crate) fn end_request(&mut self, request: Key) {
+        self.uncount_request(request);
+        self.requests.free(request);
+    }
+
+    /// A request no longer counts as under way.
+    fn uncount_request(&mut self, request: Key) {
         self.unsolicit(request);
-        let slot = self.requests.remove(request)?;
+        let Some(slot) = self.requests.get_mut(request) else { return };
         if let Some(connection) = self.connections.get_mut(slot.connection) {
             connection.outstanding = connection.outstanding.saturating_sub(1);
             connection.held_bytes = connection.held_bytes.saturating_sub(slot.held);
         }
-        Some(slot)
     }
 
     /// Fails a request that no volume has, and with it the other half of a fused pair.
@@ -158,7 +169,7 @@ impl Target {
         }
         if outstanding > 0 {
             for request in self.requests.keys(|r| r.connection == key && r.stage != Stage::Volume) {
-                self.free_request(request);
+                self.end_request(request);
             }
         }
         match *phase {

@@ -64,6 +64,7 @@ impl Uring {
     /// A ring for the calling thread. An error's text names what to change.
     pub fn new(config: &UringConfig) -> Result<Uring, Error> {
         let pool = Pool::new(&config.pool);
+        sys::prefer_large_pages(pool.region());
         let ring = Ring::new(config, &pool)?;
         let chunks = Chunks::new(&ring.submitter(), config.most_chunks, &pool)?;
         let waker = Arc::new(Waker::new()?);

@@ -6,7 +6,8 @@
 //! ranges in one step there is no cycle to lock up in.
 //!
 //! While they are few, the ranges of one volume stand in a list that is looked through from end to end: that many lie in a few
-//! cache lines side by side. When they become more they all move to a treap ordered by start, each node knowing the furthest end
+//! cache lines side by side. Mostly not even that: as long as all of them are single blocks, counts by a hash of the block say
+//! that nobody is in the way. When they become more they all move to a treap ordered by start, each node knowing the furthest end
 //! below it, and stay there until it is empty; nodes of all volumes of a core share one slab, so an uncontended claim costs no
 //! allocation. Claim and release are O(log n + k) for k conflicts. A claim counts its blockers once; each release counts them down.
 //!
@@ -18,6 +19,11 @@ const NIL: u32 = u32::MAX;
 
 /// Ranges of a volume that stand in a list at most.
 const FEW: usize = 64;
+
+/// Counts of single blocks: so many that two of a few blocks seldom share one.
+const COUNTS: usize = 256;
+
+const _: () = assert!(FEW <= u8::MAX as usize);
 
 /// How a range is claimed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,6 +43,10 @@ pub(crate) struct Claim(u32);
 pub(crate) struct RangeLocks {
     /// All of them, while they are few.
     few: Vec<Few>,
+    /// Of these, the ones that are a single block, counted by [`count_of`].
+    counts: [u8; COUNTS],
+    /// Of these, the longer ones.
+    long: usize,
     /// The root of their treap otherwise: then the list is empty.
     root: u32,
     /// Claims that are not granted: while there are none, nobody has to be looked for when one is given up.
@@ -45,7 +55,7 @@ pub(crate) struct RangeLocks {
 
 impl RangeLocks {
     pub(crate) fn new() -> RangeLocks {
-        RangeLocks { few: Vec::new(), root: NIL, waiting: 0 }
+        RangeLocks { few: Vec::new(), counts: [0; COUNTS], long: 0, root: NIL, waiting: 0 }
     }
 
     /// True when nothing is claimed.
@@ -53,6 +63,39 @@ impl RangeLocks {
     pub(crate) fn is_empty(&self) -> bool {
         self.few.is_empty() && self.root == NIL
     }
+
+    /// True when a look at the counts tells that none of the few meets a range.
+    fn is_clear(&self, range: &Range<u64>) -> bool {
+        self.few.is_empty()
+            || (self.long == 0 && is_block(range.start, range.end) && self.counts[count_of(range.start)] == 0)
+    }
+
+    /// One of the few comes.
+    fn count(&mut self, few: &Few) {
+        if is_block(few.start, few.end) {
+            self.counts[count_of(few.start)] += 1;
+        } else {
+            self.long += 1;
+        }
+    }
+
+    /// One of the few goes.
+    fn discount(&mut self, few: &Few) {
+        if is_block(few.start, few.end) {
+            self.counts[count_of(few.start)] -= 1;
+        } else {
+            self.long -= 1;
+        }
+    }
+}
+
+fn is_block(start: u64, end: u64) -> bool {
+    end - start == 1
+}
+
+/// Which count a block belongs to.
+fn count_of(block: u64) -> usize {
+    usize::from(block.wrapping_mul(0x9e37_79b9_7f4a_7c15).to_be_bytes()[0])
 }
 
 /// A range in a list.
@@ -76,6 +119,8 @@ struct Node {
     right: u32,
     priority: u32,
     mode: Mode,
+    /// Where in the list it stands, while it does.
+    place: u32,
     /// First node of the claim, the one that counts.
     head: u32,
     /// Next node of the same claim.
@@ -160,9 +205,10 @@ impl LockTable {
     pub(crate) fn release(&mut self, locks: &mut RangeLocks, claim: Claim, granted: &mut Vec<u32>) {
         let mut node = claim.0;
         while node != NIL {
-            match locks.few.iter().position(|few| few.node == node) {
-                Some(at) => drop(locks.few.swap_remove(at)),
-                None => locks.root = self.remove(locks.root, node),
+            if locks.root == NIL {
+                self.take_out(locks, node);
+            } else {
+                locks.root = self.remove(locks.root, node);
             }
             node = self.nodes[node as usize].next;
         }
@@ -208,6 +254,7 @@ impl LockTable {
             right: NIL,
             priority: self.seed,
             mode,
+            place: 0,
             head: NIL,
             next: NIL,
             blockers: 0,
@@ -224,17 +271,34 @@ impl LockTable {
     /// Takes a range in.
     fn put(&mut self, locks: &mut RangeLocks, new: Few) {
         if locks.root == NIL && locks.few.len() < FEW {
+            self.nodes[new.node as usize].place = u32::try_from(locks.few.len()).expect("they are few");
+            locks.count(&new);
             return locks.few.push(new);
         }
+        (locks.counts, locks.long) = ([0; COUNTS], 0);
         for few in locks.few.drain(..).chain([new]) {
             locks.root = self.insert(locks.root, few.node);
         }
     }
 
+    /// Takes a range out of the list; the last one takes its place.
+    fn take_out(&mut self, locks: &mut RangeLocks, node: u32) {
+        let place = self.nodes[node as usize].place;
+        let gone = locks.few.swap_remove(place as usize);
+        assert_eq!(gone.node, node, "a node knows its place");
+        locks.discount(&gone);
+        if let Some(moved) = locks.few.get(place as usize) {
+            self.nodes[moved.node as usize].place = place;
+        }
+    }
+
     /// Puts the nodes that overlap `range` in conflict with `mode` into `self.hits`.
     fn search(&mut self, locks: &RangeLocks, range: &Range<u64>, mode: Mode) {
+        self.hits.clear();
+        if locks.root == NIL && locks.is_clear(range) {
+            return;
+        }
         let mut hits = std::mem::take(&mut self.hits);
-        hits.clear();
         let meets = |few: &&Few| {
             let conflict = mode == Mode::Exclusive || few.mode == Mode::Exclusive;
             conflict && few.start < range.end && few.end > range.start

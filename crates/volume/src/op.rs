@@ -122,11 +122,19 @@ pub(crate) struct Load {
 }
 
 impl Op {
+    /// True for a read or a write of whole store blocks: the host's buffer is all the memory that it needs.
+    #[inline]
+    pub(crate) fn is_straight(&self) -> bool {
+        matches!(self.kind, Kind::Read | Kind::Write) && self.span.is_aligned()
+    }
+
     /// Lengths of the image and of the spare buffer that it needs, 0 for none. Bytes.
     pub(crate) fn memory(&self) -> (usize, usize) {
+        if self.is_straight() {
+            return (0, 0);
+        }
         let edges = (0..2).filter(|&n| self.span.edge(n).is_some()).count();
         match &self.kind {
-            Kind::Read if self.span.is_aligned() => (0, 0),
             Kind::Read | Kind::Compare | Kind::CompareAndWrite | Kind::Verify => (self.span.image_bytes(), 0),
             Kind::Write if edges > 0 => (self.span.image_bytes(), BLOCK_BYTES),
             Kind::WriteZeroes if edges > 0 => (edges * BLOCK_BYTES, BLOCK_BYTES),

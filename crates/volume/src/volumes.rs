@@ -163,6 +163,12 @@ impl Volumes {
         self.completions.push(done);
     }
 
+    /// Several of them, in order.
+    pub fn on_store_dones(&mut self, dones: &mut Vec<StoreDone>) {
+        let known = &mut self.completions;
+        if known.is_empty() { std::mem::swap(known, dones) } else { known.append(dones) }
+    }
+
     /// An event that carries our owner: the timer.
     pub fn on_event(&mut self, _event: Event) {
         self.timer = None;
@@ -188,7 +194,7 @@ impl Volumes {
 
     /// Takes the replies, each with the core that it goes to.
     pub fn drain(&mut self, out: &mut Vec<(CoreId, Reply)>) {
-        out.append(&mut self.replies);
+        if out.is_empty() { std::mem::swap(out, &mut self.replies) } else { out.append(&mut self.replies) }
     }
 
     /// Takes the answers to control requests.

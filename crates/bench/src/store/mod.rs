@@ -154,7 +154,7 @@ impl Bench {
         for _ in 0..args.repeats {
             let n = null.run(&mut self.machine, args.runtime())?;
             let (o, tape) = self.recorded(&mut ours, args.runtime())?;
-            let r = replay::replay(&mut self.bare, &tape, o.commands, args.runtime())?;
+            let r = replay::replay(&mut self.bare, &tape, o.commands)?;
             ratios.push((n.ns + r.ns) / o.ns);
             [n.ns, r.ns, o.ns].into_iter().zip(&mut parts).for_each(|(ns, all)| all.push(ns));
         }
@@ -257,9 +257,9 @@ fn parity(args: &StoreArgs) -> Result<Option<Figure>> {
     let (mut values, mut parts) = (Vec::new(), [const { Vec::new() }; 4]);
     for round in 0..=args.repeats {
         let (a, tape) = plain.recorded(&mut loads[0], args.runtime())?;
-        let bare = replay::replay(&mut plain.bare, &tape, a.commands, args.runtime())?;
+        let bare = replay::replay(&mut plain.bare, &tape, a.commands)?;
         let (b, tape) = coded.recorded(&mut loads[1], args.runtime())?;
-        let more = replay::replay(&mut coded.bare, &tape, b.commands, args.runtime())?;
+        let more = replay::replay(&mut coded.bare, &tape, b.commands)?;
         if round > 0 {
             values.push((b.ns - (more.ns - bare.ns)) / a.ns);
             let all = [a.ns, bare.ns, b.ns, more.ns];

@@ -3,19 +3,14 @@
 use super::{load::Run, ram::Step};
 use crate::Result;
 use dolmen_io::{Event, FileId, Io, Owner, Tag, Wait};
-use std::time::Duration;
 
-/// Does what `tape` says, over and over for about so long; what it comes to for each of the `commands` that caused it.
-pub(crate) fn replay(io: &mut Io, tape: &[Step], commands: u64, time: Duration) -> Result<Run> {
-    let ns = u64::try_from(time.as_nanos())?;
+/// Does what `tape` says; what it comes to for each of the `commands` that caused it. Once only: a log comes back to where it has
+/// written when the whole drive was written over, and so must its replay, or it would write to memory that the caches still hold.
+pub(crate) fn replay(io: &mut Io, tape: &[Step], commands: u64) -> Result<Run> {
     let mut events = Vec::new();
     io.poll(Wait::No, &mut events);
-    let (begin, mut passes) = (io.now(), 0);
-    while passes == 0 || io.now().since(begin) < ns {
-        once(io, tape, &mut events)?;
-        passes += 1;
-    }
-    let commands = commands * passes;
+    let begin = io.now();
+    once(io, tape, &mut events)?;
     Ok(Run { commands, ns: io.now().since(begin) as f64 / commands.max(1) as f64 })
 }
 

@@ -161,12 +161,11 @@ impl Wire<'_> {
 
     /// What a contest did to the drives, by itself and on the core's CPU; the core sleeps meanwhile. Nanoseconds per command.
     fn bare(&self, spare: &Drives, outcome: &Outcome) -> Result<f64> {
-        let (cpu, time) = (self.args.cpu, self.args.runtime());
+        let cpu = self.args.cpu;
         let run = std::thread::scope(|scope| {
             let replaying = scope.spawn(|| {
                 cores::pin(cpu).map_err(|e| e.to_string())?;
-                replay::replay(&mut over(spare), &outcome.tape, outcome.commands, time)
-                    .map_err(|e| e.to_string())
+                replay::replay(&mut over(spare), &outcome.tape, outcome.commands).map_err(|e| e.to_string())
             });
             replaying.join().expect("replaying doesn't panic")
         })?;

@@ -158,6 +158,11 @@ pub(crate) enum LogRecord<'a> {
 }
 
 impl LogRecord<'_> {
+    /// True when the blocks that were named before it have to be in the map first.
+    pub(crate) fn needs_blocks(&self) -> bool {
+        self.changes_lines() || matches!(self, LogRecord::Unmap { .. } | LogRecord::Retire { .. })
+    }
+
     /// True when it makes, ends or keeps a line or a state of one.
     pub(crate) fn changes_lines(&self) -> bool {
         match self {

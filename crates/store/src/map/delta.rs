@@ -7,7 +7,6 @@
 
 use super::entry_map::EntryMap;
 use super::{Content, Entry, Holes, Lineage};
-use dolmen_kernels::prefetch;
 use std::collections::BTreeMap;
 
 /// Memory that a changed block takes in a delta, about: key, place and entry in runs that are half full. Bytes.
@@ -33,7 +32,14 @@ pub(crate) struct LineDelta {
 impl LineDelta {
     /// Sets where a version of a block is stored. Whatever nothing sees any more (an older version, the same one at another
     /// place, or the new one when something newer hides it) goes to `freed`.
-    pub(crate) fn insert(&mut self, lba: u64, entry: Entry, lineage: &Lineage, mut freed: impl FnMut(Entry)) {
+    pub(crate) fn insert(
+        &mut self,
+        near: usize,
+        lba: u64,
+        entry: Entry,
+        lineage: &Lineage,
+        mut freed: impl FnMut(Entry),
+    ) {
         let seq = entry.seq;
         if self.hole_count > 0 {
             self.uncover(lba, seq, lineage);
@@ -42,7 +48,7 @@ impl LineDelta {
                 return freed(entry);
             }
         }
-        let Some(newest) = self.newest.get_or_put(lba, entry) else { return };
+        let Some(newest) = self.newest.get_or_put_near(near, lba, entry) else { return };
         if newest.seq > seq {
             return self.insert_older(lba, entry, lineage, freed);
         }
@@ -64,16 +70,29 @@ impl LineDelta {
         self.written_from
     }
 
-    /// Has what a search for a block will look at brought near.
-    pub(crate) fn prefetch(&self, lba: u64) {
-        self.newest.prefetch(lba);
+    /// True when a block was unmapped here, at whatever time.
+    pub(crate) fn has_hole(&self, lba: u64) -> bool {
+        self.hole_count > 0 && self.holes.values().any(|layer| layer.at(lba).is_some())
     }
 
-    /// The same of where the block's newest version is named.
-    pub(crate) fn prefetch_entry(&self, lba: u64) {
-        if let Some(entry) = self.newest.get(lba) {
-            prefetch(entry);
-        }
+    /// Where the newest version of a block is named, or would be.
+    pub(crate) fn place(&self, lba: u64) -> usize {
+        self.newest.run(lba)
+    }
+
+    /// Has what a search in a place will look at brought near.
+    pub(crate) fn prefetch(&self, place: usize) {
+        self.newest.prefetch(place);
+    }
+
+    /// Has what names a block brought near, or the memory of what will: the search itself must be near.
+    pub(crate) fn prefetch_entry(&self, place: usize, lba: u64) {
+        self.newest.prefetch_entry(place, lba);
+    }
+
+    /// The newest version of a block that is here, which was found in this place.
+    pub(crate) fn newest_near(&self, place: usize, lba: u64) -> Option<&Entry> {
+        self.newest.get_near(place, lba)
     }
 
     /// The same of a version that is not the block's newest.
@@ -160,9 +179,10 @@ impl LineDelta {
         self.newest.get(lba).filter(|e| e.seq == seq).or_else(|| self.older.get(&(lba, seq)))
     }
 
-    /// True when a newer version than `seq` of a block is here, and nobody needs that one any more since.
-    pub(crate) fn supersedes(&self, lba: u64, seq: u64, lineage: &Lineage) -> bool {
-        self.newest.get(lba).is_some_and(|e| e.seq > seq && !lineage.needs(seq, Some(e.seq)))
+    /// True when a newer version than `seq` of a block, which was found in this place, is here, and nobody needs that one any more
+    /// since.
+    pub(crate) fn supersedes(&self, place: usize, lba: u64, seq: u64, lineage: &Lineage) -> bool {
+        self.newest_near(place, lba).is_some_and(|e| e.seq > seq && !lineage.needs(seq, Some(e.seq)))
     }
 
     /// Holes that meet `lba..end`, cut to it: (first, behind the last, seq); layer by layer.

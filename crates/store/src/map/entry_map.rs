@@ -156,12 +156,18 @@ impl EntryMap {
         self.len
     }
 
+    /// The run in which an address is, or would be; searched for only when it is not the one that is guessed.
+    fn run_near(&self, guess: usize, lba: u64) -> usize {
+        let begun = |at: usize| self.begins.get(at).is_some_and(|&begin| begin <= lba);
+        if begun(guess) && !begun(guess + 1) { guess } else { self.search(lba) }
+    }
+
     /// The run in which an address is, or would be.
     fn run_of(&self, lba: u64) -> usize {
-        let begun = |at: usize| self.begins.get(at).is_some_and(|&begin| begin <= lba);
-        if begun(self.last) && !begun(self.last + 1) {
-            return self.last;
-        }
+        self.run_near(self.last, lba)
+    }
+
+    fn search(&self, lba: u64) -> usize {
         let top = self.tops.partition_point(|&begin| begin <= lba).saturating_sub(1) * SAMPLE;
         let part = &self.begins[top..self.begins.len().min(top + SAMPLE)];
         top + part.iter().filter(|&&begin| begin <= lba).count().saturating_sub(1)
@@ -183,19 +189,47 @@ impl EntryMap {
         }
     }
 
-    /// Has what a search for a block will look at brought near.
-    pub(crate) fn prefetch(&self, lba: u64) {
-        if let Some(run) = self.runs.get(self.run_of(lba)) {
+    /// Where a block is, or would be; good for as long as nothing changes, and as a guess for longer.
+    pub(crate) fn run(&self, lba: u64) -> usize {
+        self.run_of(lba)
+    }
+
+    /// Has what a search in a run will look at brought near.
+    pub(crate) fn prefetch(&self, run: usize) {
+        if let Some(run) = self.runs.get(run) {
             prefetch(&run.index);
+        }
+    }
+
+    /// The same of where the entry of a block is, or will be.
+    pub(crate) fn prefetch_entry(&self, run: usize, lba: u64) {
+        if let Some(run) = self.runs.get(run) {
+            let place = run.seek(low(lba));
+            prefetch(if run.is_at(place, low(lba)) {
+                run.entry(place)
+            } else {
+                &run.entries[run.len().min(RUN - 1)]
+            });
         }
     }
 
     /// What is stored of a block.
     pub(crate) fn get(&self, lba: u64) -> Option<&Entry> {
-        let at = self.run_of(lba);
+        self.get_near(self.last, lba)
+    }
+
+    /// What is stored of a block, which is probably in this run.
+    pub(crate) fn get_near(&self, guess: usize, lba: u64) -> Option<&Entry> {
+        let at = self.run_near(guess, lba);
         let run = self.runs.get(at).filter(|_| high(self.begins[at]) == high(lba))?;
         let place = run.seek(low(lba));
         run.is_at(place, low(lba)).then(|| run.entry(place))
+    }
+
+    /// [`EntryMap::get_or_put`], probably in this run.
+    pub(crate) fn get_or_put_near(&mut self, guess: usize, lba: u64, entry: Entry) -> Option<&mut Entry> {
+        self.last = guess;
+        self.get_or_put(lba, entry)
     }
 
     /// Puts an entry where there is none; otherwise that one.

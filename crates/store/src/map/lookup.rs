@@ -1,6 +1,6 @@
 //! Looking blocks up: one search per leaf, not per block, and one leaf per block, however many versions there are.
 
-use super::{Cache, Content, Delta, Entry, Line, LineDelta, Version};
+use super::{Asked, Cache, Content, Delta, Entry, Line, LineDelta, Version};
 use crate::format::page::{Leaf, PageRef};
 use dolmen_types::LineId;
 use std::collections::BTreeMap;
@@ -31,7 +31,7 @@ pub(crate) struct Found {
 }
 
 /// Level of a block that is resolved: no line is that deep.
-const RESOLVED: u8 = u8::MAX;
+pub(crate) const RESOLVED: u8 = u8::MAX;
 
 /// What a lookup came to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -139,13 +139,6 @@ impl Map {
         outcome
     }
 
-    /// Whether nobody needs a version of a block any more, as far as the deltas tell. It stays so.
-    pub(crate) fn is_superseded(&self, line: u64, lba: u64, seq: u64) -> bool {
-        let Some(tree) = self.lines.get(&line) else { return true };
-        let deltas = [Some(&self.live), self.frozen.as_ref()].into_iter().flatten();
-        deltas.filter_map(|d| d.line(line)).any(|d| d.supersedes(lba, seq, &tree.now))
-    }
-
     /// The line `level` generations above, and as of when it is looked at.
     fn ancestor(&self, line: u64, at: Option<u64>, level: u8) -> Option<(u64, u64)> {
         let mut view = (line, at.unwrap_or(u64::MAX));
@@ -194,43 +187,6 @@ impl Map {
         Some((known, missing, tree.now.parent.is_some()))
     }
 
-    /// Has what a lookup of a block will look at first brought near. Many lookups together wait for memory once, not each
-    /// several times: this for all of them, then [`Map::prefetch_found`], then the lookups.
-    pub(crate) fn prefetch(&self, line: LineId, lba: u64) {
-        let Some(tree) = self.lines.get(&line.0) else { return };
-        for delta in self.frozen.iter().chain(std::iter::once(&self.live)).filter_map(|d| d.line(line.0)) {
-            delta.prefetch(lba);
-        }
-        tree.prefetch(lba, u64::MAX);
-    }
-
-    /// The same of what it will look at then: where the block's newest version is named.
-    pub(crate) fn prefetch_found(&self, line: LineId, lba: u64) {
-        let Some(tree) = self.lines.get(&line.0) else { return };
-        if let Some(delta) = self.live.line(line.0) {
-            delta.prefetch_entry(lba);
-        }
-        if let (Some((node, leaf)), _) = tree.find(lba, u64::MAX) {
-            let leaf = &tree.nodes[node].leaves[leaf];
-            let slot = usize::try_from(lba - leaf.first()).unwrap_or(usize::MAX);
-            self.cache.prefetch(leaf.hint, slot);
-        }
-    }
-
-    /// The same before a block changes, or before it is asked whether it did.
-    pub(crate) fn prefetch_change(&self, line: u64, lba: u64) {
-        if let Some(delta) = self.live.line(line) {
-            delta.prefetch(lba);
-        }
-    }
-
-    /// The same for where its newest version is named, when it changed before.
-    pub(crate) fn prefetch_changed(&self, line: u64, lba: u64) {
-        if let Some(delta) = self.live.line(line) {
-            delta.prefetch_entry(lba);
-        }
-    }
-
     /// Keeps a verified leaf of `line` that a miss asked for.
     pub(crate) fn leaf_read(&mut self, line: LineId, page: &PageRef, bytes: &[u8]) {
         let Some(tree) = self.lines.get_mut(&line.0) else { return };
@@ -244,7 +200,8 @@ impl Map {
 
     /// Whether this version of a block is at this place by the map, and somebody sees it.
     pub(crate) fn holds(&mut self, line: LineId, lba: u64, entry: &Entry) -> Held {
-        if self.is_superseded(line.0, lba, entry.seq) {
+        let [superseded, ..] = self.superseded(&[Asked { line: line.0, lba, seq: entry.seq }]);
+        if superseded {
             return Held::No;
         }
         let Some(tree) = self.lines.get(&line.0) else { return Held::No };

@@ -20,6 +20,7 @@ mod lineage;
 mod lookup;
 mod merge;
 mod split;
+mod together;
 mod tree;
 mod usage;
 
@@ -29,9 +30,10 @@ pub(crate) use delta::{DELTA_ENTRY_BYTES, Delta, LineDelta};
 pub(crate) use entry::{Content, Entry, Version};
 pub(crate) use holes::Holes;
 pub(crate) use lineage::{Hold, Lineage, Point};
-pub(crate) use lookup::{Found, Held, Lookup, Map, NextStored};
+pub(crate) use lookup::{Found, Held, Lookup, Map, NextStored, RESOLVED};
 pub(crate) use merge::{Merged, merge};
 pub(crate) use split::{Page, split};
+pub(crate) use together::{AT_ONCE, Asked, Newest};
 pub(crate) use tree::{LeafRef, Line, Node, Sweep};
 
 #[cfg(test)]

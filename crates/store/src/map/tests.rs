@@ -105,7 +105,9 @@ impl Bench {
             if written {
                 d.written(seq);
             }
-            d.insert(lba, entry, &lineage, |e| assert!(used.remove(&e.location.0), "freed once"));
+            d.insert(d.place(lba), lba, entry, &lineage, |e| {
+                assert!(used.remove(&e.location.0), "freed once")
+            });
         });
         self.model.get_mut(&line).unwrap().set(lba, seq, Some(self.place));
     }
@@ -268,6 +270,7 @@ impl Bench {
 
     /// Every state that is kept, read in pieces and at once.
     fn check(&mut self) {
+        self.newest();
         for line in self.model.keys().copied().collect::<Vec<_>>() {
             let model = self.model[&line].clone();
             let views = model.points.iter().map(|p| Some(*p)).chain(model.head.then_some(None));
@@ -287,6 +290,28 @@ impl Bench {
                 }
             }
         }
+    }
+
+    /// What is known of blocks that are asked for together, of all lines and one after the other of each: as a lookup says, or not.
+    fn newest(&mut self) -> Vec<Newest> {
+        let lines: Vec<u64> = self.model.keys().copied().collect();
+        let asked: Vec<Asked> = (0..BLOCKS + 8)
+            .flat_map(|lba| lines.iter().map(move |&line| Asked { line, lba, seq: 0 }))
+            .collect();
+        let mut answers = Vec::new();
+        self.map.newest(&asked, &mut answers);
+        assert_eq!(answers.len(), asked.len());
+        for (asked, answer) in asked.iter().zip(&answers) {
+            let head = self.model[&asked.line].head;
+            let known = match answer {
+                Newest::Stored(found) => Some((found.line, found.entry.location.0)),
+                Newest::Nothing => None,
+                Newest::Unknown => continue,
+            };
+            assert!(head, "{asked:?}");
+            assert_eq!(known, self.expected(asked.line, u64::MAX, asked.lba), "{asked:?}");
+        }
+        answers
     }
 
     /// After everything was merged and swept: only what somebody sees is left, and figures are exact.
@@ -365,6 +390,22 @@ proptest! {
     }
 }
 
+/// Of plain blocks it is known at once what the map holds, be it in the deltas, in leaves or nowhere.
+#[test]
+fn plain_blocks_need_no_lookup() {
+    let mut bench = Bench::new();
+    bench.run(&Act::Write(PARENT, 0, BLOCKS - 5));
+    let known = |bench: &mut Bench| bench.newest().iter().filter(|a| **a != Newest::Unknown).count() as u64;
+    assert_eq!(known(&mut bench), BLOCKS + 8, "in the live delta");
+    bench.run(&Act::Freeze);
+    bench.run(&Act::Write(PARENT, 3, 2));
+    assert_eq!(known(&mut bench), BLOCKS + 8, "in both deltas");
+    bench.run(&Act::Merge);
+    assert_eq!(known(&mut bench), BLOCKS + 8, "in leaves and the delta over them");
+    bench.run(&Act::Unmap(PARENT, 4, 3));
+    assert_eq!(known(&mut bench), BLOCKS + 8 - 3, "but for what was unmapped");
+}
+
 #[test]
 fn far_apart_slots_get_leaves_of_their_own() {
     let entry =
@@ -412,8 +453,8 @@ fn within_a_batch_the_later_record_wins() {
     let lineage = Lineage::new(None);
     let entry = Entry { seq: 5, location: Location(1), check: 0, granules: 256, form: Form(0) };
     delta.unmap(0, 10, 5, &lineage, |_| ());
-    delta.insert(3, entry, &lineage, |_| ());
-    delta.insert(7, entry, &lineage, |_| ());
+    delta.insert(0, 3, entry, &lineage, |_| ());
+    delta.insert(0, 7, entry, &lineage, |_| ());
     delta.unmap(7, 8, 5, &lineage, |_| ());
     let mut blocks = vec![Content::Stored(Entry { seq: 1, ..entry }); 10];
     delta.overlay(u64::MAX, 0, &mut blocks);

@@ -177,13 +177,28 @@ impl Line {
         (next.checked_sub(1), self.nodes.get(next).map_or(END, Node::key))
     }
 
-    /// Has what [`Line::find`] will look at brought near.
-    pub(crate) fn prefetch(&self, lba: u64, at: u64) {
-        let (Some(node), behind) = self.node(lba, at) else { return };
-        let node = &self.nodes[node];
-        let guess = node.guess(lba, behind.0);
-        prefetch(&node.leaves[guess..(guess + 2).min(node.leaves.len())]);
+    /// Where the leaf of a block's newest version is to be looked for; what that look touches first is brought near.
+    pub(crate) fn near(&self, lba: u64) -> Near {
+        let (node, behind) = self.node(lba, u64::MAX);
+        if let Some(node) = node.map(|node| &self.nodes[node]) {
+            let guess = node.guess(lba, behind.0);
+            prefetch(&node.leaves[guess..(guess + 2).min(node.leaves.len())]);
+        }
+        Near { node, end: behind.0 }
     }
+
+    /// The leaf of a block's newest version, for which [`Line::near`] was asked; `None` below the first leaf.
+    pub(crate) fn leaf(&self, near: &Near, lba: u64) -> Option<&LeafRef> {
+        let node = &self.nodes[near.node?];
+        node.begun((lba, u64::MAX), near.end).checked_sub(1).map(|leaf| &node.leaves[leaf])
+    }
+}
+
+/// What [`Line::near`] found: the node, and the address behind it.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Near {
+    node: Option<usize>,
+    end: u64,
 }
 
 #[cfg(test)]
@@ -228,7 +243,9 @@ mod tests {
                 let near = keys[usize::try_from(random(keys.len() as u64)).unwrap()];
                 let at = [(near.0, near.1), (near.0 + random(90), random(9)), (random(1 << 20), u64::MAX)];
                 for (lba, seq) in at {
-                    line.prefetch(lba, seq);
+                    let newest =
+                        line.find(lba, u64::MAX).0.map(|(node, leaf)| line.nodes[node].leaves[leaf].key());
+                    assert_eq!(line.leaf(&line.near(lba), lba).map(LeafRef::key), newest);
                     let next = keys.partition_point(|k| *k <= (lba, seq));
                     let (found, end) = line.find(lba, seq);
                     let key = found.map(|(node, leaf)| line.nodes[node].leaves[leaf].key());

@@ -10,6 +10,14 @@ use crate::{
 use dolmen_types::Nanos;
 use dolmen_types::limits::BLOCK_BYTES;
 
+/// What a batch takes; the fields are those of [`Pending`].
+struct Measured {
+    header_bytes: usize,
+    payload_bytes: usize,
+    packs: bool,
+    made: bool,
+}
+
 impl Shard {
     /// Queues a batch.
     #[allow(clippy::result_large_err)] // The batch goes back to the caller, in place.
@@ -26,8 +34,8 @@ impl Shard {
                 return Err((batch, AppendError::Stopped { reason }));
             }
         }
-        let (header_bytes, payload_bytes) = match self.measure(&batch) {
-            Ok(sizes) => sizes,
+        let Measured { header_bytes, payload_bytes, packs, made } = match self.measure(&batch) {
+            Ok(measured) => measured,
             Err(why) => return Err((batch, AppendError::Invalid(why))),
         };
         if self.queue.len() >= self.tuning.queued_batches {
@@ -39,27 +47,17 @@ impl Shard {
             return Err((batch, AppendError::Full));
         }
         self.announced.add(&batch);
-        let (mut packs, mut made) = (false, false);
-        for record in &batch.records {
-            if let Record::Write { line, lba, data } = record {
-                // When its commit is applied.
-                self.map.prefetch_change(line.0, lba.0);
-                let attributes = self.attributes(line.0).unwrap_or_default();
-                packs |= attributes.compress;
-                made |= attributes != LineAttributes::default() || !lies_on_pages(data);
-            }
-        }
         let since = Nanos(0);
         self.queue.push_back(Pending { batch, ticket, header_bytes, payload_bytes, packs, made, since });
         Ok(())
     }
 
-    /// Bytes of header and payload that a batch takes at most, or what is wrong with it.
-    fn measure(&self, batch: &Batch) -> Result<(usize, usize), &'static str> {
+    /// What a batch takes at most, or what is wrong with it.
+    fn measure(&self, batch: &Batch) -> Result<Measured, &'static str> {
         if batch.records.is_empty() || batch.records.len() > MAX_BATCH_RECORDS {
             return Err("a batch has 1 to MAX_BATCH_RECORDS records");
         }
-        let (mut header, mut payload) = (24, 0);
+        let (mut header, mut payload, mut packs, mut made) = (24, 0, false, false);
         let mut lines = self.announced.view(&self.map);
         for record in &batch.records {
             lines.record(record, batch.seq.0)?;
@@ -76,6 +74,8 @@ impl Shard {
                         self.may_encrypt(line.0, end, batch.seq.0)?;
                     }
                     payload += data.len();
+                    packs |= attributes.compress;
+                    made |= attributes != LineAttributes::default() || !lies_on_pages(data);
                     write_record_bytes(blocks)
                 }
                 Record::Unmap { lba, blocks, .. } => {
@@ -105,7 +105,7 @@ impl Shard {
         if header + FIXED_BYTES > MAX_HEADER_BYTES || whole > room.min(self.tuning.commit_bytes) {
             return Err("the batch does not fit one commit");
         }
-        Ok((header, payload))
+        Ok(Measured { header_bytes: header, payload_bytes: payload, packs, made })
     }
 
     /// How the blocks of a line that exists, or is about to, are stored.

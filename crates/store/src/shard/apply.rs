@@ -2,10 +2,42 @@
 
 use super::{Phase, Shard};
 use crate::format::commit::{CommitHeader, LogRecord, NO_PG, records};
-use crate::map::Entry;
+use crate::map::{AT_ONCE, Entry, LineDelta};
 use crate::segments::SegmentName;
 use crate::{Done, StoreError, Timing};
 use dolmen_types::{Epoch, PgId, Seq};
+
+/// A version of a block that a commit names.
+#[derive(Clone, Copy)]
+pub(crate) struct Named {
+    line: u64,
+    lba: u64,
+    entry: Entry,
+    /// A host wrote it; otherwise it was moved.
+    written: bool,
+}
+
+/// Where blocks of a line will be named; all that takes to do is brought near for all of them.
+fn prefetch(delta: &LineDelta, named: &[Named]) -> [usize; AT_ONCE] {
+    let mut places = [0; AT_ONCE];
+    let mut before = usize::MAX;
+    for (named, place) in named.iter().zip(&mut places) {
+        *place = delta.place(named.lba);
+        // Those of a sequence are side by side.
+        if *place != before {
+            delta.prefetch(*place);
+        }
+        before = *place;
+    }
+    before = usize::MAX;
+    for (named, &place) in named.iter().zip(&places) {
+        if place != before {
+            delta.prefetch_entry(place, named.lba);
+        }
+        before = place;
+    }
+    places
+}
 
 impl Shard {
     /// Applies every commit at the head that is durable, in chain order, and ends the appends in it.
@@ -39,7 +71,12 @@ impl Shard {
     /// Applies one commit to map, objects and marks.
     pub(crate) fn apply(&mut self, bytes: &[u8], header: &CommitHeader) {
         let (mut pg, mut seq) = (NO_PG, Seq(0));
+        // Blocks that nothing but blocks lies between are looked for in the map together.
+        let mut named = std::mem::take(&mut self.named);
         for record in records(bytes, header).flatten() {
+            if record.needs_blocks() {
+                self.set_entries(&mut named);
+            }
             match record {
                 LogRecord::Batch { pg: p, epoch, seq: s } => {
                     (pg, seq) = (p, s);
@@ -47,10 +84,11 @@ impl Shard {
                 }
                 LogRecord::Write { line, lba, blocks } => {
                     let entries = blocks.iter().map(|block| header.entry(seq.0, &block));
-                    self.set_entries(line, lba, entries, Some(seq.0));
+                    let name = |(lba, entry)| Named { line, lba, entry, written: true };
+                    named.extend((lba..).zip(entries).map(name));
                 }
                 LogRecord::Move { line, lba, seq, block, .. } => {
-                    self.set_entries(line, lba, std::iter::once(header.entry(seq, &block)), None);
+                    named.push(Named { line, lba, entry: header.entry(seq, &block), written: false });
                 }
                 LogRecord::Unmap { line, lba, blocks } => {
                     self.unmap(line, lba, lba.saturating_add(blocks), seq.0)
@@ -79,6 +117,8 @@ impl Shard {
                 self.announced.applied();
             }
         }
+        self.set_entries(&mut named);
+        self.named = named;
         self.log.applied = header.place.number;
         self.log.applied_chain = header.check;
     }
@@ -91,24 +131,26 @@ impl Shard {
         }
     }
 
-    /// Versions of consecutive blocks are at these places now: a host wrote them under the number `written`, or they were moved.
-    /// Of a line that is gone nothing is kept.
-    fn set_entries(
-        &mut self,
-        line: u64,
-        first: u64,
-        entries: impl Iterator<Item = Entry>,
-        written: Option<u64>,
-    ) {
-        let Some(tree) = self.map.lines.get(&line).filter(|l| !l.now.is_doomed()) else { return };
-        let segments = &mut self.segments;
-        self.map.live.change(line, |delta| {
-            written.into_iter().for_each(|seq| delta.written(seq));
-            for (lba, entry) in (first..).zip(entries) {
-                segments.add_delta(&entry);
-                delta.insert(lba, entry, &tree.now, |old| segments.sub_delta(&old));
-            }
-        });
+    /// These versions are at these places now. Of a line that is gone nothing is kept.
+    fn set_entries(&mut self, named: &mut Vec<Named>) {
+        for of_line in named.chunk_by(|a, b| a.line == b.line) {
+            let line = of_line[0].line;
+            let Some(tree) = self.map.lines.get(&line).filter(|l| !l.now.is_doomed()) else { continue };
+            let segments = &mut self.segments;
+            self.map.live.change(line, |delta| {
+                for some in of_line.chunks(AT_ONCE) {
+                    let places = prefetch(delta, some);
+                    for (&Named { lba, entry, written, .. }, place) in some.iter().zip(places) {
+                        if written {
+                            delta.written(entry.seq);
+                        }
+                        segments.add_delta(&entry);
+                        delta.insert(place, lba, entry, &tree.now, |old| segments.sub_delta(&old));
+                    }
+                }
+            });
+        }
+        named.clear();
     }
 
     fn unmap(&mut self, line: u64, lba: u64, end: u64, seq: u64) {

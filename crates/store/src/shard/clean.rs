@@ -12,7 +12,7 @@ use crate::format::commit::{LogIdentity, LogRecord, records};
 use crate::format::page::{Level, verify};
 use crate::format::segment::{SEGMENT_HEADER_BYTES, Stream};
 use crate::location::Slot;
-use crate::map::Held;
+use crate::map::{AT_ONCE, Asked, Held};
 use crate::policy::{Candidate, dense_bytes, victim};
 use crate::segments::{Segment, SegmentName};
 use crate::stored::BlockVersion;
@@ -22,9 +22,6 @@ use dolmen_types::limits::BLOCK_BYTES;
 
 /// Versions that are looked up at a time; those that live are then moved, in one commit or several.
 const BATCH_ITEMS: usize = 256;
-
-/// Of these, how many the map is asked of at a time: what it looks at comes from far away, for all of them at once.
-const ASKED_AT_ONCE: usize = 32;
 
 /// Bytes that are read in one go.
 const RUN_BYTES: usize = 128 * 1024;
@@ -110,8 +107,11 @@ impl super::Shard {
 
     /// A segment that lacks a column and still holds something, the one with least first.
     fn pick_at_risk(&self) -> Option<Slot> {
-        let may = !self.reprotect.paused && self.risk.any && self.halted.is_none();
-        let candidates = self.segments.iter().filter(|(_, s)| may && self.may_clean(s) && self.is_at_risk(s));
+        // Asked whenever a commit was applied.
+        if self.reprotect.paused || !self.risk.any || self.halted.is_some() {
+            return None;
+        }
+        let candidates = self.segments.iter().filter(|(_, s)| self.may_clean(s) && self.is_at_risk(s));
         candidates.min_by_key(|(_, s)| s.live()).map(|(slot, _)| slot)
     }
 }
@@ -169,10 +169,12 @@ async fn move_items(shard: &Shared, exec: &Handle, items: &[MoveItem]) -> Result
     let (items, formed) = {
         let mut s = shard.borrow_mut();
         let mut needed = Vec::new();
-        for some in items.chunks(ASKED_AT_ONCE) {
-            some.iter().for_each(|i| s.map.prefetch_change(i.line, i.lba));
-            let live = |i: &&MoveItem| !s.map.is_superseded(i.line, i.lba, i.entry.seq);
-            needed.extend(some.iter().filter(live).copied());
+        let mut asked = Vec::new();
+        for some in items.chunks(AT_ONCE) {
+            asked.clear();
+            asked.extend(some.iter().map(|i| Asked { line: i.line, lba: i.lba, seq: i.entry.seq }));
+            let superseded = s.map.superseded(&asked);
+            needed.extend(some.iter().zip(superseded).filter(|(_, gone)| !gone).map(|(item, _)| *item));
         }
         let items: Vec<MoveItem> = needed;
         s.moving = items.iter().map(|i| (i.line, i.lba, i.entry.seq)).collect();

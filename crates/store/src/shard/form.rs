@@ -2,7 +2,7 @@
 
 use super::layout::Layout;
 use super::retire::{RETIRE_BYTES, RETIRED_AT_ONCE};
-use super::{Flight, MoveJob, Phase, Shard, layout};
+use super::{Flight, MoveJob, Pending, Phase, Shard, layout};
 use crate::check::is_zero;
 use crate::columns::Columns;
 use crate::format::anchor::Start;
@@ -12,7 +12,7 @@ use crate::format::commit::{
 use crate::format::segment::{SEGMENT_HEADER_BYTES, SegmentHeader, Stream};
 use crate::location::GRANULE_BYTES;
 use crate::stored::{BlockVersion, Form, Forms};
-use crate::{Batch, LineAttributes, Purpose, Record, Ticket};
+use crate::{LineAttributes, Purpose, Record, Ticket};
 use dolmen_io::{Buf, Io, PoolConfig, Slice, Slices, Tag};
 use dolmen_types::limits::BLOCK_BYTES;
 use dolmen_types::{Epoch, Nanos, Seq};
@@ -238,7 +238,7 @@ impl Shard {
             let Some(pending) = self.queue.pop_front() else { break };
             self.counters.host_written += pending.payload_bytes as u64;
             self.space.credit = self.space.credit.saturating_sub(pending.payload_bytes as u64);
-            self.stage(&pending.batch, &mut header, &mut staging);
+            self.stage(&pending, &mut header, &mut staging);
             tickets.push(pending.ticket);
         }
         let work_ns = began.map_or(0, |began| io.moment().since(began));
@@ -372,15 +372,17 @@ impl Shard {
     }
 
     /// Writes a batch's records into the header and its blocks into staging.
-    fn stage(&mut self, batch: &Batch, header: &mut HeaderWriter, staging: &mut Staging) {
+    fn stage(&mut self, pending: &Pending, header: &mut HeaderWriter, staging: &mut Staging) {
+        let batch = &pending.batch;
         header.batch(batch.pg, batch.epoch, batch.seq);
         self.announced.form(batch);
         for record in &batch.records {
             match record {
                 Record::Write { line, lba, data } => {
                     self.forget_moves(line.0, lba.0, (data.len() / BLOCK_BYTES) as u64);
-                    self.map.prefetch_changed(line.0, lba.0);
-                    let attributes = self.attributes(line.0).unwrap_or_default();
+                    // Of one whose blocks are stored as they came the lines have no attributes.
+                    let attributes =
+                        if pending.made { self.attributes(line.0) } else { None }.unwrap_or_default();
                     let first = BlockVersion { line: line.0, lba: lba.0, seq: batch.seq.0 };
                     Stage {
                         header: &mut *header,

@@ -195,6 +195,8 @@ pub(crate) struct Shard {
     pub(crate) objects_bytes: usize,
     pub(crate) marks: BTreeMap<PgId, Marks>,
     pub(crate) log: Log,
+    /// Memory of the applying of commits.
+    pub(crate) named: Vec<apply::Named>,
     pub(crate) queue: VecDeque<Pending>,
     /// Buffers kept back, so that a pool full of queued data does not keep that very data from being written.
     pub(crate) reserve: Vec<dolmen_io::Buf>,

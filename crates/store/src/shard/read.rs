@@ -6,10 +6,10 @@ use super::mend::{Job, Mended, Wanted};
 use super::{Phase, Shard, Span};
 use crate::format::page::{Level, PageRef, verify};
 use crate::location::Location;
-use crate::map::{Found, Lookup};
+use crate::map::{Asked, Entry, Found, Lookup, Newest, RESOLVED};
 use crate::stored::{BlockVersion, Forms};
 use crate::{Done, StoreError, Ticket, Timing};
-use dolmen_io::{Buf, Error, Io, Tag};
+use dolmen_io::{Buf, Error, FileId, Io, Tag};
 use dolmen_types::limits::BLOCK_BYTES;
 use dolmen_types::{Lba, LineId, Nanos, Seq};
 use smallvec::SmallVec;
@@ -41,6 +41,7 @@ const MEASURED_OF: u64 = 8;
 const MAX_ATTEMPTS: u32 = 4;
 
 /// One read under way.
+#[derive(Default)]
 struct Request {
     ticket: Ticket,
     /// Number of the attempt; what belongs to earlier ones is not looked at.
@@ -83,6 +84,13 @@ struct Piece {
     done: bool,
 }
 
+impl Piece {
+    /// One block, the request's `first`.
+    fn of(first: usize, entry: &Entry) -> Piece {
+        Piece { first, count: 1, span: Span::of(entry), wrong: false, mending: false, done: false }
+    }
+}
+
 /// The reads of a shard.
 #[derive(Default)]
 pub(crate) struct Reads {
@@ -90,6 +98,9 @@ pub(crate) struct Reads {
     free: Vec<usize>,
     /// Reads that came in this turn.
     fresh: Vec<usize>,
+    /// What the map is asked for them, and what it says.
+    asked: Vec<Asked>,
+    answers: Vec<Newest>,
     /// Reads that wait for a buffer.
     stalled: VecDeque<usize>,
     /// Finished requests' memory, for reuse.
@@ -133,43 +144,8 @@ impl Shard {
             let result = Err(error);
             return self.done.push(Done { ticket, result, buf: Some(buf), timing: Timing::default() });
         }
-        let mut spare = self.reads.spare.pop();
-        let (mut entries, mut levels, mut pieces) = match spare.as_deref_mut() {
-            Some(old) => (
-                std::mem::take(&mut old.entries),
-                std::mem::take(&mut old.levels),
-                std::mem::take(&mut old.pieces),
-            ),
-            None => Default::default(),
-        };
-        unresolve(&mut entries, &mut levels, blocks);
-        pieces.clear();
-        let request = Request {
-            ticket,
-            serial: 0,
-            since: Nanos(0),
-            mending: false,
-            line,
-            at,
-            lba: lba.0,
-            buf: Some(buf),
-            blocks,
-            entries,
-            levels,
-            pieces,
-            outstanding: 0,
-            error: None,
-            damaged: None,
-            attempts: 0,
-            timing: Timing::default(),
-        };
-        let request = match spare {
-            Some(mut old) => {
-                *old = request;
-                old
-            }
-            None => Box::new(request),
-        };
+        let mut request = self.reads.spare.pop().unwrap_or_default();
+        request.begin(ticket, (line, at, lba), buf);
         let index = self.reads.free.pop().unwrap_or_else(|| {
             self.reads.slots.push(None);
             self.reads.leaves.push(None);
@@ -179,21 +155,26 @@ impl Shard {
         self.reads.fresh.push(index);
     }
 
-    /// Begins the reads that came in: what their lookups need is fetched from memory for all of them at once.
+    /// Begins the reads that came in: their first blocks are looked up together. Of most that is all.
     pub(crate) fn begin_reads(&mut self, io: &mut Io) {
-        let mut fresh = std::mem::take(&mut self.reads.fresh);
-        if fresh.len() > 1 {
-            let places = || {
-                let requests = fresh.iter().filter_map(|&index| self.reads.slots[index].as_ref());
-                requests.map(|r| (r.line, r.lba))
-            };
-            places().for_each(|(line, lba)| self.map.prefetch(line, lba));
-            places().for_each(|(line, lba)| self.map.prefetch_found(line, lba));
+        if self.reads.fresh.is_empty() {
+            return;
         }
-        for index in fresh.drain(..) {
-            self.resolve(io, index);
+        let Reads { slots, fresh, asked, answers, .. } = &mut self.reads;
+        let (mut fresh, mut answers) = (std::mem::take(fresh), std::mem::take(answers));
+        asked.clear();
+        asked.extend(fresh.iter().map(|&index| match &slots[index] {
+            Some(request) => Asked { line: request.line.0, lba: request.lba, seq: 0 },
+            None => Asked::default(),
+        }));
+        self.map.newest(asked, &mut answers);
+        for (index, answer) in fresh.drain(..).zip(&answers) {
+            match self.reads.slots[index].take_if(|request| request.settle(answer)) {
+                Some(request) => self.read_data(io, index, request),
+                None => self.resolve(io, index),
+            }
         }
-        self.reads.fresh = fresh;
+        (self.reads.fresh, self.reads.answers) = (fresh, answers);
     }
 
     /// Tries again what waited for a buffer.
@@ -268,7 +249,7 @@ impl Shard {
     }
 
     /// Where the bytes at a location can be read in one go: in their column, or in a copy of it.
-    fn direct(&self, location: Location) -> Option<(dolmen_io::FileId, u64)> {
+    fn direct(&self, location: Location) -> Option<(FileId, u64)> {
         let columns = self.segments.at(location.slot())?.columns;
         let (column, offset) = location.place(self.drives.unit_bytes);
         let copies = if columns.data() == 1 { columns.len() } else { 1 };
@@ -291,6 +272,20 @@ impl Shard {
         if let Some(error) = self.unfit(&request) {
             request.error = Some(error);
             return self.finish(index, request);
+        }
+        if let [Some(Found { entry, .. })] = request.entries[..]
+            && let Some((file, offset)) = self.page_of_its_own(&entry)
+            && let Some(buf) = request.buf.take()
+        {
+            // Most reads are like this one.
+            request.pieces.clear();
+            request.pieces.push(Piece::of(0, &entry));
+            self.sent(io, &mut request);
+            request.outstanding = 1;
+            let key = self.tag.key | KIND_DATA | read_key(request.serial, index, 0);
+            io.read(Tag { owner: self.tag.owner, key }, file, offset, buf);
+            self.reads.slots[index] = Some(request);
+            return;
         }
         cut_pieces(&request.entries, io.pool().largest(), &mut request.pieces);
         let nowhere = |p: &&Piece| !self.is_somewhere(p.span.location(), p.span.len());
@@ -317,10 +312,10 @@ impl Shard {
         } else if let Some(buf) = request.buf.take() {
             bufs.push(buf);
         }
-        if request.timing.submitted == Nanos(0) && !bufs.is_empty() {
-            request.timing.submitted = io.now();
+        if bufs.is_empty() {
+            return self.finish(index, request);
         }
-        (request.serial, request.since) = (self.reads.next_serial(), io.now());
+        self.sent(io, &mut request);
         for (number, buf) in bufs.into_iter().enumerate() {
             let piece = request.pieces[number];
             request.outstanding += 1;
@@ -334,11 +329,27 @@ impl Shard {
                 self.mend_piece(index, &mut request, number);
             }
         }
-        if request.outstanding == 0 {
-            self.finish(index, request);
-        } else {
-            self.reads.slots[index] = Some(request);
+        self.reads.slots[index] = Some(request);
+    }
+
+    /// An attempt's drive operations begin.
+    fn sent(&mut self, io: &Io, request: &mut Request) {
+        (request.serial, request.since) = (self.reads.next_serial(), io.now());
+        if request.timing.submitted == Nanos(0) {
+            request.timing.submitted = io.now();
         }
+    }
+
+    /// Where a block that is as long as it was, on a page of its own, can be read in one go.
+    fn page_of_its_own(&self, entry: &Entry) -> Option<(FileId, u64)> {
+        let (column, offset) = entry.location.place(self.drives.unit_bytes);
+        let whole = is_kept(entry) && (offset as usize).is_multiple_of(BLOCK_BYTES);
+        let inside = u64::from(offset) + BLOCK_BYTES as u64 <= u64::from(self.drives.unit_bytes);
+        let columns = &self.segments.at(entry.location.slot()).filter(|_| whole && inside)?.columns;
+        if column >= columns.data() {
+            return None;
+        }
+        self.drives.place(columns.unit(column)?, offset)
     }
 
     /// Why the blocks that the map names may not be served: a line's key is not here, or a block of an encrypted line claims not
@@ -352,7 +363,8 @@ impl Shard {
                 Some((known, encrypted)) if known == *line => encrypted,
                 _ => self.attributes(*line).is_some_and(|a| a.encrypt),
             };
-            if last.replace((*line, encrypted)) != Some((*line, encrypted)) && !self.has_keys_of(*line) {
+            let is_new = last.replace((*line, encrypted)) != Some((*line, encrypted));
+            if is_new && encrypted && !self.forms.has_key(*line) {
                 return Some(StoreError::NoKey(LineId(*line)));
             }
             if encrypted && !entry.form.is_encrypted() {
@@ -618,6 +630,32 @@ fn split_key(id: u64) -> (u64, usize, usize) {
 }
 
 impl Request {
+    /// Becomes a read that has not begun, whatever it was before.
+    fn begin(&mut self, ticket: Ticket, (line, at, lba): (LineId, Option<Seq>, Lba), buf: Buf) {
+        let blocks = buf.len() / BLOCK_BYTES;
+        unresolve(&mut self.entries, &mut self.levels, blocks);
+        self.pieces.clear();
+        (self.ticket, self.line, self.at, self.lba) = (ticket, line, at, lba.0);
+        (self.buf, self.blocks) = (Some(buf), blocks);
+        (self.serial, self.since, self.mending) = (0, Nanos(0), false);
+        (self.outstanding, self.error, self.damaged, self.attempts) = (0, None, None, 0);
+        self.timing = Timing::default();
+    }
+
+    /// Takes what the map says of its first block; true when that is all that it asks for.
+    fn settle(&mut self, answer: &Newest) -> bool {
+        if self.blocks > 1 || self.at.is_some() {
+            return false;
+        }
+        self.entries[0] = match answer {
+            Newest::Stored(found) => Some(*found),
+            Newest::Nothing => None,
+            Newest::Unknown => return false,
+        };
+        self.levels[0] = RESOLVED;
+        true
+    }
+
     /// A piece came; its first block that is not what the map said, if there is one.
     fn found(&mut self, number: usize, damaged: Option<usize>) {
         self.pieces[number].wrong = damaged.is_some();
@@ -680,8 +718,7 @@ fn cut_pieces(entries: &[Option<Found>], max_bytes: usize, pieces: &mut Vec<Piec
         match last.and_then(|piece| piece.span.extend(&e.entry, max_bytes).then_some(piece)) {
             Some(piece) => piece.count += 1,
             None => {
-                let span = Span::of(&e.entry);
-                pieces.push(Piece { first, count: 1, span, wrong: false, mending: false, done: false });
+                pieces.push(Piece::of(first, &e.entry));
             }
         }
         open = true;
@@ -691,10 +728,12 @@ fn cut_pieces(entries: &[Option<Found>], max_bytes: usize, pieces: &mut Vec<Piec
 /// True when a piece is the whole request, stored on pages of its own and as long as it was: it may be read to where it is
 /// wanted.
 fn is_whole(piece: &Piece, entries: &[Option<Found>]) -> bool {
-    let kept = |e: &Option<Found>| {
-        e.is_some_and(|f| f.entry.form.is_whole() && f.entry.bytes() as usize == BLOCK_BYTES)
-    };
     piece.count == entries.len()
         && piece.span.len() == entries.len() * BLOCK_BYTES
-        && entries.iter().all(kept)
+        && entries.iter().all(|e| e.is_some_and(|f| is_kept(&f.entry)))
+}
+
+/// True for a block whose stored form is as long as it was.
+fn is_kept(entry: &Entry) -> bool {
+    entry.form.is_whole() && entry.bytes() as usize == BLOCK_BYTES
 }

@@ -15,7 +15,7 @@ use crate::stored::{BlockVersion, Form, Forms};
 use dolmen_io::{Buf, exec::Handle};
 use std::rc::Rc;
 
-/// Bytes that are read ahead: a few small commits, or the header of a large one.
+/// Bytes that are read ahead while commits are small: a few of them. Of larger ones only the header is wanted.
 const WINDOW_BYTES: u32 = 32 * 1024;
 
 /// A commit's header and its bytes.
@@ -31,6 +31,8 @@ pub(crate) struct SegmentScan {
     columns: Columns,
     /// Column 0 as it is, then as it is computed from each set of other columns.
     windows: Vec<Window>,
+    /// Bytes that are read ahead: commits are mostly about as large as the one before.
+    ahead: u32,
 }
 
 /// One stored block of a commit, and where it lies in the commit's columns.
@@ -55,7 +57,7 @@ impl Block {
 impl SegmentScan {
     pub(crate) fn new(exec: Handle, drives: Rc<Drives>, columns: Columns) -> SegmentScan {
         let ways = 1 + parity::sources(columns.data(), columns.parity(), 0).len();
-        SegmentScan { exec, drives, columns, windows: (0..ways).map(|_| None).collect() }
+        SegmentScan { exec, drives, columns, windows: (0..ways).map(|_| None).collect(), ahead: WINDOW_BYTES }
     }
 
     /// The segment's header, as far as `expected` has it so, from any column. `None` when the segment was not begun.
@@ -121,7 +123,11 @@ impl SegmentScan {
         let len = u32::try_from(len).expect("at most MAX_HEADER_BYTES");
         let Some(bytes) = self.bytes(way, offset, len).await? else { return Ok(None) };
         let header = commit::decode(bytes, id, slot, offset, unit_bytes);
-        Ok(header.filter(|h| usize::from(h.place.data) == data).map(|h| (h, bytes.to_vec())))
+        let found = header.filter(|h| usize::from(h.place.data) == data).map(|h| (h, bytes.to_vec()));
+        if let Some((header, _)) = &found {
+            self.ahead = if header.depth > WINDOW_BYTES / 2 { PAGE_BYTES } else { WINDOW_BYTES };
+        }
+        Ok(found)
     }
 
     /// The data columns of a commit as they should be: header and blocks in their places, zeros in all others. `None` when some
@@ -207,7 +213,7 @@ impl SegmentScan {
         let covers =
             |w: &(u32, Buf)| w.0 <= offset && offset + len <= w.0 + u32::try_from(w.1.len()).unwrap_or(0);
         if !self.windows[way].as_ref().is_some_and(covers) {
-            let want = (unit_bytes - offset).min(len.max(WINDOW_BYTES));
+            let want = (unit_bytes - offset).min(len.max(self.ahead));
             let mut buf = match self.windows[way].take() {
                 Some((_, buf)) if buf.capacity() >= want as usize => buf,
                 _ => self.exec.alloc(want as usize).await,
