@@ -13,6 +13,9 @@ use crate::sh::{Stream, run};
 /// The kernels the scenarios run on: the newest that Debian 12 has, and the floor.
 const KERNELS: [&str; 2] = ["6.12", "6.1"];
 
+/// How the summary line of nextest begins.
+const NEXTEST_SUMMARY: &str = "Summary [";
+
 /// A phase that is over: its name, what came of it, how long it took.
 struct Phase {
     name: &'static str,
@@ -95,7 +98,7 @@ fn counted(words: &[&str], stream: Stream) -> Tally {
     let mut tally = Tally::default();
     let succeeded = match run("cargo").args(words).dir(crate::root()).echoed(stream) {
         Ok((succeeded, text)) => {
-            text.lines().for_each(|line| tally.add(summary_of(line)));
+            tally = summaries_of(&text);
             succeeded
         }
         Err(error) => {
@@ -109,12 +112,26 @@ fn counted(words: &[&str], stream: Stream) -> Tally {
     tally
 }
 
+/// What the summary lines of a run come to. Where nextest ran there is one, the last; a line of cargo's before it is what a failed
+/// test printed, shown once more.
+fn summaries_of(text: &str) -> Tally {
+    let mut tally = Tally::default();
+    for line in text.lines() {
+        if line.trim_start().starts_with(NEXTEST_SUMMARY) {
+            tally = Tally::default();
+        }
+        tally.add(summary_of(line));
+    }
+    tally
+}
+
 /// The counts in a summary line of cargo (`test result: ok. 3 passed; 0 failed; ...`) or of nextest
 /// (`Summary [0.1s] 3 tests run: 2 passed, 1 failed, 0 skipped`); zero for any other line.
 fn summary_of(line: &str) -> Tally {
     let line = line.trim_start();
     let Some(counts) = line.strip_prefix("test result:").or_else(|| {
-        line.strip_prefix("Summary [").and_then(|rest| rest.split_once(" run: ").map(|(_, counts)| counts))
+        line.strip_prefix(NEXTEST_SUMMARY)
+            .and_then(|rest| rest.split_once(" run: ").map(|(_, counts)| counts))
     }) else {
         return Tally::default();
     };
@@ -143,7 +160,20 @@ fn scenarios() -> Tally {
 
 #[cfg(test)]
 mod tests {
-    use super::summary_of;
+    use super::{summaries_of, summary_of};
+
+    #[test]
+    fn what_a_failed_test_printed_is_not_counted_again() {
+        let nextest = "        FAIL [   0.005s] dolmen it::fails\n\
+            test result: FAILED. 0 passed; 1 failed; 0 ignored\n\
+            \u{20}    Summary [   0.006s] 5 tests run: 4 passed, 1 failed, 0 skipped\n\
+            \u{20}       FAIL [   0.005s] dolmen it::fails\n";
+        let cargo = "test result: ok. 3 passed; 0 failed\ntest result: FAILED. 1 passed; 1 failed\n";
+        for (text, counts) in [(nextest, (4, 1)), (cargo, (4, 1)), ("", (0, 0))] {
+            let tally = summaries_of(text);
+            assert_eq!((tally.passed, tally.failed), counts, "{text}");
+        }
+    }
 
     #[test]
     fn summaries_of_both_runners_are_counted() {

@@ -17,7 +17,7 @@ use crate::{
 use dolmen_export::nbd::Server;
 use dolmen_io::{DriveInfo, Event, FileId, Inbox, Io, Owner, Poller, Tag, Turn, Wait, exec::Exec};
 use dolmen_store::{PoolOwner, PoolPlan, Store, ToPool, ToShard};
-use dolmen_target::Target;
+use dolmen_target::{CalledOff, Envelope, Target};
 use dolmen_types::{CoreId, LineId, Nanos, PgId, ShardId, Uuid, limits::BLOCK_BYTES};
 use dolmen_volume::{
     Change, ControlDone, ControlError, ControlReply, Near, Notice, Reply, VolumeInfo, Volumes,
@@ -242,7 +242,8 @@ impl Core {
         } else {
             let Some(target) = &mut self.target else { return false };
             let outputs = target.outputs();
-            if !outputs.requests.is_empty() || !outputs.messages.is_empty() {
+            if !outputs.requests.is_empty() || !outputs.messages.is_empty() || !outputs.called_off.is_empty()
+            {
                 return false;
             }
             target.step(&mut self.io, &mut Near::of(self.volumes.as_mut()));
@@ -318,6 +319,14 @@ impl Core {
                 }
             }
             Between::Reply(reply) => self.take_reply(reply),
+            Between::CallOff { from, called_off } => {
+                if let Some(volumes) = &mut self.volumes {
+                    volumes.call_off(from, called_off.tokens);
+                }
+                // They look at it before any command that comes from now on.
+                let answer = Between::Target(Envelope::called_off(from, called_off.ticket));
+                post(&mut self.links, &mut self.backlog, from, answer);
+            }
             Between::Target(envelope) => {
                 if let Some(target) = &mut self.target {
                     target.on_message(&mut self.io, envelope);
@@ -388,27 +397,58 @@ impl Core {
 
     /// Takes the target's requests to the volumes, here or elsewhere; true when some are for here.
     fn route_requests(&mut self) -> bool {
-        let Some(target) = &mut self.target else { return false };
-        let outputs = target.outputs();
-        if outputs.requests.is_empty() && outputs.messages.is_empty() {
-            return false;
-        }
         let mut any = false;
-        for request in outputs.requests.drain(..) {
-            let home = request.volume.core;
-            match &mut self.volumes {
-                Some(volumes) if home == self.id => {
-                    volumes.submit(request);
-                    any = true;
-                }
-                _ => post(&mut self.links, &mut self.backlog, home, Between::Request(request)),
+        // Its messages to itself are answered by others.
+        while let Some(target) = &mut self.target {
+            let outputs = target.outputs();
+            if outputs.requests.is_empty() && outputs.messages.is_empty() && outputs.called_off.is_empty() {
+                break;
             }
-        }
-        for envelope in outputs.messages.drain(..) {
-            let to = envelope.to;
-            post(&mut self.links, &mut self.backlog, to, Between::Target(envelope));
+            for request in outputs.requests.drain(..) {
+                let home = request.volume.core;
+                match &mut self.volumes {
+                    Some(volumes) if home == self.id => {
+                        volumes.submit(request);
+                        any = true;
+                    }
+                    _ => post(&mut self.links, &mut self.backlog, home, Between::Request(request)),
+                }
+            }
+            // Behind the requests, and before others hear that their connection has ended.
+            let called_off = std::mem::take(&mut outputs.called_off);
+            let messages = std::mem::take(&mut outputs.messages);
+            any |= self.route_called_off(called_off);
+            self.route_messages(messages);
         }
         any
+    }
+
+    /// Tells the volumes of all cores what nobody waits for any more.
+    fn route_called_off(&mut self, called_off: Vec<CalledOff>) -> bool {
+        let any = !called_off.is_empty() && self.volumes.is_some();
+        let cores = u16::try_from(self.cores).expect("cores are numbered in 16 bits");
+        for called_off in called_off {
+            for to in (0..cores).map(CoreId).filter(|to| *to != self.id) {
+                let message = Between::CallOff { from: self.id, called_off: called_off.clone() };
+                post(&mut self.links, &mut self.backlog, to, message);
+            }
+            if let Some(volumes) = &mut self.volumes {
+                volumes.call_off(self.id, called_off.tokens);
+            }
+        }
+        any
+    }
+
+    fn route_messages(&mut self, messages: Vec<Envelope>) {
+        for envelope in messages {
+            match &mut self.target {
+                Some(target) if envelope.to == self.id => target.on_message(&mut self.io, envelope),
+                _ => {
+                    let to = envelope.to;
+                    post(&mut self.links, &mut self.backlog, to, Between::Target(envelope));
+                }
+            }
+        }
     }
 
     /// Takes the volumes' replies and news where they belong.

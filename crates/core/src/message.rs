@@ -7,8 +7,8 @@ use dolmen_store::{
     Candidate, DataKey, FoundPool, Keyring, NewDrive, PoolOptions, PoolPlan, ScrubPlan, StoreError, ToPool,
     ToShard, WrappedKey,
 };
-use dolmen_target::{Envelope, Health, NamespaceTable, TargetConfig};
-use dolmen_types::{DriveChange, LineId, PgId, ShardId, Uuid};
+use dolmen_target::{CalledOff, Envelope, Health, NamespaceTable, TargetConfig};
+use dolmen_types::{CoreId, DriveChange, LineId, PgId, ShardId, Uuid};
 use dolmen_volume::{
     Change, ControlCommand, ControlDone, ControlError, NodeIdentity, Notice, Replace, Reply, Request,
     Restart, VolumeInfo,
@@ -43,6 +43,13 @@ pub enum Between {
     Request(Request),
     /// The answer, for the door that the command came from.
     Reply(Reply),
+    /// Nobody waits for the answers to these requests of a core's target any more.
+    CallOff {
+        /// The core.
+        from: CoreId,
+        /// What was called off.
+        called_off: CalledOff,
+    },
     /// Between targets.
     Target(Envelope),
     /// From a shard to the owner of the pool's units, on core 0.

@@ -5,7 +5,8 @@ mod door;
 mod node;
 
 use door::{Door, Raw, Relay, Wire, client, source, uri};
-use node::{DOLMEN, within};
+use node::{DOLMEN, Node, within};
+use serde_json::Value;
 use std::{
     net::SocketAddr,
     process::{Child, Command},
@@ -60,7 +61,7 @@ fn subsystem(door: &Door) -> (SocketAddr, String) {
 
 /// A copy that goes on while other things happen; `None` where there is no such program.
 fn copy(from: &str, to: &str) -> Option<Child> {
-    let words = ["convert", "-n", "-W", "-f", "raw", "-O", "raw", "-r", "16M", from, to];
+    let words = ["convert", "-n", "-W", "-f", "raw", "-O", "raw", "-r", "12M", from, to];
     Command::new("qemu-img").args(words).spawn().ok()
 }
 
@@ -138,6 +139,61 @@ fn a_volume_that_grows_is_larger_for_new_connections_and_others_come_and_go() {
     if client(&["nbdinfo", "--version"]).is_some() {
         within(&|| "the end of the new volume".into(), || !listed(&more));
     }
+    relay.stop();
+}
+
+/// Two nodes: the second one's discovery service tells of another way to the first one's subsystem, as long as it has something to
+/// tell of at all.
+#[test]
+fn a_path_that_discovery_adds_or_takes_away_under_load_costs_no_request() {
+    let door = Door::new(&[]);
+    let size = format!("{MIB}MiB");
+    door.node.cli(&["volume", "create", "web", "--size", &size, "--acl", "ALLOW_ANY"]);
+    let (addr, nqn) = subsystem(&door);
+    let mut second = Node::new();
+    second.start(&["a"], &["--subsystem-nqn", &nqn, "--advertise", "127.0.0.3"]);
+    let tell = |second: &Node| {
+        second.cli(&["volume", "create", "way", "--size", "8MiB", "--acl", "ALLOW_ANY"]);
+    };
+    tell(&second);
+    let at = |status: &Value, what: &str| u16::try_from(status[what].as_u64().unwrap()).unwrap();
+    let status = second.cli(&["status"]);
+    let wire = Wire::at(([127, 0, 0, 3], at(&status, "nvmePort")).into(), addr);
+    let services = [at(&door.node.cli(&["status"]), "discoveryPort"), at(&status, "discoveryPort")];
+    let [a, b] = services.map(|port| format!("127.0.0.1:{port}"));
+    let socket = door.node.drive("relay.sock");
+    let relay =
+        Relay::start(&["--target", &a, "--target", &b, "--policy", "round-robin", "--name", "disk"], &socket);
+    assert_eq!(relay.paths(), [addr.to_string(), wire.addr.to_string()]);
+    let (from, back) = (door.node.drive("from"), door.node.drive("back"));
+    source(&from, MIB);
+    std::fs::write(&back, []).unwrap();
+    std::fs::OpenOptions::new().write(true).open(&back).unwrap().set_len((MIB as u64) << 20).unwrap();
+    let (from, back) = (from.to_str().unwrap(), back.to_str().unwrap());
+    let disk = relay.uri("disk");
+    for (source, destination) in [(from, &disk[..]), (&disk[..], back)] {
+        let Some(mut copying) = copy(source, destination) else {
+            return eprintln!("skipped: there is no qemu-img");
+        };
+        let flows = |more: u64| {
+            let before = wire.bytes();
+            within(&|| "load on the way that is told of".into(), || wire.bytes() > before + more);
+        };
+        for _ in 0..2 {
+            flows(64 << 10);
+            second.cli(&["volume", "delete", "way"]);
+            within(&|| "the end of the way that is told of no more".into(), || wire.is_unused());
+            assert!(copying.try_wait().unwrap().is_none(), "the copy ended before the path did");
+            // Nobody misses it now.
+            wire.cut();
+            wire.mend();
+            tell(&second);
+        }
+        flows(64 << 10);
+        assert!(copying.wait().unwrap().success());
+    }
+    let (from, back) = (std::fs::read(from).unwrap(), std::fs::read(back).unwrap());
+    assert!(back == from, "what was written and read over changing paths differs");
     relay.stop();
 }
 

@@ -78,6 +78,7 @@ fn failure(error: VolumeError) -> Failure {
         | VolumeError::NotReady
         | VolumeError::Media
         | VolumeError::Expired
+        | VolumeError::CalledOff
         | VolumeError::TooManyRegistrants => Failure::Failed,
     }
 }

@@ -69,6 +69,7 @@ impl Node {
             absent: Vec::new(),
             degraded: false,
             leaving: Vec::new(),
+            added: Vec::new(),
         };
         let opened = self.ask(|answer| ToCore::OpenDrives { drives: vec![drive], answer })?;
         let drives =

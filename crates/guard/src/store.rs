@@ -71,6 +71,7 @@ impl Bench {
             absent: Vec::new(),
             degraded: false,
             leaving: Vec::new(),
+            added: Vec::new(),
         };
         let plan = Rc::new(RefCell::new(None));
         let (slot, opening) = (plan.clone(), open_pool(exec.handle(), vec![drive], options));

@@ -24,7 +24,8 @@ pub struct Identity {
     pub controller_id: u16,
     /// Entries of one I/O queue at most (CAP.MQES + 1).
     pub max_entries: u16,
-    /// Data of one command at most: MDTS, and never above 1 MiB. Bytes.
+    /// Data of one command at most: MDTS, and never above 1 MiB. What [`Initiator::identity`](crate::Initiator::identity) tells is the
+    /// least of all live paths; a longer command, of a caller that was told more before, goes in pieces. Bytes.
     pub max_transfer_bytes: u32,
     /// Write data that may follow a command in its capsule. Bytes.
     pub in_capsule_bytes: u32,

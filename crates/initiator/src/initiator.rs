@@ -236,7 +236,8 @@ impl Initiator {
         self.get(id).map_or(State::Closed, |s| s.state().clone())
     }
 
-    /// What the subsystem's controller said of itself when it last became live; `None` before it first did.
+    /// What the first live controller said of itself, or the last one that was live, with the least transfer limit of all that are
+    /// live; `None` before any was.
     #[must_use]
     pub fn identity(&self, id: SubsystemId) -> Option<&Identity> {
         self.get(id).and_then(Subsystem::identity)

@@ -89,6 +89,15 @@ impl Payload {
             Payload::Shared(slice) => slice.len(),
         }
     }
+
+    /// Data for the controller; `None` of one that has none.
+    pub(crate) fn bytes(&self) -> Option<&[u8]> {
+        match self {
+            Payload::None | Payload::In(_) => None,
+            Payload::Out(buf) => Some(buf),
+            Payload::Shared(slice) => Some(slice),
+        }
+    }
 }
 
 /// What the controller said to a command, as its queue heard it.

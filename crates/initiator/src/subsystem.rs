@@ -34,12 +34,14 @@ pub(crate) mod choice;
 pub(crate) mod fence;
 mod follow;
 mod pairs;
+mod pieces;
 mod recovery;
 mod route;
 
 use choice::{Choices, MAX_PATHS, Policy, Standing};
 use fence::{Fences, Fencing, Span};
 use follow::number;
+use pieces::Pieces;
 use route::{Life, Route};
 
 /// Slots kept for our own commands on each path: one Connect per I/O queue, and as many as the admin queue takes.
@@ -84,6 +86,7 @@ pub(crate) struct Subsystem {
     /// Commands for which no path can be used now.
     shelter: VecDeque<SlotId>,
     fences: Fences,
+    pieces: Pieces,
     /// Changes that were answered as expired and may still be carried out by the path that is ending.
     expired: Vec<Span>,
     /// Commands of callers that have not been completed.
@@ -124,6 +127,7 @@ impl Subsystem {
             unchecked: false,
             shelter: VecDeque::new(),
             fences: Fences::default(),
+            pieces: Pieces::default(),
             expired: Vec::new(),
             callers: 0,
             lent: Vec::new(),
@@ -141,10 +145,10 @@ impl Subsystem {
         &self.state
     }
 
-    /// What the first controller that is known said of itself, those that are live first.
+    /// What the first live controller said of itself, or the last one that was live; with the least transfer limit of all that are
+    /// live.
     pub(crate) fn identity(&self) -> Option<&Identity> {
-        let live = self.routes.iter().find(|r| r.path.is_live());
-        live.or(self.routes.first()).and_then(|r| r.path.identity())
+        self.pieces.identity()
     }
 
     pub(crate) fn reports(&self) -> Vec<PathReport> {
@@ -269,11 +273,7 @@ impl Subsystem {
         if command.lane() == Lane::Io && self.shared.options.is_discovery() {
             return Err(SubmitError::NoQueues);
         }
-        let limit = self.identity().map_or(u32::MAX, |i| i.max_transfer_bytes);
-        match u32::try_from(command.data_bytes()) {
-            Ok(bytes) if bytes <= limit => Ok(()),
-            _ => Err(SubmitError::TooLarge),
-        }
+        if self.pieces.is_too_large(command.data_bytes()) { Err(SubmitError::TooLarge) } else { Ok(()) }
     }
 
     /// Puts a command on its way: into a lane of the path that it takes, or to where it waits.
@@ -290,6 +290,9 @@ impl Subsystem {
             return;
         }
         let (lane, fused) = (slot.lane, slot.is_fused());
+        if self.pieces.is_long(slot.payload.len()) && self.can_be_cut(id) {
+            return self.park_for_cutting(id);
+        }
         let Some(at) = self.choose(id) else { return self.shelter.push_back(id) };
         let route = &mut self.routes[at];
         match lane {
@@ -388,6 +391,7 @@ impl Subsystem {
         route.reading.wanted = route.has_ana();
         let queues = u16::try_from(route.path.io_queues()).expect("at most 128 queues were asked for");
         self.failing = false;
+        self.measure();
         self.reroute();
         out.notices.push(Notice::PathLive { subsystem: self.shared.id, path: number(at) });
         if self.state == State::Connecting {
@@ -434,6 +438,9 @@ impl Subsystem {
             // Without this check a controller that sends too little would have us hand out stale memory.
             let result =
                 if whole { Ok(cqe.result()) } else { Err(Failure::Status(Status::DATA_TRANSFER_ERROR)) };
+            if whole && self.goes_on(id) {
+                return;
+            }
             return self.finish(id, result, now, out);
         }
         let (nsid, tries) = (slot.sqe.nsid.get(), slot.tries);
@@ -481,6 +488,7 @@ impl Subsystem {
         if !self.fences.is_empty() {
             self.fences.disown(id);
         }
+        self.make_whole(id);
         let slot = self.shared.slots.get_mut(id);
         let Origin::Caller { ticket, .. } = slot.origin else {
             self.shared.slots.remove(id);

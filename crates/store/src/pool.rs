@@ -71,6 +71,9 @@ pub struct PoolOptions {
     pub degraded: bool,
     /// Where drives are that were to leave: one that the pool still counts is one of its drives, any other thing there is left alone.
     pub leaving: Vec<String>,
+    /// Where drives are that were to join while the pool served. One that the pool does not know never counted, whatever it was told,
+    /// so nothing lives on it: it joins now if it can, and is left alone if it can't.
+    pub added: Vec<String>,
 }
 
 /// Opens (or, over blank drives alone, makes) the pool that lives on these drives, and records this opening's incarnation

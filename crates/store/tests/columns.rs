@@ -282,6 +282,7 @@ fn a_drive_that_was_left_behind_is_refused() {
         absent: Vec::new(),
         degraded: false,
         leaving: Vec::new(),
+        added: Vec::new(),
     };
     let opening = open_pool(exec.handle(), candidates, options);
     let Err(StoreError::Refused(text)) = run(&mut io, &mut exec, opening) else { panic!("it opened") };

@@ -129,6 +129,7 @@ fn options(setup: &Setup, absent: Vec<(String, String)>) -> PoolOptions {
         absent,
         degraded: false,
         leaving: Vec::new(),
+        added: Vec::new(),
     }
 }
 

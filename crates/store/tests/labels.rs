@@ -159,6 +159,7 @@ fn table(world: &World, setup: &Setup, happens: impl FnOnce(&World) + 'static) -
         absent: Vec::new(),
         degraded: false,
         leaving: Vec::new(),
+        added: Vec::new(),
     };
     run(&mut io, &mut exec, async move {
         let all: Vec<FileId> = candidates.iter().map(|c| c.info.file).collect();

@@ -155,7 +155,7 @@ impl Target {
                     discovery,
                     events: &controller.events,
                     view: self.views.at(controller.view),
-                    quiesce_ms: self.config.timeouts.command_ms,
+                    quiesce_ms: self.config.timeouts.quiesce_ms(controller.features.least_keep_alive_ms()),
                 };
                 identify::page(sqe, &subject).map(Answer::Page)
             }

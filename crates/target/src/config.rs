@@ -36,6 +36,8 @@ pub struct Timeouts {
     pub discovery_kato_ms: u32,
     /// From the receipt of an I/O command until it must have been sequenced, or it fails. Milliseconds.
     pub command_ms: u64,
+    /// From the end of a connection until all of its commands that were not sequenced are called off. Milliseconds.
+    pub call_off_ms: u64,
 }
 
 impl Default for Timeouts {
@@ -48,7 +50,21 @@ impl Default for Timeouts {
             part_ms: 2_000,
             discovery_kato_ms: 120_000,
             command_ms: 20_000,
+            call_off_ms: 1_000,
         }
+    }
+}
+
+impl Timeouts {
+    /// What is told as CQT to a host with this keep-alive timeout: after the controller has noticed that the host is lost its commands
+    /// end within this time. Milliseconds.
+    ///
+    /// They are called off at once; for that there is `call_off_ms`. Should a core stand still meanwhile, with the whole machine for
+    /// example, their deadline holds all the same: a host reckons from its own loss with twice the keep-alive timeout and CQT, which
+    /// is never less than `command_ms` then. One without keep-alive has the deadline alone.
+    #[must_use]
+    pub fn quiesce_ms(&self, keep_alive_ms: u32) -> u64 {
+        self.call_off_ms + self.command_ms.saturating_sub(2 * u64::from(keep_alive_ms))
     }
 }
 
@@ -168,6 +184,18 @@ mod tests {
             }
             assert_eq!(config.core_of(0), None);
             assert_eq!(config.core_of(LAST_CONTROLLER_ID + 1), None);
+        }
+    }
+
+    #[test]
+    fn a_host_never_reckons_with_less_than_a_command_s_deadline() {
+        let t = Timeouts::default();
+        assert_eq!(
+            [0, 5_000, 10_000, 15_000, u32::MAX].map(|k| t.quiesce_ms(k)),
+            [21_000, 11_000, 1_000, 1_000, 1_000]
+        );
+        for keep_alive_ms in (0..40_000).step_by(500) {
+            assert!(2 * u64::from(keep_alive_ms) + t.quiesce_ms(keep_alive_ms) > t.command_ms);
         }
     }
 }

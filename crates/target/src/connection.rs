@@ -1,6 +1,6 @@
 //! One accepted connection: the transport's state machine, what it is used for, and what waits on it.
 
-use crate::{config::Bounds, outbox::Outbox, slab::Key, stats::Counters, view::ViewId};
+use crate::{config::Bounds, outbox::Outbox, settle::Settling, slab::Key, stats::Counters, view::ViewId};
 use dolmen_io::{Buf, SocketId, Stamps, trace::Unsent};
 use dolmen_nvme::{
     spec::{Cqe, Sqe, Status},
@@ -27,6 +27,8 @@ pub(crate) enum Phase {
     Open,
     /// An I/O queue that waits for its controller's answer.
     Joining(Box<Joining>),
+    /// An admin queue that waits until all cores are done with its host.
+    Settling(Box<Settling>),
     /// The admin queue of a controller of this core.
     Admin {
         /// Its id.

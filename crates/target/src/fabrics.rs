@@ -76,7 +76,7 @@ impl Target {
                 Ok(())
             }
             (FabricsType::DISCONNECT, Phase::Admin { .. }) => Err(Status::INVALID_QUEUE_TYPE.with_dnr()),
-            (FabricsType::CONNECT, _) | (_, Phase::Open | Phase::Joining(_)) => {
+            (FabricsType::CONNECT, _) | (_, Phase::Open | Phase::Joining(_) | Phase::Settling(_)) => {
                 Err(Status::COMMAND_SEQUENCE_ERROR.with_dnr())
             }
             _ => Err(Status::INVALID_OPCODE.with_dnr()),
@@ -127,21 +127,39 @@ impl Target {
     /// Connect's data is here.
     pub(crate) fn connect(&mut self, io: &mut Io, key: Key, sqe: &Sqe, data: &[u8]) {
         let command = ConnectCommand::of(sqe);
-        let outcome = match ConnectData::read_from_prefix(data) {
-            Ok((data, _)) if command.queue == ADMIN_QUEUE => self.connect_admin(io, key, &command, &data),
-            Ok((data, _)) => match self.connect_io(io, key, sqe.cid.get(), &command, &data) {
+        let cid = sqe.cid.get();
+        let refusal = match ConnectData::read_from_prefix(data) {
+            Ok((data, _)) if command.queue == ADMIN_QUEUE => {
+                if !self.ask_all(key, cid, command, data) {
+                    self.finish_admin(io, key, cid, &command, &data);
+                }
+                return;
+            }
+            Ok((data, _)) => match self.connect_io(io, key, cid, &command, &data) {
                 Ok(()) => return,
-                Err(refusal) => Err(refusal),
+                Err(refusal) => refusal,
             },
-            Err(_) => Err((Status::DATA_SGL_LENGTH_INVALID.with_dnr(), 0)),
+            Err(_) => (Status::DATA_SGL_LENGTH_INVALID.with_dnr(), 0),
         };
-        match outcome {
+        self.refuse(io, key, cid, refusal);
+    }
+
+    /// Makes the controller of an admin queue's Connect: nothing of its host's earlier ones is left.
+    pub(crate) fn finish_admin(
+        &mut self,
+        io: &mut Io,
+        key: Key,
+        cid: u16,
+        command: &ConnectCommand,
+        data: &ConnectData,
+    ) {
+        match self.connect_admin(io, key, command, data) {
             Ok(id) => {
                 let Some(connection) = self.connections.get(key) else { return };
-                let cqe = connection.connected(sqe.cid.get(), connect_response::success(id));
+                let cqe = connection.connected(cid, connect_response::success(id));
                 self.respond(io, key, cqe);
             }
-            Err(refusal) => self.refuse(io, key, sqe.cid.get(), refusal),
+            Err(refusal) => self.refuse(io, key, cid, refusal),
         }
     }
 
@@ -278,6 +296,9 @@ impl Target {
             }
             Message::Leave { controller, qid, queue } => self.left(io, controller, qid, queue),
             Message::Close { connection } => self.close(io, connection),
+            Message::Settle { host_id, asks } => self.settle(io, host_id, asks),
+            Message::Settled { connection } => self.settled(io, connection),
+            Message::CalledOff { ticket } => self.called_off(ticket),
         }
     }
 

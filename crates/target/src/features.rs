@@ -298,6 +298,13 @@ fn set_of_namespace<T>(
     Ok(())
 }
 
+impl Features {
+    /// What a host may have asked for that has this keep alive timeout: it was rounded up. Milliseconds.
+    pub(crate) fn least_keep_alive_ms(&self) -> u32 {
+        self.keep_alive_ms.saturating_sub(u32::from(KEEP_ALIVE_GRANULARITY) * 100)
+    }
+}
+
 /// A keep alive timeout as it is kept: rounded up to the granularity that we report.
 pub(crate) fn round_keep_alive(ms: u32) -> u32 {
     let step = u32::from(KEEP_ALIVE_GRANULARITY) * 100;

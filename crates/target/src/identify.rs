@@ -37,7 +37,7 @@ pub(crate) struct Subject<'a> {
     pub(crate) discovery: bool,
     pub(crate) events: &'a Events,
     pub(crate) view: &'a View,
-    /// Milliseconds until a command that was not sequenced fails for good (CQT).
+    /// CQT, see [`Timeouts::quiesce_ms`](crate::Timeouts::quiesce_ms). Milliseconds.
     pub(crate) quiesce_ms: u64,
 }
 

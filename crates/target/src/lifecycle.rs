@@ -155,7 +155,8 @@ impl Target {
         self.detach(io, key, &phase);
     }
 
-    /// Undoes what a connection was used for. Requests that volumes have keep their slots until the replies come.
+    /// Undoes what a connection was used for. Requests that volumes have are called off, and keep their slots until
+    /// the replies come.
     fn detach(&mut self, io: &mut Io, key: Key, phase: &Phase) {
         let Some(connection) = self.connections.get_mut(key) else { return };
         connection.held = None;
@@ -172,11 +173,17 @@ impl Target {
                 self.end_request(request);
             }
         }
+        let own = |controller| self.config.core_of(controller) == Some(self.config.core);
+        let elsewhere = match *phase {
+            Phase::Io { controller, qid } if !own(controller) => Some((controller, qid)),
+            _ => None,
+        };
+        self.call_off(io, key, elsewhere);
         match *phase {
             Phase::Admin { controller } => self.end_controller(io, controller),
-            Phase::Io { controller, qid } => {
+            Phase::Io { controller, qid } if elsewhere.is_none() => {
                 let queue = QueueAt { core: self.config.core, connection: key };
-                self.leave(io, controller, qid, queue);
+                self.left(io, controller, qid, queue);
             }
             _ => {}
         }
@@ -217,6 +224,7 @@ impl Target {
 
     /// A queue of a controller of this core has ended.
     pub(crate) fn left(&mut self, io: &mut Io, controller: u16, qid: u16, queue: QueueAt) {
+        self.queue_left(queue);
         let Some(controller) = self.controllers.get_mut(controller) else { return };
         controller.leave(qid, queue);
         let admin = controller.admin;
@@ -226,15 +234,17 @@ impl Target {
     /// Ends all I/O queues of a controller, wherever they are.
     pub(crate) fn end_queues(&mut self, io: &mut Io, controller: u16) {
         let Some(controller) = self.controllers.get_mut(controller) else { return };
+        let host_id = controller.host.id;
         for (_, queue) in std::mem::take(&mut controller.queues) {
-            self.close_queue(io, queue);
+            self.close_queue(io, host_id, queue);
         }
     }
 
-    fn close_queue(&mut self, io: &mut Io, queue: QueueAt) {
+    fn close_queue(&mut self, io: &mut Io, host_id: [u8; 16], queue: QueueAt) {
         if queue.core == self.config.core {
             self.close(io, queue.connection);
         } else {
+            self.await_queue(io, host_id, queue);
             let message = Message::Close { connection: queue.connection };
             self.outputs.messages.push(Envelope { to: queue.core, message });
         }
@@ -245,7 +255,7 @@ impl Target {
         let Some(controller) = self.controllers.remove(id) else { return };
         self.views.release(controller.view);
         for (_, queue) in controller.queues {
-            self.close_queue(io, queue);
+            self.close_queue(io, controller.host.id, queue);
         }
         // An admin queue that ends has its reason for it to say yet, or waits for its host.
         let ends = self.connections.get(controller.admin);
@@ -260,11 +270,12 @@ impl Target {
     /// Ends what has waited for too long.
     pub(crate) fn check_deadlines(&mut self, io: &mut Io) {
         let (now, limits) = (io.now(), self.config.timeouts);
+        self.prune_settlements(now);
         let after = |since: Nanos, ms: u64| now > since.plus_ms(ms);
         let overdue = |c: &Connection| {
             let waits = match c.phase {
                 Phase::Fresh => after(c.since, limits.icreq_ms),
-                Phase::Open | Phase::Joining(_) => after(c.since, limits.connect_ms),
+                Phase::Open | Phase::Joining(_) | Phase::Settling(_) => after(c.since, limits.connect_ms),
                 Phase::Ending => after(c.since, limits.send_ms),
                 Phase::Parting => after(c.since, limits.part_ms),
                 Phase::Closing => return false,

@@ -8,6 +8,8 @@
 //!   connection ends      ──── Leave ────▶  forgets the queue
 //!   closes it            ◀─── Close ─────  reset, shutdown, keep alive expired, admin queue lost
 //! ```
+//!
+//! What a new controller's core asks all others before is in `settle.rs`.
 
 use crate::slab::Key;
 use dolmen_nvme::spec::Status;
@@ -19,6 +21,14 @@ pub struct Envelope {
     /// The core whose target gets it, through [`Target::on_message`](crate::Target::on_message).
     pub to: CoreId,
     pub(crate) message: Message,
+}
+
+impl Envelope {
+    /// Tells the core `to` that the volumes here have been told of its [`CalledOff`](crate::CalledOff) with this ticket.
+    #[must_use]
+    pub fn called_off(to: CoreId, ticket: u64) -> Envelope {
+        Envelope { to, message: Message::CalledOff { ticket } }
+    }
 }
 
 /// One I/O queue: the core and the connection that serve it.
@@ -45,6 +55,12 @@ pub(crate) enum Message {
     Leave { controller: u16, qid: u16, queue: QueueAt },
     /// A queue is to end.
     Close { connection: Key },
+    /// Are you done with this host?
+    Settle { host_id: [u8; 16], asks: QueueAt },
+    /// We are.
+    Settled { connection: Key },
+    /// A core's volumes have called off what this ticket of the receiver's names.
+    CalledOff { ticket: u64 },
 }
 
 /// An I/O queue's Connect on its way to the controller.

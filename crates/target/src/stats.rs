@@ -62,6 +62,8 @@ pub struct TargetStats {
     pub timeouts: u64,
     /// Controllers ended because their keep alive timer expired.
     pub keep_alive_expired: u64,
+    /// Commands that were called off because their connection had ended.
+    pub called_off: u64,
     /// Connects refused.
     pub connects_refused: u64,
 }

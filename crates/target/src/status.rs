@@ -17,7 +17,7 @@ pub(crate) fn of(error: VolumeError) -> Status {
         VolumeError::Busy | VolumeError::NotReady => Status::NAMESPACE_NOT_READY,
         VolumeError::Media => Status::UNRECOVERED_READ_ERROR.with_dnr(),
         // Never sequenced, so it may be tried again, and elsewhere.
-        VolumeError::Expired => Status::INTERNAL_PATH_ERROR,
+        VolumeError::Expired | VolumeError::CalledOff => Status::INTERNAL_PATH_ERROR,
         VolumeError::Gone => Status::INVALID_NAMESPACE.with_dnr(),
         VolumeError::TooLarge => Status::COMMAND_SIZE_LIMIT_EXCEEDED.with_dnr(),
         VolumeError::Invalid => Status::INVALID_FIELD.with_dnr(),

@@ -8,6 +8,7 @@ use crate::{
     logs::Health,
     message::Envelope,
     outbox::Reserve,
+    settle::Settlements,
     slab::{Key, Slab},
     stats::{ConnectionInfo, HostInfo, TargetStats},
     table::NamespaceTable,
@@ -42,8 +43,19 @@ const KIND: u64 = 0xff << 56;
 pub struct Outputs {
     /// To volumes, of this core or of another: see [`volume::VolumeRef::core`].
     pub requests: Vec<volume::Request>,
-    /// To other cores' targets.
+    /// To targets, of other cores or of this one.
     pub messages: Vec<Envelope>,
+    /// To the volumes of every core, behind all requests so far.
+    pub called_off: Vec<CalledOff>,
+}
+
+/// Requests of this target whose answers nobody waits for any more: see [`volume::Volumes::call_off`].
+#[derive(Clone, Debug)]
+pub struct CalledOff {
+    /// What another core answers with, by [`Envelope::called_off`], when its volumes have been told.
+    pub ticket: u64,
+    /// The requests' tokens.
+    pub tokens: Box<[u64]>,
 }
 
 /// A reply that found no memory for its bytes.
@@ -82,6 +94,7 @@ pub struct Target {
     pub(crate) solicited_bytes: usize,
     pub(crate) solicited_limit: usize,
     pub(crate) draining: bool,
+    pub(crate) settlements: Settlements,
     pub(crate) stats: TargetStats,
     pub(crate) traces: Traces,
 }
@@ -113,6 +126,7 @@ impl Target {
             solicited_bytes: 0,
             solicited_limit: bounds.solicited_bytes,
             draining: false,
+            settlements: Settlements::default(),
             stats: TargetStats::default(),
             traces: Traces::default(),
             config,

@@ -263,3 +263,72 @@ fn the_queue_head_is_told_only_under_flow_control() {
         assert_eq!(heads, if attributes == 0 { [2, 3, 0, 1, 2] } else { [0; 5] });
     }
 }
+
+/// Writes of one host on every core's queues that volumes keep, in a machine of several cores: when their connections end they are
+/// called off, and the host is let in again only when all cores are done with what it had.
+#[test]
+fn a_host_is_let_in_again_when_its_commands_of_before_are_over() {
+    for cores in [1, 3] {
+        let mut rig = Rig::new(7, cores);
+        rig.set(&[space(1, 1024, only(HOST))]);
+        let ctrl = rig.controller(0, HOST);
+        let queues: Vec<Conn> = (1..=6).map(|qid| rig.io_queue(&ctrl, HOST, qid, Digests::NONE)).collect();
+        rig.memory.hold = true;
+        for (at, &queue) in queues.iter().enumerate() {
+            let rw = ReadWrite { start: at as u64, blocks: 2, ..ReadWrite::default() };
+            let sqe = Sqe::with_read_write(NvmOpcode::WRITE, 0, 1, rw);
+            rig.send(0, queue, sqe, Payload::InCapsule(pattern(9, 8192)));
+        }
+        rig.turns(50);
+        assert_eq!(rig.memory.requests.len(), 6);
+        // The volumes' answers to what is called off are on their way, for a while.
+        rig.mute = true;
+        queues.iter().for_each(|&queue| rig.machines[0].close(queue));
+        rig.machines[0].close(ctrl.admin);
+        rig.turns(50);
+        let outstanding: u32 = rig.cores.iter().map(|c| c.target.stats().outstanding).sum();
+        assert_eq!((rig.memory.requests.len(), outstanding), (0, 0), "their buffers are back");
+        let other = rig.dial(1, 4420, Digests::NONE, 32);
+        let admin = rig.dial(0, 4420, Digests::NONE, 32);
+        let connect = |rig: &mut Rig, machine, conn, id, nqn| {
+            use zerocopy::IntoBytes;
+            let data = ConnectData::new(id, ConnectData::DYNAMIC, SUBSYSTEM, nqn);
+            let payload = Payload::InCapsule(data.as_bytes().to_vec());
+            rig.send(machine, conn, Rig::connect_command(0, 0).encode(0), payload)
+        };
+        let theirs = connect(&mut rig, 1, other, [7; 16], OTHER);
+        let ours = connect(&mut rig, 0, admin, HOST_ID, HOST);
+        rig.turns(100);
+        assert!(rig.machines[1].take(other, theirs).is_some(), "nobody else waits");
+        let early = rig.machines[0].take(admin, ours);
+        assert_eq!(early.is_some(), cores == 1, "{cores} cores");
+        rig.mute = false;
+        let done = early.unwrap_or_else(|| rig.wait(0, admin, ours));
+        assert!(done.cqe.status().is_success());
+        let called_off: u64 = rig.cores.iter().map(|c| c.target.stats().called_off).sum();
+        assert_eq!(called_off, 6);
+    }
+}
+
+/// Should a core never answer, the deadline of the commands themselves ends the wait.
+#[test]
+fn a_core_that_does_not_answer_does_not_keep_a_host_out() {
+    let mut rig = Rig::new(8, 2);
+    rig.set(&[space(1, 1024, only(HOST))]);
+    let ctrl = rig.controller(0, HOST);
+    let queue = rig.io_queue(&ctrl, HOST, 1, Digests::NONE);
+    (rig.memory.hold, rig.mute) = (true, true);
+    let rw = ReadWrite { start: 0, blocks: 1, ..ReadWrite::default() };
+    rig.send(
+        0,
+        queue,
+        Sqe::with_read_write(NvmOpcode::WRITE, 0, 1, rw),
+        Payload::InCapsule(pattern(9, 4096)),
+    );
+    rig.turns(50);
+    rig.machines[0].close(queue);
+    rig.machines[0].close(ctrl.admin);
+    rig.turns(50);
+    rig.pass_ms(25_000);
+    rig.controller(0, HOST);
+}

@@ -167,8 +167,9 @@ fn a_second_open_is_refused_by_name_and_the_lock_dies_with_its_holder() {
     drop(other);
     third.io.open_drive(&options(&path)).unwrap();
     drop(third);
-    // Another process holds it.
-    let Ok(mut child) = Command::new("flock").arg(&path).args(["sleep", "30"]).spawn() else {
+    // Another process holds it: one, which leaves no child of its own behind.
+    let Ok(mut child) = Command::new("flock").arg("--no-fork").arg(&path).args(["sleep", "30"]).spawn()
+    else {
         eprintln!("skipped the other process: no flock command here");
         return;
     };

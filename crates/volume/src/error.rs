@@ -24,6 +24,8 @@ pub enum VolumeError {
     Media,
     /// Not sequenced before its deadline, and never will be.
     Expired,
+    /// Nobody waits for its answer any more, and it was not sequenced; it never will be.
+    CalledOff,
     /// The volume is being deleted, or the reference is stale (Invalid Namespace or Format).
     Gone,
     /// More ranges or blocks than [`limits`](crate::limits) allows (Command Size Limit Exceeded).
@@ -46,6 +48,7 @@ impl fmt::Display for VolumeError {
             VolumeError::NotReady => "the volume cannot be served now",
             VolumeError::Media => "a stored block could not be read or failed its check",
             VolumeError::Expired => "not started before its deadline",
+            VolumeError::CalledOff => "called off: its connection is gone",
             VolumeError::Gone => "the volume is gone",
             VolumeError::TooLarge => "more ranges or blocks than the limits allow",
             VolumeError::Invalid => "a field of the command has no valid meaning",

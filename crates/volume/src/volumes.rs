@@ -4,6 +4,7 @@ use crate::{
     Change, ControlError, ControlReply, ControlRequest, NodeIdentity, Notice, Reply, Request, Restart,
     VolumeRef, VolumeStats,
     backing::{Durable, Log},
+    engine::call_off::CalledOff,
     group::{Group, Phase},
     limits::{MAX_COMMANDS, MAX_CONTROL_REQUESTS, MAX_LOCKED_RANGES, MAX_VOLUME_COMMANDS, SWEEP_MS},
     locks::LockTable,
@@ -34,7 +35,9 @@ pub struct Volumes {
     pub(crate) groups: Vec<Option<Group>>,
     pub(crate) ops: Ops,
     pub(crate) locks: LockTable,
-    inbox: Vec<Request>,
+    pub(crate) inbox: Vec<Request>,
+    /// Requests that nobody waits for any more; not looked at yet.
+    pub(crate) called_off: Vec<CalledOff>,
     /// Slots of volumes that have a backlog, each once; who is first goes next.
     pub(crate) backlogs: VecDeque<usize>,
     /// [`MAX_VOLUME_COMMANDS`], but for tests.
@@ -119,6 +122,7 @@ impl Volumes {
             ops: Ops::new(EXPECTED_COMMANDS, MAX_COMMANDS),
             locks: LockTable::new(EXPECTED_COMMANDS, MAX_LOCKED_RANGES),
             inbox: Vec::new(),
+            called_off: Vec::new(),
             backlogs: VecDeque::new(),
             volume_limit: MAX_VOLUME_COMMANDS,
             backlogged: 0,
@@ -229,7 +233,10 @@ impl Volumes {
     /// True when another [`Volumes::step`] would find something to do at once: the core must not sleep.
     #[must_use]
     pub fn has_work(&self) -> bool {
-        self.control_arrived || !self.inbox.is_empty() || !self.completions.is_empty()
+        self.control_arrived
+            || !self.inbox.is_empty()
+            || !self.called_off.is_empty()
+            || !self.completions.is_empty()
     }
 
     /// The counters of every volume that serves.
@@ -247,6 +254,10 @@ impl Volumes {
     /// One step over any world.
     pub(crate) fn run<L: Log>(&mut self, log: &mut L) -> bool {
         let mut worked = false;
+        if !self.called_off.is_empty() {
+            worked = true;
+            self.run_called_off(log);
+        }
         let mut completions = std::mem::take(&mut self.completions);
         for done in completions.drain(..) {
             worked = true;

@@ -12,7 +12,7 @@ pub(crate) const SCENARIOS: &[Scenario] =
 /// that are paths to another.
 pub(crate) const GUEST_PORTS: [u16; 3] = [4430, 4431, 4432];
 
-/// The initiator's own tests against a target that is not ours; they find it through the environment.
+/// The tests against a target that is not ours, of the initiator and of `dolmen bench`; they find it through the environment.
 fn against_the_kernel(stage: &mut Stage) -> Result<()> {
     let ports = GUEST_PORTS.map(|port| port.to_string()).join(" ");
     stage.host(&format!("sh /share/target.sh {ports}"), 30)?;
@@ -25,6 +25,6 @@ fn against_the_kernel(stage: &mut Stage) -> Result<()> {
         .env("DOLMEN_KERNEL_SUBSYSTEM", "nqn.2014-08.org.example:guest-initiator")
         .dir(crate::root())
         .text()
-        .context("the initiator's tests against the kernel's target")?;
+        .context("the tests against the kernel's target")?;
     Ok(())
 }

@@ -200,6 +200,7 @@ pub(super) fn pool_options() -> PoolOptions {
         absent: Vec::new(),
         degraded: false,
         leaving: Vec::new(),
+        added: Vec::new(),
     }
 }
 

@@ -100,6 +100,7 @@ pub(crate) async fn boot(
         absent: Vec::new(),
         degraded: options.degraded,
         leaving: settings.leaving.iter().map(|path| path.display().to_string()).collect(),
+        added: settings.added.iter().map(|path| path.display().to_string()).collect(),
     };
     let identity = Some(recorded(identity));
     bring_up(cores, Start { drives, pool, restart, keys, identity, unmake: remove }).await

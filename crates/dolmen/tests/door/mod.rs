@@ -128,13 +128,24 @@ struct WireState {
     /// Both ends of what goes through it; `None` while it is cut.
     open: Mutex<Option<Vec<TcpStream>>>,
     bytes: AtomicU64,
+    /// Directions of conversations that go on.
+    carried: AtomicU64,
 }
 
 impl Wire {
     pub fn to(target: SocketAddr) -> Wire {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        Wire::at("127.0.0.1:0".parse().unwrap(), target)
+    }
+
+    /// One that begins at this address.
+    pub fn at(begin: SocketAddr, target: SocketAddr) -> Wire {
+        let listener = TcpListener::bind(begin).unwrap();
         let addr = listener.local_addr().unwrap();
-        let state = Arc::new(WireState { open: Mutex::new(Some(Vec::new())), bytes: AtomicU64::new(0) });
+        let state = Arc::new(WireState {
+            open: Mutex::new(Some(Vec::new())),
+            bytes: AtomicU64::new(0),
+            carried: AtomicU64::new(0),
+        });
         let shared = Arc::clone(&state);
         std::thread::spawn(move || {
             for near in listener.incoming().map_while(Result::ok) {
@@ -144,7 +155,11 @@ impl Wire {
                 for (from, to) in [(&near, &far), (&far, &near)] {
                     let (from, to) = (from.try_clone().unwrap(), to.try_clone().unwrap());
                     let shared = Arc::clone(&shared);
-                    std::thread::spawn(move || carry(from, to, &shared.bytes));
+                    shared.carried.fetch_add(1, Ordering::Relaxed);
+                    std::thread::spawn(move || {
+                        carry(from, to, &shared.bytes);
+                        shared.carried.fetch_sub(1, Ordering::Relaxed);
+                    });
                 }
                 ends.extend([near, far]);
             }
@@ -155,6 +170,11 @@ impl Wire {
     /// Bytes that have gone through it.
     pub fn bytes(&self) -> u64 {
         self.state.bytes.load(Ordering::Relaxed)
+    }
+
+    /// True when nobody has a connection over it.
+    pub fn is_unused(&self) -> bool {
+        self.state.carried.load(Ordering::Relaxed) == 0
     }
 
     /// Everything on it ends, and nothing comes through any more.

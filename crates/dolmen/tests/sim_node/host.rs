@@ -25,6 +25,16 @@ pub struct Host {
 
 impl Host {
     pub fn new(world: &World, rng: &mut Rng, number: u16, volume: &VolumeDescriptor) -> Host {
+        Host::with(world, rng, (number, volume), |_| ())
+    }
+
+    /// One whose load is changed first.
+    pub fn with(
+        world: &World,
+        rng: &mut Rng,
+        (number, volume): (u16, &VolumeDescriptor),
+        change: impl FnOnce(&mut LoadOptions),
+    ) -> Host {
         let node = NodeId(number + 1);
         let mut io = Io::new(Box::new(world.driver(CoreConfig { node, pool: PoolConfig::sized(64 << 20) })));
         let mut initiator = Initiator::new(OWNER);
@@ -48,7 +58,7 @@ impl Host {
             nguid: [0; 16],
             deallocated_reads_zero: true,
         };
-        let load = LoadOptions {
+        let mut load = LoadOptions {
             region_bytes: REGION_BYTES,
             size_bytes: [4096, 4096, 8192, 65_536][rng.index(4)],
             depth: 1 + rng.index(8),
@@ -58,6 +68,7 @@ impl Host {
             seed: rng.next_u64(),
             ..LoadOptions::new(namespace)
         };
+        change(&mut load);
         let mut load = Load::new(id, load).unwrap();
         load.stop();
         let (notices, events, completions) = (Vec::new(), Vec::new(), Vec::new());

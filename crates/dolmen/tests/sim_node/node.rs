@@ -132,6 +132,7 @@ impl Process {
             absent: Vec::new(),
             degraded: false,
             leaving: Vec::new(),
+            added: Vec::new(),
         };
         let drives = DRIVES.iter().map(drive).collect();
         // One key for all runs: what is random in a run follows from its seed, and data keys change no course of events.

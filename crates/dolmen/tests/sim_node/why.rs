@@ -21,23 +21,37 @@ const MS: u64 = 1_000_000;
 const NSID: Nsid = Nsid(1);
 
 /// A node, its host, and the two in turns.
-struct Scene {
-    world: World,
-    process: Process,
-    host: Option<Host>,
+pub struct Scene {
+    pub world: World,
+    pub rng: Rng,
+    pub process: Process,
+    pub host: Option<Host>,
     first: usize,
     outcomes: Vec<(u64, crate::node::Outcome)>,
 }
 
 impl Scene {
+    /// A node of so many cores that serves this volume.
+    pub fn new(seed: u64, cores: usize, volume: &VolumeDescriptor) -> Scene {
+        let (world, mut rng) = (World::new(seed), Rng::new(seed));
+        let how = Begin { generation: 1, restart: Restart::PowerOn, parity: 0, drive_bytes: 48 << 20 };
+        let process = Process::start(&world, &mut rng, cores, how);
+        let mut scene = Scene { world, rng, process, host: None, first: 0, outcomes: Vec::new() };
+        scene.run(60_000 * MS, |s| s.process.standing() == Standing::Serving);
+        scene.process.ask(0, volume.pg, ControlCommand::Create(Box::new(volume.clone())));
+        scene.run(10_000 * MS, |s| !s.outcomes.is_empty());
+        assert!(scene.outcomes[0].1.is_ok(), "{:?}", scene.outcomes);
+        scene
+    }
+
     /// Rounds until something holds or the time is over.
-    fn run(&mut self, ns: u64, holds: impl Fn(&Scene) -> bool) {
+    pub fn run(&mut self, ns: u64, holds: impl Fn(&Scene) -> bool) {
         let until = Nanos(self.world.now().0 + ns);
         while self.world.now() < until && !holds(self) {
             let cores = self.process.cores();
             let all = cores + usize::from(self.host.is_some());
             // Whoever looked last is not the first to look again.
-            self.first = (self.first + 1) % all;
+            self.first = if all > 2 { (self.first + 1) % all } else { 0 };
             for at in (0..all).map(|i| (self.first + i) % all) {
                 match &mut self.host {
                     Some(host) if at == cores => host.turn(until, |_, _| ()),
@@ -70,7 +84,7 @@ impl Scene {
     }
 }
 
-fn descriptor() -> VolumeDescriptor {
+pub fn descriptor() -> VolumeDescriptor {
     VolumeDescriptor {
         uuid: Uuid([1; 16]),
         name: "v1".into(),
@@ -96,15 +110,10 @@ fn descriptor() -> VolumeDescriptor {
 
 #[test]
 fn a_slow_drive_is_blamed_and_a_quick_one_is_not() {
-    let (world, mut rng) = (World::new(11), Rng::new(11));
-    let how = Begin { generation: 1, restart: Restart::PowerOn, parity: 0, drive_bytes: 48 << 20 };
-    let process = Process::start(&world, &mut rng, 2, how);
-    let mut scene = Scene { world: world.clone(), process, host: None, first: 0, outcomes: Vec::new() };
-    scene.run(60_000 * MS, |s| s.process.standing() == Standing::Serving);
     let volume = descriptor();
-    scene.process.ask(0, volume.pg, ControlCommand::Create(Box::new(volume.clone())));
-    scene.run(10_000 * MS, |s| !s.outcomes.is_empty());
-    let mut host = Host::new(&world, &mut rng, 0, &volume);
+    let mut scene = Scene::new(11, 2, &volume);
+    let world = scene.world.clone();
+    let mut host = Host::new(&world, &mut scene.rng, 0, &volume);
     host.load.set_work(Pattern::Random, Mix { reads: 50, zeroes: 0 }, u64::MAX);
     scene.host = Some(host);
     scene.run(200 * MS, |_| false);

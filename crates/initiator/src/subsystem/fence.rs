@@ -77,11 +77,7 @@ impl Span {
 
 /// From the first block of a range list to its last.
 fn hull(sqe: &Sqe, payload: &Payload) -> Range<u64> {
-    let bytes: &[u8] = match payload {
-        Payload::Out(buf) => buf,
-        Payload::Shared(slice) => slice,
-        Payload::None | Payload::In(_) => return EVERYTHING,
-    };
+    let Some(bytes) = payload.bytes() else { return EVERYTHING };
     let (entries, _) = bytes.as_chunks::<{ size_of::<DsmRange>() }>();
     let ranges = entries.iter().take(usize::from(DatasetCommand::of(sqe).ranges)).map(|entry| {
         let range: &DsmRange = zerocopy::transmute_ref!(entry);

@@ -83,9 +83,7 @@ impl Subsystem {
     fn scan(&mut self, io: &mut Io, out: &mut Out) {
         let now = io.now();
         let found = self.look(now);
-        for id in found.due {
-            self.enqueue(id);
-        }
+        self.put_due(io, found.due);
         for under in found.late {
             self.abort(io, under);
         }
@@ -204,6 +202,7 @@ impl Subsystem {
     /// Answers the caller of a read that is under way; the slot stays until the controller answers or is lost, and
     /// what still comes for it is thrown away.
     fn abandon(&mut self, id: SlotId, under: Under, now: Nanos, out: &mut Out) {
+        self.make_whole(id);
         let slot = self.shared.slots.get_mut(id);
         let Origin::Caller { ticket, .. } = slot.origin else { return };
         let buf = match std::mem::replace(&mut slot.payload, Payload::None) {
@@ -239,6 +238,7 @@ impl Subsystem {
         }
         // From now on nothing is put here but by a choice that is left with nothing else.
         self.choices.forget();
+        self.measure();
         self.take_back_all(at, now, out);
         match self.state {
             State::Closing => return self.wake_at = now,

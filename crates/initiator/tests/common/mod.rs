@@ -72,6 +72,8 @@ pub struct Behaviour {
     pub hold: bool,
     /// Abort finds swallowed commands and aborts them.
     pub aborts: bool,
+    /// What it does wrong, a byte or more for each command; see [`Ram::twist`].
+    pub hostile: VecDeque<u8>,
 }
 
 impl Default for Behaviour {
@@ -102,6 +104,7 @@ impl Default for Behaviour {
             controller_id: 7,
             hold: false,
             aborts: false,
+            hostile: VecDeque::new(),
         }
     }
 }
@@ -143,6 +146,8 @@ pub struct Counts {
     pub ana_reads: usize,
     /// Changes carried out after their connection was gone.
     pub late: usize,
+    /// Commands that moved more than MDTS allows.
+    pub too_long: usize,
 }
 
 pub struct Ram {
@@ -324,6 +329,11 @@ impl Ram {
 
     fn perform(&mut self, c: &mut Connection, sqe: &Sqe, data: &[u8]) {
         let cid = sqe.cid.get();
+        if let Some(how) = self.behaviour.hostile.pop_front()
+            && self.twist(c, sqe, how)
+        {
+            return;
+        }
         if sqe.is_fabrics() {
             return self.fabrics(c, sqe, data);
         }
@@ -338,6 +348,12 @@ impl Ram {
         if let Some(status) = self.ana_status(sqe.nsid.get()) {
             return c.respond(&Cqe::new(cid, status));
         }
+        if sqe.read_write().blocks as usize * BLOCK > 4096 << self.behaviour.max_transfer
+            && [NvmOpcode::READ, NvmOpcode::WRITE, NvmOpcode::COMPARE].contains(&NvmOpcode(sqe.opcode))
+        {
+            self.counts.too_long += 1;
+            return c.respond(&Cqe::new(cid, Status::INVALID_FIELD.with_dnr()));
+        }
         if self.behaviour.hold && sqe.opcode != NvmOpcode::READ.0 {
             return self.held.push((c.key, *sqe, data.to_vec()));
         }
@@ -345,6 +361,61 @@ impl Ram {
             return c.respond(&Cqe::new(cid, status));
         }
         self.io(c, sqe, data);
+    }
+
+    /// Does something else with a command than it should, as `how` and the hostile bytes behind it say; false: after all not.
+    fn twist(&mut self, c: &mut Connection, sqe: &Sqe, how: u8) -> bool {
+        let cid = sqe.cid.get();
+        let mut some = |count: usize| -> Vec<u8> {
+            let hostile = &mut self.behaviour.hostile;
+            hostile.drain(..count.min(hostile.len())).collect()
+        };
+        match how {
+            // Any status, any result, of this command or of any.
+            1..=40 => {
+                let b: [u8; 8] = some(8).try_into().unwrap_or_default();
+                let number = |at: usize| u16::from_le_bytes([b[at], b[at + 1]]);
+                let cid = if how & 1 == 0 { cid } else { number(6) };
+                let dw0 = u32::from(number(2)) << 16 | u32::from(number(4));
+                c.respond(&Cqe::new(cid, Status::from_bits(number(0))).with_dw0(dw0));
+            }
+            // A page or data of any contents, mostly zeroes behind them, of any length up to a little too much.
+            41..=120 => {
+                let length = match DataPlan::of(sqe, 0) {
+                    Ok(DataPlan::Transport { length }) => length as usize,
+                    _ => 0,
+                };
+                let mut page = some(usize::from(how) * 2);
+                page.resize(
+                    if how & 7 == 0 { length / 2 } else { length + usize::from(how & 7 == 1) * 4 },
+                    0,
+                );
+                self.reply_data(c, cid, &page);
+            }
+            // Nothing at all.
+            121..=125 => {}
+            // Bytes that are no PDU.
+            126..=140 => {
+                let bytes = some(usize::from(how));
+                c.out.extend_from_slice(&bytes);
+            }
+            141..=145 => c.dead = true,
+            // An event, whether it was asked for or not.
+            146..=160 => {
+                let b: [u8; 4] = some(4).try_into().unwrap_or_default();
+                let cid = c.events.pop().unwrap_or(cid);
+                c.respond(&Cqe::new(cid, Status::SUCCESS).with_dw0(u32::from_le_bytes(b)));
+                return false;
+            }
+            // Data for a read that nobody asked for, or twice.
+            161..=170 => {
+                let page = some(64);
+                self.reply_data(c, cid, &page);
+                return false;
+            }
+            _ => return false,
+        }
+        true
     }
 
     fn ana_status(&self, nsid: u32) -> Option<Status> {

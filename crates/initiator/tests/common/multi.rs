@@ -99,6 +99,19 @@ impl Multi {
         panic!("never: {what}; {state:?}, {paths:?}, last notice {last:?}");
     }
 
+    /// Another controller of the subsystem, with a path to it that begins to connect; the path's number.
+    pub fn join(&mut self, mut behaviour: Behaviour) -> u8 {
+        let path = self.peers.len();
+        behaviour.controller_id = u16::try_from(path).unwrap() + 1;
+        let pool = PoolConfig::sized(32 << 20);
+        let mut io = Io::new(Box::new(self.world.driver(CoreConfig { node: node(path), pool })));
+        let mut ram = Ram::listen(&mut io, addr(path), behaviour);
+        ram.shared = self.peers[0].1.shared.clone();
+        self.peers.push((io, ram));
+        let options = PathOptions { addr: addr(path), preference: 1 };
+        self.initiator.add_path(&mut self.io, self.id, options).unwrap()
+    }
+
     /// Time passes, and everything that happens in it.
     pub fn pass_ms(&mut self, ms: u64) {
         let until = self.io.now().plus_ms(ms);

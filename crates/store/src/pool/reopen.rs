@@ -6,6 +6,8 @@
 //!                                        blank, or was out                    joins as a new one
 //!                                        anything else, or unusable: where the pool knew a drive    lost, left untouched
 //!                                                                    elsewhere                      refused
+//!   was to join, never counted           blank, or was out                    joins as a new one
+//!                                        anything else, or can't be used      left alone
 //!   named, can't be opened               where the pool knew a drive          lost
 //!                                        elsewhere                            refused
 //!   in the table, named by nobody                                             refused, unless degraded starts are allowed
@@ -42,6 +44,8 @@ struct Matching<'a> {
     unusable: Vec<Option<String>>,
     /// By drive: it has left.
     left: Vec<bool>,
+    /// Where drives are that were to join, maybe in vain.
+    added: &'a [String],
 }
 
 /// A matching that may be opened.
@@ -69,10 +73,12 @@ pub(super) async fn reopen(
             block.parity
         )));
     }
-    let mut matching = Matching::new(drives, found, &block, &options.leaving)?;
+    let mut matching = Matching::new(drives, found, &block, (&options.leaving, &options.added))?;
     for (path, why) in &options.absent {
-        // One that has left the table may still be named: nobody has to change that before the next start.
-        if !knows(&block, path, None) && !options.leaving.contains(path) {
+        // One that has left the table may still be named: nobody has to change that before the next start. And one that was to
+        // join may never have come into it.
+        let missed = !options.leaving.contains(path) && !options.added.contains(path);
+        if missed && !knows(&block, path, None) {
             return Err(StoreError::Refused(why.clone()));
         }
     }
@@ -94,7 +100,7 @@ pub(super) fn as_it_stands(
     found: &[Found],
     block: Superblock,
 ) -> Result<PoolPlan, StoreError> {
-    let settled = Matching::new(drives, found, &block, &[])?.settle(&[], true)?;
+    let settled = Matching::new(drives, found, &block, (&[], &[]))?.settle(&[], true)?;
     match settled.joining.first() {
         Some(&(i, false)) => {
             Err(StoreError::Refused(format!("{} is not a drive of the pool", drives[i].path)))
@@ -153,10 +159,10 @@ impl<'a> Matching<'a> {
         drives: &'a [Candidate],
         found: &'a [Found],
         block: &'a Superblock,
-        leaving: &[String],
+        (leaving, added): (&[String], &'a [String]),
     ) -> Result<Matching<'a>, StoreError> {
-        let none = vec![None; drives.len()];
-        let mut matching = Matching { drives, found, block, unusable: none, left: vec![false; drives.len()] };
+        let (unusable, left) = (vec![None; drives.len()], vec![false; drives.len()]);
+        let mut matching = Matching { drives, found, block, unusable, left, added };
         for (i, drive) in drives.iter().enumerate() {
             matching.left[i] =
                 leaving.contains(&drive.path) && !matches!(matching.part(i), Ok(Part::Member(_)));
@@ -181,6 +187,10 @@ impl<'a> Matching<'a> {
     /// True when the drive that the pool knew in this place can be given up, or has been.
     fn may_lose(&self, i: usize) -> bool {
         let (path, serial) = (&self.drives[i].path, self.drives[i].info.serial.as_deref());
+        if self.added.contains(path) && !knows(self.block, path, serial) {
+            // No superblock that was ever in force counts it: no unit of it was ever given out.
+            return true;
+        }
         let mut known = self.block.drives.iter().filter(|d| d.is_known_as(path, serial)).peekable();
         known.peek().is_some() && (self.block.parity > 0 || known.all(|d| !d.state.counts()))
     }
@@ -263,6 +273,7 @@ impl<'a> Matching<'a> {
         missing(&mut block, &order)?;
         let mut findings = self.lost(&order, &reasons);
         findings.extend(self.untouched());
+        findings.extend(self.in_vain(absent));
         Ok(Settled { block, order, joining, findings })
     }
 
@@ -340,6 +351,15 @@ impl<'a> Matching<'a> {
                 reason: reason.clone().unwrap_or_else(|| "it is not there".into()),
             })
             .collect()
+    }
+
+    /// What was to join, never did, and is not there.
+    fn in_vain<'b>(&'b self, absent: &'b [(String, String)]) -> impl Iterator<Item = Finding> + 'b {
+        let never = |path: &String| self.added.contains(path) && !knows(self.block, path, None);
+        absent.iter().filter(move |(path, _)| never(path)).map(|(path, why)| Finding::Untouched {
+            path: path.clone(),
+            reason: format!("never joined: {why}"),
+        })
     }
 
     /// What was named and is left alone.

@@ -28,6 +28,8 @@ pub struct Setup {
     pub degraded: bool,
     /// Drives that were to leave.
     pub leaving: Vec<&'static str>,
+    /// Drives that were to join, maybe in vain.
+    pub added: Vec<&'static str>,
     /// The pool that it must be.
     pub expect: Option<Uuid>,
     pub cores: usize,
@@ -46,6 +48,7 @@ impl Setup {
             parity: 0,
             degraded: false,
             leaving: Vec::new(),
+            added: Vec::new(),
             expect: None,
             cores: 1,
             tuning: ShardTuning {
@@ -128,7 +131,9 @@ fn candidates(io: &mut Io, setup: &Setup) -> Result<(Vec<Candidate>, Vec<(String
         let opened = io.open_drive(&open).map_err(|e| StoreError::Drive(e.to_string()));
         match opened {
             // The others say whether that will do.
-            Err(error) if setup.parity > 0 => absent.push((path.to_string(), error.to_string())),
+            Err(error) if setup.parity > 0 || setup.added.contains(&path) => {
+                absent.push((path.to_string(), error.to_string()))
+            }
             opened => {
                 let info: DriveInfo = opened?;
                 drives.push(Candidate { info, path: path.to_string() });
@@ -160,6 +165,7 @@ impl Node {
             absent: Vec::new(),
             degraded: false,
             leaving: Vec::new(),
+            added: Vec::new(),
         };
         let opening = open_pool(exec.handle(), drives, options);
         exec.handle().spawn(async move { drop(opening.await) }).unwrap();
@@ -206,6 +212,7 @@ impl Node {
             absent,
             degraded: setup.degraded,
             leaving: setup.leaving.iter().map(ToString::to_string).collect(),
+            added: setup.added.iter().map(ToString::to_string).collect(),
         };
         let opening = open_pool(exec.handle(), drives, options);
         let plan = run(&mut io, &mut exec, opening)?;

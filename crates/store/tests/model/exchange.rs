@@ -27,10 +27,12 @@ impl Run {
         let standing = self.node.owner.drives();
         let lost = self.lost;
         let (shelf, exchanged) = (&mut self.shelf, &mut self.exchanged);
-        self.setup.drives.retain(|drive| {
+        let Setup { drives, added, .. } = &mut self.setup;
+        drives.retain(|drive| {
             let now = standing.iter().rfind(|d| d.path == drive.0).map(|d| d.state);
             let gone = now == Some(DriveState::Gone) && lost != Some(drive.0);
             if gone {
+                added.retain(|name| *name != drive.0);
                 shelf.push(*drive);
                 exchanged.1 += 1;
             }
@@ -50,12 +52,14 @@ impl Run {
             let turns = self.below(60);
             self.node.add_drive_for(drive.0, turns);
             self.setup.drives.push(drive);
+            self.setup.added.push(drive.0);
             self.crash();
             return;
         }
         let joined = self.node.add_drive(drive.0);
         assert_eq!(joined, Ok(()), "{drive:?} of {:?}", self.node.owner.drives());
         self.setup.drives.push(drive);
+        self.setup.added.push(drive.0);
         self.exchanged.0 += 1;
     }
 

@@ -195,12 +195,10 @@ impl Run {
         } else {
             self.world.crash()
         }
-        // Nobody knows what is dead where a drive never quite joined.
-        let known = self.node.owner.drives();
-        let known = |name: &str| known.iter().any(|d| d.path == name && d.state != DriveState::Gone);
-        let known: Vec<&'static str> = self.setup.drives.iter().map(|d| d.0).filter(|d| known(d)).collect();
         if spare && self.below(3) == 0 {
-            let name = known[self.below(known.len() as u64) as usize];
+            // Maybe one that never quite joined.
+            let pick = self.below(self.setup.drives.len() as u64) as usize;
+            let name = self.setup.drives[pick].0;
             self.lost = Some(name);
             self.losses += 1;
             self.leaves_whole = false;

@@ -11,7 +11,7 @@ pub use volumes::Memory;
 use dolmen_io::{Event, Io, Owner, PoolConfig, Wait};
 use dolmen_nvme::{spec::*, tcp::Digests};
 use dolmen_sim::{CoreConfig, NodeId, World};
-use dolmen_target::{Identity, Namespace, NamespaceTable, Target, TargetConfig};
+use dolmen_target::{Envelope, Identity, Namespace, NamespaceTable, Target, TargetConfig};
 use dolmen_types::{
     CoreId, Nsid, PgId, Uuid,
     volume::{HostAccess, IpAccess, SectorSize},
@@ -62,6 +62,9 @@ pub struct Rig {
     pub machines: Vec<Machine>,
     /// Machines that do not run.
     pub frozen: Vec<usize>,
+    /// Cores don't hear that what they called off is over.
+    pub mute: bool,
+    unheard: Vec<(usize, Envelope)>,
     generation: u64,
 }
 
@@ -86,6 +89,8 @@ impl Rig {
             memory: Memory::default(),
             machines: Vec::new(),
             frozen: Vec::new(),
+            mute: false,
+            unheard: Vec::new(),
             generation: 1,
         };
         for core in 0..cores {
@@ -142,6 +147,19 @@ impl Rig {
                 to.target.on_message(&mut to.io, message);
             }
             self.memory.requests.extend(out.requests);
+            for called_off in out.called_off {
+                let from = CoreId(u16::try_from(n).unwrap());
+                self.memory.call_off(from, &called_off.tokens);
+                for _ in 1..self.cores.len() {
+                    self.unheard.push((n, Envelope::called_off(from, called_off.ticket)));
+                }
+            }
+        }
+        if !self.mute {
+            for (n, answer) in std::mem::take(&mut self.unheard) {
+                let core = &mut self.cores[n];
+                core.target.on_message(&mut core.io, answer);
+            }
         }
         for (core, reply) in self.memory.run() {
             let core = &mut self.cores[usize::from(core.0)];

@@ -18,6 +18,8 @@ pub struct Memory {
     /// Keep requests instead of answering them.
     pub hold: bool,
     pub answered: u64,
+    /// What was called off, and is to be answered so.
+    called_off: Vec<Request>,
 }
 
 impl Memory {
@@ -32,10 +34,18 @@ impl Memory {
     }
 
     pub fn run(&mut self) -> Vec<(CoreId, Reply)> {
-        if self.hold {
-            return Vec::new();
+        let off = std::mem::take(&mut self.called_off);
+        let mut replies: Vec<_> = off.into_iter().map(|r| (r.from, refused(r))).collect();
+        if !self.hold {
+            let requests = std::mem::take(&mut self.requests);
+            replies.extend(requests.into_iter().map(|r| (r.from, self.answer(r))));
         }
-        std::mem::take(&mut self.requests).into_iter().map(|r| (r.from, self.answer(r))).collect()
+        replies
+    }
+
+    /// Nobody waits for these any more.
+    pub fn call_off(&mut self, from: CoreId, tokens: &[u64]) {
+        self.called_off.extend(self.requests.extract_if(.., |r| r.from == from && tokens.contains(&r.token)));
     }
 
     fn answer(&mut self, request: Request) -> Reply {
@@ -54,6 +64,15 @@ impl Memory {
         reply.result = volume.carry_out(request.host_id, request.command, &mut reply.buf, &mut reply.buf2);
         reply
     }
+}
+
+fn refused(request: Request) -> Reply {
+    let buf = match request.command {
+        Command::Read { buf, .. } | Command::Write { buf, .. } | Command::Compare { buf, .. } => Some(buf),
+        _ => None,
+    };
+    let Request { token, stamps, .. } = request;
+    Reply { token, result: Err(VolumeError::CalledOff), buf, buf2: None, stamps }
 }
 
 type Slot = Option<dolmen_io::Buf>;

@@ -253,7 +253,7 @@ impl Volumes {
 }
 
 /// The buffers of a command, for the way back.
-fn take_buffers(command: Command) -> (Option<Buf>, Option<Buf>) {
+pub(super) fn take_buffers(command: Command) -> (Option<Buf>, Option<Buf>) {
     match command {
         Command::Read { buf, .. } | Command::Write { buf, .. } | Command::Compare { buf, .. } => {
             (Some(buf), None)

@@ -179,7 +179,7 @@ impl Volumes {
                 volume.reservations = outcome.next.clone();
                 let (slot, hosts) = (op.volume, outcome.abort.clone());
                 if !hosts.is_empty() {
-                    self.call_off(slot, &hosts);
+                    self.preempt(slot, &hosts);
                 }
             }
             Kind::Control(control) => {
@@ -192,7 +192,7 @@ impl Volumes {
     }
 
     /// Preempt and Abort: commands of these hosts that are not sequenced yet never will be.
-    fn call_off(&mut self, slot: usize, hosts: &[crate::HostId]) {
+    fn preempt(&mut self, slot: usize, hosts: &[crate::HostId]) {
         let concerned = |op: &Op| {
             op.volume == slot
                 && hosts.contains(&op.host)

@@ -1,5 +1,6 @@
 //! Tests of the engine over the fake log: a bench with which each test plays host, control side and drive.
 
+mod called_off;
 mod chaos;
 mod commands;
 mod lifecycle;

@@ -63,6 +63,7 @@ fn plan(io: &mut Io, exec: &mut Exec) -> (PoolPlan, Vec<Option<dolmen_io::FileId
         absent: Vec::new(),
         degraded: false,
         leaving: Vec::new(),
+        added: Vec::new(),
     };
     let result = Rc::new(RefCell::new(None));
     let (slot, handle) = (result.clone(), exec.handle());
