@@ -38,6 +38,7 @@ fuzz_target!(|input: &[u8]| {
             ana: (choice & 4 != 0).then(|| vec![(1, AnaState::Optimized)]),
             discovery: discovery.then(|| vec![entry("nqn.2020-01.example:ram", addr(0)), referral(addr(1))]),
             hostile: bytes[at * part..(at + 1) * part].iter().copied().collect(),
+            is_hostile: true,
             ..Behaviour::default()
         }
     });
