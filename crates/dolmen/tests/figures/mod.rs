@@ -124,7 +124,8 @@ pub fn compares(before: &Value, after: &Value, comparison: &Value) {
         near(name, number(row, "/before"), a, 1e-6 * a);
         near(name, number(row, "/after"), b, 1e-6 * b);
         near("the ratio", number(row, "/ratio"), b / a, 1e-6 * b / a);
-        let better = (b > a) == !name.starts_with(['m', 'p']);
+        // Of latencies less is better.
+        let better = (b > a) != name.starts_with(['m', 'p']);
         match row["verdict"].as_str().unwrap() {
             "better" => assert!(better, "{row}"),
             "worse" => assert!(!better, "{row}"),

@@ -74,6 +74,8 @@ pub struct Behaviour {
     pub aborts: bool,
     /// What it does wrong, a byte or more for each command; see [`Ram::twist`].
     pub hostile: VecDeque<u8>,
+    /// It does wrong, or has done so.
+    pub is_hostile: bool,
 }
 
 impl Default for Behaviour {
@@ -105,6 +107,7 @@ impl Default for Behaviour {
             hold: false,
             aborts: false,
             hostile: VecDeque::new(),
+            is_hostile: false,
         }
     }
 }
@@ -324,7 +327,13 @@ impl Ram {
         };
         t.asked += length;
         c.transfers[token] = Some(t);
-        c.put(|codec, out| codec.write_r2t(out, request).unwrap());
+        let mut out = [0; 256];
+        match c.codec.write_r2t(&mut out, request) {
+            Ok(n) => c.out.extend_from_slice(&out[..n]),
+            // One that answered commands before their data came has too many open: it gives up.
+            Err(_) if self.behaviour.is_hostile => c.dead = true,
+            Err(error) => panic!("{error:?}"),
+        }
     }
 
     fn perform(&mut self, c: &mut Connection, sqe: &Sqe, data: &[u8]) {
