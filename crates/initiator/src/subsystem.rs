@@ -437,7 +437,8 @@ impl Subsystem {
         let (Origin::Caller { ticket, .. }, Place::Sent(under)) = (slot.origin, slot.place) else {
             return false;
         };
-        if !intact || !cqe.status().is_success() || slot.is_fused() || !self.fences.is_empty() {
+        let others = !self.fences.is_empty() || !self.pieces.is_empty();
+        if !intact || !cqe.status().is_success() || slot.is_fused() || others {
             return false;
         }
         let bytes = slot.payload.len();

@@ -44,6 +44,12 @@ impl Default for Pieces {
 }
 
 impl Pieces {
+    /// True when no command goes in pieces.
+    #[inline]
+    pub(super) fn is_empty(&self) -> bool {
+        self.wholes.is_empty()
+    }
+
     /// What the subsystem says of itself.
     pub(super) fn identity(&self) -> Option<&Identity> {
         self.identity.as_ref()
