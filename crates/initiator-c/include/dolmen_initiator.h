@@ -161,6 +161,7 @@ int dolmen_describe(dolmen_client *client, uint32_t subsystem, uint64_t timeout_
 
 /* A buffer of the client's pool; NULL when it has none. What it holds is undefined. */
 dolmen_buffer *dolmen_buffer_new(dolmen_client *client, size_t bytes);
+/* Where its bytes are; NULL while a command has it, and perhaps elsewhere after one than before. */
 void *dolmen_buffer_data(dolmen_buffer *buffer);
 size_t dolmen_buffer_size(const dolmen_buffer *buffer);
 /* DOLMEN_BUSY while a command has it. NULL is allowed. */

@@ -26,7 +26,7 @@ pub unsafe extern "C" fn dolmen_buffer_new(client: *mut Client, bytes: usize) ->
     }
 }
 
-/// Where a buffer's bytes are; NULL while a command has it.
+/// Where a buffer's bytes are; NULL while a command has it. After a command they may be elsewhere than before it.
 ///
 /// # Safety
 /// `buffer` is NULL or a buffer that was not freed.

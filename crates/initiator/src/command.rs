@@ -57,7 +57,8 @@ pub enum Resend {
 }
 
 /// One NVMe command. Logical blocks are in the namespace's own format; buffers come from this core's pool, their length
-/// is what is transferred, and they come back in the [`Completion`].
+/// is what is transferred, and they come back in the [`Completion`]. A read may come back with another buffer of the pool than it
+/// was given, of the same length and capacity: the one that its data landed in.
 #[derive(Debug)]
 pub enum Command {
     /// Fill `buf` from `blocks` blocks at `lba`.
