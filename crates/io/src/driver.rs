@@ -139,8 +139,9 @@ pub trait Driver {
     }
 
     /// Lends a landing to a socket for which [`Driver::lands`] is true: what comes next fills it, and it comes back with
-    /// [`Event::Landed`]. What comes another way ([`Event::Received`]) leaves it where it is; so whoever takes such bytes
-    /// first takes the landing back, since it may not suit what follows. The landing itself when the socket has no use for it.
+    /// [`Event::Landed`]. Should something come another way ([`Event::Received`]), it is not filled any more, since it may not
+    /// suit what follows; whoever takes such bytes takes the landing back first. The landing itself when the socket has no use
+    /// for it.
     fn land(&mut self, sock: SocketId, landing: Box<Landing>) -> Result<(), Box<Landing>> {
         let _ = sock;
         Err(landing)

@@ -187,11 +187,21 @@ impl Driver for SimDriver {
     }
 
     fn lands(&self, sock: SocketId) -> bool {
-        self.world.0.borrow().net.lands(sock)
+        let inner = self.world.0.borrow();
+        let Some(receiver) = inner.net.lands(sock) else { return false };
+        // What has come already was not seen yet: only after it can be told what suits.
+        let came = |(tag, event): &(Tag, Event)| {
+            *tag == receiver && matches!(event, Event::Received(_) | Event::Landed { .. })
+        };
+        !inner.cores[self.core].ready.iter().any(came)
     }
 
     fn land(&mut self, sock: SocketId, landing: Box<Landing>) -> Result<(), Box<Landing>> {
-        self.world.0.borrow_mut().net.land(sock, landing)
+        if !self.lands(sock) {
+            return Err(landing);
+        }
+        self.world.0.borrow_mut().net.land(sock, landing);
+        Ok(())
     }
 
     fn recall(&mut self, sock: SocketId) -> Option<Box<Landing>> {

@@ -61,6 +61,8 @@ struct Socket {
     closing: Option<Tag>,
     /// Where what is asked for directly goes, and its rooms.
     landing: Option<Box<Landing>>,
+    /// One that is not to be filled any more: bytes that should have gone there went into a chunk.
+    passed: Option<Box<Landing>>,
     rooms: Vec<libc::iovec>,
 }
 
@@ -308,6 +310,7 @@ impl Socket {
             message: unsafe { std::mem::zeroed() },
             closing: None,
             landing: None,
+            passed: None,
             rooms: Vec::new(),
         }
     }
@@ -334,6 +337,9 @@ impl Socket {
         let chunk = cqe.chunk().map(|id| chunks.take(id, len));
         if len > 0 && self.closing.is_none() {
             let chunk = chunk.expect("data comes in a chunk");
+            if self.landing.is_some() {
+                self.passed = self.landing.take();
+            }
             out.push((tag, Event::Received(chunk)));
         }
         if cqe.more() {

@@ -7,7 +7,7 @@
 
 use super::{Heard, Queue};
 use crate::{
-    Error,
+    Error, ErrorKind,
     slots::{Payload, Reply, Slots},
 };
 use dolmen_io::{Buf, Io, Landing, Pool};
@@ -67,6 +67,10 @@ impl Queue {
         let arrivals = &mut self.arrivals;
         if std::mem::take(&mut arrivals.lent) {
             arrivals.landing = io.recall(self.sock);
+            if arrivals.landing.is_none() {
+                // It would hold bytes that come after these, at places for what comes before: better a new connection.
+                return Err(Error::new(ErrorKind::Connection, "what was received came out of order"));
+            }
         }
         arrivals.pause = arrivals.pause.saturating_sub(1);
         if self.arrivals.open.is_some() {
@@ -181,7 +185,7 @@ impl Queue {
         let event = self.host.receive(&mut bytes);
         debug_assert!(matches!(event, Ok(Some(tcp::HostEvent::Data { .. }))) && bytes.is_empty());
         event.map(|_| ()).map_err(|violation| {
-            Error::new(crate::ErrorKind::Protocol, format!("the controller broke the protocol: {violation}"))
+            Error::new(ErrorKind::Protocol, format!("the controller broke the protocol: {violation}"))
         })
     }
 

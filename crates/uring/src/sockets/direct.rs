@@ -187,7 +187,9 @@ impl Sockets {
     /// True when the socket is asked directly and has no landing.
     pub(crate) fn lands(&self, sock: SocketId) -> bool {
         let socket = self.slots.get(sock.0 as usize).and_then(|slot| slot.socket.as_deref());
-        socket.is_some_and(|s| matches!(s.receive, Receive::Direct(_)) && s.landing.is_none())
+        socket.is_some_and(|s| {
+            matches!(s.receive, Receive::Direct(_)) && s.landing.is_none() && s.passed.is_none()
+        })
     }
 
     /// Lends a landing to a socket that is asked directly.
@@ -208,7 +210,8 @@ impl Sockets {
     }
 
     pub(crate) fn recall(&mut self, sock: SocketId) -> Option<Box<Landing>> {
-        self.slots.get_mut(sock.0 as usize)?.socket.as_deref_mut()?.landing.take()
+        let socket = self.slots.get_mut(sock.0 as usize)?.socket.as_deref_mut()?;
+        socket.landing.take().or_else(|| socket.passed.take())
     }
 }
 
