@@ -52,6 +52,14 @@ fn namespaces_elsewhere_are_exported_and_outlive_their_target_s_restart() {
     assert_eq!(missing.status.code(), Some(5));
 }
 
+/// A node with the volume `web`, the address of its subsystem, and that one's name.
+fn with_volume() -> (Door, SocketAddr, String) {
+    let door = Door::new(&[]);
+    door.node.cli(&["volume", "create", "web", "--size", &format!("{MIB}MiB"), "--acl", "ALLOW_ANY"]);
+    let (addr, nqn) = subsystem(&door);
+    (door, addr, nqn)
+}
+
 /// The address of a node's subsystem, and its name.
 fn subsystem(door: &Door) -> (SocketAddr, String) {
     let status = door.node.cli(&["status"]);
@@ -67,10 +75,7 @@ fn copy(from: &str, to: &str) -> Option<Child> {
 
 #[test]
 fn a_path_that_is_lost_under_load_costs_no_request() {
-    let door = Door::new(&[]);
-    let size = format!("{MIB}MiB");
-    door.node.cli(&["volume", "create", "web", "--size", &size, "--acl", "ALLOW_ANY"]);
-    let (addr, nqn) = subsystem(&door);
+    let (door, addr, nqn) = with_volume();
     let wires = [Wire::to(addr), Wire::to(addr)];
     let [a, b] = wires.each_ref().map(|wire| wire.addr.to_string());
     let socket = door.node.drive("relay.sock");
@@ -146,10 +151,7 @@ fn a_volume_that_grows_is_larger_for_new_connections_and_others_come_and_go() {
 /// tell of at all.
 #[test]
 fn a_path_that_discovery_adds_or_takes_away_under_load_costs_no_request() {
-    let door = Door::new(&[]);
-    let size = format!("{MIB}MiB");
-    door.node.cli(&["volume", "create", "web", "--size", &size, "--acl", "ALLOW_ANY"]);
-    let (addr, nqn) = subsystem(&door);
+    let (door, addr, nqn) = with_volume();
     let mut second = Node::new();
     second.start(&["a"], &["--subsystem-nqn", &nqn, "--advertise", "127.0.0.3"]);
     let tell = |second: &Node| {

@@ -25,7 +25,7 @@ use crate::{
     path::Answer,
     slots::{Origin, Payload, Place, Reply, SlotId, Slots},
 };
-use dolmen_io::{Event, Io, Owner};
+use dolmen_io::{Buf, Event, Io, Owner};
 use dolmen_nvme::spec::{AnaState, NvmOpcode, ReadWrite, Status};
 use dolmen_types::Nanos;
 use std::collections::{BTreeMap, VecDeque};
@@ -429,7 +429,8 @@ impl Subsystem {
         Ok(())
     }
 
-    /// Completes a caller's command that ended as nearly all do: well, as a whole, and on its own. False: nothing is done.
+    /// Completes a caller's command that ended as nearly all do: well, as a whole, and on its own. False: nothing is done, and
+    /// [`Subsystem::judge`] has to look at it.
     #[inline]
     fn complete(&mut self, at: usize, id: SlotId, now: Nanos, out: &mut Out) -> bool {
         let slot = self.shared.slots.get_mut(id);
@@ -451,13 +452,10 @@ impl Subsystem {
                 return false;
             }
         };
-        let (opcode, sent, submitted) = (slot.sqe.opcode, slot.sent, slot.submitted);
+        let (opcode, sent) = (slot.sqe.opcode, slot.sent);
         self.routes[at].note((under, opcode), bytes, (sent, now), true);
-        let (subsystem, queue) = (self.shared.id, under.queue.saturating_sub(1));
-        let result = Ok(cqe.result());
-        out.completions.push(Completion { ticket, subsystem, queue, result, buf, submitted, completed: now });
-        self.shared.slots.remove(id);
-        self.callers -= 1;
+        let queue = under.queue.saturating_sub(1);
+        self.hand_over(id, (ticket, queue), (Ok(cqe.result()), buf), now, out);
         true
     }
 
@@ -548,8 +546,20 @@ impl Subsystem {
                 }
             },
         };
-        let submitted = slot.submitted;
-        let subsystem = self.shared.id;
+        self.hand_over(id, (ticket, queue), (result, buf), now, out);
+    }
+
+    /// A command's completion goes to its caller, and its slot back.
+    #[inline]
+    fn hand_over(
+        &mut self,
+        id: SlotId,
+        (ticket, queue): (u64, u16),
+        (result, buf): (Result<u64, Failure>, Option<Buf>),
+        now: Nanos,
+        out: &mut Out,
+    ) {
+        let (subsystem, submitted) = (self.shared.id, self.shared.slots.get(id).submitted);
         out.completions.push(Completion { ticket, subsystem, queue, result, buf, submitted, completed: now });
         self.shared.slots.remove(id);
         self.callers -= 1;

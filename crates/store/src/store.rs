@@ -208,6 +208,7 @@ impl Store {
             worked |= shard.form(io);
             shard.look_ahead();
             shard.ring_checkpoint();
+            shard.stop_without_checkpoint();
             waiting |= shard.is_waiting();
         }
         if waiting && self.timer.is_none() {

@@ -254,3 +254,35 @@ fn a_full_pool_survives_restarts() {
         }
     }
 }
+
+/// Neither moves nor the last checkpoint find room then; what is there is found again.
+#[test]
+fn a_full_pool_that_lost_a_drive_can_be_stopped() {
+    for turns in (0..600).step_by(100) {
+        let world = World::new(turns);
+        let tuning = ShardTuning { full_wait_ms: 100, commit_bytes: 120 * 1024, ..Setup::tiny(0).tuning };
+        let setup =
+            Setup { drives: drives(3, 8), parity: 1, unit_bytes: 128 * 1024, tuning, ..Setup::tiny(0) };
+        let mut node = Node::open(&world, &setup).unwrap();
+        node.commit(0, 1, vec![create(1)]).unwrap();
+        let (mut seq, mut lba) = (1, 0);
+        loop {
+            seq += 1;
+            let record = node.write(1, lba, &[seq, seq + 1]);
+            match node.commit(0, seq, vec![record]) {
+                Ok(()) => lba += 2,
+                Err(StoreError::Full) => break,
+                Err(other) => panic!("{other}"),
+            }
+        }
+        world.remove_drive(NODE, path("d2"));
+        for _ in 0..turns {
+            node.turn();
+        }
+        node.shutdown();
+        let mut node = Node::open(&world, &setup).unwrap();
+        for n in 0..lba / 2 {
+            assert_eq!(node.read(0, 1, 2 * n, 2).unwrap(), [n + 2, n + 3]);
+        }
+    }
+}

@@ -59,10 +59,8 @@ struct Socket {
     vectors: Vec<libc::iovec>,
     message: libc::msghdr,
     closing: Option<Tag>,
-    /// Where what is asked for directly goes, and its rooms.
+    /// What was lent, and its rooms that what is asked for directly goes to: none once bytes have passed it by in a chunk.
     landing: Option<Box<Landing>>,
-    /// One that is not to be filled any more: bytes that should have gone there went into a chunk.
-    passed: Option<Box<Landing>>,
     rooms: Vec<libc::iovec>,
 }
 
@@ -310,7 +308,6 @@ impl Socket {
             message: unsafe { std::mem::zeroed() },
             closing: None,
             landing: None,
-            passed: None,
             rooms: Vec::new(),
         }
     }
@@ -337,9 +334,7 @@ impl Socket {
         let chunk = cqe.chunk().map(|id| chunks.take(id, len));
         if len > 0 && self.closing.is_none() {
             let chunk = chunk.expect("data comes in a chunk");
-            if self.landing.is_some() {
-                self.passed = self.landing.take();
-            }
+            self.rooms.clear();
             out.push((tag, Event::Received(chunk)));
         }
         if cqe.more() {

@@ -128,7 +128,8 @@ fn build_body(shard: &Shared, frozen: &Frozen) -> (Vec<u8>, Vec<Slot>) {
     let (formed, gone) = (s.log.next_number - 1, &mut s.checkpoint.gone);
     s.map.lines.retain(|&number, line| {
         let ends = line.base.as_ref().is_some_and(|b| b.is_doomed()) && line.nodes.is_empty();
-        if ends && line.attributes.encrypt {
+        // A key that a plain line was given all the same goes with it.
+        if ends && (line.attributes.encrypt || s.forms.has_key(number)) {
             gone.push((number, formed));
         }
         !ends

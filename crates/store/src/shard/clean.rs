@@ -29,7 +29,7 @@ const RUN_BYTES: usize = 128 * 1024;
 /// Pause for the sake of re-protection's share between two segments at most. Nanoseconds.
 const MAX_PAUSE_NS: u64 = 60_000_000_000;
 
-/// What made the cleaner give a segment up; the segment is left alone from then on.
+/// What made the cleaner give a segment up: it is damaged, or the shard stops. The segment is left alone from then on.
 pub(super) struct Damaged;
 
 /// The task: cleans while the pool asks for it and there is something to gain.
@@ -201,13 +201,19 @@ async fn move_items(shard: &Shared, exec: &Handle, items: &[MoveItem]) -> Result
 
 /// Hands a job to the log and waits until its commit is applied.
 async fn move_now(shard: &Shared, exec: &Handle, job: MoveJob) -> Result<(), Damaged> {
-    shard.borrow_mut().move_jobs.push_back(job);
-    let bell = shard.borrow().clean_bell.clone();
+    let bell = {
+        let mut s = shard.borrow_mut();
+        if s.closing {
+            return Err(Damaged);
+        }
+        s.move_jobs.push_back(job);
+        s.clean_bell.clone()
+    };
     exec.yield_now().await;
     loop {
         {
             let s = shard.borrow();
-            if !matches!(s.phase, Phase::Serving) {
+            if !matches!(s.phase, Phase::Serving) || s.closing {
                 return Err(Damaged);
             }
             if s.move_jobs.is_empty() {

@@ -287,6 +287,8 @@ impl Shard {
     /// Begins a clean stop.
     pub(crate) fn close(&mut self) {
         self.closing = true;
+        // What cleaning still wants to move is safe where it is, and may wait for a segment that nobody will free any more.
+        self.move_jobs.clear();
         // Without service there is nothing to finish.
         self.down |= !matches!(self.phase, Phase::Serving);
         self.checkpoint_bell.notify();
@@ -305,6 +307,7 @@ impl Shard {
         let waits = !self.queue.is_empty() || !self.move_jobs.is_empty() || self.reads.has_stalled();
         matches!(self.phase, Phase::Serving | Phase::Stopped(_)) && (waits || under_way)
             || self.phase == Phase::Serving && self.risk.any
+            || self.closing && !self.down
     }
 
     /// Adds this shard's figures.

@@ -282,4 +282,10 @@ impl Shard {
             self.checkpoint_bell.notify();
         }
     }
+
+    /// A stop whose last checkpoint finds no unit, and nobody cleans any more, goes without it: the next start has more to replay.
+    pub(crate) fn stop_without_checkpoint(&mut self) {
+        let drained = self.queue.is_empty() && self.log.flights.is_empty();
+        self.down |= self.closing && drained && self.starved(Stream::Meta);
+    }
 }

@@ -165,10 +165,10 @@ impl Sockets {
     fn ask_one(&mut self, index: usize, pool: &Pool, out: &mut Events) -> bool {
         let Some(socket) = self.slots[index].socket.as_deref_mut() else { return true };
         let Receive::Direct(tag) = socket.receive else { return true };
-        let took = if let Some(landing) = socket.landing.take() {
-            socket.fill(tag, landing, out)
-        } else {
+        let took = if socket.rooms.is_empty() {
             self.direct.fill_chunks(tag, &socket.fd, pool, out)
+        } else {
+            socket.fill_landing(tag, out)
         };
         match took {
             Ok(0) => out.push((tag, Event::EndOfStream)),
@@ -187,9 +187,7 @@ impl Sockets {
     /// True when the socket is asked directly and has no landing.
     pub(crate) fn lands(&self, sock: SocketId) -> bool {
         let socket = self.slots.get(sock.0 as usize).and_then(|slot| slot.socket.as_deref());
-        socket.is_some_and(|s| {
-            matches!(s.receive, Receive::Direct(_)) && s.landing.is_none() && s.passed.is_none()
-        })
+        socket.is_some_and(|s| matches!(s.receive, Receive::Direct(_)) && s.landing.is_none())
     }
 
     /// Lends a landing to a socket that is asked directly.
@@ -211,7 +209,8 @@ impl Sockets {
 
     pub(crate) fn recall(&mut self, sock: SocketId) -> Option<Box<Landing>> {
         let socket = self.slots.get_mut(sock.0 as usize)?.socket.as_deref_mut()?;
-        socket.landing.take().or_else(|| socket.passed.take())
+        socket.rooms.clear();
+        socket.landing.take()
     }
 }
 
@@ -248,19 +247,17 @@ impl Direct {
 }
 
 impl Socket {
-    /// Receives into a landing, which goes with its event or stays: how many bytes, or the error's number.
-    fn fill(&mut self, tag: Tag, landing: Box<Landing>, out: &mut Events) -> Result<usize, i32> {
-        // SAFETY: the rooms are those of this landing, which nobody else has; its buffers stay where they are.
-        match unsafe { sys::receive_into(&self.fd, &mut self.rooms) } {
-            Ok(bytes) if bytes > 0 => {
-                out.push((tag, Event::Landed { landing, bytes }));
-                Ok(bytes)
-            }
-            nothing => {
-                self.landing = Some(landing);
-                nothing
-            }
+    /// Receives into the landing, which goes with its event: how many bytes, or the error's number.
+    fn fill_landing(&mut self, tag: Tag, out: &mut Events) -> Result<usize, i32> {
+        // SAFETY: there are rooms only while their landing is here; nobody else has it, and its buffers stay where they are.
+        let bytes = unsafe { sys::receive_into(&self.fd, &mut self.rooms) }?;
+        if bytes > 0
+            && let Some(landing) = self.landing.take()
+        {
+            self.rooms.clear();
+            out.push((tag, Event::Landed { landing, bytes }));
         }
+        Ok(bytes)
     }
 
     /// Sends what it can at once; true when that was all.
