@@ -13,9 +13,9 @@ use crate::{
 use arrivals::Arrivals;
 use dolmen_io::{Io, Owner, Pool, Slices, SocketId, Tag};
 use dolmen_nvme::{
-    spec::{Cqe, Fuse, Status},
+    spec::Fuse,
     tcp::{
-        self, CommandData, CommandError, DIGEST_BYTES, DataDigest, Host, HostEvent, HostOptions,
+        self, CommandData, CommandError, DIGEST_BYTES, DataDigest, Host, HostAnswer, HostEvent, HostOptions,
         MAX_HEADER_BYTES,
     },
 };
@@ -127,14 +127,15 @@ impl Queue {
         heard: &mut Vec<Heard>,
     ) -> Result<(), Error> {
         loop {
-            while let Some((cid, bytes)) = self.host.take_read(&mut chunk) {
-                let id = self.answered(cid);
+            while let Some(HostAnswer { cqe, received, intact, data }) = self.host.take_answer(&mut chunk) {
+                let id = self.answered(cqe.cid.get());
                 let slot = slots.get_mut(id);
-                if let Payload::In(buf) = &mut slot.payload {
-                    buf[..bytes.len()].copy_from_slice(bytes);
+                if !data.is_empty()
+                    && let Payload::In(buf) = &mut slot.payload
+                {
+                    buf[..data.len()].copy_from_slice(data);
                 }
-                let received = u32::try_from(bytes.len()).expect("a piece of 32-bit data");
-                slot.reply = Reply { cqe: Cqe::new(cid, Status::SUCCESS), received, intact: true };
+                slot.reply = Reply { cqe, received, intact };
                 heard.push(Heard::Completed(id));
             }
             match self.host.receive(&mut chunk) {

@@ -172,7 +172,9 @@ impl Slots {
 
     /// The same for a command that moves the data of blocks, which nearly all are: it is made where it stays. `None` when no slot is
     /// free.
-    #[inline]
+    ///
+    /// Inlined, so that its parts stay in registers until they are where they belong.
+    #[inline(always)]
     pub(crate) fn insert_block(
         &mut self,
         (opcode, nsid, rw): (NvmOpcode, u32, ReadWrite),

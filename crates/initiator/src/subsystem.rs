@@ -550,7 +550,7 @@ impl Subsystem {
     }
 
     /// A command's completion goes to its caller, and its slot back.
-    #[inline]
+    #[inline(always)]
     fn hand_over(
         &mut self,
         id: SlotId,

@@ -4,7 +4,7 @@
 mod support;
 
 use dolmen_nvme::spec::{Cqe, NvmOpcode, ReadWrite, Sqe, Status};
-use dolmen_nvme::tcp::{CommandData, Controller, Digests, Host, HostEvent};
+use dolmen_nvme::tcp::{CommandData, Controller, Digests, Host, HostAnswer, HostEvent};
 use support::{Target, Terms, pattern, put, put_payload};
 
 /// How a stream is delivered.
@@ -44,10 +44,10 @@ struct Client {
     out: Vec<u8>,
     read: Vec<(u16, Vec<u8>)>,
     done: Vec<(u16, Status, u32)>,
-    /// Takes answers to reads the short way where there is one.
+    /// Takes answers the short way where there is one.
     short: bool,
-    /// How many came so.
-    shortened: usize,
+    /// How many came so, with data and without.
+    shortened: [usize; 2],
 }
 
 const READ_LEN: usize = 300;
@@ -79,11 +79,15 @@ impl Client {
     fn feed(&mut self, mut chunk: &[u8]) {
         loop {
             while self.short
-                && let Some((cid, bytes)) = self.host.take_read(&mut chunk)
+                && let Some(HostAnswer { cqe, received, intact, data }) = self.host.take_answer(&mut chunk)
             {
-                self.read.push((cid, bytes.to_vec()));
-                self.done.push((cid, Status::SUCCESS, u32::try_from(bytes.len()).unwrap()));
-                self.shortened += 1;
+                assert!(intact);
+                let cid = cqe.cid.get();
+                if !data.is_empty() {
+                    self.read.push((cid, data.to_vec()));
+                }
+                self.done.push((cid, cqe.status(), received));
+                self.shortened[usize::from(data.is_empty())] += 1;
             }
             let Some(event) = self.host.receive(&mut chunk).unwrap() else { break };
             match event {
@@ -124,17 +128,17 @@ impl Client {
     }
 }
 
-/// Runs the whole conversation, with and without the short way for reads; how many bytes each way.
+/// Runs the whole conversation, with and without the short way for answers; how many bytes each way.
 fn converse(terms: Terms, to_target: Cut, to_host: Cut) -> (usize, usize) {
     let (there, back, _) = run(terms, (to_target, to_host), true);
-    assert_eq!(run(terms, (to_target, to_host), false), (there, back, 0));
+    assert_eq!(run(terms, (to_target, to_host), false), (there, back, [0; 2]));
     (there, back)
 }
 
-/// The same, and how many reads were answered the short way.
-fn run(terms: Terms, (to_target, to_host): (Cut, Cut), short: bool) -> (usize, usize, usize) {
+/// The same, and how many answers came the short way, with data and without.
+fn run(terms: Terms, (to_target, to_host): (Cut, Cut), short: bool) -> (usize, usize, [usize; 2]) {
     let (out, read, done) = (Vec::new(), Vec::new(), Vec::new());
-    let mut client = Client { host: terms.host(), out, read, done, short, shortened: 0 };
+    let mut client = Client { host: terms.host(), out, read, done, short, shortened: [0; 2] };
     let mut target = Target::new(terms.controller(), terms.depth);
     let mut there = Wire { cut: to_target, passed: 0 };
     let mut back = Wire { cut: to_host, passed: 0 };
@@ -193,9 +197,20 @@ fn only_whole_answers_without_digests_go_the_short_way() {
     for terms in all_terms() {
         let usual = terms.digests == Digests::NONE && terms.host_alignment == 0;
         let (_, _, whole) = run(terms, (Cut::Whole, Cut::Whole), true);
-        assert_eq!(whole > 0, usual, "{terms:?}");
-        assert_eq!(run(terms, (Cut::Whole, Cut::Every(100)), true).2, 0);
+        assert_eq!(whole.map(|count| count > 0), [usual; 2], "{terms:?}");
+        assert_eq!(run(terms, (Cut::Whole, Cut::Every(20)), true).2, [0; 2]);
+        assert_eq!(run(terms, (Cut::Whole, Cut::Every(100)), true).2[0], 0);
     }
+}
+
+#[test]
+fn an_answer_to_nothing_is_not_taken_the_short_way() {
+    let (mut host, controller) = Terms::PLAIN.connected();
+    let mut reply = Vec::new();
+    put(&mut reply, |out| controller.write_response(out, &Cqe::new(1, Status::SUCCESS)));
+    let mut chunk = &reply[..];
+    assert_eq!((host.take_answer(&mut chunk), chunk.len()), (None, reply.len()));
+    assert!(host.receive(&mut chunk).is_err());
 }
 
 #[test]
@@ -251,7 +266,7 @@ fn wrong_data_digests_fail_the_command_only() {
     let terms = Terms { digests: Digests::BOTH, ..Terms::PLAIN };
     let (host, controller) = terms.connected();
     let (out, read, done) = (Vec::new(), Vec::new(), Vec::new());
-    let mut client = Client { host, out, read, done, short: true, shortened: 0 };
+    let mut client = Client { host, out, read, done, short: true, shortened: [0; 2] };
     let mut target = Target::new(controller, terms.depth);
     client.command(NvmOpcode::WRITE, 2, CommandData::WriteInCapsule(64));
     let last = client.out.len() - 1;

@@ -329,7 +329,7 @@ impl Decoder {
         }
     }
 
-    /// A whole PDU with data at the front of `chunk`, if it is one of the usual and no other is under way: header, data, what follows.
+    /// A whole PDU at the front of `chunk`, if it is one of the usual and no other is under way: header, data (if any), what follows.
     /// Nothing is taken.
     #[inline]
     pub(crate) fn whole_pdu<'a>(&self, chunk: &'a [u8]) -> Option<(&'a [u8], &'a [u8], &'a [u8])> {
@@ -340,7 +340,7 @@ impl Decoder {
         let frame = self.usual(common)?;
         let (head, rest) = chunk.split_at_checked(frame.header_len)?;
         let (data, rest) = rest.split_at_checked(usize::try_from(frame.data_len).ok()?)?;
-        (!data.is_empty()).then_some((head, data, rest))
+        Some((head, data, rest))
     }
 
     /// True when `head` is the header of one of the usual PDUs, whose data of `data_len` bytes follows it, and no other is under

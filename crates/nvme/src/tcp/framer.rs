@@ -67,6 +67,11 @@ impl DataDigest {
     }
 }
 
+/// A header as it lies in memory.
+pub(crate) trait Pdu: FromBytes + IntoBytes + Immutable + KnownLayout + Unaligned + Copy {}
+
+impl<T: FromBytes + IntoBytes + Immutable + KnownLayout + Unaligned + Copy> Pdu for T {}
+
 /// How this side frames what it sends.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Framer {
@@ -83,22 +88,31 @@ impl Framer {
     /// Writes a digested PDU's header, with digest and padding, for `data_len` bytes of data (0: no data). `pdu`
     /// starts with a common header whose kind, HLEN and own flags are set.
     ///
+    #[inline(always)]
+    pub(crate) fn header<T: Pdu>(&self, out: &mut [u8], pdu: &T, data_len: u32) -> Option<usize> {
+        self.header_with(out, data_len, |place| *place = *pdu)
+    }
+
+    /// The same for a header that `fill` makes.
+    ///
     /// Inlined, so that the fields go straight where they belong: a header that is made in one place and copied to another right away
     /// costs a stall of the store buffer for each of its words.
     #[inline(always)]
-    pub(crate) fn header<T: IntoBytes + Immutable>(
+    pub(crate) fn header_with<T: Pdu>(
         &self,
         out: &mut [u8],
-        pdu: &T,
         data_len: u32,
+        fill: impl FnOnce(&mut T),
     ) -> Option<usize> {
         const { assert!(size_of::<T>() >= size_of::<CommonHeader>() && size_of::<T>() <= 128) };
         if self.digests != Digests::NONE || (data_len > 0 && self.alignment != 4) {
+            let mut pdu = T::new_zeroed();
+            fill(&mut pdu);
             return self.long_header(out, pdu.as_bytes(), data_len);
         }
         const { assert!(size_of::<T>().is_multiple_of(4)) };
         let head = out.get_mut(..size_of::<T>())?;
-        head.copy_from_slice(pdu.as_bytes());
+        fill(T::mut_from_bytes(head).ok()?);
         let start = u8::try_from(size_of::<T>()).ok()?;
         if data_len > 0 {
             head[3] = start;
@@ -166,7 +180,7 @@ pub(crate) fn term_req(
 
 /// Copies a PDU structure out of the bytes of a header. (By way of a reference: what is not looked at is not copied.)
 #[inline]
-pub(crate) fn read<T: FromBytes + KnownLayout + Immutable + Unaligned + Copy>(header: &[u8]) -> T {
+pub(crate) fn read<T: Pdu>(header: &[u8]) -> T {
     *T::ref_from_prefix(header).map(|(pdu, _)| pdu).expect("the decoder hands out whole headers")
 }
 

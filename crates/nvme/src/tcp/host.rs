@@ -102,6 +102,19 @@ pub enum HostEvent<'a> {
     Terminated(TermReason),
 }
 
+/// An answer that is told at once, with its data.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HostAnswer<'a> {
+    /// What the controller said; for the SUCCESS flag a completion of zeroes.
+    pub cqe: Cqe,
+    /// How much data came for the command, here and before. Bytes.
+    pub received: u32,
+    /// False when a data digest was wrong: the data is not to be used, the command to be sent again.
+    pub intact: bool,
+    /// All of its data, or none of it.
+    pub data: &'a [u8],
+}
+
 /// What comes next in the stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Due {
@@ -224,11 +237,13 @@ impl Host {
             CommandData::Read(length) | CommandData::Write(length) => (SglDescriptor::transport(length), 0),
             CommandData::WriteInCapsule(length) => (SglDescriptor::in_capsule(length), length),
         };
-        let pdu = CapsuleCmd {
-            common: CommonHeader::new(PduKind::CAPSULE_CMD),
-            sqe: Sqe { cid: cid.into(), data_pointer: sgl, ..*sqe },
+        let fill = |pdu: &mut CapsuleCmd| {
+            pdu.common = CommonHeader::new(PduKind::CAPSULE_CMD);
+            pdu.sqe = *sqe;
+            pdu.sqe.cid = cid.into();
+            pdu.sqe.data_pointer = sgl;
         };
-        let written = self.framer.header(out, &pdu, capsule_data).ok_or(CommandError::NoRoom)?;
+        let written = self.framer.header_with(out, capsule_data, fill).ok_or(CommandError::NoRoom)?;
         self.commands.begin(cid, data);
         Ok(written)
     }
@@ -299,14 +314,24 @@ impl Host {
         }
     }
 
-    /// The answer that a read usually gets, if it lies at the front of the chunk: all of its data in one PDU that ends the command
-    /// well, without digests. The command's identifier is free then. `None`: nothing is taken, [`Host::receive`] tells what comes.
+    /// The answer that a command usually gets, if all of it lies at the front of the chunk, without digests: a response, or all of a
+    /// read's data in one PDU that ends it well. The command's identifier is free then. `None`: nothing is taken, [`Host::receive`]
+    /// tells what comes.
     #[inline]
-    pub fn take_read<'a>(&mut self, chunk: &mut &'a [u8]) -> Option<(u16, &'a [u8])> {
-        let (head, bytes, rest) = self.decoder.whole_pdu(chunk)?;
-        let cid = self.ends_read(head, u32::try_from(bytes.len()).ok()?)?;
+    pub fn take_answer<'a>(&mut self, chunk: &mut &'a [u8]) -> Option<HostAnswer<'a>> {
+        let (head, data, rest) = self.decoder.whole_pdu(chunk)?;
+        let answer = if data.is_empty() {
+            // Of what a controller sends only this PDU is one of the usual and has none.
+            let cqe = read::<CapsuleResp>(head).cqe;
+            let done = self.commands.complete(cqe.cid.get())?;
+            HostAnswer { cqe, received: done.received, intact: done.intact, data }
+        } else {
+            let received = u32::try_from(data.len()).ok()?;
+            let cqe = Cqe::new(self.ends_read(head, received)?, Status::SUCCESS);
+            HostAnswer { cqe, received, intact: true, data }
+        };
         *chunk = rest;
-        Some((cid, bytes))
+        Some(answer)
     }
 
     /// The same for a header and data that lie apart: `head` is all of the one, and `length` bytes are all of the other. The command

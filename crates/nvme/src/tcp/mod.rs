@@ -36,7 +36,7 @@ pub use controller::{
     DataEnd, DataSource, ImportError, QueueSettings, R2tError, R2tRequest,
 };
 pub use framer::{DataDigest, Digests};
-pub use host::{CommandData, CommandError, Due, H2cPiece, Host, HostEvent, HostOptions};
+pub use host::{CommandData, CommandError, Due, H2cPiece, Host, HostAnswer, HostEvent, HostOptions};
 pub use negotiate::Negotiated;
 pub use pdu::{
     CapsuleCmd, CapsuleResp, CommonHeader, DIGEST_BYTES, DataHeader, IcReq, IcResp, MAX_HEADER_BYTES,

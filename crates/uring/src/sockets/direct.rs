@@ -197,12 +197,9 @@ impl Sockets {
         }
         let Some((_, _, socket)) = self.get(sock) else { return Err(landing) };
         socket.rooms.clear();
-        socket.rooms.extend(
-            landing
-                .rooms()
-                .take(MOST_VECTORS)
-                .map(|room| libc::iovec { iov_base: room.as_mut_ptr().cast(), iov_len: room.len() }),
-        );
+        let vector =
+            |room: &mut [u8]| libc::iovec { iov_base: room.as_mut_ptr().cast(), iov_len: room.len() };
+        landing.rooms().take(MOST_VECTORS).for_each(|room| socket.rooms.push(vector(room)));
         socket.landing = Some(landing);
         Ok(())
     }
