@@ -142,6 +142,8 @@ pub struct SpaceReport {
     pub at_risk_bytes: u64,
     /// Those segments: 0 once everything is protected as the drives in service allow.
     pub at_risk_segments: u64,
+    /// Shards that refuse hosts' data: there was no room for the last that came, and none has come since. Count.
+    pub refusing_shards: u64,
 }
 
 /// Knobs of a shard; the defaults suit production, tests make everything small.

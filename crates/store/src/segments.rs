@@ -51,6 +51,8 @@ pub(crate) struct Segment {
     pub(crate) body: u32,
     /// Last commit in it, 0 when it has none.
     pub(crate) last_commit: u64,
+    /// What cleaning has moved here since the start, 0 for one from before. Bytes.
+    pub(crate) moved_in: u32,
     /// Its units are others' now; only stale names of it are left.
     retired: bool,
 }
@@ -69,6 +71,7 @@ impl Segment {
             delta: 0,
             body: 0,
             last_commit: 0,
+            moved_in: 0,
             retired: false,
         }
     }

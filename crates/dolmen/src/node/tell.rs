@@ -107,6 +107,7 @@ fn space(reports: &[CoreReport]) -> SpaceReport {
         sum.mended_reads += s.mended_reads;
         sum.at_risk_bytes += s.at_risk_bytes;
         sum.at_risk_segments += s.at_risk_segments;
+        sum.refusing_shards += s.refusing_shards;
         sum.host_written_bytes += s.host_written_bytes;
         sum.drive_written_bytes += s.drive_written_bytes;
         sum.cleaned_bytes += s.cleaned_bytes;
@@ -149,7 +150,7 @@ pub(super) fn pool(plan: &PoolPlan, reports: &[CoreReport]) -> PoolStatus {
     let logical = reports.iter().flat_map(|r| &r.volumes).map(|v| usage(v).mapped_bytes).sum();
     let state = match reports.iter().find_map(|r| r.stopped.clone()) {
         Some(reason) => PoolState::Stopped(reason),
-        None if free_bytes < full_below(usable_bytes) => PoolState::Full,
+        None if free_bytes < full_below(usable_bytes) || sum.refusing_shards > 0 => PoolState::Full,
         None => PoolState::Ready,
     };
     PoolStatus {

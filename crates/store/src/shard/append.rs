@@ -7,7 +7,6 @@ use crate::stored::{MAX_ENCRYPTED_LBA, MAX_ENCRYPTED_SEQ};
 use crate::{
     AppendError, Batch, LineAttributes, MAX_BATCH_RECORDS, MAX_OBJECT_BYTES, Record, StoreError, Ticket,
 };
-use dolmen_types::Nanos;
 use dolmen_types::limits::BLOCK_BYTES;
 
 /// What a batch takes; the fields are those of [`Pending`].
@@ -47,8 +46,7 @@ impl Shard {
             return Err((batch, AppendError::Full));
         }
         self.announced.add(&batch);
-        let since = Nanos(0);
-        self.queue.push_back(Pending { batch, ticket, header_bytes, payload_bytes, packs, made, since });
+        self.queue.push_back(Pending { batch, ticket, header_bytes, payload_bytes, packs, made });
         Ok(())
     }
 

@@ -94,10 +94,20 @@ impl super::Shard {
         let candidates = self.segments.iter().filter(|(_, s)| self.may_clean(s)).map(|(id, s)| Candidate {
             id,
             live_bytes: shape.raw(u64::from(s.live())),
-            dense_bytes: dense_bytes(self.drives.unit_bytes) * s.columns.len() as u64,
+            dense_bytes: self.dense_bytes(s),
             age: self.log.applied - s.last_commit + 1,
         });
         victim(candidates)
+    }
+
+    /// What would fit a segment's units after cleaning. Of what cleaning has filled itself no more than that: it would not come out
+    /// any denser, and of a pool without anything to gain cleaning must come to an end.
+    fn dense_bytes(&self, s: &Segment) -> u64 {
+        let dense = dense_bytes(self.drives.unit_bytes) * s.columns.len() as u64;
+        match u64::from(s.moved_in) {
+            0 => dense,
+            moved_in => dense.min(self.drives.members().shape.raw(moved_in)),
+        }
     }
 
     fn may_clean(&self, s: &Segment) -> bool {

@@ -237,6 +237,9 @@ impl Shard {
         for _ in 0..count {
             let Some(pending) = self.queue.pop_front() else { break };
             self.counters.host_written += pending.payload_bytes as u64;
+            if pending.payload_bytes > 0 {
+                self.space.short_since = None;
+            }
             self.space.credit = self.space.credit.saturating_sub(pending.payload_bytes as u64);
             self.stage(&pending, &mut header, &mut staging);
             tickets.push(pending.ticket);
@@ -462,6 +465,7 @@ impl Shard {
         let mut header = HeaderWriter::start(self.log.spare.pop().unwrap_or_default());
         header.batch(NO_PG, Epoch(0), Seq(0));
         self.put_retired(&mut header);
+        let mut moved = 0;
         for (item, at) in job.items.iter().zip(places) {
             let e = item.entry;
             // Whatever was formed since the cleaner looked has taken its block off this list.
@@ -470,7 +474,12 @@ impl Shard {
                 let block =
                     StoredBlock { at: granules(at), granules: e.granules, form: e.form, check: e.check };
                 header.moved(version, e.location, block);
+                moved += e.bytes();
             }
+        }
+        let slot = self.log.streams[Stream::Cold as usize].open.map(|open| open.slot);
+        if let Some(segment) = slot.and_then(|slot| self.segments.at_mut(slot)) {
+            segment.moved_in += moved;
         }
         let payload_len = u32::try_from(payload_len).expect("a commit is far below 4 GiB");
         self.counters.cleaned += u64::from(payload_len);

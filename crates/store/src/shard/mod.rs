@@ -92,8 +92,6 @@ pub(crate) struct Pending {
     pub(crate) packs: bool,
     /// Some of its blocks are not stored as they came, or can't be written from where they are.
     pub(crate) made: bool,
-    /// When it was first looked at; 0 before.
-    pub(crate) since: Nanos,
 }
 
 /// What cleaning asked to be moved in one commit.
@@ -175,6 +173,8 @@ pub(crate) struct SpaceState {
     pub(crate) blocked: Option<(u64, u64)>,
     /// The allowance is used up, as of a finished checkpoint.
     pub(crate) full: bool,
+    /// Since when no batch of a host found room; `None` when one did, and when the owner said something since.
+    pub(crate) short_since: Option<Nanos>,
     /// What the last look ahead has seen; `None` when it has to be done again.
     pub(crate) ahead: Option<space::Seen>,
     /// When it was last looked at whether a checkpoint would free space.
@@ -325,5 +325,6 @@ impl Shard {
         sum.integrity_errors += self.counters.integrity_errors;
         sum.at_risk_bytes += self.risk.bytes;
         sum.at_risk_segments += self.risk.segments;
+        sum.refusing_shards += u64::from(self.refuses(self.now));
     }
 }

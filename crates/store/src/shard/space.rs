@@ -41,11 +41,13 @@ impl Shard {
                     .push_back(Lease { columns, host: matches!(purpose, Purpose::Host | Purpose::Bulk) });
                 // A higher class may have been asked for since; its answer comes by itself.
                 state.wanted = None;
+                self.space.short_since = None;
                 self.lease_bell.notify();
             }
             ToShard::Space(level) => {
                 self.space.level = level;
                 self.space.answers += 1;
+                self.space.short_since = None;
                 self.clean_bell.notify();
             }
             ToShard::Joined(joined) => self.drives.join(joined),
@@ -175,7 +177,7 @@ impl Shard {
             // Leases that control records took from the reserve are not for host data.
             self.want(if stream == Stream::Bulk { Purpose::Bulk } else { Purpose::Host });
         }
-        let mut give_up = self.head_waited(now);
+        let mut give_up = self.is_short(now);
         if !self.allowed(bytes) {
             // Exact after a checkpoint that began after now, and the owner's answer to what it found.
             match self.space.blocked {
@@ -201,20 +203,23 @@ impl Shard {
         false
     }
 
-    /// The host batch at the head of the queue waits for units; it is ended with `Full` when it has waited long enough.
+    /// The host batch at the head of the queue waits for units; it is ended with `Full` when there were none for long enough.
     pub(crate) fn wait_for_units(&mut self, now: Nanos) {
-        if self.head_waited(now) {
+        if self.is_short(now) {
             self.refuse_head();
         }
     }
 
-    /// True when the head of the queue has waited as long as it may.
-    fn head_waited(&mut self, now: Nanos) -> bool {
-        let Some(head) = self.queue.front_mut() else { return false };
-        if head.since == Nanos(0) {
-            head.since = now;
-        }
-        now.since(head.since) > self.tuning.full_wait_ms * 1_000_000
+    /// True when host batches have found no room for as long as they may wait. All of them wait for the same, so those behind the
+    /// first have no time of their own: a queue of them would keep the last one waiting for minutes.
+    fn is_short(&mut self, now: Nanos) -> bool {
+        self.space.short_since.get_or_insert(now);
+        self.refuses(now)
+    }
+
+    /// True when the last host batches found no room, and those that come now will not wait for it.
+    pub(super) fn refuses(&self, now: Nanos) -> bool {
+        self.space.short_since.is_some_and(|since| now.since(since) > self.tuning.full_wait_ms * 1_000_000)
     }
 
     fn refuse_head(&mut self) {
