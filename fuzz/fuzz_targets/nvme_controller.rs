@@ -31,7 +31,18 @@ fuzz_target!(|input: &[u8]| {
     let mut capsule_left = 0usize;
     for mut chunk in bytes.chunks(usize::from(chunk_bytes) + 1) {
         loop {
-            match controller.receive(&mut chunk) {
+            // What is said to come next may have been put where it belongs before it is looked at.
+            let due = controller.data_due().filter(|_| !chunk.is_empty());
+            let event = controller.receive(&mut chunk);
+            if let Some(due) = due {
+                assert!(due.left > 0);
+                let Ok(Some(ControllerEvent::Data { source, offset, bytes })) = &event else {
+                    panic!("{event:?} instead of {due:?}")
+                };
+                assert_eq!((*source, *offset), (DataSource::Transfer(due.token), due.offset));
+                assert!(bytes.len() == due.left as usize || bytes.len() < due.left as usize && chunk.is_empty());
+            }
+            match event {
                 Ok(Some(ControllerEvent::Command { capsule_data, .. })) => {
                     assert!(capsule_left == 0 && capsule_data <= 8192);
                     capsule_left = capsule_data as usize;

@@ -63,7 +63,7 @@ impl Io {
         }
     }
 
-    /// Hands this turn's operations to the driver, in order.
+    /// Hands this turn's operations to the driver, in order. [`Io::poll`] does; who has much for a drive to do need not wait for it.
     pub fn submit(&mut self) {
         if !self.queue.is_empty() {
             self.driver.submit(&mut self.queue);

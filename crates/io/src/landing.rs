@@ -1,15 +1,20 @@
 //! Where the next bytes of a stream are to be put, so that payload need not be copied out of a received chunk.
 //!
 //! A receiver that knows how its peer's messages are laid out (a header of a fixed size, then data of a fixed size, again
-//! and again) lends buffers for the data; headers go to a place of their own. The driver knows nothing of messages: it puts
-//! down bytes in order, and the receiver looks whether they are what was expected.
+//! and again) lends buffers for the data; headers go to a place of their own. One that knows where the next bytes belong, since
+//! their header has come, lends that place before all others: the *lead*. The driver knows nothing of messages: it puts down
+//! bytes in order, and the receiver looks whether they are what was expected.
 
 use crate::Buf;
+use std::ops::Range;
 
 /// Parts of one length, each with room for a header before it: header, part, header, part, in the order of the stream.
 #[derive(Debug)]
 pub struct Landing {
+    /// What of which buffer is filled before all else.
+    lead: Option<(Buf, Range<usize>)>,
     head_bytes: usize,
+    /// One behind the other, each a byte at least.
     heads: Vec<u8>,
     parts: Vec<Buf>,
     part_bytes: usize,
@@ -18,7 +23,7 @@ pub struct Landing {
 }
 
 impl Landing {
-    /// A landing of `parts`, before each of them `head_bytes` bytes.
+    /// A landing of `parts`, before each of them `head_bytes` bytes (perhaps none).
     ///
     /// # Panics
     /// Without parts, or with parts of different lengths.
@@ -26,8 +31,8 @@ impl Landing {
     pub fn new(head_bytes: usize, parts: Vec<Buf>) -> Landing {
         let part_bytes = parts.first().expect("a landing has parts").len();
         assert!(parts.iter().all(|part| part.len() == part_bytes), "parts are of one length");
-        let heads = vec![0; head_bytes * parts.len()];
-        Landing { head_bytes, heads, used: parts.len(), parts, part_bytes, skip: 0 }
+        let heads = vec![0; head_bytes.max(1) * parts.len()];
+        Landing { lead: None, head_bytes, heads, used: parts.len(), parts, part_bytes, skip: 0 }
     }
 
     /// How many parts there are.
@@ -69,25 +74,48 @@ impl Landing {
         self.skip = skip;
     }
 
+    /// What comes first goes to the bytes of `range` of `buf`.
+    ///
+    /// # Panics
+    /// When there are no such bytes, or another lead is there.
+    pub fn set_lead(&mut self, buf: Buf, range: Range<usize>) {
+        assert!(range.start < range.end && range.end <= buf.len(), "{range:?} of {} bytes", buf.len());
+        assert!(self.lead.is_none(), "a landing has one lead");
+        self.lead = Some((buf, range));
+    }
+
+    /// Takes the lead out, filled or not.
+    pub fn take_lead(&mut self) -> Option<(Buf, Range<usize>)> {
+        self.lead.take()
+    }
+
+    /// The parts, for who has another use for them.
+    #[must_use]
+    pub fn into_parts(self) -> Vec<Buf> {
+        self.parts
+    }
+
     /// A header and its part.
     #[inline]
     #[must_use]
     pub fn frame(&mut self, at: usize) -> (&[u8], &mut Buf) {
-        let head = at * self.head_bytes;
+        let head = at * self.head_bytes.max(1);
         (&self.heads[head..head + self.head_bytes], &mut self.parts[at])
     }
 
     /// For drivers: what is to be filled, in order. Never empty.
+    #[inline]
     pub fn rooms(&mut self) -> impl Iterator<Item = &mut [u8]> {
-        let heads = self.heads.chunks_exact_mut(self.head_bytes);
+        let (head_bytes, mut skip) = (self.head_bytes, self.skip);
+        let lead = self.lead.as_mut().map(|(buf, range)| &mut buf[range.clone()]);
+        let heads = self.heads.chunks_exact_mut(head_bytes.max(1)).map(move |head| &mut head[..head_bytes]);
         let frames = heads.zip(&mut self.parts).take(self.used);
-        let mut skip = self.skip;
         let rooms = frames.flat_map(|(head, part)| [head, &mut part[..]]).map(move |room| {
             let gone = skip.min(room.len());
             skip -= gone;
             &mut room[gone..]
         });
-        rooms.filter(|room| !room.is_empty())
+        lead.into_iter().chain(rooms).filter(|room| !room.is_empty())
     }
 }
 
@@ -114,5 +142,17 @@ mod tests {
         let (head, part) = landing.frame(1);
         assert_eq!((head, &part[..]), (&[2u8; 4][..], &[3u8; 10][..]));
         assert_eq!(landing.frame(0).1[9], 1);
+    }
+
+    #[test]
+    fn the_lead_is_filled_first() {
+        let pool = Pool::new(&PoolConfig { classes: vec![(4096, 4)] });
+        let mut landing = Landing::new(0, vec![pool.alloc(6).unwrap()]);
+        landing.set_lead(pool.alloc(10).unwrap(), 3..8);
+        landing.rooms().zip(1u8..).for_each(|(room, n)| room.fill(n));
+        let (lead, range) = landing.take_lead().unwrap();
+        assert_eq!((&lead[range.clone()], range), (&[1u8; 5][..], 3..8));
+        assert_eq!(landing.rooms().map(|room| room.len()).collect::<Vec<_>>(), [6]);
+        assert_eq!(landing.into_parts()[0][..], [2u8; 6]);
     }
 }

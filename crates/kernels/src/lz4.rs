@@ -55,14 +55,14 @@ pub fn looks_incompressible(block: &[u8]) -> bool {
     if stride < 8 {
         return false;
     }
-    // A bit for each byte that was seen.
-    let mut seen = [0u64; 4];
+    // A place for each byte that may be seen: writing to them needs no look at what is there, so none waits for another.
+    let mut seen = [0u8; 256];
     for chunk in block.chunks_exact(stride).take(SAMPLES) {
         for byte in &chunk[..8] {
-            seen[usize::from(byte >> 6)] |= 1 << (byte & 63);
+            seen[usize::from(*byte)] = 1;
         }
     }
-    seen.iter().map(|word| word.count_ones()).sum::<u32>() >= NOISE
+    seen.iter().map(|&seen| u32::from(seen)).sum::<u32>() >= NOISE
 }
 
 #[cfg(test)]

@@ -150,6 +150,7 @@ impl Driver for SimDriver {
             Wait::Forever => inner.wait(self.core, Nanos(u64::MAX)),
         }
         let ready = std::mem::take(&mut inner.cores[self.core].ready);
+        inner.net.looked(self.core);
         inner.resume(self.core, wait == Wait::No || !ready.is_empty());
         drop(inner);
         events.extend(ready);

@@ -70,6 +70,8 @@ struct End {
     landing: Option<Box<Landing>>,
     /// One that bytes have passed by in a chunk.
     passed: Option<Box<Landing>>,
+    /// What follows a filled landing comes with the core's next look, as from a socket that is asked directly.
+    unseen: bool,
     sending: Option<Sending>,
 }
 
@@ -87,11 +89,13 @@ pub(crate) struct Net {
     ends: Vec<End>,
     listeners: Vec<Listener>,
     pools: BTreeMap<usize, Pool>,
-    /// Ends whose receive waits for a buffer.
+    /// Ends whose receive waits for a buffer, or for a look.
     hungry: BTreeSet<usize>,
     cuts: BTreeSet<(NodeId, NodeId)>,
     down: BTreeSet<NodeId>,
     next_port: u16,
+    /// What came into landings. Bytes.
+    pub(crate) landed: usize,
     events: Vec<(usize, Tag, Event)>,
     signals: Vec<(u64, Signal)>,
 }
@@ -136,6 +140,7 @@ impl Net {
             hungry: BTreeSet::new(),
             cuts: BTreeSet::new(),
             down: BTreeSet::new(),
+            landed: 0,
             next_port: FIRST_EPHEMERAL,
             events: Vec::new(),
             signals: Vec::new(),
@@ -329,10 +334,18 @@ impl Net {
         self.events.push((core, tag, Event::Closed));
     }
 
-    /// Receives that waited for buffers go on.
+    /// A core takes its events.
+    pub(crate) fn looked(&mut self, core: usize) {
+        for &end in &self.hungry {
+            let end = &mut self.ends[end];
+            end.unseen &= end.core != core;
+        }
+    }
+
+    /// Receives that waited for buffers, or for the core to look, go on.
     pub(crate) fn pump_core(&mut self, core: usize) {
         for end in std::mem::take(&mut self.hungry) {
-            if self.ends[end].core == core {
+            if self.ends[end].core == core && !self.ends[end].unseen {
                 self.pump_receive(end);
             } else {
                 self.hungry.insert(end);
@@ -504,7 +517,7 @@ impl Net {
         let Some(pool) = self.pools.get(&self.ends[end].core) else { return };
         let chunk = PoolConfig::CHUNK_BYTES.min(pool.largest());
         let e = &mut self.ends[end];
-        while let (Some(tag), false) = (e.receiving, e.incoming.is_empty()) {
+        while let (Some(tag), false) = (e.receiving, e.incoming.is_empty() || e.unseen) {
             // Now and then bytes pass a landing by, as where a core has slept meanwhile.
             if e.landing.is_some() && self.rng.one_in(8) {
                 e.passed = e.landing.take();
@@ -518,7 +531,10 @@ impl Net {
                     room.iter_mut().zip(e.incoming.drain(..n)).for_each(|(to, from)| *to = from);
                     bytes += n;
                 }
+                self.landed += bytes;
                 self.events.push((e.core, tag, Event::Landed { landing, bytes }));
+                e.unseen = true;
+                self.hungry.insert(end);
                 continue;
             }
             let Some(mut buf) = pool.alloc_fitting(chunk) else {
@@ -596,6 +612,7 @@ impl End {
             receiving: None,
             landing: None,
             passed: None,
+            unseen: false,
             sending: None,
         }
     }

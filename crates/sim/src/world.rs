@@ -206,6 +206,12 @@ impl World {
         inner.settle_net();
     }
 
+    /// What came so far into landings that were lent. Bytes.
+    #[must_use]
+    pub fn landed_bytes(&self) -> usize {
+        self.0.borrow().net.landed
+    }
+
     /// Resets every connection between two machines.
     pub fn reset(&self, a: NodeId, b: NodeId) {
         let mut inner = self.0.borrow_mut();

@@ -142,7 +142,20 @@ impl Forms {
         block: &[u8],
         out: &mut [u8],
     ) -> Made {
-        let packed = if attributes.compress { self.compress(block) } else { None };
+        let packs = attributes.compress && self.packs(block);
+        self.make_of(packs, attributes, version, block, out)
+    }
+
+    /// [`Forms::make`] of a block that was looked at: `packs` says whether compression is tried.
+    pub(crate) fn make_of(
+        &mut self,
+        packs: bool,
+        attributes: LineAttributes,
+        version: BlockVersion,
+        block: &[u8],
+        out: &mut [u8],
+    ) -> Made {
+        let packed = if packs { self.compress(block) } else { None };
         let (len, mut form) = packed.map_or((block.len(), Form(0)), |len| (len, Form(Form::LZ4)));
         let out = &mut out[..len];
         if !attributes.encrypt {
@@ -171,9 +184,6 @@ impl Forms {
 
     /// The compressed form of a block in the scratch memory: its length, when it is worth keeping.
     fn compress(&mut self, block: &[u8]) -> Option<usize> {
-        if !self.packs(block) {
-            return None;
-        }
         let len = self.lz4.compress(block, &mut self.scratch[LENGTH_BYTES..])?;
         let used = LENGTH_BYTES + len;
         let stored = used.next_multiple_of(GRANULE_BYTES as usize);

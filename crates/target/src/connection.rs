@@ -1,6 +1,9 @@
 //! One accepted connection: the transport's state machine, what it is used for, and what waits on it.
 
-use crate::{config::Bounds, outbox::Outbox, settle::Settling, slab::Key, stats::Counters, view::ViewId};
+use crate::{
+    arrivals::Lending, config::Bounds, outbox::Outbox, settle::Settling, slab::Key, stats::Counters,
+    view::ViewId,
+};
 use dolmen_io::{Buf, SocketId, Stamps, trace::Unsent};
 use dolmen_nvme::{
     spec::{Cqe, Sqe, Status},
@@ -136,6 +139,7 @@ pub(crate) struct Connection {
     pub(crate) backlog: VecDeque<Buf>,
     pub(crate) parsed: usize,
     pub(crate) receiving: Receiving,
+    pub(crate) lending: Lending,
     pub(crate) outbox: Outbox,
     pub(crate) sending: Option<Nanos>,
     pub(crate) unsent: Unsent,
@@ -177,6 +181,7 @@ impl Connection {
             backlog: VecDeque::new(),
             parsed: 0,
             receiving: Receiving::Off,
+            lending: Lending::No,
             outbox: Outbox::default(),
             sending: None,
             unsent: Unsent::default(),
@@ -277,7 +282,7 @@ pub(crate) struct Request {
     pub(crate) connection: Key,
     pub(crate) sqe: Sqe,
     pub(crate) stage: Stage,
-    /// Data from the host on its way in, or room for a report.
+    /// Data from the host on its way in, or room for a report. `None` while a landing has it (`arrivals.rs`).
     pub(crate) buf: Option<Buf>,
     /// Length of its data. Bytes.
     pub(crate) length: u32,

@@ -18,6 +18,7 @@
 #![forbid(unsafe_code)]
 
 mod admin;
+mod arrivals;
 mod config;
 mod connection;
 mod controller;

@@ -1,6 +1,7 @@
 //! The target of one core: what it owns, and the calls of the core's loop.
 
 use crate::{
+    arrivals::Landings,
     config::TargetConfig,
     connection::{Connection, Phase, Receiving, Request},
     controller::{Controllers, Kind},
@@ -87,6 +88,7 @@ pub struct Target {
     pub(crate) dirty: Vec<Key>,
     /// Connections whose next command waits for memory, or for their host to read.
     pub(crate) stalled: Vec<Key>,
+    pub(crate) landings: Landings,
     pub(crate) late: VecDeque<Late>,
     /// Request slots set aside for connections: the entries of their queues.
     pub(crate) granted: u32,
@@ -121,6 +123,7 @@ impl Target {
             outputs: Outputs::default(),
             dirty: Vec::new(),
             stalled: Vec::new(),
+            landings: Landings::default(),
             late: VecDeque::new(),
             granted: 0,
             solicited_bytes: 0,
@@ -171,6 +174,7 @@ impl Target {
         match (key & KIND, event) {
             (LISTENER, Event::Accepted { sock, peer, local }) => self.accept(io, sock, peer, local),
             (RECEIVE, Event::Received(chunk)) => self.receive(io, near, at, chunk),
+            (RECEIVE, Event::Landed { landing, bytes }) => self.landed(io, near, at, landing, bytes),
             (RECEIVE, Event::ReceiveStopped) => self.receive_stopped(io, near, at),
             (RECEIVE, Event::EndOfStream | Event::Failed { .. }) => self.close(io, at),
             (SEND, Event::Sent(slices)) => {
@@ -280,6 +284,7 @@ impl Target {
             self.flush(io, key);
         }
         self.dirty = dirty;
+        self.lend(io);
     }
 
     /// What is to be carried elsewhere. The loop empties both vectors every turn.
@@ -434,6 +439,7 @@ impl Target {
     fn closed(&mut self, key: Key) {
         if self.connections.get(key).is_some_and(|c| matches!(c.phase, Phase::Closing)) {
             self.connections.remove(key);
+            self.landings.shed();
         }
     }
 }

@@ -7,6 +7,7 @@
 //! tries again.
 
 use crate::{
+    arrivals::Lending,
     connection::{Capsule, Connection, HeldCommand, MAX_BACKLOG, MAX_OPEN_R2TS, Phase, Receiving, Stage},
     slab::Key,
     target::{Late, Target},
@@ -30,7 +31,12 @@ pub(crate) enum Taken {
 impl Target {
     /// Received bytes.
     pub(crate) fn receive(&mut self, io: &mut Io, near: &mut Near<'_>, key: Key, chunk: Buf) {
-        let Some(connection) = self.connections.get_mut(key) else { return };
+        let Some(mut connection) = self.connections.get_mut(key) else { return };
+        if matches!(connection.lending, Lending::Lent(_)) {
+            self.recall(io, key);
+            let Some(again) = self.connections.get_mut(key) else { return };
+            connection = again;
+        }
         connection.keep(chunk);
         self.pump(io, near, key);
     }
@@ -78,7 +84,7 @@ impl Target {
     }
 
     /// Parses a chunk; returns how many bytes of it are left, because a command found no memory.
-    fn parse(&mut self, io: &mut Io, near: &mut Near<'_>, key: Key, chunk: &[u8]) -> usize {
+    pub(crate) fn parse(&mut self, io: &mut Io, near: &mut Near<'_>, key: Key, chunk: &[u8]) -> usize {
         let mut bytes = chunk;
         loop {
             let Some(connection) = self.connections.get_mut(key) else { return 0 };
@@ -192,6 +198,9 @@ impl Target {
             }
             _ => {}
         }
+        if connection.protocol.open_transfers() > 0 {
+            self.landings.want(key, connection);
+        }
     }
 
     // Data from the host.
@@ -246,7 +255,7 @@ impl Target {
             return;
         }
         slot.stage = Stage::Half;
-        let bytes = slot.buf.as_ref().map_or(0, Buf::capacity);
+        let bytes = slot.held;
         self.solicited_bytes = self.solicited_bytes.saturating_sub(bytes);
         if let Some(connection) = self.connections.get_mut(slot.connection) {
             connection.solicited_bytes = connection.solicited_bytes.saturating_sub(bytes);

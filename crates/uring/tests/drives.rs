@@ -243,3 +243,24 @@ fn block_devices() {
         assert!(core.io.open_drive(&shared).is_ok());
     }
 }
+
+/// What is large is under way as soon as it is submitted: the drive need not wait for the end of the turn.
+#[test]
+fn large_writes_do_not_wait_for_the_next_look() {
+    let folder = Folder::new();
+    let mut core = Core::new(&config("none"));
+    let path = folder.0.join("d0");
+    let info = core.io.open_drive(&options(&path)).unwrap();
+    let data = pattern(256 * 1024, 3);
+    let mut buf = core.io.alloc(data.len()).unwrap();
+    buf.copy_from_slice(&data);
+    core.io.write_durable(tag(1), info.file, 0, vec![buf.freeze()]);
+    core.io.submit();
+    // Without a look at completions, the bytes come into the file.
+    let came = (0..10_000).any(|_| {
+        std::thread::sleep(std::time::Duration::from_millis(1));
+        std::fs::read(&path).unwrap()[..data.len()] == data
+    });
+    assert!(came);
+    assert!(matches!(core.next(1), Event::Written(_)));
+}

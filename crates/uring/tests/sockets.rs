@@ -540,6 +540,9 @@ fn landings_and_chunks_take_turns() {
                 let mut landing = Box::new(Landing::new(24, parts));
                 landing.begin(0, step * 577 % landing.frame_bytes());
                 lent = Some(landing.skip());
+                if let Some(buf) = core.io.alloc(9000).filter(|_| step.is_multiple_of(2)) {
+                    landing.set_lead(buf, step % 100..8000);
+                }
                 assert!(core.io.land(sock, landing).is_ok());
                 assert!(!core.io.lands(sock));
             }

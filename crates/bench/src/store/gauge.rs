@@ -4,8 +4,8 @@
 //! time of a look that was allowed to sleep, count as idle.
 
 use dolmen_io::{
-    DriveCounters, DriveHandle, DriveInfo, Driver, Error, Event, FileId, ListenerId, Op, OpenDrive, Pool,
-    SocketId, Tag, Wait, Wake,
+    DriveCounters, DriveHandle, DriveInfo, Driver, Error, Event, FileId, Landing, ListenerId, Op, OpenDrive,
+    Pool, SocketId, Tag, Wait, Wake,
 };
 use dolmen_types::{Nanos, UnixMillis};
 use std::{
@@ -115,6 +115,18 @@ impl<D: Driver> Driver for Gauged<D> {
 
     fn close_listener(&mut self, listener: ListenerId) {
         self.inner.close_listener(listener);
+    }
+
+    fn lands(&self, sock: SocketId) -> bool {
+        self.inner.lands(sock)
+    }
+
+    fn land(&mut self, sock: SocketId, landing: Box<Landing>) -> Result<(), Box<Landing>> {
+        self.inner.land(sock, landing)
+    }
+
+    fn recall(&mut self, sock: SocketId) -> Option<Box<Landing>> {
+        self.inner.recall(sock)
     }
 
     fn socket(&mut self, addr: SocketAddr) -> Result<SocketId, Error> {

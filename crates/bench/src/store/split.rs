@@ -2,8 +2,8 @@
 
 use super::ram::{Drives, error};
 use dolmen_io::{
-    DriveCounters, DriveHandle, DriveInfo, Driver, Error, Event, FileId, ListenerId, Op, OpenDrive, Pool,
-    SocketId, Tag, Wait, Wake,
+    DriveCounters, DriveHandle, DriveInfo, Driver, Error, Event, FileId, Landing, ListenerId, Op, OpenDrive,
+    Pool, SocketId, Tag, Wait, Wake,
 };
 use dolmen_types::{Nanos, UnixMillis};
 use dolmen_uring::Uring;
@@ -79,6 +79,18 @@ impl Driver for Split {
 
     fn close_listener(&mut self, listener: ListenerId) {
         self.sockets.close_listener(listener);
+    }
+
+    fn lands(&self, sock: SocketId) -> bool {
+        self.sockets.lands(sock)
+    }
+
+    fn land(&mut self, sock: SocketId, landing: Box<Landing>) -> Result<(), Box<Landing>> {
+        self.sockets.land(sock, landing)
+    }
+
+    fn recall(&mut self, sock: SocketId) -> Option<Box<Landing>> {
+        self.sockets.recall(sock)
     }
 
     fn socket(&mut self, addr: SocketAddr) -> Result<SocketId, Error> {

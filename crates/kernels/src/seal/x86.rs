@@ -1,17 +1,29 @@
 //! AES-256-XTS and GMAC in one pass, with vectors of four AES blocks.
 //!
-//! Eight vectors are encrypted at a time; while their rounds run in one unit, the ones before are multiplied in the other. The hash
-//! is POLYVAL over reversed bytes, which is GHASH (RFC 8452, appendix A): its products need no shift. Four lanes gather it; 32 blocks
-//! are multiplied by powers 32 to 1 of the key and reduced together.
+//! Four vectors are encrypted at a time, a step; while their rounds run in one unit, the step before is multiplied in the other. The
+//! hash is POLYVAL over reversed bytes, which is GHASH (RFC 8452, appendix A): its products need no shift. Four lanes gather it; 128
+//! blocks are multiplied by falling powers of the key and reduced together, the last ones along with the block of lengths.
+//!
+//! A unit takes one vector a cycle. The rounds keep the first one busy, and everything else has to fit into the second: hence the
+//! tweaks are kept with the last round's key added, which that round wants and the first one takes out again with its own key, and
+//! products are summed two at a time. The rounds are written in assembler, for the order alone (see [`round`]).
 
+use std::arch::asm;
 use std::arch::x86_64::*;
 use zeroize::Zeroize;
 
 const ROUNDS: usize = 14;
 /// Vectors that are worked on at a time, and the AES blocks in them.
-const VECTORS: usize = 8;
+const VECTORS: usize = 4;
 const BLOCKS: usize = 4 * VECTORS;
 const STEP_BYTES: usize = 16 * BLOCKS;
+/// Steps whose products are reduced together, and the AES blocks in them.
+const GROUP_STEPS: usize = 8;
+const GROUP_BLOCKS: usize = GROUP_STEPS * BLOCKS;
+/// Powers of the hash's key: for a group of blocks, and the block of lengths behind it.
+const POWERS: usize = GROUP_BLOCKS + 1;
+/// Behind the powers, so that those of a whole step can be read wherever one begins.
+const POWERS_SPARE: usize = BLOCKS;
 /// `x ^ y ^ z` in one instruction.
 const XOR3: i32 = 0x96;
 /// What a carry out of a tweak comes to: x^128 = x^7 + x^2 + x + 1.
@@ -25,8 +37,8 @@ pub(super) struct Keys {
     /// Round keys, four times each.
     encrypt: [[u64; 8]; ROUNDS + 1],
     decrypt: [[u64; 8]; ROUNDS + 1],
-    /// Powers of the hash's key: at place i the one of [`BLOCKS`] - i, and behind the first nothing that is used.
-    powers: [[u64; 2]; BLOCKS + 4],
+    /// Powers of the hash's key: at place i the one of [`POWERS`] - i, and zeros behind the first.
+    powers: [[u64; 2]; POWERS + POWERS_SPARE],
     tweak: [[u64; 2]; ROUNDS + 1],
     /// Of the GMAC, and of the block behind it.
     pad: [[u64; 2]; ROUNDS + 1],
@@ -70,7 +82,7 @@ impl Keys {
         let mut keys = Box::new(Keys {
             encrypt: [[0; 8]; ROUNDS + 1],
             decrypt: [[0; 8]; ROUNDS + 1],
-            powers: [[0; 2]; BLOCKS + 4],
+            powers: [[0; 2]; POWERS + POWERS_SPARE],
             tweak: expand(&encryption[32..]).map(|k| words(k)),
             pad: pad.map(|k| words(k)),
             last: last.map(|k| words(k)),
@@ -83,7 +95,7 @@ impl Keys {
         }
         let hash = times_x(reversed(encrypt_one(&pad, _mm_setzero_si128())));
         let mut power = hash;
-        for i in (0..BLOCKS).rev() {
+        for i in (0..POWERS).rev() {
             keys.powers[i] = words(power);
             power = times(power, hash);
         }
@@ -196,6 +208,12 @@ fn times(a: __m128i, b: __m128i) -> __m128i {
     _mm512_castsi512_si128(sum.reduced())
 }
 
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn xor3(a: __m512i, b: __m512i, c: __m512i) -> __m512i {
+    _mm512_ternarylogic_epi64::<XOR3>(a, b, c)
+}
+
 /// Sums of products, lane by lane, before they are reduced.
 #[derive(Clone, Copy)]
 struct Sum {
@@ -218,7 +236,21 @@ impl Sum {
         self.low = _mm512_xor_si512(self.low, _mm512_clmulepi64_epi128::<0x00>(x, power));
         self.high = _mm512_xor_si512(self.high, _mm512_clmulepi64_epi128::<0x11>(x, power));
         let (a, b) = (_mm512_clmulepi64_epi128::<0x01>(x, power), _mm512_clmulepi64_epi128::<0x10>(x, power));
-        self.middle = _mm512_ternarylogic_epi64::<XOR3>(self.middle, a, b);
+        self.middle = xor3(self.middle, a, b);
+    }
+
+    /// Two products at once, each by its own power.
+    #[inline]
+    #[target_feature(enable = "avx512f,vpclmulqdq")]
+    fn add_two(&mut self, [x, y]: [__m512i; 2], [p, q]: [__m512i; 2]) {
+        let (a, b) = (_mm512_clmulepi64_epi128::<0x00>(x, p), _mm512_clmulepi64_epi128::<0x00>(y, q));
+        self.low = xor3(self.low, a, b);
+        let (a, b) = (_mm512_clmulepi64_epi128::<0x11>(x, p), _mm512_clmulepi64_epi128::<0x11>(y, q));
+        self.high = xor3(self.high, a, b);
+        let (a, b) = (_mm512_clmulepi64_epi128::<0x01>(x, p), _mm512_clmulepi64_epi128::<0x10>(x, p));
+        self.middle = xor3(self.middle, a, b);
+        let (a, b) = (_mm512_clmulepi64_epi128::<0x01>(y, q), _mm512_clmulepi64_epi128::<0x10>(y, q));
+        self.middle = xor3(self.middle, a, b);
     }
 
     #[inline]
@@ -230,33 +262,99 @@ impl Sum {
         let first = _mm512_shuffle_epi32::<0x4e>(_mm512_clmulepi64_epi128::<0x00>(low, factor));
         let first = _mm512_xor_si512(first, low);
         let second = _mm512_clmulepi64_epi128::<0x11>(first, factor);
-        _mm512_ternarylogic_epi64::<XOR3>(high, first, second)
+        xor3(high, first, second)
     }
 }
 
-/// The tweaks of the first [`BLOCKS`] blocks: the encrypted one times powers of x.
+/// The hash of stored bytes, in their order.
+struct Hash<'a> {
+    keys: &'a Keys,
+    sum: Sum,
+    /// Blocks that are still to come, and the place of the next one's power.
+    left: usize,
+    power: usize,
+}
+
+impl<'a> Hash<'a> {
+    /// Of so many blocks, and that of lengths.
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    fn new(keys: &'a Keys, blocks: usize) -> Hash<'a> {
+        Hash { keys, sum: Sum::zero(), left: blocks, power: Self::first_power(blocks) }
+    }
+
+    /// The place of the power of a group's first block, with so many blocks to come: the last group has one term more.
+    #[inline]
+    fn first_power(left: usize) -> usize {
+        if left > GROUP_BLOCKS { POWERS - GROUP_BLOCKS } else { POWERS - 1 - left }
+    }
+
+    /// Before each step: what is gathered is reduced and multiplied when a group ends here.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,vpclmulqdq")]
+    fn begin(&mut self) {
+        if self.power == POWERS {
+            let gathered = self.sum.reduced();
+            self.power = Self::first_power(self.left);
+            self.sum = Sum::zero();
+            self.sum.add(gathered, _mm512_broadcast_i32x4(one(&self.keys.powers[self.power])));
+        }
+        assert!(self.power < POWERS, "a group ends with a step, but for the last");
+    }
+
+    /// Two vectors of a step that has begun, the one with this number and the next.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,vpclmulqdq")]
+    fn add_two(&mut self, number: usize, x: &[__m512i; VECTORS]) {
+        // SAFETY: the step began below `POWERS`, and there are as many powers as a step has blocks behind.
+        let at = unsafe { self.keys.powers.as_ptr().add(self.power + 4 * number) };
+        // SAFETY: as above; the instruction needs no alignment.
+        let power = unsafe { [_mm512_loadu_si512(at.cast()), _mm512_loadu_si512(at.add(4).cast())] };
+        self.sum.add_two([reversed_lanes(x[number]), reversed_lanes(x[number + 1])], power);
+    }
+
+    /// So many blocks of the step counted; the others were zeros.
+    #[inline]
+    fn end(&mut self, blocks: usize) {
+        self.left -= blocks;
+        self.power += blocks;
+    }
+
+    /// The check: the block of lengths, the pad, and the block behind.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,vpclmulqdq,aes,pclmulqdq")]
+    fn finish(mut self, len: usize, pad: __m128i) -> u64 {
+        // Bits of associated data in the upper half, bits of text in the lower: reversed, as everything here.
+        let bits = i64::try_from(len).expect("far below 2^60") * 8;
+        let lengths = _mm512_zextsi128_si512(_mm_set_epi64x(bits, 0));
+        self.sum.add(lengths, _mm512_zextsi128_si512(one(&self.keys.powers[POWERS - 1])));
+        let hash = self.sum.reduced();
+        let half = _mm256_xor_si256(_mm512_castsi512_si256(hash), _mm512_extracti64x4_epi64::<1>(hash));
+        let lane = _mm_xor_si128(_mm256_castsi256_si128(half), _mm256_extracti128_si256::<1>(half));
+        words(encrypt_words(&self.keys.last, _mm_xor_si128(reversed(lane), pad)))[0]
+    }
+}
+
+/// The tweaks of four blocks that begin `from` blocks behind the first: the encrypted one times powers of x. With `key` added.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,vpclmulqdq")]
-fn first_tweaks(tweak: __m128i) -> [__m512i; VECTORS] {
+fn first_tweak(tweak: __m128i, from: u32, key: __m512i) -> __m512i {
     let (all, carry) = (_mm512_broadcast_i32x4(tweak), _mm512_set1_epi64(TWEAK_CARRY));
-    let mut out = [all; VECTORS];
-    for (i, t) in out.iter_mut().enumerate() {
-        let first = 1i64 << (4 * i);
-        let powers = _mm512_set_epi64(0, first << 3, 0, first << 2, 0, first << 1, 0, first);
-        let low = _mm512_clmulepi64_epi128::<0x00>(all, powers);
-        let high = _mm512_clmulepi64_epi128::<0x01>(all, powers);
-        let over = _mm512_clmulepi64_epi128::<0x01>(high, carry);
-        *t = _mm512_ternarylogic_epi64::<XOR3>(low, _mm512_bslli_epi128::<8>(high), over);
-    }
-    out
+    let first = 1i64 << from;
+    let powers = _mm512_set_epi64(0, first << 3, 0, first << 2, 0, first << 1, 0, first);
+    let low = _mm512_clmulepi64_epi128::<0x00>(all, powers);
+    let high = _mm512_clmulepi64_epi128::<0x01>(all, powers);
+    let over = _mm512_clmulepi64_epi128::<0x01>(high, carry);
+    _mm512_xor_si512(xor3(low, _mm512_bslli_epi128::<8>(high), over), key)
 }
 
-/// A tweak [`BLOCKS`] blocks on: times x^32.
+/// A tweak of the next step: times x^16. What is `added` makes up for what is added to the tweak.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,vpclmulqdq")]
-fn next_tweak(t: __m512i) -> __m512i {
-    let over = _mm512_clmulepi64_epi128::<0x00>(_mm512_bsrli_epi128::<12>(t), _mm512_set1_epi64(TWEAK_CARRY));
-    _mm512_xor_si512(_mm512_bslli_epi128::<4>(t), over)
+fn next_tweak(t: __m512i, added: __m512i) -> __m512i {
+    const { assert!(BLOCKS == 16, "two bytes are shifted out") };
+    let over = _mm512_clmulepi64_epi128::<0x00>(_mm512_bsrli_epi128::<14>(t), _mm512_set1_epi64(TWEAK_CARRY));
+    xor3(_mm512_bslli_epi128::<2>(t), over, added)
 }
 
 #[inline]
@@ -266,64 +364,158 @@ fn reversed_lanes(x: __m512i) -> __m512i {
     _mm512_shuffle_epi8(x, _mm512_broadcast_i32x4(order))
 }
 
+/// One round of a step's vectors, side by side. Left to itself the compiler takes a vector through all rounds, each of which waits
+/// for the one before, and keeps so many keys in registers that nothing else has room there.
 #[inline]
 #[target_feature(enable = "avx512f,vaes")]
-fn round<const DECRYPT: bool>(x: __m512i, key: __m512i) -> __m512i {
-    if DECRYPT { _mm512_aesdec_epi128(x, key) } else { _mm512_aesenc_epi128(x, key) }
+fn round<const DECRYPT: bool>([a, b, c, d]: &mut [__m512i; VECTORS], key: &[u64; 8]) {
+    // It has a name since only so its size is known.
+    let _key: __m512i;
+    // SAFETY: reads the 64 bytes of the key, and writes nothing but these registers.
+    unsafe {
+        if DECRYPT {
+            asm!(
+                "vmovdqu64 {k}, [{key}]",
+                "vaesdec {a}, {a}, {k}",
+                "vaesdec {b}, {b}, {k}",
+                "vaesdec {c}, {c}, {k}",
+                "vaesdec {d}, {d}, {k}",
+                key = in(reg) key.as_ptr(),
+                k = out(zmm_reg) _key,
+                a = inout(zmm_reg) *a,
+                b = inout(zmm_reg) *b,
+                c = inout(zmm_reg) *c,
+                d = inout(zmm_reg) *d,
+                options(pure, readonly, nostack, preserves_flags),
+            );
+        } else {
+            asm!(
+                "vmovdqu64 {k}, [{key}]",
+                "vaesenc {a}, {a}, {k}",
+                "vaesenc {b}, {b}, {k}",
+                "vaesenc {c}, {c}, {k}",
+                "vaesenc {d}, {d}, {k}",
+                key = in(reg) key.as_ptr(),
+                k = out(zmm_reg) _key,
+                a = inout(zmm_reg) *a,
+                b = inout(zmm_reg) *b,
+                c = inout(zmm_reg) *c,
+                d = inout(zmm_reg) *d,
+                options(pure, readonly, nostack, preserves_flags),
+            );
+        }
+    }
 }
 
-/// All rounds of several vectors side by side. Between the rounds the bytes of one step at `hashed` go into `sum`, a vector at a
-/// time, if there are any: the cipher and the multiplier are different units, and neither waits for the other so.
-///
-/// # Safety
-/// [`STEP_BYTES`] can be read at `hashed`.
+/// A key of a round, for the four blocks of a vector.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn four_of(key: &[u64; 8]) -> __m512i {
+    // SAFETY: 64 bytes; the instruction needs no alignment.
+    unsafe { _mm512_loadu_si512(key.as_ptr().cast()) }
+}
+
+/// All rounds of a step's vectors side by side; the tweaks have the last round's key added. Between the rounds a step of stored
+/// vectors goes into the hash: the cipher and the multiplier are different units, and neither waits for the other so.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,vaes,vpclmulqdq")]
-unsafe fn cipher<const DECRYPT: bool, const N: usize>(
-    keys: &Keys,
-    x: &mut [__m512i; N],
-    tweaks: &[__m512i; N],
-    hashed: Option<*const u8>,
-    sum: &mut Sum,
-) {
-    let schedule = if DECRYPT { &keys.decrypt } else { &keys.encrypt };
-    // SAFETY: a key has 64 bytes.
-    let key = |round: usize| unsafe { _mm512_loadu_si512(schedule[round].as_ptr().cast()) };
-    for (x, t) in x.iter_mut().zip(tweaks) {
-        *x = _mm512_ternarylogic_epi64::<XOR3>(*x, *t, key(0));
+fn cipher<const DECRYPT: bool>(
+    schedule: &[[u64; 8]; ROUNDS + 1],
+    mut x: [__m512i; VECTORS],
+    tweaks: &[__m512i; VECTORS],
+    hash: &mut Hash<'_>,
+    stored: &[__m512i; VECTORS],
+) -> [__m512i; VECTORS] {
+    let first = _mm512_xor_si512(four_of(&schedule[0]), four_of(&schedule[ROUNDS]));
+    let [t, u, v, w] = *tweaks;
+    x = [xor3(x[0], t, first), xor3(x[1], u, first), xor3(x[2], v, first), xor3(x[3], w, first)];
+    hash.begin();
+    macro_rules! rounds {
+        ($($number:literal)*) => { $(round::<DECRYPT>(&mut x, &schedule[$number]);)* }
     }
-    for number in 1..ROUNDS {
-        let k = key(number);
-        for x in x.iter_mut() {
-            *x = round::<DECRYPT>(*x, k);
-        }
-        if let Some(hashed) = hashed.filter(|_| number <= VECTORS) {
-            let i = number - 1;
-            // SAFETY: the caller's, and there are powers for every block of a step.
-            let (stored, power) = unsafe {
-                (
-                    _mm512_loadu_si512(hashed.add(64 * i).cast()),
-                    _mm512_loadu_si512(keys.powers.as_ptr().add(4 * i).cast()),
-                )
-            };
-            sum.add(reversed_lanes(stored), power);
-        }
+    rounds!(1 2);
+    hash.add_two(0, stored);
+    rounds!(3 4 5 6 7);
+    hash.add_two(2, stored);
+    rounds!(8 9 10 11 12 13);
+    [last::<DECRYPT>(x[0], t), last::<DECRYPT>(x[1], u), last::<DECRYPT>(x[2], v), last::<DECRYPT>(x[3], w)]
+}
+
+/// The last round, with a tweak that has its key.
+#[inline]
+#[target_feature(enable = "avx512f,vaes")]
+fn last<const DECRYPT: bool>(x: __m512i, tweak: __m512i) -> __m512i {
+    if DECRYPT { _mm512_aesdeclast_epi128(x, tweak) } else { _mm512_aesenclast_epi128(x, tweak) }
+}
+
+/// So many blocks of a step, and zeros behind.
+///
+/// # Safety
+/// They can be read there.
+#[inline]
+#[target_feature(enable = "avx512f")]
+unsafe fn load(from: *const u8, blocks: usize) -> [__m512i; VECTORS] {
+    if blocks == BLOCKS {
+        // SAFETY: all of the step is there.
+        return unsafe {
+            [
+                _mm512_loadu_si512(from.cast()),
+                _mm512_loadu_si512(from.add(64).cast()),
+                _mm512_loadu_si512(from.add(128).cast()),
+                _mm512_loadu_si512(from.add(192).cast()),
+            ]
+        };
     }
-    let k = key(ROUNDS);
-    for (x, t) in x.iter_mut().zip(tweaks) {
-        // The last round ends with the addition of its key, so the tweak is added along with it.
-        let k = _mm512_xor_si512(k, *t);
-        *x = if DECRYPT { _mm512_aesdeclast_epi128(*x, k) } else { _mm512_aesenclast_epi128(*x, k) };
+    let [k, l, m, n] = masks(blocks);
+    // SAFETY: the masks keep what is read within the blocks.
+    unsafe {
+        [
+            _mm512_maskz_loadu_epi64(k, from.cast()),
+            _mm512_maskz_loadu_epi64(l, from.wrapping_add(64).cast()),
+            _mm512_maskz_loadu_epi64(m, from.wrapping_add(128).cast()),
+            _mm512_maskz_loadu_epi64(n, from.wrapping_add(192).cast()),
+        ]
     }
 }
 
-/// What was gathered so far, times the power of a whole step.
+/// Writes so many blocks of a step; these, and zeros behind.
+///
+/// # Safety
+/// They can be written there.
 #[inline]
-#[target_feature(enable = "avx512f,vpclmulqdq")]
-fn carried(keys: &Keys, hash: __m512i) -> Sum {
-    let mut sum = Sum::zero();
-    sum.add(hash, _mm512_broadcast_i32x4(one(&keys.powers[0])));
-    sum
+#[target_feature(enable = "avx512f")]
+unsafe fn store(to: *mut u8, blocks: usize, x: [__m512i; VECTORS]) -> [__m512i; VECTORS] {
+    let [a, b, c, d] = x;
+    if blocks == BLOCKS {
+        // SAFETY: all of the step is there.
+        unsafe {
+            _mm512_storeu_si512(to.cast(), a);
+            _mm512_storeu_si512(to.add(64).cast(), b);
+            _mm512_storeu_si512(to.add(128).cast(), c);
+            _mm512_storeu_si512(to.add(192).cast(), d);
+        }
+        return x;
+    }
+    let [k, l, m, n] = masks(blocks);
+    // SAFETY: the masks keep what is written within the blocks.
+    unsafe {
+        _mm512_mask_storeu_epi64(to.cast(), k, a);
+        _mm512_mask_storeu_epi64(to.wrapping_add(64).cast(), l, b);
+        _mm512_mask_storeu_epi64(to.wrapping_add(128).cast(), m, c);
+        _mm512_mask_storeu_epi64(to.wrapping_add(192).cast(), n, d);
+    }
+    [
+        _mm512_maskz_mov_epi64(k, a),
+        _mm512_maskz_mov_epi64(l, b),
+        _mm512_maskz_mov_epi64(m, c),
+        _mm512_maskz_mov_epi64(n, d),
+    ]
+}
+
+/// Which words of a step's vectors belong to its first blocks, fewer than all.
+#[inline]
+fn masks(blocks: usize) -> [u8; VECTORS] {
+    ((1u32 << (2 * blocks)) - 1).to_le_bytes()
 }
 
 /// Encrypts or decrypts; the check of what is stored.
@@ -339,88 +531,55 @@ unsafe fn run<const DECRYPT: bool>(
     to: *mut u8,
     len: usize,
 ) -> u64 {
+    let schedule = if DECRYPT { &keys.decrypt } else { &keys.encrypt };
+    let key = four_of(&schedule[ROUNDS]);
+    let added = _mm512_xor_si512(next_tweak(key, _mm512_setzero_si512()), key);
+    // SAFETY: the tweak has 16 bytes.
+    let tweak = encrypt_words(&keys.tweak, unsafe { _mm_loadu_si128(tweak.as_ptr().cast()) });
+    let mut tweaks = [
+        first_tweak(tweak, 0, key),
+        first_tweak(tweak, 4, key),
+        first_tweak(tweak, 8, key),
+        first_tweak(tweak, 12, key),
+    ];
+    let mut hash = Hash::new(keys, len / 16);
+    // What was encrypted last and is not in the hash yet, and the blocks in it.
+    let (mut before, mut blocks_before) = ([_mm512_setzero_si512(); VECTORS], 0);
+    let mut at = 0;
+    while at < len {
+        let blocks = ((len - at) / 16).min(BLOCKS);
+        // SAFETY: so many blocks from there on lie within `len`.
+        let input = unsafe { load(from.add(at), blocks) };
+        // What is stored is there at once when it is decrypted; when it is made, the step before is.
+        let (stored, count) = if DECRYPT { (&input, blocks) } else { (&before, blocks_before) };
+        let x = cipher::<DECRYPT>(schedule, input, &tweaks, &mut hash, stored);
+        hash.end(count);
+        // SAFETY: as above.
+        before = unsafe { store(to.add(at), blocks, x) };
+        blocks_before = blocks;
+        let [t, u, v, w] = tweaks;
+        tweaks = [next_tweak(t, added), next_tweak(u, added), next_tweak(v, added), next_tweak(w, added)];
+        at += STEP_BYTES;
+    }
+    if !DECRYPT {
+        hash.begin();
+        for number in [0, 2] {
+            hash.add_two(number, &before);
+        }
+        hash.end(blocks_before);
+    }
+    hash.finish(len, encrypt_words(&keys.pad, counter(place)))
+}
+
+/// The block that is encrypted for the check's pad: its place, and a one.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn counter(place: [u8; 12]) -> __m128i {
     let mut counter = [0; 16];
     counter[..12].copy_from_slice(&place);
     counter[15] = 1;
-    // SAFETY: both have 16 bytes.
-    let (tweak, counter) =
-        unsafe { (_mm_loadu_si128(tweak.as_ptr().cast()), _mm_loadu_si128(counter.as_ptr().cast())) };
-    let pad = encrypt_words(&keys.pad, counter);
-    let mut tweaks = first_tweaks(encrypt_words(&keys.tweak, tweak));
-    let mut hash = _mm512_setzero_si512();
-    let mut at = 0;
-    // SAFETY: powers are read 64 bytes at a time from at most 4 blocks before their end.
-    let power = |block: usize| unsafe { _mm512_loadu_si512(keys.powers.as_ptr().add(block).cast()) };
-    while len - at >= STEP_BYTES {
-        let mut x = [_mm512_setzero_si512(); VECTORS];
-        for (i, x) in x.iter_mut().enumerate() {
-            // SAFETY: the step lies within `len`.
-            *x = unsafe { _mm512_loadu_si512(from.add(at + 64 * i).cast()) };
-        }
-        // What is stored is there at once when it is decrypted; when it is made, the step before is.
-        let hashed = if DECRYPT {
-            // SAFETY: the step lies within `len`.
-            Some(unsafe { from.add(at) })
-        } else {
-            // SAFETY: the step before lies within `len`.
-            (at > 0).then(|| unsafe { to.add(at - STEP_BYTES).cast_const() })
-        };
-        let mut sum = carried(keys, hash);
-        // SAFETY: both are steps within `len`.
-        unsafe { cipher::<DECRYPT, VECTORS>(keys, &mut x, &tweaks, hashed, &mut sum) };
-        for (i, x) in x.iter().enumerate() {
-            // SAFETY: as above.
-            unsafe { _mm512_storeu_si512(to.add(at + 64 * i).cast(), *x) };
-        }
-        hash = sum.reduced();
-        for t in &mut tweaks {
-            *t = next_tweak(*t);
-        }
-        at += STEP_BYTES;
-    }
-    if !DECRYPT && at > 0 {
-        let mut sum = carried(keys, hash);
-        for i in 0..VECTORS {
-            // SAFETY: the last step lies within `len`.
-            let stored = unsafe { _mm512_loadu_si512(to.add(at - STEP_BYTES + 64 * i).cast()) };
-            sum.add(reversed_lanes(stored), power(4 * i));
-        }
-        hash = sum.reduced();
-    }
-    let left = (len - at) / 16;
-    if left > 0 {
-        let start = BLOCKS - left;
-        let mut sum = Sum::zero();
-        sum.add(hash, _mm512_broadcast_i32x4(one(&keys.powers[start])));
-        for (i, t) in tweaks.iter().enumerate().take(left.div_ceil(4)) {
-            let words = 2 * (left - 4 * i).min(4);
-            let mask = u8::try_from((1u32 << words) - 1).expect("8 bits at most");
-            // SAFETY: the mask keeps what is read and written within `len`.
-            let input = unsafe { _mm512_maskz_loadu_epi64(mask, from.add(at + 64 * i).cast()) };
-            let mut x = [input];
-            // SAFETY: nothing is hashed on the way.
-            unsafe { cipher::<DECRYPT, 1>(keys, &mut x, &[*t], None, &mut sum) };
-            // SAFETY: as above.
-            unsafe { _mm512_mask_storeu_epi64(to.add(at + 64 * i).cast(), mask, x[0]) };
-            let stored = if DECRYPT { input } else { _mm512_maskz_mov_epi64(mask, x[0]) };
-            sum.add(reversed_lanes(stored), power(start + 4 * i));
-        }
-        hash = sum.reduced();
-    }
-    finish(keys, hash, len, pad)
-}
-
-/// The check from the four lanes of the hash: the block of lengths, the pad, and the block behind.
-#[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,vpclmulqdq,aes,pclmulqdq")]
-fn finish(keys: &Keys, hash: __m512i, len: usize, pad: __m128i) -> u64 {
-    let half = _mm256_xor_si256(_mm512_castsi512_si256(hash), _mm512_extracti64x4_epi64::<1>(hash));
-    let lane = _mm_xor_si128(_mm256_castsi256_si128(half), _mm256_extracti128_si256::<1>(half));
-    // Bits of associated data in the upper half, bits of text in the lower: reversed, as everything here.
-    let bits = i64::try_from(len).expect("far below 2^60") * 8;
-    let lane = _mm_xor_si128(lane, _mm_set_epi64x(bits, 0));
-    let tag = _mm_xor_si128(reversed(times(lane, one(&keys.powers[BLOCKS - 1]))), pad);
-    words(encrypt_words(&keys.last, tag))[0]
+    // SAFETY: 16 bytes; the instruction needs no alignment.
+    unsafe { _mm_loadu_si128(counter.as_ptr().cast()) }
 }
 
 /// See [`super::Seal::seal`].

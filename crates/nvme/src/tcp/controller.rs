@@ -104,6 +104,17 @@ pub struct R2tRequest {
     pub length: u32,
 }
 
+/// Data that an R2T asked for and that comes next, since its header has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DataDue {
+    /// The R2T's token.
+    pub token: u32,
+    /// Where it belongs, within the command's data. Bytes.
+    pub offset: u32,
+    /// How much of it this PDU brings yet, not 0. Bytes.
+    pub left: u32,
+}
+
 /// Why an R2T could not be written; nothing changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum R2tError {
@@ -208,6 +219,15 @@ impl Controller {
     #[must_use]
     pub fn open_transfers(&self) -> usize {
         self.transfers.open()
+    }
+
+    /// What comes next, if it is data of an R2T. A caller may have it put where it belongs, and then pass those very bytes to
+    /// [`Controller::receive`], which surfaces them as any others.
+    #[inline]
+    #[must_use]
+    pub fn data_due(&self) -> Option<DataDue> {
+        let (left, tag) = (self.decoder.data_due()?, self.receiving?);
+        Some(DataDue { token: self.transfers.token(tag), offset: self.data_at, left })
     }
 
     /// Takes the next event off the chunk's front; `None` when the chunk is used up (it is then empty).

@@ -33,7 +33,7 @@ mod violation;
 
 pub use controller::{
     ADMIN_IN_CAPSULE_BYTES, C2hData, Controller, ControllerEvent, ControllerOptions, ControllerState,
-    DataEnd, DataSource, ImportError, QueueSettings, R2tError, R2tRequest,
+    DataDue, DataEnd, DataSource, ImportError, QueueSettings, R2tError, R2tRequest,
 };
 pub use framer::{DataDigest, Digests};
 pub use host::{CommandData, CommandError, Due, H2cPiece, Host, HostAnswer, HostEvent, HostOptions};

@@ -103,7 +103,16 @@ impl Target {
 
     /// Handles all of one chunk.
     pub(crate) fn feed(&mut self, mut chunk: &[u8]) -> Result<(), Violation> {
-        while let Some(event) = self.controller.receive(&mut chunk)? {
+        loop {
+            let due = self.controller.data_due().filter(|_| !chunk.is_empty());
+            let Some(event) = self.controller.receive(&mut chunk)? else { break };
+            if let Some(due) = due {
+                let ControllerEvent::Data { source, offset, bytes } = event else {
+                    panic!("{event:?} instead of {due:?}")
+                };
+                assert_eq!((source, offset), (DataSource::Transfer(due.token), due.offset));
+                assert!(bytes.len() <= usize::try_from(due.left).unwrap());
+            }
             match event {
                 ControllerEvent::Initialized(_) => {
                     let depth = u16::try_from(self.writes.len()).unwrap();

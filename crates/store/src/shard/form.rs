@@ -1,6 +1,6 @@
 //! Forming commits: which batches go together, staging their bytes, and one durable write for each column.
 
-use super::layout::Layout;
+use super::layout::{Bufs, Layout, USUAL_BUFFERS};
 use super::retire::{RETIRE_BYTES, RETIRED_AT_ONCE};
 use super::{Flight, MoveJob, Pending, Phase, Shard, layout};
 use crate::check::is_zero;
@@ -16,18 +16,23 @@ use crate::{LineAttributes, Purpose, Record, Ticket};
 use dolmen_io::{Buf, Io, PoolConfig, Slice, Slices, Tag};
 use dolmen_types::limits::BLOCK_BYTES;
 use dolmen_types::{Epoch, Nanos, Seq};
+use smallvec::{SmallVec, smallvec};
 use std::ops::Range;
 
 /// A commit fills wide segments when its payload has at least this much for each data column. Bytes.
 const BULK_COLUMN_BYTES: usize = 64 * 1024;
+
+/// A commit with so much payload goes to the drives as soon as it is formed, while its bytes are in the caches, and does not wait for
+/// what else the turn forms. Bytes.
+const EARLY_BYTES: u32 = 256 * 1024;
 
 /// A host commit with less payload is small. Bytes.
 const SMALL_BYTES: usize = 64 * 1024;
 
 const PAGE: usize = SEGMENT_HEADER_BYTES as usize;
 
-/// Parts that the payload of a commit has in most cases at most.
-const USUAL_PIECES: usize = 32;
+/// One of so many commits is measured: how long making the stored forms in it takes.
+const MEASURED_OF: u64 = 8;
 
 /// Blocks that one commit moves at most: their records fit one page of header.
 const MOVE_BLOCKS: usize = 64;
@@ -37,7 +42,7 @@ const _: () = assert!(FIXED_BYTES + 24 + 56 * MOVE_BLOCKS + RETIRED_AT_ONCE * RE
 /// A commit's payload as it comes together: stored forms that are made here, in staging buffers, and blocks that are stored as
 /// they came, which are written from where they are.
 struct Staging {
-    bufs: Vec<Buf>,
+    bufs: Bufs,
     current: usize,
     /// Filled bytes of the current buffer, and how many of them are in `pieces`.
     used: usize,
@@ -47,7 +52,7 @@ struct Staging {
 }
 
 /// A part of the payload.
-enum Piece {
+pub(crate) enum Piece {
     /// A part of a staging buffer.
     Staged(usize, Range<usize>),
     /// Somebody else's.
@@ -55,14 +60,9 @@ enum Piece {
 }
 
 impl Staging {
-    /// Buffers for `bytes` of stored forms that are made; `None` when the pool has too few now.
-    fn alloc(io: &Io, bytes: usize) -> Option<Staging> {
-        Some(Staging::over(layout::buffers(io, bytes)?))
-    }
-
-    fn over(bufs: Vec<Buf>) -> Staging {
-        let pieces = Vec::with_capacity(USUAL_PIECES);
-        Staging { bufs, current: 0, used: 0, named: 0, total: 0, pieces }
+    /// Over buffers for the stored forms that are made.
+    fn over(bufs: Bufs) -> Staging {
+        Staging { bufs, current: 0, used: 0, named: 0, total: 0, pieces: Vec::new() }
     }
 
     /// Room for the stored form of one block, and where it will lie: granules from the payload's start. A buffer in which a whole
@@ -118,16 +118,16 @@ impl Staging {
         }
     }
 
-    /// The payload, whole pages, appended to `slices`; its length.
-    fn finish(mut self, slices: &mut Slices) -> u32 {
+    /// The payload, whole pages, appended to `slices`; its length, and the memory of the pieces.
+    fn finish(mut self, slices: &mut Slices) -> (u32, Vec<Piece>) {
         self.align();
         self.name();
-        let staged: Vec<Slice> = self.bufs.into_iter().map(Buf::freeze).collect();
-        slices.extend(self.pieces.into_iter().map(|piece| match piece {
+        let staged: SmallVec<[Slice; USUAL_BUFFERS]> = self.bufs.into_iter().map(Buf::freeze).collect();
+        slices.extend(self.pieces.drain(..).map(|piece| match piece {
             Piece::Staged(buf, range) => staged[buf].slice(range),
             Piece::Lent(slice) => slice,
         }));
-        u32::try_from(self.total).expect("a commit is far below 4 GiB")
+        (u32::try_from(self.total).expect("a commit is far below 4 GiB"), self.pieces)
     }
 }
 
@@ -145,7 +145,7 @@ struct Buffers {
     /// Pages for the headers of a new segment, one per column, and one of zeros where columns may need filling.
     pages: Option<Buf>,
     /// What the parity columns are computed into; with one data column they are the same bytes again.
-    parity: Vec<Vec<Buf>>,
+    parity: Vec<Bufs>,
 }
 
 impl Buffers {
@@ -222,8 +222,13 @@ impl Shard {
         let Gathered { mut count, header: header_bytes, payload: payload_bytes, made } = gathered;
         let header_room = (FIXED_BYTES + header_bytes).next_multiple_of(PAGE);
         let depth = depth_of(header_room, payload_bytes, columns.data());
-        let mut memory =
-            Staging::alloc(io, made).zip(Buffers::alloc(io, header_room, depth, &columns, rolls));
+        let mut memory = layout::buffers(io, made).map(Staging::over).zip(Buffers::alloc(
+            io,
+            header_room,
+            depth,
+            &columns,
+            rolls,
+        ));
         if memory.is_none() && stream == Stream::Hot {
             // The pool may be full of the very data that waits here: one batch at a time gets through on the reserve.
             count = 1;
@@ -231,7 +236,11 @@ impl Shard {
         }
         let Some((mut staging, buffers)) = memory else { return false };
         let segment = if rolls { self.open_segment(stream) } else { None };
-        let began = (made > 0).then(|| io.moment());
+        // A look at the clock takes its time too: one of several commits is measured, as with reads.
+        let measured =
+            made > 0 && (self.log.made_block_ns == 0 || self.log.next_number.is_multiple_of(MEASURED_OF));
+        let began = measured.then(|| io.moment());
+        staging.pieces = std::mem::take(&mut self.log.spare_pieces);
         let mut header = HeaderWriter::start(self.log.spare.pop().unwrap_or_default());
         let mut tickets = self.log.spare_tickets.pop().unwrap_or_default();
         for _ in 0..count {
@@ -244,9 +253,14 @@ impl Shard {
             self.stage(&pending, &mut header, &mut staging);
             tickets.push(pending.ticket);
         }
-        let work_ns = began.map_or(0, |began| io.moment().since(began));
+        let blocks = (made / BLOCK_BYTES) as u64;
+        let work_ns = began.map_or(blocks * self.log.made_block_ns, |began| io.moment().since(began));
+        if measured {
+            self.log.made_block_ns = work_ns / blocks.max(1);
+        }
         let mut run = io.slices();
-        let payload_len = staging.finish(&mut run);
+        let payload_len;
+        (payload_len, self.log.spare_pieces) = staging.finish(&mut run);
         let host = u64::from(payload_len);
         self.launch(
             io,
@@ -319,7 +333,7 @@ impl Shard {
         let (mut data, header, mut pages) = (self.reserve.pop()?, self.reserve.pop()?, self.reserve.pop()?);
         data.set_len(payload);
         pages.set_len(columns.len() * PAGE);
-        Some((Staging::over(vec![data]), Buffers { header, pages: Some(pages), parity: Vec::new() }))
+        Some((Staging::over(smallvec![data]), Buffers { header, pages: Some(pages), parity: Vec::new() }))
     }
 
     /// Fills the reserve up again; called where buffers have just come back.
@@ -588,6 +602,9 @@ impl Shard {
         if run.capacity() > 0 {
             io.recycle(run);
         }
+        if payload_len >= EARLY_BYTES {
+            io.submit();
+        }
         self.log.flights.push_back(Flight {
             header: fixed,
             bytes,
@@ -641,7 +658,7 @@ fn lay_out(
     columns: &Columns,
     segment: Option<&SegmentHeader>,
     mut pages: Option<Buf>,
-    parity: Vec<Vec<Buf>>,
+    parity: Vec<Bufs>,
 ) -> Vec<Slices> {
     let heads = if segment.is_some() { columns.len() } else { 0 };
     if let Some(pages) = pages.as_mut() {
@@ -738,7 +755,8 @@ impl Stage<'_> {
         let lends = !self.attributes.encrypt && lies_on_pages(&data);
         for (i, block) in data.chunks_exact(BLOCK_BYTES).enumerate() {
             let version = BlockVersion { lba: first.lba + i as u64, ..first };
-            if lends && self.staging.is_aligned() && !self.forms.packs(block) {
+            let packs = self.forms.packs(block);
+            if lends && !packs && self.staging.is_aligned() {
                 let at = self.staging.lend(data.slice(i * BLOCK_BYTES..(i + 1) * BLOCK_BYTES));
                 let check = Forms::plain_check(version, block);
                 let granules = u16::try_from(granules(BLOCK_BYTES)).expect("a block");
@@ -746,7 +764,7 @@ impl Stage<'_> {
                 continue;
             }
             let (at, room) = self.staging.room();
-            let made = self.forms.make(self.attributes, version, block, room);
+            let made = self.forms.make_of(packs, self.attributes, version, block, room);
             self.staging.took(made.len);
             let granules = u16::try_from(granules(made.len)).expect("a block at most");
             self.header.block(StoredBlock { at, granules, form: made.form, check: made.check });

@@ -7,10 +7,16 @@ use crate::parity;
 use dolmen_io::{Buf, Io, Slice, Slices};
 use smallvec::SmallVec;
 
+/// Buffers of a commit in most cases at most.
+pub(super) const USUAL_BUFFERS: usize = 2;
+
+/// Memory for a part of a commit.
+pub(super) type Bufs = SmallVec<[Buf; USUAL_BUFFERS]>;
+
 /// Buffers for `len` bytes in all, each as large as the pool has them; `None` when it has too few now.
-pub(super) fn buffers(io: &Io, len: usize) -> Option<Vec<Buf>> {
+pub(super) fn buffers(io: &Io, len: usize) -> Option<Bufs> {
     let largest = io.pool().largest() / 4096 * 4096;
-    let (mut bufs, mut left) = (Vec::new(), len);
+    let (mut bufs, mut left) = (Bufs::new(), len);
     while left > 0 {
         let part = left.min(largest);
         bufs.push(io.alloc(part)?);
@@ -120,13 +126,13 @@ pub(super) fn cut(run: &[Slice], depth: usize, data: usize, zeros: Option<&Slice
 }
 
 /// Fills the parity columns of `columns`, which have `depth` bytes each, into `bufs`; as slices.
-pub(super) fn fill_parity(columns: &[Slices], depth: usize, bufs: Vec<Vec<Buf>>) -> Vec<Slices> {
+pub(super) fn fill_parity(columns: &[Slices], depth: usize, bufs: Vec<Bufs>) -> Vec<Slices> {
     let mut walks: Vec<Walk<'_>> = columns.iter().map(|c| Walk { slices: c, index: 0, from: 0 }).collect();
     let mut out: Vec<Slices> = Vec::new();
-    let mut targets: Vec<(Vec<Buf>, usize, usize)> = bufs.into_iter().map(|b| (b, 0, 0)).collect();
+    let mut targets: Vec<(Bufs, usize, usize)> = bufs.into_iter().map(|b| (b, 0, 0)).collect();
     let mut at = 0;
     while at < depth {
-        let room = |(bufs, index, from): &(Vec<Buf>, usize, usize)| bufs[*index].len() - from;
+        let room = |(bufs, index, from): &(Bufs, usize, usize)| bufs[*index].len() - from;
         let part = walks.iter().map(Walk::left).chain(targets.iter().map(room)).min().unwrap_or(0);
         let part = part.min(depth - at);
         debug_assert!(part > 0, "every column has its depth");

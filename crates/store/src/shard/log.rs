@@ -1,5 +1,6 @@
 //! The writing end of a shard's log: open segments, leases ahead, commits under way.
 
+use super::form::Piece;
 use super::{Drives, Shard, read};
 use crate::columns::Columns;
 use crate::format::anchor::{Anchor, Start};
@@ -119,6 +120,9 @@ pub(crate) struct Log {
     /// Memory of finished headers, for reuse.
     pub(crate) spare: Vec<Vec<u8>>,
     pub(crate) spare_tickets: Vec<Vec<Ticket>>,
+    pub(crate) spare_pieces: Vec<Piece>,
+    /// What making the stored form of a block took when it was measured last. Nanoseconds.
+    pub(crate) made_block_ns: u64,
 }
 
 impl Log {
