@@ -34,9 +34,9 @@ struct View {
     footprint_bytes: u64,
     /// What it waits for, per stream.
     wants: [Option<Purpose>; STREAMS],
-    /// Streams that have had their first units. They come from what the shard gave up by restarting, so no reserve stands
-    /// before them: recovery never waits for space.
-    begun: [bool; STREAMS],
+    /// How often each stream was given units. What the hot and the cold one need to go on comes from what the shard gave up by
+    /// restarting, and from what cleaning left for it, so no reserve stands before that: a start never waits for space.
+    given: [u32; STREAMS],
     level: SpaceLevel,
 }
 
@@ -68,7 +68,7 @@ impl PoolOwner {
 
     fn with(plan: &PoolPlan, membership: Membership) -> PoolOwner {
         let members = membership.members();
-        let none = Reserve { metadata: 0, cleaning: 0, clean_below: 0, capacity_bytes: 0 };
+        let none = Reserve { metadata: 0, cleaning: 0, restart: 0, clean_below: 0, capacity_bytes: 0 };
         let mut owner = PoolOwner {
             shards: (0..plan.shards).map(|_| View::default()).collect(),
             held: plan.drives.iter().map(|d| vec![false; d.units as usize]).collect(),
@@ -258,7 +258,8 @@ impl PoolOwner {
             let width = self.width(purpose);
             for index in (0..shards).map(|i| (first + i) % shards) {
                 let (view, stream) = (&self.shards[index], stream_of(purpose) as usize);
-                let floor = if view.begun[stream] { self.reserve.floor(purpose) } else { 0 };
+                let first = view.given[stream] < 2 && matches!(purpose, Purpose::Control | Purpose::Clean);
+                let floor = if first { 0 } else { self.reserve.floor(purpose) };
                 if view.wants[stream] != Some(purpose)
                     || self.free_units() < floor + self.members.shape.narrow()
                 {
@@ -268,7 +269,7 @@ impl PoolOwner {
                 granted = true;
                 let view = &mut self.shards[index];
                 view.wants[stream] = None;
-                view.begun[stream] = true;
+                view.given[stream] = view.given[stream].saturating_add(1);
                 let shard = ShardId(u16::try_from(index).expect("at most MAX_SHARDS"));
                 self.out.push((shard, ToShard::Lease { columns, purpose }));
                 self.next_shard = (index + 1) % shards;

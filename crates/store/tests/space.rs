@@ -345,3 +345,53 @@ fn a_queue_of_batches_waits_for_room_as_long_as_one_and_cleaning_ends() {
     let (soon, late) = (later(60), later(60));
     assert!(late - soon < 1 << 20, "{} bytes written for nothing", late - soon);
 }
+
+/// What is taken while it runs leaves enough to go on with after a restart, and after the next: also when a drive is lost, and
+/// everything it held is moved into what is free.
+#[test]
+fn a_full_pool_that_lost_a_drive_goes_on_after_every_restart() {
+    let world = World::new(12);
+    let tuning = ShardTuning { full_wait_ms: 500, cache_bytes: 4 << 20, ..ShardTuning::default() };
+    let setup = Setup {
+        drives: drives(3, 24),
+        parity: 1,
+        shards: 2,
+        unit_bytes: 64 << 10,
+        tuning,
+        degraded: true,
+        ..Setup::tiny(0)
+    };
+    let mut node = Node::open(&world, &setup).unwrap();
+    node.commit(0, 1, vec![create(1)]).unwrap();
+    node.commit(1, 1, vec![create(2)]).unwrap();
+    let (mut seq, mut lba) = (1, 0);
+    for pg in [0, 1, 0, 1, 0, 1] {
+        loop {
+            seq += 1;
+            let record = node.write(u64::from(pg) + 1, lba, &[seq; 8]);
+            match node.commit(pg, seq, vec![record]) {
+                Ok(()) => lba += 8,
+                Err(StoreError::Full) => break,
+                Err(other) => panic!("{other}"),
+            }
+        }
+    }
+    node.shutdown();
+    world.remove_drive(NODE, path("d2"));
+    for round in 0..5 {
+        let mut node = Node::open(&world, &setup).unwrap();
+        for pg in 0..2 {
+            seq += 1;
+            let record = Record::Put { key: key(pg.into()), value: vec![round; 100].into() };
+            node.commit(pg, seq, vec![record]).unwrap();
+        }
+        for _ in 0..1000 {
+            node.turn();
+        }
+        if round % 2 == 0 {
+            node.shutdown();
+        } else {
+            world.crash();
+        }
+    }
+}

@@ -10,6 +10,9 @@ pub(crate) struct Reserve {
     pub(crate) metadata: u32,
     /// For cleaning and control records, on top.
     pub(crate) cleaning: u32,
+    /// What cleaning leaves alone, so that the shards can go on after a restart: with what they hold ahead in the hot and the cold
+    /// stream it makes two segments of each, since one is begun with the name of the next.
+    pub(crate) restart: u32,
     /// Shards clean when no more than this is free.
     pub(crate) clean_below: u32,
     /// Bytes on drives that live data may take in all.
@@ -20,7 +23,8 @@ impl Reserve {
     /// The reserve of a pool of `units` usable units of `unit_bytes` shared by `shards` shards.
     pub(crate) fn of(units: u32, unit_bytes: u32, shards: u32, shape: Shape) -> Reserve {
         let (narrow, wide) = (shape.narrow(), shape.wide());
-        let metadata = (2 * shards * narrow).max(units / 80);
+        let restart = 2 * shards * narrow;
+        let metadata = restart.max(units / 80);
         let cleaning = (2 * shards * wide).max(units / 128);
         let clean_below = metadata + cleaning + (2 * shards * narrow).max(units / 96);
         // What commits' own headers, open segments and leases ahead take comes out of the 7 % too. A pool too small for that
@@ -34,7 +38,7 @@ impl Reserve {
         } else {
             by_share.min(most(more)) / u64::from(unit_bytes) * u64::from(unit_bytes - 4096) * 7 / 8
         };
-        Reserve { metadata, cleaning, clean_below, capacity_bytes }
+        Reserve { metadata, cleaning, restart, clean_below, capacity_bytes }
     }
 
     /// How urgent cleaning is with so many units free, in thousandths.
@@ -48,7 +52,7 @@ impl Reserve {
     pub(super) fn floor(&self, purpose: Purpose) -> u32 {
         match purpose {
             Purpose::Metadata => 0,
-            Purpose::Clean => self.metadata / 2,
+            Purpose::Clean => self.restart.max(self.metadata / 2),
             Purpose::Control => self.metadata,
             Purpose::Host | Purpose::Bulk => self.metadata + self.cleaning,
         }
