@@ -33,8 +33,6 @@ pub(super) struct Arrivals {
     /// Not lent now.
     landing: Option<Box<Landing>>,
     lent: bool,
-    /// Frames that came into the last landing.
-    came: usize,
     /// The command whose data the landing's first part holds so far, from its start.
     open: Option<u16>,
     /// What the command that was sent last reads. Bytes.
@@ -110,7 +108,6 @@ impl Queue {
         if self.arrivals.open.is_some() {
             landing.begin(at, 0);
         }
-        self.arrivals.came = at;
         if score < 0 {
             self.arrivals.pause = PAUSE;
         }
@@ -235,9 +232,7 @@ impl Queue {
             return;
         };
         landing.begin(0, skip);
-        // Each part costs, used or not: half as many more as came last are enough, or will be the next time.
-        let enough = arrivals.came + arrivals.came / 2 + 2;
-        landing.use_parts(enough.min(self.host.outstanding()));
+        landing.use_parts(self.host.outstanding());
         match io.land(self.sock, landing) {
             Ok(()) => arrivals.lent = true,
             Err(landing) => arrivals.landing = Some(landing),
