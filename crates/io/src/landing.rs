@@ -14,8 +14,10 @@ pub struct Landing {
     /// What of which buffer is filled before all else.
     lead: Option<(Buf, Range<usize>)>,
     head_bytes: usize,
-    /// One behind the other, each a byte at least.
+    /// One every `stride` bytes.
     heads: Vec<u8>,
+    /// `head_bytes`, but never 0: what is cut into pieces has pieces of some length.
+    stride: usize,
     parts: Vec<Buf>,
     part_bytes: usize,
     used: usize,
@@ -31,8 +33,9 @@ impl Landing {
     pub fn new(head_bytes: usize, parts: Vec<Buf>) -> Landing {
         let part_bytes = parts.first().expect("a landing has parts").len();
         assert!(parts.iter().all(|part| part.len() == part_bytes), "parts are of one length");
-        let heads = vec![0; head_bytes.max(1) * parts.len()];
-        Landing { lead: None, head_bytes, heads, used: parts.len(), parts, part_bytes, skip: 0 }
+        let stride = head_bytes.max(1);
+        let heads = vec![0; stride * parts.len()];
+        Landing { lead: None, head_bytes, heads, stride, used: parts.len(), parts, part_bytes, skip: 0 }
     }
 
     /// How many parts there are.
@@ -99,7 +102,7 @@ impl Landing {
     #[inline]
     #[must_use]
     pub fn frame(&mut self, at: usize) -> (&[u8], &mut Buf) {
-        let head = at * self.head_bytes.max(1);
+        let head = at * self.stride;
         (&self.heads[head..head + self.head_bytes], &mut self.parts[at])
     }
 
@@ -108,7 +111,7 @@ impl Landing {
     pub fn rooms(&mut self) -> impl Iterator<Item = &mut [u8]> {
         let (head_bytes, mut skip) = (self.head_bytes, self.skip);
         let lead = self.lead.as_mut().map(|(buf, range)| &mut buf[range.clone()]);
-        let heads = self.heads.chunks_exact_mut(head_bytes.max(1)).map(move |head| &mut head[..head_bytes]);
+        let heads = self.heads.chunks_exact_mut(self.stride).map(move |head| &mut head[..head_bytes]);
         let frames = heads.zip(&mut self.parts).take(self.used);
         let rooms = frames.flat_map(|(head, part)| [head, &mut part[..]]).map(move |room| {
             let gone = skip.min(room.len());

@@ -68,8 +68,8 @@ struct End {
     connecting: Option<Tag>,
     receiving: Option<Tag>,
     landing: Option<Box<Landing>>,
-    /// One that bytes have passed by in a chunk.
-    passed: Option<Box<Landing>>,
+    /// Bytes have passed the landing by in a chunk: it is not filled any more.
+    passed: bool,
     /// What follows a filled landing comes with the core's next look, as from a socket that is asked directly.
     unseen: bool,
     sending: Option<Sending>,
@@ -285,17 +285,17 @@ impl Net {
 
     /// Whose receive would fill a landing that is lent now: two of three sockets have such.
     pub(crate) fn lands(&self, sock: SocketId) -> Option<Tag> {
-        let end = self.ends.get(at(sock)).filter(|e| e.open && e.landing.is_none() && e.passed.is_none());
+        let end = self.ends.get(at(sock)).filter(|e| e.open && e.landing.is_none());
         end.filter(|_| !at(sock).is_multiple_of(3))?.receiving
     }
 
     pub(crate) fn land(&mut self, sock: SocketId, landing: Box<Landing>) {
-        self.ends[at(sock)].landing = Some(landing);
+        let end = &mut self.ends[at(sock)];
+        (end.landing, end.passed) = (Some(landing), false);
     }
 
     pub(crate) fn recall(&mut self, sock: SocketId) -> Option<Box<Landing>> {
-        let end = self.ends.get_mut(at(sock))?;
-        end.landing.take().or_else(|| end.passed.take())
+        self.ends.get_mut(at(sock))?.landing.take()
     }
 
     pub(crate) fn end_stream(&mut self, sock: SocketId) {
@@ -469,7 +469,7 @@ impl Net {
         let e = &mut self.ends[end];
         e.open = false;
         e.incoming.clear();
-        (e.landing, e.passed) = (None, None);
+        e.landing = None;
         if let Some(peer) = e.peer.filter(|_| !e.reset) {
             self.put_on_wire(peer, last);
         }
@@ -519,10 +519,10 @@ impl Net {
         let e = &mut self.ends[end];
         while let (Some(tag), false) = (e.receiving, e.incoming.is_empty() || e.unseen) {
             // Now and then bytes pass a landing by, as where a core has slept meanwhile.
-            if e.landing.is_some() && self.rng.one_in(8) {
-                e.passed = e.landing.take();
-            }
-            if let Some(mut landing) = e.landing.take() {
+            e.passed |= e.landing.is_some() && !e.passed && self.rng.one_in(8);
+            if !e.passed
+                && let Some(mut landing) = e.landing.take()
+            {
                 let most = e.incoming.len();
                 let most = if self.rng.one_in(4) { 1 + self.rng.index(most) } else { most };
                 let mut bytes = 0;
@@ -611,7 +611,7 @@ impl End {
             connecting: None,
             receiving: None,
             landing: None,
-            passed: None,
+            passed: false,
             unseen: false,
             sending: None,
         }

@@ -82,6 +82,20 @@ fn a_pool_at_80_per_cent_is_overwritten_for_ever() {
     assert!((report.drive_written_bytes as f64) < 12.0 * host);
 }
 
+/// Writes so many blocks at a time behind each other until there is no room: the blocks from `lba` on hold seq, seq + 1 and so on.
+fn fill_up(node: &mut Node, (pg, line): (u32, u64), (seq, lba): (&mut u64, &mut u64), blocks: u64) {
+    while *lba < 100_000 {
+        *seq += 1;
+        let record = node.write(line, *lba, &(*seq..*seq + blocks).collect::<Vec<_>>());
+        match node.commit(pg, *seq, vec![record]) {
+            Ok(()) => *lba += blocks,
+            Err(StoreError::Full) => return,
+            Err(other) => panic!("{other}"),
+        }
+    }
+    panic!("the pool never fills");
+}
+
 #[test]
 fn a_full_pool_refuses_writes_takes_the_rest_and_comes_back() {
     let world = World::new(3);
@@ -89,16 +103,8 @@ fn a_full_pool_refuses_writes_takes_the_rest_and_comes_back() {
     let mut node = Node::open(&world, &setup).unwrap();
     node.commit(0, 1, vec![create(1)]).unwrap();
     let (mut seq, mut lba) = (1, 0);
-    loop {
-        seq += 1;
-        let record = node.write(1, lba, &[seq, seq + 1]);
-        match node.commit(0, seq, vec![record]) {
-            Ok(()) => lba += 2,
-            Err(StoreError::Full) => break,
-            Err(other) => panic!("{other}"),
-        }
-        assert!(lba < 1000, "the pool never fills");
-    }
+    fill_up(&mut node, (0, 1), (&mut seq, &mut lba), 2);
+    assert!(lba < 1000, "the pool never fills");
     let capacity = node.owner.capacity_bytes();
     assert!(lba * BLOCK as u64 * 10 > capacity * 9, "{lba} blocks of {capacity} bytes");
     // Overwrites count as well; everything else goes on.
@@ -170,15 +176,7 @@ fn one_busy_shard_may_fill_the_pool() {
     node.commit(0, 1, vec![create(1)]).unwrap();
     node.commit(1, 1, vec![create(2)]).unwrap();
     let (mut seq, mut lba) = (1, 0);
-    loop {
-        seq += 1;
-        let record = node.write(1, lba, &[seq; 8]);
-        match node.commit(0, seq, vec![record]) {
-            Ok(()) => lba += 8,
-            Err(StoreError::Full) => break,
-            Err(other) => panic!("{other}"),
-        }
-    }
+    fill_up(&mut node, (0, 1), (&mut seq, &mut lba), 8);
     let capacity = node.owner.capacity_bytes();
     assert!(lba * BLOCK as u64 * 10 > capacity * 8, "{lba} blocks of {capacity} bytes: {:?}", node.space());
     // The other shard is refused as well, and both come back together.
@@ -266,15 +264,7 @@ fn a_full_pool_that_lost_a_drive_can_be_stopped() {
         let mut node = Node::open(&world, &setup).unwrap();
         node.commit(0, 1, vec![create(1)]).unwrap();
         let (mut seq, mut lba) = (1, 0);
-        loop {
-            seq += 1;
-            let record = node.write(1, lba, &[seq, seq + 1]);
-            match node.commit(0, seq, vec![record]) {
-                Ok(()) => lba += 2,
-                Err(StoreError::Full) => break,
-                Err(other) => panic!("{other}"),
-            }
-        }
+        fill_up(&mut node, (0, 1), (&mut seq, &mut lba), 2);
         world.remove_drive(NODE, path("d2"));
         for _ in 0..turns {
             node.turn();
@@ -366,26 +356,19 @@ fn a_full_pool_that_lost_a_drive_goes_on_after_every_restart() {
     node.commit(1, 1, vec![create(2)]).unwrap();
     let (mut seq, mut lba) = (1, 0);
     for pg in [0, 1, 0, 1, 0, 1] {
-        loop {
-            seq += 1;
-            let record = node.write(u64::from(pg) + 1, lba, &[seq; 8]);
-            match node.commit(pg, seq, vec![record]) {
-                Ok(()) => lba += 8,
-                Err(StoreError::Full) => break,
-                Err(other) => panic!("{other}"),
-            }
-        }
+        fill_up(&mut node, (pg, u64::from(pg) + 1), (&mut seq, &mut lba), 8);
     }
     node.shutdown();
     world.remove_drive(NODE, path("d2"));
-    for round in 0..5 {
+    let mut rng = Rng::new(5);
+    for round in 0..40 {
         let mut node = Node::open(&world, &setup).unwrap();
         for pg in 0..2 {
             seq += 1;
             let record = Record::Put { key: key(pg.into()), value: vec![round; 100].into() };
             node.commit(pg, seq, vec![record]).unwrap();
         }
-        for _ in 0..1000 {
+        for _ in 0..rng.next_u64() % 800 {
             node.turn();
         }
         if round % 2 == 0 {

@@ -371,38 +371,30 @@ fn reversed_lanes(x: __m512i) -> __m512i {
 fn round<const DECRYPT: bool>([a, b, c, d]: &mut [__m512i; VECTORS], key: &[u64; 8]) {
     // It has a name since only so its size is known.
     let _key: __m512i;
+    macro_rules! four {
+        ($instruction:literal) => {
+            asm!(
+                "vmovdqu64 {k}, [{key}]",
+                concat!($instruction, " {a}, {a}, {k}"),
+                concat!($instruction, " {b}, {b}, {k}"),
+                concat!($instruction, " {c}, {c}, {k}"),
+                concat!($instruction, " {d}, {d}, {k}"),
+                key = in(reg) key.as_ptr(),
+                k = out(zmm_reg) _key,
+                a = inout(zmm_reg) *a,
+                b = inout(zmm_reg) *b,
+                c = inout(zmm_reg) *c,
+                d = inout(zmm_reg) *d,
+                options(pure, readonly, nostack, preserves_flags),
+            )
+        };
+    }
     // SAFETY: reads the 64 bytes of the key, and writes nothing but these registers.
     unsafe {
         if DECRYPT {
-            asm!(
-                "vmovdqu64 {k}, [{key}]",
-                "vaesdec {a}, {a}, {k}",
-                "vaesdec {b}, {b}, {k}",
-                "vaesdec {c}, {c}, {k}",
-                "vaesdec {d}, {d}, {k}",
-                key = in(reg) key.as_ptr(),
-                k = out(zmm_reg) _key,
-                a = inout(zmm_reg) *a,
-                b = inout(zmm_reg) *b,
-                c = inout(zmm_reg) *c,
-                d = inout(zmm_reg) *d,
-                options(pure, readonly, nostack, preserves_flags),
-            );
+            four!("vaesdec");
         } else {
-            asm!(
-                "vmovdqu64 {k}, [{key}]",
-                "vaesenc {a}, {a}, {k}",
-                "vaesenc {b}, {b}, {k}",
-                "vaesenc {c}, {c}, {k}",
-                "vaesenc {d}, {d}, {k}",
-                key = in(reg) key.as_ptr(),
-                k = out(zmm_reg) _key,
-                a = inout(zmm_reg) *a,
-                b = inout(zmm_reg) *b,
-                c = inout(zmm_reg) *c,
-                d = inout(zmm_reg) *d,
-                options(pure, readonly, nostack, preserves_flags),
-            );
+            four!("vaesenc");
         }
     }
 }

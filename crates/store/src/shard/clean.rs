@@ -100,13 +100,12 @@ impl super::Shard {
         victim(candidates)
     }
 
-    /// What would fit a segment's units after cleaning. Of what cleaning has filled itself no more than that: it would not come out
-    /// any denser, and of a pool without anything to gain cleaning must come to an end.
+    /// What a segment may hold before cleaning it gains nothing. Of what cleaning has filled itself no more than that: it would not
+    /// come out any denser, and in a pool without anything to gain cleaning must come to an end.
     fn dense_bytes(&self, s: &Segment) -> u64 {
-        let dense = dense_bytes(self.drives.unit_bytes) * s.columns.len() as u64;
         match u64::from(s.moved_in) {
-            0 => dense,
-            moved_in => dense.min(self.drives.members().shape.raw(moved_in)),
+            0 => self.given_bytes(s),
+            moved_in => self.given_bytes(s).min(self.drives.members().shape.raw(moved_in)),
         }
     }
 
@@ -121,8 +120,23 @@ impl super::Shard {
         if self.reprotect.paused || !self.risk.any || self.halted.is_some() {
             return None;
         }
-        let candidates = self.segments.iter().filter(|(_, s)| self.may_clean(s) && self.is_at_risk(s));
+        // At the end of what is free nothing is made safe at the cost of what keeps the pool going, and lets it start again.
+        let scarce = self.space.level.pressure >= 1000;
+        let candidates = self.segments.iter().filter(|(_, s)| {
+            self.may_clean(s) && self.is_at_risk(s) && !(scarce && self.takes_more_than_it_gives(s))
+        });
         candidates.min_by_key(|(_, s)| s.live()).map(|(slot, _)| slot)
+    }
+
+    /// True when what lives in a segment needs more units than come back for it.
+    fn takes_more_than_it_gives(&self, s: &Segment) -> bool {
+        self.drives.members().shape.raw(u64::from(s.live())) > self.given_bytes(s)
+    }
+
+    /// What would fit the units that come back when a segment is cleaned: those on drives that are to stay.
+    fn given_bytes(&self, s: &Segment) -> u64 {
+        let units = s.columns.len() - s.columns.lost(self.unwanted());
+        dense_bytes(self.drives.unit_bytes) * units as u64
     }
 }
 

@@ -22,10 +22,6 @@ use std::ops::Range;
 /// A commit fills wide segments when its payload has at least this much for each data column. Bytes.
 const BULK_COLUMN_BYTES: usize = 64 * 1024;
 
-/// A commit with so much payload goes to the drives as soon as it is formed, while its bytes are in the caches, and does not wait for
-/// what else the turn forms. Bytes.
-const EARLY_BYTES: u32 = 256 * 1024;
-
 /// A host commit with less payload is small. Bytes.
 const SMALL_BYTES: usize = 64 * 1024;
 
@@ -264,7 +260,7 @@ impl Shard {
         let host = u64::from(payload_len);
         self.launch(
             io,
-            Launch { stream, header, payload_len, host, tickets, segment, run, buffers, work_ns },
+            Launch { stream, header, payload_len, host, moved: 0, tickets, segment, run, buffers, work_ns },
         );
         true
     }
@@ -491,10 +487,6 @@ impl Shard {
                 moved += e.bytes();
             }
         }
-        let slot = self.log.streams[Stream::Cold as usize].open.map(|open| open.slot);
-        if let Some(segment) = slot.and_then(|slot| self.segments.at_mut(slot)) {
-            segment.moved_in += moved;
-        }
         let payload_len = u32::try_from(payload_len).expect("a commit is far below 4 GiB");
         self.counters.cleaned += u64::from(payload_len);
         self.earn(u64::from(payload_len));
@@ -503,7 +495,7 @@ impl Shard {
         let work_ns = 0;
         self.launch(
             io,
-            Launch { stream, header, payload_len, host: 0, tickets, segment, run, buffers, work_ns },
+            Launch { stream, header, payload_len, host: 0, moved, tickets, segment, run, buffers, work_ns },
         );
         true
     }
@@ -546,7 +538,18 @@ impl Shard {
         let (tickets, run, work_ns) = (Vec::new(), io.slices(), 0);
         self.launch(
             io,
-            Launch { stream, header, payload_len: 0, host: 0, tickets, segment, run, buffers, work_ns },
+            Launch {
+                stream,
+                header,
+                payload_len: 0,
+                host: 0,
+                moved: 0,
+                tickets,
+                segment,
+                run,
+                buffers,
+                work_ns,
+            },
         );
         true
     }
@@ -568,7 +571,7 @@ impl Shard {
 
     /// Completes a commit and writes its columns.
     fn launch(&mut self, io: &mut Io, launch: Launch) {
-        let Launch { stream, header, payload_len, host, tickets, segment, mut run, buffers, work_ns } =
+        let Launch { stream, header, payload_len, host, moved, tickets, segment, mut run, buffers, work_ns } =
             launch;
         let open = self.log.streams[stream as usize].open.expect("a segment was opened before");
         let place = self.next_place(stream);
@@ -587,6 +590,7 @@ impl Shard {
         self.counters.drive_written += (fixed.end() - u64::from(offset)) * open.columns.data() as u64;
         if let Some(segment) = self.segments.at_mut(place.slot) {
             segment.last_commit = place.number;
+            segment.moved_in += moved;
         }
         if let Some(open) = self.log.streams[stream as usize].open.as_mut() {
             open.tail = u32::try_from(fixed.end()).expect("a commit ends within its unit");
@@ -602,9 +606,8 @@ impl Shard {
         if run.capacity() > 0 {
             io.recycle(run);
         }
-        if payload_len >= EARLY_BYTES {
-            io.submit();
-        }
+        // A large one is still in the caches: the driver need not wait for what else the turn forms.
+        io.submit();
         self.log.flights.push_back(Flight {
             header: fixed,
             bytes,
@@ -640,6 +643,8 @@ struct Launch {
     payload_len: u32,
     /// Bytes of the payload that hosts wrote.
     host: u64,
+    /// Bytes of it that cleaning moves.
+    moved: u32,
     tickets: Vec<Ticket>,
     /// The header of the segment that begins with it.
     segment: Option<SegmentHeader>,

@@ -86,7 +86,7 @@ impl Shard {
     }
 
     /// Drives from which everything is to be moved.
-    fn unwanted(&self) -> u64 {
+    pub(super) fn unwanted(&self) -> u64 {
         let members = self.drives.members();
         members.out | members.leaving
     }
