@@ -2,6 +2,7 @@
 //! it in memory.
 
 use crate::{Result, cores, loopback};
+use rustix::process::{Pid, Signal, kill_process};
 use std::{
     net::{SocketAddr, TcpListener},
     path::{Path, PathBuf},
@@ -85,6 +86,20 @@ impl Daemon {
     /// Its process.
     pub(crate) fn pid(&self) -> u32 {
         self.child.id()
+    }
+
+    /// Stops all its threads until [`Daemon::thaw`]: it takes no time from whoever has its turn.
+    pub(crate) fn freeze(&self) -> Result<()> {
+        self.signal(Signal::STOP)
+    }
+
+    /// Lets it go on.
+    pub(crate) fn thaw(&self) -> Result<()> {
+        self.signal(Signal::CONT)
+    }
+
+    fn signal(&self, signal: Signal) -> Result<()> {
+        Ok(kill_process(Pid::from_child(&self.child), signal)?)
     }
 
     fn verb(&self, words: &[&str]) -> Command {

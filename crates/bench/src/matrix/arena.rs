@@ -1,4 +1,4 @@
-//! The contestants' processes: started when they are first needed, kept for the run, asleep while others have their turn.
+//! The contestants' processes: started when they are first needed, kept for the run, stopped while others have their turn.
 
 use super::plan::{Contestant, Mode};
 use crate::{
@@ -20,9 +20,25 @@ const POLLING_US: u64 = 20_000;
 /// A daemon and its volumes.
 struct Ours {
     mode: Mode,
-    _daemon: Daemon,
+    daemon: Daemon,
     null: Goal,
     memory: Option<Goal>,
+}
+
+impl Ours {
+    /// One contest against one of its volumes.
+    fn run(
+        &self,
+        workload: &Workload,
+        course: &Course,
+        volume: impl FnOnce(&Ours) -> Option<&Goal>,
+    ) -> Result<Rates> {
+        let goal = volume(self).ok_or("a volume that was not made")?;
+        self.daemon.thaw()?;
+        let rates = goal.run(workload, course);
+        self.daemon.freeze()?;
+        rates
+    }
 }
 
 /// Everything that runs.
@@ -60,10 +76,9 @@ impl Arena {
             Contestant::SleepingFloor => Ok(floor::run(workload, course, Waiting::Sleeps)?),
             Contestant::Copy => Ok(bulk::run(workload, course)?),
             Contestant::Gather(gather) => Ok(staging::run(workload, course, gather)?),
-            Contestant::Null(mode) => self.ours(mode)?.null.run(workload, course),
+            Contestant::Null(mode) => self.ours(mode)?.run(workload, course, |ours| Some(&ours.null)),
             Contestant::Memory => {
-                let goal = self.ours(Mode::Polling)?.memory.as_ref();
-                goal.ok_or("the volume in memory was not made")?.run(workload, course)
+                self.ours(Mode::Polling)?.run(workload, course, |ours| ours.memory.as_ref())
             }
             Contestant::Peer(peer) => {
                 let server = self.peers.iter().find_map(|(p, s)| s.as_ref().filter(|_| *p == peer));
@@ -104,7 +119,8 @@ impl Arena {
             None
         };
         let null = Goal::find(&access, Which::Sized(NULL_BYTES))?;
-        self.ours.push(Ours { mode, _daemon: daemon, null, memory });
+        daemon.freeze()?;
+        self.ours.push(Ours { mode, daemon, null, memory });
         Ok(())
     }
 
