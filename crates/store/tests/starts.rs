@@ -262,3 +262,17 @@ fn a_drive_that_has_left_is_left_alone() {
     world.remove_drive(NODE, path("d1"));
     Node::open(&world, &leaves).unwrap();
 }
+
+/// A start never waits for ever for units that nobody can free: it says what would help, and the pool is as it was.
+#[test]
+fn a_start_that_gets_no_unit_says_so() {
+    let (world, setup) = (World::new(5), three());
+    filled(&world, &setup);
+    match Node::open_without_units(&world, &setup) {
+        Err(StoreError::Drive(text)) => assert!(text.contains("one more drive"), "{text}"),
+        Err(other) => panic!("{other:?}"),
+        Ok(_) => panic!("it serves without a unit for its log"),
+    }
+    world.crash();
+    verify(&mut Node::open(&world, &setup).unwrap());
+}

@@ -18,10 +18,16 @@ use crate::map::{Counts, LeafRef, Line, Lineage, Node, Point};
 use crate::{Purpose, StoreError, ToPool, UnitId};
 use dolmen_io::exec::Handle;
 use std::collections::BTreeMap;
+use std::future::{Future, poll_fn};
+use std::pin::pin;
 use std::rc::Rc;
+use std::task::Poll;
 
 /// Node pages that are read at a time.
 const READ_AHEAD: usize = 32;
+
+/// How long a start waits for the first units. Milliseconds.
+const FIRST_LEASES_MS: u64 = 30_000;
 
 /// The life of a shard as a task: recovery, then checkpoints until it ends. Cleaning gets a task of its own.
 pub(crate) async fn run(shard: Shared, exec: Handle) {
@@ -81,7 +87,7 @@ async fn recover(shard: &Shared, exec: &Handle) -> Result<(), StoreError> {
     }
     keep_buffers(shard, exec).await;
     report(shard);
-    first_leases(shard).await.map_err(drive)?;
+    first_leases(shard, exec).await.map_err(drive)?;
     let sealed = {
         let mut s = shard.borrow_mut();
         s.log.next_number = s.log.applied + 1;
@@ -396,9 +402,11 @@ fn report(shard: &Shared) {
     }
 }
 
-/// Waits for them.
-async fn first_leases(shard: &Shared) -> Result<(), String> {
+/// Waits for them; other shards may serve already, and free some.
+async fn first_leases(shard: &Shared, exec: &Handle) -> Result<(), String> {
     let bell = shard.borrow().lease_bell.clone();
+    let mut late = pin!(exec.sleep_until(exec.now().plus_ms(FIRST_LEASES_MS)));
+    let mut is_late = false;
     loop {
         {
             let s = shard.borrow();
@@ -410,6 +418,16 @@ async fn first_leases(shard: &Shared) -> Result<(), String> {
                 return Err(why.clone());
             }
         }
-        bell.notified().await;
+        if is_late {
+            return Err("the pool is so full that no unit is free for its log to go on in: start it with one more drive, a blank \
+                        one, or with a drive that it lacks"
+                .into());
+        }
+        let mut rung = pin!(bell.notified());
+        poll_fn(|cx| {
+            is_late = late.as_mut().poll(cx).is_ready();
+            if is_late || rung.as_mut().poll(cx).is_ready() { Poll::Ready(()) } else { Poll::Pending }
+        })
+        .await;
     }
 }

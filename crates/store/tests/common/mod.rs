@@ -92,6 +92,8 @@ pub struct Node {
     files: Vec<Option<dolmen_io::FileId>>,
     /// A drive that is being prepared to join.
     preparing: Option<(dolmen_io::FileId, Prepared)>,
+    /// What shards want does not reach the pool's owner.
+    no_units: bool,
 }
 
 /// What comes of preparing a drive.
@@ -249,7 +251,15 @@ impl Node {
             asked: false,
             files,
             preparing: None,
+            no_units: false,
         })
+    }
+
+    /// Opens the pool while its owner has no unit to give.
+    pub fn open_without_units(world: &World, setup: &Setup) -> Result<Node, StoreError> {
+        let mut node = Node::start(world, setup)?;
+        node.no_units = true;
+        node.until_ready()
     }
 
     fn until_ready(mut self) -> Result<Node, StoreError> {
@@ -309,6 +319,9 @@ impl Node {
         let (mut up, mut down) = (Vec::new(), Vec::new());
         for store in &mut self.stores {
             store.drain_pool(&mut up);
+        }
+        if self.no_units {
+            up.retain(|message| !matches!(message, ToPool::Want { .. }));
         }
         for message in up {
             if let Err(error) = self.owner.on_shard(message) {
@@ -389,6 +402,12 @@ impl Node {
 
     pub fn start_read_at(&mut self, pg: u32, line: u64, at: Option<u64>, lba: u64, blocks: usize) -> u64 {
         self.tickets += 1;
+        // Mending may hold all that there is for a while; who reads for a host waits then, too.
+        let mut turns = 0;
+        while self.io.pool().available(blocks * BLOCK) == 0 && turns < 10_000 {
+            self.turn();
+            turns += 1;
+        }
         let mut buf = self.io.alloc(blocks * BLOCK).expect("the test's pool is large enough");
         buf.set_len(blocks * BLOCK);
         buf.fill(0xee);
