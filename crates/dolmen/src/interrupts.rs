@@ -2,15 +2,31 @@
 
 use std::{
     io,
-    sync::atomic::{AtomicBool, Ordering},
+    sync::atomic::{AtomicUsize, Ordering},
+    time::{Duration, Instant},
 };
 use tokio::signal::unix::{SignalKind, signal};
 
-static SEEN: AtomicBool = AtomicBool::new(false);
+/// How long an interrupted verb waits for others.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+static SEEN: AtomicUsize = AtomicUsize::new(0);
 
 /// True after Ctrl-C, or when the process was told to end in another way.
 pub(crate) fn seen() -> bool {
-    SEEN.load(Ordering::Relaxed)
+    SEEN.load(Ordering::Relaxed) > 0
+}
+
+/// When an interrupted verb stops waiting for what others still owe it: some seconds after the first interruption, or with the second.
+#[derive(Debug, Default)]
+pub(crate) struct Patience(Option<Instant>);
+
+impl Patience {
+    /// True when it has come to its end. To be asked often.
+    pub(crate) fn is_over(&mut self) -> bool {
+        let seen = SEEN.load(Ordering::Relaxed);
+        seen > 1 || (seen == 1 && self.0.get_or_insert_with(Instant::now).elapsed() > PATIENCE)
+    }
 }
 
 /// From now on Ctrl-C, SIGTERM and the end of the terminal are only noted. Whoever calls this asks [`seen`] often.
@@ -28,7 +44,7 @@ pub(crate) fn catch() -> io::Result<()> {
                     _ = term.recv() => {}
                     _ = hup.recv() => {}
                 }
-                SEEN.store(true, Ordering::Relaxed);
+                SEEN.fetch_add(1, Ordering::Relaxed);
             }
         });
     })?;

@@ -5,9 +5,13 @@ mod figures;
 mod node;
 
 use figures::{add_up, compares, number};
-use node::{DOLMEN, Node};
+use node::{DOLMEN, Node, within};
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
-use std::process::{Command, Output};
+use std::{
+    process::{Command, Output, Stdio},
+    time::Duration,
+};
 
 const HOST: &str = "nqn.2014-08.org.example:bench";
 
@@ -119,4 +123,27 @@ fn rates_depths_and_ranges_are_kept() {
     assert!(b.bad(1, &["--uuid", &uuid, "--cpus", "4095"]).contains("cannot run on CPU"));
     let closed = ["bench", "127.0.0.1:1", "--nqn", "nqn.2014-08.org.example:x"];
     assert_eq!(Command::new(DOLMEN).args(closed).output().unwrap().status.code(), Some(5));
+}
+
+/// Who is interrupted reports what was counted, even if the target owes answers that will not come.
+#[test]
+fn an_interrupted_run_does_not_wait_for_a_target_that_stands_still() {
+    let b = Bench::new();
+    b.volume("still", "null");
+    let mut command = Command::new(DOLMEN);
+    command.args(["bench", &b.target, "--host-nqn", HOST, "--output", "json", "--runtime", "600s"]);
+    let mut run = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+    std::thread::sleep(Duration::from_secs(2));
+    b.node.signal(Signal::STOP);
+    std::thread::sleep(Duration::from_millis(200));
+    for _ in 0..2 {
+        kill_process(Pid::from_child(&run), Signal::INT).unwrap();
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    within(&|| "it still waits".into(), || run.try_wait().unwrap().is_some());
+    b.node.signal(Signal::CONT);
+    let output = run.wait_with_output().unwrap();
+    let run: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(run["interrupted"], true);
+    assert!(number(&run, "/reads/operations") > 0.0, "{run}");
 }

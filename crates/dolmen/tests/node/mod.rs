@@ -88,6 +88,11 @@ impl Node {
         let _ = std::fs::remove_file(self.data().join("endpoint"));
     }
 
+    /// Stops it where it is, or lets it go on.
+    pub fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_child(self.child.as_ref().unwrap()), signal).unwrap();
+    }
+
     fn ask(&self, args: &[&str]) -> Output {
         let mut command = Command::new(DOLMEN);
         command.arg("--data").arg(self.data()).args(["--output", "json"]).args(args);

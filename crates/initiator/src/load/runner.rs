@@ -81,6 +81,8 @@ pub struct Load {
     pace: Option<Pace>,
     /// Commands that may still be issued.
     budget: u64,
+    /// Nobody waits for what is under way.
+    abandoned: bool,
     places: Vec<Place>,
     idle: Vec<usize>,
     stats: LoadStats,
@@ -125,6 +127,7 @@ impl Load {
             only_known: false,
             pace: None,
             budget: u64::MAX,
+            abandoned: false,
             places: (0..count).map(place).collect(),
             idle: (0..count).rev().collect(),
             stats: LoadStats { by_queue: vec![0; usize::from(options.queues)], ..LoadStats::default() },
@@ -162,6 +165,12 @@ impl Load {
         self.budget = 0;
     }
 
+    /// Issues nothing more and waits for nothing: it is done, and what is under way is no longer its own.
+    pub fn abandon(&mut self) {
+        self.budget = 0;
+        self.abandoned = true;
+    }
+
     /// Commands of the region's size that cover it once.
     #[must_use]
     pub fn units(&self) -> u64 {
@@ -177,7 +186,7 @@ impl Load {
     /// True when nothing is under way and nothing more will be issued.
     #[must_use]
     pub fn is_done(&self) -> bool {
-        self.budget == 0 && self.under_way() == 0
+        self.abandoned || (self.budget == 0 && self.under_way() == 0)
     }
 
     /// When it wants to issue something although nothing completes; `None` when only completions matter.
@@ -218,7 +227,8 @@ impl Load {
     /// True when the completion is this load's.
     #[must_use]
     pub fn owns(&self, completion: &Completion) -> bool {
-        completion.subsystem == self.subsystem && completion.ticket < self.places.len() as u64
+        let ours = completion.subsystem == self.subsystem && completion.ticket < self.places.len() as u64;
+        ours && !self.abandoned
     }
 
     /// Takes a completion that is this load's.

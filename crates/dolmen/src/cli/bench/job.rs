@@ -10,7 +10,7 @@ use crate::{
         error::{CliError, Exit},
         fabric::Failed,
     },
-    interrupts,
+    interrupts::{self, Patience},
 };
 use dolmen_initiator::{
     Failure, Notice,
@@ -164,7 +164,13 @@ impl<'a> Job<'a> {
         }
         self.told.of.store(if run.once { load.units() } else { 0 }, Relaxed);
         let mut meter = Meter::new(run, self.session.now(), self.told, self.peer);
-        self.session.run(&mut load, |load, now| meter.look(load, now));
+        let mut patience = Patience::default();
+        self.session.run(&mut load, |load, now| {
+            if patience.is_over() {
+                load.abandon();
+            }
+            meter.look(load, now)
+        });
         let mut counted = meter.counted;
         self.finish(&load, &mut counted);
         self.load = Some(load);
@@ -178,7 +184,11 @@ impl<'a> Job<'a> {
         self.told.of.store(load.read_back(), Relaxed);
         let mut tell_at = self.session.now();
         let told = self.told;
+        let mut patience = Patience::default();
         self.session.run(&mut load, |load, now| {
+            if patience.is_over() {
+                load.abandon();
+            }
             if now >= tell_at {
                 told.operations.store(load.stats().reads, Relaxed);
                 tell_at = now.plus_ms(TELL_MS);
