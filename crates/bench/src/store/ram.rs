@@ -1,6 +1,7 @@
 //! Drives in this process's memory, behind the seam: an operation is a copy, done when it is submitted. What was done can be
 //! recorded and done again without a store.
 
+use super::replay::Burden;
 use dolmen_io::{
     DriveCounters, DriveHandle, DriveInfo, Driver, Error, ErrorKind, Event, FileId, ListenerId, Op,
     OpenDrive, Pool, PoolConfig, SocketId, Tag, Wait, Wake,
@@ -43,6 +44,8 @@ pub(crate) struct Shared {
     pub(crate) tally: Tally,
     /// What is recorded, while it is.
     pub(crate) tape: Option<Vec<Step>>,
+    /// What comes with every command, while something does.
+    pub(crate) burden: Option<Burden>,
 }
 
 /// Drives in memory, for a driver and for whoever looks on. The lock is taken once for all that is submitted together.

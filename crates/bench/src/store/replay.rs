@@ -1,8 +1,13 @@
 //! The bare drive I/O of a recorded run: the same operations in the same groups through the same loop, and nothing else.
 
-use super::{load::Run, ram::Step};
+use super::{
+    load::Run,
+    ram::{Drives, Shared, Step},
+};
 use crate::Result;
-use dolmen_io::{Event, FileId, Io, Owner, Tag, Wait};
+use dolmen_io::{Event, FileId, Io, Op, Owner, Pool, Slices, Tag, Wait};
+use dolmen_kernels::check64;
+use std::hint::black_box;
 
 /// Does what `tape` says; what it comes to for each of the `commands` that caused it. Once only: a log comes back to where it has
 /// written when the whole drive was written over, and so must its replay, or it would write to memory that the caches still hold.
@@ -37,6 +42,72 @@ fn once(io: &mut Io, tape: &[Step], events: &mut Vec<(Tag, Event)>) -> Result<()
         }
     }
     take(io, events)
+}
+
+/// The drive I/O of a recorded run, to be done while commands to a volume that keeps nothing come in: what a loop pays for both
+/// together, whose parts by themselves have the caches to themselves. Blocks are checked.
+pub(crate) struct Burden {
+    drives: Drives,
+    tape: Vec<Step>,
+    next: usize,
+    /// Steps for each byte that hosts send.
+    rate: f64,
+    due: f64,
+}
+
+impl Burden {
+    /// What `tape` says for each of the `commands` that caused it, which take `capsule_bytes` each on the wire. Drives of its
+    /// own, which lose what is on them.
+    pub(crate) fn new(drives: Drives, tape: Vec<Step>, commands: u64, capsule_bytes: usize) -> Burden {
+        let rate = tape.len() as f64 / (commands.max(1) as f64 * capsule_bytes as f64);
+        Burden { drives, tape, next: 0, rate, due: 0.0 }
+    }
+
+    /// Does what so many bytes from hosts cause; `spare` is reused by every write.
+    pub(crate) fn bear(&mut self, pool: &Pool, spare: &mut Slices, received: usize) {
+        let drives = self.drives.clone();
+        let mut drives = drives.lock();
+        self.due += received as f64 * self.rate;
+        let mut joined = false;
+        while self.due >= 1.0 && !self.tape.is_empty() {
+            self.due -= 1.0;
+            let step = self.tape[self.next];
+            self.next = (self.next + 1) % self.tape.len();
+            self.step(&mut drives, pool, spare, step, joined);
+            joined = true;
+        }
+    }
+
+    fn step(&self, drives: &mut Shared, pool: &Pool, spare: &mut Slices, step: Step, joined: bool) {
+        let (file, offset, mut left) = (FileId(step.file), step.offset, step.len as usize);
+        if !step.write {
+            let Some(buf) = pool.alloc(left) else { return };
+            if let Event::Read(buf) = drives.perform(Op::Read { file, offset, buf }, joined) {
+                Self::check(&buf);
+            }
+            return;
+        }
+        let (mut data, mut part) = (std::mem::take(spare), left.min(4096));
+        while left > 0 {
+            let Some(buf) = pool.alloc(part) else { return };
+            if !data.is_empty() {
+                Self::check(&buf);
+            }
+            data.push(buf.freeze());
+            left -= part;
+            part = left.min(pool.largest());
+        }
+        if let Event::Written(data) = drives.perform(Op::Write { file, offset, data, durable: true }, joined)
+        {
+            *spare = data;
+        }
+    }
+
+    fn check(data: &[u8]) {
+        for block in data.chunks_exact(4096) {
+            black_box(check64(1, block));
+        }
+    }
 }
 
 fn take(io: &mut Io, events: &mut Vec<(Tag, Event)>) -> Result<()> {

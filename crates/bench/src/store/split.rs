@@ -3,7 +3,7 @@
 use super::ram::{Drives, error};
 use dolmen_io::{
     DriveCounters, DriveHandle, DriveInfo, Driver, Error, Event, FileId, Landing, ListenerId, Op, OpenDrive,
-    Pool, SocketId, Tag, Wait, Wake,
+    Pool, Slices, SocketId, Tag, Wait, Wake,
 };
 use dolmen_types::{Nanos, UnixMillis};
 use dolmen_uring::Uring;
@@ -16,11 +16,29 @@ pub(crate) struct Split {
     /// Operations on drives that were submitted, with what comes of them.
     ready: Vec<(Tag, Event)>,
     rest: Vec<(Tag, Op)>,
+    spare: Slices,
 }
 
 impl Split {
     pub(crate) fn new(sockets: Uring, drives: Drives) -> Split {
-        Split { sockets, drives, ready: Vec::new(), rest: Vec::new() }
+        Split { sockets, drives, ready: Vec::new(), rest: Vec::new(), spare: Slices::new() }
+    }
+}
+
+impl Split {
+    /// Does what comes with what hosts sent, if something does.
+    fn bear(&mut self, events: &[(Tag, Event)]) {
+        let bytes = |(_, event): &(Tag, Event)| match event {
+            Event::Received(buf) => buf.len(),
+            Event::Landed { bytes, .. } => *bytes,
+            _ => 0,
+        };
+        let received = events.iter().map(bytes).sum();
+        if received > 0
+            && let Some(burden) = &mut self.drives.lock().burden
+        {
+            burden.bear(self.sockets.pool(), &mut self.spare, received);
+        }
     }
 }
 
@@ -48,7 +66,9 @@ impl Driver for Split {
 
     fn reap(&mut self, wait: Wait, events: &mut Vec<(Tag, Event)>) -> Nanos {
         let wait = if self.ready.is_empty() { wait } else { Wait::No };
+        let before = events.len();
         let now = self.sockets.reap(wait, events);
+        self.bear(&events[before..]);
         events.append(&mut self.ready);
         now
     }
