@@ -1,7 +1,7 @@
 //! What a host can send to the controller's end of a connection.
 //!
 //! The last three bytes choose digests and alignment, the size of the chunks, and whether the handshake and some
-//! R2Ts lie behind us already; so a captured PDU is a good seed as it is.
+//! R2Ts lie behind us already, and whether data that is whole is passed over; so a captured PDU is a good seed as it is.
 #![no_main]
 
 use dolmen_nvme::tcp::{
@@ -46,6 +46,17 @@ fuzz_target!(|input: &[u8]| {
                 Ok(Some(ControllerEvent::Command { capsule_data, .. })) => {
                     assert!(capsule_left == 0 && capsule_data <= 8192);
                     capsule_left = capsule_data as usize;
+                    if started & 2 != 0 && capsule_left > 0 {
+                        let whole = controller.whole_data(chunk).map(<[u8]>::len);
+                        let before = chunk.len();
+                        controller.pass_data(&mut chunk);
+                        if let Some(whole) = whole {
+                            assert!(whole == capsule_left && before - chunk.len() >= whole);
+                            capsule_left = 0;
+                        } else {
+                            assert_eq!(before, chunk.len());
+                        }
+                    }
                 }
                 Ok(Some(ControllerEvent::Data { source: DataSource::Capsule, bytes, .. })) => {
                     capsule_left = capsule_left.checked_sub(bytes.len()).expect("no more than announced");

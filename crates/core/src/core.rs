@@ -246,6 +246,9 @@ impl Core {
             {
                 return false;
             }
+            if self.volumes.as_ref().is_some_and(Volumes::has_work) {
+                return false;
+            }
             target.step(&mut self.io, &mut Near::of(self.volumes.as_mut()));
             // Nobody sleeps before all have had their turn.
             self.last = Turn::MoreToDo;

@@ -5,14 +5,16 @@
 mod node;
 
 use dolmen_initiator::{
-    AcquireAction, Acquisition, BlockRange, Failure, Namespace, Options, RegisterAction, Registration,
-    Release, ReleaseAction, ReservationType,
+    AcquireAction, Acquisition, BlockRange, Command, Digests, Failure, Namespace, Options, RegisterAction,
+    Registration, Release, ReleaseAction, Request, ReservationType, State,
     blocking::{Session, SessionError},
+    polled::Client,
 };
 use dolmen_io::Io;
 use dolmen_types::Uuid;
 use dolmen_uring::{Uring, UringConfig};
 use node::Node;
+use std::{collections::BTreeMap, time::Duration};
 
 const BLOCK: usize = 4096;
 
@@ -94,4 +96,85 @@ fn two_hosts_share_a_volume() {
     b.release(&ns, &clear).unwrap();
     let report = a.reservations(&ns).unwrap();
     assert_eq!((report.kind, report.count), (None, 0));
+}
+
+/// What is under way of one host.
+enum Sent {
+    Write,
+    /// Of which block, and the newest write to it that went before.
+    Read(u64, u64),
+}
+
+/// NVMe promises nothing about commands that are under way together, but ours of one queue come to their blocks in the order in which
+/// they were sent, by whatever way they go: a read sees the write before it, and the last of several writes stays.
+#[test]
+fn what_is_sent_first_comes_to_a_block_first() {
+    let mut node = Node::new();
+    node.start(&["d0"], &[]);
+    node.cli(&["volume", "create", "v", "--size", "64MiB", "--acl", "ALLOW_ANY"]);
+    let status = node.cli(&["status"]);
+    for data in [false, true] {
+        let address = format!("127.0.0.1:{}", status["nvmePort"]).parse().unwrap();
+        let nqn = status["subsystemNQN"].as_str().unwrap().parse().unwrap();
+        let host = "nqn.2014-08.org.example:order".parse().unwrap();
+        let options = Options::new(address, nqn, host, Uuid::from_random([7; 16]));
+        let options = Options { io_queues: 1, digests: Digests { header: false, data }, ..options };
+        let mut client = Client::new(Io::new(Box::new(Uring::new(&UringConfig::default()).unwrap())));
+        let id = client.connect(options).unwrap();
+        let (mut seed, mut sent) = (0x1234_5678_9abc_def1u64, BTreeMap::<u64, Sent>::new());
+        let mut random = |n: u64| {
+            seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (seed >> 33) % n
+        };
+        let (mut next, mut last, mut seen) = (1u64, [0u64; 6], 0);
+        // The first of all writes to each block is older than any that a run before has left there.
+        while next < 20_000 || !sent.is_empty() {
+            while matches!(client.state(id), State::Live { .. }) && next < 20_000 && sent.len() < 32 {
+                let blocks = 1 + random(8) / 7;
+                let (lba, ticket) = (random(7 - blocks), next);
+                let Some(mut buf) = client.alloc(BLOCK * usize::try_from(blocks).unwrap()) else { break };
+                let count = u32::try_from(blocks).unwrap();
+                let first = next <= 6;
+                let command = if first || random(3) == 0 {
+                    let (lba, blocks) = if first { (next - 1, 1) } else { (lba, blocks) };
+                    buf.set_len(BLOCK * usize::try_from(blocks).unwrap());
+                    buf.fill(0);
+                    for block in 0..usize::try_from(blocks).unwrap() {
+                        buf[block * BLOCK..][..8].copy_from_slice(&ticket.to_le_bytes());
+                        last[usize::try_from(lba).unwrap() + block] = ticket;
+                    }
+                    sent.insert(ticket, Sent::Write);
+                    let blocks = u32::try_from(blocks).unwrap();
+                    Command::Write { nsid: 1, lba, blocks, buf, fua: false }
+                } else {
+                    sent.insert(ticket, Sent::Read(lba, last[usize::try_from(lba).unwrap()]));
+                    Command::Read { nsid: 1, lba, blocks: count, buf }
+                };
+                client.submit(id, Request::new(ticket, command)).map_err(|(_, error)| error).unwrap();
+                next += 1;
+            }
+            client.wait(Duration::from_millis(100));
+            for done in client.completions() {
+                done.result.unwrap();
+                if let Some(Sent::Read(lba, before)) = sent.remove(&done.ticket) {
+                    let buf = done.buf.unwrap();
+                    let found = u64::from_le_bytes(buf[..8].try_into().unwrap());
+                    assert!(found >= before, "read {} of {lba} saw {found}, not {before}", done.ticket);
+                    seen += 1;
+                }
+            }
+            assert!(!matches!(client.state(id), State::Lost(_)), "the host was lost");
+        }
+        assert!(seen > 5_000);
+        client.disconnect(id);
+        while client.state(id) != State::Closed {
+            client.wait(Duration::from_millis(10));
+        }
+        let (mut session, ns) = connect(&node, 1);
+        for (lba, &ticket) in (0..).zip(&last) {
+            let mut got = vec![0; BLOCK];
+            session.read(&ns, lba, &mut got).unwrap();
+            assert_eq!(u64::from_le_bytes(got[..8].try_into().unwrap()), ticket, "block {lba}");
+        }
+    }
 }

@@ -1,12 +1,14 @@
 //! The short way: a read or write whose volume answers on the spot is answered while its capsule is being parsed, straight
-//! between the received chunk and the bytes to be sent. It takes no request, no buffer and no turn.
+//! between the received chunk and the bytes to be sent. It takes no request, no buffer and no turn. A read of one block that its volume
+//! has on a drive at least begins there and then.
 //!
 //! Only what is plainly right is answered here. Whatever is refused, large, in pieces or in doubt goes the long way, which also says
 //! what is wrong with it; nothing has happened then.
 
 use crate::{
-    connection::{Capsule, Connection, Phase},
+    connection::{Capsule, Connection, Phase, Stage},
     io_queue::{begin_data, end_attached, end_data, stage_response},
+    lifecycle::NewRequest,
     outbox::{ATTACH_BYTES, Reserve},
     slab::Key,
     target::Target,
@@ -17,7 +19,7 @@ use dolmen_nvme::{
     tcp::{DataDigest, MAX_HEADER_BYTES},
 };
 use dolmen_types::limits::MAX_TRANSFER_BYTES;
-use dolmen_volume::{Near, NearRange};
+use dolmen_volume::{Access, Asker, Near, NearRange};
 
 /// FUSE and PSDT of a command that is not fused and whose data pointer is an SGL.
 const PLAIN_FLAGS: u8 = Sqe::PSDT_SGL << 6;
@@ -25,8 +27,12 @@ const PLAIN_FLAGS: u8 = Sqe::PSDT_SGL << 6;
 /// Bytes that may wait on a connection before more zeros go the long way, whose buffers bound how many digests a turn makes.
 const MAX_WAITING_BYTES: usize = 8 << 20;
 
+/// Requests on their way to a volume that are looked at before something begins beside them.
+const MOST_BEFORE: usize = 4;
+
 impl Target {
-    /// Answers a command that was just parsed, if that can be done at once; `rest` is what of the chunk follows its capsule's header.
+    /// Answers a command that was just parsed, if that can be done at once; `rest` is what of the chunk follows its capsule's header, and then what follows the data that
+    /// was taken.
     #[inline]
     pub(crate) fn answer_near(
         &mut self,
@@ -34,7 +40,7 @@ impl Target {
         near: &mut Near<'_>,
         key: Key,
         sqe: &Sqe,
-        rest: &[u8],
+        rest: &mut &[u8],
     ) -> bool {
         if self.draining || sqe.flags != PLAIN_FLAGS {
             return false;
@@ -59,6 +65,9 @@ impl Target {
         let host_id = connection.host_id;
         let range = NearRange { volume: space.volume, host_id: &host_id, lba: rw.start, blocks: rw.blocks };
         let cid = sqe.cid.get();
+        if !near.is_at_hand(range.volume) {
+            return self.begin_near(io, near, key, sqe, &range, rest);
+        }
         let answered = match (NvmOpcode(sqe.opcode), sqe.data_pointer.kind) {
             (NvmOpcode::READ, SglDescriptor::TRANSPORT) => {
                 read(connection, (&mut self.reserve, self.zeros.as_ref()), io, near, &range, (cid, length))
@@ -95,6 +104,68 @@ impl Target {
             };
             connection.unsent.add(self.traces.keep(&answered, &stamps, now));
         }
+        true
+    }
+}
+
+impl Target {
+    /// Begins a read of one block, or a write of whole ones whose data is here, without a way through the requests; false if it has
+    /// to go that way.
+    fn begin_near(
+        &mut self,
+        io: &Io,
+        near: &mut Near<'_>,
+        key: Key,
+        sqe: &Sqe,
+        range: &NearRange<'_>,
+        rest: &mut &[u8],
+    ) -> bool {
+        let Some(connection) = self.connections.get(key).filter(|c| !c.is_unread()) else { return false };
+        // What came before about the same blocks comes to the volume before.
+        let before = &self.outputs.requests;
+        if before.len() > MOST_BEFORE || before.iter().any(|request| request.meets(range)) {
+            return false;
+        }
+        let (length, data) = (sqe.data_pointer.length.get() as usize, &sqe.data_pointer);
+        let (access, data) = match (NvmOpcode(sqe.opcode), data.kind) {
+            (NvmOpcode::READ, SglDescriptor::TRANSPORT) => (Access::Read, None),
+            (NvmOpcode::WRITE, SglDescriptor::IN_CAPSULE) if data.address.get() == 0 => {
+                let whole = connection.protocol.whole_data(rest).and_then(|data| data.get(..length));
+                let Some(whole) = whole else { return false };
+                (Access::Write, Some(whole))
+            }
+            _ => return false,
+        };
+        let Some(way) = near.straight_way(range, access) else { return false };
+        let Some(mut buf) = io.alloc(length) else { return false };
+        if let Some(data) = data {
+            buf.copy_from_slice(data);
+        }
+        let now = io.now();
+        let new = NewRequest {
+            held: buf.capacity(),
+            length: sqe.data_pointer.length.get(),
+            ..NewRequest::received(io)
+        };
+        let mut stamps = new.stamps;
+        let Some(request) = self.add_request(key, sqe, Stage::Volume, new) else { return false };
+        if let Some(connection) = self.connections.get_mut(key) {
+            connection.capsule = Capsule::Discard;
+            if access == Access::Write {
+                connection.protocol.pass_data(rest);
+                stamps.mark(Stamp::DataIn, now);
+            }
+        }
+        stamps.mark(Stamp::Handed, now);
+        stamps.mark(Stamp::Home, now);
+        let asker = Asker {
+            token: request.bits(),
+            from: self.config.core,
+            host_id: *range.host_id,
+            deadline: now.plus_ms(self.config.timeouts.command_ms),
+            stamps,
+        };
+        near.begin(way, buf, asker, now);
         true
     }
 }
@@ -140,7 +211,7 @@ fn digest_zeros(digest: &mut DataDigest, zeros: &Slice, length: usize) {
     }
 }
 
-/// Takes the data of a write from the chunk, if it is all there. What the codec surfaces of it later is not looked at.
+/// Takes the data of a write from the chunk, if it is all there.
 #[inline]
 fn write(
     connection: &mut Connection,
@@ -149,7 +220,7 @@ fn write(
     near: &mut Near<'_>,
     range: &NearRange<'_>,
     (cid, length): (u16, u32),
-    rest: &[u8],
+    rest: &mut &[u8],
 ) -> bool {
     let Some(data) = connection.protocol.whole_data(rest).and_then(|data| data.get(..length as usize)) else {
         return false;
@@ -158,6 +229,6 @@ fn write(
         return false;
     }
     stage_response(connection, &connection.completion(cid, Status::SUCCESS));
-    connection.capsule = Capsule::Discard;
+    connection.protocol.pass_data(rest);
     true
 }

@@ -8,7 +8,7 @@ use dolmen_io::{Buf, Io, PoolConfig, Slice, Slices};
 use std::ops::Range;
 
 /// Payloads of at least this length are sent from their own buffer. Bytes.
-pub(crate) const ATTACH_BYTES: usize = 16 * 1024;
+pub(crate) const ATTACH_BYTES: usize = 8 * 1024;
 
 /// Staging buffers that are set aside, so that replies always find room and give their own buffers back.
 const RESERVED: usize = 8;

@@ -103,7 +103,7 @@ impl Target {
                 ControllerEvent::Command { sqe, capsule_data } => {
                     connection.progress = io.now();
                     connection.advance_head();
-                    if self.answer_near(io, near, key, &sqe, bytes) {
+                    if self.answer_near(io, near, key, &sqe, &mut bytes) {
                         continue;
                     }
                     let command = HeldCommand { sqe, capsule_data };

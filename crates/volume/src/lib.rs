@@ -65,14 +65,15 @@ pub use control::{
     Restart, Shrink, SnapshotInfo, VolumeInfo, VolumeUpdate,
 };
 pub use dolmen_store::{ChangedRange, DiffPage, LineUsage};
+pub use engine::straight::{Asker, StraightWay};
 pub use error::VolumeError;
 pub use identity::NodeIdentity;
 pub use near::{AtHand, Near, NearRange};
 pub use notice::{Notice, NoticeKind};
 pub use request::{Command, Done, LbaRange, Reply, Request, VolumeRef};
 pub use reservation::{
-    AcquireAction, HostId, PersistChange, RegisterAction, Registrant, ReleaseAction, ReservationCommand,
-    ReservationReport, ReservationType,
+    Access, AcquireAction, HostId, PersistChange, RegisterAction, Registrant, ReleaseAction,
+    ReservationCommand, ReservationReport, ReservationType,
 };
 pub use stats::{LATENCY_BUCKETS, LatencyHistogram, VolumeStats};
 pub use volumes::{Replace, Volumes};

@@ -64,6 +64,11 @@ impl RangeLocks {
         self.few.is_empty() && self.root == NIL
     }
 
+    /// True when a look tells that nobody holds or waits for any of a range.
+    pub(crate) fn is_free(&self, range: &Range<u64>) -> bool {
+        self.root == NIL && self.is_clear(range)
+    }
+
     /// True when a look at the counts tells that none of the few meets a range.
     fn is_clear(&self, range: &Range<u64>) -> bool {
         self.few.is_empty()
@@ -295,7 +300,7 @@ impl LockTable {
     /// Puts the nodes that overlap `range` in conflict with `mode` into `self.hits`.
     fn search(&mut self, locks: &RangeLocks, range: &Range<u64>, mode: Mode) {
         self.hits.clear();
-        if locks.root == NIL && locks.is_clear(range) {
+        if locks.is_free(range) {
             return;
         }
         let mut hits = std::mem::take(&mut self.hits);

@@ -2,12 +2,13 @@
 //! buffer or a turn.
 
 use crate::{
-    HostId, LbaRange, VolumeRef, Volumes,
+    Access, Asker, HostId, LbaRange, StraightWay, VolumeRef, Volumes,
     backing::Backing,
-    reservation::Access,
     span::Span,
     volume::{Life, Volume},
 };
+use dolmen_io::Buf;
+use dolmen_types::Nanos;
 
 /// What of which volume a command is about that would like to be answered at once.
 #[derive(Clone, Copy, Debug)]
@@ -30,6 +31,15 @@ impl<'a> Near<'a> {
     #[must_use]
     pub fn of(volumes: Option<&'a mut Volumes>) -> Near<'a> {
         Near(volumes)
+    }
+
+    /// True when this volume's data is at hand, here.
+    #[inline]
+    #[must_use]
+    pub fn is_at_hand(&self, volume: VolumeRef) -> bool {
+        let volumes = self.0.as_deref().filter(|volumes| volumes.core == volume.core);
+        let found = volumes.and_then(|volumes| volumes.volumes.get(volume.slot as usize));
+        found.is_some_and(|volume| volume.backing.is_immediate())
     }
 
     /// The data of a read, if it is to be had without waiting and nothing speaks against that. `None`: send a
@@ -59,6 +69,27 @@ impl<'a> Near<'a> {
         volume.stats.write_bytes += span.len();
         volume.stats.writes.add(0);
         true
+    }
+
+    /// The way to the blocks that a read or write is about, if they are whole blocks of a durable volume (of a read: one) and nothing
+    /// speaks against having them now. `None`: send a [`Request`](crate::Request), which also tells what is wrong.
+    #[inline]
+    #[must_use]
+    pub fn straight_way(&self, range: &NearRange<'_>, access: Access) -> Option<StraightWay> {
+        let volumes = self.0.as_deref().filter(|volumes| volumes.core == range.volume.core)?;
+        // Who reads what was written before it sees that; so what came before is looked at first.
+        volumes.inbox.is_empty().then(|| volumes.straight_way(range, access)).flatten()
+    }
+
+    /// Begins what the way was asked for, into or out of `buf`, which must be as long as the blocks; answered as a request is. The way
+    /// must have been asked for just before.
+    ///
+    /// # Panics
+    /// When the buffer has another length: a defect of the caller.
+    #[inline]
+    pub fn begin(&mut self, way: StraightWay, buf: Buf, asker: Asker, now: Nanos) {
+        let volumes = self.0.as_deref_mut().expect("who has shown a way is there");
+        volumes.begin_straight(way, buf, asker, now);
     }
 
     #[inline]

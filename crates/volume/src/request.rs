@@ -1,6 +1,6 @@
 //! What doors ask of a volume, and what they get back. Plain messages: they may cross cores.
 
-use crate::{Extent, HostId, ReservationCommand, ReservationReport, VolumeError};
+use crate::{Extent, HostId, NearRange, ReservationCommand, ReservationReport, VolumeError};
 use dolmen_io::{Buf, Stamps};
 use dolmen_types::{CoreId, Nanos};
 
@@ -41,6 +41,28 @@ pub struct Request {
     pub stamps: Stamps,
     /// What to do.
     pub command: Command,
+}
+
+impl Request {
+    /// True when it may be about blocks of `range`.
+    #[must_use]
+    pub fn meets(&self, range: &NearRange<'_>) -> bool {
+        let (lba, blocks) = match &self.command {
+            Command::Read { lba, blocks, .. }
+            | Command::Write { lba, blocks, .. }
+            | Command::Compare { lba, blocks, .. }
+            | Command::CompareAndWrite { lba, blocks, .. }
+            | Command::WriteZeroes { lba, blocks, .. }
+            | Command::Verify { lba, blocks }
+            | Command::Allocation { lba, blocks } => (*lba, *blocks),
+            Command::Flush => return false,
+            Command::Deallocate { .. } | Command::Copy { .. } | Command::Reservation(_) => (0, u32::MAX),
+        };
+        let overlaps = |a: u64, b: u64, blocks: u32| b < a.saturating_add(u64::from(blocks));
+        let whole = blocks == u32::MAX;
+        self.volume == range.volume
+            && (whole || (overlaps(lba, range.lba, blocks) && overlaps(range.lba, lba, range.blocks)))
+    }
 }
 
 /// What to do. Addresses and lengths are in logical blocks of the volume's format (512 or 4096 bytes), and never zero

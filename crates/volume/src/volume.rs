@@ -51,6 +51,8 @@ pub(crate) struct Volume {
     pub(crate) throttle: Throttle,
     /// Commands of hosts that have a slot.
     pub(crate) commands: usize,
+    /// Those of them that are reads without a claim.
+    pub(crate) straights: usize,
     /// Those that wait for one, in order of arrival.
     pub(crate) backlog: VecDeque<Request>,
     /// A control request is under way; others wait.
@@ -76,6 +78,7 @@ impl Volume {
             reservations: Reservations::default(),
             stats: VolumeStats::default(),
             commands: 0,
+            straights: 0,
             backlog: VecDeque::new(),
             changing: false,
         }

@@ -4,7 +4,7 @@ use crate::{
     Change, ControlError, ControlReply, ControlRequest, NodeIdentity, Notice, Reply, Request, Restart,
     VolumeRef, VolumeStats,
     backing::{Durable, Log},
-    engine::call_off::CalledOff,
+    engine::{call_off::CalledOff, straight::Straights},
     group::{Group, Phase},
     limits::{MAX_COMMANDS, MAX_CONTROL_REQUESTS, MAX_LOCKED_RANGES, MAX_VOLUME_COMMANDS, SWEEP_MS},
     locks::LockTable,
@@ -34,6 +34,8 @@ pub struct Volumes {
     /// By protection group number; `None` for those of other cores.
     pub(crate) groups: Vec<Option<Group>>,
     pub(crate) ops: Ops,
+    /// Reads under way that have no slot among them.
+    pub(crate) straights: Straights,
     pub(crate) locks: LockTable,
     pub(crate) inbox: Vec<Request>,
     /// Requests that nobody waits for any more; not looked at yet.
@@ -119,6 +121,7 @@ impl Volumes {
             free_slots: Vec::new(),
             by_uuid: BTreeMap::new(),
             groups: by_number,
+            straights: Straights::default(),
             ops: Ops::new(EXPECTED_COMMANDS, MAX_COMMANDS),
             locks: LockTable::new(EXPECTED_COMMANDS, MAX_LOCKED_RANGES),
             inbox: Vec::new(),
@@ -226,7 +229,8 @@ impl Volumes {
     /// (Deletions that are durable but not finished go on after the next start.)
     #[must_use]
     pub fn outstanding(&self) -> usize {
-        let commands = self.inbox.len() + self.throttled + self.backlogged + self.ops.len();
+        let commands =
+            self.inbox.len() + self.throttled + self.backlogged + self.ops.len() + self.straights.len();
         commands + self.control_inbox.len() + self.snapshot_ops.len() + self.diffs
     }
 
@@ -236,6 +240,7 @@ impl Volumes {
         self.control_arrived
             || !self.inbox.is_empty()
             || !self.called_off.is_empty()
+            || self.straights.has_begun()
             || !self.completions.is_empty()
     }
 
@@ -274,6 +279,7 @@ impl Volumes {
         self.retry_starved(log);
         self.admit_backlogs(log);
         self.run_alarms(log);
+        worked |= self.run_straights(log);
         let mut inbox = std::mem::take(&mut self.inbox);
         for request in inbox.drain(..) {
             worked = true;

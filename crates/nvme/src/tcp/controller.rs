@@ -265,11 +265,19 @@ impl Controller {
     }
 
     /// The data of the command that was surfaced last, if all of it lies at the front of the rest of the chunk and no digest
-    /// has to be checked before it may be used. It will be surfaced all the same.
+    /// has to be checked before it may be used. Unless it is passed over ([`Controller::pass_data`]) it will be surfaced all the same.
     #[inline]
     #[must_use]
     pub fn whole_data<'a>(&self, chunk: &'a [u8]) -> Option<&'a [u8]> {
-        self.decoder.whole_data(chunk)
+        self.decoder.whole_data(chunk).filter(|_| self.receiving.is_none())
+    }
+
+    /// Passes over the data that [`Controller::whole_data`] tells of, if it tells of any: no event will.
+    #[inline]
+    pub fn pass_data(&mut self, chunk: &mut &[u8]) {
+        if self.receiving.is_none() {
+            self.decoder.pass_data(chunk);
+        }
     }
 
     /// Writes the ICResp that answers `Initialized`.

@@ -373,6 +373,14 @@ impl Decoder {
         chunk.get(self.padding..)?.get(..len)
     }
 
+    /// Takes that data off the chunk's front; the PDU is at its end then.
+    #[inline]
+    pub(crate) fn pass_data(&mut self, chunk: &mut &[u8]) {
+        let Some(len) = self.whole_data(chunk).map(<[u8]>::len) else { return };
+        *chunk = &chunk[self.padding + len..];
+        (self.padding, self.data_left, self.stage) = (0, 0, Stage::Header);
+    }
+
     /// Checks a common header and lays out its PDU. Fields are checked in the order in which they stand, since the first wrong one is to be reported (TCP 3.5).
     #[inline]
     fn lay_out(&self, common: &[u8; COMMON_BYTES]) -> Result<Frame, Violation> {

@@ -54,8 +54,9 @@ impl Volumes {
     }
 
     /// True when another command can have a slot and as many range locks as it may need.
-    fn has_room(&self) -> bool {
-        !self.ops.is_full(RESERVED_COMMANDS) && self.locks.len() + MAX_DEALLOCATE_RANGES < MAX_LOCKED_RANGES
+    pub(super) fn has_room(&self) -> bool {
+        !self.ops.is_full(RESERVED_COMMANDS + self.straights.len())
+            && self.locks.len() + MAX_DEALLOCATE_RANGES < MAX_LOCKED_RANGES
     }
 
     /// Lets commands of backlogs go in, one of each volume at a time, while there is room.

@@ -22,16 +22,20 @@ pub(crate) enum Decision {
 }
 
 impl ControlOp {
+    /// True when nothing may be under way on its volume.
+    pub(crate) fn needs_quiet(&self) -> bool {
+        matches!(self, ControlOp::Rollback(..) | ControlOp::Purge)
+    }
+
     /// The blocks that must be quiet before it may be sequenced.
     pub(crate) fn claims(&self, size: u64) -> impl Iterator<Item = Range<u64>> + use<> {
         let range = match self {
-            ControlOp::Create(_) | ControlOp::Delete(_) => None,
+            _ if self.needs_quiet() => Some(super::admit::EVERYWHERE),
             ControlOp::Update(next) if next.size_bytes < size => {
                 let first = next.size_bytes / BLOCK_BYTES as u64;
                 Some(first..size.div_ceil(BLOCK_BYTES as u64))
             }
-            ControlOp::Update(_) => None,
-            ControlOp::Rollback(..) | ControlOp::Purge => Some(super::admit::EVERYWHERE),
+            _ => None,
         };
         range.into_iter()
     }
@@ -152,7 +156,7 @@ fn unmap(line: LineId, span: Span) -> Option<Record> {
     Some(Record::Unmap { line, lba, blocks: Blocks(blocks) })
 }
 
-fn one(record: Record) -> Records {
+pub(super) fn one(record: Record) -> Records {
     let mut records = Records::new();
     records.push(record);
     records

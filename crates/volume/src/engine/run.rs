@@ -1,10 +1,12 @@
 //! A command whose ranges are its own: check, load, decide, sequence, end.
 
 use super::records::{Decision, decide};
+use super::straight::STRAIGHT;
 use crate::{
     Done, Notice, Reply, Request, ReservationCommand, VolumeError, Volumes,
     backing::{Backing, Log, Refusal, host_error},
     group,
+    locks::Claim,
     op::{ControlOp, Kind, Op, OpId, Phase},
 };
 use dolmen_io::Stage;
@@ -34,6 +36,10 @@ impl Volumes {
         let now = log.now();
         if let Err(error) = self.check(id, now) {
             return self.finish(id, Err(error), log);
+        }
+        if self.ops.get(id).is_some_and(|op| self.is_read_straight(op)) {
+            self.ops.at(id).phase = Phase::Ready;
+            return self.starved.push_back(id);
         }
         let op = self.ops.at(id);
         let (image, spare) = op.memory();
@@ -245,6 +251,9 @@ impl Volumes {
 
     /// An operation of the log has ended.
     pub(crate) fn log_done<L: Log>(&mut self, done: StoreDone, log: &mut L) {
+        if done.ticket.0 & STRAIGHT != 0 {
+            return self.straight_done(done, log);
+        }
         if done.ticket.0 & OPENING != 0 {
             return self.group_opened(done, log);
         }
@@ -298,7 +307,9 @@ impl Volumes {
     pub(crate) fn finish<L: Log>(&mut self, id: OpId, result: Result<(), VolumeError>, log: &mut L) {
         let now = log.now();
         let mut op = self.ops.take(id);
-        self.release(&mut op);
+        if let Some(claim) = op.claim.take() {
+            self.release(op.volume, claim);
+        }
         if let Kind::Control(control) = op.kind {
             return self.control_ended(*control, op.token, op.volume, result, log);
         }
@@ -342,10 +353,9 @@ impl Volumes {
     }
 
     /// Gives a command's claim up; commands that this grants get ready.
-    fn release(&mut self, op: &mut Op) {
-        let Some(claim) = op.claim.take() else { return };
+    pub(super) fn release(&mut self, slot: usize, claim: Claim) {
         let mut granted = Vec::new();
-        self.locks.release(&mut self.volumes[op.volume].locks, claim, &mut granted);
+        self.locks.release(&mut self.volumes[slot].locks, claim, &mut granted);
         for id in granted {
             self.ops.at(id).phase = Phase::Ready;
             self.waiting -= 1;

@@ -11,6 +11,10 @@ impl Volumes {
     /// A command has come: it goes on, or waits until its volume's limits let it.
     pub(crate) fn arrive<L: Log>(&mut self, mut request: Request, log: &mut L) {
         request.stamps.mark(Stage::Home, log.now());
+        let Some(request) = self.go_straight(request, log.now()) else {
+            self.run_straights(log);
+            return;
+        };
         if let Some(request) = self.hold(request, log.now()) {
             self.enter(request, log);
         }

@@ -11,4 +11,5 @@ pub use command::{
     AcquireAction, HostId, PersistChange, RegisterAction, Registrant, ReleaseAction, ReservationCommand,
     ReservationReport, ReservationType,
 };
-pub(crate) use state::{Access, Outcome, Reservations};
+pub use state::Access;
+pub(crate) use state::{Outcome, Reservations};

@@ -12,7 +12,7 @@ use crate::{NoticeKind, VolumeError, limits::MAX_REGISTRANTS};
 /// What a command does to the medium, as far as reservations care (Base Specification 2.0, figure "Command Behavior
 /// in the Presence of a Reservation").
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Access {
+pub enum Access {
     /// Read, Compare, Verify.
     Read,
     /// Write, Write Zeroes, Dataset Management, Copy, Flush, fused Compare and Write.

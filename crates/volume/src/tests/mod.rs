@@ -7,6 +7,7 @@ mod lifecycle;
 mod model;
 mod reservations;
 mod snapshots;
+mod straight;
 mod throttle;
 
 use crate::{
