@@ -583,15 +583,7 @@ impl Subsystem {
         self.ask(io);
         let mut starved = false;
         for route in &mut self.routes {
-            starved |= route.path.pump(io, &mut self.shared, 0, &mut route.admin);
-            if route.path.is_live() {
-                let queues = route.path.io_queues();
-                for (number, lane) in (1..).zip(route.lanes.iter_mut().take(queues)) {
-                    starved |= route.path.pump(io, &mut self.shared, number, lane);
-                }
-            } else {
-                route.path.flush_opening(io);
-            }
+            starved |= route.pump(io, &mut self.shared);
         }
         if starved {
             self.wake_at = self.wake_at.min(now.plus_ms(MEMORY_RETRY_MS));

@@ -1,6 +1,6 @@
 //! One path of a subsystem, with what waits for it and what is known of the namespaces behind it.
 
-use super::choice::Standing;
+use super::{Shared, choice::Standing};
 use crate::{
     Error, NamespaceIds, PathReport,
     ana::AnaTable,
@@ -8,6 +8,7 @@ use crate::{
     slots::{Origin, Place, SlotId, Slots, Under},
     statistics::{PathStatistics, QueueStatistics, ana_states},
 };
+use dolmen_io::Io;
 use dolmen_nvme::spec::AnaState;
 use dolmen_types::Nanos;
 use std::{
@@ -74,6 +75,8 @@ pub(super) struct Route {
     pub(super) lanes: Box<[VecDeque<SlotId>]>,
     pub(super) admin: VecDeque<SlotId>,
     next_lane: usize,
+    /// The lane that is looked at first: the first that found no memory to send from.
+    first_lane: usize,
     pub(super) down_since: Nanos,
     pub(super) attempts: u32,
     /// What the ANA log said last; `None` before it was read in this association, or when there is none.
@@ -87,6 +90,28 @@ pub(super) struct Route {
 }
 
 impl Route {
+    /// Sends what can be sent; true when some found no memory. Those are the first next time: with many queues and little memory
+    /// the same ones would have all of it otherwise.
+    pub(super) fn pump(&mut self, io: &mut Io, shared: &mut Shared) -> bool {
+        let mut starved = self.path.pump(io, shared, 0, &mut self.admin);
+        if !self.path.is_live() {
+            self.path.flush_opening(io);
+            return starved;
+        }
+        let lanes = self.path.io_queues().min(self.lanes.len());
+        let first = if self.first_lane < lanes { self.first_lane } else { 0 };
+        let mut short = None;
+        for lane in (first..lanes).chain(0..first) {
+            let number = u16::try_from(lane + 1).expect("queues are numbered in 16 bits");
+            if self.path.pump(io, shared, number, &mut self.lanes[lane]) {
+                short.get_or_insert(lane);
+            }
+        }
+        starved |= short.is_some();
+        self.first_lane = short.unwrap_or(first);
+        starved
+    }
+
     pub(super) fn new(number: u8, (addr, preference): (SocketAddr, u8), queues: usize, now: Nanos) -> Route {
         Route {
             path: Path::new(number, addr),
@@ -95,6 +120,7 @@ impl Route {
             lanes: (0..queues).map(|_| VecDeque::new()).collect(),
             admin: VecDeque::new(),
             next_lane: 0,
+            first_lane: 0,
             down_since: now,
             attempts: 0,
             ana: None,
