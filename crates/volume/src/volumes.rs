@@ -34,7 +34,7 @@ pub struct Volumes {
     /// By protection group number; `None` for those of other cores.
     pub(crate) groups: Vec<Option<Group>>,
     pub(crate) ops: Ops,
-    /// Reads under way that have no slot among them.
+    /// Commands under way that have no slot among them.
     pub(crate) straights: Straights,
     pub(crate) locks: LockTable,
     pub(crate) inbox: Vec<Request>,
@@ -258,7 +258,8 @@ impl Volumes {
 
     /// One step over any world.
     pub(crate) fn run<L: Log>(&mut self, log: &mut L) -> bool {
-        let mut worked = false;
+        // First: what has begun was judged by what was sequenced before, and nothing may come between.
+        let mut worked = self.run_straights(log);
         if !self.called_off.is_empty() {
             worked = true;
             self.run_called_off(log);
@@ -279,7 +280,6 @@ impl Volumes {
         self.retry_starved(log);
         self.admit_backlogs(log);
         self.run_alarms(log);
-        worked |= self.run_straights(log);
         let mut inbox = std::mem::take(&mut self.inbox);
         for request in inbox.drain(..) {
             worked = true;

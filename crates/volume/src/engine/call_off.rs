@@ -38,8 +38,6 @@ impl Volumes {
 
     /// Takes what was called off out of everything that it may wait in.
     pub(crate) fn run_called_off<L: Log>(&mut self, log: &mut L) {
-        // What has begun is sequenced now, or waits as an op and is found below.
-        self.run_straights(log);
         let now = log.now();
         for off in std::mem::take(&mut self.called_off) {
             let refused: Vec<Request> = self.inbox.extract_if(.., |r| off.has(r.from, r.token)).collect();

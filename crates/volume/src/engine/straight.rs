@@ -126,7 +126,8 @@ impl Volumes {
         (fits && free && self.has_room()).then_some(way)
     }
 
-    /// Begins what the way was asked for, without looking again: into or out of `buf`. It goes to the log in the next step.
+    /// Begins what the way was asked for, without looking again: into or out of `buf`. It goes to the log before anything else
+    /// does, so what it was judged by still holds then.
     pub(crate) fn begin_straight(&mut self, way: StraightWay, buf: Buf, mut asker: Asker, now: Nanos) {
         assert_eq!(buf.len() as u64, way.span.len(), "the buffer is as long as the blocks");
         asker.stamps.mark(Stage::Admitted, now);

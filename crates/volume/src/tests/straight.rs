@@ -1,4 +1,4 @@
-//! Reads of one block, which hold no range: what they wait for, and what waits for them.
+//! Commands that meet nobody, of which reads hold no range: what they wait for, and what waits for them.
 
 use super::*;
 use crate::{backing::Refusal, near::NearRange};
@@ -102,6 +102,57 @@ fn they_count_against_the_limit_of_a_volume() {
     assert!(reads.into_iter().all(|token| bench.found(token) == 0));
     assert!(bench.volumes.straight_way(&near(v, 9), Access::Read).is_some());
     assert!(bench.volumes.straight_way(&near(v, 64), Access::Read).is_none(), "beyond the end");
+}
+
+/// Who reserves a volume fences the others: what they have begun comes before that, or not at all.
+#[test]
+fn nothing_is_sequenced_between_the_look_at_the_reservations_and_a_write() {
+    let mut bench = Bench::new();
+    let v = bench.create(volume(1));
+    let other = [8; 16];
+    let reserve = |bench: &mut Bench, command| bench.send_as(other, v, FAR, Command::Reservation(command));
+    let register = reserve(
+        &mut bench,
+        ReservationCommand::Register {
+            action: RegisterAction::Register,
+            current_key: 0,
+            new_key: 1,
+            ignore_existing_key: false,
+            persist: PersistChange::Keep,
+        },
+    );
+    // It waits for the one before it, whose end is told in the very turn in which the write begins.
+    let acquire = reserve(
+        &mut bench,
+        ReservationCommand::Acquire {
+            action: AcquireAction::Acquire,
+            ignore_existing_key: false,
+            kind: Some(ReservationType::ExclusiveAccess),
+            current_key: 1,
+            preempt_key: 0,
+        },
+    );
+    bench.step();
+    assert_eq!(bench.log.appends.len(), 1);
+    let way = bench.volumes.straight_way(&near(v, 3), Access::Write).unwrap();
+    let asker = Asker { token: 99, from: CORE, host_id: HOST, deadline: FAR, stamps: Stamps::default() };
+    let buf = bench.buf(&[7; 4096]);
+    bench.volumes.begin_straight(way, buf, asker, Nanos(0));
+    let done = bench.log.end_append().unwrap();
+    bench.volumes.on_store_done(done);
+    bench.step();
+    assert_eq!(bench.log.appends.len(), 2);
+    // The log ends them in the order in which they were sequenced.
+    let done = bench.log.end_append().unwrap();
+    bench.volumes.on_store_done(done);
+    bench.step();
+    assert!(bench.replies.contains_key(&99) && !bench.replies.contains_key(&acquire), "the write came first");
+    bench.settle();
+    assert!([register, acquire, 99].iter().all(|token| bench.replies[token].result == Ok(Done::Ok)));
+    assert!(bench.volumes.straight_way(&near(v, 3), Access::Write).is_none());
+    let late = bench.write_block(v, 3, 8);
+    bench.settle();
+    assert_eq!(bench.replies[&late].result, Err(VolumeError::ReservationConflict));
 }
 
 fn near(volume: VolumeRef, lba: u64) -> NearRange<'static> {
