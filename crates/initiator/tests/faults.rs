@@ -11,6 +11,7 @@ use dolmen_initiator::{
     Command, Data, ErrorKind, Failure, Namespace, Notice, Request, Resend, State, SubmitError,
     load::{Load, LoadOptions, Mix, Pattern, Rng},
 };
+use dolmen_io::PoolConfig;
 use dolmen_nvme::{
     spec::{NvmOpcode, Sqe},
     tcp::Digests,
@@ -323,5 +324,43 @@ fn damaged_bytes_from_the_peer_never_harm() {
             let good = p.completions.iter().filter(|c| c.result.is_ok());
             good.for_each(|c| assert!(c.buf.as_ref().unwrap().iter().all(|&b| b == 0)));
         }
+    }
+}
+
+/// Of many queues that send from little memory none has all of it: who found none is the first next time.
+#[test]
+fn little_memory_goes_round_the_queues() {
+    const QUEUES: u16 = 8;
+    for seed in 0..4 {
+        let behaviour = Behaviour { queues: QUEUES, in_capsule_bytes: 8192, ..Behaviour::default() };
+        let mut p = Pair::new(seed, behaviour, |o| (o.io_queues, o.queue_depth) = (QUEUES, 120));
+        p.live();
+        let mut held = Vec::new();
+        while let Some(buf) = p.io.alloc(PoolConfig::CHUNK_BYTES) {
+            held.push(buf);
+        }
+        // One to receive into, one to send from: a queue's commands take nine.
+        held.drain(..2);
+        let (mut under_way, mut done) = ([0u64; QUEUES as usize], [0u64; QUEUES as usize]);
+        for _ in 0..20_000 {
+            for queue in 0..QUEUES {
+                while under_way[usize::from(queue)] < 120 {
+                    let Some(buf) = p.io.alloc(BLOCK) else { break };
+                    let (ticket, lba) = (u64::from(queue), u64::from(queue));
+                    let command = Command::Write { nsid: 1, lba, blocks: 1, buf, fua: false };
+                    let request = Request { queue: Some(queue), ..Request::new(ticket, command) };
+                    p.initiator.submit(&mut p.io, p.id, request).map_err(|(_, error)| error).unwrap();
+                    under_way[usize::from(queue)] += 1;
+                }
+            }
+            p.turn();
+            for completion in p.completions.drain(..) {
+                completion.result.unwrap();
+                let queue = usize::try_from(completion.ticket).unwrap();
+                (under_way[queue], done[queue]) = (under_way[queue] - 1, done[queue] + 1);
+            }
+        }
+        let (least, most) = (done.iter().min().unwrap(), done.iter().max().unwrap());
+        assert!(*least > 100 && least * 2 > *most, "seed {seed}: {done:?}");
     }
 }

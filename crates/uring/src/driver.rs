@@ -94,11 +94,10 @@ impl Uring {
         self.ring.features()
     }
 
-    /// Starts an operation; `alone` if no other is handed over with it.
-    fn start(&mut self, tag: Tag, op: Op, alone: bool) {
+    fn start(&mut self, tag: Tag, op: Op) {
         let (ring, out) = (&mut self.ring, &mut self.ready);
         match op {
-            Op::Send { sock, data } => self.io.sockets.send(tag, sock, data, alone, ring, out),
+            Op::Send { sock, data } => self.io.sockets.send(tag, sock, data, ring, out),
             Op::Receive { sock } => self.io.sockets.receive(tag, sock, ring, out),
             Op::StopReceive { sock } => self.io.sockets.stop_receive(sock, ring, out),
             Op::EndStream { sock } => self.io.sockets.end_stream(sock),
@@ -188,12 +187,11 @@ impl Uring {
 impl Driver for Uring {
     fn submit(&mut self, ops: &mut Vec<(Tag, Op)>) {
         let mut written = 0;
-        let alone = ops.len() == 1;
         for (tag, op) in ops.drain(..) {
             if let Op::Write { data, .. } = &op {
                 written += data.iter().map(|part| part.len()).sum::<usize>();
             }
-            self.start(tag, op, alone);
+            self.start(tag, op);
         }
         if written >= EARLY_BYTES {
             self.ring.enter(EnterWait::No);

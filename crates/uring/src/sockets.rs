@@ -169,16 +169,7 @@ impl Sockets {
         }
     }
 
-    /// Sends. One `alone` goes at once: a system call of its own costs less than the ring's for one request.
-    pub(crate) fn send(
-        &mut self,
-        tag: Tag,
-        sock: SocketId,
-        data: Slices,
-        alone: bool,
-        ring: &mut Ring,
-        out: &mut Events,
-    ) {
+    pub(crate) fn send(&mut self, tag: Tag, sock: SocketId, data: Slices, ring: &mut Ring, out: &mut Events) {
         let Some((index, generation, socket)) = self.get(sock) else {
             return out.push((tag, failed(errors::closed("send"))));
         };
@@ -189,7 +180,7 @@ impl Sockets {
         if !socket.skip_sent(0) {
             return out.push((tag, Event::Sent(socket.take_data())));
         }
-        if (alone || matches!(socket.receive, Receive::Direct(_))) && socket.send_now() {
+        if matches!(socket.receive, Receive::Direct(_)) && socket.send_now() {
             return out.push((tag, Event::Sent(socket.take_data())));
         }
         socket.sending = Some(tag);

@@ -252,11 +252,6 @@ impl Ops {
         self.slots[id as usize].as_mut().expect("a slot is only named while its command is under way")
     }
 
-    /// The command in a slot, to look at.
-    pub(crate) fn get(&self, id: OpId) -> Option<&Op> {
-        self.slots.get(id as usize)?.as_ref()
-    }
-
     /// Ends a command.
     pub(crate) fn take(&mut self, id: OpId) -> Op {
         let op = self.slots[id as usize].take().expect("a command ends once");

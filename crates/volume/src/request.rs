@@ -47,6 +47,7 @@ impl Request {
     /// True when it may be about blocks of `range`.
     #[must_use]
     pub fn meets(&self, range: &NearRange<'_>) -> bool {
+        let same = self.volume == range.volume;
         let (lba, blocks) = match &self.command {
             Command::Read { lba, blocks, .. }
             | Command::Write { lba, blocks, .. }
@@ -56,12 +57,10 @@ impl Request {
             | Command::Verify { lba, blocks }
             | Command::Allocation { lba, blocks } => (*lba, *blocks),
             Command::Flush => return false,
-            Command::Deallocate { .. } | Command::Copy { .. } | Command::Reservation(_) => (0, u32::MAX),
+            Command::Deallocate { .. } | Command::Copy { .. } | Command::Reservation(_) => return same,
         };
-        let overlaps = |a: u64, b: u64, blocks: u32| b < a.saturating_add(u64::from(blocks));
-        let whole = blocks == u32::MAX;
-        self.volume == range.volume
-            && (whole || (overlaps(lba, range.lba, blocks) && overlaps(range.lba, lba, range.blocks)))
+        let end = |lba: u64, blocks: u32| lba.saturating_add(u64::from(blocks));
+        same && lba < end(range.lba, range.blocks) && range.lba < end(lba, blocks)
     }
 }
 

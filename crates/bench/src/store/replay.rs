@@ -20,18 +20,11 @@ pub(crate) fn replay(io: &mut Io, tape: &[Step], commands: u64) -> Result<Run> {
 }
 
 fn once(io: &mut Io, tape: &[Step], events: &mut Vec<(Tag, Event)>) -> Result<()> {
-    let largest = io.pool().largest();
     for (number, step) in tape.iter().enumerate() {
         let (tag, file) = (Tag { owner: Owner(1), key: number as u64 }, FileId(step.file));
         if step.write {
-            let (mut slices, mut left) = (io.slices(), step.len as usize);
-            // The header's page, and then the payload, as a store has them.
-            let mut part = left.min(4096);
-            while left > 0 {
-                slices.push(io.alloc(part).ok_or("too few buffers")?.freeze());
-                left -= part;
-                part = left.min(largest);
-            }
+            let spare = io.slices();
+            let slices = payload(io.pool(), spare, step.len as usize).ok_or("too few buffers")?;
             io.write_durable(tag, file, step.offset, slices);
         } else {
             let buf = io.alloc(step.len as usize).ok_or("too few buffers")?;
@@ -42,6 +35,17 @@ fn once(io: &mut Io, tape: &[Step], events: &mut Vec<(Tag, Event)>) -> Result<()
         }
     }
     take(io, events)
+}
+
+/// What a write of so many bytes is made of: the header's page, and then the payload, as a store has them.
+fn payload(pool: &Pool, mut slices: Slices, len: usize) -> Option<Slices> {
+    let (mut left, mut part) = (len, len.min(4096));
+    while left > 0 {
+        slices.push(pool.alloc(part)?.freeze());
+        left -= part;
+        part = left.min(pool.largest());
+    }
+    Some(slices)
 }
 
 /// The drive I/O of a recorded run, to be done while commands to a volume that keeps nothing come in: what a loop pays for both
@@ -79,24 +83,16 @@ impl Burden {
     }
 
     fn step(&self, drives: &mut Shared, pool: &Pool, spare: &mut Slices, step: Step, joined: bool) {
-        let (file, offset, mut left) = (FileId(step.file), step.offset, step.len as usize);
+        let (file, offset) = (FileId(step.file), step.offset);
         if !step.write {
-            let Some(buf) = pool.alloc(left) else { return };
+            let Some(buf) = pool.alloc(step.len as usize) else { return };
             if let Event::Read(buf) = drives.perform(Op::Read { file, offset, buf }, joined) {
                 Self::check(&buf);
             }
             return;
         }
-        let (mut data, mut part) = (std::mem::take(spare), left.min(4096));
-        while left > 0 {
-            let Some(buf) = pool.alloc(part) else { return };
-            if !data.is_empty() {
-                Self::check(&buf);
-            }
-            data.push(buf.freeze());
-            left -= part;
-            part = left.min(pool.largest());
-        }
+        let Some(data) = payload(pool, std::mem::take(spare), step.len as usize) else { return };
+        data.iter().skip(1).for_each(|part| Self::check(part));
         if let Event::Written(data) = drives.perform(Op::Write { file, offset, data, durable: true }, joined)
         {
             *spare = data;

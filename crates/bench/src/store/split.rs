@@ -23,9 +23,7 @@ impl Split {
     pub(crate) fn new(sockets: Uring, drives: Drives) -> Split {
         Split { sockets, drives, ready: Vec::new(), rest: Vec::new(), spare: Slices::new() }
     }
-}
 
-impl Split {
     /// Does what comes with what hosts sent, if something does.
     fn bear(&mut self, events: &[(Tag, Event)]) {
         let bytes = |(_, event): &(Tag, Event)| match event {

@@ -90,28 +90,6 @@ pub(super) struct Route {
 }
 
 impl Route {
-    /// Sends what can be sent; true when some found no memory. Those are the first next time: with many queues and little memory
-    /// the same ones would have all of it otherwise.
-    pub(super) fn pump(&mut self, io: &mut Io, shared: &mut Shared) -> bool {
-        let mut starved = self.path.pump(io, shared, 0, &mut self.admin);
-        if !self.path.is_live() {
-            self.path.flush_opening(io);
-            return starved;
-        }
-        let lanes = self.path.io_queues().min(self.lanes.len());
-        let first = if self.first_lane < lanes { self.first_lane } else { 0 };
-        let mut short = None;
-        for lane in (first..lanes).chain(0..first) {
-            let number = u16::try_from(lane + 1).expect("queues are numbered in 16 bits");
-            if self.path.pump(io, shared, number, &mut self.lanes[lane]) {
-                short.get_or_insert(lane);
-            }
-        }
-        starved |= short.is_some();
-        self.first_lane = short.unwrap_or(first);
-        starved
-    }
-
     pub(super) fn new(number: u8, (addr, preference): (SocketAddr, u8), queues: usize, now: Nanos) -> Route {
         Route {
             path: Path::new(number, addr),
@@ -133,6 +111,28 @@ impl Route {
                 ..PathStatistics::default()
             },
         }
+    }
+
+    /// Sends what can be sent; true when some found no memory. Those are the first next time: with many queues and little memory
+    /// the same ones would have all of it otherwise.
+    pub(super) fn pump(&mut self, io: &mut Io, shared: &mut Shared) -> bool {
+        let mut starved = self.path.pump(io, shared, 0, &mut self.admin);
+        if !self.path.is_live() {
+            self.path.flush_opening(io);
+            return starved;
+        }
+        let lanes = self.path.io_queues().min(self.lanes.len());
+        let first = if self.first_lane < lanes { self.first_lane } else { 0 };
+        let mut short = None;
+        for lane in (first..lanes).chain(0..first) {
+            let number = u16::try_from(lane + 1).expect("queues are numbered in 16 bits");
+            if self.path.pump(io, shared, number, &mut self.lanes[lane]) {
+                short.get_or_insert(lane);
+            }
+        }
+        starved |= short.is_some();
+        self.first_lane = short.unwrap_or(first);
+        starved
     }
 
     /// Becomes another route in the same place.

@@ -37,11 +37,15 @@ impl Volumes {
         if let Err(error) = self.check(id, now) {
             return self.finish(id, Err(error), log);
         }
-        if self.ops.get(id).is_some_and(|op| self.is_read_straight(op)) {
-            self.ops.at(id).phase = Phase::Ready;
+        let op = self.ops.at(id);
+        if let Kind::Control(control) = &op.kind
+            && control.needs_quiet()
+            && self.volumes[op.volume].straights > 0
+        {
+            // Reads that hold no range are under way; no new ones begin.
+            op.phase = Phase::Ready;
             return self.starved.push_back(id);
         }
-        let op = self.ops.at(id);
         let (image, spare) = op.memory();
         if image > 0 {
             let first = log.alloc(image);

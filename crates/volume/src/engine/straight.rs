@@ -11,7 +11,7 @@ use crate::{
     backing::{Backing, Log, Refusal, host_error},
     group,
     locks::{Claim, Mode},
-    op::{Kind, Op, Phase},
+    op::{Kind, Op, OpId, Phase},
     reservation::Access,
     span::Span,
     volume::Life,
@@ -218,7 +218,7 @@ impl Volumes {
     }
 
     /// Makes an op of a write that the log did not take.
-    fn straight_to_op(&mut self, place: usize) -> crate::op::OpId {
+    fn straight_to_op(&mut self, place: usize) -> OpId {
         let Straight { asker, way, write } = self.straights.take(place);
         let (claim, sent) = write.expect("a write has a claim");
         let Asker { token, from, host_id: host, deadline, stamps } = asker;
@@ -294,11 +294,5 @@ impl Volumes {
             }
         };
         self.reply_to(from, Reply { token, result: result.map(|()| Done::Ok), buf, buf2: None, stamps });
-    }
-
-    /// True while a command that is to have its volume to itself must wait for reads that hold no range. No new ones begin.
-    pub(crate) fn is_read_straight(&self, op: &Op) -> bool {
-        let Kind::Control(control) = &op.kind else { return false };
-        control.needs_quiet() && self.volumes[op.volume].straights > 0
     }
 }

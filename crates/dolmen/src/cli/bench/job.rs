@@ -164,17 +164,22 @@ impl<'a> Job<'a> {
         }
         self.told.of.store(if run.once { load.units() } else { 0 }, Relaxed);
         let mut meter = Meter::new(run, self.session.now(), self.told, self.peer);
-        let mut patience = Patience::default();
-        self.session.run(&mut load, |load, now| {
-            if patience.is_over() {
-                load.abandon();
-            }
-            meter.look(load, now)
-        });
+        self.drive(&mut load, |load, now| meter.look(load, now));
         let mut counted = meter.counted;
         self.finish(&load, &mut counted);
         self.load = Some(load);
         Ok(counted)
+    }
+
+    /// Runs a load as the session does, but waits for nothing once patience has come to its end.
+    fn drive(&mut self, load: &mut Load, mut each_turn: impl FnMut(&mut Load, Nanos) -> bool) {
+        let mut patience = Patience::default();
+        self.session.run(load, |load, now| {
+            if patience.is_over() {
+                load.abandon();
+            }
+            each_turn(load, now)
+        });
     }
 
     fn read_back(&mut self) -> Counted {
@@ -184,11 +189,7 @@ impl<'a> Job<'a> {
         self.told.of.store(load.read_back(), Relaxed);
         let mut tell_at = self.session.now();
         let told = self.told;
-        let mut patience = Patience::default();
-        self.session.run(&mut load, |load, now| {
-            if patience.is_over() {
-                load.abandon();
-            }
+        self.drive(&mut load, |load, now| {
             if now >= tell_at {
                 told.operations.store(load.stats().reads, Relaxed);
                 tell_at = now.plus_ms(TELL_MS);
