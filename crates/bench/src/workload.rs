@@ -6,9 +6,9 @@ use serde::Serialize;
 use std::fmt;
 
 /// Bytes of a command capsule without data.
-const COMMAND_BYTES: usize = 72;
+pub(crate) const COMMAND_BYTES: usize = 72;
 /// Bytes before the data of a data PDU.
-const DATA_HEADER_BYTES: usize = 24;
+pub(crate) const DATA_HEADER_BYTES: usize = 24;
 /// Bytes of a response capsule.
 const RESPONSE_BYTES: usize = 24;
 

@@ -1,6 +1,9 @@
 //! The floor's client, which counts.
 
-use super::{Course, Outgoing, RECEIVE_BYTES, Rates, receive, tally::Tally};
+use super::{
+    Course, RECEIVE_BYTES, Rates, Receiver, Sender, receive,
+    tally::{Taken, Tally},
+};
 use crate::{sample::Latency, workload::Workload};
 use dolmen_initiator::load::Histogram;
 use rustix::net::sockopt::tcp_congestion;
@@ -12,19 +15,26 @@ use std::{
 };
 
 /// Keeps the workload's depth under way on every stream, by polling, for the course's time.
-pub(super) fn drive(mut streams: Vec<TcpStream>, workload: &Workload, course: &Course) -> io::Result<Rates> {
+pub(super) fn drive<S: Sender, R: Receiver>(
+    mut streams: Vec<TcpStream>,
+    workload: &Workload,
+    course: &Course,
+    (sender, receiver): (impl Fn() -> S, impl Fn() -> R),
+) -> io::Result<Rates> {
     let exchanges = workload.exchanges();
     let depth = usize::from(workload.depth);
     // The first requests of the cycle, so many as may be under way.
-    let opening: usize = exchanges.iter().cycle().take(depth).map(|e| e.request).sum();
+    let answer_bytes = exchanges.iter().cycle().take(depth).map(|e| e.request).sum();
+    let opening = Taken { messages: depth, answer_bytes };
     let mut into = vec![0u8; RECEIVE_BYTES];
-    let mut out: Vec<_> = streams.iter().map(|_| Outgoing::new(opening)).collect();
+    let mut receivers: Vec<_> = streams.iter().map(|_| receiver()).collect();
+    let mut out: Vec<_> = streams.iter().map(|_| sender()).collect();
     let mut tallies: Vec<_> = streams.iter().map(|_| Tally::of_replies(&exchanges, depth)).collect();
     let mut sent_at: Vec<VecDeque<Instant>> =
         streams.iter().map(|_| VecDeque::with_capacity(depth)).collect();
     let mut counter = Counter::new(course, streams.len());
     for (o, sent) in out.iter_mut().zip(&mut sent_at) {
-        o.owed = opening;
+        o.owe(opening);
         sent.extend(std::iter::repeat_n(counter.begin, depth));
     }
     let mut now = counter.begin;
@@ -34,6 +44,7 @@ pub(super) fn drive(mut streams: Vec<TcpStream>, workload: &Workload, course: &C
             out[index].send(stream)?;
             let Some(n) = receive(stream, &mut into)? else { continue };
             quiet = false;
+            receivers[index].take(&into[..n]);
             let taken = tallies[index].take(n);
             if taken.messages == 0 {
                 continue;
@@ -44,7 +55,7 @@ pub(super) fn drive(mut streams: Vec<TcpStream>, workload: &Workload, course: &C
                 sent_at[index].push_back(now);
                 counter.count(index, now, sent);
             }
-            out[index].owed += taken.answer_bytes;
+            out[index].owe(taken);
         }
         if quiet {
             now = Instant::now();

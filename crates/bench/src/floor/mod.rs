@@ -6,21 +6,28 @@
 //! once, from one contiguous buffer that is warm and never rewritten. The client reads into a buffer of its own and counts
 //! bytes; nobody looks at them.
 //!
-//! Beside it: [`bulk`], the same bytes without requests, and [`staging`], how a server best gathers its replies.
+//! Beside it: [`filling`], the same with what no pair can leave out, [`bulk`], the same bytes without requests, and [`staging`], how a
+//! server best gathers its replies.
 
 pub(crate) mod bulk;
 mod client;
+pub(crate) mod filling;
 mod server;
 pub(crate) mod staging;
 mod tally;
 
-use crate::{cores::pin, sample::Latency, workload::Workload};
+use crate::{
+    cores::pin,
+    sample::Latency,
+    workload::{Exchange, Workload},
+};
 use std::{
     io::{self, ErrorKind, Read, Write},
     net::{Ipv4Addr, TcpListener, TcpStream},
     sync::atomic::{AtomicBool, Ordering::Relaxed},
     time::Duration,
 };
+use tally::Taken;
 
 /// Bytes that one receive call asks for at most.
 const RECEIVE_BYTES: usize = 256 * 1024;
@@ -67,9 +74,23 @@ pub(crate) fn run(workload: &Workload, course: &Course, waiting: Waiting) -> io:
     between(
         course,
         workload.connections,
-        |peers, stop| server::serve(peers, workload, waiting, stop),
-        |streams| client::drive(streams, workload, course),
+        |peers, stop| {
+            let most = most_bytes(workload, |e| e.reply);
+            server::serve(peers, workload, waiting, stop, || Outgoing::new(most))
+        },
+        |streams| drive_bare(streams, workload, course),
     )
+}
+
+/// The client that only moves bytes.
+fn drive_bare(streams: Vec<TcpStream>, workload: &Workload, course: &Course) -> io::Result<Rates> {
+    let most = most_bytes(workload, |e| e.request);
+    client::drive(streams, workload, course, (|| Outgoing::new(most), || ()))
+}
+
+/// Length of all that can be owed at a time on one connection.
+fn most_bytes(workload: &Workload, length: fn(&Exchange) -> usize) -> usize {
+    workload.exchanges().iter().map(length).max().unwrap_or(0) * usize::from(workload.depth)
 }
 
 /// Connects so many streams and runs one end each in a pinned thread; the server ends when the client has.
@@ -112,7 +133,30 @@ fn prepare(stream: TcpStream) -> io::Result<TcpStream> {
     Ok(stream)
 }
 
-/// One connection's bytes still to be sent, out of a buffer that is never rewritten.
+/// How one end of a connection sends what it owes.
+trait Sender {
+    /// So much more is owed.
+    fn owe(&mut self, taken: Taken);
+
+    /// True while something is owed.
+    fn owes(&self) -> bool;
+
+    /// At most one send; true when it moved bytes.
+    fn send(&mut self, stream: &mut TcpStream) -> io::Result<bool>;
+}
+
+/// What the client does with received bytes.
+trait Receiver {
+    /// Takes bytes of the stream.
+    fn take(&mut self, bytes: &[u8]);
+}
+
+/// Does not look at them.
+impl Receiver for () {
+    fn take(&mut self, _bytes: &[u8]) {}
+}
+
+/// Sends out of a buffer that is never rewritten.
 struct Outgoing {
     warm: Vec<u8>,
     owed: usize,
@@ -123,21 +167,33 @@ impl Outgoing {
     fn new(most: usize) -> Outgoing {
         Outgoing { warm: vec![0x5a; most.max(1)], owed: 0 }
     }
+}
 
-    /// At most one send; true when it moved bytes.
+impl Sender for Outgoing {
+    fn owe(&mut self, taken: Taken) {
+        self.owed += taken.answer_bytes;
+    }
+
+    fn owes(&self) -> bool {
+        self.owed > 0
+    }
+
     fn send(&mut self, stream: &mut TcpStream) -> io::Result<bool> {
         if self.owed == 0 {
             return Ok(false);
         }
         let n = self.owed.min(self.warm.len());
-        match stream.write(&self.warm[..n]) {
-            Ok(sent) => {
-                self.owed -= sent;
-                Ok(true)
-            }
-            Err(e) if e.kind() == ErrorKind::WouldBlock => Ok(false),
-            Err(e) => Err(e),
-        }
+        let sent = moved(stream.write(&self.warm[..n]))?;
+        self.owed -= sent;
+        Ok(sent > 0)
+    }
+}
+
+/// Bytes that a send moved: none while the socket takes none.
+fn moved(sent: io::Result<usize>) -> io::Result<usize> {
+    match sent {
+        Err(e) if e.kind() == ErrorKind::WouldBlock => Ok(0),
+        other => other,
     }
 }
 

@@ -1,6 +1,6 @@
 //! The floor's server.
 
-use super::{Outgoing, RECEIVE_BYTES, Waiting, receive, tally::Tally};
+use super::{RECEIVE_BYTES, Sender, Waiting, receive, tally::Tally};
 use crate::workload::Workload;
 use rustix::{
     buffer::spare_capacity,
@@ -14,17 +14,17 @@ use std::{
 };
 
 /// Answers until told to stop, or until a client has gone.
-pub(super) fn serve(
+pub(super) fn serve<S: Sender>(
     mut peers: Vec<TcpStream>,
     workload: &Workload,
     waiting: Waiting,
     stop: &AtomicBool,
+    sender: impl Fn() -> S,
 ) -> io::Result<()> {
     let exchanges = workload.exchanges();
-    let most = exchanges.iter().map(|e| e.reply).max().unwrap_or(0) * usize::from(workload.depth);
     let mut into = vec![0u8; RECEIVE_BYTES];
     let mut tallies: Vec<_> = peers.iter().map(|_| Tally::of_requests(&exchanges)).collect();
-    let mut out: Vec<_> = peers.iter().map(|_| Outgoing::new(most)).collect();
+    let mut out: Vec<_> = peers.iter().map(|_| sender()).collect();
     let mut sleeper = match waiting {
         Waiting::Polls => None,
         Waiting::Sleeps => Some(Sleeper::new(&peers)?),
@@ -35,7 +35,7 @@ pub(super) fn serve(
             match receive(stream, &mut into) {
                 Ok(Some(n)) => {
                     quiet = false;
-                    out[index].owed += tallies[index].take(n).answer_bytes;
+                    out[index].owe(tallies[index].take(n));
                 }
                 Ok(None) => {}
                 Err(_) => return Ok(()), // The client is done, and says so by closing.
@@ -46,7 +46,7 @@ pub(super) fn serve(
             }
         }
         if let (true, Some(sleeper)) = (quiet, &mut sleeper) {
-            sleeper.sleep(out.iter().any(|o| o.owed > 0))?;
+            sleeper.sleep(out.iter().any(Sender::owes))?;
         }
     }
     Ok(())

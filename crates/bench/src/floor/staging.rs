@@ -3,7 +3,7 @@
 //!
 //! The target's `ATTACH_BYTES` is where the second becomes the better one.
 
-use super::{Course, RECEIVE_BYTES, Rates, between, client, receive, tally::Tally};
+use super::{Course, RECEIVE_BYTES, Rates, between, drive_bare, receive, tally::Tally};
 use crate::workload::Workload;
 use std::{
     io::{self, ErrorKind, IoSlice, Write},
@@ -31,7 +31,7 @@ pub(crate) fn run(workload: &Workload, course: &Course, gather: Gather) -> io::R
         course,
         workload.connections,
         |mut peers, stop| serve(&mut peers[0], workload, gather, stop),
-        |streams| client::drive(streams, workload, course),
+        |streams| drive_bare(streams, workload, course),
     )
 }
 

@@ -5,7 +5,7 @@ use crate::{
     NULL_BYTES, Result,
     args::{HOST_NQN, MatrixArgs},
     daemon::{Daemon, Plan},
-    floor::{self, Course, Rates, Waiting, bulk, staging},
+    floor::{self, Course, Rates, Waiting, bulk, filling, staging},
     ours::{Access, Goal, Which},
     peers::{Peer, Server},
     workload::Workload,
@@ -63,7 +63,11 @@ impl Arena {
             Contestant::Null(mode) => self.start_ours(mode)?,
             Contestant::Memory => self.start_ours(Mode::Polling)?,
             Contestant::Peer(peer) => return Ok(self.start_peer(peer)),
-            Contestant::Floor | Contestant::SleepingFloor | Contestant::Copy | Contestant::Gather(_) => {}
+            Contestant::Floor
+            | Contestant::Filling
+            | Contestant::SleepingFloor
+            | Contestant::Copy
+            | Contestant::Gather(_) => {}
         }
         Ok(true)
     }
@@ -73,6 +77,7 @@ impl Arena {
         let course = &self.course;
         match who {
             Contestant::Floor => Ok(floor::run(workload, course, Waiting::Polls)?),
+            Contestant::Filling => Ok(filling::run(workload, course)?),
             Contestant::SleepingFloor => Ok(floor::run(workload, course, Waiting::Sleeps)?),
             Contestant::Copy => Ok(bulk::run(workload, course)?),
             Contestant::Gather(gather) => Ok(staging::run(workload, course, gather)?),

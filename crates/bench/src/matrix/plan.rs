@@ -32,6 +32,8 @@ pub(super) enum Mode {
 pub(super) enum Contestant {
     /// The bare program.
     Floor,
+    /// The bare program, but messages are made anew, and payloads have buffers of their own.
+    Filling,
     /// The bare program whose server sleeps in epoll.
     SleepingFloor,
     /// As much as one core can copy.
@@ -50,6 +52,7 @@ impl fmt::Display for Contestant {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(match self {
             Contestant::Floor => "floor",
+            Contestant::Filling => "filling",
             Contestant::SleepingFloor => "epoll floor",
             Contestant::Copy => "bare copy",
             Contestant::Null(Mode::Polling) => "null",
@@ -145,9 +148,13 @@ fn judged_loads() -> Vec<Workload> {
 /// A 4 KiB load: both volumes beside the floor with as many connections.
 fn load(workload: Workload) -> RowPlan {
     let judge = |metric, budget| Judge { metric, of: NULL, to: Contestant::Floor, budget };
-    let mut judges = Vec::new();
+    let (mut contestants, mut judges) = (vec![Contestant::Floor, NULL, Contestant::Memory], Vec::new());
     if workload.depth == 32 {
-        judges.push(judge(Metric::Rate, Budget::AtLeast(0.85)));
+        let (metric, budget) = (Metric::Rate, Budget::None);
+        judges.push(judge(metric, Budget::AtLeast(0.85)));
+        judges.push(Judge { metric, of: Contestant::Filling, to: Contestant::Floor, budget });
+        judges.push(Judge { metric, of: NULL, to: Contestant::Filling, budget });
+        contestants.insert(1, Contestant::Filling);
     }
     if workload.depth == 1 && workload.connections == 1 && workload.shape == Shape::Read {
         judges.push(judge(Metric::Mean, Budget::AtMost(1.15)));
@@ -157,7 +164,6 @@ fn load(workload: Workload) -> RowPlan {
         judges.push(judge(Metric::Slowest, Budget::AtLeast(0.5)));
         judges.push(judge(Metric::Tail, Budget::AtMost(5.0)));
     }
-    let contestants = vec![Contestant::Floor, NULL, Contestant::Memory];
     RowPlan { part: "loads", workload, contestants, judges }
 }
 
