@@ -1,14 +1,18 @@
 //! What one connection is about to send: replies staged one behind the other in a contiguous buffer, with large payloads
 //! hung in between as they are. One send takes it all.
 //!
-//! Small payloads are copied once into the staging buffer, because many small vectors cost the kernel more than the
-//! copy; from [`ATTACH_BYTES`] on a payload goes out from its own buffer.
+//! Small payloads are copied into the staging buffer, because many small vectors cost the kernel more than the copy; from
+//! [`ATTACH_BYTES`] on a payload goes out from its own buffer. One that has none, since its volume writes it where it is told to, is
+//! written there up to a longer length ([`WRITE_BYTES`]).
 
 use dolmen_io::{Buf, Io, PoolConfig, Slice, Slices};
 use std::ops::Range;
 
 /// Payloads of at least this length are sent from their own buffer. Bytes.
-pub(crate) const ATTACH_BYTES: usize = 8 * 1024;
+pub(crate) const ATTACH_BYTES: usize = 4 * 1024;
+
+/// Payloads below this length are written straight into the staging buffer, if they are not in another. Bytes.
+pub(crate) const WRITE_BYTES: usize = 8 * 1024;
 
 /// Staging buffers that are set aside, so that replies always find room and give their own buffers back.
 const RESERVED: usize = 8;

@@ -159,13 +159,27 @@ fn set_option(fd: &OwnedFd, level: i32, name: i32, value: i32) -> Result<(), Err
     check("set a socket option", result).map(drop)
 }
 
-/// A blocking stream socket with NODELAY (io_uring itself never blocks on it).
+/// What a TCP socket may receive before it is read, from the start. Bytes.
+///
+/// The kernel begins with 128 KiB and gives more to those of which it has seen that they read fast. Until then a burst of a queue's replies, or
+/// of its writes, closes the window, and each pause that this makes keeps the kernel from seeing it.
+const RECEIVE_WINDOW_BYTES: i32 = 1 << 20;
+
+/// Gives a TCP socket room for [`RECEIVE_WINDOW_BYTES`]. Unlike SO_RCVBUF, which is bounded by `net.core.rmem_max` and ends the kernel's own
+/// adjustment, a low-water mark makes room for itself, within half of `net.ipv4.tcp_rmem`'s maximum; and then goes.
+fn open_window(fd: &OwnedFd) -> Result<(), Error> {
+    set_option(fd, libc::SOL_SOCKET, libc::SO_RCVLOWAT, RECEIVE_WINDOW_BYTES)?;
+    set_option(fd, libc::SOL_SOCKET, libc::SO_RCVLOWAT, 1)
+}
+
+/// A blocking stream socket with NODELAY (io_uring itself never blocks on it) and a window that takes bursts.
 pub(crate) fn stream_socket(addr: SocketAddr) -> Result<OwnedFd, Error> {
     // SAFETY: no pointers.
     let fd = unsafe { libc::socket(family(addr), libc::SOCK_STREAM | libc::SOCK_CLOEXEC, libc::IPPROTO_TCP) };
     // SAFETY: just made.
     let fd = unsafe { own(check("make a socket", fd)?) };
     set_option(&fd, libc::IPPROTO_TCP, libc::TCP_NODELAY, 1)?;
+    open_window(&fd)?;
     Ok(fd)
 }
 
@@ -174,7 +188,7 @@ pub(crate) fn stream_socket(addr: SocketAddr) -> Result<OwnedFd, Error> {
 const KEEPALIVE: [(i32, i32); 3] =
     [(libc::TCP_KEEPIDLE, 60), (libc::TCP_KEEPINTVL, 10), (libc::TCP_KEEPCNT, 6)];
 
-/// A listening socket and the address it got. Accepted sockets inherit NODELAY and keep-alive from it.
+/// A listening socket and the address it got. Accepted sockets inherit NODELAY, window and keep-alive from it.
 pub(crate) fn listener(addr: SocketAddr, reuse_port: bool) -> Result<(OwnedFd, SocketAddr), Error> {
     let fd = stream_socket(addr)?;
     set_option(&fd, libc::SOL_SOCKET, libc::SO_REUSEADDR, 1)?;
@@ -398,6 +412,30 @@ mod tests {
             let error = listener(addr, false).unwrap_err();
             assert_eq!(error.kind, dolmen_io::ErrorKind::Refused);
             assert!(error.to_string().contains(&addr.to_string()));
+        }
+    }
+
+    /// Of a socket that connects, and of one that is accepted.
+    #[test]
+    fn windows_take_a_burst_from_the_start() {
+        let get = |fd: &dyn AsRawFd, name: i32| {
+            let (mut value, mut len) = (0i32, len_of::<i32>());
+            let to = std::ptr::from_mut(&mut value).cast();
+            // SAFETY: an int and its length, which live across the call.
+            let result =
+                unsafe { libc::getsockopt(fd.as_raw_fd(), libc::SOL_SOCKET, name, to, &raw mut len) };
+            assert_eq!(result, 0);
+            value
+        };
+        let (listening, addr) = listener(SocketAddr::from(([127, 0, 0, 1], 0)), false).unwrap();
+        let connecting = stream_socket(addr).unwrap();
+        let raw = RawAddr::new(addr);
+        // SAFETY: the address lives across the call and has the length given.
+        assert_eq!(unsafe { libc::connect(connecting.as_raw_fd(), raw.as_ptr(), raw.len()) }, 0);
+        let (accepted, _) = std::net::TcpListener::from(listening).accept().unwrap();
+        for fd in [&connecting as &dyn AsRawFd, &accepted] {
+            assert!(get(fd, libc::SO_RCVBUF) >= RECEIVE_WINDOW_BYTES);
+            assert_eq!(get(fd, libc::SO_RCVLOWAT), 1, "any byte is told");
         }
     }
 

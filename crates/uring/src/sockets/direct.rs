@@ -6,6 +6,9 @@
 //! that have something to say in many of the looks that bring anything. Who that is, is counted over [`WINDOW`] looks; their
 //! receives are taken back from the kernel, and what they are sent is sent at once. Before the core sleeps all receives are
 //! with the kernel again.
+//!
+//! A look ends when [`MOST_HEARD`] have brought something; the next one goes on with the others. What these brought is dealt with before more
+//! is taken, so it is still in the cache, and so are the buffers that it came in.
 
 use super::{Events, MOST_VECTORS, Receive, Socket, Sockets, failed};
 use crate::{
@@ -20,24 +23,39 @@ use std::os::fd::OwnedFd;
 /// Sockets that are asked directly however seldom they speak, if no others do.
 const MOST_QUIET: usize = 16;
 
-/// Looks in a row after which it is decided anew, or messages, if that many come sooner.
+/// Sockets of which one look takes something.
+const MOST_HEARD: usize = 8;
+
+/// Looks at all of them in a row after which it is decided anew, or messages, if that many come sooner.
 const WINDOW: u32 = 1024;
 
 /// Chunks that one call may fill.
 const CHUNKS: usize = 4;
+
+/// What asking a socket came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Answer {
+    Nothing,
+    Something,
+    /// It is no longer among those that are asked.
+    Gone,
+}
 
 /// The sockets that are asked directly.
 #[derive(Default)]
 pub(super) struct Direct {
     /// Their slots.
     asked: Vec<usize>,
+    /// Who of them is asked next.
+    at: usize,
     /// Those that have spoken since the last decision.
     heard: Vec<usize>,
+    /// Looks at all of them.
     looks: u32,
-    /// Looks that brought something.
+    /// Those that brought something.
     busy: u32,
     messages: u32,
-    /// Messages up to the last look.
+    /// Messages up to the last one.
     before: u32,
     /// Chunks for the next call.
     spare: Vec<Buf>,
@@ -54,7 +72,7 @@ impl Direct {
     }
 
     fn restart(&mut self) {
-        (self.looks, self.busy, self.messages, self.before) = (0, 0, 0, 0);
+        (self.at, self.looks, self.busy, self.messages, self.before) = (0, 0, 0, 0, 0);
     }
 
     /// The kernel has given a socket's receive back.
@@ -64,7 +82,10 @@ impl Direct {
 
     /// The socket receives no more.
     pub(super) fn forget(&mut self, index: usize) {
-        self.asked.retain(|&asked| asked != index);
+        if let Some(at) = self.asked.iter().position(|&asked| asked == index) {
+            self.asked.remove(at);
+            self.at -= usize::from(at < self.at);
+        }
     }
 
     /// The socket closes: its slot will be another's, which has not spoken yet.
@@ -77,23 +98,30 @@ impl Direct {
 impl Sockets {
     /// Asks for what has come; the core spins.
     pub(crate) fn ask(&mut self, pool: &Pool, ring: &mut Ring, out: &mut Events) {
-        self.direct.looks += 1;
         if self.direct.looks.max(self.direct.messages) >= WINDOW {
             self.choose(ring);
         }
-        self.ask_all(pool, out);
-        let direct = &mut self.direct;
-        direct.busy += u32::from(direct.messages != direct.before);
-        direct.before = direct.messages;
-    }
-
-    fn ask_all(&mut self, pool: &Pool, out: &mut Events) {
-        let mut at = 0;
-        while let Some(&index) = self.direct.asked.get(at) {
-            // One that has ended has left the list.
-            if self.ask_one(index, pool, out) {
-                at += 1;
+        let mut room = MOST_HEARD;
+        for _ in 0..self.direct.asked.len() {
+            let Some(&index) = self.direct.asked.get(self.direct.at) else { break };
+            match self.ask_one(index, pool, ring, out) {
+                Answer::Nothing => self.direct.at += 1,
+                Answer::Something => {
+                    self.direct.at += 1;
+                    room -= 1;
+                }
+                Answer::Gone => {}
             }
+            if room == 0 {
+                break;
+            }
+        }
+        let direct = &mut self.direct;
+        if direct.at >= direct.asked.len() {
+            direct.at = 0;
+            direct.looks += 1;
+            direct.busy += u32::from(direct.messages != direct.before);
+            direct.before = direct.messages;
         }
     }
 
@@ -161,27 +189,31 @@ impl Sockets {
         self.direct.heard = heard;
     }
 
-    /// False when the socket receives no more.
-    fn ask_one(&mut self, index: usize, pool: &Pool, out: &mut Events) -> bool {
-        let Some(socket) = self.slots[index].socket.as_deref_mut() else { return true };
-        let Receive::Direct(tag) = socket.receive else { return true };
-        let took = if socket.rooms.is_empty() {
-            self.direct.fill_chunks(tag, &socket.fd, pool, out)
-        } else {
+    fn ask_one(&mut self, index: usize, pool: &Pool, ring: &mut Ring, out: &mut Events) -> Answer {
+        let Some(socket) = self.slots[index].socket.as_deref_mut() else { return Answer::Nothing };
+        let Receive::Direct(tag) = socket.receive else { return Answer::Nothing };
+        let took = if !socket.rooms.is_empty() {
             socket.fill_landing(tag, out)
+        } else if self.direct.find_chunks(pool) {
+            self.direct.fill_chunks(tag, &socket.fd, out)
+        } else {
+            // The kernel has chunks that were provided, and gives them to all who wait in turn.
+            self.direct.forget(index);
+            self.arm(index, ring);
+            return Answer::Gone;
         };
         match took {
             Ok(0) => out.push((tag, Event::EndOfStream)),
             Ok(_) => {
                 self.direct.heard(index, socket);
-                return true;
+                return Answer::Something;
             }
-            Err(libc::EAGAIN | libc::EINTR | libc::ENOMEM | libc::ENOBUFS) => return true,
+            Err(libc::EAGAIN | libc::EINTR | libc::ENOMEM | libc::ENOBUFS) => return Answer::Nothing,
             Err(errno) => out.push((tag, failed(errors::socket("receive", errno)))),
         }
         socket.receive = Receive::Idle;
         self.direct.forget(index);
-        false
+        Answer::Gone
     }
 
     /// True when the socket is asked directly and has no landing.
@@ -212,24 +244,20 @@ impl Sockets {
 }
 
 impl Direct {
-    /// Receives into chunks: how many bytes, or the error's number.
-    fn fill_chunks(
-        &mut self,
-        tag: Tag,
-        socket: &OwnedFd,
-        pool: &Pool,
-        out: &mut Events,
-    ) -> Result<usize, i32> {
-        let spare = &mut self.spare;
+    /// Gets chunks for the next call; false when there is none. The one that was used last is filled first.
+    fn find_chunks(&mut self, pool: &Pool) -> bool {
         let chunk = PoolConfig::CHUNK_BYTES.min(pool.largest());
-        while spare.len() < CHUNKS
+        while self.spare.len() < CHUNKS
             && let Some(buf) = pool.alloc_fitting(chunk)
         {
-            spare.push(buf);
+            self.spare.insert(0, buf);
         }
-        if spare.is_empty() {
-            return Err(libc::ENOBUFS);
-        }
+        !self.spare.is_empty()
+    }
+
+    /// Receives into chunks: how many bytes, or the error's number.
+    fn fill_chunks(&mut self, tag: Tag, socket: &OwnedFd, out: &mut Events) -> Result<usize, i32> {
+        let spare = &mut self.spare;
         let took = sys::receive_now(socket, spare)?;
         let mut left = took;
         while left > 0 {
