@@ -38,8 +38,10 @@ const VM_TOOLS: &[Tool] = &[
     Tool { program: "nbd-client", package: "nbd-client" },
 ];
 
-/// What the benchmark's peers are: it does without those that are missing.
+/// What the benchmark's network and its peers are: it does without those that are missing.
 const BENCH_TOOLS: &[Tool] = &[
+    Tool { program: "unshare", package: "util-linux" },
+    Tool { program: "ip", package: "iproute2" },
     Tool { program: "nbdkit", package: "nbdkit" },
     Tool { program: "qemu-nbd", package: "qemu-utils" },
     Tool { program: "fio", package: "fio" },

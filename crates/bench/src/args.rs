@@ -82,6 +82,10 @@ pub(crate) struct Args {
     /// How results are printed.
     #[arg(long, value_enum, default_value_t = Output::Table)]
     pub(crate) output: Output,
+    /// Congestion control of all contestants, in a network of the run's own; `system`: the machine's network, as it is. Without effect
+    /// on targets that run already.
+    #[arg(long, value_name = "NAME", global = true, default_value = "cubic")]
+    pub(crate) congestion: String,
 }
 
 /// What else can be measured.

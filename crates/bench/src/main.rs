@@ -23,6 +23,7 @@ mod cpu_time;
 mod daemon;
 mod floor;
 mod matrix;
+mod network;
 mod ours;
 mod peers;
 mod report;
@@ -56,6 +57,10 @@ fn main() -> ExitCode {
 }
 
 fn run(args: &Args) -> Result<()> {
+    // Who is to be found at an address of the machine's is not in another network.
+    if args.target.is_none() && !matches!(args.verb, Some(Verb::Count(_))) {
+        network::enter(&args.congestion)?;
+    }
     match &args.verb {
         Some(Verb::Store(args)) => return store::run(args),
         Some(Verb::Matrix(args)) => return matrix::run(args),
