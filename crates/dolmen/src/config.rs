@@ -71,6 +71,8 @@ pub struct ServeOptions {
     pub uring_mask: Vec<String>,
     /// How long a core polls after the last work before it sleeps in the kernel.
     pub poll_window: Duration,
+    /// Congestion control of what hosts are sent; the system's if `None`.
+    pub congestion_control: Option<String>,
     /// How much is logged.
     pub log_level: LogLevel,
     /// How it is written.
@@ -227,6 +229,11 @@ pub struct ServeArgs {
     #[arg(long, value_name = "US")]
     pub poll_window_us: Option<u64>,
 
+    /// Congestion control of what hosts are sent, such as cubic or dctcp [default: the system's,
+    /// net.ipv4.tcp_congestion_control]. BBR sends by timers, which many busy connections on one core pay for
+    #[arg(long, value_name = "NAME")]
+    pub congestion_control: Option<String>,
+
     /// How much is logged [default: info]
     #[arg(long, value_name = "LEVEL")]
     pub log_level: Option<LogLevel>,
@@ -305,8 +312,26 @@ fn merged(flags: ServeArgs, file: ServeArgs) -> ServeArgs {
         nbd_read_only: flags.nbd_read_only.or(file.nbd_read_only),
         uring_mask: list(flags.uring_mask, file.uring_mask),
         poll_window_us: flags.poll_window_us.or(file.poll_window_us),
+        congestion_control: flags.congestion_control.or(file.congestion_control),
         log_level: flags.log_level.or(file.log_level),
         log_format: flags.log_format.or(file.log_format),
+    }
+}
+
+/// TCP_CA_NAME_MAX, with its end.
+const MOST_CONGESTION_BYTES: usize = 16;
+
+/// Whether the kernel knows the name it tells when a socket is made.
+fn check_congestion_control(name: Option<String>) -> Result<Option<String>, ConfigError> {
+    match name {
+        Some(name) if name.is_empty() || name.len() >= MOST_CONGESTION_BYTES => {
+            let text = format!(
+                "--congestion-control '{name}': a name of 1 to 15 letters, of those that \
+                 /proc/sys/net/ipv4/tcp_available_congestion_control has"
+            );
+            Err(ConfigError::new(text))
+        }
+        other => Ok(other),
     }
 }
 
@@ -346,6 +371,7 @@ fn check(args: ServeArgs) -> Result<ServeOptions, ConfigError> {
         nbd: NbdOptions::check(&args.nbd, args.nbd_host.as_deref(), args.nbd_read_only.unwrap_or(false))?,
         uring_mask: check_mask(args.uring_mask)?,
         poll_window: Duration::from_micros(poll_window_us),
+        congestion_control: check_congestion_control(args.congestion_control)?,
         log_level: args.log_level.unwrap_or_default(),
         log_format: args.log_format.unwrap_or_default(),
     })

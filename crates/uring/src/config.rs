@@ -18,6 +18,8 @@ pub struct UringConfig {
     pub register_pool: bool,
     /// Other cores of this process listen on the same addresses (SO_REUSEPORT).
     pub reuse_port: bool,
+    /// Congestion control of TCP sockets; `None` for the system's default.
+    pub congestion: Option<String>,
     /// Features not to use even where the kernel has them.
     pub mask: Mask,
 }
@@ -30,6 +32,7 @@ impl Default for UringConfig {
             most_chunks: 1024,
             register_pool: false,
             reuse_port: false,
+            congestion: None,
             mask: Mask::default(),
         }
     }

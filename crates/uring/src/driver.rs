@@ -51,6 +51,7 @@ pub struct Uring {
     /// When completions were last looked at: the turn's time, for drives' counters.
     clock: Nanos,
     reuse_port: bool,
+    congestion: Option<String>,
 }
 
 /// What the kernel may be touching.
@@ -85,6 +86,7 @@ impl Uring {
             cqes: Vec::new(),
             clock: sys::boot_time(),
             reuse_port: config.reuse_port,
+            congestion: config.congestion.clone(),
         })
     }
 
@@ -248,7 +250,7 @@ impl Driver for Uring {
     }
 
     fn listen(&mut self, addr: SocketAddr) -> Result<(ListenerId, SocketAddr), Error> {
-        let (fd, local) = sys::listener(addr, self.reuse_port)?;
+        let (fd, local) = sys::listener(addr, self.reuse_port, self.congestion.as_deref())?;
         Ok((self.io.listeners.insert(fd), local))
     }
 
@@ -273,7 +275,7 @@ impl Driver for Uring {
     }
 
     fn socket(&mut self, addr: SocketAddr) -> Result<SocketId, Error> {
-        let fd = sys::stream_socket(addr)?;
+        let fd = sys::stream_socket(addr, self.congestion.as_deref())?;
         Ok(self.io.sockets.insert(fd, &mut self.ring))
     }
 

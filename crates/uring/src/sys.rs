@@ -172,14 +172,26 @@ fn open_window(fd: &OwnedFd) -> Result<(), Error> {
     set_option(fd, libc::SOL_SOCKET, libc::SO_RCVLOWAT, 1)
 }
 
-/// A blocking stream socket with NODELAY (io_uring itself never blocks on it) and a window that takes bursts.
-pub(crate) fn stream_socket(addr: SocketAddr) -> Result<OwnedFd, Error> {
+/// Sets how a TCP socket decides how fast it sends.
+fn set_congestion(fd: &OwnedFd, name: &str) -> Result<(), Error> {
+    let len = libc::socklen_t::try_from(name.len()).expect("a short word");
+    let (value, option) = (name.as_ptr().cast(), libc::TCP_CONGESTION);
+    // SAFETY: the option's value are bytes that live across the call, as many as its length says.
+    let result = unsafe { libc::setsockopt(fd.as_raw_fd(), libc::IPPROTO_TCP, option, value, len) };
+    let known = "/proc/sys/net/ipv4/tcp_available_congestion_control names those that there are";
+    check(&format!("set the congestion control {name} ({known})"), result).map(drop)
+}
+
+/// A blocking stream socket with NODELAY (io_uring itself never blocks on it), a window that takes bursts, and this congestion control, else
+/// the system's.
+pub(crate) fn stream_socket(addr: SocketAddr, congestion: Option<&str>) -> Result<OwnedFd, Error> {
     // SAFETY: no pointers.
     let fd = unsafe { libc::socket(family(addr), libc::SOCK_STREAM | libc::SOCK_CLOEXEC, libc::IPPROTO_TCP) };
     // SAFETY: just made.
     let fd = unsafe { own(check("make a socket", fd)?) };
     set_option(&fd, libc::IPPROTO_TCP, libc::TCP_NODELAY, 1)?;
     open_window(&fd)?;
+    congestion.map_or(Ok(()), |name| set_congestion(&fd, name))?;
     Ok(fd)
 }
 
@@ -188,9 +200,14 @@ pub(crate) fn stream_socket(addr: SocketAddr) -> Result<OwnedFd, Error> {
 const KEEPALIVE: [(i32, i32); 3] =
     [(libc::TCP_KEEPIDLE, 60), (libc::TCP_KEEPINTVL, 10), (libc::TCP_KEEPCNT, 6)];
 
-/// A listening socket and the address it got. Accepted sockets inherit NODELAY, window and keep-alive from it.
-pub(crate) fn listener(addr: SocketAddr, reuse_port: bool) -> Result<(OwnedFd, SocketAddr), Error> {
-    let fd = stream_socket(addr)?;
+/// A listening socket and the address it got. Accepted sockets inherit NODELAY, window, congestion control and keep-alive from
+/// it.
+pub(crate) fn listener(
+    addr: SocketAddr,
+    reuse_port: bool,
+    congestion: Option<&str>,
+) -> Result<(OwnedFd, SocketAddr), Error> {
+    let fd = stream_socket(addr, congestion)?;
     set_option(&fd, libc::SOL_SOCKET, libc::SO_REUSEADDR, 1)?;
     if reuse_port {
         set_option(&fd, libc::SOL_SOCKET, libc::SO_REUSEPORT, 1)?;
@@ -407,36 +424,53 @@ mod tests {
     #[test]
     fn listeners_get_a_port_and_a_second_one_is_refused() {
         for ip in [IpAddr::from([127, 0, 0, 1]), IpAddr::from(Ipv6Addr::LOCALHOST)] {
-            let (_fd, addr) = listener(SocketAddr::new(ip, 0), false).unwrap();
+            let (_fd, addr) = listener(SocketAddr::new(ip, 0), false, None).unwrap();
             assert_ne!(addr.port(), 0);
-            let error = listener(addr, false).unwrap_err();
+            let error = listener(addr, false, None).unwrap_err();
             assert_eq!(error.kind, dolmen_io::ErrorKind::Refused);
             assert!(error.to_string().contains(&addr.to_string()));
         }
     }
 
-    /// Of a socket that connects, and of one that is accepted.
-    #[test]
-    fn windows_take_a_burst_from_the_start() {
-        let get = |fd: &dyn AsRawFd, name: i32| {
-            let (mut value, mut len) = (0i32, len_of::<i32>());
-            let to = std::ptr::from_mut(&mut value).cast();
-            // SAFETY: an int and its length, which live across the call.
-            let result =
-                unsafe { libc::getsockopt(fd.as_raw_fd(), libc::SOL_SOCKET, name, to, &raw mut len) };
-            assert_eq!(result, 0);
-            value
-        };
-        let (listening, addr) = listener(SocketAddr::from(([127, 0, 0, 1], 0)), false).unwrap();
-        let connecting = stream_socket(addr).unwrap();
+    /// A socket that connects, and one that is accepted.
+    fn connected(congestion: Option<&str>) -> [OwnedFd; 2] {
+        let any = SocketAddr::from(([127, 0, 0, 1], 0));
+        let (listening, addr) = listener(any, false, congestion).unwrap();
+        let connecting = stream_socket(addr, congestion).unwrap();
         let raw = RawAddr::new(addr);
         // SAFETY: the address lives across the call and has the length given.
         assert_eq!(unsafe { libc::connect(connecting.as_raw_fd(), raw.as_ptr(), raw.len()) }, 0);
         let (accepted, _) = std::net::TcpListener::from(listening).accept().unwrap();
-        for fd in [&connecting as &dyn AsRawFd, &accepted] {
-            assert!(get(fd, libc::SO_RCVBUF) >= RECEIVE_WINDOW_BYTES);
-            assert_eq!(get(fd, libc::SO_RCVLOWAT), 1, "any byte is told");
+        [connecting, accepted.into()]
+    }
+
+    /// An option's value, as far as it has one.
+    fn option(fd: &OwnedFd, level: i32, name: i32) -> Vec<u8> {
+        let (mut value, mut len) = ([0u8; 16], len_of::<[u8; 16]>());
+        let to = value.as_mut_ptr().cast();
+        // SAFETY: bytes and their length, which live across the call.
+        assert_eq!(unsafe { libc::getsockopt(fd.as_raw_fd(), level, name, to, &raw mut len) }, 0);
+        value[..len as usize].to_vec()
+    }
+
+    #[test]
+    fn windows_take_a_burst_from_the_start() {
+        let int = |fd, name| i32::from_ne_bytes(option(fd, libc::SOL_SOCKET, name).try_into().unwrap());
+        for fd in &connected(None) {
+            assert!(int(fd, libc::SO_RCVBUF) >= RECEIVE_WINDOW_BYTES);
+            assert_eq!(int(fd, libc::SO_RCVLOWAT), 1, "any byte is told");
         }
+    }
+
+    #[test]
+    fn congestion_control_is_chosen_and_inherited() {
+        for fd in &connected(Some("reno")) {
+            let name = option(fd, libc::IPPROTO_TCP, libc::TCP_CONGESTION);
+            assert!(name.starts_with(b"reno\0"), "{name:?}");
+        }
+        let error = listener(SocketAddr::from(([127, 0, 0, 1], 0)), false, Some("pigeons")).unwrap_err();
+        assert!(error.to_string().contains("pigeons"), "{error}");
+        assert!(error.to_string().contains("tcp_available_congestion_control"), "{error}");
     }
 
     #[test]

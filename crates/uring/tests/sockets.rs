@@ -465,6 +465,57 @@ fn spinning_and_sleeping_take_turns() {
     }
 }
 
+/// Chunks that the kernel was given are of no use to a core that asks by itself: where the pool has no others, the kernel goes on receiving.
+#[test]
+fn who_finds_no_chunk_leaves_receiving_to_the_kernel() {
+    let pool = PoolConfig { classes: vec![(4096, 64), (32 * 1024, 16)] };
+    let mut core = Core::new(&UringConfig { pool, ..config("none") });
+    let (_sock, mut peer) = receiver(&mut core);
+    let mut events = Vec::new();
+    // Several times as many as it takes until sockets are asked directly.
+    for message in 0..5000u32 {
+        peer.write_all(&message.to_le_bytes()).unwrap();
+        let mut looks = 0;
+        while events.is_empty() {
+            looks += 1;
+            assert!(looks < 500, "message {message} was not seen for {looks} looks");
+            core.io.poll(Wait::No, &mut events);
+        }
+        for (_, event) in events.drain(..) {
+            assert!(matches!(event, Event::Received(buf) if buf[..] == message.to_le_bytes()));
+        }
+    }
+}
+
+/// More sockets than one look takes something from: all are heard, and none long after the others.
+#[test]
+fn many_directly_asked_sockets_have_their_turns() {
+    let mut core = Core::new(&config("none"));
+    let mut peers: Vec<TcpStream> = Vec::new();
+    let listener = TcpListener::bind(any_port()).unwrap();
+    for key in 0..14 {
+        let sock = core.io.connect(tag(100 + key), listener.local_addr().unwrap()).unwrap();
+        assert!(matches!(core.next(100 + key), Event::Connected { .. }));
+        core.io.receive(tag(key), sock);
+        peers.push(listener.accept().unwrap().0);
+    }
+    let mut events = Vec::new();
+    for round in 0..1000u32 {
+        peers.iter_mut().for_each(|peer| peer.write_all(&round.to_le_bytes()).unwrap());
+        let (mut heard, mut looks) = ([0; 14], 0);
+        while heard.iter().sum::<usize>() < 4 * heard.len() {
+            looks += 1;
+            assert!(looks < 500, "round {round}: {heard:?} after {looks} looks");
+            core.io.poll(Wait::No, &mut events);
+            for (tag, event) in events.drain(..) {
+                let Event::Received(buf) = event else { panic!("{event:?}") };
+                heard[tag.key as usize] += buf.len();
+            }
+        }
+        assert_eq!(heard, [4; 14]);
+    }
+}
+
 #[test]
 fn directly_asked_sockets_stop_end_and_close_like_others() {
     for mask in MASKS {

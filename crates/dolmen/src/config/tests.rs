@@ -60,6 +60,8 @@ fn every_flag_arrives() {
         "a,b-c",
         "--poll-window-us",
         "0",
+        "--congestion-control",
+        "dctcp",
         "--log-level",
         "debug",
         "--log-format",
@@ -73,6 +75,7 @@ fn every_flag_arrives() {
     assert_eq!(options.cores, Cores::List(vec![0, 2, 3]));
     assert_eq!(options.uring_mask, ["a", "b-c"]);
     assert_eq!(options.poll_window, Duration::ZERO);
+    assert_eq!(options.congestion_control.as_deref(), Some("dctcp"));
     assert_eq!(options.subsystem_nqn.unwrap().as_str(), "nqn.2020-01.org.example:s");
     assert_eq!(options.log_format, LogFormat::Json);
 }
@@ -109,6 +112,7 @@ fn the_file_can_say_all_that_flags_can() {
         nbd-read-only = true
         uring-mask = ["a"]
         poll-window-us = 7
+        congestion-control = "cubic"
         log-level = "warn"
         log-format = "json"
     "#;
@@ -118,6 +122,11 @@ fn the_file_can_say_all_that_flags_can() {
     assert_eq!((options.parity, &options.cluster_key), (Some(1), &Some(PathBuf::from("/k"))));
     assert!(options.sparse && options.allow_test_volumes);
     assert!(options.nbd.is_some_and(|nbd| nbd.listen.len() == 2 && nbd.access.read_only));
+    assert_eq!(options.congestion_control.as_deref(), Some("cubic"));
+    for wrong in ["", "a-name-that-is-long"] {
+        let error = with_file(file, &["--congestion-control", wrong]).unwrap_err();
+        assert!(error.to_string().contains("--congestion-control"), "{error}");
+    }
     let options = with_file(file, &["--drive", "/d/c:1GiB", "--sparse=false", "--port", "9"]).unwrap();
     assert_eq!((options.drives.len(), options.sparse, options.port, options.api_port), (1, false, 9, 3));
     // Every flag of the command line has its key: a flag that is added must be added to this file too. But --config, and

@@ -86,6 +86,7 @@ impl Cores {
         let config = UringConfig {
             pool: PoolConfig::sized(POOL_BYTES),
             reuse_port: count > 1,
+            congestion: options.congestion_control.clone(),
             mask,
             ..UringConfig::default()
         };
