@@ -20,7 +20,7 @@ pub(crate) const GROUP: u16 = 0;
 const LEAST: usize = 16;
 
 /// What is enough for one turn, so that who comes late may wait for the next one's chunks. Bytes.
-const ENOUGH_BYTES: usize = 1 << 20;
+const ENOUGH_BYTES: usize = 8 << 20;
 
 /// Refills without a dry ring after which fewer chunks are provided.
 const CALM_REFILLS: u32 = 1 << 16;

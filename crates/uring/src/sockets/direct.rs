@@ -29,8 +29,9 @@ const MOST_HEARD: usize = 8;
 /// Looks at all of them in a row after which it is decided anew, or messages, if that many come sooner.
 const WINDOW: u32 = 1024;
 
-/// Chunks that one call may fill.
-const CHUNKS: usize = 4;
+/// Chunks that one call may fill. Half of what a queue of depth 32 writes: the other half is dealt with while the peer has the answers to this
+/// one, where all at once would have both sides wait for each other.
+const CHUNKS: usize = 2;
 
 /// What asking a socket came to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
