@@ -57,6 +57,7 @@ impl PoolConfig {
 
 struct Class {
     bytes: usize,
+    count: u32,
     base: usize,
     first_slot: u32,
     free: RefCell<Vec<u32>>,
@@ -114,6 +115,7 @@ impl Pool {
             assert!(classes.last().is_none_or(|c| c.bytes < bytes), "classes ascend");
             classes.push(Class {
                 bytes,
+                count,
                 base,
                 first_slot: slots,
                 free: RefCell::new((0..count).rev().collect()),
@@ -193,6 +195,12 @@ impl Pool {
     pub fn available(&self, len: usize) -> usize {
         self.inner().take_home();
         self.inner().classes.iter().filter(|c| c.bytes >= len).map(|c| c.free.borrow().len()).sum()
+    }
+
+    /// Buffers that [`Pool::alloc_fitting`] takes such a length from, in use or not.
+    #[must_use]
+    pub fn fitting(&self, len: usize) -> usize {
+        self.inner().classes.iter().find(|c| c.bytes >= len).map_or(0, |c| c.count as usize)
     }
 
     /// Bytes of the largest buffer that the pool can ever give.
@@ -458,6 +466,7 @@ mod tests {
         let c = pool.alloc(10).unwrap();
         assert_eq!((a.capacity(), b.capacity(), c.capacity(), a.len()), (4096, 4096, 8192, 1));
         assert!(pool.alloc(1).is_none());
+        assert_eq!([1, 4096, 5000, 9000].map(|len| pool.fitting(len)), [2, 2, 1, 0], "in use or not");
         drop(b);
         assert!(pool.alloc(5000).is_none());
         assert!(pool.alloc(4000).is_some());

@@ -1,8 +1,8 @@
 //! The receive buffers that the kernel picks from: a ring of pool chunks shared with it.
 //!
 //! As few chunks as suffice are kept provided, because the kernel takes them in turn and a short ring stays in the cache. When
-//! it runs dry within one turn the number doubles, unless the turn has brought enough; when that has not happened for long it halves. Chunks
-//! leave as [`Buf`] and come back through the pool.
+//! it runs dry within one turn the number doubles, unless the turn has brought enough, up to half of the pool's; when that has not happened
+//! for long it halves. Chunks leave as [`Buf`] and come back through the pool.
 
 use crate::errors;
 use dolmen_io::{Buf, Error, Pool, PoolConfig};
@@ -34,6 +34,8 @@ pub(crate) struct Chunks {
     chunks: Vec<Option<Buf>>,
     free: Vec<u16>,
     target: usize,
+    /// What the target grows to: others need chunks too.
+    most: usize,
     /// Bytes that came since the last refill.
     came: usize,
     calm: u32,
@@ -46,6 +48,7 @@ impl Chunks {
     /// Registers an empty ring for `most` chunks.
     pub(crate) fn new(submitter: &Submitter<'_>, most: u16, pool: &Pool) -> Result<Chunks, Error> {
         let most = most.clamp(32, 1 << 15).next_power_of_two();
+        let chunk_bytes = PoolConfig::CHUNK_BYTES.min(pool.largest());
         let bytes = usize::from(most) * size_of::<BufRingEntry>();
         let layout = Layout::from_size_align(bytes, 4096).expect("a small ring");
         // SAFETY: the size is not zero.
@@ -59,10 +62,11 @@ impl Chunks {
             chunks: (0..most).map(|_| None).collect(),
             free: (0..most).rev().collect(),
             target: LEAST,
+            most: (pool.fitting(chunk_bytes) / 2).clamp(LEAST, usize::from(most)),
             came: 0,
             calm: 0,
             pool_empty: false,
-            chunk_bytes: PoolConfig::CHUNK_BYTES.min(pool.largest()),
+            chunk_bytes,
         };
         // SAFETY: the memory lives until `Chunks` is dropped, and the driver does that once no request is outstanding.
         unsafe { submitter.register_buf_ring_with_flags(entries.as_ptr() as u64, most, GROUP, 0) }
@@ -119,7 +123,7 @@ impl Chunks {
     pub(crate) fn ran_dry(&mut self) {
         self.calm = 0;
         if !self.pool_empty && self.came < ENOUGH_BYTES {
-            self.target = (self.target * 2).min(self.chunks.len());
+            self.target = (self.target * 2).min(self.most);
         }
     }
 }
