@@ -1,8 +1,7 @@
 //! The receive buffers that the kernel picks from: a ring of pool chunks shared with it.
 //!
 //! As few chunks as suffice are kept provided, because the kernel takes them in turn and a short ring stays in the cache. When
-//! it runs dry within one turn the number doubles, unless the turn has brought enough, up to half of the pool's; when that has not happened
-//! for long it halves. Chunks leave as [`Buf`] and come back through the pool.
+//! it runs dry within one turn the number doubles, up to half of the pool's; when that has not happened for long it halves. Chunks leave as [`Buf`] and come back through the pool.
 
 use crate::errors;
 use dolmen_io::{Buf, Error, Pool, PoolConfig};
@@ -19,9 +18,6 @@ pub(crate) const GROUP: u16 = 0;
 /// Chunks that are provided at least.
 const LEAST: usize = 16;
 
-/// What is enough for one turn, so that who comes late may wait for the next one's chunks. Bytes.
-const ENOUGH_BYTES: usize = 8 << 20;
-
 /// Refills without a dry ring after which fewer chunks are provided.
 const CALM_REFILLS: u32 = 1 << 16;
 
@@ -36,8 +32,6 @@ pub(crate) struct Chunks {
     target: usize,
     /// What the target grows to: others need chunks too.
     most: usize,
-    /// Bytes that came since the last refill.
-    came: usize,
     calm: u32,
     /// The pool had no more chunks at the last refill.
     pool_empty: bool,
@@ -63,7 +57,6 @@ impl Chunks {
             free: (0..most).rev().collect(),
             target: LEAST,
             most: (pool.fitting(chunk_bytes) / 2).clamp(LEAST, usize::from(most)),
-            came: 0,
             calm: 0,
             pool_empty: false,
             chunk_bytes,
@@ -81,7 +74,6 @@ impl Chunks {
 
     /// Provides chunks up to the number that is kept, as far as the pool has them.
     pub(crate) fn refill(&mut self, pool: &Pool) {
-        self.came = 0;
         self.calm += 1;
         if self.calm == CALM_REFILLS {
             (self.calm, self.target) = (0, (self.target / 2).max(LEAST));
@@ -113,16 +105,14 @@ impl Chunks {
     pub(crate) fn take(&mut self, id: u16, len: usize) -> Buf {
         let mut chunk = self.chunks[usize::from(id)].take().expect("the kernel hands back what it was given");
         self.free.push(id);
-        self.came += len;
         chunk.set_len(len);
         chunk
     }
 
-    /// A receive found no chunk: provide more from now on, unless it is the pool that has none, or the turn has brought enough. (More
-    /// would be memory that nobody else has, for what is not dealt with any sooner.)
+    /// A receive found no chunk: provide more from now on, unless it is the pool that has none.
     pub(crate) fn ran_dry(&mut self) {
         self.calm = 0;
-        if !self.pool_empty && self.came < ENOUGH_BYTES {
+        if !self.pool_empty {
             self.target = (self.target * 2).min(self.most);
         }
     }

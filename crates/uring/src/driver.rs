@@ -67,6 +67,9 @@ struct Tables {
 impl Uring {
     /// A ring for the calling thread. An error's text names what to change.
     pub fn new(config: &UringConfig) -> Result<Uring, Error> {
+        if let Some(name) = &config.congestion {
+            sys::check_congestion(name)?;
+        }
         let pool = Pool::new(&config.pool);
         sys::prefer_large_pages(pool.region());
         let ring = Ring::new(config, &pool)?;

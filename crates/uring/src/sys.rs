@@ -182,6 +182,11 @@ fn set_congestion(fd: &OwnedFd, name: &str) -> Result<(), Error> {
     check(&format!("set the congestion control {name} ({known})"), result).map(drop)
 }
 
+/// Whether sockets can be had with this congestion control: better asked before anything is opened.
+pub(crate) fn check_congestion(name: &str) -> Result<(), Error> {
+    stream_socket(SocketAddr::from(([127, 0, 0, 1], 0)), Some(name)).map(drop)
+}
+
 /// A blocking stream socket with NODELAY (io_uring itself never blocks on it), a window that takes bursts, and this congestion control, else
 /// the system's.
 pub(crate) fn stream_socket(addr: SocketAddr, congestion: Option<&str>) -> Result<OwnedFd, Error> {

@@ -5,7 +5,7 @@ mod common;
 
 use common::{Core, MASKS, any_port, config, pattern, tag};
 use dolmen_io::{ErrorKind, Event, Landing, PoolConfig, SocketId, Wait};
-use dolmen_uring::UringConfig;
+use dolmen_uring::{Uring, UringConfig};
 use std::{
     io::{Read, Write},
     net::{TcpListener, TcpStream},
@@ -340,6 +340,15 @@ fn a_sleeping_core_is_woken_and_an_idle_one_stays_asleep() {
         }
         assert!(core.io.now() >= start.plus_ms(200) && idle_turns <= 5, "{idle_turns} turns");
     }
+}
+
+/// Nothing is opened with a congestion control that there is not.
+#[test]
+fn a_core_is_not_made_with_an_unknown_congestion_control() {
+    let with = |name: &str| Uring::new(&UringConfig { congestion: Some(name.into()), ..config("none") });
+    assert!(with("reno").is_ok());
+    let Err(error) = with("pigeons") else { panic!("pigeons") };
+    assert!(error.to_string().contains("tcp_available_congestion_control"), "{error}");
 }
 
 #[test]

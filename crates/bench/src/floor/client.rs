@@ -1,7 +1,7 @@
 //! The floor's client, which counts.
 
 use super::{
-    Course, RECEIVE_BYTES, Rates, Receiver, Sender, receive,
+    Course, RECEIVE_BYTES, Rates, Receiver, Sender,
     tally::{Taken, Tally},
 };
 use crate::{sample::Latency, workload::Workload};
@@ -42,9 +42,8 @@ pub(super) fn drive<S: Sender, R: Receiver>(
         let mut quiet = true;
         for (index, stream) in streams.iter_mut().enumerate() {
             out[index].send(stream)?;
-            let Some(n) = receive(stream, &mut into)? else { continue };
+            let Some(n) = receivers[index].receive(stream, &mut into)? else { continue };
             quiet = false;
-            receivers[index].take(&into[..n]);
             let taken = tallies[index].take(n);
             if taken.messages == 0 {
                 continue;

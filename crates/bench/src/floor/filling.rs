@@ -1,12 +1,15 @@
 //! The floor with what no pair of NVMe/TCP ends can leave out: messages are made anew, and every payload comes from and goes to a buffer
-//! of its command's own. Nothing is parsed, checked, looked up or counted but bytes.
+//! of its command's own, by vectors that name it. Nothing is parsed, checked, looked up or counted but bytes.
 //!
-//! What is between this and the floor nobody can save on these sockets; what is between ours and this is the protocol, and us.
+//! A yardstick, not a bound: what is between ours and this is the protocol, and us; but somebody may fill buffers in a better way.
 
-use super::{Course, Rates, Receiver, Sender, Waiting, between, client, moved, server::serve, tally::Taken};
+use super::{
+    Course, Rates, Receiver, Sender, Waiting, between, client, moved, received, server::serve, tally::Taken,
+};
 use crate::workload::{COMMAND_BYTES, DATA_HEADER_BYTES, Workload};
 use std::{
-    io::{self, Write},
+    collections::VecDeque,
+    io::{self, IoSlice, IoSliceMut, Read, Write},
     net::TcpStream,
 };
 
@@ -19,57 +22,21 @@ pub(crate) fn run(workload: &Workload, course: &Course) -> io::Result<Rates> {
     between(
         course,
         workload.connections,
-        |peers, stop| {
-            let sender = || Making::new(DATA_HEADER_BYTES, &replies, Source::Zeros);
-            serve(peers, workload, Waiting::Polls, stop, sender)
-        },
+        |peers, stop| serve(peers, workload, Waiting::Polls, stop, || Making::new(&replies)),
         |streams| {
-            let sender = || {
-                let buffers = Buffers::new(depth, &requests);
-                Making::new(COMMAND_BYTES, &requests, Source::Buffers(buffers))
-            };
-            let receiver = || Placing::new(depth, &replies);
+            let sender = || Naming { messages: Messages::new(COMMAND_BYTES, depth, &requests), owed: 0 };
+            let receiver = || Placing(Messages::new(DATA_HEADER_BYTES, depth, &replies));
             client::drive(streams, workload, course, (sender, receiver))
         },
     )
 }
 
-/// One buffer for each command that may be under way, used in turn.
-struct Buffers {
-    all: Vec<Vec<u8>>,
-    next: usize,
-}
-
-impl Buffers {
-    fn new(depth: usize, payloads: &[usize]) -> Buffers {
-        let bytes = payloads.iter().max().copied().unwrap_or(0);
-        Buffers { all: vec![vec![0x5a; bytes]; depth], next: 0 }
-    }
-
-    fn current(&mut self) -> &mut [u8] {
-        &mut self.all[self.next]
-    }
-
-    fn advance(&mut self) {
-        self.next = (self.next + 1) % self.all.len();
-    }
-}
-
-/// Where the payload of a message is from.
-enum Source {
-    /// It is made, as by a volume that holds nothing.
-    Zeros,
-    /// The command's buffer.
-    Buffers(Buffers),
-}
-
-/// Makes each message anew, header and payload, in one buffer that one send takes.
+/// The server's side: makes each reply anew, header and zeros, as for a volume that holds nothing, in one buffer that one send takes.
 struct Making {
-    header: Vec<u8>,
+    header: [u8; DATA_HEADER_BYTES],
     /// Lengths of payloads, message after message, from the start again at the end.
     payloads: Vec<usize>,
     next: usize,
-    source: Source,
     staging: Vec<u8>,
     sent: usize,
     /// Messages that are to be made.
@@ -77,22 +44,15 @@ struct Making {
 }
 
 impl Making {
-    fn new(header_bytes: usize, payloads: &[usize], source: Source) -> Making {
-        let (header, payloads) = (vec![7; header_bytes], payloads.to_vec());
-        Making { header, payloads, next: 0, source, staging: Vec::new(), sent: 0, owed: 0 }
+    fn new(payloads: &[usize]) -> Making {
+        let (header, payloads) = ([7; DATA_HEADER_BYTES], payloads.to_vec());
+        Making { header, payloads, next: 0, staging: Vec::new(), sent: 0, owed: 0 }
     }
 
     fn make(&mut self) {
         self.header[0] = self.header[0].wrapping_add(1);
         self.staging.extend_from_slice(&self.header);
-        let payload = self.payloads[self.next];
-        match &mut self.source {
-            Source::Zeros => self.staging.resize(self.staging.len() + payload, 0),
-            Source::Buffers(buffers) => {
-                self.staging.extend_from_slice(&buffers.current()[..payload]);
-                buffers.advance();
-            }
-        }
+        self.staging.resize(self.staging.len() + self.payloads[self.next], 0);
         self.next = (self.next + 1) % self.payloads.len();
     }
 }
@@ -121,46 +81,121 @@ impl Sender for Making {
     }
 }
 
-/// Puts each payload into its command's buffer. (To receive it there, by vectors that name these buffers, takes as long.)
-struct Placing {
+/// The messages of one direction at the client: where each one's header and payload are, and how far the first one is.
+struct Messages {
+    header_bytes: usize,
+    /// Of the next ones, in order.
+    headers: Vec<u8>,
+    mark: u8,
+    /// Lengths of payloads, message after message, from the start again at the end.
     payloads: Vec<usize>,
     next: usize,
-    /// Bytes of the message under way that have come.
-    came: usize,
-    buffers: Buffers,
+    /// Bytes of the next message that have gone, or come.
+    moved: usize,
+    /// One for each command that may be under way, used in turn; the next one's is the first.
+    buffers: VecDeque<Vec<u8>>,
 }
 
-impl Placing {
-    fn new(depth: usize, payloads: &[usize]) -> Placing {
-        let buffers = Buffers::new(depth, payloads);
-        Placing { payloads: payloads.to_vec(), next: 0, came: 0, buffers }
+impl Messages {
+    fn new(header_bytes: usize, depth: usize, payloads: &[usize]) -> Messages {
+        let longest = payloads.iter().max().copied().unwrap_or(0);
+        Messages {
+            header_bytes,
+            headers: vec![0; header_bytes * depth],
+            mark: 0,
+            payloads: payloads.to_vec(),
+            next: 0,
+            moved: 0,
+            buffers: vec![vec![0x5a; longest]; depth].into(),
+        }
+    }
+
+    /// Makes the headers of the next `count` anew.
+    fn make(&mut self, count: usize) {
+        self.mark = self.mark.wrapping_add(1);
+        self.headers[..self.header_bytes * count].fill(self.mark);
+    }
+
+    /// What is left of the next `count`, in the order of the wire.
+    fn parts(&mut self, count: usize) -> impl Iterator<Item = &mut [u8]> {
+        let headers = self.headers.chunks_exact_mut(self.header_bytes);
+        let payloads = self.payloads.iter().cycle().skip(self.next);
+        let messages = headers.zip(&mut self.buffers).zip(payloads).take(count);
+        let mut gone = self.moved;
+        let parts = messages.flat_map(|((header, buffer), &payload)| [header, &mut buffer[..payload]]);
+        parts
+            .map(move |part| {
+                let skip = gone.min(part.len());
+                gone -= skip;
+                &mut part[skip..]
+            })
+            .filter(|part| !part.is_empty())
+    }
+
+    /// So many bytes more have moved; how many messages that completes.
+    fn pass(&mut self, bytes: usize) -> usize {
+        self.moved += bytes;
+        let mut completed = 0;
+        while self.moved >= self.header_bytes + self.payloads[self.next] {
+            self.moved -= self.header_bytes + self.payloads[self.next];
+            self.next = (self.next + 1) % self.payloads.len();
+            self.buffers.rotate_left(1);
+            completed += 1;
+        }
+        completed
     }
 }
 
-impl Receiver for Placing {
-    fn take(&mut self, bytes: &[u8]) {
-        let Placing { payloads, next, came, buffers } = self;
-        let mut rest = bytes;
-        while !rest.is_empty() {
-            let payload = payloads[*next];
-            let (bytes, more) = rest.split_at(rest.len().min(DATA_HEADER_BYTES + payload - *came));
-            // What of these is payload, and where it belongs.
-            let data = &bytes[DATA_HEADER_BYTES.saturating_sub(*came).min(bytes.len())..];
-            let at = came.saturating_sub(DATA_HEADER_BYTES);
-            buffers.current()[at..at + data.len()].copy_from_slice(data);
-            (rest, *came) = (more, *came + bytes.len());
-            if *came == DATA_HEADER_BYTES + payload {
-                (*came, *next) = (0, (*next + 1) % payloads.len());
-                buffers.advance();
-            }
+/// Sends commands, payloads from where they are.
+struct Naming {
+    messages: Messages,
+    owed: usize,
+}
+
+impl Sender for Naming {
+    fn owe(&mut self, taken: Taken) {
+        self.owed += taken.messages;
+    }
+
+    fn owes(&self) -> bool {
+        self.owed > 0
+    }
+
+    fn send(&mut self, stream: &mut TcpStream) -> io::Result<bool> {
+        if self.owed == 0 {
+            return Ok(false);
         }
+        self.messages.make(self.owed);
+        let vectors: Vec<_> = self.messages.parts(self.owed).map(|part| IoSlice::new(part)).collect();
+        let sent = moved(stream.write_vectored(&vectors))?;
+        self.owed -= self.messages.pass(sent);
+        Ok(sent > 0)
+    }
+}
+
+/// Receives answers, each payload where it stays.
+struct Placing(Messages);
+
+impl Receiver for Placing {
+    fn receive(&mut self, stream: &mut TcpStream, _warm: &mut [u8]) -> io::Result<Option<usize>> {
+        let all = self.0.buffers.len();
+        let mut vectors: Vec<_> = self.0.parts(all).map(IoSliceMut::new).collect();
+        let came = received(stream.read_vectored(&mut vectors))?;
+        self.0.pass(came.unwrap_or(0));
+        Ok(came)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::{io::Read, net::TcpListener};
+    use std::net::TcpListener;
+
+    fn pair() -> (TcpStream, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let one = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        (one, listener.accept().unwrap().0)
+    }
 
     #[test]
     fn payloads_come_to_their_buffers_however_they_are_cut() {
@@ -171,9 +206,16 @@ mod tests {
                 wire.extend_from_slice(&[0xff; DATA_HEADER_BYTES]);
                 wire.extend(vec![value; *payload]);
             }
-            let mut placing = Placing::new(4, &payloads);
-            wire.chunks(cut).for_each(|bytes| placing.take(bytes));
-            let all = &placing.buffers.all;
+            let (mut peer, mut stream) = pair();
+            let mut placing = Placing(Messages::new(DATA_HEADER_BYTES, 4, &payloads));
+            for bytes in wire.chunks(cut) {
+                peer.write_all(bytes).unwrap();
+                let mut left = bytes.len();
+                while left > 0 {
+                    left -= placing.receive(&mut stream, &mut []).unwrap().unwrap();
+                }
+            }
+            let all = &placing.0.buffers;
             assert_eq!(all[0], [1; 8], "cut into {cut}");
             assert_eq!(all[1], [0x5a; 8]);
             assert_eq!((&all[2][..6], &all[2][6..]), (&[3; 6][..], &[0x5a; 2][..]));
@@ -183,15 +225,28 @@ mod tests {
 
     #[test]
     fn messages_are_made_as_they_are_owed() {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let mut stream = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
-        let mut peer = listener.accept().unwrap().0;
-        let mut making = Making::new(2, &[3, 0], Source::Zeros);
+        let (mut stream, mut peer) = pair();
+        let mut making = Making::new(&[3, 0]);
         assert!(!making.send(&mut stream).unwrap());
         making.owe(Taken { messages: 3, answer_bytes: 0 });
         assert!(making.owes() && making.send(&mut stream).unwrap() && !making.owes());
-        let mut came = [0xee; 12];
+        let mut came = [0xee; 3 * DATA_HEADER_BYTES + 6];
         peer.read_exact(&mut came).unwrap();
-        assert_eq!(came, [8, 7, 0, 0, 0, 9, 7, 10, 7, 0, 0, 0]);
+        assert_eq!((came[0], &came[1..24], &came[24..27]), (8, &[7; 23][..], &[0; 3][..]));
+        assert_eq!((came[27], came[51], &came[75..]), (9, 10, &[0; 3][..]));
+    }
+
+    #[test]
+    fn commands_are_sent_from_where_they_are() {
+        let (mut stream, mut peer) = pair();
+        let mut naming = Naming { messages: Messages::new(2, 2, &[3, 0]), owed: 0 };
+        assert!(!naming.send(&mut stream).unwrap());
+        for mark in 1..4 {
+            naming.owe(Taken { messages: 2, answer_bytes: 0 });
+            assert!(naming.owes() && naming.send(&mut stream).unwrap() && !naming.owes());
+            let mut came = [0xee; 7];
+            peer.read_exact(&mut came).unwrap();
+            assert_eq!(came, [mark, mark, 0x5a, 0x5a, 0x5a, mark, mark]);
+        }
     }
 }

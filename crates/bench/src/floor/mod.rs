@@ -145,15 +145,17 @@ trait Sender {
     fn send(&mut self, stream: &mut TcpStream) -> io::Result<bool>;
 }
 
-/// What the client does with received bytes.
+/// How the client receives.
 trait Receiver {
-    /// Takes bytes of the stream.
-    fn take(&mut self, bytes: &[u8]);
+    /// At most one receive; `warm` is room that all connections share.
+    fn receive(&mut self, stream: &mut TcpStream, warm: &mut [u8]) -> io::Result<Option<usize>>;
 }
 
-/// Does not look at them.
+/// Does not look at what comes.
 impl Receiver for () {
-    fn take(&mut self, _bytes: &[u8]) {}
+    fn receive(&mut self, stream: &mut TcpStream, warm: &mut [u8]) -> io::Result<Option<usize>> {
+        receive(stream, warm)
+    }
 }
 
 /// Sends out of a buffer that is never rewritten.
@@ -199,7 +201,11 @@ fn moved(sent: io::Result<usize>) -> io::Result<usize> {
 
 /// One receive; `None` when there is nothing, an error at the end of the stream.
 fn receive(stream: &mut TcpStream, into: &mut [u8]) -> io::Result<Option<usize>> {
-    match stream.read(into) {
+    received(stream.read(into))
+}
+
+fn received(result: io::Result<usize>) -> io::Result<Option<usize>> {
+    match result {
         Ok(0) => Err(ErrorKind::UnexpectedEof.into()),
         Ok(n) => Ok(Some(n)),
         Err(e) if e.kind() == ErrorKind::WouldBlock => Ok(None),
