@@ -80,8 +80,7 @@ fn preference_decides_and_failback_follows() {
     m.cut(1);
     assert_eq!(m.write(1, 2).result, Ok(0));
     m.heal(1);
-    m.until("both", |m| m.paths().iter().all(|p| p.live));
-    m.read(0);
+    m.live();
     m.traffic();
     m.write(1, 3);
     assert_eq!(m.traffic(), [0, 1]);

@@ -518,6 +518,6 @@ pub(crate) fn stage_data(
 pub(crate) fn stage_response(connection: &mut Connection, cqe: &Cqe) {
     let Connection { outbox, protocol, .. } = connection;
     if let Some(n) = protocol.write_response(outbox.room(), cqe) {
-        outbox.commit(n);
+        outbox.commit_last(n);
     }
 }

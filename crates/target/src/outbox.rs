@@ -1,6 +1,10 @@
 //! What one connection is about to send: replies staged one behind the other in a contiguous buffer, with large payloads
 //! hung in between as they are. One send takes it all.
 //!
+//! Responses go behind everything else of their send: a host that reads and writes then finds its data at even distances, where it may
+//! have buffers, and not behind a response now and then. Commands end in no order of their own; a command's data still comes before its
+//! response.
+//!
 //! Small payloads are copied into the staging buffer, because many small vectors cost the kernel more than the copy; from
 //! [`ATTACH_BYTES`] on a payload goes out from its own buffer. One that has none, since its volume writes it where it is told to, is
 //! written there up to a longer length ([`WRITE_BYTES`]).
@@ -13,6 +17,9 @@ pub(crate) const ATTACH_BYTES: usize = 4 * 1024;
 
 /// Payloads below this length are written straight into the staging buffer, if they are not in another. Bytes.
 pub(crate) const WRITE_BYTES: usize = 8 * 1024;
+
+/// Responses that wait for the end of their send, in sum; more go where they are. Bytes.
+const MOST_LAST_BYTES: usize = 1024;
 
 /// Staging buffers that are set aside, so that replies always find room and give their own buffers back.
 const RESERVED: usize = 8;
@@ -28,6 +35,8 @@ enum Segment {
 pub(crate) struct Outbox {
     current: Option<Buf>,
     filled: usize,
+    /// What goes behind all that is staged. The current buffer has room for it.
+    last: Vec<u8>,
     segments: Vec<Segment>,
     ready: Slices,
     bytes: usize,
@@ -84,6 +93,7 @@ impl Outbox {
     /// Makes sure of `need` contiguous bytes of [`Outbox::room`]; a new buffer is about as large as what the last send took.
     /// False when there is no memory now.
     pub(crate) fn reserve(&mut self, io: &Io, reserve: &mut Reserve, need: usize) -> bool {
+        let need = need + self.last.len();
         if self.current.as_ref().is_some_and(|buf| buf.len() - self.filled >= need) {
             return true;
         }
@@ -93,11 +103,36 @@ impl Outbox {
         true
     }
 
-    /// Where the next bytes are to be written.
+    /// Where the next bytes are to be written, as many as were reserved.
     pub(crate) fn room(&mut self) -> &mut [u8] {
         match &mut self.current {
             Some(buf) => &mut buf[self.filled..],
             None => &mut [],
+        }
+    }
+
+    /// Takes the first `n` bytes of [`Outbox::room`] into the stream, behind all that this send will have before.
+    #[inline]
+    pub(crate) fn commit_last(&mut self, n: usize) {
+        if self.last.len() + n > MOST_LAST_BYTES {
+            return self.commit(n);
+        }
+        if let Some(buf) = &self.current {
+            self.last.extend_from_slice(&buf[self.filled..self.filled + n]);
+            self.bytes += n;
+            self.held += n;
+        }
+    }
+
+    /// What was to go last goes now: something follows that ends the stream.
+    pub(crate) fn put_last(&mut self) {
+        let n = self.last.len();
+        if let (1.., Some(buf)) = (n, &mut self.current) {
+            buf[self.filled..self.filled + n].copy_from_slice(&self.last);
+            self.last.clear();
+            self.bytes -= n;
+            self.held -= n;
+            self.commit(n);
         }
     }
 
@@ -162,9 +197,74 @@ impl Outbox {
 
     /// All that waits, for one send; `spare` is an empty vector to go on with.
     pub(crate) fn take(&mut self, spare: Slices) -> Slices {
+        self.put_last();
         self.seal();
         (self.bytes, self.held) = (0, 0);
         self.burst = std::mem::take(&mut self.staged);
         std::mem::replace(&mut self.ready, spare)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use dolmen_sim::{CoreConfig, World};
+
+    /// Stages bytes the way replies are staged.
+    fn stage(outbox: &mut Outbox, io: &Io, bytes: &[u8], commit: fn(&mut Outbox, usize)) {
+        assert!(outbox.reserve(io, &mut Reserve::default(), bytes.len()));
+        outbox.room()[..bytes.len()].copy_from_slice(bytes);
+        commit(outbox, bytes.len());
+    }
+
+    fn sent(outbox: &mut Outbox) -> Vec<u8> {
+        let bytes = outbox.bytes();
+        let all = outbox.take(Slices::new()).iter().flat_map(|slice| slice.to_vec()).collect::<Vec<_>>();
+        assert_eq!((all.len(), outbox.bytes(), outbox.held()), (bytes, 0, 0));
+        all
+    }
+
+    #[test]
+    fn responses_go_last_whatever_comes_between() {
+        let io = Io::new(Box::new(World::new(1).driver(CoreConfig::default())));
+        let mut outbox = Outbox::default();
+        let (mut expected, mut responses) = (Vec::new(), Vec::new());
+        for n in 0..30u8 {
+            // In between the staging buffer is full now and then, and data is hung in.
+            let data = vec![n; 5000];
+            stage(&mut outbox, &io, &data, Outbox::commit);
+            expected.extend_from_slice(&data);
+            stage(&mut outbox, &io, &[100 + n; 24], Outbox::commit_last);
+            responses.extend_from_slice(&[100 + n; 24]);
+            if n % 8 == 3 {
+                let mut own = io.alloc(4096).unwrap();
+                own.fill(n);
+                expected.extend_from_slice(&own);
+                outbox.attach(own.freeze());
+            }
+        }
+        expected.extend(responses);
+        assert!(sent(&mut outbox) == expected);
+        assert!(sent(&mut outbox).is_empty());
+    }
+
+    #[test]
+    fn more_responses_than_wait_are_sent_all_the_same() {
+        let io = Io::new(Box::new(World::new(1).driver(CoreConfig::default())));
+        let mut outbox = Outbox::default();
+        (0..100).for_each(|n| stage(&mut outbox, &io, &[n; 24], Outbox::commit_last));
+        let mut all = sent(&mut outbox);
+        all.sort_unstable();
+        assert!(all.chunks(24).zip(0..).all(|(response, n)| response == [n; 24]) && all.len() == 2400);
+    }
+
+    #[test]
+    fn what_ends_the_stream_follows_the_responses() {
+        let io = Io::new(Box::new(World::new(1).driver(CoreConfig::default())));
+        let mut outbox = Outbox::default();
+        stage(&mut outbox, &io, b"response", Outbox::commit_last);
+        outbox.put_last();
+        stage(&mut outbox, &io, b"end", Outbox::commit);
+        assert_eq!(sent(&mut outbox), b"responseend");
     }
 }

@@ -316,7 +316,7 @@ impl Target {
             return;
         }
         if let Some(n) = protocol.write_response(outbox.room(), &cqe) {
-            outbox.commit(n);
+            outbox.commit_last(n);
         }
         self.mark_dirty(key);
     }
@@ -393,6 +393,7 @@ impl Target {
         self.stats.violations += 1;
         let Some(connection) = self.connections.get_mut(key) else { return };
         let Connection { outbox, protocol, .. } = &mut **connection;
+        outbox.put_last();
         if outbox.reserve(io, &mut self.reserve, MAX_HEADER_BYTES)
             && let Some(n) = protocol.write_term_req(outbox.room(), violation)
         {

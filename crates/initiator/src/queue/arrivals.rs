@@ -24,6 +24,8 @@ const LEAST_BYTES: usize = 4096;
 /// Spare buffers at most, and their length in sum unless one alone is longer.
 const MOST_PARTS: usize = 32;
 const MOST_BYTES: usize = 256 << 10;
+/// Commands without data for us in a row after which no data is expected.
+const MOST_OTHERS: u32 = 16;
 /// After mostly other data than expected came: how often to receive into chunks before lending again.
 const PAUSE: u32 = 256;
 
@@ -35,8 +37,10 @@ pub(super) struct Arrivals {
     lent: bool,
     /// The command whose data the landing's first part holds so far, from its start.
     open: Option<u16>,
-    /// What the command that was sent last reads. Bytes.
+    /// What the read that was sent last asked for. Bytes.
     expected: usize,
+    /// Commands without data for us since then.
+    others: u32,
     pause: u32,
 }
 
@@ -44,7 +48,10 @@ impl Arrivals {
     /// A command was sent that reads so many bytes.
     #[inline]
     pub(super) fn expect(&mut self, bytes: u32) {
-        self.expected = usize::try_from(bytes).unwrap_or(0);
+        match usize::try_from(bytes) {
+            Ok(0) | Err(_) => self.others = self.others.saturating_add(1),
+            Ok(bytes) => (self.expected, self.others) = (bytes, 0),
+        }
     }
 
     /// Spare buffers of `bytes` each, as far as the pool has them.
@@ -131,7 +138,7 @@ impl Queue {
     }
 
     /// Bytes of the stream within a frame, whatever they are. How well that suited: 1 for data that lies where it stays, 0 for
-    /// what is too little to say, -1 for anything else.
+    /// what is too little to say (responses go behind data), -1 for data that had to be copied.
     fn take_frame(
         &mut self,
         pool: &Pool,
@@ -149,8 +156,9 @@ impl Queue {
         let range = range.start.max(HEAD_BYTES) - HEAD_BYTES..range.end - HEAD_BYTES;
         let whole = range.end == part.len();
         if !self.stays(&range, part.len(), slots) {
+            let little = range.len() < part.len() / 2;
             self.receive(pool, &part[range], slots, heard)?;
-            return Ok(-1);
+            return Ok(if little { 0 } else { -1 });
         }
         self.pass(&part[range])?;
         if whole && let Some(cid) = self.arrivals.open.take() {
@@ -209,7 +217,11 @@ impl Queue {
         if arrivals.lent || arrivals.pause > 0 || self.host.outstanding() == 0 {
             return;
         }
-        let suits = arrivals.expected >= LEAST_BYTES && self.host.negotiated().digests == tcp::Digests::NONE;
+        // What an admin queue reads is little and seldom.
+        let suits = self.number > 0
+            && arrivals.expected >= LEAST_BYTES
+            && arrivals.others < MOST_OTHERS
+            && self.host.negotiated().digests == tcp::Digests::NONE;
         if !suits && arrivals.open.is_none() {
             return;
         }

@@ -127,6 +127,8 @@ impl Multi {
         self.until("live", |m| m.paths().iter().all(|p| p.live || p.given_up));
         assert!(matches!(self.initiator.state(self.id), State::Live { .. }));
         assert_eq!(self.read(0).result, Ok(0));
+        // All paths were asked for the namespace then; they answer when they do.
+        self.pass_ms(20);
     }
 
     pub fn peer(&mut self, path: usize) -> &mut Ram {
