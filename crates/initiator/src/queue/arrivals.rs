@@ -26,8 +26,9 @@ const MOST_PARTS: usize = 32;
 const MOST_BYTES: usize = 256 << 10;
 /// Commands without data for us in a row after which no data is expected.
 const MOST_OTHERS: u32 = 16;
-/// After mostly other data than expected came: how often to receive into chunks before lending again.
-const PAUSE: u32 = 256;
+/// After mostly other data than expected came: how often to receive into chunks before lending again, at first and, doubled each
+/// time that it goes on like that, at last.
+const PAUSES: (u32, u32) = (1, 256);
 
 /// What a queue lends and what it knows of it.
 #[derive(Default)]
@@ -42,6 +43,7 @@ pub(super) struct Arrivals {
     /// Commands without data for us since then.
     others: u32,
     pause: u32,
+    next_pause: u32,
 }
 
 impl Arrivals {
@@ -115,8 +117,12 @@ impl Queue {
         if self.arrivals.open.is_some() {
             landing.begin(at, 0);
         }
+        let arrivals = &mut self.arrivals;
         if score < 0 {
-            self.arrivals.pause = PAUSE;
+            arrivals.pause = arrivals.next_pause.max(PAUSES.0);
+            arrivals.next_pause = (2 * arrivals.pause).min(PAUSES.1);
+        } else if score > 0 {
+            arrivals.next_pause = PAUSES.0;
         }
         self.arrivals.landing = Some(landing);
         result
