@@ -54,6 +54,7 @@ pub use identity::{Discovered, DiscoveredSubsystem, Identity, Namespace, Namespa
 pub use initiator::{Initiator, Notice, OWNER, State};
 pub use load::Histogram;
 pub use options::{ADMIN_ENTRIES, Digests, Options, PathOptions};
+pub use queue::spare_buffers;
 pub use statistics::{Answered, PathReport, PathStatistics, QueueStatistics};
 pub use subsystem::{
     choice::{MAX_PATHS, Policy},

@@ -11,6 +11,7 @@ use crate::{
     slots::{Payload, Place, Reply, SlotId, Slots, Under},
 };
 use arrivals::Arrivals;
+pub use arrivals::spare_buffers;
 use dolmen_io::{Io, Owner, Pool, Slices, SocketId, Tag};
 use dolmen_nvme::{
     spec::Fuse,

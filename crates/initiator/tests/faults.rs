@@ -8,8 +8,9 @@ mod pair;
 
 use common::{BLOCK, Behaviour};
 use dolmen_initiator::{
-    Command, Data, ErrorKind, Failure, Namespace, Notice, Request, Resend, State, SubmitError,
+    Command, Data, ErrorKind, Failure, NO_DEADLINE, Namespace, Notice, Request, Resend, State, SubmitError,
     load::{Load, LoadOptions, Mix, Pattern, Rng},
+    spare_buffers,
 };
 use dolmen_io::PoolConfig;
 use dolmen_nvme::{
@@ -363,4 +364,47 @@ fn little_memory_goes_round_the_queues() {
         let (least, most) = (done.iter().min().unwrap(), done.iter().max().unwrap());
         assert!(*least > 100 && least * 2 > *most, "seed {seed}: {done:?}");
     }
+}
+
+/// Buffers that queues keep for what will come are taken where there are plenty, and given back when there are no more.
+#[test]
+fn buffers_for_arrivals_leave_the_pool_to_others() {
+    const QUEUES: u16 = 8;
+    let mut p = Pair::new(1, Behaviour { queues: QUEUES, ..Behaviour::default() }, |o| {
+        (o.io_queues, o.queue_depth) = (QUEUES, 32);
+    });
+    p.live();
+    let mut held: Vec<_> = std::iter::from_fn(|| p.io.pool().alloc_fitting(BLOCK)).collect();
+    let all = held.len();
+    let reads = |p: &mut Pair, held: &mut Vec<dolmen_io::Buf>, free: usize| {
+        held.extend(std::iter::from_fn(|| p.io.pool().alloc_fitting(BLOCK)));
+        held.truncate(all - free);
+        let mut under_way = [0; QUEUES as usize];
+        for round in 0..4000 {
+            for queue in (0..QUEUES).filter(|_| round < 2000) {
+                while under_way[usize::from(queue)] < 8 {
+                    let buf = p.io.alloc(BLOCK).unwrap();
+                    let command = Command::Read { nsid: 1, lba: 7, blocks: 1, buf };
+                    let request =
+                        Request { ticket: queue.into(), deadline: NO_DEADLINE, queue: Some(queue), command };
+                    p.initiator.submit(&mut p.io, p.id, request).map_err(|(_, e)| e).unwrap();
+                    under_way[usize::from(queue)] += 1;
+                }
+            }
+            p.turn();
+            for completion in p.completions.drain(..) {
+                assert!(completion.result.is_ok());
+                under_way[usize::try_from(completion.ticket).unwrap()] -= 1;
+            }
+        }
+        assert_eq!(under_way, [0; QUEUES as usize]);
+        let idle: Vec<_> = std::iter::from_fn(|| p.io.pool().alloc_fitting(BLOCK)).collect();
+        all.saturating_sub(held.len() + idle.len())
+    };
+    let plenty = all / 8;
+    let kept = reads(&mut p, &mut held, all);
+    assert!((100..=usize::from(QUEUES) * spare_buffers(BLOCK)).contains(&kept), "{kept} are kept of {all}");
+    let kept = reads(&mut p, &mut held, plenty + 90);
+    assert!((1..=90).contains(&kept), "{kept} are kept of {}", plenty + 90);
+    assert_eq!(reads(&mut p, &mut held, plenty), 0, "are kept of {plenty}");
 }

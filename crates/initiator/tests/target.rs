@@ -280,7 +280,9 @@ fn reads_land_beside_writes() {
             nguid: [0; 16],
             deallocated_reads_zero: true,
         };
-        let mut load = Load::new(id, LoadOptions { depth: 32, queues: 1, size_bytes: 4096, ..load_options(ns, 5) }).unwrap();
+        let mut load =
+            Load::new(id, LoadOptions { depth: 32, queues: 1, size_bytes: 4096, ..load_options(ns, 5) })
+                .unwrap();
         load.set_work(Pattern::Random, Mix { reads, zeroes: 0 }, 20_000);
         let (mut events, mut completions) = (Vec::new(), Vec::new());
         for turn in 0.. {

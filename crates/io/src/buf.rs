@@ -197,6 +197,14 @@ impl Pool {
         self.inner().classes.iter().filter(|c| c.bytes >= len).map(|c| c.free.borrow().len()).sum()
     }
 
+    /// True while more than an eighth of the buffers that [`Pool::alloc_fitting`] takes such a length from are free: who can do without
+    /// leaves the rest to those who cannot.
+    #[must_use]
+    pub fn is_plentiful(&self, len: usize) -> bool {
+        let class = self.inner().classes.iter().find(|c| c.bytes >= len);
+        class.is_some_and(|class| class.free.borrow().len() > class.count as usize / 8)
+    }
+
     /// Buffers that [`Pool::alloc_fitting`] takes such a length from, in use or not.
     #[must_use]
     pub fn fitting(&self, len: usize) -> usize {

@@ -30,6 +30,13 @@ const MOST_OTHERS: u32 = 16;
 /// time that it goes on like that, at last.
 const PAUSES: (u32, u32) = (1, 256);
 
+/// Buffers of the length of a read that a queue keeps for what will come, while its pool has more than an eighth of them free. Reads
+/// below 4 KiB have none.
+#[must_use]
+pub fn spare_buffers(read_bytes: usize) -> usize {
+    if read_bytes < LEAST_BYTES { 0 } else { (MOST_BYTES / read_bytes).clamp(1, MOST_PARTS) }
+}
+
 /// What a queue lends and what it knows of it.
 #[derive(Default)]
 pub(super) struct Arrivals {
@@ -56,10 +63,11 @@ impl Arrivals {
         }
     }
 
-    /// Spare buffers of `bytes` each, as far as the pool has them.
+    /// Spare buffers of `bytes` each, as far as the pool has plenty of them.
     fn spare(io: &Io, bytes: usize) -> Option<Box<Landing>> {
-        let count = (MOST_BYTES / bytes).clamp(1, MOST_PARTS);
-        let parts: Vec<Buf> = (0..count).map_while(|_| io.alloc(bytes)).collect();
+        let pool = io.pool();
+        let spare = |_| pool.is_plentiful(bytes).then(|| pool.alloc_fitting(bytes)).flatten();
+        let parts: Vec<Buf> = (0..spare_buffers(bytes)).map_while(spare).collect();
         (!parts.is_empty()).then(|| Box::new(Landing::new(HEAD_BYTES, parts)))
     }
 }
@@ -238,7 +246,9 @@ impl Queue {
             return;
         }
         let kept = arrivals.landing.take();
-        let kept = kept.filter(|l| arrivals.open.is_some() || l.part_bytes() == arrivals.expected);
+        // A pool that runs low gets them back.
+        let stays = |bytes| bytes == arrivals.expected && io.pool().is_plentiful(bytes);
+        let kept = kept.filter(|l| arrivals.open.is_some() || stays(l.part_bytes()));
         let Some(mut landing) = kept.or_else(|| Arrivals::spare(io, arrivals.expected)) else { return };
         let skip = match self.host.due() {
             Due::Header { came } if came < HEAD_BYTES => Some(came),

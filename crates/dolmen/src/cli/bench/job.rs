@@ -16,6 +16,7 @@ use dolmen_initiator::{
     Failure, Notice,
     blocking::Session,
     load::{Load, LoadStats, Violation},
+    spare_buffers,
 };
 use dolmen_io::{Io, PoolConfig};
 use dolmen_types::Nanos;
@@ -132,7 +133,8 @@ impl<'a> Job<'a> {
         if let Some(cpu) = plan.cpu_of(number) {
             pin_thread(cpu).map_err(|why| failed(why.to_string()).hint("see --cpus"))?;
         }
-        let config = UringConfig { pool: pool(plan), ..UringConfig::default() };
+        let config =
+            UringConfig { pool: pool(plan.connections, plan.depth, plan.bs), ..UringConfig::default() };
         let uring = Uring::new(&config).map_err(|why| failed(why.to_string()))?;
         let goal = plan.goal_of(number);
         let session = Session::connect(Io::new(Box::new(uring)), goal.options.clone());
@@ -213,10 +215,13 @@ impl<'a> Job<'a> {
     }
 }
 
-/// The buffers of one job: one for each command, chunks to receive into, and a few small ones.
-fn pool(plan: &Plan) -> PoolConfig {
-    let places = u32::from(plan.connections) * u32::from(plan.depth);
-    let bs = usize::try_from(plan.bs).unwrap_or(usize::MAX);
+/// The buffers of one job: one for each command, what each connection keeps for what will come, chunks to receive into, and a few small
+/// ones.
+fn pool(connections: u16, depth: u16, bs: u64) -> PoolConfig {
+    let bs = usize::try_from(bs).unwrap_or(usize::MAX);
+    let places = usize::from(connections) * (usize::from(depth) + spare_buffers(bs));
+    // More than the eighth that is left to others.
+    let places = u32::try_from(places + places / 6).unwrap_or(u32::MAX);
     let mut classes = vec![(4096, 256), (PoolConfig::CHUNK_BYTES, 1280)];
     match classes.iter_mut().find(|(bytes, _)| *bytes >= bs) {
         Some((_, count)) => *count += places,
@@ -349,4 +354,24 @@ pub(super) fn add(sum: &mut LoadStats, other: &LoadStats) {
 
 fn nanos(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Commands that find no buffer, or connections that keep none, would make a slower load than was asked for.
+    #[test]
+    fn every_command_and_every_connection_has_its_buffers() {
+        for (connections, depth, bs) in
+            [(1, 1, 4096), (64, 32, 4096), (128, 128, 4096), (128, 32, 8192), (16, 32, 128 << 10)]
+        {
+            let pool = pool(connections, depth, bs);
+            let bs = usize::try_from(bs).unwrap();
+            let (_, count) = *pool.classes.iter().find(|(bytes, _)| *bytes >= bs).unwrap();
+            let taken = usize::from(connections) * (usize::from(depth) + spare_buffers(bs));
+            let count = usize::try_from(count).unwrap();
+            assert!(count - taken > count / 8, "{connections} {depth} {bs}: {count}");
+        }
+    }
 }
