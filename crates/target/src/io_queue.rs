@@ -454,6 +454,7 @@ pub(crate) fn begin_data(
     }
     let header = C2hData { cid, offset: 0, length, end };
     let header = protocol.write_c2h_data(outbox.room(), &header)?;
+    outbox.expect_data();
     Some(Staged { header, end })
 }
 
@@ -517,7 +518,5 @@ pub(crate) fn stage_data(
 #[inline]
 pub(crate) fn stage_response(connection: &mut Connection, cqe: &Cqe) {
     let Connection { outbox, protocol, .. } = connection;
-    if let Some(n) = protocol.write_response(outbox.room(), cqe) {
-        outbox.commit_last(n);
-    }
+    outbox.respond(|room| protocol.write_response(room, cqe));
 }

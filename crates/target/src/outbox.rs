@@ -1,7 +1,7 @@
 //! What one connection is about to send: replies staged one behind the other in a contiguous buffer, with large payloads
 //! hung in between as they are. One send takes it all.
 //!
-//! Responses go behind everything else of their send: a host that reads and writes then finds its data at even distances, where it may
+//! Where there is data, responses go behind all of their send: a host that reads and writes then finds its data at even distances, where it may
 //! have buffers, and not behind a response now and then. Commands end in no order of their own; a command's data still comes before its
 //! response.
 //!
@@ -10,6 +10,7 @@
 //! written there up to a longer length ([`WRITE_BYTES`]).
 
 use dolmen_io::{Buf, Io, PoolConfig, Slice, Slices};
+use dolmen_nvme::tcp::MAX_HEADER_BYTES;
 use std::ops::Range;
 
 /// Payloads of at least this length are sent from their own buffer. Bytes.
@@ -19,7 +20,7 @@ pub(crate) const ATTACH_BYTES: usize = 4 * 1024;
 pub(crate) const WRITE_BYTES: usize = 8 * 1024;
 
 /// Responses that wait for the end of their send, in sum; more go where they are. Bytes.
-const MOST_LAST_BYTES: usize = 1024;
+const LAST_BYTES: usize = 1024;
 
 /// Staging buffers that are set aside, so that replies always find room and give their own buffers back.
 const RESERVED: usize = 8;
@@ -35,8 +36,12 @@ enum Segment {
 pub(crate) struct Outbox {
     current: Option<Buf>,
     filled: usize,
-    /// What goes behind all that is staged. The current buffer has room for it.
+    /// Responses that go behind all that is staged: the first `waiting` bytes. The current buffer has room for them.
     last: Vec<u8>,
+    waiting: usize,
+    /// This send has data, or the one before had: responses wait.
+    data: bool,
+    data_before: bool,
     segments: Vec<Segment>,
     ready: Slices,
     bytes: usize,
@@ -93,7 +98,7 @@ impl Outbox {
     /// Makes sure of `need` contiguous bytes of [`Outbox::room`]; a new buffer is about as large as what the last send took.
     /// False when there is no memory now.
     pub(crate) fn reserve(&mut self, io: &Io, reserve: &mut Reserve, need: usize) -> bool {
-        let need = need + self.last.len();
+        let need = need + self.waiting;
         if self.current.as_ref().is_some_and(|buf| buf.len() - self.filled >= need) {
             return true;
         }
@@ -111,25 +116,37 @@ impl Outbox {
         }
     }
 
-    /// Takes the first `n` bytes of [`Outbox::room`] into the stream, behind all that this send will have before.
+    /// What comes next is data of a command.
     #[inline]
-    pub(crate) fn commit_last(&mut self, n: usize) {
-        if self.last.len() + n > MOST_LAST_BYTES {
-            return self.commit(n);
+    pub(crate) fn expect_data(&mut self) {
+        self.data = true;
+    }
+
+    /// Puts a response behind all that this send will have, if it has data, of which `write` fills in some bytes: it tells how many.
+    /// Its header was reserved.
+    #[inline]
+    pub(crate) fn respond(&mut self, write: impl FnOnce(&mut [u8]) -> Option<usize>) {
+        let waits = (self.data || self.data_before) && self.waiting + MAX_HEADER_BYTES <= LAST_BYTES;
+        if !waits {
+            if let Some(n) = write(self.room()) {
+                self.commit(n);
+            }
+            return;
         }
-        if let Some(buf) = &self.current {
-            self.last.extend_from_slice(&buf[self.filled..self.filled + n]);
+        self.last.resize(LAST_BYTES, 0);
+        // It is copied when the send is made: to copy what was just put together would wait for the store buffer.
+        if let Some(n) = write(&mut self.last[self.waiting..]) {
+            self.waiting += n;
             self.bytes += n;
             self.held += n;
         }
     }
 
-    /// What was to go last goes now: something follows that ends the stream.
-    pub(crate) fn put_last(&mut self) {
-        let n = self.last.len();
+    /// Responses that wait go now: what follows ends the stream.
+    pub(crate) fn end_waiting(&mut self) {
+        let n = std::mem::take(&mut self.waiting);
         if let (1.., Some(buf)) = (n, &mut self.current) {
-            buf[self.filled..self.filled + n].copy_from_slice(&self.last);
-            self.last.clear();
+            buf[self.filled..self.filled + n].copy_from_slice(&self.last[..n]);
             self.bytes -= n;
             self.held -= n;
             self.commit(n);
@@ -197,9 +214,10 @@ impl Outbox {
 
     /// All that waits, for one send; `spare` is an empty vector to go on with.
     pub(crate) fn take(&mut self, spare: Slices) -> Slices {
-        self.put_last();
+        self.end_waiting();
         self.seal();
         (self.bytes, self.held) = (0, 0);
+        self.data_before = std::mem::take(&mut self.data);
         self.burst = std::mem::take(&mut self.staged);
         std::mem::replace(&mut self.ready, spare)
     }
@@ -210,11 +228,23 @@ mod tests {
     use super::*;
     use dolmen_sim::{CoreConfig, World};
 
-    /// Stages bytes the way replies are staged.
-    fn stage(outbox: &mut Outbox, io: &Io, bytes: &[u8], commit: fn(&mut Outbox, usize)) {
+    fn outbox() -> (Io, Outbox) {
+        (Io::new(Box::new(World::new(1).driver(CoreConfig::default()))), Outbox::default())
+    }
+
+    fn data(outbox: &mut Outbox, io: &Io, bytes: &[u8]) {
         assert!(outbox.reserve(io, &mut Reserve::default(), bytes.len()));
+        outbox.expect_data();
         outbox.room()[..bytes.len()].copy_from_slice(bytes);
-        commit(outbox, bytes.len());
+        outbox.commit(bytes.len());
+    }
+
+    fn response(outbox: &mut Outbox, io: &Io, value: u8) {
+        assert!(outbox.reserve(io, &mut Reserve::default(), MAX_HEADER_BYTES));
+        outbox.respond(|room| {
+            room[..24].fill(value);
+            Some(24)
+        });
     }
 
     fn sent(outbox: &mut Outbox) -> Vec<u8> {
@@ -225,16 +255,15 @@ mod tests {
     }
 
     #[test]
-    fn responses_go_last_whatever_comes_between() {
-        let io = Io::new(Box::new(World::new(1).driver(CoreConfig::default())));
-        let mut outbox = Outbox::default();
+    fn responses_go_behind_data_whatever_comes_between() {
+        let (io, mut outbox) = outbox();
         let (mut expected, mut responses) = (Vec::new(), Vec::new());
         for n in 0..30u8 {
             // In between the staging buffer is full now and then, and data is hung in.
-            let data = vec![n; 5000];
-            stage(&mut outbox, &io, &data, Outbox::commit);
-            expected.extend_from_slice(&data);
-            stage(&mut outbox, &io, &[100 + n; 24], Outbox::commit_last);
+            let bytes = vec![n; 5000];
+            data(&mut outbox, &io, &bytes);
+            expected.extend_from_slice(&bytes);
+            response(&mut outbox, &io, 100 + n);
             responses.extend_from_slice(&[100 + n; 24]);
             if n % 8 == 3 {
                 let mut own = io.alloc(4096).unwrap();
@@ -245,26 +274,34 @@ mod tests {
         }
         expected.extend(responses);
         assert!(sent(&mut outbox) == expected);
-        assert!(sent(&mut outbox).is_empty());
+        // After data some is expected again, whatever is first; after none no longer.
+        response(&mut outbox, &io, 1);
+        data(&mut outbox, &io, &[2; 24]);
+        assert_eq!(sent(&mut outbox), [[2; 24], [1; 24]].concat());
+        response(&mut outbox, &io, 1);
+        assert_eq!(sent(&mut outbox), [1; 24]);
+        response(&mut outbox, &io, 1);
+        data(&mut outbox, &io, &[2; 24]);
+        assert_eq!(sent(&mut outbox), [[1; 24], [2; 24]].concat());
     }
 
     #[test]
     fn more_responses_than_wait_are_sent_all_the_same() {
-        let io = Io::new(Box::new(World::new(1).driver(CoreConfig::default())));
-        let mut outbox = Outbox::default();
-        (0..100).for_each(|n| stage(&mut outbox, &io, &[n; 24], Outbox::commit_last));
+        let (io, mut outbox) = outbox();
+        data(&mut outbox, &io, &[100; 24]);
+        (0..100).for_each(|n| response(&mut outbox, &io, n));
         let mut all = sent(&mut outbox);
         all.sort_unstable();
-        assert!(all.chunks(24).zip(0..).all(|(response, n)| response == [n; 24]) && all.len() == 2400);
+        assert!(all.chunks(24).zip(0..).all(|(response, n)| response == [n; 24]) && all.len() == 101 * 24);
     }
 
     #[test]
     fn what_ends_the_stream_follows_the_responses() {
-        let io = Io::new(Box::new(World::new(1).driver(CoreConfig::default())));
-        let mut outbox = Outbox::default();
-        stage(&mut outbox, &io, b"response", Outbox::commit_last);
-        outbox.put_last();
-        stage(&mut outbox, &io, b"end", Outbox::commit);
-        assert_eq!(sent(&mut outbox), b"responseend");
+        let (io, mut outbox) = outbox();
+        data(&mut outbox, &io, b"data");
+        response(&mut outbox, &io, b'r');
+        outbox.end_waiting();
+        data(&mut outbox, &io, b"end");
+        assert_eq!(sent(&mut outbox), [&b"data"[..], &[b'r'; 24], b"end"].concat());
     }
 }

@@ -315,9 +315,7 @@ impl Target {
             self.late.push_back(Late::Response(key, cqe));
             return;
         }
-        if let Some(n) = protocol.write_response(outbox.room(), &cqe) {
-            outbox.commit_last(n);
-        }
+        outbox.respond(|room| protocol.write_response(room, &cqe));
         self.mark_dirty(key);
     }
 
@@ -393,7 +391,7 @@ impl Target {
         self.stats.violations += 1;
         let Some(connection) = self.connections.get_mut(key) else { return };
         let Connection { outbox, protocol, .. } = &mut **connection;
-        outbox.put_last();
+        outbox.end_waiting();
         if outbox.reserve(io, &mut self.reserve, MAX_HEADER_BYTES)
             && let Some(n) = protocol.write_term_req(outbox.room(), violation)
         {
