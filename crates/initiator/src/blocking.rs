@@ -6,7 +6,7 @@
 
 use crate::{
     BlockRange, Command, Completion, DiscoveredSubsystem, Error, Failure, Identity, Initiator, Namespace,
-    Notice, OWNER, Options, Request, State, SubmitError, SubsystemId,
+    Notice, OWNER, Options, PathReport, Request, State, SubmitError, SubsystemId,
     discovery::MAX_RECORDS,
     identity::{DISCOVERY_ENTRY_BYTES, active_namespaces, discovery_entries, discovery_header},
     load::Load,
@@ -159,6 +159,12 @@ impl Session {
     #[must_use]
     pub fn subsystem(&self) -> SubsystemId {
         self.subsystem
+    }
+
+    /// How its paths stand, and what happened on them.
+    #[must_use]
+    pub fn paths(&self) -> Vec<PathReport> {
+        self.initiator.paths(self.subsystem)
     }
 
     /// State changes, losses and events since the last call.

@@ -13,7 +13,7 @@ use crate::{
     interrupts::{self, Patience},
 };
 use dolmen_initiator::{
-    Failure, Notice,
+    Failure,
     blocking::Session,
     load::{Load, LoadStats, Violation},
     spare_buffers,
@@ -208,9 +208,10 @@ impl<'a> Job<'a> {
         let stats = load.stats();
         (counted.errors, counted.first_error) = (stats.errors, stats.first_error);
         (counted.violations, counted.first_violation) = (stats.violations, stats.first_violation.clone());
-        let lost =
-            self.session.take_notices().iter().filter(|n| matches!(n, Notice::PathLost { .. })).count();
-        self.told.losses.fetch_add(lost as u64, Relaxed);
+        self.session.take_notices();
+        // Attempts to connect again that failed are no losses.
+        let losses = self.session.paths().iter().map(|path| path.statistics.losses).sum();
+        self.told.losses.store(losses, Relaxed);
         self.told.operations.store(0, Relaxed);
     }
 }
