@@ -28,7 +28,7 @@ const MOST_BYTES: usize = 256 << 10;
 const MOST_OTHERS: u32 = 16;
 /// After mostly other data than expected came: how often to receive into chunks before lending again, at first and, doubled each
 /// time that it goes on like that, at last.
-const PAUSES: (u32, u32) = (1, 256);
+const PAUSES: (u32, u32) = (1, 16);
 
 /// Buffers of the length of a read that a queue keeps for what will come, while its pool has more than an eighth of them free. Reads
 /// below 4 KiB have none.
