@@ -30,6 +30,10 @@ use std::{
 /// Writes of so much in all are worth a system call of their own: drives are busy with them while the turn goes on. Bytes.
 const EARLY_BYTES: usize = 256 * 1024;
 
+/// Looks in one reap when few sockets are asked directly, as long as nothing comes: what comes meanwhile is heard sooner than by the next
+/// turn's.
+const LOOKS: usize = 4;
+
 /// How long a driver that is dropped waits for the kernel to let go of its buffers. Nanoseconds.
 const DRAIN_NS: u64 = 10_000_000_000;
 
@@ -218,6 +222,12 @@ impl Driver for Uring {
         if spins {
             let Tables { sockets, pool, .. } = &mut *self.io;
             sockets.ask(pool, &mut self.ring, events);
+            for _ in 1..LOOKS {
+                if !events.is_empty() || !sockets.asks_few() {
+                    break;
+                }
+                sockets.ask(pool, &mut self.ring, events);
+            }
         }
         self.clock
     }

@@ -337,8 +337,7 @@ pub(crate) fn receive_now(socket: &OwnedFd, bufs: &mut [Buf]) -> Result<usize, i
     let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
     (message.msg_iov, message.msg_iovlen) = (vectors.as_mut_ptr(), count);
     // SAFETY: message, vectors and buffers live across the call, and the buffers are ours alone.
-    let n = unsafe { libc::recvmsg(socket.as_raw_fd(), &mut message, libc::MSG_DONTWAIT) };
-    usize::try_from(n).map_err(|_| errors::last())
+    unsafe { message_call(libc::SYS_recvmsg, socket, &raw mut message, libc::MSG_DONTWAIT) }
 }
 
 /// Receives what is there into `rooms`, one after the other. Fails with the error's number.
@@ -350,8 +349,7 @@ pub(crate) unsafe fn receive_into(socket: &OwnedFd, rooms: &mut [libc::iovec]) -
     let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
     (message.msg_iov, message.msg_iovlen) = (rooms.as_mut_ptr(), rooms.len());
     // SAFETY: the caller's promise; the vectors live across the call.
-    let n = unsafe { libc::recvmsg(socket.as_raw_fd(), &mut message, libc::MSG_DONTWAIT) };
-    usize::try_from(n).map_err(|_| errors::last())
+    unsafe { message_call(libc::SYS_recvmsg, socket, &raw mut message, libc::MSG_DONTWAIT) }
 }
 
 /// Sends of a message what the socket takes. Fails with the error's number.
@@ -359,8 +357,23 @@ pub(crate) unsafe fn receive_into(socket: &OwnedFd, rooms: &mut [libc::iovec]) -
 /// # Safety
 /// The message names vectors and bytes that live across the call.
 pub(crate) unsafe fn send_now(socket: &OwnedFd, message: &libc::msghdr) -> Result<usize, i32> {
+    let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
+    // SAFETY: the caller's promise; the kernel only reads the message.
+    unsafe { message_call(libc::SYS_sendmsg, socket, (&raw const *message).cast_mut(), flags) }
+}
+
+/// `recvmsg` or `sendmsg` without libc's provisions for threads that are cancelled meanwhile: two locked instructions in each call.
+///
+/// # Safety
+/// What these calls ask for, on a socket that doesn't wait.
+unsafe fn message_call(
+    number: libc::c_long,
+    socket: &OwnedFd,
+    message: *mut libc::msghdr,
+    flags: libc::c_int,
+) -> Result<usize, i32> {
     // SAFETY: the caller's promise.
-    let n = unsafe { libc::sendmsg(socket.as_raw_fd(), message, libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL) };
+    let n = unsafe { libc::syscall(number, socket.as_raw_fd(), message, flags) };
     usize::try_from(n).map_err(|_| errors::last())
 }
 

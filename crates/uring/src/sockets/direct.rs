@@ -23,6 +23,9 @@ use std::os::fd::OwnedFd;
 /// Sockets that are asked directly however seldom they speak, if no others do.
 const MOST_QUIET: usize = 16;
 
+/// Sockets that are asked again at once when they had nothing.
+const MOST_FEW: usize = 2;
+
 /// Sockets of which one look takes something.
 const MOST_HEARD: usize = 8;
 
@@ -124,6 +127,11 @@ impl Sockets {
             direct.busy += u32::from(direct.messages != direct.before);
             direct.before = direct.messages;
         }
+    }
+
+    /// True when a look takes no longer than the rest of a turn.
+    pub(crate) fn asks_few(&self) -> bool {
+        (1..=MOST_FEW).contains(&self.direct.asked.len())
     }
 
     /// The core is about to sleep: the kernel shall wake it.
