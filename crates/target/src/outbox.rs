@@ -19,7 +19,7 @@ pub(crate) const ATTACH_BYTES: usize = 4 * 1024;
 /// Payloads below this length are written straight into the staging buffer, if they are not in another. Bytes.
 pub(crate) const WRITE_BYTES: usize = 8 * 1024;
 
-/// Responses that wait for the end of their send, in sum; more go where they are. Bytes.
+/// Responses that wait for the end of their send, in sum; before more wait these go where they are. Bytes.
 const LAST_BYTES: usize = 1024;
 
 /// Staging buffers that are set aside, so that replies always find room and give their own buffers back.
@@ -126,8 +126,11 @@ impl Outbox {
     /// Its header was reserved.
     #[inline]
     pub(crate) fn respond(&mut self, write: impl FnOnce(&mut [u8]) -> Option<usize>) {
-        let waits = (self.data || self.data_before) && self.waiting + MAX_HEADER_BYTES <= LAST_BYTES;
-        if !waits {
+        // In their order, since each says how far the host's queue was read (SQHD).
+        if self.waiting + MAX_HEADER_BYTES > LAST_BYTES {
+            self.end_waiting();
+        }
+        if !(self.data || self.data_before) {
             if let Some(n) = write(self.room()) {
                 self.commit(n);
             }
@@ -286,13 +289,16 @@ mod tests {
     }
 
     #[test]
-    fn more_responses_than_wait_are_sent_all_the_same() {
+    fn more_responses_than_wait_keep_their_order() {
         let (io, mut outbox) = outbox();
-        data(&mut outbox, &io, &[100; 24]);
-        (0..100).for_each(|n| response(&mut outbox, &io, n));
-        let mut all = sent(&mut outbox);
-        all.sort_unstable();
-        assert!(all.chunks(24).zip(0..).all(|(response, n)| response == [n; 24]) && all.len() == 101 * 24);
+        for n in 0..200 {
+            data(&mut outbox, &io, &[255; 24]);
+            response(&mut outbox, &io, n);
+        }
+        let all = sent(&mut outbox);
+        let (data, responses): (Vec<_>, Vec<_>) = all.chunks(24).partition(|bytes| bytes[0] == 255);
+        assert!(data.len() == 200 && responses.len() == 200);
+        assert!(responses.iter().zip(0..).all(|(bytes, n)| *bytes == [n; 24]));
     }
 
     #[test]
