@@ -186,13 +186,18 @@ impl Shard {
 
     /// One commit of queued batches.
     fn form_hot(&mut self, io: &mut Io) -> bool {
+        self.form_hosts(io, self.bulk_pays())
+    }
+
+    /// The same, to the bulk stream if that is wanted and it has room.
+    fn form_hosts(&mut self, io: &mut Io, bulk: bool) -> bool {
         let Some((header, payload)) = self.queue.front().map(|p| (p.header_bytes, p.payload_bytes)) else {
             return false;
         };
         if payload > 0 && (!self.in_pace(payload as u64) || self.should_gather()) {
             return false;
         }
-        let mut stream = if self.bulk_pays() { Stream::Bulk } else { Stream::Hot };
+        let mut stream = if bulk { Stream::Bulk } else { Stream::Hot };
         if payload > 0 && !self.admit_host(io.now(), payload as u64, stream) {
             return false;
         }
@@ -228,9 +233,12 @@ impl Shard {
         if memory.is_none() && stream == Stream::Hot {
             // The pool may be full of the very data that waits here: one batch at a time gets through on the reserve.
             count = 1;
-            memory = self.reserved(payload, &columns);
+            memory = self.reserved(io, payload, header_room, &columns);
         }
-        let Some((mut staging, buffers)) = memory else { return false };
+        let Some((mut staging, buffers)) = memory else {
+            // So it does on the hot stream, when no commit under way will give memory back.
+            return stream == Stream::Bulk && self.log.flights.is_empty() && self.form_hosts(io, false);
+        };
         let segment = if rolls { self.open_segment(stream) } else { None };
         // A look at the clock takes its time too: one of several commits is measured, as with reads.
         let measured =
@@ -321,15 +329,31 @@ impl Shard {
     }
 
     /// The buffers that are kept back, for a commit of one batch with `payload` bytes of data when nothing else is under way.
-    fn reserved(&mut self, payload: usize, columns: &Columns) -> Option<(Staging, Buffers)> {
-        let whole = self.log.flights.is_empty() && self.reserve.len() >= RESERVED_BUFFERS;
-        if !whole || columns.data() > 1 || self.reserve.last()?.capacity() < payload {
+    fn reserved(
+        &mut self,
+        io: &Io,
+        payload: usize,
+        header: usize,
+        columns: &Columns,
+    ) -> Option<(Staging, Buffers)> {
+        if !self.log.flights.is_empty() || columns.data() > 1 || self.reserve.last()?.capacity() < payload {
             return None;
         }
-        let (mut data, header, mut pages) = (self.reserve.pop()?, self.reserve.pop()?, self.reserve.pop()?);
+        // Small ones may well be there: the reserve is not full when others were faster.
+        let pages = columns.len() * PAGE;
+        let few = self.reserve.len() < RESERVED_BUFFERS;
+        let small = if few { io.alloc(header).zip(io.alloc(pages)) } else { None };
+        if few && small.is_none() {
+            return None;
+        }
+        let mut data = self.reserve.pop()?;
         data.set_len(payload);
-        pages.set_len(columns.len() * PAGE);
-        Some((Staging::over(smallvec![data]), Buffers { header, pages: Some(pages), parity: Vec::new() }))
+        let (header, mut pages_buf) = match small {
+            Some(small) => small,
+            None => (self.reserve.pop()?, self.reserve.pop()?),
+        };
+        pages_buf.set_len(pages);
+        Some((Staging::over(smallvec![data]), Buffers { header, pages: Some(pages_buf), parity: Vec::new() }))
     }
 
     /// Fills the reserve up again; called where buffers have just come back.
