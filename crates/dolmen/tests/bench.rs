@@ -22,8 +22,12 @@ struct Bench {
 
 impl Bench {
     fn new() -> Bench {
+        Bench::over(&["a"])
+    }
+
+    fn over(drives: &[&str]) -> Bench {
         let mut node = Node::new();
-        node.start(&["a"], &["--allow-test-volumes"]);
+        node.start(drives, &["--allow-test-volumes"]);
         let status = node.cli(&["status"]);
         // The discovery service's port: subsystem and address are found from there.
         let target = format!("127.0.0.1:{}", status["discoveryPort"]);
@@ -89,6 +93,19 @@ fn a_mixed_run_is_counted_verified_and_compared() {
     let compared = Command::new(DOLMEN).args(["bench", "compare", saved, saved]).output().unwrap();
     let text = String::from_utf8(compared.stdout).unwrap();
     assert!(text.contains("IOPS") && text.contains("1.000") && !text.contains("worse"), "{text}");
+}
+
+/// More long writes than the node has large buffers: those that wait for a commit have them all, and the commit is made all the same.
+#[test]
+fn more_long_writes_than_buffers_go_on() {
+    let b = Bench::over(&["a", "b", "c"]);
+    b.volume("one", "durable");
+    let load =
+        ["--rw", "randrw", "--rwmixread", "30", "--bs", "128k", "--iodepth", "8", "--connections", "48"];
+    let run =
+        b.good(&[&load[..], &["--ramp", "0", "--runtime", "0.5", "--destroy-data", "--verify"]].concat());
+    assert!(number(&run, "/verified/blocksReadBack") > 0.0 && number(&run, "/verified/violations") < 0.5);
+    assert!(number(&run, "/connectionsLost") < 0.5, "{run}");
 }
 
 #[test]
