@@ -491,7 +491,7 @@ fn parse_cores(text: &str) -> Result<Cores, ConfigError> {
     if !text.contains([',', '-']) {
         let count = number(text)?;
         return match count {
-            0 => Err(bad("at least one core is needed (CPU 0 alone is the list 0-0)")),
+            0 => Err(bad("at least one core is needed (CPU 0 alone is written 0,)")),
             n if n > limits::MAX_CORES => Err(bad(&format!("at most {} cores", limits::MAX_CORES))),
             n => Ok(Cores::Count(n)),
         };

@@ -167,6 +167,10 @@ fn a_verified_load_survives_restarts_and_hears_of_resizes() {
     assert_eq!(s.namespace(1).unwrap().size_bytes(), 4 << 20);
 }
 
+fn namespace(nsid: u32, block_bytes: u32, blocks: u64) -> Namespace {
+    Namespace { nsid, block_bytes, blocks, uuid: None, nguid: [0; 16], deallocated_reads_zero: true }
+}
+
 fn load_options(namespace: Namespace, seed: u64) -> LoadOptions {
     LoadOptions {
         region_bytes: 4 << 20,
@@ -204,14 +208,7 @@ fn verified_load_in_a_simulated_world() {
         (o.io_queues, o.keep_alive_ms, o.io_timeout_ms) = (4, 2000, 4000);
         o.digests = Digests { header: seed % 2 == 0, data: seed % 2 == 0 };
         let id = initiator.connect(&mut io, o).unwrap();
-        let ns = Namespace {
-            nsid: 2,
-            block_bytes: 512,
-            blocks: 16_384,
-            uuid: None,
-            nguid: [0; 16],
-            deallocated_reads_zero: true,
-        };
+        let ns = namespace(2, 512, 16_384);
         let mut load = Load::new(id, load_options(ns, seed)).unwrap();
         load.set_work(Pattern::Random, Mix { reads: 40, zeroes: 10 }, 4000);
         let (mut rng, mut cut, mut pause_ns, mut sweeping) = (Rng::new(seed), 0u64, 0u64, false);
@@ -272,14 +269,7 @@ fn reads_land_beside_writes() {
         let mut o = options(server.addr);
         (o.io_queues, o.queue_depth) = (1, 32);
         let id = initiator.connect(&mut io, o).unwrap();
-        let ns = Namespace {
-            nsid: 1,
-            block_bytes: 4096,
-            blocks: 2048,
-            uuid: None,
-            nguid: [0; 16],
-            deallocated_reads_zero: true,
-        };
+        let ns = namespace(1, 4096, 2048);
         let mut load =
             Load::new(id, LoadOptions { depth: 32, queues: 1, size_bytes: 4096, ..load_options(ns, 5) })
                 .unwrap();

@@ -175,7 +175,8 @@ impl Store {
                 shard.refill_reserve(io);
             }
             (KIND_COMMIT, Event::Failed { error, .. }) => {
-                shard.commit_written(id, io.now(), Err(error.to_string()))
+                shard.commit_written(id, io.now(), Err(error.to_string()));
+                shard.refill_reserve(io);
             }
             (KIND_LEAF, event) => {
                 if let Some(result) = read_result(event) {

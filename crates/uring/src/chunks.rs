@@ -1,7 +1,8 @@
 //! The receive buffers that the kernel picks from: a ring of pool chunks shared with it.
 //!
 //! As few chunks as suffice are kept provided, because the kernel takes them in turn and a short ring stays in the cache. When
-//! it runs dry within one turn the number doubles, up to half of the pool's; when that has not happened for long it halves. Chunks leave as [`Buf`] and come back through the pool.
+//! it runs dry within one turn the number doubles, up to half of the pool's; when that has not happened for long it halves. Chunks
+//! leave as [`Buf`] and come back through the pool.
 
 use crate::errors;
 use dolmen_io::{Buf, Error, Pool, PoolConfig};

@@ -233,7 +233,7 @@ impl Shard {
         if memory.is_none() && stream == Stream::Hot {
             // The pool may be full of the very data that waits here: one batch at a time gets through on the reserve.
             count = 1;
-            memory = self.reserved(io, payload, header_room, &columns);
+            memory = self.reserved(payload, &columns, rolls);
         }
         let Some((mut staging, buffers)) = memory else {
             // So it does on the hot stream, when no commit under way will give memory back.
@@ -329,31 +329,19 @@ impl Shard {
     }
 
     /// The buffers that are kept back, for a commit of one batch with `payload` bytes of data when nothing else is under way.
-    fn reserved(
-        &mut self,
-        io: &Io,
-        payload: usize,
-        header: usize,
-        columns: &Columns,
-    ) -> Option<(Staging, Buffers)> {
-        if !self.log.flights.is_empty() || columns.data() > 1 || self.reserve.last()?.capacity() < payload {
+    fn reserved(&mut self, payload: usize, columns: &Columns, rolls: bool) -> Option<(Staging, Buffers)> {
+        let whole = self.log.flights.is_empty() && self.reserve.len() >= 2 + usize::from(rolls);
+        if !whole || columns.data() > 1 || self.reserve.last()?.capacity() < payload {
             return None;
         }
-        // Small ones may well be there: the reserve is not full when others were faster.
-        let pages = columns.len() * PAGE;
-        let few = self.reserve.len() < RESERVED_BUFFERS;
-        let small = if few { io.alloc(header).zip(io.alloc(pages)) } else { None };
-        if few && small.is_none() {
-            return None;
-        }
-        let mut data = self.reserve.pop()?;
+        let (mut data, header) = (self.reserve.pop()?, self.reserve.pop()?);
         data.set_len(payload);
-        let (header, mut pages_buf) = match small {
-            Some(small) => small,
-            None => (self.reserve.pop()?, self.reserve.pop()?),
-        };
-        pages_buf.set_len(pages);
-        Some((Staging::over(smallvec![data]), Buffers { header, pages: Some(pages_buf), parity: Vec::new() }))
+        // What the commit does not need stays here: dropped, it would be somebody else's before it could be taken back.
+        let mut pages = if rolls { self.reserve.pop() } else { None };
+        if let Some(pages) = &mut pages {
+            pages.set_len(columns.len() * PAGE);
+        }
+        Some((Staging::over(smallvec![data]), Buffers { header, pages, parity: Vec::new() }))
     }
 
     /// Fills the reserve up again; called where buffers have just come back.
