@@ -63,6 +63,13 @@ struct Class {
     free: RefCell<Vec<u32>>,
 }
 
+impl Class {
+    /// Buffers that are left to those who cannot do without.
+    fn last_eighth(&self) -> usize {
+        self.count as usize / 8
+    }
+}
+
 struct Inner {
     thread: usize,
     /// What the allocator gave, and the aligned part of it that holds the slots.
@@ -154,12 +161,29 @@ impl Pool {
     /// A buffer of `len` bytes (old contents), or `None` when every class that fits is used up.
     #[must_use]
     pub fn alloc(&self, len: usize) -> Option<Buf> {
+        self.take(len, |_| 0)
+    }
+
+    /// Like [`Pool::alloc`], but an eighth of each class stays: for what hosts ask for. Their requests hold their buffers while they wait for
+    /// work of others, which must find some.
+    #[must_use]
+    pub fn alloc_plentiful(&self, len: usize) -> Option<Buf> {
+        self.take(len, Class::last_eighth)
+    }
+
+    /// A buffer of the first class that fits and has more than `rest` says.
+    #[inline]
+    fn take(&self, len: usize, rest: impl Fn(&Class) -> usize) -> Option<Buf> {
         let inner = self.inner();
         if inner.came_home.load(Ordering::Relaxed) {
             inner.take_home();
         }
         for class in inner.classes.iter().filter(|c| c.bytes >= len) {
-            if let Some(index) = class.free.borrow_mut().pop() {
+            let mut free = class.free.borrow_mut();
+            if free.len() <= rest(class) {
+                continue;
+            }
+            if let Some(index) = free.pop() {
                 let slot = class.first_slot + index;
                 inner.refs[slot as usize].set(1);
                 inner.holders.set(inner.holders.get() + 1);
@@ -202,7 +226,7 @@ impl Pool {
     #[must_use]
     pub fn is_plentiful(&self, len: usize) -> bool {
         let class = self.inner().classes.iter().find(|c| c.bytes >= len);
-        class.is_some_and(|class| class.free.borrow().len() > class.count as usize / 8)
+        class.is_some_and(|class| class.free.borrow().len() > class.last_eighth())
     }
 
     /// Buffers that [`Pool::alloc_fitting`] takes such a length from, in use or not.
@@ -525,5 +549,20 @@ mod tests {
             b
         };
         assert!(buf.iter().all(|&x| x == 7));
+    }
+
+    #[test]
+    fn who_asks_for_what_is_plentiful_leaves_an_eighth_of_each_class() {
+        let pool = Pool::new(&PoolConfig { classes: vec![(4096, 16), (8192, 8)] });
+        let taken: Vec<_> = std::iter::from_fn(|| pool.alloc_plentiful(4096)).collect();
+        let sizes = |bytes| taken.iter().filter(|buf| buf.capacity() == bytes).count();
+        assert_eq!((sizes(4096), sizes(8192)), (14, 7));
+        assert_eq!((pool.available(1), pool.is_plentiful(4096)), (3, false));
+        let others: Vec<_> = (0..3).map(|_| pool.alloc(4096).unwrap()).collect();
+        assert!(pool.alloc(4096).is_none());
+        drop(others);
+        assert!(pool.alloc_plentiful(4096).is_none() && pool.alloc_plentiful(9000).is_none());
+        drop(taken);
+        assert!(pool.alloc_plentiful(4096).is_some());
     }
 }

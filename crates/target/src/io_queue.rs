@@ -61,7 +61,7 @@ impl Target {
                     return Err(LENGTH_INVALID);
                 }
                 let congested = self.connections.get(key).is_none_or(|c| c.is_congested(&self.config.bounds));
-                let buf = if congested { None } else { io.alloc(length as usize) };
+                let buf = if congested { None } else { io.pool().alloc_plentiful(length as usize) };
                 let held = buf.as_ref().map_or(0, Buf::capacity);
                 let stage = if buf.is_some() { Stage::Volume } else { Stage::Parked };
                 let new = NewRequest { held, length, ..NewRequest::received(io) };
@@ -126,7 +126,8 @@ impl Target {
                 continue;
             };
             let congested = connection.is_congested(&self.config.bounds);
-            let Some(buf) = (!congested).then(|| io.alloc(slot.length as usize)).flatten() else {
+            let Some(buf) = (!congested).then(|| io.pool().alloc_plentiful(slot.length as usize)).flatten()
+            else {
                 self.stall(key);
                 return;
             };
@@ -221,7 +222,7 @@ impl Target {
     pub(crate) fn collect(&mut self, io: &mut Io, key: Key, sqe: &Sqe, plan: DataPlan) -> Taken {
         let request = match plan {
             DataPlan::InCapsule { offset, length } => {
-                let Some(buf) = io.alloc(length as usize) else { return Taken::NoMemory };
+                let Some(buf) = io.pool().alloc_plentiful(length as usize) else { return Taken::NoMemory };
                 let (held, buf) = (buf.capacity(), Some(buf));
                 let new = NewRequest { held, buf, length, ..NewRequest::received(io) };
                 let Some(request) = self.add_request(key, sqe, Stage::Capsule, new) else {

@@ -137,7 +137,7 @@ impl Target {
             _ => return false,
         };
         let Some(way) = near.straight_way(range, access) else { return false };
-        let Some(mut buf) = io.alloc(length) else { return false };
+        let Some(mut buf) = io.pool().alloc_plentiful(length) else { return false };
         if let Some(data) = data {
             buf.copy_from_slice(data);
         }

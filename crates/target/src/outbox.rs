@@ -74,7 +74,8 @@ impl Reserve {
     /// A buffer of at least `need` bytes, and whether it was one of these.
     fn take(&mut self, io: &Io, need: usize, hint: usize) -> Option<(Buf, bool)> {
         let hint = hint.clamp(need, PoolConfig::LARGE_BYTES.max(need));
-        let usual = io.alloc(hint).or_else(|| io.alloc(need));
+        let pool = io.pool();
+        let usual = pool.alloc_plentiful(hint).or_else(|| pool.alloc_plentiful(need));
         let (mut buf, lent) = match usual {
             Some(buf) => (buf, false),
             None => (self.0.pop_if(|b| b.capacity() >= need)?, true),

@@ -280,7 +280,7 @@ impl Target {
             }
             let room = self.solicited_bytes == 0 || self.solicited_bytes + length <= self.solicited_limit;
             let staged = room && connection.outbox.reserve(io, &mut self.reserve, MAX_HEADER_BYTES);
-            let Some(buf) = staged.then(|| io.alloc(length)).flatten() else {
+            let Some(buf) = staged.then(|| io.pool().alloc_plentiful(length)).flatten() else {
                 self.stall(key);
                 return;
             };

@@ -114,7 +114,7 @@ impl Server {
                     let bytes = range.end - range.start;
                     let room = self.has_room(connection, bytes);
                     let length = usize::try_from(bytes).expect("a piece fits a buffer");
-                    match io.alloc(length).filter(|_| room) {
+                    match io.pool().alloc_plentiful(length).filter(|_| room) {
                         Some(buf) => Some(buf),
                         None => {
                             self.announce(key);

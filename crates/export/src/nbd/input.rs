@@ -185,7 +185,7 @@ impl Server {
         };
         let length = usize::try_from(range.end - range.start).expect("a piece fits a buffer");
         if write.buf.is_none() && transmission.held + length as u64 <= MAX_HELD {
-            write.buf = io.alloc(length);
+            write.buf = io.pool().alloc_plentiful(length);
         }
         let Some(buf) = &mut write.buf else {
             self.stall(key);

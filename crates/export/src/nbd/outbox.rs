@@ -26,7 +26,7 @@ enum Part {
 impl Outbox {
     /// An empty one; `None` when the pool has no buffer.
     pub(super) fn new(io: &Io) -> Option<Outbox> {
-        let stage = io.alloc(PoolConfig::CHUNK_BYTES)?;
+        let stage = io.pool().alloc_plentiful(PoolConfig::CHUNK_BYTES)?;
         Some(Outbox { stage, used: 0, parts: Vec::new(), large: 0 })
     }
 

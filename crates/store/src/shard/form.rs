@@ -186,18 +186,13 @@ impl Shard {
 
     /// One commit of queued batches.
     fn form_hot(&mut self, io: &mut Io) -> bool {
-        self.form_hosts(io, self.bulk_pays())
-    }
-
-    /// The same, to the bulk stream if that is wanted and it has room.
-    fn form_hosts(&mut self, io: &mut Io, bulk: bool) -> bool {
         let Some((header, payload)) = self.queue.front().map(|p| (p.header_bytes, p.payload_bytes)) else {
             return false;
         };
         if payload > 0 && (!self.in_pace(payload as u64) || self.should_gather()) {
             return false;
         }
-        let mut stream = if bulk { Stream::Bulk } else { Stream::Hot };
+        let mut stream = if self.bulk_pays() { Stream::Bulk } else { Stream::Hot };
         if payload > 0 && !self.admit_host(io.now(), payload as u64, stream) {
             return false;
         }
@@ -235,10 +230,7 @@ impl Shard {
             count = 1;
             memory = self.reserved(payload, &columns, rolls);
         }
-        let Some((mut staging, buffers)) = memory else {
-            // So it does on the hot stream, when no commit under way will give memory back.
-            return stream == Stream::Bulk && self.log.flights.is_empty() && self.form_hosts(io, false);
-        };
+        let Some((mut staging, buffers)) = memory else { return false };
         let segment = if rolls { self.open_segment(stream) } else { None };
         // A look at the clock takes its time too: one of several commits is measured, as with reads.
         let measured =

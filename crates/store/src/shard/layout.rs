@@ -4,7 +4,7 @@ use super::MoveItem;
 use crate::columns::{MAX_DATA_COLUMNS, MAX_PARITY};
 use crate::format::commit::depth_of;
 use crate::parity;
-use dolmen_io::{Buf, Io, PoolConfig, Slice, Slices};
+use dolmen_io::{Buf, Io, Slice, Slices};
 use smallvec::SmallVec;
 
 /// Buffers of a commit in most cases at most.
@@ -18,10 +18,9 @@ pub(super) fn buffers(io: &Io, len: usize) -> Option<Bufs> {
     let largest = io.pool().largest() / 4096 * 4096;
     let (mut bufs, mut left) = (Bufs::new(), len);
     while left > 0 {
-        // Requests that wait may have all of the largest; then many smaller ones do.
-        let buf = [largest, PoolConfig::CHUNK_BYTES].into_iter().find_map(|most| io.alloc(left.min(most)))?;
-        left -= buf.len();
-        bufs.push(buf);
+        let part = left.min(largest);
+        bufs.push(io.alloc(part)?);
+        left -= part;
     }
     Some(bufs)
 }

@@ -214,11 +214,7 @@ impl Rig {
             assert!(!self.machines[machine].is_gone(conn), "the connection ended");
             self.turn();
         }
-        panic!(
-            "no completion for {cid}; {} {:?}",
-            self.cores[0].io.pool().available(1),
-            self.machines[0].io.pool()
-        );
+        panic!("no completion for {cid}; {:?} {:?}", self.cores[0].io.pool(), self.machines[0].io.pool());
     }
 
     pub fn exec(&mut self, machine: usize, conn: Conn, sqe: Sqe, payload: Payload) -> Completion {

@@ -19,7 +19,7 @@ impl Log for Durable<'_> {
     }
 
     fn alloc(&self, len: usize) -> Option<Buf> {
-        self.io.alloc(len)
+        self.io.pool().alloc_plentiful(len)
     }
 
     fn wake_at(&mut self, at: Nanos) {
