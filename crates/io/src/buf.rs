@@ -78,11 +78,24 @@ struct Inner {
     region: NonNull<u8>,
     region_bytes: usize,
     classes: Vec<Class>,
-    refs: Box<[Cell<u32>]>,
+    slots: Box<[Slot]>,
     /// Slots that are out, plus one per `Pool` handle; `Inner` is freed at 0.
     holders: Cell<usize>,
     came_home: AtomicBool,
     remote: Mutex<Remote>,
+}
+
+/// What is to be known of one buffer. While it is out only the thread looks here that has its [`Buf`] or its [`Slice`]s: those are
+/// no more than where this is, so that they move in registers.
+struct Slot {
+    inner: NonNull<Inner>,
+    ptr: NonNull<u8>,
+    number: u32,
+    /// Bytes there are, and of them in use by a [`Buf`].
+    capacity: u32,
+    len: Cell<u32>,
+    /// Its [`Slice`]s.
+    refs: Cell<u32>,
 }
 
 /// What foreign threads share with the home thread.
@@ -138,19 +151,37 @@ impl Pool {
         let Some(block) = NonNull::new(unsafe { alloc_zeroed(layout) }) else { handle_alloc_error(layout) };
         // SAFETY: the block is `ALIGN_BYTES` longer than the region, and the offset is below that.
         let region = unsafe { block.add(block.align_offset(ALIGN_BYTES)) };
-        let inner = Box::new(Inner {
+        let inner = NonNull::from(Box::leak(Box::new(Inner {
             thread: thread_token(),
             block,
             layout,
             region,
             region_bytes: base,
             classes,
-            refs: (0..slots).map(|_| Cell::new(0)).collect(),
+            slots: Box::default(),
             holders: Cell::new(1),
             came_home: AtomicBool::new(false),
             remote: Mutex::default(),
-        });
-        Pool { inner: NonNull::from(Box::leak(inner)), _not_send: PhantomData }
+        })));
+        let mut pool = Pool { inner, _not_send: PhantomData };
+        pool.lay_out();
+        pool
+    }
+
+    /// Describes every slot of a pool that was just made.
+    fn lay_out(&mut self) {
+        let (inner, mut slots) = (self.inner, Vec::new());
+        for class in &self.inner().classes {
+            let capacity = u32::try_from(class.bytes).expect("a class is far below 4 GiB");
+            for index in 0..class.count {
+                // SAFETY: the slot lies within the region that the classes were laid out in.
+                let ptr = unsafe { self.inner().region.add(class.base + index as usize * class.bytes) };
+                let (number, len, refs) = (class.first_slot + index, Cell::new(0), Cell::new(0));
+                slots.push(Slot { inner, ptr, number, capacity, len, refs });
+            }
+        }
+        // SAFETY: this is the only handle yet, and nobody looks at the slots before there are any.
+        unsafe { self.inner.as_mut() }.slots = slots.into_boxed_slice();
     }
 
     fn inner(&self) -> &Inner {
@@ -184,14 +215,10 @@ impl Pool {
                 continue;
             }
             if let Some(index) = free.pop() {
-                let slot = class.first_slot + index;
-                inner.refs[slot as usize].set(1);
+                let slot = &inner.slots[(class.first_slot + index) as usize];
+                slot.len.set(u32::try_from(len).expect("len is at most the class's size"));
                 inner.holders.set(inner.holders.get() + 1);
-                // SAFETY: the slot lies within the region that the classes were laid out in.
-                let ptr = unsafe { inner.region.add(class.base + index as usize * class.bytes) };
-                let cap = u32::try_from(class.bytes).expect("a class is far below 4 GiB");
-                let len = u32::try_from(len).expect("len is at most the class's size");
-                return Some(Buf { raw: Raw { inner: self.inner, ptr, slot, cap }, len });
+                return Some(Buf { slot: NonNull::from(slot) });
             }
         }
         None
@@ -313,34 +340,24 @@ impl Inner {
     }
 }
 
-#[derive(Clone, Copy)]
-struct Raw {
-    inner: NonNull<Inner>,
-    ptr: NonNull<u8>,
-    slot: u32,
-    cap: u32,
-}
-
-impl Raw {
-    fn inner(&self) -> &Inner {
-        // SAFETY: `holders` counts this slot while it is out.
-        unsafe { self.inner.as_ref() }
-    }
-
-    fn refs(&self) -> &Cell<u32> {
-        &self.inner().refs[self.slot as usize]
-    }
-
-    fn release(self) {
-        let inner = self.inner();
+impl Slot {
+    /// Gives back a slot that nobody holds any more.
+    ///
+    /// # Safety
+    /// It is out, and this is its last use.
+    unsafe fn release(slot: NonNull<Slot>) {
+        // SAFETY: `holders` counts this slot while it is out, so `Inner` is alive, and the slots are part of it.
+        let this = unsafe { slot.as_ref() };
+        // SAFETY: likewise.
+        let inner = unsafe { this.inner.as_ref() };
         if inner.thread == thread_token() {
-            inner.put(self.slot);
-            Inner::let_go(self.inner);
+            inner.put(this.number);
+            Inner::let_go(this.inner);
         } else {
             // `holders` still counts the slot until the home thread takes it back, so `Inner` outlives this call.
             // Once the lock is free the home thread may free `Inner`: nothing of it is touched after that.
             let mut remote = inner.lock_remote();
-            remote.slots.push(self.slot);
+            remote.slots.push(this.number);
             inner.came_home.store(true, Ordering::Release);
             let wake = remote.wake.clone();
             drop(remote);
@@ -353,19 +370,23 @@ impl Raw {
 
 /// Unique owner of one pool buffer. Dropping it gives the slot back.
 pub struct Buf {
-    raw: Raw,
-    len: u32,
+    slot: NonNull<Slot>,
 }
 
-// SAFETY: a `Buf` is the only access to its slot's bytes and to its slot's count; `Inner` is only touched by its home thread
+// SAFETY: a `Buf` is the only access to its slot and to the slot's bytes; `Inner` is only touched by its home thread
 // but for `thread`, the layout (immutable), and the mutex with its flag (thread-safe).
 unsafe impl Send for Buf {}
 
 impl Buf {
+    fn slot(&self) -> &Slot {
+        // SAFETY: the slot is out, so it is alive.
+        unsafe { self.slot.as_ref() }
+    }
+
     /// Bytes that the buffer could hold.
     #[must_use]
     pub fn capacity(&self) -> usize {
-        self.raw.cap as usize
+        self.slot().capacity as usize
     }
 
     /// Changes the length; bytes beyond the old one are old contents of the slot.
@@ -374,14 +395,15 @@ impl Buf {
     /// When `len` exceeds the capacity.
     pub fn set_len(&mut self, len: usize) {
         assert!(len <= self.capacity(), "{len} bytes in a buffer of {}", self.capacity());
-        self.len = u32::try_from(len).expect("at most the capacity");
+        self.slot().len.set(u32::try_from(len).expect("at most the capacity"));
     }
 
     /// Makes the contents read-only and shareable.
     #[must_use]
     pub fn freeze(self) -> Slice {
         let this = std::mem::ManuallyDrop::new(self);
-        Slice { raw: this.raw, start: 0, end: this.len, _not_send: PhantomData }
+        this.slot().refs.set(1);
+        Slice { slot: this.slot, start: 0, end: this.slot().len.get() }
     }
 }
 
@@ -389,39 +411,46 @@ impl Deref for Buf {
     type Target = [u8];
 
     fn deref(&self) -> &[u8] {
-        // SAFETY: the slot has `cap >= len` initialised bytes, owned by us alone.
-        unsafe { std::slice::from_raw_parts(self.raw.ptr.as_ptr(), self.len as usize) }
+        let slot = self.slot();
+        // SAFETY: the slot has `capacity >= len` initialised bytes, owned by us alone.
+        unsafe { std::slice::from_raw_parts(slot.ptr.as_ptr(), slot.len.get() as usize) }
     }
 }
 
 impl DerefMut for Buf {
     fn deref_mut(&mut self) -> &mut [u8] {
+        let slot = self.slot();
         // SAFETY: as in `deref`, and `&mut self` is unique.
-        unsafe { std::slice::from_raw_parts_mut(self.raw.ptr.as_ptr(), self.len as usize) }
+        unsafe { std::slice::from_raw_parts_mut(slot.ptr.as_ptr(), slot.len.get() as usize) }
     }
 }
 
 impl Drop for Buf {
     fn drop(&mut self) {
-        self.raw.release();
+        // SAFETY: the slot is out, and we were its only holder.
+        unsafe { Slot::release(self.slot) }
     }
 }
 
 impl fmt::Debug for Buf {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Buf({} of {} bytes)", self.len, self.raw.cap)
+        write!(f, "Buf({} of {} bytes)", self.len(), self.capacity())
     }
 }
 
 /// A counted, read-only view of a frozen buffer.
 pub struct Slice {
-    raw: Raw,
+    slot: NonNull<Slot>,
     start: u32,
     end: u32,
-    _not_send: PhantomData<*const ()>,
 }
 
 impl Slice {
+    fn slot(&self) -> &Slot {
+        // SAFETY: the slot is out, so it is alive.
+        unsafe { self.slot.as_ref() }
+    }
+
     /// A view of a part of this view.
     ///
     /// # Panics
@@ -438,19 +467,20 @@ impl Slice {
 
     /// The buffer again, when this is its only view; its length is that of the frozen buffer's end of this view.
     pub fn try_into_buf(self) -> Result<Buf, Slice> {
-        if self.raw.refs().get() != 1 {
+        if self.slot().refs.get() != 1 {
             return Err(self);
         }
         let this = std::mem::ManuallyDrop::new(self);
-        Ok(Buf { raw: this.raw, len: this.end })
+        this.slot().len.set(this.end);
+        Ok(Buf { slot: this.slot })
     }
 }
 
 impl Clone for Slice {
     fn clone(&self) -> Slice {
-        let refs = self.raw.refs();
+        let refs = &self.slot().refs;
         refs.set(refs.get().checked_add(1).expect("views of one buffer are few"));
-        Slice { raw: self.raw, start: self.start, end: self.end, _not_send: PhantomData }
+        Slice { slot: self.slot, start: self.start, end: self.end }
     }
 }
 
@@ -460,7 +490,7 @@ impl Deref for Slice {
     fn deref(&self) -> &[u8] {
         // SAFETY: start <= end <= capacity; nobody writes while views exist, since `Buf` was given up for them.
         unsafe {
-            let first = self.raw.ptr.as_ptr().add(self.start as usize);
+            let first = self.slot().ptr.as_ptr().add(self.start as usize);
             std::slice::from_raw_parts(first, (self.end - self.start) as usize)
         }
     }
@@ -468,10 +498,11 @@ impl Deref for Slice {
 
 impl Drop for Slice {
     fn drop(&mut self) {
-        let refs = self.raw.refs();
+        let refs = &self.slot().refs;
         refs.set(refs.get() - 1);
         if refs.get() == 0 {
-            self.raw.release();
+            // SAFETY: the slot is out, and this was its last view.
+            unsafe { Slot::release(self.slot) }
         }
     }
 }

@@ -94,6 +94,8 @@ impl Goal {
             io(Some(watch.client))?,
             Options { queue_depth: work.depth, ..self.options.clone() },
         )?;
+        // It never sleeps: to wake it would cost the core.
+        session.set_spin_ns(u64::MAX);
         let options = LoadOptions {
             size_bytes: work.size_bytes,
             depth: usize::from(work.depth),
