@@ -134,7 +134,7 @@ impl Bench {
 
     /// Runs a load and tells what it did to the drives.
     fn recorded(&mut self, load: &mut Load, time: Duration) -> Result<(Run, Vec<Step>)> {
-        self.drives.lock().tape = Some(Vec::with_capacity(1 << 20));
+        self.drives.lock().tape = Some(ram::tape());
         let run = load.run(&mut self.machine, time)?;
         let tape = self.drives.lock().tape.take().unwrap_or_default();
         Ok((run, tape))

@@ -24,7 +24,7 @@ fn once(io: &mut Io, tape: &[Step], events: &mut Vec<(Tag, Event)>) -> Result<()
         let (tag, file) = (Tag { owner: Owner(1), key: number as u64 }, FileId(step.file));
         if step.write {
             let spare = io.slices();
-            let slices = payload(io.pool(), spare, step.len as usize).ok_or("too few buffers")?;
+            let slices = payload(io.pool(), spare, step).ok_or("too few buffers")?;
             io.write_durable(tag, file, step.offset, slices);
         } else {
             let buf = io.alloc(step.len as usize).ok_or("too few buffers")?;
@@ -37,13 +37,14 @@ fn once(io: &mut Io, tape: &[Step], events: &mut Vec<(Tag, Event)>) -> Result<()
     take(io, events)
 }
 
-/// What a write of so many bytes is made of: the header's page, and then the payload, as a store has them.
-fn payload(pool: &Pool, mut slices: Slices, len: usize) -> Option<Slices> {
-    let (mut left, mut part) = (len, len.min(4096));
+/// What a write is made of: the header's page, and then the payload, in pieces as the store had it.
+fn payload(pool: &Pool, mut slices: Slices, step: &Step) -> Option<Slices> {
+    let mut left = step.len as usize;
+    let mut part = left.min(4096);
     while left > 0 {
         slices.push(pool.alloc(part)?.freeze());
         left -= part;
-        part = left.min(pool.largest());
+        part = left.min(step.piece as usize);
     }
     Some(slices)
 }
@@ -91,7 +92,7 @@ impl Burden {
             }
             return;
         }
-        let Some(data) = payload(pool, std::mem::take(spare), step.len as usize) else { return };
+        let Some(data) = payload(pool, std::mem::take(spare), &step) else { return };
         data.iter().skip(1).for_each(|part| Self::check(part));
         if let Event::Written(data) = drives.perform(Op::Write { file, offset, data, durable: true }, joined)
         {

@@ -11,7 +11,7 @@ use super::{
     middle,
     node::Node,
     over,
-    ram::{Drives, Step},
+    ram::{self, Drives, Step},
     replay::{self, Burden},
 };
 use crate::{Result, args::StoreArgs, cores};
@@ -56,6 +56,7 @@ struct Outcome {
 struct Notes {
     core: [Spent; 2],
     client: [Spent; 2],
+    blank: Option<Vec<Step>>,
     tape: Vec<Step>,
 }
 
@@ -149,14 +150,17 @@ impl Wire<'_> {
             ramp: RAMP,
             runtime: time,
         };
-        let (client, notes) = (Arc::new(Gauge::default()), Mutex::new(Notes::default()));
+        // A long look through a profiler leaves none.
+        let tape = if self.args.profile.is_none() { Some(ram::tape()) } else { None };
+        let notes = Mutex::new(Notes { blank: tape, ..Notes::default() });
+        let client = Arc::new(Gauge::default());
         let moment = |begins: bool| {
             let mut notes = notes.lock().unwrap_or_else(PoisonError::into_inner);
             let at = usize::from(!begins);
             (notes.core[at], notes.client[at]) = (self.node.gauge.read(), client.read());
             let mut drives = self.drives.lock();
             if begins {
-                drives.tape = Some(Vec::with_capacity(1 << 20));
+                drives.tape = notes.blank.take();
             } else {
                 notes.tape = drives.tape.take().unwrap_or_default();
             }
