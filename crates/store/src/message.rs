@@ -151,4 +151,8 @@ pub struct SpaceLevel {
     pub clean: bool,
     /// How urgently: 0 where cleaning begins, 1000 where hosts get no more units.
     pub pressure: u32,
+    /// What a wide segment is made of now: narrower than the pool's shape where hosts get no more units and too few drives have some.
+    pub shape: Shape,
+    /// Drives with much less free than the others, where hosts get no more units: what the others have waits for them.
+    pub(crate) scarce: u64,
 }

@@ -15,7 +15,7 @@ mod reserve;
 
 pub use drives::DriveStanding;
 
-use crate::columns::{Columns, MAX_COLUMNS, drive_bit};
+use crate::columns::{Columns, MAX_COLUMNS, Shape, drive_bit};
 use crate::format::segment::{STREAMS, Stream};
 use crate::membership::{Change, Membership};
 use crate::message::Members;
@@ -308,6 +308,19 @@ impl PoolOwner {
         Columns::new(&units, usize::from(self.members.shape.parity))
     }
 
+    /// What wide segments can be made of with what is free, and the drives that have so little that units of others wait for theirs.
+    fn straits(&self) -> (Shape, u64) {
+        let free: Vec<u32> = self.active().map(|i| self.free_on(i)).collect();
+        let parity = self.members.shape.parity;
+        let shapes = (1..=self.members.shape.data).rev().map(|data| Shape { data, parity });
+        let shape = shapes.into_iter().find(|s| in_sets(&free, s.wide()) >= 2 * s.wide());
+        let all = free.iter().sum::<u32>();
+        let has_little = |&i: &usize| self.free_on(i) as usize * free.len() * 2 < all as usize;
+        let scarce =
+            self.active().filter(has_little).map(|i| drive_bit(u16::try_from(i).unwrap_or(u16::MAX)));
+        (shape.unwrap_or(Shape { data: 1, parity }), scarce.fold(0, |set, bit| set | bit))
+    }
+
     /// Tells shards where the pool stands: `asked` in any case, the others when it matters to them.
     fn send_levels(&mut self, asked: Option<ShardId>) {
         if !self.ready() {
@@ -318,13 +331,15 @@ impl PoolOwner {
         let free_units = self.free_units();
         let clean = free_units <= self.reserve.clean_below;
         let pressure = self.reserve.pressure(free_units);
+        let (shape, scarce) = if pressure < 1000 { (self.members.shape, 0) } else { self.straits() };
         for (index, view) in (0u16..).zip(&mut self.shards) {
             let allowance_bytes = view.footprint_bytes + share;
-            let level = SpaceLevel { allowance_bytes, free_units, clean, pressure };
+            let level = SpaceLevel { allowance_bytes, free_units, clean, pressure, shape, scarce };
             let moved = view.level.allowance_bytes.abs_diff(level.allowance_bytes) > share / 8;
             if moved
                 || view.level.pressure != pressure
                 || view.level.clean != clean
+                || (view.level.shape, view.level.scarce) != (shape, scarce)
                 || asked == Some(ShardId(index))
             {
                 view.level = level;
@@ -347,7 +362,6 @@ pub(crate) fn stream_of(purpose: Purpose) -> Stream {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::columns::Shape;
     use crate::{DriveState, PlanDrive};
     use dolmen_types::Uuid;
 

@@ -5,9 +5,10 @@
 //! asks the map. What is still on the list when the move's commit is formed is therefore what the map holds at that point of
 //! the commit order, live and at replay alike.
 
-use super::fetch::{FetchError, begin, end, stored};
+use super::fetch::{FetchError, begin, end, stored, within};
 use super::scan::Found;
 use super::{MoveItem, MoveJob, Phase, SegmentScan, Shared, Span};
+use crate::columns::Shape;
 use crate::format::commit::{LogIdentity, LogRecord, records};
 use crate::format::page::{Level, verify};
 use crate::format::segment::{SEGMENT_HEADER_BYTES, Stream};
@@ -17,8 +18,8 @@ use crate::policy::{Candidate, dense_bytes, victim};
 use crate::segments::{Segment, SegmentName};
 use crate::stored::BlockVersion;
 use dolmen_io::exec::Handle;
-use dolmen_types::LineId;
 use dolmen_types::limits::BLOCK_BYTES;
+use dolmen_types::{LineId, Nanos};
 
 /// Versions that are looked up at a time; those that live are then moved, in one commit or several.
 const BATCH_ITEMS: usize = 256;
@@ -26,7 +27,7 @@ const BATCH_ITEMS: usize = 256;
 /// Bytes that are read in one go.
 const RUN_BYTES: usize = 128 * 1024;
 
-/// Pause for the sake of re-protection's share between two segments at most. Nanoseconds.
+/// Pause for the sake of re-protection's share between two of its segments at most; other cleaning goes on. Nanoseconds.
 const MAX_PAUSE_NS: u64 = 60_000_000_000;
 
 /// What made the cleaner give a segment up: it is damaged, or the shard stops. The segment is left alone from then on.
@@ -35,19 +36,24 @@ pub(super) struct Damaged;
 /// The task: cleans while the pool asks for it and there is something to gain.
 pub(super) async fn serve(shard: Shared, exec: Handle) {
     let bell = shard.borrow().clean_bell.clone();
+    let mut rest_until = Nanos(0);
     loop {
+        let rest_ns = rest_until.since(exec.now());
         let slot = {
             let mut s = shard.borrow_mut();
             if !matches!(s.phase, Phase::Serving) || s.closing {
                 return;
             }
-            let risky = s.pick_at_risk();
+            let risky = if rest_ns == 0 { s.pick_at_risk() } else { None };
             let slot = risky.or_else(|| s.pick_victim());
             s.cleaner_idle = slot.is_none();
             slot.map(|slot| (slot, risky.is_some()))
         };
         let Some((slot, risky)) = slot else {
-            bell.notified().await;
+            match rest_ns {
+                0 => bell.notified().await,
+                ns => _ = within(&exec, ns.div_ceil(1_000_000), bell.notified()).await,
+            }
             continue;
         };
         let began = exec.now();
@@ -58,7 +64,7 @@ pub(super) async fn serve(shard: Shared, exec: Handle) {
         exec.yield_now().await;
         let rate = shard.borrow().reprotect.bytes_per_s;
         if let Some(ns) = (live * 1_000_000_000).checked_div(rate).filter(|_| risky) {
-            exec.sleep_until(dolmen_types::Nanos(began.0 + ns.min(MAX_PAUSE_NS))).await;
+            rest_until = Nanos(began.0 + ns.min(MAX_PAUSE_NS));
         }
     }
 }
@@ -86,7 +92,7 @@ impl super::Shard {
     }
 
     fn pick_victim(&self) -> Option<Slot> {
-        let shape = self.drives.members().shape;
+        let shape = self.shape_now();
         // Enough is emptied: the checkpoint comes first.
         if !self.space.level.clean || self.cleaned >= 2 * self.freeable_goal() {
             return None;
@@ -94,18 +100,27 @@ impl super::Shard {
         let candidates = self.segments.iter().filter(|(_, s)| self.may_clean(s)).map(|(id, s)| Candidate {
             id,
             live_bytes: shape.raw(u64::from(s.live())),
-            dense_bytes: self.dense_bytes(s),
+            dense_bytes: self.worth_bytes(s),
             age: self.log.applied - s.last_commit + 1,
         });
         victim(candidates)
     }
 
+    /// What wide segments are made of now.
+    fn shape_now(&self) -> Shape {
+        let (level, shape) = (self.space.level, self.drives.members().shape);
+        // Until the pool's owner has told, and when it told before a drive went.
+        if level.shape.data == 0 || level.pressure < 1000 { shape } else { level.shape }
+    }
+
     /// What a segment may hold before cleaning it gains nothing. Of what cleaning has filled itself no more than that: it would not
     /// come out any denser, and in a pool without anything to gain cleaning must come to an end.
-    fn dense_bytes(&self, s: &Segment) -> u64 {
+    fn worth_bytes(&self, s: &Segment) -> u64 {
+        // A unit on a drive that units of others wait for brings one of those with it.
+        let given = self.given_bytes(s) + self.given_by(s.columns.lost(self.space.level.scarce));
         match u64::from(s.moved_in) {
-            0 => self.given_bytes(s),
-            moved_in => self.given_bytes(s).min(self.drives.members().shape.raw(moved_in)),
+            0 => given,
+            moved_in => given.min(self.shape_now().raw(moved_in)),
         }
     }
 
@@ -130,12 +145,15 @@ impl super::Shard {
 
     /// True when what lives in a segment needs more units than come back for it.
     fn takes_more_than_it_gives(&self, s: &Segment) -> bool {
-        self.drives.members().shape.raw(u64::from(s.live())) > self.given_bytes(s)
+        self.shape_now().raw(u64::from(s.live())) > self.given_bytes(s)
     }
 
     /// What would fit the units that come back when a segment is cleaned: those on drives that are to stay.
     fn given_bytes(&self, s: &Segment) -> u64 {
-        let units = s.columns.len() - s.columns.lost(self.unwanted());
+        self.given_by(s.columns.len() - s.columns.lost(self.unwanted()))
+    }
+
+    fn given_by(&self, units: usize) -> u64 {
         dense_bytes(self.drives.unit_bytes) * units as u64
     }
 }
