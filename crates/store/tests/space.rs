@@ -380,17 +380,20 @@ fn a_full_pool_that_lost_a_drive_goes_on_after_every_restart() {
 }
 
 /// A drive is lost while hosts write, with room enough on those that are left: nobody is refused, and everything is protected again. What
-/// is free is not spread evenly then, since most of what lacks a column lies on the same two drives. `bytes_per_s` is re-protection's
-/// share while hosts write.
-fn lose_a_drive_under_load(seed: u64, bytes_per_s: u64) {
+/// is free is not spread evenly then, since most of what lacks a column lies on the same two drives. Four drives of unequal size, or six
+/// and double parity; `bytes_per_s` is re-protection's share while hosts write.
+fn lose_a_drive_under_load(seed: u64, (six, live_mib): (bool, u64), bytes_per_s: u64) {
     let world = World::new(seed);
     let tuning = ShardTuning { full_wait_ms: 10_000, cache_bytes: 4 << 20, ..ShardTuning::default() };
-    let mut four = drives(4, 64);
-    four[3].1 -= 24 << 20;
-    let setup = Setup { drives: four, parity: 1, shards: 2, unit_bytes: 128 << 10, tuning, ..Setup::tiny(0) };
+    let mut drives = drives(if six { 6 } else { 4 }, 64);
+    if !six {
+        drives[3].1 -= 24 << 20;
+    }
+    let parity = if six { 2 } else { 1 };
+    let setup = Setup { drives, parity, shards: 2, unit_bytes: 128 << 10, tuning, ..Setup::tiny(0) };
     let mut node = Node::open(&world, &setup).unwrap();
     node.commit(0, 1, vec![create(1)]).unwrap();
-    let (mut seq, mut rng, blocks) = (1, Rng::new(seed), 66 << 8);
+    let (mut seq, mut rng, blocks) = (1, Rng::new(seed), live_mib << 8);
     let mut waiting = std::collections::VecDeque::new();
     let mut load = |node: &mut Node, writes: u64, each: u64, random: bool| {
         for i in 0..writes {
@@ -405,7 +408,8 @@ fn lose_a_drive_under_load(seed: u64, bytes_per_s: u64) {
             }
         }
     };
-    load(&mut node, blocks / 16, 16, false);
+    let each = if six { 4 } else { 16 };
+    load(&mut node, blocks / each, each, false);
     world.remove_drive(NODE, path("d2"));
     node.stores[0].set_reprotection(false, bytes_per_s);
     load(&mut node, blocks / 2, 4, true);
@@ -415,10 +419,11 @@ fn lose_a_drive_under_load(seed: u64, bytes_per_s: u64) {
 
 #[test]
 fn a_drive_lost_under_load_leaves_a_pool_that_has_room_going() {
-    (0..3).for_each(|seed| lose_a_drive_under_load(seed, 0));
+    (0..2).for_each(|seed| lose_a_drive_under_load(seed, (false, 66), 0));
+    lose_a_drive_under_load(0, (true, 110), 0);
 }
 
 #[test]
 fn re_protection_that_may_take_little_does_not_hold_up_cleaning() {
-    (0..2).for_each(|seed| lose_a_drive_under_load(seed, 4096));
+    (0..2).for_each(|seed| lose_a_drive_under_load(seed, (false, 66), 4096));
 }

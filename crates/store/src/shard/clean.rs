@@ -44,10 +44,13 @@ pub(super) async fn serve(shard: Shared, exec: Handle) {
             if !matches!(s.phase, Phase::Serving) || s.closing {
                 return;
             }
-            let risky = if rest_ns == 0 { s.pick_at_risk() } else { None };
-            let slot = risky.or_else(|| s.pick_victim());
+            let risky = || if rest_ns == 0 { s.pick_at_risk().map(|slot| (slot, true)) } else { None };
+            let sparse = || s.pick_victim().map(|slot| (slot, false));
+            // What is made safe takes from all drives and gives back to few: not before units wait for others no more.
+            let slot =
+                if s.space.level.scarce == 0 { risky().or_else(sparse) } else { sparse().or_else(risky) };
             s.cleaner_idle = slot.is_none();
-            slot.map(|slot| (slot, risky.is_some()))
+            slot
         };
         let Some((slot, risky)) = slot else {
             match rest_ns {
