@@ -99,6 +99,15 @@ impl Membership {
         self.block.drives.get(usize::from(drive)).map_or(DriveState::Gone, |d| d.state)
     }
 
+    /// The same for people, to whom a drive is leaving from when that was asked for: who waits for it to leave does not have to know that
+    /// this takes a superblock first.
+    pub(crate) fn shown(&self, drive: u16) -> DriveState {
+        match (self.state(drive), self.wanted.get(&drive)) {
+            (DriveState::In, Some(DriveState::Leaving)) => DriveState::Leaving,
+            (state, _) => state,
+        }
+    }
+
     /// Number of the superblock that is durable.
     pub(crate) fn sequence(&self) -> u64 {
         self.block.sequence
@@ -142,10 +151,12 @@ impl Membership {
 
     /// A leaving drive shall stay; false for one that does not leave.
     pub(crate) fn stay(&mut self, drive: u16) -> bool {
-        if self.state(drive) != DriveState::Leaving {
+        if self.shown(drive) != DriveState::Leaving || self.wanted.get(&drive) == Some(&DriveState::Out) {
             return false;
         }
-        *self.wanted.entry(drive).or_insert(DriveState::In) == DriveState::In
+        // Also when it was asked for only now that it leaves, and when it holds nothing any more.
+        self.wanted.insert(drive, DriveState::In);
+        true
     }
 
     /// A drive that is out or leaving holds nothing any more.

@@ -195,10 +195,11 @@ impl PoolOwner {
                     if let Some(joined) = joined {
                         self.take_in(joined);
                     }
-                    let lost = members.out & !self.members.out != 0;
+                    let serves = |m: &Members| !(m.out | m.leaving);
+                    let fewer = serves(&self.members) & !serves(&members) != 0;
                     self.members = members;
                     self.measure();
-                    if lost {
+                    if fewer {
                         self.keep_what_is_needed();
                     }
                     ToShard::Members(members)

@@ -207,6 +207,8 @@ fn a_drive_leaves_on_demand() {
     let mut setup = setup(4);
     let mut filled = Filled::new(&world, &setup);
     filled.node.owner.remove_drive(3).unwrap();
+    // From now on, not only when that is on the drives: who waits for it to have left looks at this.
+    assert_eq!(filled.node.owner.drives()[3].state, DriveState::Leaving);
     for _ in 0..20_000 {
         filled.node.turn();
         if filled.state(3) == DriveState::Gone {

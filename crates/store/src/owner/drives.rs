@@ -124,7 +124,7 @@ impl PoolOwner {
             path: known.path.clone(),
             serial: known.serial.clone(),
             units: known.units,
-            state: known.state,
+            state: self.membership.shown(drive),
             reason: self
                 .membership
                 .reason(drive)
@@ -151,8 +151,9 @@ impl PoolOwner {
         }
     }
 
-    /// A drive was lost: those that are leaving stay when the others are too few, or too small, without them. Whoever wants them to leave
-    /// says so again when there is another drive.
+    /// Fewer drives are in service: those that are leaving stay when the others are too few, or too small, without them (one may have failed
+    /// when it was already asked for, and not yet written down, that another leaves). Whoever wants them to leave says so again when there
+    /// is another drive.
     pub(super) fn keep_what_is_needed(&mut self) {
         let leaving: Vec<u16> =
             (0u16..).take(MAX_DRIVES).filter(|&d| self.members.leaving & drive_bit(d) != 0).collect();
