@@ -111,9 +111,9 @@ impl super::Shard {
 
     /// What wide segments are made of now.
     fn shape_now(&self) -> Shape {
-        let (level, shape) = (self.space.level, self.drives.members().shape);
-        // Until the pool's owner has told, and when it told before a drive went.
-        if level.shape.data == 0 || level.pressure < 1000 { shape } else { level.shape }
+        // Nothing until the pool's owner has told.
+        let told = self.space.level.shape;
+        if told.data == 0 { self.drives.members().shape } else { told }
     }
 
     /// What a segment may hold before cleaning it gains nothing. Of what cleaning has filled itself no more than that: it would not
