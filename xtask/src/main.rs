@@ -54,6 +54,9 @@ enum Verb {
     },
     /// Let random runs of everything the store does loose on pools with drives that fail, against a model, seed after seed.
     Soak {
+        /// Of a daemon and its command line instead, with kill -9 and drives that are lost.
+        #[arg(long)]
+        daemon: bool,
         /// For how long; 0 for one seed alone.
         #[arg(long, default_value_t = 20)]
         minutes: u64,
@@ -116,10 +119,17 @@ fn root() -> PathBuf {
     manifest.parent().map_or_else(|| PathBuf::from("."), PathBuf::from)
 }
 
-/// Runs an ignored test of the store in a release build, with what it prints.
-fn store_test(file: &str, name: &str, variables: &[(&str, String)]) -> Result<()> {
-    let words = ["test", "--quiet", "--release", "--package", "dolmen-store", "--test", file, "--", name];
-    let mut command = sh::run("cargo").args(words).args(["--exact", "--ignored", "--nocapture"]).dir(root());
+/// The store's tests in a release build.
+const STORE: &[&str] = &["--release", "--package", "dolmen-store"];
+
+/// The daemon's, with every assertion.
+const DAEMON: &[&str] = &["--package", "dolmen"];
+
+/// Runs a test that is too long for every day, with what it prints.
+fn long_test(build: &[&str], (file, name): (&str, &str), variables: &[(&str, String)]) -> Result<()> {
+    let mut command =
+        sh::run("cargo").args(["test", "--quiet"]).args(build).args(["--test", file, "--", name]);
+    command = command.args(["--exact", "--ignored", "--nocapture"]).dir(root());
     for (variable, value) in variables {
         command = command.env(variable, value);
     }
@@ -141,12 +151,13 @@ fn verb(verb: Verb) -> Result<()> {
         Verb::Test { skip_vm } => test::test(skip_vm),
         Verb::Bench { words } => bench::bench(words),
         Verb::Fuzz { target, seconds } => fuzz::fuzz(target.as_deref(), seconds),
-        Verb::Recovery => store_test("memory", "recovery", &[]),
-        Verb::Amplification => store_test("amplification", "table", &[]),
-        Verb::Soak { minutes, seed } => {
+        Verb::Recovery => long_test(STORE, ("memory", "recovery"), &[]),
+        Verb::Amplification => long_test(STORE, ("amplification", "table"), &[]),
+        Verb::Soak { daemon, minutes, seed } => {
             let seconds = (minutes * 60).to_string();
             let variables = [("DOLMEN_SOAK_SECONDS", seconds), ("DOLMEN_SOAK_SEED", seed.to_string())];
-            store_test("model", "soak", &variables)
+            let (build, file) = if daemon { (DAEMON, "anything") } else { (STORE, "model") };
+            long_test(build, (file, "soak"), &variables)
         }
         Verb::Guard { record } => guard::guard(record),
         Verb::Tidy => tidy::tidy(),

@@ -58,7 +58,7 @@ pub(crate) fn local(global: &Global, output: &Output, command: KeyCommand) -> Re
     match command {
         KeyCommand::Export { passphrase_file, to, cluster_key } => {
             let files = key_files(global, cluster_key.as_deref())?;
-            export(&files, passphrase_file.as_deref(), to.as_deref())
+            export(output, &files, passphrase_file.as_deref(), to.as_deref())
         }
         KeyCommand::Import { file, passphrase_file, cluster_key } => {
             let files = key_files(global, cluster_key.as_deref())?;
@@ -86,7 +86,12 @@ fn failed(why: dolmen_security::Error) -> CliError {
     CliError::new(Exit::Failed, why.to_string())
 }
 
-fn export(files: &KeyFiles, passphrase_file: Option<&Path>, to: Option<&Path>) -> Result<(), CliError> {
+fn export(
+    output: &Output,
+    files: &KeyFiles,
+    passphrase_file: Option<&Path>,
+    to: Option<&Path>,
+) -> Result<(), CliError> {
     let known = files.load().map_err(failed)?;
     if known.next.is_some() {
         return Err(CliError::new(Exit::TryAgain, "a rotation of the cluster key has not ended")
@@ -107,10 +112,16 @@ fn export(files: &KeyFiles, passphrase_file: Option<&Path>, to: Option<&Path>) -
             key.export()
         }
     };
-    match to {
-        Some(path) => file::replace(path, sealed.expose(), Visibility::Owner).map_err(failed),
-        None => say(sealed.expose()),
-    }
+    let Some(path) = to else { return say(sealed.expose()) };
+    file::replace(path, sealed.expose(), Visibility::Owner).map_err(failed)?;
+    put_place(output, &key, path)
+}
+
+/// Says where a key is now.
+fn put_place(output: &Output, key: &ClusterKey, path: &Path) -> Result<(), CliError> {
+    let place = path.display().to_string();
+    let answer = json!({"id": key.to_string(), "path": place});
+    output.put(&answer, |_| format!("cluster key {key} is in {place}"))
 }
 
 fn import(
@@ -141,9 +152,7 @@ fn import(
         }
     };
     files.put(&key).map_err(failed)?;
-    let place = files.path().display().to_string();
-    let answer = json!({"id": key.to_string(), "path": place});
-    output.put(&answer, |_| format!("cluster key {key} is in {place}"))
+    put_place(output, &key, files.path())
 }
 
 fn read(path: &Path) -> io::Result<Secret> {
