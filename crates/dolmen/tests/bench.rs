@@ -99,6 +99,23 @@ fn a_mixed_run_is_counted_verified_and_compared() {
     assert!(text.contains("IOPS") && text.contains("1.000") && !text.contains("worse"), "{text}");
 }
 
+#[test]
+fn jobs_that_never_sleep_and_share_a_cpu_are_warned_of() {
+    let b = Bench::new();
+    b.volume("one", "null");
+    for (how, warned) in [
+        (["--poll", "--jobs", "3"], true),
+        (["--poll", "--jobs", "1"], false),
+        (["--ramp", "0", "--jobs=3"], false),
+    ] {
+        let mut command = Command::new(DOLMEN);
+        command.args(["bench", &b.target, "--host-nqn", HOST, "--cpus", "0", "--runtime", "0.1"]).args(how);
+        let Output { status, stderr, .. } = command.output().unwrap();
+        let said = String::from_utf8(stderr).unwrap();
+        assert!(status.success() && said.contains("share one CPU") == warned, "{how:?}: {said}");
+    }
+}
+
 /// More long writes than the node has large buffers: what waits for a commit leaves it what it is made of, and what waits for room leaves
 /// cleaning what makes room.
 #[test]

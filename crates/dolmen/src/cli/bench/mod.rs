@@ -51,6 +51,9 @@ pub(crate) fn bench(output: &Output, args: &BenchArgs) -> Result<ExitCode, CliEr
     let earlier = args.compare.as_deref().map(read).transpose()?;
     let goals = args.targets.iter().map(|target| Goal::find(target, args)).collect::<Result<_, _>>()?;
     let plan = Plan::new(args, goals, stamp())?;
+    if let Some(text) = plan.crowd() {
+        output.remark(&text);
+    }
     interrupts::catch().map_err(|why| CliError::new(Exit::Failed, format!("signals: {why}")))?;
     let report = run(&plan, args)?;
     if let Some(path) = &args.save {

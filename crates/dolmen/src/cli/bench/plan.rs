@@ -4,7 +4,7 @@ use super::{BenchArgs, args::Rw, goal::Goal};
 use crate::cli::error::{CliError, Exit};
 use dolmen_initiator::load::{LoadOptions, Mix, Pattern, Start};
 use dolmen_types::ByteSize;
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
 /// Most that one run verifies: 16 bytes of memory for each 4 KiB.
 const MAX_VERIFIED: u64 = 256 << 30;
@@ -180,6 +180,25 @@ impl Plan {
     /// Where a job runs.
     pub(super) fn cpu_of(&self, job: usize) -> Option<usize> {
         self.cpus.get(job.checked_rem(self.cpus.len())?).copied()
+    }
+
+    /// What is to be known of jobs that never sleep and have no CPU each.
+    pub(super) fn crowd(&self) -> Option<String> {
+        let pinned: BTreeSet<usize> =
+            (0..usize::from(self.jobs)).filter_map(|job| self.cpu_of(job)).collect();
+        let cpus = match pinned.len() {
+            0 => std::thread::available_parallelism().map_or(1, usize::from),
+            count => count,
+        };
+        let crowd = self.spin_ns == u64::MAX && usize::from(self.jobs) > cpus;
+        crowd.then(|| {
+            let jobs = self.jobs;
+            let few = if cpus == 1 { "one CPU".into() } else { format!("{cpus} CPUs") };
+            format!(
+                "note: {jobs} jobs that never sleep (--poll) share {few} and wait for each other's turns there, which latencies show; \
+                 --connections keeps one job busy"
+            )
+        })
     }
 
     /// The load of one job.
