@@ -68,6 +68,8 @@ struct Trial {
     drives: Vec<Drive>,
     named: usize,
     parity: usize,
+    /// None was lost since the one that is leaving began to.
+    spare: bool,
     load: Option<Child>,
     names: u32,
     keys: u32,
@@ -92,6 +94,7 @@ impl Trial {
             drives,
             named,
             parity,
+            spare: false,
             load: None,
             names: 0,
             keys: 0,
@@ -233,7 +236,9 @@ impl Trial {
 
     fn lose(&mut self) {
         let active = self.numbers(Drive::Active);
-        if active.len() < 4 + self.parity || !self.is_protected() {
+        // What a drive that is leaving holds is still there: everything may lack one more.
+        let leaving = self.drives.contains(&Drive::Leaving) && std::mem::take(&mut self.spare);
+        if active.len() < 4 + self.parity || !(leaving || self.is_protected()) {
             return;
         }
         let at = active[self.pick(active.len())];
@@ -264,6 +269,7 @@ impl Trial {
         self.deeds[3] += 1;
         self.node.cli(&["drive", "remove", &self.path(at), "--no-wait"]);
         self.drives[at] = Drive::Leaving;
+        self.spare = true;
     }
 
     // Volumes and snapshots.
@@ -484,7 +490,7 @@ impl Trial {
     fn step(&mut self) {
         self.follow_load();
         self.follow_leaving();
-        match self.pick(60) {
+        match self.pick(62) {
             0..=19 => self.change(),
             20..=27 => self.snapshot(),
             28..=32 => self.clone_snapshot(),
@@ -499,10 +505,10 @@ impl Trial {
             }
             48..=50 => self.kill(),
             51..=53 => self.lose(),
-            54..=55 => self.add(),
-            56 => self.remove(),
-            57 => self.check(),
-            58 => self.recover(),
+            54..=56 => self.add(),
+            57..=58 => self.remove(),
+            59 => self.check(),
+            60 => self.recover(),
             _ => self.rotate(),
         }
     }
