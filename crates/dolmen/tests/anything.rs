@@ -58,13 +58,26 @@ enum Drive {
     Gone,
 }
 
+/// What was done, in numbers.
+#[derive(Clone, Copy, Debug, Default)]
+struct Deeds {
+    kills: u32,
+    lost: u32,
+    added: u32,
+    removed: u32,
+    recovered: u32,
+    /// Runs of the load that came to their end and verified what they had written.
+    loads: u32,
+}
+
 struct Trial {
     node: Node,
     rng: Rng,
     flags: Vec<String>,
     volumes: Vec<Volume>,
     snapshots: Vec<Snapshot>,
-    /// By number, which is its name; those from `first` on were added later, and are named at starts since the data folder was gone.
+    /// By number, which is its name. Starts name the first `named`: those that the pool was made of, or that there were when the data folder
+    /// was made anew.
     drives: Vec<Drive>,
     named: usize,
     parity: usize,
@@ -73,7 +86,7 @@ struct Trial {
     load: Option<Child>,
     names: u32,
     keys: u32,
-    deeds: [u32; 5],
+    deeds: Deeds,
 }
 
 impl Trial {
@@ -98,7 +111,7 @@ impl Trial {
             load: None,
             names: 0,
             keys: 0,
-            deeds: [0; 5],
+            deeds: Deeds::default(),
         };
         trial.start();
         trial.export_key();
@@ -106,10 +119,6 @@ impl Trial {
         trial.create();
         trial.create();
         trial
-    }
-
-    fn says(&self, what: &str) {
-        println!("{what}");
     }
 
     fn one_in(&mut self, count: u64) -> bool {
@@ -142,8 +151,8 @@ impl Trial {
     }
 
     fn kill(&mut self) {
-        self.says("the daemon is killed");
-        self.deeds[0] += 1;
+        println!("the daemon is killed");
+        self.deeds.kills += 1;
         self.node.kill();
         self.start();
     }
@@ -155,7 +164,7 @@ impl Trial {
 
     /// Everything on the drives of a daemon that has stopped is as it should be.
     fn check(&mut self) {
-        self.says("the pool is checked");
+        println!("the pool is checked");
         self.stop();
         let told = self.node.cli(&["pool", "check"]);
         assert_eq!(told["lost"], "0", "{told}");
@@ -167,8 +176,8 @@ impl Trial {
         if self.drives.contains(&Drive::Leaving) {
             return;
         }
-        self.says("the data folder is gone");
-        self.deeds[4] += 1;
+        println!("the data folder is gone");
+        self.deeds.recovered += 1;
         self.stop();
         fs::remove_dir_all(self.node.data()).unwrap();
         let key = self.key();
@@ -191,7 +200,7 @@ impl Trial {
     }
 
     fn rotate(&mut self) {
-        self.says("the key is rotated");
+        println!("the key is rotated");
         self.node.cli(&["key", "rotate"]);
         self.export_key();
     }
@@ -213,13 +222,13 @@ impl Trial {
             let states = self.node.states();
             match states.iter().find(|(drive, _)| *drive == name).map(|(_, state)| state.as_str()) {
                 None => {
-                    self.says(&format!("{name} has left"));
+                    println!("{name} has left");
                     self.drives[at] = Drive::Gone;
                     fs::remove_file(self.path(at)).unwrap();
                 }
                 Some("Leaving") => {}
                 Some(state) => {
-                    self.says(&format!("{name} stays: {state}"));
+                    println!("{name} stays: {state}");
                     self.drives[at] = Drive::Active;
                 }
             }
@@ -242,8 +251,8 @@ impl Trial {
             return;
         }
         let at = active[self.pick(active.len())];
-        self.says(&format!("d{at} is lost"));
-        self.deeds[1] += 1;
+        println!("d{at} is lost");
+        self.deeds.lost += 1;
         fs::File::options().write(true).open(self.path(at)).unwrap().set_len(0).unwrap();
         self.drives[at] = Drive::Lost;
     }
@@ -253,8 +262,8 @@ impl Trial {
             return;
         }
         let at = self.drives.len();
-        self.says(&format!("d{at} is added"));
-        self.deeds[2] += 1;
+        println!("d{at} is added");
+        self.deeds.added += 1;
         self.drives.push(Drive::Active);
         self.node.cli(&["drive", "add", &format!("{}:256MiB", self.path(at))]);
     }
@@ -265,8 +274,8 @@ impl Trial {
             return;
         }
         let at = active[self.pick(active.len())];
-        self.says(&format!("d{at} is to leave"));
-        self.deeds[3] += 1;
+        println!("d{at} is to leave");
+        self.deeds.removed += 1;
         self.node.cli(&["drive", "remove", &self.path(at), "--no-wait"]);
         self.drives[at] = Drive::Leaving;
         self.spare = true;
@@ -285,7 +294,7 @@ impl Trial {
         let how = if self.one_in(2) { "on" } else { "off" };
         let words = ["volume", "create", &name, "--size", &size, "--acl", "ALLOW_ANY", own, how];
         let made = self.node.cli(&[&words[..], &["--sector-size", &sector.to_string()]].concat());
-        self.says(&format!("volume {name} of {bytes} bytes"));
+        println!("volume {name} of {bytes} bytes");
         self.volumes.push(Volume { name, nsid: nsid(&made), sector, data: vec![0; bytes] });
     }
 
@@ -293,11 +302,17 @@ impl Trial {
         if self.volumes.len() >= MOST_VOLUMES || self.snapshots.is_empty() {
             return;
         }
-        let (at, name) = (self.pick(self.snapshots.len()), self.name());
-        let from = &self.snapshots[at];
+        let at = self.pick(self.snapshots.len());
+        self.look_through_clone(at);
+    }
+
+    /// Makes a clone of a snapshot and looks at all of it.
+    fn look_through_clone(&mut self, snapshot: usize) {
+        let name = self.name();
+        let from = &self.snapshots[snapshot];
         let words = ["volume", "create", &name, "--from-snapshot", &from.name, "--acl", "ALLOW_ANY"];
         let made = self.node.cli(&words);
-        self.says(&format!("volume {name} is a clone of {}", from.name));
+        println!("volume {name} is a clone of {}", from.name);
         let (nsid, sector, data) = (nsid(&made), from.sector, from.data.to_vec());
         self.volumes.push(Volume { name, nsid, sector, data });
         self.look(self.volumes.len() - 1);
@@ -309,7 +324,7 @@ impl Trial {
         }
         let (at, name) = (self.pick(self.volumes.len()), self.name());
         let volume = &self.volumes[at];
-        self.says(&format!("snapshot {name} of {}", volume.name));
+        println!("snapshot {name} of {}", volume.name);
         self.node.cli(&["snapshot", "create", &name, &volume.name]);
         let (of, data) = (volume.name.clone(), volume.data.as_slice().into());
         self.snapshots.push(Snapshot { name, of, sector: volume.sector, data });
@@ -319,12 +334,12 @@ impl Trial {
         if self.one_in(2) && self.volumes.len() > 2 {
             let at = self.pick(self.volumes.len());
             let volume = self.volumes.remove(at);
-            self.says(&format!("volume {} is deleted", volume.name));
+            println!("volume {} is deleted", volume.name);
             self.node.cli(&["volume", "delete", &volume.name]);
         } else if !self.snapshots.is_empty() {
             let at = self.pick(self.snapshots.len());
             let snapshot = self.snapshots.remove(at);
-            self.says(&format!("snapshot {} is deleted", snapshot.name));
+            println!("snapshot {} is deleted", snapshot.name);
             self.node.cli(&["snapshot", "delete", &snapshot.name]);
         }
     }
@@ -335,7 +350,7 @@ impl Trial {
         let whose = |v: &Volume| v.name == from.of && v.data.len() == from.data.len();
         let Some(volume) = self.volumes.iter().position(whose) else { return };
         let name = &self.volumes[volume].name;
-        self.says(&format!("{name} is what {} holds", from.name));
+        println!("{name} is what {} holds", from.name);
         self.node.cli(&["volume", "rollback", name, "--to", &from.name, "--yes"]);
         self.volumes[volume].data = from.data.to_vec();
         self.look(volume);
@@ -365,10 +380,11 @@ impl Trial {
             |run: &Value, name: &str| run[name].as_u64().map(|n| usize::try_from(n).unwrap()).unwrap();
         let runs: Vec<_> =
             told.as_array().unwrap().iter().map(|r| (number(r, "offset"), number(r, "length"))).collect();
-        for (at, block) in newer.data.chunks(BLOCK).enumerate().map(|(at, block)| (at * BLOCK, block)) {
-            let before = base.data.get(at..at + BLOCK).unwrap_or(&[0; BLOCK]);
-            let named = runs.iter().any(|&(from, length)| (from..from + length).contains(&at));
-            assert!(named || before == block, "{} and {} differ at {at}: {told}", base.name, newer.name);
+        let sector = newer.sector;
+        for (at, now) in newer.data.chunks(sector).enumerate().map(|(at, now)| (at * sector, now)) {
+            let before = base.data.get(at..at + sector).unwrap_or(&[0; BLOCK][..sector]);
+            let named = || runs.iter().any(|&(from, length)| (from..from + length).contains(&at));
+            assert!(before == now || named(), "{} and {} differ at {at}: {told}", base.name, newer.name);
         }
     }
 
@@ -483,6 +499,7 @@ impl Trial {
         child.stderr.take().unwrap().read_to_string(&mut said).unwrap();
         // It may have begun while nobody listened.
         assert!(status.success() || status.code() == Some(5), "{status}: {said}");
+        self.deeds.loads += u32::from(status.success());
     }
 
     // All of it.
@@ -524,15 +541,9 @@ impl Trial {
         });
         self.check();
         (0..self.volumes.len()).for_each(|at| self.look(at));
-        while let Some(last) = self.snapshots.pop() {
-            let name = self.name();
-            let words = ["volume", "create", &name, "--from-snapshot", &last.name, "--acl", "ALLOW_ANY"];
-            let made = self.node.cli(&words);
-            let (nsid, data) = (nsid(&made), last.data.to_vec());
-            self.volumes.push(Volume { name, nsid, sector: last.sector, data });
-            self.look(self.volumes.len() - 1);
-        }
+        (0..self.snapshots.len()).for_each(|at| self.look_through_clone(at));
         self.node.stop();
+        assert!(self.deeds.loads > 0, "the load never ran to its end");
     }
 }
 
@@ -575,13 +586,11 @@ fn soak() {
             trial.run(300);
             trial.deeds
         });
-        let Ok([kills, lost, added, removed, recovered]) = run else {
+        let Ok(deeds) = run else {
             panic!("seed {seed} failed; once more: cargo xtask soak --daemon --minutes 0 --seed {seed}");
         };
         let elapsed = began.elapsed().as_secs();
-        println!(
-            "{elapsed:>6} s  seed {seed}: {kills} kills, {lost} drives lost, {added} added, {removed} to leave, {recovered} data folders gone"
-        );
+        println!("{elapsed:>6} s  seed {seed}: {deeds:?}");
         if elapsed >= seconds {
             println!("nothing found");
             return;

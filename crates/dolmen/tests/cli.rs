@@ -96,6 +96,13 @@ fn the_cluster_key_is_told_rotated_exported_and_imported() {
     assert!(on(&["key", "import", file.to_str().unwrap()]).contains("98352ce80ce3d800151d1178fa395037"));
     on(&["key", "import", file.to_str().unwrap()]);
     assert_eq!(on(&["key", "export"]), text);
+    let kept = dir.path().join("kept");
+    let said = on(&["key", "export", "--to", kept.to_str().unwrap()]);
+    assert!(
+        said.contains("98352ce80ce3d800151d1178fa395037") && said.contains(kept.to_str().unwrap()),
+        "{said}"
+    );
+    assert_eq!(std::fs::read_to_string(&kept).unwrap(), text);
     let other = text.replace("id  98", "id  99");
     std::fs::write(&file, other).unwrap();
     bad(1, &["--data", folder, "key", "import", file.to_str().unwrap()]);
