@@ -6,6 +6,7 @@ use common::*;
 use dolmen_sim::{Fault, Rng, World};
 use dolmen_store::*;
 use dolmen_types::{Lba, LineId};
+use std::collections::BTreeMap;
 
 fn filled(world: &World, setup: &Setup) -> Node {
     let mut node = Node::open(world, setup).unwrap();
@@ -137,6 +138,84 @@ fn a_hole_before_acknowledged_commits_is_refused() {
     world.overwrite(NODE, path("d0"), headers[4] + 20, b"rot");
     let error = Node::open(&world, &setup).err().expect("a hole is no end");
     assert!(matches!(&error, StoreError::Corrupt(text) if text.contains("acknowledged")), "{error}");
+}
+
+/// Overwrites of few blocks, some under way at a time, cut off at some moment; cleaning goes on beside them. What each block may hold.
+fn cut_off(world: &World, setup: &Setup, seed: u64) -> BTreeMap<u64, Vec<u64>> {
+    let mut node = Node::open(world, setup).unwrap();
+    node.commit(0, 1, vec![create(1)]).unwrap();
+    let (mut rng, mut values, mut under_way) = (Rng::new(seed), BTreeMap::<u64, Vec<u64>>::new(), Vec::new());
+    for seq in 2..400 + seed {
+        let lba = rng.next_u64() % 96;
+        let record = node.write(1, lba, &[seq]);
+        under_way.push((node.append(0, seq, vec![record]).unwrap(), lba, seq));
+        let most = rng.next_u64() as usize % 12;
+        while under_way.len() > most {
+            node.turn();
+            for (_, lba, seq) in under_way.extract_if(.., |(ticket, ..)| node.done.remove(ticket).is_some()) {
+                values.insert(lba, vec![seq]);
+            }
+        }
+    }
+    for (_, lba, seq) in under_way {
+        values.entry(lba).or_insert_with(|| vec![0]).push(seq);
+    }
+    world.crash();
+    values
+}
+
+/// A commit that lies on a drive.
+struct Lying {
+    at: u64,
+    number: u64,
+    durable_through: u64,
+}
+
+fn commits(world: &World, setup: &Setup) -> Vec<Lying> {
+    let (image, mut page) = (world.image(NODE, path("d0")), vec![0; BLOCK]);
+    let commit = |at| {
+        image.read(at, &mut page);
+        let word = |at: usize| u64::from_le_bytes(page[at..at + 8].try_into().unwrap());
+        page.starts_with(b"dolmCOMT").then(|| Lying { at, number: word(64), durable_through: word(88) })
+    };
+    (0..setup.drives[0].1).step_by(BLOCK).filter_map(commit).collect()
+}
+
+/// A commit that rots is missed when any other, in whichever stream, says that it was durable.
+#[test]
+fn a_rotten_commit_is_missed_when_another_knows_of_it() {
+    let setup =
+        Setup { tuning: ShardTuning { delta_entries: 4096, ..Setup::tiny(24).tuning }, ..Setup::tiny(24) };
+    let (mut refused, mut ends) = (0, 0);
+    for seed in 0..4 {
+        let world = World::new(seed);
+        cut_off(&world, &setup, seed);
+        let all = commits(&world, &setup);
+        let newest = all.iter().map(|c| c.number).max().unwrap();
+        for rotten in all.iter().filter(|c| c.number + 16 > newest) {
+            let world = World::new(seed);
+            let values = cut_off(&world, &setup, seed);
+            world.overwrite(NODE, path("d0"), rotten.at + 20, b"rot");
+            let known = all.iter().any(|c| c.number > rotten.number && c.durable_through >= rotten.number);
+            match Node::open(&world, &setup) {
+                Err(StoreError::Corrupt(text)) if text.contains("acknowledged") && known => refused += 1,
+                Err(error) => panic!("seed {seed}, commit {}: {error}", rotten.number),
+                Ok(mut node) => {
+                    ends += 1;
+                    // Before a checkpoint it is needed no more.
+                    for (&lba, may) in &values {
+                        let is = node.read(0, 1, lba, 1).unwrap()[0];
+                        assert!(
+                            !known || may.contains(&is),
+                            "seed {seed}, {}: {is}, not {may:?}",
+                            rotten.number
+                        );
+                    }
+                }
+            }
+        }
+    }
+    assert!(refused > 0 && ends > 0, "{refused} refused, {ends} taken for ends");
 }
 
 /// Any damage anywhere: an error or right data, never wrong data, never a panic.

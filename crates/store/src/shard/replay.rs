@@ -279,10 +279,10 @@ async fn no_proof_of_more(
 ) -> Result<(), StoreError> {
     let drives = shard.borrow().drives.clone();
     for cursor in cursors {
-        let mut proven = cursor.peeked.as_ref().is_some_and(|f| f.0.place.durable_through >= missing);
-        let mut onward = cursor.start.map(|s| s.columns);
+        let (mut proven, mut onward) = (false, cursor.start.map(|s| s.columns));
+        // A commit that was looked at, and does not fit, lies there: those behind it may know more than it does.
         if let Some((scan, header, offset)) = cursor.at.as_mut() {
-            proven = proven || (cursor.peeked.is_none() && proof(scan, id, *offset, missing).await?);
+            proven = proof(scan, id, *offset, missing).await?;
             onward = header.successor;
         }
         if let Some(columns) = onward.filter(|c| !proven && drives.hold(c)) {
