@@ -3,6 +3,7 @@
 use crate::DriveState;
 use crate::format::superblock::{DriveEntry, Superblock};
 use crate::message::Members;
+use crate::shard::MAX_OBJECTS_BYTES;
 use dolmen_types::{ShardId, Uuid};
 
 /// One drive of an opened pool.
@@ -163,6 +164,8 @@ pub struct ShardTuning {
     pub queued_batches: usize,
     /// Bytes of map leaves kept in memory.
     pub cache_bytes: usize,
+    /// Bytes of keyed objects at most.
+    pub objects_bytes: usize,
     /// How long an append waits for space before it fails with `Full`. Milliseconds.
     pub full_wait_ms: u64,
     /// A write that is under way for longer, while its peers on other drives have ended, puts its drive out. Milliseconds.
@@ -178,6 +181,10 @@ const MEMORY_BYTES_PER_TIB: u64 = 88 << 20;
 /// What the references to the leaves take for each TiB that is written, in leaves that are three quarters full. Bytes.
 pub(crate) const REFERENCE_BYTES_PER_TIB: usize = 112 << 20;
 
+/// Every checkpoint writes all keyed objects anew, beside those of the one before, into what is reserved for metadata (an eightieth of
+/// the pool): they may take half of that, or half a unit in each shard.
+const OBJECTS_SHARE: u64 = 160;
+
 const _: () = assert!(MEMORY_BYTES_PER_TIB + REFERENCE_BYTES_PER_TIB as u64 <= 200 << 20);
 
 impl ShardTuning {
@@ -191,7 +198,10 @@ impl ShardTuning {
         let half = usize::try_from(total).unwrap_or(usize::MAX) / usize::from(plan.shards.max(1)) / 2;
         // A shard holds hosts back when two such deltas wait for a third one to be merged.
         let delta_entries = half / 3 / crate::map::DELTA_ENTRY_BYTES;
-        ShardTuning { delta_entries, cache_bytes: half, ..ShardTuning::default() }
+        let share = data / OBJECTS_SHARE / u64::from(plan.shards.max(1));
+        let objects_bytes = usize::try_from(share.max(u64::from(plan.unit_bytes) / 2)).unwrap_or(usize::MAX);
+        let objects_bytes = objects_bytes.min(MAX_OBJECTS_BYTES);
+        ShardTuning { delta_entries, cache_bytes: half, objects_bytes, ..ShardTuning::default() }
     }
 }
 
@@ -206,6 +216,7 @@ impl Default for ShardTuning {
             small_commits_in_flight: 2,
             queued_batches: 4096,
             cache_bytes: 64 << 20,
+            objects_bytes: MAX_OBJECTS_BYTES,
             full_wait_ms: 10_000,
             stuck_write_ms: 2_000,
             slow_read_ms: 50,

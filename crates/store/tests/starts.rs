@@ -4,7 +4,7 @@
 
 mod common;
 use common::*;
-use dolmen_sim::{DriveFaults, DriveSpec, World};
+use dolmen_sim::{DriveFaults, DriveSpec, Rng, World};
 use dolmen_store::*;
 
 const LABEL: usize = 4 << 20;
@@ -275,4 +275,85 @@ fn a_start_that_gets_no_unit_says_so() {
     }
     world.crash();
     verify(&mut Node::open(&world, &setup).unwrap());
+}
+
+/// Overwrites of a small pool that has to clean, with checkpoints in the midst, up to a power cut; true when nothing got stuck.
+fn live_and_die(
+    node: &mut Node,
+    rng: &mut Rng,
+    seq: &mut u64,
+    (writes, blocks): (u64, u64),
+    checkpoints: bool,
+) -> bool {
+    let mut under_way = 0;
+    for _ in 0..writes {
+        *seq += 1;
+        let record = node.write(1, rng.next_u64() % blocks, &[*seq]);
+        under_way += usize::from(node.append(0, *seq, vec![record]).is_ok());
+        if checkpoints && rng.next_u64() % 20 == 0 {
+            node.stores[0].checkpoint();
+        }
+        (0..rng.next_u64() % 12).for_each(|_| node.turn());
+        for _ in 0..20_000 {
+            under_way -= std::mem::take(&mut node.done).len();
+            if under_way <= 8 {
+                break;
+            }
+            node.turn();
+        }
+        if under_way > 8 {
+            return false;
+        }
+    }
+    true
+}
+
+/// A pool with keyed objects, whose lives end by power cuts; true when nothing got stuck.
+fn lives(seed: u64, setup: &Setup, objects: usize) -> bool {
+    let world = World::new(seed);
+    let (mut rng, mut seq) = (Rng::new(seed), 1);
+    let mut node = Node::open(&world, setup).unwrap();
+    node.commit(0, 1, vec![create(1)]).unwrap();
+    for i in 0..objects as u128 / (30 << 10) {
+        seq += 1;
+        node.commit(0, seq, vec![Record::Put { key: key(i), value: vec![1; 30 << 10].into() }]).unwrap();
+    }
+    let blocks = 20 + rng.next_u64() % 200;
+    for life in 0..12 {
+        // Every other one ends before a checkpoint.
+        let (writes, checkpoints) =
+            if life % 2 == 1 { (10 + rng.next_u64() % 40, false) } else { (50 + rng.next_u64() % 200, true) };
+        if !live_and_die(&mut node, &mut rng, &mut seq, (writes, blocks), checkpoints) {
+            return false;
+        }
+        world.crash();
+        node = Node::open(&world, setup).unwrap_or_else(|e| panic!("seed {seed}, life {life}: {e}"));
+    }
+    true
+}
+
+/// A checkpoint takes units that cleaning gave back while it ran; its own table still has the segment that was there.
+#[test]
+fn a_checkpoint_where_cleaning_made_room_outlives_two_power_cuts() {
+    for seed in 0..8 {
+        lives(seed, &Setup::tiny(70 + seed % 30), 540 << 10);
+    }
+}
+
+/// Checkpoints write all objects anew, beside those of before.
+#[test]
+fn objects_leave_checkpoints_their_room() {
+    for seed in 0..8 {
+        let mut setup = Setup::tiny(50 + seed);
+        let plan = Node::open(&World::new(seed), &setup).unwrap().plan.clone();
+        setup.tuning.objects_bytes = ShardTuning::for_pool(&plan).objects_bytes;
+        assert!(lives(seed, &setup, setup.tuning.objects_bytes), "seed {seed}");
+        let mut node = Node::open(&World::new(seed), &setup).unwrap();
+        for i in 0..setup.tuning.objects_bytes as u64 / (30 << 10) {
+            let put = Record::Put { key: key(i.into()), value: vec![1; 30 << 10].into() };
+            node.commit(0, 1 + i, vec![put]).unwrap();
+        }
+        let put = Record::Put { key: key(99), value: vec![1; 30 << 10].into() };
+        assert!(matches!(node.append(0, 99, vec![put]), Err(AppendError::Invalid(_))));
+    }
 }

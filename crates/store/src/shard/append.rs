@@ -1,7 +1,7 @@
 //! Taking batches in: limits, existence of lines, a first look at space.
 
 use super::form::lies_on_pages;
-use super::{MAX_OBJECTS_BYTES, Pending, Phase, Shard};
+use super::{Pending, Phase, Shard};
 use crate::format::commit::{FIXED_BYTES, MAX_HEADER_BYTES, write_record_bytes};
 use crate::stored::{MAX_ENCRYPTED_LBA, MAX_ENCRYPTED_SEQ};
 use crate::{
@@ -87,7 +87,7 @@ impl Shard {
                     // What does not grow fits always: deleting a thing may begin with a new value for it.
                     let old = self.objects.get(&(batch.pg, *key)).map_or(0, |old| old.len());
                     let growth = value.len().saturating_sub(old);
-                    if growth > 0 && self.objects_bytes + growth > MAX_OBJECTS_BYTES {
+                    if growth > 0 && self.objects_bytes + growth > self.tuning.objects_bytes {
                         return Err("the shard's keyed objects have reached their limit");
                     }
                     24 + value.len().next_multiple_of(8)

@@ -15,6 +15,7 @@ use crate::format::page::{Level, PageRef, node_refs, verify};
 use crate::format::segment::{SegmentHeader, Stream};
 use crate::location::Slot;
 use crate::map::{Counts, LeafRef, Line, Lineage, Node, Point};
+use crate::segments::Segment;
 use crate::{Purpose, StoreError, ToPool, UnitId};
 use dolmen_io::exec::Handle;
 use std::collections::BTreeMap;
@@ -280,7 +281,8 @@ async fn body_bytes(shard: &Shared, exec: &Handle, anchor: &Anchor) -> Result<Ve
     Ok(bytes)
 }
 
-/// Enters the segments that hold the body itself: begun after the table was written, some of them are not in it.
+/// Enters the segments that hold the body itself: begun after the table was written, some of them are not in it. Their units may
+/// be those of a segment that is, if cleaning emptied that one meanwhile: the log behind the checkpoint gives it back.
 async fn place_body(
     shard: &Shared,
     exec: &Handle,
@@ -290,8 +292,12 @@ async fn place_body(
     let mut placed = Vec::new();
     for chunk in &anchor.chunks {
         let first = chunk.columns.units()[0];
-        let slot = match by_unit.get(&first) {
-            Some(&slot) => slot,
+        let known = by_unit.get(&first).copied().filter(|&slot| {
+            let is_it = |seg: &Segment| seg.stream == Stream::Meta && seg.columns == chunk.columns;
+            shard.borrow().segments.at(slot).is_some_and(is_it)
+        });
+        let slot = match known {
+            Some(slot) => slot,
             None => {
                 let drives = shard.borrow().drives.clone();
                 let mut scan = SegmentScan::new(exec.clone(), drives.clone(), chunk.columns);

@@ -59,6 +59,7 @@ impl Setup {
                 small_commits_in_flight: 4,
                 queued_batches: 64,
                 cache_bytes: 8 * BLOCK,
+                objects_bytes: 8 << 20,
                 full_wait_ms: 2_000,
                 stuck_write_ms: 2_000,
                 slow_read_ms: 50,
