@@ -108,12 +108,19 @@ pub struct SnapshotPolicy {
 }
 
 impl SnapshotPolicy {
-    /// Whether a snapshot is wanted: a time has come since the last one. However many have come, it is one.
+    /// Whether a snapshot is wanted: a time has come since the last one. However many have come, it is one. After the clock
+    /// was set back, not before [`SnapshotPolicy::follow_clock`].
     #[must_use]
     pub fn is_due(&self, now: UnixMillis) -> bool {
-        // A clock that was set back must not hold everything up until it has caught up.
-        let last = self.last.min(now);
-        self.schedule.last_due(now).is_some_and(|due| due > last)
+        self.schedule.last_due(now).is_some_and(|due| due > self.last)
+    }
+
+    /// Counts from now on if the last snapshot is of a time to come: the clock was set back, and times must not have to wait
+    /// until it has caught up. True if that was so; the policy is to be kept as it is now.
+    pub fn follow_clock(&mut self, now: UnixMillis) -> bool {
+        let ahead = self.last > now;
+        self.last = self.last.min(now);
+        ahead
     }
 
     /// The name of its snapshot of this time.
@@ -251,8 +258,8 @@ mod tests {
         // A clock set back by a day: nothing at once, and the next time as usual.
         let back = UnixMillis(NOON - DAY_MS + 1);
         let mut p = policy(Schedule::Daily { start_ms: 0, days: 1 });
-        assert!(!p.is_due(back));
-        p.last = p.last.min(back);
+        assert!(p.follow_clock(back) && !p.is_due(back));
+        assert!(!p.follow_clock(UnixMillis(NOON - DAY_MS / 2)));
         assert!(p.is_due(UnixMillis(NOON - DAY_MS / 2)));
     }
 

@@ -46,12 +46,13 @@ pub struct SchedulePlan {
 }
 
 impl Model {
-    /// Takes over the snapshot policies of the state file; after the snapshots, which know better when they last ran.
-    pub fn restore_schedules(&mut self, stored: Vec<SnapshotPolicy>) {
+    /// Takes over the snapshot policies of the state file; after the snapshots, which know better when they last ran. Those of
+    /// a time to come do not: the clock was ahead.
+    pub fn restore_schedules(&mut self, stored: Vec<SnapshotPolicy>, now: UnixMillis) {
         for mut policy in stored {
             let taken = self.snapshots(None).filter(|s| s.descriptor.policy == Some(policy.uuid));
-            policy.last =
-                taken.map(|s| s.descriptor.created).max().map_or(policy.last, |at| at.max(policy.last));
+            let newest = taken.map(|s| s.descriptor.created).filter(|at| *at <= now).max();
+            policy.last = newest.map_or(policy.last, |at| at.max(policy.last));
             self.schedules.0.insert(policy.uuid, Held { policy, running: false, failing: false });
         }
     }
@@ -128,6 +129,11 @@ impl Model {
         for uuid in orphans {
             self.schedules.0.remove(&uuid);
             commands.push(Command::RemoveSchedule(uuid));
+        }
+        for Held { policy, .. } in self.schedules.0.values_mut() {
+            if policy.follow_clock(now) {
+                commands.push(Command::SaveSchedule(Box::new(policy.clone())));
+            }
         }
         let due = |h: &&Held| !h.running && h.policy.is_due(now);
         let due: Vec<SnapshotPolicy> =

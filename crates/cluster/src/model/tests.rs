@@ -2,13 +2,14 @@
 
 use super::*;
 use crate::qos::{NO_LIMIT, PolicyChange, PolicyKey, PolicySpec, QosPolicy, Visibility};
-use crate::schedule::{Schedule, SnapshotPolicy};
 use crate::snapshot::SnapshotSpec;
 use dolmen_types::{
     qos::{PerDirection, QosLimits},
     snapshot::{SnapshotDescriptor, SnapshotState},
     volume::{HostAccess, IpAccess, SectorSize, VolumeKind},
 };
+
+mod schedules;
 
 /// A small generator of numbers that look random; the seed is in the failure's message.
 struct Dice(u64);
@@ -529,97 +530,4 @@ fn policies_are_for_whom_they_say_and_stay_while_they_are_needed() {
     assert!(model.unused_policy(&key(NO_LIMIT)).is_err());
     assert!(model.changed_policy(&key(NO_LIMIT), PolicyChange::default()).is_err());
     assert!(model.unused_policy(&key("old")).is_ok());
-}
-
-#[test]
-fn schedules_take_snapshots_in_virtual_time_and_go_with_their_volume() {
-    const HOUR: u64 = 3_600_000;
-    let start = 1000 * HOUR;
-    let mut model = Model::recover(Marks::default(), Marks::default(), Vec::new());
-    let d = made(&mut model, "v", 1);
-    let plan = SchedulePlan {
-        name: "hourly".into(),
-        project: "default".into(),
-        volume: VolumeKey::Name("v".into()),
-        description: String::new(),
-        schedule: Schedule::Hourly { start_ms: start, hours: 1 },
-        retention_ms: Some(3 * HOUR),
-    };
-    let policy = model.new_schedule(plan.clone(), Uuid([9; 16]), UnixMillis(start)).unwrap();
-    model.put_schedule(policy.clone());
-    let taken = model.new_schedule(plan, Uuid([8; 16]), UnixMillis(start)).unwrap_err();
-    assert_eq!(taken.kind, Kind::AlreadyExists);
-    let (mut held, mut saved, mut told) = (BTreeMap::new(), policy, 0);
-    let mut next = 0u128;
-    // Quarters of an hour: seven hours, five hours down in the middle, then the plane refuses for a while.
-    for quarter in 1..64u64 {
-        let now = UnixMillis(start + quarter * HOUR / 4);
-        if (20..40).contains(&quarter) {
-            continue;
-        }
-        if quarter == 40 {
-            model = Model::recover(Marks::default(), Marks::default(), vec![d.clone()]);
-            model.restore_snapshots(held.values().cloned().collect());
-            // The state file is older than the log.
-            model.restore_schedules(vec![SnapshotPolicy { last: UnixMillis(start), ..saved.clone() }]);
-        }
-        next += 1;
-        let mut commands =
-            model.step(Input::Tick { now, fresh: vec![Uuid::from_random(next.to_be_bytes())] });
-        while let Some(command) = commands.pop() {
-            let more = match command {
-                Command::CreateSnapshots(wanted) => {
-                    let refuses = (48..51).contains(&quarter);
-                    let uuids: Vec<Uuid> = wanted.iter().map(|d| d.uuid).collect();
-                    let result = if refuses {
-                        Err(PlaneError::Unavailable("not now".into()))
-                    } else {
-                        held.extend(wanted.iter().map(|d| (d.uuid, d.clone())));
-                        Ok(wanted)
-                    };
-                    model.step(Input::SnapshotsAnswered { uuids, result: Some(result) })
-                }
-                Command::DeleteSnapshot { uuid, .. } => {
-                    let gone = held.remove(&uuid).unwrap();
-                    assert!(gone.expires.unwrap() <= now);
-                    let gone = SnapshotDescriptor { state: SnapshotState::Deleting, revision: 2, ..gone };
-                    model.step(Input::SnapshotsAnswered { uuids: vec![uuid], result: Some(Ok(vec![gone])) })
-                }
-                Command::SaveSchedule(policy) => {
-                    saved = *policy;
-                    Vec::new()
-                }
-                Command::Record(what) => {
-                    told += usize::from(what.name == "SnapshotPolicyFailed");
-                    Vec::new()
-                }
-                other => panic!("{other:?}"),
-            };
-            commands.extend(more);
-        }
-        if quarter == 19 {
-            let hours: Vec<u64> = held.values().map(|d| (d.created.0 - start) / HOUR).collect();
-            assert_eq!(hours, [2, 3, 4], "each hour, kept for three");
-        }
-        if quarter == 40 {
-            assert_eq!(held.values().filter(|d| d.created == now).count(), 1, "missed ones are made up once");
-        }
-    }
-    assert_eq!(told, 1, "a failure is told once");
-    let quarters: Vec<u64> = held.values().map(|d| (d.created.0 - start) * 4 / HOUR).collect();
-    assert_eq!(quarters, [52, 56, 60], "the one refused at 48 was taken at 51, and its time is over");
-    assert!(held.values().all(|d| d.policy == Some(Uuid([9; 16])) && d.name.starts_with("hourly-1970")));
-    // Deleted volumes take their policies along.
-    let commands = model.step(Input::Delete {
-        request: RequestId(77),
-        project: None,
-        key: VolumeKey::Uuid(d.uuid),
-        expected: None,
-    });
-    assert!(matches!(commands.as_slice(), [Command::Delete { .. }]));
-    model.step(Input::Answered { uuid: d.uuid, result: Some(Ok(())) });
-    let commands =
-        model.step(Input::Tick { now: UnixMillis(start + 100 * HOUR), fresh: vec![Uuid([3; 16])] });
-    assert!(commands.contains(&Command::RemoveSchedule(Uuid([9; 16]))));
-    assert!(model.schedules().is_empty());
 }

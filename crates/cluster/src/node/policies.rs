@@ -107,7 +107,7 @@ impl Service {
         if let Some((schedule, retention_ms)) = change.schedule {
             (policy.schedule, policy.retention_ms) = (schedule, retention_ms);
             // The times of the old schedule are not made up by the new one.
-            policy.last = policy.last.max((self.ambient.now)());
+            policy.last = (self.ambient.now)();
         }
         policy.description = change.description.unwrap_or(policy.description);
         policy.check()?;

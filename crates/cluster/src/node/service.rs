@@ -130,7 +130,7 @@ impl Service {
         let mut model = Model::recover(state.marks()?, highest, recovered.volumes);
         model.encrypt_by_default(defaults.encryption);
         model.restore_snapshots(recovered.snapshots);
-        model.restore_schedules(state.snapshot_policies()?);
+        model.restore_schedules(state.snapshot_policies()?, (ambient.now)());
         for policy in model.restore_policies(state.qos_policies()?, state.default_qos_policy()?) {
             tracing::info!(policy = policy.name, uuid = %policy.uuid, "QoS policy told again by its volumes");
             state.put_qos_policy(&policy)?;
