@@ -8,6 +8,7 @@
 
 mod entry;
 mod policies;
+mod rotation;
 mod schedules;
 mod snapshots;
 #[cfg(test)]

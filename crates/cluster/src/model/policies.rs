@@ -4,7 +4,7 @@
 //! A change of a policy is durable in the state file first; then every volume that has it gets the new copy, a few at a
 //! time. What is left of that at a crash is found again by comparing revisions.
 
-use super::{Command, Entry, Model, Pending};
+use super::{Command, Entry, Model, Pending, rotation::Rotation};
 use crate::{
     Error, Kind,
     event::{Component, Occurrence, Severity},
@@ -20,6 +20,9 @@ use std::collections::{BTreeMap, BTreeSet};
 /// Volumes that are given their policy's new state at the same time at most. Count.
 const MAX_SPREADING: usize = 32;
 
+/// Volumes that one step looks at for that at most. Count.
+const MAX_LOOKED_AT: usize = 4 * MAX_SPREADING;
+
 /// The policies.
 #[derive(Debug, Default)]
 pub(super) struct Policies {
@@ -28,6 +31,10 @@ pub(super) struct Policies {
     default: Option<Uuid>,
     /// Volumes that may carry an older state of their policy.
     stale: BTreeSet<Uuid>,
+    /// Those of them that are being given the new one.
+    spreading: BTreeSet<Uuid>,
+    /// Which of them is looked at next.
+    rotation: Rotation,
 }
 
 /// A policy as users see it.
@@ -183,35 +190,36 @@ impl Model {
 
     /// Gives volumes the new state of their policies, a few at a time.
     pub(super) fn spread(&mut self) -> Vec<Command> {
+        let (policies, volumes) = (&mut self.policies, &mut self.volumes);
+        let changing = |e: &Entry| e.pending.is_some() || e.doubt.is_some();
+        policies.spreading.retain(|uuid| volumes.get(uuid).is_some_and(changing));
+        let Policies { rotation, stale, .. } = &*policies;
+        let next = rotation.order(|range| stale.range(range).copied());
+        let next: Vec<Uuid> = next.take(MAX_LOOKED_AT).collect();
         let mut commands = Vec::new();
-        if self.policies.stale.is_empty() {
-            return commands;
-        }
-        let mut under_way = 0;
-        let next: Vec<Uuid> = self.policies.stale.iter().take(4 * MAX_SPREADING).copied().collect();
         for uuid in next {
-            let entry = self.volumes.get_mut(&uuid).filter(|e| !e.is_deleting());
+            if policies.spreading.len() >= MAX_SPREADING {
+                break;
+            }
+            policies.rotation.has_turn(uuid);
+            let entry = volumes.get_mut(&uuid).filter(|e| !e.is_deleting());
             let Some(entry) = entry else {
-                self.policies.stale.remove(&uuid);
+                policies.stale.remove(&uuid);
                 continue;
             };
-            if entry.pending.is_some() || entry.doubt.is_some() {
-                under_way += 1;
+            if changing(entry) {
                 continue;
             }
             let old = entry.descriptor();
-            let Some(next) = self.policies.newer(old) else {
-                self.policies.stale.remove(&uuid);
+            let Some(next) = policies.newer(old) else {
+                policies.stale.remove(&uuid);
                 continue;
             };
-            if under_way >= MAX_SPREADING {
-                break;
-            }
-            under_way += 1;
             let expected_revision = old.revision;
             let next =
                 VolumeDescriptor { revision: old.revision.saturating_add(1), qos: Some(next), ..old.clone() };
             entry.pending = Some(Pending::Update { request: None, next: Box::new(next.clone()) });
+            policies.spreading.insert(uuid);
             commands.push(Command::Update { descriptor: Box::new(next), expected_revision });
         }
         commands

@@ -3,7 +3,7 @@
 //! A policy goes with its volume. Its run counts when the snapshot is durable, so one that was refused is tried again at
 //! the next tick, and after a crash the newest snapshot of a policy tells when it last ran.
 
-use super::{Command, Model};
+use super::{Command, Model, rotation::Rotation};
 use crate::{
     Error, Kind,
     event::{Component, Occurrence, Severity},
@@ -26,7 +26,11 @@ struct Held {
 
 /// All snapshot policies.
 #[derive(Debug, Default)]
-pub(super) struct Schedules(BTreeMap<Uuid, Held>);
+pub(super) struct Schedules {
+    by_uuid: BTreeMap<Uuid, Held>,
+    /// Which takes its snapshot next when it is due.
+    running: Rotation,
+}
 
 /// What a user wants of a snapshot policy.
 #[derive(Clone, Debug)]
@@ -53,7 +57,7 @@ impl Model {
             let taken = self.snapshots(None).filter(|s| s.descriptor.policy == Some(policy.uuid));
             let newest = taken.map(|s| s.descriptor.created).filter(|at| *at <= now).max();
             policy.last = newest.map_or(policy.last, |at| at.max(policy.last));
-            self.schedules.0.insert(policy.uuid, Held { policy, running: false, failing: false });
+            self.schedules.by_uuid.insert(policy.uuid, Held { policy, running: false, failing: false });
         }
     }
 
@@ -68,13 +72,13 @@ impl Model {
         if volume.kind != dolmen_types::volume::VolumeKind::Durable {
             return Err(Error::invalid("resourceName", "a test volume has no snapshots"));
         }
-        if self.schedules.0.len() >= MAX_SNAPSHOT_POLICIES {
+        if self.schedules.by_uuid.len() >= MAX_SNAPSHOT_POLICIES {
             let text =
                 format!("the cluster has its {MAX_SNAPSHOT_POLICIES} snapshot policies; delete some first");
             return Err(Error::new(Kind::ResourceExhausted, text));
         }
         let same = |h: &Held| h.policy.name == plan.name && h.policy.project == plan.project;
-        if self.schedules.0.values().any(same) {
+        if self.schedules.by_uuid.values().any(same) {
             let text = format!(
                 "a snapshot policy named '{}' exists already in project '{}'",
                 plan.name, plan.project
@@ -91,19 +95,19 @@ impl Model {
 
     /// A policy that is durable: it counts from now on.
     pub fn put_schedule(&mut self, policy: SnapshotPolicy) {
-        let held = self.schedules.0.remove(&policy.uuid);
+        let held = self.schedules.by_uuid.remove(&policy.uuid);
         let running = held.is_some_and(|h| h.running);
-        self.schedules.0.insert(policy.uuid, Held { policy, running, failing: false });
+        self.schedules.by_uuid.insert(policy.uuid, Held { policy, running, failing: false });
     }
 
     /// A policy is gone for good. Its snapshots stay.
     pub fn drop_schedule(&mut self, uuid: Uuid) {
-        self.schedules.0.remove(&uuid);
+        self.schedules.by_uuid.remove(&uuid);
     }
 
     /// One policy of a project.
     pub fn schedule(&self, project: &str, uuid: Uuid) -> Result<SnapshotPolicy, Error> {
-        let held = self.schedules.0.get(&uuid).filter(|h| h.policy.project == project);
+        let held = self.schedules.by_uuid.get(&uuid).filter(|h| h.policy.project == project);
         let none = || Error::new(Kind::NotFound, format!("snapshot policy {uuid} does not exist"));
         held.map(|h| h.policy.clone()).ok_or_else(none)
     }
@@ -113,32 +117,36 @@ impl Model {
     pub fn schedules(&self) -> Vec<(SnapshotPolicy, String)> {
         let name =
             |uuid: &Uuid| self.volumes.get(uuid).map(|e| e.descriptor().name.clone()).unwrap_or_default();
-        self.schedules.0.values().map(|h| (h.policy.clone(), name(&h.policy.volume))).collect()
+        self.schedules.by_uuid.values().map(|h| (h.policy.clone(), name(&h.policy.volume))).collect()
     }
 
     /// True while there are policies.
     pub(super) fn has_schedules(&self) -> bool {
-        !self.schedules.0.is_empty()
+        !self.schedules.by_uuid.is_empty()
     }
 
     /// Takes the snapshots that are due, at most one for each of the fresh UUIDs, and forgets policies whose volume is gone.
     pub(super) fn run_schedules(&mut self, now: UnixMillis, fresh: &[Uuid]) -> Vec<Command> {
         let gone = |h: &&Held| self.volumes.get(&h.policy.volume).is_none_or(|e| e.is_deleting());
-        let orphans: Vec<Uuid> = self.schedules.0.values().filter(gone).map(|h| h.policy.uuid).collect();
+        let orphans: Vec<Uuid> =
+            self.schedules.by_uuid.values().filter(gone).map(|h| h.policy.uuid).collect();
         let mut commands = Vec::new();
         for uuid in orphans {
-            self.schedules.0.remove(&uuid);
+            self.schedules.by_uuid.remove(&uuid);
             commands.push(Command::RemoveSchedule(uuid));
         }
-        for Held { policy, .. } in self.schedules.0.values_mut() {
+        for Held { policy, .. } in self.schedules.by_uuid.values_mut() {
             if policy.follow_clock(now) {
                 commands.push(Command::SaveSchedule(Box::new(policy.clone())));
             }
         }
-        let due = |h: &&Held| !h.running && h.policy.is_due(now);
-        let due: Vec<SnapshotPolicy> =
-            self.schedules.0.values().filter(due).take(fresh.len()).map(|h| h.policy.clone()).collect();
+        let due = |h: &Held| !h.running && h.policy.is_due(now);
+        let Schedules { by_uuid, running } = &self.schedules;
+        let due = running.order(|range| by_uuid.range(range).filter(|(_, h)| due(h)).map(|(uuid, _)| *uuid));
+        let due: Vec<Uuid> = due.take(fresh.len()).collect();
         for (policy, uuid) in due.into_iter().zip(fresh) {
+            self.schedules.running.has_turn(policy);
+            let policy = self.schedules.by_uuid[&policy].policy.clone();
             let spec = SnapshotSpec {
                 name: policy.snapshot_name(now),
                 project: policy.project.clone(),
@@ -166,7 +174,7 @@ impl Model {
     ) -> Vec<Command> {
         let Some(uuid) = taken.policy else { return Vec::new() };
         self.set_running(uuid, false);
-        let Some(held) = self.schedules.0.get_mut(&uuid) else { return Vec::new() };
+        let Some(held) = self.schedules.by_uuid.get_mut(&uuid) else { return Vec::new() };
         match result {
             Ok(()) => {
                 held.policy.last = taken.created;
@@ -178,14 +186,14 @@ impl Model {
     }
 
     fn set_running(&mut self, uuid: Uuid, running: bool) {
-        if let Some(held) = self.schedules.0.get_mut(&uuid) {
+        if let Some(held) = self.schedules.by_uuid.get_mut(&uuid) {
             held.running = running;
         }
     }
 
     /// Says once that a policy's snapshots can't be taken.
     fn schedule_failed(&mut self, uuid: Uuid, why: &str) -> Vec<Command> {
-        let Some(held) = self.schedules.0.get_mut(&uuid) else { return Vec::new() };
+        let Some(held) = self.schedules.by_uuid.get_mut(&uuid) else { return Vec::new() };
         if std::mem::replace(&mut held.failing, true) {
             return Vec::new();
         }

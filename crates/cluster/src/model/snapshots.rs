@@ -3,7 +3,7 @@
 //! A snapshot's name is taken until it is really gone. One whose deletion is durable stays `Deleting` while a clone of
 //! it is there.
 
-use super::{Command, Life, Model, Pending, RequestId, name_taken, volume_occurrence};
+use super::{Command, Life, Model, Pending, RequestId, name_taken, rotation::Rotation, volume_occurrence};
 use crate::{
     Error, Kind,
     event::{Component, Occurrence, Severity},
@@ -18,7 +18,7 @@ use dolmen_types::{
 };
 use std::collections::{BTreeMap, BTreeSet};
 
-/// Snapshots whose time is over that are deleted at the same time at most. Count.
+/// Snapshots whose time is over that one tick deletes at most. Count.
 const MAX_EXPIRING: usize = 32;
 
 /// A snapshot as users see it.
@@ -68,6 +68,8 @@ pub(super) struct Snapshots {
     by_uuid: BTreeMap<Uuid, Held>,
     /// By project and name.
     names: BTreeMap<(String, String), Uuid>,
+    /// Which is to be deleted next when its time is over.
+    expiring: Rotation,
 }
 
 impl Snapshots {
@@ -246,20 +248,21 @@ impl Model {
 
     /// Deletes snapshots whose time is over.
     pub(super) fn expire(&mut self, now: UnixMillis) -> Vec<Command> {
-        let over = |h: &&Held| {
+        let over = |h: &Held| {
             h.view().life == Life::Available
                 && h.doubt.is_none()
                 && h.descriptor.expires.is_some_and(|at| at <= now)
         };
-        let late: Vec<Uuid> = self
-            .snapshots
-            .by_uuid
-            .values()
-            .filter(over)
-            .take(MAX_EXPIRING)
-            .map(|h| h.descriptor.uuid)
-            .collect();
-        late.into_iter().flat_map(|uuid| self.ask_deletion(uuid, None)).collect()
+        let Snapshots { by_uuid, expiring, .. } = &self.snapshots;
+        let late =
+            expiring.order(|range| by_uuid.range(range).filter(|(_, h)| over(h)).map(|(uuid, _)| *uuid));
+        let late: Vec<Uuid> = late.take(MAX_EXPIRING).collect();
+        let mut commands = Vec::with_capacity(late.len());
+        for uuid in late {
+            self.snapshots.expiring.has_turn(uuid);
+            commands.extend(self.ask_deletion(uuid, None));
+        }
+        commands
     }
 
     /// The data plane answered for these snapshots; `None` when it will never answer.

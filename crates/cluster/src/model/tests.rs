@@ -10,6 +10,7 @@ use dolmen_types::{
 };
 
 mod schedules;
+mod turns;
 
 /// A small generator of numbers that look random; the seed is in the failure's message.
 struct Dice(u64);

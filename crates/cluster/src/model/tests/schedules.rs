@@ -91,7 +91,7 @@ fn schedules_take_snapshots_in_virtual_time_and_go_with_their_volume() {
 }
 
 /// An hourly policy of volume `v`, from `start` on.
-fn hourly(name: &str, start: u64) -> SchedulePlan {
+pub(super) fn hourly(name: &str, start: u64) -> SchedulePlan {
     SchedulePlan {
         name: name.into(),
         project: "default".into(),

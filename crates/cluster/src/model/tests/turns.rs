@@ -1,0 +1,138 @@
+//! What a group refuses for good keeps nobody else from their turn.
+
+use super::{schedules::hourly, *};
+
+/// Group 0 refuses everything; the others do what they are asked.
+fn refuses(pg: PgId) -> bool {
+    pg == PgId(0)
+}
+
+fn refusal<T>() -> Option<Result<T, PlaneError>> {
+    Some(Err(PlaneError::Unavailable("the shard has stopped".into())))
+}
+
+fn uuid(n: u8) -> Uuid {
+    Uuid::from_random([n; 16])
+}
+
+/// A model with a volume for each of the groups, by name and id.
+fn model(volumes: impl Iterator<Item = (u8, PgId)>) -> Model {
+    let first = made(&mut Model::recover(Marks::default(), Marks::default(), Vec::new()), "v", 1);
+    let all = volumes.map(|(n, pg)| VolumeDescriptor {
+        uuid: uuid(n),
+        name: format!("v{n}"),
+        pg,
+        nsid: Nsid(u32::from(n) + 1),
+        line: LineId(u64::from(n) + 1),
+        ..first.clone()
+    });
+    Model::recover(Marks::default(), Marks::default(), all.collect())
+}
+
+/// A tick with room for 16 snapshots; those taken, by their policy.
+fn tick(model: &mut Model, now: UnixMillis) -> BTreeSet<Uuid> {
+    let fresh = |n: u64| Uuid::from_random((u128::from(now.0) << 8 | u128::from(n)).to_be_bytes());
+    let mut commands = model.step(Input::Tick { now, fresh: (0..16).map(fresh).collect() });
+    let mut taken = BTreeSet::new();
+    while let Some(command) = commands.pop() {
+        let (uuids, result) = match command {
+            Command::CreateSnapshots(wanted) if refuses(wanted[0].pg) => {
+                (wanted.iter().map(|d| d.uuid).collect(), refusal())
+            }
+            Command::CreateSnapshots(wanted) => {
+                taken.extend(wanted.iter().filter_map(|d| d.policy));
+                (wanted.iter().map(|d| d.uuid).collect(), Some(Ok(wanted)))
+            }
+            Command::DeleteSnapshot { uuid, pg, .. } if refuses(pg) => (vec![uuid], refusal()),
+            Command::DeleteSnapshot { uuid, .. } => {
+                let old = model.snapshot(None, &VolumeKey::Uuid(uuid)).unwrap().descriptor;
+                let gone = SnapshotDescriptor { state: SnapshotState::Deleting, revision: 2, ..old };
+                (vec![uuid], Some(Ok(vec![gone])))
+            }
+            _ => continue,
+        };
+        commands.extend(model.step(Input::SnapshotsAnswered { uuids, result }));
+    }
+    taken
+}
+
+#[test]
+fn snapshots_that_cannot_be_deleted_keep_no_others() {
+    let groups = || (0..40).map(|n| (n, PgId(u32::from(n >= 33))));
+    let mut model = model(groups());
+    let spec = SnapshotSpec {
+        name: "s".into(),
+        project: "default".into(),
+        volume: VolumeKey::Name("v0".into()),
+        description: String::new(),
+        retention_ms: Some(1),
+        policy: None,
+    };
+    let first = match model
+        .step(Input::CreateSnapshots { request: None, wanted: vec![(spec, uuid(0))], now: UnixMillis(1) })
+        .as_slice()
+    {
+        [Command::CreateSnapshots(made)] => made[0].clone(),
+        other => panic!("{other:?}"),
+    };
+    model.step(Input::SnapshotsAnswered { uuids: vec![uuid(0)], result: refusal() });
+    let of = |(n, pg)| SnapshotDescriptor { uuid: uuid(n), name: format!("s{n}"), pg, ..first.clone() };
+    model.restore_snapshots(groups().map(of).collect());
+    for at in 0..10 {
+        tick(&mut model, UnixMillis(1000 + at));
+    }
+    let left: Vec<PgId> =
+        model.snapshots(None).filter(|s| s.life == Life::Available).map(|s| s.descriptor.pg).collect();
+    assert_eq!(left, [PgId(0); 33]);
+}
+
+#[test]
+fn policies_that_cannot_run_keep_no_others() {
+    let hour = 3_600_000;
+    let mut model = model((0..17).map(|n| (n, PgId(u32::from(n == 16)))));
+    for n in 0..17 {
+        let plan = SchedulePlan { volume: VolumeKey::Uuid(uuid(n)), ..hourly(&format!("p{n}"), 0) };
+        model.put_schedule(model.new_schedule(plan, uuid(n), UnixMillis(0)).unwrap());
+    }
+    let taken: BTreeSet<Uuid> = (0..10).flat_map(|at| tick(&mut model, UnixMillis(hour + at))).collect();
+    assert_eq!(taken, BTreeSet::from([uuid(16)]));
+}
+
+#[test]
+fn volumes_that_refuse_their_policy_keep_no_others() {
+    let groups = || (0..40).map(|n| (n, PgId(u32::from(n >= 33))));
+    let mut model = model(groups());
+    let policy =
+        model.new_policy(PolicySpec { name: "p".into(), ..PolicySpec::default() }, uuid(99)).unwrap();
+    model.put_policy(policy);
+    for (n, _) in groups() {
+        let change = VolumeChange { qos: Some(PolicyKey::Name("p".into())), ..VolumeChange::default() };
+        let key = VolumeKey::Uuid(uuid(n));
+        model.step(Input::Update { request: RequestId(0), project: None, key, expected: None, change });
+        model.step(Input::Answered { uuid: uuid(n), result: Some(Ok(())) });
+    }
+    let limits = QosLimits { iops: PerDirection { read: 7, write: 0 }, ..QosLimits::default() };
+    let change = PolicyChange { limits: Some(limits), ..PolicyChange::default() };
+    let policy = model.changed_policy(&PolicyKey::Name("p".into()), change).unwrap();
+    model.put_policy(policy);
+    let mut commands = model.follow_policies();
+    for _ in 0..10 {
+        while let Some(command) = commands.pop() {
+            let Command::Update { descriptor, .. } = command else { continue };
+            let result = if refuses(descriptor.pg) { refusal() } else { Some(Ok(())) };
+            commands.extend(model.step(Input::Answered { uuid: descriptor.uuid, result }));
+            let changing = model.volumes(None).filter(|v| v.life == Life::Updating).count();
+            assert!(changing <= 32, "a few at a time");
+        }
+        let round = model.ask();
+        let volumes = model.volumes(None).map(|v| v.descriptor).collect();
+        commands = model.step(Input::Observed { round, volumes, snapshots: Vec::new() });
+    }
+    let old: Vec<PgId> = model
+        .volumes(None)
+        .filter(|v| v.descriptor.qos.as_ref().is_some_and(|q| q.limits != limits))
+        .map(|v| v.descriptor.pg)
+        .collect();
+    assert_eq!(old, [PgId(0); 33]);
+    assert!(model.policies().iter().any(|p| p.updating));
+}
