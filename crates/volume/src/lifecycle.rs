@@ -71,8 +71,11 @@ impl Volumes {
             | ControlCommand::Delete { uuid, .. }
             | ControlCommand::Rollback { uuid, .. } => changing(uuid),
             ControlCommand::CreateSnapshots(wanted) => wanted.iter().any(|d| changing(&d.volume)),
-            ControlCommand::DeleteSnapshot { .. }
-            | ControlCommand::Diff(_)
+            // The volume may be on its way back to it.
+            ControlCommand::DeleteSnapshot { uuid, .. } => {
+                self.snapshots.get(uuid).is_some_and(|s| changing(&s.descriptor.volume))
+            }
+            ControlCommand::Diff(_)
             | ControlCommand::Show(_)
             | ControlCommand::List
             | ControlCommand::ListSnapshots => false,

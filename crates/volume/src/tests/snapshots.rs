@@ -238,6 +238,39 @@ fn a_rollback_waits_for_what_is_under_way_and_brings_the_old_contents_back() {
 }
 
 #[test]
+fn a_snapshot_stays_while_a_volume_goes_back_to_it() {
+    let mut bench = Bench::new();
+    let at = bench.create(volume(1));
+    bench.put(1, 0, 1);
+    bench.take(vec![snapshot(50, 1)]).unwrap();
+    bench.put(1, 0, 2);
+    let buf = bench.data.alloc(4096).unwrap();
+    let read = bench.send(at, Command::Read { lba: 0, blocks: 1, buf });
+    bench.step();
+    let (u, s) = (uuid(1), uuid(50));
+    let line = LineId(70);
+    let rollback =
+        bench.ask(ControlCommand::Rollback { uuid: u, snapshot: s, line, expected_revision: None });
+    bench.step();
+    let delete = bench.ask(ControlCommand::DeleteSnapshot { uuid: s, expected_revision: None });
+    bench.step();
+    // All that can end without the read, ends.
+    for _ in 0..2 {
+        while let Some(done) = bench.log.end_append() {
+            bench.volumes.on_store_done(done);
+        }
+        bench.step();
+    }
+    assert!(!bench.replies.contains_key(&read) && !bench.controls.contains_key(&rollback));
+    bench.settle();
+    let Ok(ControlDone::Volume(info)) = &bench.controls[&rollback] else { panic!("rolled back") };
+    assert_eq!(info.descriptor.line, line);
+    assert!(bench.controls[&delete].is_ok());
+    assert_eq!(bench.firsts(1)[0], 1);
+    assert!(bench.snapshots().is_empty() && bench.log.disk.points.is_empty());
+}
+
+#[test]
 fn clones_fit_their_source_and_lie_sixteen_deep_at_most() {
     let mut bench = Bench::new();
     bench.create(volume(1));
