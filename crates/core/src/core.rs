@@ -322,14 +322,17 @@ impl Core {
                 }
             }
             Between::Reply(reply) => self.take_reply(reply),
-            Between::CallOff { from, called_off } => {
+            Between::CallOff { from, tokens, ticket } => {
                 if let Some(volumes) = &mut self.volumes {
-                    volumes.call_off(from, called_off.tokens);
+                    volumes.call_off(from, tokens);
                 }
                 // They look at it before any command that comes from now on.
-                let answer = Between::Target(Envelope::called_off(from, called_off.ticket));
-                post(&mut self.links, &mut self.backlog, from, answer);
+                if let Some(ticket) = ticket {
+                    let answer = Between::Target(Envelope::called_off(from, ticket));
+                    post(&mut self.links, &mut self.backlog, from, answer);
+                }
             }
+            Between::Nbd(message) => self.take_nbd_message(message),
             Between::Target(envelope) => {
                 if let Some(target) = &mut self.target {
                     target.on_message(&mut self.io, envelope);
@@ -420,26 +423,25 @@ impl Core {
             // Behind the requests, and before others hear that their connection has ended.
             let called_off = std::mem::take(&mut outputs.called_off);
             let messages = std::mem::take(&mut outputs.messages);
-            any |= self.route_called_off(called_off);
+            for CalledOff { ticket, tokens } in called_off {
+                any |= self.call_off(&tokens, Some(ticket));
+            }
             self.route_messages(messages);
         }
         any
     }
 
-    /// Tells the volumes of all cores what nobody waits for any more.
-    fn route_called_off(&mut self, called_off: Vec<CalledOff>) -> bool {
-        let any = !called_off.is_empty() && self.volumes.is_some();
+    /// Tells the volumes of all cores which requests of ours nobody waits for any more; true when some are here.
+    fn call_off(&mut self, tokens: &[u64], ticket: Option<u64>) -> bool {
         let cores = u16::try_from(self.cores).expect("cores are numbered in 16 bits");
-        for called_off in called_off {
-            for to in (0..cores).map(CoreId).filter(|to| *to != self.id) {
-                let message = Between::CallOff { from: self.id, called_off: called_off.clone() };
-                post(&mut self.links, &mut self.backlog, to, message);
-            }
-            if let Some(volumes) = &mut self.volumes {
-                volumes.call_off(self.id, called_off.tokens);
-            }
+        for to in (0..cores).map(CoreId).filter(|to| *to != self.id) {
+            let message = Between::CallOff { from: self.id, tokens: tokens.into(), ticket };
+            post(&mut self.links, &mut self.backlog, to, message);
         }
-        any
+        if let Some(volumes) = &mut self.volumes {
+            volumes.call_off(self.id, tokens.into());
+        }
+        self.volumes.is_some()
     }
 
     fn route_messages(&mut self, messages: Vec<Envelope>) {

@@ -7,7 +7,7 @@ use dolmen_store::{
     Candidate, DataKey, FoundPool, Keyring, NewDrive, PoolOptions, PoolPlan, ScrubPlan, StoreError, ToPool,
     ToShard, WrappedKey,
 };
-use dolmen_target::{CalledOff, Envelope, Health, NamespaceTable, TargetConfig};
+use dolmen_target::{Envelope, Health, NamespaceTable, TargetConfig};
 use dolmen_types::{CoreId, DriveChange, LineId, PgId, ShardId, Uuid};
 use dolmen_volume::{
     Change, ControlCommand, ControlDone, ControlError, NodeIdentity, Notice, Replace, Reply, Request,
@@ -43,15 +43,19 @@ pub enum Between {
     Request(Request),
     /// The answer, for the door that the command came from.
     Reply(Reply),
-    /// Nobody waits for the answers to these requests of a core's target any more.
+    /// Nobody waits for the answers to these requests of a core any more.
     CallOff {
         /// The core.
         from: CoreId,
-        /// What was called off.
-        called_off: CalledOff,
+        /// Their tokens.
+        tokens: Box<[u64]>,
+        /// The number under which its target wants to hear that the volumes have been told, if it does.
+        ticket: Option<u64>,
     },
     /// Between targets.
     Target(Envelope),
+    /// Between NBD doors.
+    Nbd(dolmen_export::nbd::Message),
     /// From a shard to the owner of the pool's units, on core 0.
     ToPool(ToPool),
     /// From the owner of the pool's units to a shard.

@@ -11,6 +11,8 @@
 mod host;
 #[path = "sim_node/lost.rs"]
 mod lost;
+#[path = "sim_node/nbd.rs"]
+mod nbd;
 #[path = "sim_node/node.rs"]
 mod node;
 #[path = "sim_node/run.rs"]

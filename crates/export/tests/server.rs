@@ -6,11 +6,12 @@ mod support;
 use dolmen_export::{
     Export, Exports,
     backend::{Failure, Place},
+    nbd::ServerConfig,
 };
 use dolmen_io::Stage;
 use dolmen_sim::Rng;
-use dolmen_types::{Nqn, volume::IpAccess};
-use std::sync::Arc;
+use dolmen_types::{CoreId, Nqn, volume::IpAccess};
+use std::{collections::BTreeSet, sync::Arc};
 use support::{
     CACHE, DISCONNECT, FLUSH, FUA, NO_HOLE, READ, Rig, TRIM, WRITE, ZERO, export, go, option_bytes, pattern,
     request_bytes,
@@ -321,6 +322,120 @@ fn clients_that_do_not_read_or_vanish_hold_nothing() {
     let (c, _) = r.open("web", false);
     assert_eq!(r.execute(c, WRITE, 0, 0, &data), 0);
     assert_eq!(r.read(c, 0, 262_144).unwrap(), data);
+}
+
+#[test]
+fn what_vanished_clients_asked_for_costs_nobody_the_connection() {
+    let mut r = Rig::new(1, vec![export("web", 1, 4096)], |config| {
+        (config.connections, config.commands) = (2, 2);
+    });
+    r.ram.asleep = true;
+    for _ in 0..2 {
+        let (c, _) = r.open("web", false);
+        for cookie in 0..2 {
+            r.request(c, (READ, 0, cookie, 0, 4096), &[]);
+        }
+    }
+    r.until("all is under way", |r| r.ram.waiting.len() == 4);
+    r.world.reset(support::SERVER, support::CLIENT);
+    r.until("nobody is left", |r| r.server.stats().connections == 0);
+    let asked: BTreeSet<u64> = r.ram.waiting.iter().map(|request| request.token).collect();
+    assert_eq!(asked, r.ram.called_off.drain(..).collect(), "the backend is told");
+    let (c, _) = r.open("web", false);
+    r.request(c, (READ, 0, 9, 0, 4096), &[]);
+    r.turns(500);
+    assert!(!r.clients[c].ended);
+    r.ram.asleep = false;
+    assert_eq!(r.reply(c), (0, 9));
+}
+
+#[test]
+fn a_client_is_served_when_the_changes_of_those_before_it_are_over() {
+    let data = pattern(4096, 7);
+    for vanishes in [true, false] {
+        let mut r = rig();
+        let (c, _) = r.open("web", false);
+        r.ram.asleep = true;
+        r.request(c, (WRITE, 0, 1, 0, 4096), &data);
+        if vanishes {
+            r.until("it is under way", |r| r.ram.waiting.len() == 1);
+            r.world.reset(support::SERVER, support::CLIENT);
+            r.until("nobody is left", |r| r.server.stats().connections == 0);
+        } else {
+            r.request(c, (DISCONNECT, 0, 0, 0, 0), &[]);
+            r.turns(100);
+        }
+        let (next, _) = r.open("web", false);
+        r.request(next, (READ, 0, 2, 0, 4096), &[]);
+        let (other, _) = r.open("db", false);
+        r.request(other, (READ, 0, 3, 0, 4096), &[]);
+        r.until("another export is served", |r| r.ram.waiting.len() == 2);
+        r.turns(500);
+        assert_eq!(r.ram.waiting.len(), 2, "the successor waits");
+        r.ram.asleep = false;
+        assert_eq!(r.reply(next), (0, 2));
+        assert_eq!(r.take(next, 4096), data);
+    }
+}
+
+#[test]
+fn whoever_has_ended_its_side_keeps_nobody_out_for_ever() {
+    let mut r = rig();
+    let (c, _) = r.open("web", false);
+    r.ram.asleep = true;
+    r.request(c, (READ, 0, 1, 0, 4096), &[]);
+    r.request(c, (DISCONNECT, 0, 0, 0, 0), &[]);
+    r.until_ended(c);
+    assert_eq!(r.ram.called_off, [r.ram.waiting[0].token]);
+    let (next, _) = r.open("web", false);
+    r.request(next, (READ, 0, 2, 0, 4096), &[]);
+    r.until("the successor is served", |r| r.ram.waiting.len() == 2);
+}
+
+#[test]
+fn the_doors_of_other_cores_are_asked_too() {
+    let door = |seed: u64, core| {
+        let change = |config: &mut ServerConfig| (config.core, config.cores) = (CoreId(core), 2);
+        Rig::new(seed, vec![export("web", 1, 4096)], change)
+    };
+    let (mut old, mut new) = (door(1, 0), door(2, 1));
+    let talk = |old: &mut Rig, new: &mut Rig| {
+        for _ in 0..300 {
+            old.turn();
+            new.turn();
+            for told in std::mem::take(&mut old.doors) {
+                assert_eq!(told.to, CoreId(1));
+                new.server.on_message(&mut new.io, told.message);
+            }
+            for told in std::mem::take(&mut new.doors) {
+                assert_eq!(told.to, CoreId(0));
+                old.server.on_message(&mut old.io, told.message);
+            }
+        }
+    };
+    let (c, _) = old.open("web", false);
+    old.ram.asleep = true;
+    old.request(c, (WRITE, 0, 1, 0, 4096), &pattern(4096, 1));
+    talk(&mut old, &mut new);
+    assert_eq!(old.ram.waiting.len(), 1, "its own past is none");
+    old.world.reset(support::SERVER, support::CLIENT);
+    old.until("nobody is left", |r| r.server.stats().connections == 0);
+    let (next, _) = new.open("web", false);
+    new.request(next, (READ, 0, 2, 0, 0), &[]);
+    talk(&mut old, &mut new);
+    assert!(new.clients[next].got.is_empty(), "the successor waits");
+    old.ram.asleep = false;
+    talk(&mut old, &mut new);
+    assert_eq!(new.reply(next), (0, 2));
+    // A core that has no door has no past.
+    let (c, _) = new.open("web", false);
+    new.request(c, (READ, 0, 3, 0, 0), &[]);
+    new.turns(300);
+    let asked = new.doors.pop().unwrap().message;
+    let answer = asked.answer_of_nobody().unwrap();
+    assert_eq!(answer.to, CoreId(1));
+    new.server.on_message(&mut new.io, answer.message);
+    assert_eq!(new.reply(c), (0, 3));
 }
 
 #[test]

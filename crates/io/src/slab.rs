@@ -106,6 +106,12 @@ impl<T> Slab<T> {
         slot.value.as_ref().map(|_| Key { index, generation: slot.generation })
     }
 
+    /// True when no other entry fits.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        self.free.is_empty() && self.slots.len() >= self.limit as usize
+    }
+
     /// Entries that live.
     #[must_use]
     pub fn len(&self) -> usize {
@@ -145,7 +151,7 @@ mod tests {
         assert_eq!(slab.remove(a), None);
         assert!(!slab.free(a));
         assert_eq!(slab.key_at(b.index), Some(b));
-        assert!(slab.insert('c').is_ok());
+        assert!(!slab.is_full() && slab.insert('c').is_ok() && slab.is_full());
         assert_eq!(slab.insert('d'), Err('d'));
         assert_eq!(Key::from_bits(b.bits()), b);
         assert_eq!(slab.len(), 2);

@@ -4,14 +4,15 @@ use super::{Core, NBD, post};
 use crate::message::Between;
 use dolmen_export::{
     Exports, VolumeBackend,
-    nbd::{Server, ServerConfig},
+    nbd::{Envelope, Message, Server, ServerConfig},
 };
 use dolmen_volume::Reply;
 use std::sync::Arc;
 
 impl Core {
     pub(super) fn listen_nbd(&mut self, config: ServerConfig, exports: Arc<Exports>) -> Result<(), String> {
-        let mut server = Server::new(config, NBD);
+        let cores = u16::try_from(self.cores).expect("cores are numbered in 16 bits");
+        let mut server = Server::new(ServerConfig { core: self.id, cores, ..config }, NBD);
         server.set_exports(&mut self.io, exports);
         let listening = server.start(&mut self.io).map(drop).map_err(|e| e.to_string());
         self.nbd = Some(server);
@@ -30,6 +31,20 @@ impl Core {
         }
     }
 
+    /// A message of another core's door.
+    pub(super) fn take_nbd_message(&mut self, message: Message) {
+        match &mut self.nbd {
+            Some(server) => server.on_message(&mut self.io, message),
+            None => self.post_nbd(message.answer_of_nobody()),
+        }
+    }
+
+    fn post_nbd(&mut self, messages: impl IntoIterator<Item = Envelope>) {
+        for Envelope { to, message } in messages {
+            post(&mut self.links, &mut self.backlog, to, Between::Nbd(message));
+        }
+    }
+
     /// Lets the door send, and takes its requests to the volumes, here or elsewhere; true when some are for here, or when it could
     /// do more at once.
     pub(super) fn step_nbd(&mut self) -> bool {
@@ -37,8 +52,11 @@ impl Core {
         server.step(&mut self.io);
         let mut more = server.has_work();
         let backend = VolumeBackend { core: self.id };
+        let outputs = server.outputs();
+        let called_off = std::mem::take(&mut outputs.called_off);
+        let messages = std::mem::take(&mut outputs.messages);
         let mut refused = Vec::new();
-        for request in server.outputs().drain(..) {
+        for request in outputs.requests.drain(..) {
             match backend.request(self.io.now(), request) {
                 Ok(request) => match &mut self.volumes {
                     Some(volumes) if request.volume.core == self.id => {
@@ -56,6 +74,11 @@ impl Core {
         for reply in refused {
             server.on_reply(&mut self.io, reply);
         }
+        // Behind the requests, and before others hear that their client is gone.
+        if !called_off.is_empty() {
+            more |= self.call_off(&called_off, None);
+        }
+        self.post_nbd(messages);
         more
     }
 

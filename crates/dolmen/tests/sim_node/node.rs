@@ -12,6 +12,10 @@ use dolmen_core::{
     Core, home_core,
     message::{FromCore, ToCore},
 };
+use dolmen_export::{
+    Export, Exports,
+    nbd::{Listen, ServerConfig},
+};
 use dolmen_io::trace::TraceReport;
 use dolmen_io::{Io, OpenDrive, PoolConfig, inbox};
 use dolmen_security::{ClusterKey, Imported, Secret};
@@ -208,6 +212,16 @@ impl Process {
     pub fn traces(&self, nsid: u32) -> Vec<(CoreId, oneshot::Receiver<[TraceReport; 2]>)> {
         let ask = |core| (core, self.talk.send(core, |answer| ToCore::Traces { nsid, answer }).unwrap());
         self.talk.ids().map(ask).collect()
+    }
+
+    /// Has every core serve this to NBD clients.
+    pub fn open_nbd(&self, at: SocketAddr, export: Export) {
+        let exports = Arc::new(Exports::new(vec![Arc::new(export)]));
+        for core in self.talk.ids() {
+            let config = Box::new(ServerConfig::new(vec![Listen::Tcp(at)]));
+            let exports = exports.clone();
+            drop(self.talk.send(core, |answer| ToCore::ListenNbd { config, exports, answer }));
+        }
     }
 
     /// Begins an orderly end.

@@ -2,6 +2,7 @@
 
 use crate::{
     host::{Host, REGION_BYTES},
+    nbd::Client,
     node::{Begin, DRIVES, NODE, Process, Standing},
 };
 use dolmen::node::traces::collect;
@@ -12,10 +13,10 @@ use dolmen_cluster::{
 use dolmen_initiator::load::{Mix, Pattern};
 use dolmen_sim::{DriveFaults, Rng, World};
 use dolmen_types::{
-    LineId, Nanos, Nsid, PgId, UnixMillis, Uuid,
+    CoreId, LineId, Nanos, Nsid, PgId, UnixMillis, Uuid,
     volume::{HostAccess, IpAccess, SectorSize, VolumeDescriptor, VolumeKind, VolumeState},
 };
-use dolmen_volume::{ControlCommand, Restart};
+use dolmen_volume::{ControlCommand, ControlDone, Restart, VolumeRef};
 
 const MS: u64 = 1_000_000;
 const NSID: Nsid = Nsid(1);
@@ -26,6 +27,9 @@ pub struct Scene {
     pub rng: Rng,
     pub process: Process,
     pub host: Option<Host>,
+    pub clients: Vec<Client>,
+    /// Where the volume is.
+    pub at: VolumeRef,
     first: usize,
     outcomes: Vec<(u64, crate::node::Outcome)>,
 }
@@ -36,11 +40,22 @@ impl Scene {
         let (world, mut rng) = (World::new(seed), Rng::new(seed));
         let how = Begin { generation: 1, restart: Restart::PowerOn, parity: 0, drive_bytes: 48 << 20 };
         let process = Process::start(&world, &mut rng, cores, how);
-        let mut scene = Scene { world, rng, process, host: None, first: 0, outcomes: Vec::new() };
+        let at = VolumeRef { core: CoreId(0), slot: 0, generation: 0 };
+        let mut scene = Scene {
+            world,
+            rng,
+            process,
+            host: None,
+            clients: Vec::new(),
+            at,
+            first: 0,
+            outcomes: Vec::new(),
+        };
         scene.run(60_000 * MS, |s| s.process.standing() == Standing::Serving);
         scene.process.ask(0, volume.pg, ControlCommand::Create(Box::new(volume.clone())));
         scene.run(10_000 * MS, |s| !s.outcomes.is_empty());
-        assert!(scene.outcomes[0].1.is_ok(), "{:?}", scene.outcomes);
+        let Ok(ControlDone::Volume(info)) = &scene.outcomes[0].1 else { panic!("{:?}", scene.outcomes) };
+        scene.at = info.at;
         scene
     }
 
@@ -49,11 +64,13 @@ impl Scene {
         let until = Nanos(self.world.now().0 + ns);
         while self.world.now() < until && !holds(self) {
             let cores = self.process.cores();
-            let all = cores + usize::from(self.host.is_some());
+            let clients = cores + usize::from(self.host.is_some());
+            let all = clients + self.clients.len();
             // Whoever looked last is not the first to look again.
             self.first = if all > 2 { (self.first + 1) % all } else { 0 };
             for at in (0..all).map(|i| (self.first + i) % all) {
                 match &mut self.host {
+                    _ if at >= clients => self.clients[at - clients].turn(until),
                     Some(host) if at == cores => host.turn(until, |_, _| ()),
                     _ => self.process.turn_core(at),
                 }

@@ -11,6 +11,7 @@ use crate::{
 };
 use dolmen_io::{Buf, Stamps, trace::TraceAt};
 use dolmen_nvme::spec::NvmOpcode;
+use dolmen_types::Uuid;
 use dolmen_volume::Extent;
 use std::ops::Range;
 
@@ -39,6 +40,14 @@ pub(super) enum Kind {
 }
 
 impl Kind {
+    /// True of what leaves other data behind.
+    pub(super) fn changes(self) -> bool {
+        match self {
+            Kind::Write { .. } | Kind::WriteZeroes { .. } | Kind::Trim => true,
+            Kind::Read | Kind::Map { .. } | Kind::Flush => false,
+        }
+    }
+
     /// The NVM command that does the same.
     pub(super) fn opcode(self) -> u8 {
         match self {
@@ -69,6 +78,8 @@ pub(super) struct Command {
     pub(super) connection: Key,
     pub(super) cookie: u64,
     pub(super) kind: Kind,
+    /// The export.
+    pub(super) export: Uuid,
     /// A read that is answered in chunks.
     pub(super) structured: bool,
     /// What the client asked for, and the whole blocks round it. Bytes.
@@ -157,6 +168,7 @@ impl Command {
         let flush = kind == Kind::Flush || (fua && matches!(kind, Kind::WriteZeroes { .. } | Kind::Trim));
         Ok(Command {
             kind,
+            export: export.uuid,
             structured: structured && matches!(kind, Kind::Read | Kind::Map { .. }),
             next: blocks.start,
             replied: blocks.start,
@@ -194,6 +206,7 @@ impl Command {
             connection,
             cookie: request.cookie,
             kind: Kind::Trim,
+            export: Uuid::NIL,
             structured: false,
             asked: 0..0,
             blocks: 0..0,

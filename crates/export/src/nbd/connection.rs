@@ -30,6 +30,8 @@ pub(super) struct Transmission {
     pub(super) requests: Requests,
     /// The write whose data is being received; `None` while none is, or the data is of no use.
     pub(super) write: Option<Incoming>,
+    /// Doors that are not done with those who were here before; until then no request is looked at.
+    pub(super) settling: u16,
     /// Commands that are not answered yet.
     pub(super) commands: u32,
     /// Buffers of their pieces. Bytes.
@@ -75,7 +77,7 @@ pub(super) struct Connection {
     pub(super) said: Vec<u8>,
     /// Since when a send is under way.
     pub(super) sending: Option<Nanos>,
-    /// When the handshake must be over, or the data of a write go on.
+    /// When the handshake must be over, the data of a write go on, or a client that has ended its side have its answers.
     pub(super) deadline: Nanos,
     /// It takes no more requests, and ends when those under way are answered.
     pub(super) leaving: bool,
@@ -135,6 +137,11 @@ impl Connection {
             self.input.pop_front();
             self.consumed = 0;
         }
+    }
+
+    /// Nothing more comes from it.
+    pub(super) fn has_ended(&self) -> bool {
+        self.leaving || self.receiving == Receiving::Ended
     }
 
     /// The requests' part, once it is reached.

@@ -159,7 +159,11 @@ impl Server {
     pub(super) fn forget(&mut self, key: Key) -> Option<Command> {
         let held = self.commands.get(key)?.held;
         self.release(key, held);
-        self.commands.remove(key)
+        let command = self.commands.remove(key)?;
+        if command.orphan && command.kind.changes() {
+            self.settlements.orphan_over(command.export);
+        }
+        Some(command)
     }
 
     /// Asks the backend; false when there is no room to remember it.
@@ -185,7 +189,7 @@ impl Server {
             stamps.mark(Stage::DataIn, io.now());
         }
         let request = place.request((piece, stamps), command.kind, next, buf);
-        self.outputs.push(request.expect("who asks brings the buffer"));
+        self.outputs.requests.push(request.expect("who asks brings the buffer"));
         true
     }
 
@@ -207,6 +211,9 @@ impl Server {
     pub(super) fn leave(&mut self, io: &mut Io, key: Key) {
         let Some(connection) = self.connections.get_mut(key) else { return };
         connection.leaving = true;
+        if matches!(connection.phase, Phase::Open(_)) {
+            connection.deadline = io.now().plus_ms(self.config.send_ms);
+        }
         connection.input.clear();
         connection.consumed = 0;
         let write = connection.transmission().and_then(|t| t.write.take());
@@ -226,7 +233,7 @@ impl Server {
         }
     }
 
-    /// Ends a connection at once.
+    /// Ends a connection at once, and calls off its commands.
     pub(super) fn close(&mut self, io: &mut Io, key: Key) {
         let tag = self.close_tag(key);
         let Some(connection) = self.connections.get_mut(key) else { return };
@@ -239,10 +246,17 @@ impl Server {
         io.close(tag, connection.sock);
         for at in self.commands.keys(|command| command.connection == key) {
             let Some(command) = self.commands.get_mut(at) else { continue };
-            command.orphan = true;
             if command.under_way == 0 {
                 self.forget(at);
+                continue;
+            }
+            command.orphan = true;
+            if command.kind.changes() {
+                self.settlements.orphaned(command.export);
             }
         }
+        let mine = |piece: &PieceSlot| self.commands.get(piece.command).is_some_and(|c| c.connection == key);
+        let tokens = self.pieces.keys(mine).into_iter().map(Server::token);
+        self.outputs.called_off.extend(tokens);
     }
 }

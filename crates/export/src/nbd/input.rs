@@ -80,10 +80,13 @@ impl Server {
         match progress {
             Progress::Going => {}
             Progress::Open(opened) => {
+                let settling = self.ask_all(key, opened.export.uuid);
+                let Some(connection) = self.connections.get_mut(key) else { return false };
                 connection.phase = Phase::Open(Box::new(Transmission {
                     opened,
                     requests: Requests::default(),
                     write: None,
+                    settling,
                     commands: 0,
                     held: 0,
                     ready: VecDeque::new(),
@@ -107,9 +110,15 @@ impl Server {
         if transmission.requests.data_left() > 0 {
             return self.take_data(io, key);
         }
-        if transmission.commands >= most || self.draining {
+        if transmission.commands >= most || transmission.settling > 0 || self.draining {
             return false;
         }
+        // Those of clients that are gone count until they are answered.
+        if self.commands.is_full() {
+            self.stall(key);
+            return false;
+        }
+        let Some(connection) = self.connections.get_mut(key) else { return false };
         let Connection { phase: Phase::Open(transmission), input, consumed, .. } = &mut **connection else {
             return false;
         };
@@ -152,7 +161,7 @@ impl Server {
         let receives = matches!(made.kind, Kind::Write { .. }) && made.error.is_none() && request.length > 0;
         transmission.commands += 1;
         let Ok(command) = self.commands.insert(made) else {
-            // As many as all connections together may have: can't be.
+            // There was room before the request was looked at: can't be.
             return self.close(io, key);
         };
         if receives {

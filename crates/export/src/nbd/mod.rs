@@ -13,9 +13,11 @@ mod outbox;
 mod output;
 mod request;
 mod server;
+mod settle;
 mod wire;
 
 pub use handshake::{Handshake, Opened, Progress};
 pub use insight::ClientInfo;
 pub use request::{NbdRequest, Piece, Requests};
-pub use server::{Listen, Server, ServerConfig, ServerStats};
+pub use server::{Listen, Outputs, Server, ServerConfig, ServerStats};
+pub use settle::{Asks, Envelope, Message};

@@ -3,6 +3,7 @@
 use super::{
     command::{Command, Next},
     connection::{Connection, Phase, Receiving},
+    settle::{Envelope, Settlements},
 };
 use crate::{
     Exports,
@@ -10,7 +11,7 @@ use crate::{
     slab::{Key, Slab},
 };
 use dolmen_io::{Buf, Error, Event, Io, ListenerId, Owner, SocketId, Tag, TimerId, trace::Traces};
-use dolmen_types::{Nanos, Nqn};
+use dolmen_types::{CoreId, Nanos, Nqn};
 use std::{
     net::{Ipv4Addr, SocketAddr},
     ops::Range,
@@ -55,10 +56,15 @@ pub struct ServerConfig {
     pub commands: u32,
     /// How long a handshake may take. Milliseconds.
     pub handshake_ms: u64,
-    /// How long a client may take to read one send, and to go on with the data of a write. Milliseconds.
+    /// How long a client may take to read one send, to go on with the data of a write, and to have its answers when it has ended
+    /// its side. Milliseconds.
     pub send_ms: u64,
     /// Who clients are in traces.
     pub host: Option<Nqn>,
+    /// The core that it runs on, of so many that may have a door to the same exports.
+    pub core: CoreId,
+    /// See `core`. Count.
+    pub cores: u16,
 }
 
 impl ServerConfig {
@@ -72,8 +78,21 @@ impl ServerConfig {
             handshake_ms: 10_000,
             send_ms: 60_000,
             host: None,
+            core: CoreId(0),
+            cores: 1,
         }
     }
+}
+
+/// What a server wants done; the loop empties it every turn, in this order.
+#[derive(Debug, Default)]
+pub struct Outputs {
+    /// For backends.
+    pub requests: Vec<Request>,
+    /// Tokens of requests whose answers nobody waits for any more. A backend that can shall not begin them; it answers all the same.
+    pub called_off: Vec<u64>,
+    /// For the doors of other cores.
+    pub messages: Vec<Envelope>,
 }
 
 /// Totals of one server.
@@ -115,7 +134,8 @@ pub struct Server {
     pub(super) connections: Slab<Box<Connection>>,
     pub(super) commands: Slab<Command>,
     pub(super) pieces: Slab<PieceSlot>,
-    pub(super) outputs: Vec<Request>,
+    pub(super) outputs: Outputs,
+    pub(super) settlements: Settlements,
     /// Connections with something to send.
     pub(super) dirty: Vec<Key>,
     /// Connections that wait for memory.
@@ -144,7 +164,8 @@ impl Server {
             connections: Slab::new(config.connections),
             commands: Slab::new(commands),
             pieces: Slab::new(commands.saturating_mul(4)),
-            outputs: Vec::new(),
+            outputs: Outputs::default(),
+            settlements: Settlements::default(),
             dirty: Vec::new(),
             stalled: Vec::new(),
             again: Vec::new(),
@@ -265,8 +286,10 @@ impl Server {
         self.pump(io, connection);
     }
 
-    /// Once a turn, after all events and replies: tries again what waited for memory, and queues one send a connection.
+    /// Once a turn, after all events and replies: lets in who waited for those before, tries again what waited for memory, and queues
+    /// one send a connection.
     pub fn step(&mut self, io: &mut Io) {
+        self.tell_settled(io);
         for key in std::mem::take(&mut self.stalled) {
             self.retry(io, key);
         }
@@ -285,8 +308,8 @@ impl Server {
         !self.dirty.is_empty()
     }
 
-    /// What is to be asked of backends; the loop empties it every turn.
-    pub fn outputs(&mut self) -> &mut Vec<Request> {
+    /// What is to be done.
+    pub fn outputs(&mut self) -> &mut Outputs {
         &mut self.outputs
     }
 
@@ -395,6 +418,9 @@ impl Server {
     fn end_of_stream(&mut self, io: &mut Io, key: Key) {
         if let Some(connection) = self.connections.get_mut(key) {
             connection.receiving = Receiving::Ended;
+            if matches!(connection.phase, Phase::Open(_)) {
+                connection.deadline = io.now().plus_ms(self.config.send_ms);
+            }
             // What came before the end is still looked at, as far as it makes whole requests.
             self.pump(io, key);
         }
@@ -417,11 +443,12 @@ impl Server {
         }
         let (now, send_ms) = (io.now(), self.config.send_ms);
         let late = |c: &Connection| {
-            // A handshake has to end, and the data of a write to come, unless it waits for us.
+            // A handshake has to end, and the data of a write to come, unless it waits for us. Who has ended its side may keep nobody
+            // out for ever.
             let silent = c.deadline <= now
                 && match &c.phase {
                     Phase::Handshake(_) => true,
-                    Phase::Open(t) => t.write.is_some() && c.input.is_empty(),
+                    Phase::Open(t) => c.has_ended() || (t.write.is_some() && c.input.is_empty()),
                     Phase::Closing => false,
                 };
             let unread = c.sending.is_some_and(|since| since.plus_ms(send_ms) <= now);
@@ -443,7 +470,7 @@ impl Server {
             let asked =
                 place.and_then(|place| place.request((key, command.stamps), command.kind, &next, buf));
             match asked {
-                Some(request) => self.outputs.push(request),
+                Some(request) => self.outputs.requests.push(request),
                 // Without its buffer it can't be asked; without its client it need not.
                 None => {
                     self.on_reply(io, Reply::refused(key.bits(), Failure::Failed, None));

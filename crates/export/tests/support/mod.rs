@@ -4,7 +4,7 @@
 use dolmen_export::{
     Export, Exports,
     backend::{Failure, MAX_DATA_BYTES, Operation, Place, Reply, Request},
-    nbd::{Listen, Server, ServerConfig},
+    nbd::{Envelope, Listen, Server, ServerConfig},
 };
 use dolmen_io::{Event, Io, Owner, PoolConfig, SocketId, Tag, Wait};
 use dolmen_sim::{CoreConfig, NodeId, Rng, World};
@@ -50,6 +50,8 @@ pub fn export(name: &str, number: u8, blocks: u64) -> Export {
 pub struct Ram {
     pub disks: BTreeMap<u32, Vec<u8>>,
     pub waiting: Vec<Request>,
+    /// What nobody waits for any more; answered all the same, as anything.
+    pub called_off: Vec<u64>,
     /// What the next requests of any kind are answered with.
     pub failures: Vec<Failure>,
     /// Nothing is answered.
@@ -145,6 +147,8 @@ pub struct Rig {
     pub io: Io,
     pub server: Server,
     pub ram: Ram,
+    /// What the door has said to those of other cores.
+    pub doors: Vec<Envelope>,
     client_io: Io,
     pub clients: Vec<Client>,
     addr: SocketAddr,
@@ -170,6 +174,7 @@ impl Rig {
         let ram = Ram {
             disks: BTreeMap::new(),
             waiting: Vec::new(),
+            called_off: Vec::new(),
             failures: Vec::new(),
             asleep: false,
             in_order: false,
@@ -178,7 +183,18 @@ impl Rig {
             rng: Rng::new(seed),
         };
         let clients = Vec::new();
-        Rig { world, io, server, ram, client_io, clients, addr, cut: usize::MAX, pause_ns: 0 }
+        Rig {
+            world,
+            io,
+            server,
+            ram,
+            doors: Vec::new(),
+            client_io,
+            clients,
+            addr,
+            cut: usize::MAX,
+            pause_ns: 0,
+        }
     }
 
     pub fn connect(&mut self) -> usize {
@@ -198,7 +214,10 @@ impl Rig {
             assert_eq!(tag.owner, OWNER);
             self.server.on_event(&mut self.io, tag.key, event);
         }
-        self.ram.waiting.append(self.server.outputs());
+        let outputs = self.server.outputs();
+        self.ram.waiting.append(&mut outputs.requests);
+        self.ram.called_off.append(&mut outputs.called_off);
+        self.doors.append(&mut outputs.messages);
         self.ram.most_waiting = self.ram.most_waiting.max(self.ram.waiting.len());
         while !self.ram.waiting.is_empty() && !self.ram.asleep {
             let at = if self.ram.in_order { 0 } else { self.ram.rng.index(self.ram.waiting.len()) };

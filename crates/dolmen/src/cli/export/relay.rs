@@ -189,7 +189,10 @@ impl Relay {
         self.take_completions();
         self.server.step(&mut self.io);
         let mut refused = Vec::new();
-        for request in self.server.outputs().drain(..) {
+        let outputs = self.server.outputs();
+        // What the initiator has been given can't be called off: clients to come wait for it.
+        outputs.called_off.clear();
+        for request in outputs.requests.drain(..) {
             refused.extend(NamespaceBackend::submit(&mut self.io, &mut self.initiator, request));
         }
         for reply in refused {
