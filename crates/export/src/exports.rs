@@ -32,6 +32,16 @@ pub struct Export {
     pub place: Place,
 }
 
+/// A read that may not be cut is never refused as too long up to this. Bytes (NBD protocol, NBD_CMD_FLAG_DF).
+const WHOLE_BYTES: u32 = 65_536;
+
+impl Export {
+    /// True if reads can be answered whole: so much, beginning anywhere in a block, is one request to the backend.
+    pub(crate) fn answers_whole(&self) -> bool {
+        self.piece_bytes >= WHOLE_BYTES.saturating_add(self.block_bytes.saturating_mul(2))
+    }
+}
+
 /// All exports at one moment.
 #[derive(Clone, Debug, Default)]
 pub struct Exports {

@@ -81,6 +81,35 @@ fn reads_are_answered_in_chunks_where_that_was_agreed() {
 }
 
 #[test]
+fn reads_that_may_not_be_cut_come_in_one_chunk_or_not_at_all() {
+    const DF: u16 = 1 << 2;
+    let small = Export { piece_bytes: 65_536, ..export("small", 2, 4096) };
+    let mut r = Rig::new(1, vec![export("web", 1, 4096), small], |_| {});
+    let (c, flags) = r.open("web", true);
+    assert_ne!(flags & 1 << 7, 0, "DF is offered");
+    assert_eq!(r.execute(c, WRITE, 0, 0, &pattern(262_144, 3)), 0);
+    let read = |r: &mut Rig, c: usize, at: u64, length: u32| {
+        r.request(c, (READ, DF, 9, at, length), &[]);
+        let head = r.take(c, 20);
+        assert_eq!((&head[4..6], &head[8..16]), (&[0, 1][..], &9u64.to_be_bytes()[..]), "the last chunk");
+        let length = u32::from_be_bytes(head[16..].try_into().unwrap());
+        (u16::from_be_bytes([head[6], head[7]]), r.take(c, usize::try_from(length).unwrap()))
+    };
+    let overflow = (0x8001, vec![0, 0, 0, 75, 0, 0]);
+    assert_eq!(read(&mut r, c, 0, 512 << 10), overflow);
+    assert_eq!(read(&mut r, c, 1, 262_144), overflow);
+    let (kind, chunk) = read(&mut r, c, 0, 262_144);
+    assert_eq!((kind, chunk.len()), (1, 8 + 262_144));
+    // So much is never too much.
+    let (kind, chunk) = read(&mut r, c, 100, 65_536);
+    assert_eq!((kind, chunk.len()), (1, 8 + 65_536));
+    // Where that can't be held to, it isn't offered.
+    let (c, flags) = r.open("small", true);
+    assert_eq!(flags & 1 << 7, 0);
+    assert_eq!(read(&mut r, c, 0, 4096), (0x8001, vec![0, 0, 0, 22, 0, 0]));
+}
+
+#[test]
 fn options_are_answered_as_the_protocol_has_them() {
     let mut r = Rig::new(
         1,

@@ -164,6 +164,14 @@ impl Command {
             Kind::Map { .. } => MAX_MAP_BYTES,
             _ => MAX_RANGE_BYTES,
         };
+        if request.flags & command_flag::DF != 0 && structured {
+            if !export.answers_whole() {
+                return Err(Errno::Invalid);
+            }
+            if blocks.end - blocks.start > piece_bytes {
+                return Err(Errno::Overflow);
+            }
+        }
         let fua = request.flags & command_flag::FUA != 0;
         let flush = kind == Kind::Flush || (fua && matches!(kind, Kind::WriteZeroes { .. } | Kind::Trim));
         Ok(Command {

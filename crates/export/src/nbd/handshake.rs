@@ -316,7 +316,7 @@ impl Handshake {
         } else if export.can_zero {
             flags |= flag::SEND_TRIM | flag::SEND_WRITE_ZEROES | flag::SEND_FAST_ZERO;
         }
-        if self.structured {
+        if self.structured && export.answers_whole() {
             flags |= flag::SEND_DF;
         }
         flags

@@ -135,6 +135,8 @@ pub(crate) enum Errno {
     Invalid = 22,
     /// No space left.
     NoSpace = 28,
+    /// Too long to be answered whole.
+    Overflow = 75,
     /// Not supported.
     NotSupported = 95,
     /// The server is shutting down.
