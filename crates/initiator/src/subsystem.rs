@@ -15,11 +15,11 @@
 //! Promises, over all paths: every command that was taken ends in exactly one completion, at the latest at its deadline or
 //! when the subsystem is given up; a command that may not be carried out twice is never sent twice; a change whose
 //! answer was lost with a path does not overwrite what was written after it on another one (`fence.rs`); a command for a
-//! namespace goes only where that namespace was seen to be the same.
+//! namespace goes only where that namespace was seen to be the same (`agreed.rs`), and waits as long as that is only away.
 
 use crate::{
-    Completion, Error, ErrorKind, Failure, Identity, NamespaceIds, Notice, Options, PathOptions, PathReport,
-    Request, State, SubmitError, SubsystemId,
+    Completion, Error, ErrorKind, Failure, Identity, Notice, Options, PathOptions, PathReport, Request,
+    State, SubmitError, SubsystemId,
     command::{Command, Lane, Resend},
     options::ADMIN_ENTRIES,
     path::Answer,
@@ -28,8 +28,9 @@ use crate::{
 use dolmen_io::{Buf, Event, Io, Owner};
 use dolmen_nvme::spec::{AnaState, NvmOpcode, ReadWrite, Status};
 use dolmen_types::Nanos;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 
+mod agreed;
 pub(crate) mod choice;
 pub(crate) mod fence;
 mod follow;
@@ -38,6 +39,7 @@ mod pieces;
 mod recovery;
 mod route;
 
+use agreed::Agreed;
 use choice::{Choices, MAX_PATHS, Policy, Standing};
 use fence::{Fences, Fencing, Span};
 use follow::number;
@@ -80,7 +82,7 @@ pub(crate) struct Subsystem {
     /// One path, with everything behind it reached well: commands go there without a choice.
     plain: bool,
     /// What the paths agree on about namespaces.
-    agreed: BTreeMap<u32, NamespaceIds>,
+    agreed: Agreed,
     /// A namespace's identity is to be asked for somewhere.
     unchecked: bool,
     /// Commands for which no path can be used now.
@@ -123,7 +125,7 @@ impl Subsystem {
             routes,
             shared: Shared { id, owner, options, slots },
             choices: Choices::new(),
-            agreed: BTreeMap::new(),
+            agreed: Agreed::default(),
             unchecked: false,
             shelter: VecDeque::new(),
             fences: Fences::default(),
@@ -173,6 +175,7 @@ impl Subsystem {
             self.routes.push(route);
         } else {
             // Events of the association that the place had before are told apart by its generation.
+            self.agreed.forget_path(number(at));
             self.routes[at].take_over(route);
         }
         self.reroute();
@@ -329,21 +332,22 @@ impl Subsystem {
 
     /// The best paths to a namespace, as bits.
     fn work_out(&mut self, nsid: u32) -> u32 {
-        let alone = self.routes.len() == 1;
-        let mut standings = [(Standing::Unusable, u8::MAX); MAX_PATHS];
-        for (standing, route) in standings.iter_mut().zip(&mut self.routes) {
-            let how = match nsid {
-                ALL if route.path.is_live() => Standing::Best,
-                ALL => Standing::Unusable,
-                nsid => route.standing(nsid, alone),
-            };
-            *standing = (how, route.preference);
-        }
-        self.unchecked |= !alone;
         let policy = if nsid == ALL { Policy::ActivePassive } else { self.shared.options.policy };
+        let standings = self.standings(nsid);
         let mask = choice::best(policy, &standings[..self.routes.len()]);
         self.choices.keep(nsid, mask);
         mask
+    }
+
+    /// How each path stands to a namespace, with its preference.
+    fn standings(&mut self, nsid: u32) -> [(Standing, u8); MAX_PATHS] {
+        let alone = self.routes.len() == 1;
+        let mut standings = [(Standing::Never, u8::MAX); MAX_PATHS];
+        for (standing, route) in standings.iter_mut().zip(&mut self.routes) {
+            *standing = (route.standing(nsid, alone), route.preference);
+        }
+        self.unchecked |= !alone;
+        standings
     }
 
     /// An event of one of a path's sockets; `queue` 0 is the admin queue.
@@ -502,12 +506,9 @@ impl Subsystem {
         self.finish(id, Err(Failure::Status(status)), now, out);
     }
 
-    /// True when no connected path leads to a namespace, and none ever will.
+    /// True when no path leads to a namespace, and none ever will.
     fn is_hopeless(&mut self, nsid: u32) -> bool {
-        let alone = self.routes.len() == 1;
-        let mut connected =
-            self.routes.iter_mut().filter(|r| !matches!(r.life, Life::Lost(_) | Life::Removed));
-        connected.all(|r| r.path.is_live() && r.standing(nsid, alone) == Standing::Hopeless)
+        self.standings(nsid).iter().all(|(standing, _)| *standing >= Standing::Hopeless)
     }
 
     fn retry_ms(&self, at: usize, status: Status) -> u64 {

@@ -10,7 +10,7 @@ use dolmen_initiator::{
     Command, ErrorKind, Failure, Fencing, NO_DEADLINE, Notice, Options, PathOptions, Policy, Request, State,
     SubmitError,
 };
-use dolmen_nvme::spec::{AnaState, Status};
+use dolmen_nvme::spec::{AnaState, Status, notice};
 use dolmen_types::Uuid;
 use multi::{HOST, Multi, addr, node};
 
@@ -303,7 +303,81 @@ fn another_namespace_under_the_same_number_is_never_used() {
         Notice::Mismatch { path, .. } => Some(usize::from(*path)),
         _ => None,
     });
-    assert_eq!(m.traffic()[odd.unwrap()], 0);
+    let odd = odd.unwrap();
+    assert_eq!(m.traffic()[odd], 0);
+    // Nor while the right one has to be asked again, nor when it is away.
+    for round in 0..20 {
+        m.peer(1 - odd).raise(notice::NAMESPACE_CHANGED.dword());
+        m.submit_write(round, round, 1);
+        m.turn();
+    }
+    (0..20).for_each(|ticket| assert_eq!(m.wait(ticket).result, Ok(0)));
+    m.cut(1 - odd);
+    m.submit_write(1, 1, 1);
+    m.pass_ms(1000);
+    assert!(m.traffic()[odd] == 0 && !m.done(1), "waits for the right one");
+    m.heal(1 - odd);
+    assert_eq!(m.wait(1).result, Ok(0));
+    assert_eq!(m.traffic()[odd], 0);
+    // Taken away, it leaves nothing to wait for; the other is another still, asked anew or not.
+    m.submit_write(2, 1, 1);
+    assert!(m.initiator.remove_path(&mut m.io, m.id, u8::try_from(1 - odd).unwrap()));
+    m.peer(odd).raise(notice::NAMESPACE_CHANGED.dword());
+    m.pass_ms(1000);
+    assert!(m.traffic()[odd] == 0 && !m.done(2));
+}
+
+#[test]
+fn a_namespace_that_is_replaced_on_all_paths_is_used_when_all_say_so() {
+    let mut m = Multi::new(20, two(), |o| {
+        quick(o);
+        o.policy = Policy::RoundRobin;
+    });
+    m.live();
+    let replace = |m: &mut Multi, path: usize| {
+        m.peer(path).behaviour.uuid = Uuid([0x77; 16]);
+        m.peer(path).raise(notice::NAMESPACE_CHANGED.dword());
+        m.pass_ms(20);
+        m.traffic();
+    };
+    // As long as one has the old one, it is what is meant; while that is away, too.
+    replace(&mut m, 0);
+    (0..10).for_each(|lba| assert_eq!(m.write(lba, 1).result, Ok(0)));
+    assert_eq!(m.traffic(), [0, 10]);
+    m.cut(1);
+    m.submit_write(1, 1, 1);
+    m.pass_ms(1000);
+    assert!(m.traffic()[0] == 0 && !m.done(1));
+    m.heal(1);
+    assert_eq!(m.wait(1).result, Ok(0));
+    replace(&mut m, 1);
+    (0..10).for_each(|lba| assert_eq!(m.write(lba, 1).result, Ok(0)));
+    assert_eq!(m.traffic().iter().sum::<usize>(), 10);
+    m.pass_ms(20);
+    m.traffic();
+    (0..10).for_each(|lba| assert_eq!(m.write(lba, 1).result, Ok(0)));
+    assert_eq!(m.traffic(), [5, 5]);
+}
+
+/// What is lost for good on one path is not lost while another one is only away.
+#[test]
+fn a_lost_namespace_waits_for_the_path_that_has_it() {
+    let mut m = Multi::new(21, with_ana(&[AnaState::PersistentLoss, AnaState::Optimized]), |o| {
+        quick(o);
+        o.loss_timeout_ms = Some(8000);
+    });
+    m.live();
+    m.cut(1);
+    m.submit_write(1, 1, 1);
+    m.pass_ms(3000);
+    assert!(!m.done(1));
+    m.heal(1);
+    assert_eq!(m.wait(1).result, Ok(0));
+    // When that one is given up, nothing is left to wait for.
+    m.cut(1);
+    m.submit_write(2, 1, 1);
+    let Err(Failure::Status(status)) = m.wait(2).result else { panic!("a lost namespace was written") };
+    assert!(status.same_code(Status::ANA_PERSISTENT_LOSS) && m.paths()[1].given_up);
 }
 
 #[test]

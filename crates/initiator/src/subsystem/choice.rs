@@ -31,10 +31,12 @@ pub(super) enum Standing {
     Best,
     /// ANA non-optimized.
     Good,
+    /// Not now: there is something to wait for.
+    Unusable,
     /// The namespace is not there, or lost for good: a command would only learn that.
     Hopeless,
-    /// Not now.
-    Unusable,
+    /// Another namespace has the number, or the path is given up.
+    Never,
 }
 
 #[derive(Clone, Copy)]
@@ -95,10 +97,11 @@ impl Choices {
 }
 
 /// The paths that stand best, as bits: those of the highest standing that any has, and of them with active/passive only
-/// the most preferred. 0 when none is usable.
+/// the most preferred. 0 when none is usable. Those without hope are for when no other can be waited for: somebody has to say that
+/// the namespace is gone.
 pub(super) fn best(policy: Policy, paths: &[(Standing, u8)]) -> u32 {
     let Some(&(top, _)) = paths.iter().min_by_key(|(standing, _)| *standing) else { return 0 };
-    if top == Standing::Unusable {
+    if matches!(top, Standing::Unusable | Standing::Never) {
         return 0;
     }
     let able = (0u32..).zip(paths).filter(|(_, (standing, _))| *standing == top);
@@ -122,7 +125,7 @@ fn index(path: u32) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use Standing::{Best, Good, Hopeless, Unusable};
+    use Standing::{Best, Good, Hopeless, Never, Unusable};
 
     #[test]
     fn the_best_standing_wins_and_preference_decides_among_equals() {
@@ -130,7 +133,10 @@ mod tests {
         assert_eq!(best(Policy::ActivePassive, &paths), 0b00100);
         assert_eq!(best(Policy::RoundRobin, &paths), 0b10110);
         assert_eq!(best(Policy::QueueDepth, &[(Good, 0), (Hopeless, 0)]), 1);
-        assert_eq!(best(Policy::RoundRobin, &[(Unusable, 0), (Hopeless, 0)]), 2);
+        assert_eq!(best(Policy::RoundRobin, &[(Unusable, 0), (Hopeless, 0)]), 0);
+        assert_eq!(best(Policy::RoundRobin, &[(Never, 0), (Hopeless, 0)]), 2);
+        assert_eq!(best(Policy::ActivePassive, &[(Never, 0), (Unusable, 1)]), 0);
+        assert_eq!(best(Policy::RoundRobin, &[(Never, 0), (Never, 0)]), 0);
         assert_eq!(best(Policy::RoundRobin, &[(Unusable, 0), (Unusable, 0)]), 0);
         assert_eq!(best(Policy::RoundRobin, &[]), 0);
     }

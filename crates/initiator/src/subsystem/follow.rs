@@ -3,7 +3,8 @@
 
 use super::{
     Out, Subsystem,
-    route::{Known, Life, is_same},
+    agreed::Word,
+    route::{Known, Life},
 };
 use crate::{
     Error, ErrorKind, Identity, NamespaceIds, Notice,
@@ -92,15 +93,9 @@ impl Subsystem {
         match origin {
             Origin::Log(LogId::ANA) => self.ana_page(io, at, page),
             Origin::Check { nsid } => {
-                let ids = page.map(|page| NamespaceIds::parse(&page));
-                let known = match ids {
-                    Ok(ids) if is_same(&mut self.agreed, nsid, ids) => Known::Same,
-                    Ok(_) => {
-                        let (subsystem, path) = (self.shared.id, number(at));
-                        out.notices.push(Notice::Mismatch { subsystem, path, nsid });
-                        Known::Other
-                    }
-                    Err(_) => Known::Other,
+                let known = match page.map(|page| NamespaceIds::parse(&page)) {
+                    Ok(ids) => self.identified(at, nsid, ids, out),
+                    Err(_) => Known::Absent,
                 };
                 // Unless it has been forgotten meanwhile.
                 if let Some(place) = self.routes[at].known.get_mut(&nsid) {
@@ -110,6 +105,26 @@ impl Subsystem {
                 Ok(())
             }
             _ => Ok(()),
+        }
+    }
+
+    /// A path said what a namespace is.
+    fn identified(&mut self, at: usize, nsid: u32, ids: NamespaceIds, out: &mut Out) -> Known {
+        let there = (0..).zip(&self.routes).filter(|(_, route)| !route.is_given_up());
+        let there = there.fold(0, |mask, (path, _)| mask | 1u32 << path);
+        match self.agreed.hear(nsid, ids, number(at), there) {
+            Word::Same => Known::Same,
+            Word::Other => {
+                out.notices.push(Notice::Mismatch { subsystem: self.shared.id, path: number(at), nsid });
+                Known::Other
+            }
+            Word::Replaced => {
+                // Others may have it by now.
+                let known = self.routes.iter_mut().filter_map(|route| route.known.get_mut(&nsid));
+                known.filter(|known| **known == Known::Other).for_each(|known| *known = Known::Wanted);
+                self.unchecked = true;
+                Known::Same
+            }
         }
     }
 

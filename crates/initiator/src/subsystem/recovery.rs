@@ -4,7 +4,7 @@
 use super::{
     Fencing, Out, Span, Subsystem,
     follow::number,
-    route::{Aborting, Life},
+    route::{Aborting, Life, Route},
 };
 use crate::{
     Completion, Error, ErrorKind, Failure, Notice, State,
@@ -245,7 +245,7 @@ impl Subsystem {
             State::Closed | State::Lost(_) => return,
             State::Live { .. } | State::Connecting => {}
         }
-        if matches!(self.routes[at].life, Life::Removed | Life::Lost(_)) {
+        if self.routes[at].is_given_up() {
             return self.none_live(now, out);
         }
         if error.is_final() {
@@ -411,7 +411,7 @@ impl Subsystem {
         let route = &mut self.routes[at];
         route.path.tear_down(io);
         route.life = Life::Lost(error.clone());
-        let over = self.routes.iter().all(|r| matches!(r.life, Life::Lost(_) | Life::Removed));
+        let over = self.routes.iter().all(Route::is_given_up);
         if over {
             self.fail_all(Failure::Lost, io.now(), out);
             return self.set_state(State::Lost(error.clone()), out);

@@ -1,8 +1,8 @@
 //! One path of a subsystem, with what waits for it and what is known of the namespaces behind it.
 
-use super::{Shared, choice::Standing};
+use super::{ALL, Shared, choice::Standing};
 use crate::{
-    Error, NamespaceIds, PathReport,
+    Error, PathReport,
     ana::AnaTable,
     path::Path,
     slots::{Origin, Place, SlotId, Slots, Under},
@@ -41,7 +41,9 @@ pub(super) enum Known {
     Asked,
     /// The same as on the others.
     Same,
-    /// Not there, or another.
+    /// Not there.
+    Absent,
+    /// Another one.
     Other,
 }
 
@@ -141,6 +143,11 @@ impl Route {
         *self = route;
     }
 
+    /// True when no more attempts are made.
+    pub(super) fn is_given_up(&self) -> bool {
+        matches!(self.life, Life::Lost(_) | Life::Removed)
+    }
+
     /// True when the controller reports ANA.
     pub(super) fn has_ana(&self) -> bool {
         self.path.identity().is_some_and(|id| id.ana)
@@ -151,10 +158,17 @@ impl Route {
         self.path.load() + self.lanes.iter().map(VecDeque::len).sum::<usize>()
     }
 
-    /// How the path stands to a namespace, as far as ANA and identity tell; what has to be asked for is noted.
+    /// How the path stands to a namespace, as far as ANA and identity tell; what has to be asked for is noted. What concerns
+    /// all namespaces goes wherever something goes.
     pub(super) fn standing(&mut self, nsid: u32, alone: bool) -> Standing {
+        if self.is_given_up() {
+            return Standing::Never;
+        }
         if !self.path.is_live() {
             return Standing::Unusable;
+        }
+        if nsid == ALL {
+            return Standing::Best;
         }
         let state = match &self.ana {
             Some(table) => table.state(nsid),
@@ -167,7 +181,8 @@ impl Route {
             }
             match self.known.entry(nsid).or_insert(Known::Wanted) {
                 Known::Wanted | Known::Asked => return Standing::Unusable,
-                Known::Other => return Standing::Hopeless,
+                Known::Absent => return Standing::Hopeless,
+                Known::Other => return Standing::Never,
                 Known::Same => {}
             }
         }
@@ -259,18 +274,10 @@ impl Route {
             path: number,
             addr: self.path.addr(),
             live: self.path.is_live(),
-            given_up: matches!(self.life, Life::Lost(_) | Life::Removed),
+            given_up: self.is_given_up(),
             controller_id: self.path.identity().map(|id| id.controller_id),
             ana: ana_states(self.ana.as_ref()),
             statistics: self.statistics.clone(),
         }
     }
-}
-
-/// Compares what a path says of a namespace with what the first path said.
-pub(super) fn is_same(agreed: &mut BTreeMap<u32, NamespaceIds>, nsid: u32, ids: NamespaceIds) -> bool {
-    if agreed.len() >= MAX_CHECKED {
-        agreed.clear();
-    }
-    *agreed.entry(nsid).or_insert(ids) == ids
 }
