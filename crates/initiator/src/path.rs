@@ -41,8 +41,8 @@ pub(crate) enum Answer {
     ShutDown,
     /// A page that was asked for on behalf of the subsystem came, or why not.
     Page(Origin, Result<Buf, Status>),
-    /// An Abort was answered: true when the controller aborted something.
-    Abort(bool),
+    /// An Abort was answered: whether the controller aborted what was sent then from the victim's slot.
+    Abort { victim: SlotId, sent: Nanos, aborted: bool },
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -326,9 +326,9 @@ impl Path {
                 answers.push(Answer::Page(origin, page));
                 Ok(())
             }
-            Origin::Abort => {
+            Origin::Abort { victim, sent } => {
                 let aborted = cqe.status().is_success() && cqe.dw0.get() & AbortCommand::NOT_ABORTED == 0;
-                answers.push(Answer::Abort(aborted));
+                answers.push(Answer::Abort { victim, sent, aborted });
                 Ok(())
             }
             Origin::Reset => {
@@ -423,9 +423,10 @@ impl Path {
     }
 
     /// Asks the controller to abort a command. False: there is no room now.
-    pub(crate) fn abort(&mut self, io: &mut Io, shared: &mut Shared, what: Under) -> bool {
-        let abort = AbortCommand { queue: what.queue, cid: what.cid };
-        self.send_own(io, shared, 0, Origin::Abort, abort.encode(0), &bringup::Payload::None).is_ok()
+    pub(crate) fn abort(&mut self, io: &mut Io, shared: &mut Shared, victim: SlotId, under: Under) -> bool {
+        let abort = AbortCommand { queue: under.queue, cid: under.cid };
+        let origin = Origin::Abort { victim, sent: shared.slots.get(victim).sent };
+        self.send_own(io, shared, 0, origin, abort.encode(0), &bringup::Payload::None).is_ok()
     }
 
     /// Tells the controller to reset itself, which ends the association whether it answers or not.

@@ -28,8 +28,8 @@ pub(crate) enum Origin {
     Shutdown,
     /// The second half of a fused pair, whose first half is a caller's.
     Second { first: SlotId },
-    /// Abort, of a command that takes too long.
-    Abort,
+    /// Abort, of a command that takes too long: its slot, and when it was sent, which tells it from later ones in that slot.
+    Abort { victim: SlotId, sent: Nanos },
     /// The reset of a controller that doesn't answer.
     Reset,
     /// Get Log Page, to follow what an event announced.
@@ -209,6 +209,12 @@ impl Slots {
         slot.place = Place::Free;
         slot.payload = Payload::None;
         self.free.push(id);
+    }
+
+    /// True while what was sent then from a slot is unanswered.
+    pub(crate) fn is_under_way(&self, id: SlotId, sent: Nanos) -> bool {
+        let slot = self.get(id);
+        slot.under().is_some() && slot.sent == sent
     }
 
     /// Slots in use, with their ids.

@@ -426,9 +426,10 @@ impl Subsystem {
             Answer::Event(event) => self.event(io, at, event, out),
             Answer::ShutDown => self.wake_at = io.now(),
             Answer::Page(origin, page) => return self.page(io, at, (origin, page), out),
-            Answer::Abort(true) => {}
             // Not before everything else that was heard is taken.
-            Answer::Abort(false) => self.to_reset = true,
+            Answer::Abort { victim, sent, aborted } => {
+                self.to_reset |= self.abort_answered(at, (victim, sent), aborted);
+            }
         }
         Ok(())
     }

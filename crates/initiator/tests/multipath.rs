@@ -392,10 +392,62 @@ fn a_command_that_takes_too_long_is_aborted_and_sent_again() {
     // One that doesn't abort is reset; one that answers nothing at all is left.
     m.peer(0).behaviour.aborts = false;
     m.peer(0).behaviour.swallow = 1;
+    let before = m.io.now();
     m.submit_write(2, 1, 2);
     assert_eq!(m.wait(2).result, Ok(0));
+    assert!(m.io.now().since(before) >= 3_000_000_000, "has all of its time");
     let s = m.paths()[0].statistics.clone();
-    assert_eq!((s.resets, s.losses, m.peer(0).counts.resets), (1, 1, 1));
+    assert_eq!((s.aborts, s.resets, s.losses, m.peer(0).counts.resets), (2, 1, 1, 1));
+}
+
+/// What was asked for one command says nothing of the next one under its identifier.
+#[test]
+fn an_abort_that_helped_is_over() {
+    let able = Behaviour { aborts: true, swallow: 1, ..Behaviour::default() };
+    let mut m = Multi::new(22, vec![able], |o| {
+        quick(o);
+        (o.io_queues, o.queue_depth) = (1, 1);
+    });
+    m.until("live", |m| m.paths()[0].live);
+    m.submit_write(1, 1, 1);
+    assert_eq!(m.wait(1).result, Ok(0));
+    m.peer(0).behaviour.hold = true;
+    m.submit_write(2, 2, 2);
+    m.pass_ms(2500);
+    m.peer(0).behaviour.hold = false;
+    m.peer(0).carry_out();
+    assert_eq!(m.wait(2).result, Ok(0));
+    let s = m.paths()[0].statistics.clone();
+    assert_eq!((s.aborts, s.resets, s.losses), (1, 0, 0), "it was slow, not late");
+}
+
+#[test]
+fn a_controller_is_asked_for_no_more_aborts_than_it_takes() {
+    for abort_limit in [1, 4] {
+        let able = Behaviour { aborts: true, swallow: 30, abort_limit, ..Behaviour::default() };
+        let mut m = Multi::new(23, vec![able], quick);
+        m.until("live", |m| m.paths()[0].live);
+        (0..30).for_each(|ticket| m.submit_write(ticket, ticket, 1));
+        (0..30).for_each(|ticket| assert_eq!(m.wait(ticket).result, Ok(0)));
+        let s = m.paths()[0].statistics.clone();
+        assert_eq!((s.aborts, s.resets, s.losses), (30, 0, 0));
+        assert_eq!(m.peer(0).counts.most_aborts, usize::from(abort_limit));
+    }
+}
+
+#[test]
+fn an_abort_that_comes_too_late_costs_nothing() {
+    let slow = Behaviour { hold: true, hold_aborts: true, ..Behaviour::default() };
+    let mut m = Multi::new(24, vec![slow], quick);
+    m.until("live", |m| m.paths()[0].live);
+    m.submit_write(1, 1, 1);
+    m.until("asked for its abort", |m| m.peer(0).counts.aborts == 1);
+    m.peer(0).carry_out();
+    assert_eq!(m.wait(1).result, Ok(0));
+    m.peer(0).behaviour.hold_aborts = false;
+    m.pass_ms(2000);
+    let s = m.paths()[0].statistics.clone();
+    assert_eq!((s.aborts, s.resets, s.losses), (1, 0, 0));
 }
 
 #[test]

@@ -23,7 +23,7 @@ struct Found {
     /// Parked, and due.
     due: Vec<SlotId>,
     /// To be aborted.
-    late: Vec<Under>,
+    late: Vec<(SlotId, Under)>,
     /// Paths whose controller is to be reset, as bits.
     stuck: u32,
 }
@@ -84,8 +84,8 @@ impl Subsystem {
         let now = io.now();
         let found = self.look(now);
         self.put_due(io, found.due);
-        for under in found.late {
-            self.abort(io, under);
+        for (id, under) in found.late {
+            self.abort(io, id, under);
         }
         let fences = self.expire(&found.expired, now, out);
         for at in 0..self.routes.len() {
@@ -118,14 +118,14 @@ impl Subsystem {
                 Place::Parked { until } => until.min(deadline),
                 Place::Sent(under) | Place::Abandoned(under) if slot.origin != Origin::AsyncEvent => {
                     let route = &self.routes[usize::from(under.path)];
-                    let aborting = route.aborting.iter().find(|a| a.under == under);
+                    let aborting = route.aborting(id, slot.sent);
                     let late = aborting.map_or(slot.sent.plus_ms(io_ms), |a| a.until);
                     let may_abort = aborting.is_none() && abort_ms > 0 && under.queue > 0;
-                    let limit = route.path.identity().map_or(1, |id| usize::from(id.aborts));
+                    let earlier = || found.late.iter().filter(|(_, u)| u.path == under.path).count();
                     if late > now {
                         late.min(deadline)
-                    } else if may_abort && route.path.is_live() && route.aborting.len() < limit {
-                        found.late.push(under);
+                    } else if may_abort && route.path.is_live() && earlier() < route.aborts_left() {
+                        found.late.push((id, under));
                         deadline.min(now.plus_ms(abort_ms))
                     } else if may_abort && now < late.plus_ms(abort_ms) {
                         // Others are being aborted: this one's turn comes, or the controller is reset for all.
@@ -144,16 +144,33 @@ impl Subsystem {
     }
 
     /// Asks the controller to abort a command that takes too long.
-    fn abort(&mut self, io: &mut Io, under: Under) {
-        let slots = &self.shared.slots;
+    fn abort(&mut self, io: &mut Io, victim: SlotId, under: Under) {
         let until = io.now().plus_ms(self.shared.options.abort_timeout_ms);
+        let sent = self.shared.slots.get(victim).sent;
         let route = &mut self.routes[usize::from(under.path)];
-        // Those that were answered meanwhile are nobody's affair any more.
-        route.aborting.retain(|a| slots.iter().any(|(_, s)| s.under() == Some(a.under)));
-        if route.path.is_live() && route.path.abort(io, &mut self.shared, under) {
+        if route.path.abort(io, &mut self.shared, victim, under) {
             route.statistics.aborts += 1;
-            route.aborting.push(Aborting { under, until });
+            route.aborting.push(Aborting { victim, sent, until, answered: false });
         }
+    }
+
+    /// An Abort was answered. True: the controller left alone what it was to abort, and is to be reset.
+    pub(super) fn abort_answered(
+        &mut self,
+        at: usize,
+        (victim, sent): (SlotId, Nanos),
+        aborted: bool,
+    ) -> bool {
+        let slots = &self.shared.slots;
+        let route = &mut self.routes[at];
+        for a in route.aborting.iter_mut().filter(|a| (a.victim, a.sent) == (victim, sent)) {
+            a.answered = true;
+        }
+        // What is over on both sides is nobody's affair any more; the next one's turn comes.
+        route.aborting.retain(|a| !a.answered || slots.is_under_way(a.victim, a.sent));
+        self.wake_at = Nanos(0);
+        // One that was answered meanwhile could not be aborted.
+        !aborted && slots.is_under_way(victim, sent)
     }
 
     /// Resets a controller that doesn't answer; the association ends with its answer, or without it a little later.

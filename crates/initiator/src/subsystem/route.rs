@@ -47,11 +47,16 @@ pub(super) enum Known {
     Other,
 }
 
-/// A command that takes too long, and until when its Abort may take.
+/// A command that takes too long and is being aborted.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Aborting {
-    pub(super) under: Under,
+    pub(super) victim: SlotId,
+    /// When the victim was sent: its slot may be another's by now.
+    pub(super) sent: Nanos,
+    /// Until when that may take.
     pub(super) until: Nanos,
+    /// The Abort itself is answered.
+    pub(super) answered: bool,
 }
 
 /// The reading of the ANA log.
@@ -246,6 +251,17 @@ impl Route {
         self.changing_since = None;
         self.known.clear();
         self.aborting.clear();
+    }
+
+    /// What is being done to abort what was sent then from a slot.
+    pub(super) fn aborting(&self, victim: SlotId, sent: Nanos) -> Option<&Aborting> {
+        self.aborting.iter().find(|a| (a.victim, a.sent) == (victim, sent))
+    }
+
+    /// How many more Aborts the controller takes now.
+    pub(super) fn aborts_left(&self) -> usize {
+        let limit = self.path.identity().map_or(1, |id| usize::from(id.aborts));
+        limit.saturating_sub(self.aborting.iter().filter(|a| !a.answered).count())
     }
 
     /// Notes an answer to a caller's command.

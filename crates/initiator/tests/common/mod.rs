@@ -72,6 +72,10 @@ pub struct Behaviour {
     pub hold: bool,
     /// Abort finds swallowed commands and aborts them.
     pub aborts: bool,
+    /// Aborts are not answered.
+    pub hold_aborts: bool,
+    /// Aborts that it takes at a time (ACL + 1).
+    pub abort_limit: u8,
     /// What it does wrong, a byte or more for each command; see [`Ram::twist`].
     pub hostile: VecDeque<u8>,
     /// It does wrong, or has done so.
@@ -106,6 +110,8 @@ impl Default for Behaviour {
             controller_id: 7,
             hold: false,
             aborts: false,
+            hold_aborts: false,
+            abort_limit: 1,
             hostile: VecDeque::new(),
             is_hostile: false,
         }
@@ -145,6 +151,8 @@ pub struct Counts {
     pub trims: usize,
     pub violations: usize,
     pub aborts: usize,
+    /// The most Aborts that were unanswered at a time.
+    pub most_aborts: usize,
     pub resets: usize,
     pub ana_reads: usize,
     /// Changes carried out after their connection was gone.
@@ -162,6 +170,8 @@ pub struct Ram {
     pub shared: Option<Rc<RefCell<Vec<u8>>>>,
     held: Vec<(usize, Sqe, Vec<u8>)>,
     swallowed: Vec<(usize, u16)>,
+    /// Aborts that are to be answered in a step: whose, and how.
+    aborting: Vec<(usize, Cqe)>,
     connections: Vec<Option<Connection>>,
     looks: usize,
     sent_bytes: u64,
@@ -180,6 +190,7 @@ impl Ram {
             shared: None,
             held: Vec::new(),
             swallowed: Vec::new(),
+            aborting: Vec::new(),
             connections: Vec::new(),
             looks: 0,
             sent_bytes: 0,
@@ -478,7 +489,16 @@ impl Ram {
             victim.respond(&Cqe::new(cid, Status::ABORT_REQUESTED));
         }
         let done = u32::from(found.is_none());
-        c.respond(&Cqe::new(sqe.cid.get(), Status::SUCCESS).with_dw0(done));
+        self.aborting.push((c.key, Cqe::new(sqe.cid.get(), Status::SUCCESS).with_dw0(done)));
+        self.counts.most_aborts = self.counts.most_aborts.max(self.aborting.len());
+    }
+
+    fn answer_aborts(&mut self) {
+        for (key, cqe) in std::mem::take(&mut self.aborting) {
+            if let Some(c) = &mut self.connections[key] {
+                c.respond(&cqe);
+            }
+        }
     }
 
     fn fabrics(&mut self, c: &mut Connection, sqe: &Sqe, data: &[u8]) {
@@ -572,6 +592,7 @@ impl Ram {
             Cns::CONTROLLER => {
                 let mut id = IdentifyController::zeroed();
                 id.max_transfer = self.behaviour.max_transfer;
+                id.abort_limit = self.behaviour.abort_limit - 1;
                 id.controller_id = self.behaviour.controller_id.into();
                 id.command_quiesce_ms = self.behaviour.quiesce_ms.into();
                 if self.behaviour.traffic_keeps_alive {
@@ -708,6 +729,9 @@ impl Ram {
     }
 
     pub fn step(&mut self, io: &mut Io) {
+        if !self.behaviour.hold_aborts {
+            self.answer_aborts();
+        }
         for key in 0..self.connections.len() {
             let Some(c) = &mut self.connections[key] else { continue };
             if c.sending {
