@@ -170,6 +170,9 @@ impl Subsystem {
         let at = used.unwrap_or(self.routes.len());
         let queues = usize::from(self.shared.options.io_queues);
         let route = Route::new(number(at), (path.addr, path.preference), queues, now);
+        // What waits for the only path to come back need not any more.
+        let alone = self.routes.len() == 1 && self.routes[0].life != Life::Live;
+        let waiting = if alone { self.routes[0].empty() } else { Vec::new() };
         if at == self.routes.len() {
             self.shared.slots.grow(slots_per_path(&self.shared.options));
             self.routes.push(route);
@@ -179,6 +182,7 @@ impl Subsystem {
             self.routes[at].take_over(route);
         }
         self.reroute();
+        self.enqueue_again(waiting);
         (self.wake_at, self.stirred) = (now, true);
         Ok(number(at))
     }
@@ -281,9 +285,10 @@ impl Subsystem {
 
     /// Puts a command on its way: into a lane of the path that it takes, or to where it waits.
     fn enqueue(&mut self, id: SlotId) {
+        let fenced = self.keeps_fences();
         let slot = self.shared.slots.get_mut(id);
         slot.place = Place::Waiting;
-        if !self.fences.is_empty()
+        if fenced
             && slot.lane == Lane::Io
             && let Some(span) = Span::of(&slot.sqe, &slot.payload)
             && let Some(until) = self.fences.holds(&span, id)

@@ -153,6 +153,55 @@ fn late_changes_of_a_lost_controller_do_not_overwrite_newer_ones() {
     }
 }
 
+/// The same when the other path is added only after the first one was lost, as when a port has moved.
+#[test]
+fn a_path_added_later_takes_what_waits_and_keeps_to_the_fences() {
+    let slow = Behaviour { quiesce_ms: 5000, ..Behaviour::default() };
+    let mut m = Multi::new(25, vec![slow], quick);
+    m.live();
+    m.peer(0).behaviour.hold = true;
+    m.submit_write(1, 3, 0x11);
+    m.until("held", |m| m.peer(0).held() == 1);
+    m.cut(0);
+    let lost = m.io.now();
+    m.until("lost", |m| !m.paths()[0].live);
+    // Before there is another path, and after.
+    m.submit_write(2, 3, 0x22);
+    m.submit_write(4, 4, 0x44);
+    m.join(Behaviour::default());
+    m.until("live", |m| m.paths()[1].live);
+    m.submit_write(5, 3, 0x55);
+    m.pass_ms(1000);
+    assert!(m.done(1) && m.done(4), "nothing stays behind");
+    assert!(!m.done(2) && !m.done(5), "the blocks are fenced");
+    m.until("the last moment", |m| m.io.now() >= lost.plus_ms(2 * 2000 + 4900));
+    assert!(!m.done(2) && !m.done(5));
+    m.peer(0).carry_out();
+    assert_eq!((m.peer(0).counts.late, m.wait(2).result, m.wait(5).result), (1, Ok(0), Ok(0)));
+    let settled = m.byte(3);
+    assert!([0x22, 0x55].contains(&settled));
+    m.pass_ms(10_000);
+    assert_eq!(m.byte(3), settled);
+}
+
+/// One path alone is not fenced: what comes later goes behind what came before.
+#[test]
+fn one_path_waits_for_no_fence() {
+    let slow = Behaviour { quiesce_ms: 5000, ..Behaviour::default() };
+    let mut m = Multi::new(26, vec![slow], quick);
+    m.live();
+    m.peer(0).behaviour.swallow = 1;
+    m.submit_write(1, 3, 0x11);
+    (0..300).for_each(|_| m.turn());
+    let (io, peer) = &mut m.peers[0];
+    peer.drop_all(io);
+    m.until("lost", |m| !m.paths()[0].live);
+    let before = m.io.now();
+    m.submit_write(2, 3, 0x22);
+    assert_eq!((m.wait(1).result, m.wait(2).result, m.write(3, 0x33).result), (Ok(0), Ok(0), Ok(0)));
+    assert!(m.io.now().since(before) < 1_000_000_000);
+}
+
 /// Two changes of one block under way together on two paths, one of which is lost: the one that is sent again must not be
 /// answered before its twin can no longer be carried out.
 #[test]

@@ -5,6 +5,9 @@
 //! the old one is sure to be over, or the late one would overwrite newer data. So its blocks are fenced: only the change
 //! itself may be sent again, everything else that would change them waits.
 //!
+//! With one path alone nothing waits, since what is sent again goes through the same port; the fences are kept for the path that may be
+//! added.
+//!
 //! How long is the controller's word (Base 2.1, 9.6): once it has noticed the loss, its commands end within CQT; and it
 //! notices at the latest when its keep-alive timer expires.
 

@@ -305,7 +305,16 @@ impl Subsystem {
         for (id, span) in lost {
             self.fences.add(span, until, id);
         }
-        self.hold_overlapping(path, until);
+        if self.keeps_fences() {
+            self.hold_overlapping(path, until);
+        }
+    }
+
+    /// True when there are fences, and they hold. One port takes what it received before what it receives later: nothing waits
+    /// as long as there is no other; but that may be added while an old change is still to be feared.
+    #[inline]
+    pub(super) fn keeps_fences(&self) -> bool {
+        !self.fences.is_empty() && self.routes.len() > 1
     }
 
     /// Changes of fenced blocks that wait in other lanes go back to where they are looked at again. One that is under way on
@@ -344,8 +353,6 @@ impl Subsystem {
         let options = &self.shared.options;
         match options.fencing {
             Fencing::Off => return None,
-            // One port takes what it received before what it receives later.
-            Fencing::Blocks if self.routes.len() == 1 => return None,
             Fencing::Blocks | Fencing::Commands => {}
         }
         let path = &self.routes[at].path;
@@ -379,6 +386,11 @@ impl Subsystem {
         for id in under_way {
             self.take_back(id, (at, held), now, out);
         }
+        self.enqueue_again(waiting);
+    }
+
+    /// Puts commands that waited in lanes on their way anew.
+    pub(super) fn enqueue_again(&mut self, waiting: Vec<SlotId>) {
         for id in waiting {
             let slot = self.shared.slots.get(id);
             if slot.place == Place::Waiting && !matches!(slot.origin, Origin::Second { .. }) {
