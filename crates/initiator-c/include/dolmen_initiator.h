@@ -87,7 +87,7 @@ struct dolmen_options {
     uint8_t data_digest;     /* 1: CRC-32C over every PDU's data; default 0 */
     uint8_t policy;          /* enum dolmen_policy; default DOLMEN_ACTIVE_PASSIVE */
     uint8_t fencing;         /* enum dolmen_fencing; default DOLMEN_FENCE_BLOCKS */
-    uint32_t keep_alive_ms;  /* 0 for none; default 15000 */
+    uint32_t keep_alive_ms;  /* 0 for none, which takes one path or DOLMEN_FENCE_OFF; default 15000 */
     uint64_t connect_timeout_ms; /* for one step of connecting; default 5000 */
     uint64_t io_timeout_ms;  /* a command unanswered for so long is aborted; default 30000 */
     uint64_t abort_timeout_ms; /* if that doesn't help for so long, the controller is reset; 0: at once; default 5000 */

@@ -63,7 +63,8 @@ pub struct Options {
     pub backlog: usize,
     /// Digests wanted.
     pub digests: Digests,
-    /// Keep-alive timeout told to the controller; we send twice in that time. Milliseconds, 0 turns it off.
+    /// Keep-alive timeout told to the controller; we send twice in that time. Milliseconds; 0 turns it off, which takes one path or
+    /// [`Fencing::Off`]: a controller that is cut off would never notice it.
     pub keep_alive_ms: u32,
     /// Longest time for one step of the bring-up (a TCP connect, one command). Milliseconds.
     pub connect_timeout_ms: u64,
@@ -136,6 +137,16 @@ impl Options {
         usize::from(self.io_queues) * usize::from(self.queue_depth) + self.backlog
     }
 
+    /// True when with so many paths changes are fenced, and nobody could say until when.
+    pub(crate) fn has_endless_fences(&self, paths: usize) -> bool {
+        let fences = match self.fencing {
+            Fencing::Off => false,
+            Fencing::Blocks => paths > 1,
+            Fencing::Commands => true,
+        };
+        fences && self.keep_alive_ms == 0
+    }
+
     /// Refuses what can't work.
     pub(crate) fn check(&self) -> Result<(), Error> {
         let wrong = |what: &str| Err(Error::new(ErrorKind::Options, format!("{what} ({})", self.addr)));
@@ -161,12 +172,19 @@ impl Options {
         if addrs().enumerate().any(|(at, addr)| addrs().take(at).any(|earlier| earlier == addr)) {
             return wrong("two paths lead to the same address");
         }
+        if self.has_endless_fences(1 + self.paths.len()) {
+            return wrong(ENDLESS_FENCES);
+        }
         if self.stage_bytes > MAX_STAGE_BYTES {
             return wrong("stage_bytes is at most 16384");
         }
         Ok(())
     }
 }
+
+/// Why [`Options::has_endless_fences`] is refused.
+pub(crate) const ENDLESS_FENCES: &str = "without a keep-alive a controller that is cut off never notices it, and may overwrite what \
+     another path wrote however much later; set a keep-alive, or turn fencing off";
 
 /// Commands of one subsystem in our hands at most.
 const MAX_COMMANDS: usize = 262_144;
@@ -209,5 +227,17 @@ mod tests {
             spoil(&mut o);
             assert_eq!(o.check().unwrap_err().kind, ErrorKind::Options);
         }
+    }
+
+    #[test]
+    fn fences_take_a_keep_alive() {
+        let one = Options { keep_alive_ms: 0, ..options() };
+        let path = PathOptions { addr: ([192, 0, 2, 1], 4420).into(), preference: 1 };
+        let two = Options { paths: vec![path], ..one.clone() };
+        assert!(one.check().is_ok());
+        assert!(Options { fencing: Fencing::Commands, ..one }.check().is_err());
+        assert!(two.check().is_err());
+        assert!(Options { keep_alive_ms: 1000, ..two.clone() }.check().is_ok());
+        assert!(Options { fencing: Fencing::Off, ..two }.check().is_ok());
     }
 }

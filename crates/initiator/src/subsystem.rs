@@ -21,7 +21,7 @@ use crate::{
     Completion, Error, ErrorKind, Failure, Identity, Notice, Options, PathOptions, PathReport, Request,
     State, SubmitError, SubsystemId,
     command::{Command, Lane, Resend},
-    options::ADMIN_ENTRIES,
+    options::{ADMIN_ENTRIES, ENDLESS_FENCES},
     path::Answer,
     slots::{Origin, Payload, Place, Reply, SlotId, Slots},
 };
@@ -163,6 +163,9 @@ impl Subsystem {
         if matches!(self.state, State::Lost(_) | State::Closing | State::Closed) {
             return wrong("the subsystem is given up or disconnected");
         }
+        if self.shared.options.has_endless_fences(2) {
+            return wrong(ENDLESS_FENCES);
+        }
         let used = self.routes.iter().position(|r| r.life == Life::Removed);
         if used.is_none() && self.routes.len() >= MAX_PATHS {
             return wrong("a subsystem has at most 32 paths");
@@ -229,7 +232,9 @@ impl Subsystem {
             },
         };
         self.callers += 1;
-        self.wake_at = self.wake_at.min(deadline);
+        // Sent or not by then: `look` sees to what is left of its time.
+        let look_at = now.plus_ms(self.shared.options.io_timeout_ms);
+        self.wake_at = self.wake_at.min(deadline).min(look_at);
         self.stirred = true;
         self.enqueue(id);
         Ok(())

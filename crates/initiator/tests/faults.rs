@@ -204,6 +204,36 @@ fn a_load_that_is_too_large_says_so() {
     assert_eq!(load.stats().first_error, Some(Failure::NotTaken(SubmitError::TooLarge)));
 }
 
+/// Whatever else wakes us or does not, a command that stays unanswered has its own time.
+#[test]
+fn a_command_that_is_swallowed_is_noticed_in_its_time() {
+    for keep_alive_ms in [0, 60_000] {
+        let mut p = Pair::new(11, Behaviour::default(), |o| {
+            (o.keep_alive_ms, o.io_timeout_ms) = (keep_alive_ms, 500);
+        });
+        p.live();
+        let before = p.io.now();
+        p.until("some time", |p| p.io.now().since(before) > 10_000_000_000);
+        p.peer.behaviour.swallow = 1;
+        let before = p.io.now();
+        assert_eq!(p.write(1, 1, 1).result, Ok(0));
+        let took = p.io.now().since(before);
+        assert!((500_000_000..2_000_000_000).contains(&took), "{keep_alive_ms}: {took}");
+        // The same for what was sent again.
+        p.peer.behaviour.swallow = 1;
+        let buf = p.buf(BLOCK, 1);
+        p.submit(7, Command::Write { nsid: 1, lba: 1, blocks: 1, buf, fua: false });
+        (0..50).for_each(|_| p.turn());
+        p.peer.drop_all(&mut p.peer_io);
+        p.until("lost", |p| p.initiator.state(p.id) == State::Connecting);
+        p.peer.behaviour.swallow = 1;
+        let before = p.io.now();
+        assert_eq!(p.wait(7).result, Ok(0));
+        let took = p.io.now().since(before);
+        assert!((500_000_000..2_500_000_000).contains(&took), "{keep_alive_ms}: {took}");
+    }
+}
+
 #[test]
 fn a_silent_controller_is_noticed() {
     // By its keep-alive ...

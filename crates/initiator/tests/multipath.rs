@@ -202,6 +202,24 @@ fn one_path_waits_for_no_fence() {
     assert!(m.io.now().since(before) < 1_000_000_000);
 }
 
+/// A controller that is never told when to notice a loss can't be fenced: a second path is refused then.
+#[test]
+fn several_paths_take_a_keep_alive_or_no_fences() {
+    for fencing in [Fencing::Blocks, Fencing::Off] {
+        let mut m = Multi::new(27, two(), |o| {
+            o.paths.clear();
+            (o.keep_alive_ms, o.fencing) = (0, fencing);
+        });
+        m.live();
+        let path = PathOptions { addr: addr(1), preference: 0 };
+        let added = m.initiator.add_path(&mut m.io, m.id, path);
+        assert_eq!(
+            added.map_err(|e| e.kind),
+            if fencing == Fencing::Off { Ok(1) } else { Err(ErrorKind::Options) }
+        );
+    }
+}
+
 /// Two changes of one block under way together on two paths, one of which is lost: the one that is sent again must not be
 /// answered before its twin can no longer be carried out.
 #[test]

@@ -102,6 +102,8 @@ impl Subsystem {
 
     fn look(&mut self, now: Nanos) -> Found {
         let (io_ms, abort_ms) = (self.shared.options.io_timeout_ms, self.shared.options.abort_timeout_ms);
+        // What waits or is about to be sent again may be sent right after this look.
+        let soon = now.plus_ms(io_ms);
         let mut found = Found::default();
         for (id, slot) in self.shared.slots.iter() {
             let waits = slot.is_callers() && !matches!(slot.place, Place::Abandoned(_) | Place::Lent);
@@ -113,7 +115,7 @@ impl Subsystem {
             let next = match slot.place {
                 Place::Parked { until } if until <= now => {
                     found.due.push(id);
-                    deadline
+                    deadline.min(soon)
                 }
                 Place::Parked { until } => until.min(deadline),
                 Place::Sent(under) | Place::Abandoned(under) if slot.origin != Origin::AsyncEvent => {
@@ -135,7 +137,7 @@ impl Subsystem {
                         deadline
                     }
                 }
-                Place::Waiting | Place::Half if waits => deadline,
+                Place::Waiting | Place::Half if waits => deadline.min(soon),
                 _ => continue,
             };
             self.wake_at = self.wake_at.min(next);

@@ -20,7 +20,7 @@ pub struct PathArgs {
     #[arg(long, value_enum, value_name = "HOW", default_value_t = PathFencing::Blocks)]
     pub fencing: PathFencing,
 
-    /// Keep-alive timeout: a path on which that is unanswered is lost; never turns it off
+    /// Keep-alive timeout: a path on which that is unanswered is lost; never turns it off, which takes one path or --fencing off
     #[arg(long, value_name = "TIME", default_value = "15s", value_parser = milliseconds_or_never)]
     pub keep_alive: Span,
 
