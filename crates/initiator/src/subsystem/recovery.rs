@@ -405,8 +405,8 @@ impl Subsystem {
     fn take_back(&mut self, id: SlotId, (at, held): (usize, Option<Nanos>), now: Nanos, out: &mut Out) {
         let slot = self.shared.slots.get(id);
         match (slot.place, slot.origin) {
-            // The other half of a pair has taken this one with it.
-            (Place::Free, _) => {}
+            // The other half of a pair has taken this one with it, or as far as a send lets go of it.
+            (Place::Free | Place::Lent, _) => {}
             (_, Origin::Second { first }) => self.finish(first, Err(Failure::Lost), now, out),
             (Place::Abandoned(_), _) => self.shared.slots.remove(id),
             (_, Origin::Caller { .. }) if slot.resend == Resend::Never => {
