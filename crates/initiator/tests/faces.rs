@@ -9,15 +9,18 @@ use dolmen_initiator::{
     aio::{CallError, Runtime},
     polled::Client,
 };
-use dolmen_io::{Io, PoolConfig, Wait};
+use dolmen_io::{Io, PoolConfig, Wait, exec};
 use dolmen_nvme::spec::{CopyCommand, Status};
 use dolmen_types::{Nqn, Uuid};
 use dolmen_uring::{Uring, UringConfig};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use server::{SUBSYSTEM, Server};
 use std::{
+    future::poll_fn,
     net::{Ipv4Addr, SocketAddr, TcpListener},
+    pin::pin,
     sync::mpsc::{Sender, TryRecvError, channel},
+    task::Poll,
     thread::JoinHandle,
 };
 
@@ -163,6 +166,64 @@ fn tasks_use_every_command() {
         let invalid = Command::Read { nsid: 1, lba: 0, blocks: 0, buf: s.alloc(4096).unwrap() };
         assert_eq!(s.execute(invalid).await.unwrap_err(), CallError::Submit(SubmitError::Invalid));
         s.disconnect().await;
+    });
+}
+
+/// What a future resolves to; that nobody ever wakes it is an error.
+async fn resolved<T>(tasks: &exec::Handle, future: impl Future<Output = T>) -> T {
+    let mut late = pin!(tasks.sleep_until(tasks.now().plus_ms(10_000)));
+    let mut future = pin!(future);
+    poll_fn(|cx| {
+        assert!(late.as_mut().poll(cx).is_pending(), "never resolves");
+        future.as_mut().poll(cx)
+    })
+    .await
+}
+
+#[test]
+fn every_future_resolves() {
+    let peer = Peer::start();
+    let mut runtime = Runtime::new(io());
+    let (handle, tasks) = (runtime.handle(), runtime.tasks());
+    let o = options(peer.addr);
+    runtime.block_on(async move {
+        let impossible = Options { host_id: Uuid::NIL, ..o.clone() };
+        let outcome = resolved(&tasks, handle.connect(impossible)).await.map(|_| ());
+        assert!(matches!(outcome, Err(CallError::Connect(_))), "{outcome:?}");
+        let s = resolved(&tasks, handle.connect(o)).await.unwrap();
+        let same = s.clone();
+        resolved(&tasks, s.disconnect()).await;
+        resolved(&tasks, same.disconnect()).await;
+    });
+}
+
+#[test]
+fn a_connect_that_has_resolved_is_dropped_without_a_trace() {
+    let peer = Peer::start();
+    let mut runtime = Runtime::new(io());
+    let (handle, tasks) = (runtime.handle(), runtime.tasks());
+    let o = options(peer.addr);
+    runtime.block_on(async move {
+        let mut first = Box::pin(handle.connect(o.clone()));
+        let a = resolved(&tasks, &mut first).await.unwrap();
+        let mut second = Box::pin(handle.connect(o.clone()));
+        poll_fn(|cx| {
+            assert!(second.as_mut().poll(cx).is_pending());
+            Poll::Ready(())
+        })
+        .await;
+        drop(first);
+        let b = resolved(&tasks, second).await.unwrap();
+        // One that failed leaves nothing either.
+        let mut failed = Box::pin(handle.connect(Options { host_id: Uuid::NIL, ..o.clone() }));
+        assert!(resolved(&tasks, &mut failed).await.is_err());
+        let third = handle.connect(o);
+        drop(failed);
+        let c = resolved(&tasks, third).await.unwrap();
+        for s in [a, b, c] {
+            assert_eq!(s.namespaces().await.unwrap(), [1, 2]);
+            resolved(&tasks, s.disconnect()).await;
+        }
     });
 }
 

@@ -89,7 +89,7 @@ struct Inner {
     connecting: Vec<Connecting>,
     /// Tasks whose commands were not taken, to be woken at the end of the step.
     refused: Vec<Waker>,
-    /// Woken at every notice.
+    /// Woken at every notice, and when something was connected or ended, which may be over without one.
     watchers: Vec<Waker>,
     notices: VecDeque<Notice>,
     pool: dolmen_io::Pool,
@@ -156,7 +156,7 @@ impl Host {
     pub fn step(&mut self, io: &mut Io) -> bool {
         let mut inner = self.inner.borrow_mut();
         inner.now = io.now();
-        inner.connect(io);
+        let changed = inner.connect(io);
         inner.submit(io);
         inner.initiator.step(io);
         inner.initiator.drain(&mut self.completions);
@@ -166,7 +166,7 @@ impl Host {
             let ticket = usize::try_from(completion.ticket).expect("our own tickets are indexes");
             inner.finish(ticket, Ok(completion), &mut woken);
         }
-        if !self.notices.is_empty() {
+        if changed || !self.notices.is_empty() {
             woken.append(&mut inner.watchers);
             inner.notices.extend(self.notices.drain(..));
             let excess = inner.notices.len().saturating_sub(MAX_NOTICES);
@@ -215,12 +215,23 @@ impl Handle {
 }
 
 impl Inner {
-    fn connect(&mut self, io: &mut Io) {
+    /// Connects and ends what tasks asked for; true when there was something.
+    fn connect(&mut self, io: &mut Io) -> bool {
+        let any = !self.options.is_empty() || !self.ending.is_empty();
         for (place, options) in std::mem::take(&mut self.options) {
             self.connecting[place] = Connecting::Made(self.initiator.connect(io, options));
         }
         for id in std::mem::take(&mut self.ending) {
             self.initiator.disconnect(io, id);
+        }
+        any
+    }
+
+    /// Nobody waits for a connect any more; what it made so far is ended.
+    fn call_off(&mut self, place: usize) {
+        self.options.retain(|(at, _)| *at != place);
+        if let Connecting::Made(Ok(id)) = std::mem::replace(&mut self.connecting[place], Connecting::Free) {
+            self.ending.push(id);
         }
     }
 

@@ -221,21 +221,24 @@ impl Drop for Execute {
 /// Resolves when a subsystem is live, or given up.
 pub struct Connect {
     handle: Handle,
-    place: usize,
+    /// `None` once it has resolved: the place may be another's then.
+    place: Option<usize>,
 }
 
 impl Connect {
     pub(super) fn new(handle: Handle, place: usize) -> Connect {
-        Connect { handle, place }
+        Connect { handle, place: Some(place) }
     }
 }
 
 impl Future for Connect {
     type Output = Result<Subsystem>;
 
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<Subsystem>> {
-        let mut inner = self.handle.inner.borrow_mut();
-        let outcome = match &inner.connecting[self.place] {
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<Subsystem>> {
+        let place = self.place.expect("a future is not polled after it resolved");
+        let handle = self.handle.clone();
+        let mut inner = handle.inner.borrow_mut();
+        let outcome = match &inner.connecting[place] {
             Connecting::Asked | Connecting::Free => None,
             Connecting::Made(Err(error)) => Some(Err(CallError::Connect(error.clone()))),
             Connecting::Made(Ok(id)) => match inner.state(*id) {
@@ -248,24 +251,21 @@ impl Future for Connect {
             inner.watchers.push(cx.waker().clone());
             return Poll::Pending;
         };
-        if let Ok(id) = outcome {
+        self.place = None;
+        match outcome {
             // It belongs to the subsystem now, not to this future.
-            inner.connecting[self.place] = Connecting::Free;
-            drop(inner);
-            let handle = self.handle.clone();
-            return Poll::Ready(Ok(Subsystem { handle, id, timeout_ms: None }));
+            Ok(_) => inner.connecting[place] = Connecting::Free,
+            Err(_) => inner.call_off(place),
         }
-        Poll::Ready(outcome.map(|_| unreachable!("only failures are left")))
+        drop(inner);
+        Poll::Ready(outcome.map(|id| Subsystem { handle, id, timeout_ms: None }))
     }
 }
 
 impl Drop for Connect {
     fn drop(&mut self) {
-        let mut inner = self.handle.inner.borrow_mut();
-        let place = self.place;
-        inner.options.retain(|(at, _)| *at != place);
-        if let Connecting::Made(Ok(id)) = std::mem::replace(&mut inner.connecting[place], Connecting::Free) {
-            inner.ending.push(id);
+        if let Some(place) = self.place {
+            self.handle.inner.borrow_mut().call_off(place);
         }
     }
 }
