@@ -11,8 +11,8 @@
  *   - A client, its buffers and its subsystems belong to one thread: the one that made the client. Several threads have a
  *     client each.
  *   - Every command that is taken ends in exactly one completion.
- *   - A buffer that a command was submitted with belongs to the command until its completion names it again; its memory
- *     stays where it is. Before that it must be neither read nor written.
+ *   - A buffer that a command was submitted with belongs to the command until its completion names it again. Before that it
+ *     must be neither read nor written, and then its bytes may be elsewhere: ask dolmen_buffer_data() anew.
  *   - Functions that return int return DOLMEN_OK or more on success, one of enum dolmen_error below zero; dolmen_error_text()
  *     says more about the last failure of a client.
  */
@@ -161,7 +161,8 @@ int dolmen_describe(dolmen_client *client, uint32_t subsystem, uint64_t timeout_
 
 /* A buffer of the client's pool; NULL when it has none. What it holds is undefined. */
 dolmen_buffer *dolmen_buffer_new(dolmen_client *client, size_t bytes);
-/* Where its bytes are; NULL while a command has it, and perhaps elsewhere after one than before. */
+/* Where its bytes are; NULL while a command has it, and perhaps elsewhere after one than before, since what is read may have
+   come into another one's memory. */
 void *dolmen_buffer_data(dolmen_buffer *buffer);
 size_t dolmen_buffer_size(const dolmen_buffer *buffer);
 /* DOLMEN_BUSY while a command has it. NULL is allowed. */
