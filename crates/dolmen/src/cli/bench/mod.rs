@@ -244,8 +244,13 @@ impl<'a> Crew<'a> {
             let (sum, seconds) = report::total(&counted);
             let latency_ns = report::both(&sum).percentile(per_100_000);
             let iops = (sum.reads + sum.changes) as f64 / seconds.max(f64::MIN_POSITIVE);
-            tries.push(Try { depth, iops, latency_ns });
-            if latency_ns <= ns { good = depth } else { bad = depth }
+            let tried = Try { depth, iops, latency_ns };
+            if tried.holds(ns) {
+                good = depth
+            } else {
+                bad = depth
+            }
+            tries.push(tried);
         }
         Ok((good.max(1), LatencyTarget { ns, percentile, held: good > 0, tries }))
     }

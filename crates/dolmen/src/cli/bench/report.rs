@@ -181,6 +181,13 @@ pub(super) struct Try {
     pub(super) latency_ns: u64,
 }
 
+impl Try {
+    /// True when the latency stayed within `ns`. A try in which nothing was completed has none, and shows nothing.
+    pub(super) fn holds(&self, ns: u64) -> bool {
+        self.iops > 0.0 && self.latency_ns <= ns
+    }
+}
+
 /// What verification did.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -372,4 +379,16 @@ fn slices(counted: &[Counted]) -> Vec<SliceResult> {
         });
     }
     results
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_try_in_which_nothing_was_completed_holds_no_latency() {
+        let one = |iops, latency_ns| Try { depth: 1, iops, latency_ns };
+        assert!(one(10.0, 100).holds(100) && !one(10.0, 101).holds(100));
+        assert!(!one(0.0, 0).holds(100));
+    }
 }

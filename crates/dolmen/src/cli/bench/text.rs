@@ -173,7 +173,13 @@ fn feet(report: &Report) -> String {
         let tries: Vec<String> = found
             .tries
             .iter()
-            .map(|t| format!("depth {}: {} IOPS, {}", t.depth, count(t.iops), time(t.latency_ns as f64)))
+            .map(|t| {
+                if t.iops > 0.0 {
+                    format!("depth {}: {} IOPS, {}", t.depth, count(t.iops), time(t.latency_ns as f64))
+                } else {
+                    format!("depth {}: nothing was completed", t.depth)
+                }
+            })
             .collect();
         let verdict = if found.held { "held at depth" } else { "not held even at depth" };
         let target = time(found.ns as f64);
