@@ -180,6 +180,60 @@ fn failed_and_late_reads_are_answered() {
     assert_eq!(filled.node.space().integrity_errors, 0);
 }
 
+/// Every operation of a drive takes so long from now on.
+fn lag(world: &World, drive: &str, ms: u64) {
+    let latency_ns = (ms * 1_000_000, ms * 1_000_000);
+    world.set_faults(NODE, path(drive), DriveFaults { latency_ns, ..DriveFaults::default() });
+}
+
+/// A pool of three drives of which one is out, and nothing that it held is moved.
+fn degraded(world: &World, setup: &Setup, out: usize) -> Filled {
+    let mut filled = Filled::new(world, setup);
+    filled.node.stores[0].set_reprotection(true, 0);
+    world.remove_drive(NODE, path(DRIVES[out]));
+    filled.write_some(1, 4);
+    assert_eq!(filled.state(out), DriveState::Out);
+    filled
+}
+
+const DRIVES: [&str; 3] = ["d0", "d1", "d2"];
+
+/// Where other columns are out, what comes late from its own is as good as ever: to hosts, to cleaning, to a start.
+#[test]
+fn late_reads_of_a_degraded_pool_are_waited_for() {
+    for (out, late) in [(2, 0), (2, 1), (1, 0)] {
+        let world = World::new(11);
+        let setup = setup(3);
+        let mut filled = degraded(&world, &setup, out);
+        lag(&world, DRIVES[late], 200);
+        filled.verify();
+        let mut filled = filled.reopen(&world, &setup);
+        filled.node.until_protected();
+        filled.verify();
+        assert_eq!(filled.node.space().integrity_errors, 0);
+    }
+}
+
+#[test]
+fn a_checkpoint_of_a_degraded_pool_waits_for_late_reads() {
+    for (out, late) in [(2, 0), (2, 1), (1, 0), (1, 2), (0, 1), (0, 2)] {
+        let world = World::new(12);
+        let setup = setup(3);
+        let Filled { node, seq, model } = degraded(&world, &setup, out);
+        world.crash();
+        drop(node);
+        // Nothing of the map is in memory.
+        let mut filled = Filled { node: Node::open(&world, &setup).unwrap(), seq, model };
+        lag(&world, DRIVES[late], 200);
+        filled.write_some(2, 12);
+        filled.node.stores[0].checkpoint();
+        (0..2000).for_each(|_| filled.node.turn());
+        assert_eq!(filled.node.stores[0].stopped(), None, "without {out}, {late} late");
+        lag(&world, DRIVES[late], 0);
+        filled.verify();
+    }
+}
+
 #[test]
 fn a_drive_that_lags_far_behind_is_put_out() {
     let world = World::new(4);

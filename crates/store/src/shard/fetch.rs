@@ -1,5 +1,6 @@
 //! The one way in which stored bytes are read by anything that can wait: from their column, and when that is lost, fails, is late
-//! or holds something else, through the other columns of the segment.
+//! or holds something else, through the other columns of the segment. What is late is still waited for: it counts if it comes first,
+//! or if the others can't give the bytes.
 //!
 //! Host reads take the direct way by themselves (`read.rs`), since that is one operation into the caller's buffer; what does not
 //! work out comes here too ([`serve`]).
@@ -12,7 +13,8 @@ use dolmen_io::exec::{Completion, Handle};
 use dolmen_io::{Buf, Event, Op};
 use std::collections::VecDeque;
 use std::future::poll_fn;
-use std::pin::pin;
+use std::pin::{Pin, pin};
+use std::rc::Rc;
 use std::task::Poll;
 
 /// Why bytes could not be had.
@@ -85,6 +87,13 @@ async fn buffer(exec: &Handle, len: usize) -> Buf {
     buf
 }
 
+/// A read of a place from its own column.
+enum Direct {
+    UnderWay(Completion),
+    /// The drive is out.
+    Out(Buf),
+}
+
 impl Drives {
     /// The bytes at a place, for which `holds` is true; `buf` is as long as they are.
     pub(crate) async fn fetch(
@@ -95,48 +104,96 @@ impl Drives {
         holds: impl Fn(&[u8]) -> bool,
     ) -> Result<(Buf, Way), FetchError> {
         let len = buf.len();
-        let Some(unit) = place.columns.unit(place.column) else { return Err(FetchError::Nowhere) };
-        if u64::from(place.offset) + len as u64 > u64::from(self.unit_bytes) {
-            return Err(FetchError::Nowhere);
+        let direct = self.start(exec, place, buf).ok_or(FetchError::Nowhere)?;
+        self.finish(exec, place, len, direct, holds).await
+    }
+
+    /// Begins to read a place from its own column. `None` when there is no such place.
+    fn start(&self, exec: &Handle, place: Place, buf: Buf) -> Option<Direct> {
+        let unit = place.columns.unit(place.column)?;
+        if u64::from(place.offset) + buf.len() as u64 > u64::from(self.unit_bytes) {
+            return None;
         }
-        let (mut way, mut error, mut kept) = (Way::Around, FetchError::Damaged, None);
-        match self.place(unit, place.offset) {
-            None => {
-                error = FetchError::Medium(format!("drive {} is out", unit.drive));
+        Some(match self.place(unit, place.offset) {
+            Some((file, offset)) => Direct::UnderWay(exec.start(Op::Read { file, offset, buf })),
+            None => Direct::Out(buf),
+        })
+    }
+
+    /// The bytes at a place whose own column is being read.
+    async fn finish(
+        &self,
+        exec: &Handle,
+        place: Place,
+        len: usize,
+        direct: Direct,
+        holds: impl Fn(&[u8]) -> bool,
+    ) -> Result<(Buf, Way), FetchError> {
+        let drive = place.columns.unit(place.column).ok_or(FetchError::Nowhere)?.drive;
+        let (mut way, mut late, mut kept) = (Way::Around, None, None);
+        let error = match direct {
+            Direct::Out(buf) => {
                 kept = Some(buf);
+                FetchError::Medium(format!("drive {drive} is out"))
             }
-            Some((file, offset)) => {
-                let read = exec.start(Op::Read { file, offset, buf });
+            Direct::UnderWay(mut read) => {
                 let event = if place.columns.parity() == 0 {
-                    Some(read.await)
+                    Some((&mut read).await)
                 } else {
-                    within(exec, self.slow_read_ms, read).await
+                    within(exec, self.slow_read_ms, &mut read).await
                 };
                 match event {
                     Some(Event::Read(buf)) if holds(&buf) => return Ok((buf, Way::Direct)),
-                    Some(Event::Read(buf)) => (way, kept) = (Way::Mended, Some(buf)),
-                    Some(Event::Failed { error: e, buf }) => {
-                        (way, error, kept) = (Way::Mended, FetchError::Medium(e.to_string()), buf);
+                    Some(event) => {
+                        way = Way::Mended;
+                        let (error, buf) = useless(event);
+                        kept = buf;
+                        error
                     }
-                    _ => error = FetchError::Medium(format!("drive {} does not answer", unit.drive)),
+                    None => {
+                        late = Some(read);
+                        FetchError::Medium(format!("drive {drive} does not answer"))
+                    }
                 }
             }
+        };
+        let others = pin!(self.around(exec, place, kept, len, &holds));
+        match sooner(late, others, &holds).await {
+            Sooner::Late(buf) => Ok((buf, Way::Direct)),
+            Sooner::Others(Ok(buf)) => {
+                self.count_mended();
+                if way == Way::Mended {
+                    self.strike(drive, exec.now(), &error.to_string());
+                }
+                Ok((buf, way))
+            }
+            Sooner::Others(Err(why)) => Err(why.unwrap_or(error)),
+        }
+    }
+
+    /// The bytes at a place by way of the other columns; what the last ones said, if there are any.
+    async fn around(
+        &self,
+        exec: &Handle,
+        place: Place,
+        kept: Option<Buf>,
+        len: usize,
+        holds: &impl Fn(&[u8]) -> bool,
+    ) -> Result<Buf, Option<FetchError>> {
+        let sets = parity::sources(place.columns.data(), place.columns.parity(), place.column);
+        let mut error = None;
+        if sets.is_empty() {
+            return Err(error);
         }
         let mut buf = match kept {
             Some(buf) => buf,
             None => buffer(exec, len).await,
         };
-        for sources in parity::sources(place.columns.data(), place.columns.parity(), place.column) {
+        for sources in sets {
             match self.combine(exec, place, &sources, &mut buf).await {
-                Ok(()) if holds(&buf) => {
-                    self.count_mended();
-                    if way == Way::Mended {
-                        self.strike(unit.drive, exec.now(), &error.to_string());
-                    }
-                    return Ok((buf, way));
-                }
-                Ok(()) => error = FetchError::Damaged,
-                Err(why) => error = FetchError::Medium(why),
+                Ok(()) if holds(&buf) => return Ok(buf),
+                Ok(()) => error = Some(FetchError::Damaged),
+                Err(why) => error = Some(FetchError::Medium(why)),
             }
         }
         Err(error)
@@ -188,6 +245,57 @@ impl Drives {
     }
 }
 
+/// Why what came of a read is of no use, and its buffer.
+fn useless(event: Event) -> (FetchError, Option<Buf>) {
+    match event {
+        Event::Read(buf) => (FetchError::Damaged, Some(buf)),
+        Event::Failed { error, buf } => (FetchError::Medium(error.to_string()), buf),
+        other => (FetchError::Medium(format!("the driver answered a read with {other:?}")), None),
+    }
+}
+
+/// Which of two ways gave the bytes, or that neither did.
+enum Sooner {
+    Late(Buf),
+    Others(Result<Buf, Option<FetchError>>),
+}
+
+/// Waits for a late read and for the other columns, until one of them gives the bytes. A late one that is of no use gives its buffer
+/// back at once, since the others may need it.
+async fn sooner(
+    mut late: Option<Completion>,
+    mut others: Pin<&mut impl Future<Output = Result<Buf, Option<FetchError>>>>,
+    holds: &impl Fn(&[u8]) -> bool,
+) -> Sooner {
+    let mut failed = None;
+    poll_fn(|cx| {
+        if let Some(read) = &mut late
+            && let Poll::Ready(event) = Pin::new(read).poll(cx)
+        {
+            late = None;
+            match event {
+                Event::Read(buf) if holds(&buf) => return Poll::Ready(Sooner::Late(buf)),
+                // Of two reasons this is the one that tells more.
+                event if failed.is_some() => failed = Some(Some(useless(event).0)),
+                _ => {}
+            }
+        }
+        if failed.is_none()
+            && let Poll::Ready(ended) = others.as_mut().poll(cx)
+        {
+            match ended {
+                Ok(buf) => return Poll::Ready(Sooner::Others(Ok(buf))),
+                Err(why) => failed = Some(why),
+            }
+        }
+        match failed.take_if(|_| late.is_none()) {
+            Some(why) => Poll::Ready(Sooner::Others(Err(why))),
+            None => Poll::Pending,
+        }
+    })
+    .await
+}
+
 /// What was read of one column.
 enum Part {
     Read(Buf),
@@ -208,8 +316,7 @@ impl Part {
 async fn arrived(read: Completion) -> Result<Buf, String> {
     match read.await {
         Event::Read(buf) => Ok(buf),
-        Event::Failed { error, .. } => Err(error.to_string()),
-        other => Err(format!("the driver answered a read with {other:?}")),
+        event => Err(useless(event).0.to_string()),
     }
 }
 
@@ -232,37 +339,27 @@ pub(crate) async fn stored_how(
     buf: Buf,
     holds: impl Fn(&[u8]) -> bool,
 ) -> Result<(Buf, Way), FetchError> {
-    let (drives, place) = {
-        let s = shard.borrow();
-        let columns = s.segments.at(location.slot()).map(|seg| seg.columns).ok_or(FetchError::Nowhere)?;
-        let (column, offset) = location.place(s.drives.unit_bytes);
-        if column >= columns.data() {
-            return Err(FetchError::Nowhere);
-        }
-        (s.drives.clone(), Place { columns, column, offset })
-    };
-    let (buf, way) = drives.fetch(exec, place, buf, holds).await?;
-    if way == Way::Mended {
-        shard.borrow_mut().suspect(location.slot(), &place.columns);
-    }
-    Ok((buf, way))
+    end_how(shard, exec, begin(shard, exec, location, buf), holds).await
 }
 
 /// A read on its way, see [`begin`].
 pub(crate) struct Started {
     location: Location,
+    drives: Rc<Drives>,
     len: usize,
-    read: Option<Completion>,
+    read: Option<(Place, Direct)>,
 }
 
 /// Starts to read the bytes stored at a location, so that several such reads go side by side.
 pub(crate) fn begin(shard: &Shared, exec: &Handle, location: Location, buf: Buf) -> Started {
     let (s, len) = (shard.borrow(), buf.len());
-    let columns = s.segments.at(location.slot()).map(|seg| seg.columns);
     let (column, offset) = location.place(s.drives.unit_bytes);
-    let inside = u64::from(offset) + len as u64 <= u64::from(s.drives.unit_bytes);
-    let place = columns.filter(|_| inside).and_then(|c| s.drives.place(c.unit(column)?, offset));
-    Started { location, len, read: place.map(|(file, offset)| exec.start(Op::Read { file, offset, buf })) }
+    let columns = s.segments.at(location.slot()).map(|seg| seg.columns).filter(|c| column < c.data());
+    let read = columns.and_then(|columns| {
+        let place = Place { columns, column, offset };
+        Some((place, s.drives.start(exec, place, buf)?))
+    });
+    Started { location, drives: s.drives.clone(), len, read }
 }
 
 /// The bytes of a read that was begun, for which `holds` is true; through other columns if the direct way does not work out.
@@ -272,19 +369,20 @@ pub(crate) async fn end(
     started: Started,
     holds: impl Fn(&[u8]) -> bool,
 ) -> Result<Buf, FetchError> {
-    let (slow_read_ms, mendable) = {
-        let s = shard.borrow();
-        let columns = s.segments.at(started.location.slot()).map(|seg| seg.columns);
-        (s.drives.slow_read_ms, columns.is_some_and(|c| c.parity() > 0))
-    };
-    let event = match started.read {
-        Some(read) if mendable => within(exec, slow_read_ms, read).await,
-        Some(read) => Some(read.await),
-        None => None,
-    };
-    match event {
-        Some(Event::Read(buf)) if holds(&buf) => Ok(buf),
-        Some(Event::Failed { error, .. }) if !mendable => Err(FetchError::Medium(error.to_string())),
-        _ => stored(shard, exec, started.location, buffer(exec, started.len).await, holds).await,
+    end_how(shard, exec, started, holds).await.map(|(buf, _)| buf)
+}
+
+async fn end_how(
+    shard: &Shared,
+    exec: &Handle,
+    started: Started,
+    holds: impl Fn(&[u8]) -> bool,
+) -> Result<(Buf, Way), FetchError> {
+    let Started { location, drives, len, read } = started;
+    let (place, direct) = read.ok_or(FetchError::Nowhere)?;
+    let (buf, way) = drives.finish(exec, place, len, direct, holds).await?;
+    if way == Way::Mended {
+        shard.borrow_mut().suspect(location.slot(), &place.columns);
     }
+    Ok((buf, way))
 }
