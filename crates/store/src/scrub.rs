@@ -41,7 +41,7 @@ pub struct ScrubReport {
     /// Columns of commits and copies of pages that were wrong or could not be read, since the start, and that others gave: what lives
     /// there is moved.
     pub mended: u64,
-    /// Blocks and pages in use that nothing gives any more, since the start.
+    /// Blocks and pages in use that nothing gives any more, since the start; those that cleaning came upon, too.
     pub lost: u64,
     /// Some of these, for people.
     pub named: Vec<String>,

@@ -13,6 +13,7 @@ use crate::format::body::SegmentRow;
 use crate::format::segment::Stream;
 use crate::location::Slot;
 use crate::map::Entry;
+use dolmen_types::Nanos;
 
 /// A segment by a name that no other of its shard ever has. Slots are used again: whoever comes back to a segment after a while
 /// must ask for it by name.
@@ -37,8 +38,8 @@ pub(crate) struct Segment {
     pub(crate) stream_seq: u64,
     /// Nothing is appended any more.
     pub(crate) closed: bool,
-    /// Its contents could not be read or do not check: cleaning leaves it alone.
-    pub(crate) quarantined: bool,
+    /// Something in it could not be read or does not check, and is still needed: cleaning leaves it alone until then.
+    pub(crate) quarantined: Option<Nanos>,
     /// A column of it could not be read or did not check, and was mended on the way: cleaning moves what lives here.
     pub(crate) suspect: bool,
     /// Cleaning has moved everything out of it.
@@ -64,7 +65,7 @@ impl Segment {
             stream,
             stream_seq,
             closed: false,
-            quarantined: false,
+            quarantined: None,
             suspect: false,
             cleaned: false,
             base: 0,
@@ -87,9 +88,9 @@ impl Segment {
     }
 
     /// True when a column of it is on a drive of the set, it was begun with less parity than there should be, or something in it
-    /// was wrong and nothing is appended to it any more.
+    /// was wrong, nothing is appended to it any more and all that could be had was not moved yet.
     pub(crate) fn at_risk(&self, drives: u64, shape: Shape) -> bool {
-        (self.suspect && self.closed)
+        (self.suspect && self.closed && self.quarantined.is_none())
             || self.columns.parity() < usize::from(shape.parity)
             || self.columns.touches(drives)
     }

@@ -234,6 +234,69 @@ fn a_checkpoint_of_a_degraded_pool_waits_for_late_reads() {
     }
 }
 
+/// Where on a drive the block that was filled with `value` lies.
+fn places_of(world: &World, drive: &str, value: u64) -> Vec<u64> {
+    let image = world.image(NODE, path(drive));
+    let (mut want, mut block) = (vec![0; BLOCK], vec![0; BLOCK]);
+    fill(&mut want, value);
+    let pages = (0..(11 << 20) / BLOCK as u64).map(|i| i * BLOCK as u64);
+    pages
+        .filter(|&at| {
+            image.read(at, &mut block);
+            block == want
+        })
+        .collect()
+}
+
+/// A block that a pool without one of its drives can't give costs nothing else: the rest of its segment is made safe, the segment
+/// counts as long as the block is missed, and no longer.
+#[test]
+fn a_block_lost_while_a_drive_is_out_leaves_the_rest_protected() {
+    let world = World::new(13);
+    let setup = setup(3);
+    let mut filled = Filled::new(&world, &setup);
+    filled.node.stores[0].set_reprotection(true, 0);
+    // What else there is of it, a copy or parity, is on the drive that goes.
+    let alone = |v: u64| {
+        let count = |d| places_of(&world, d, v).len();
+        v > 0 && count("d0") == 1 && count("d1") == 0
+    };
+    let lost = (0..BLOCKS).find(|&lba| alone(filled.model[lba as usize])).unwrap();
+    world.overwrite(NODE, path("d0"), places_of(&world, "d0", filled.model[lost as usize])[0] + 100, b"rot");
+    world.remove_drive(NODE, path("d2"));
+    for _ in 0..4 {
+        filled.seq += 1;
+        let record = filled.node.write(1, BLOCKS + 5, &[7]);
+        filled.node.commit(0, filled.seq, vec![record]).unwrap();
+    }
+    filled.node.stores[0].set_reprotection(false, 0);
+    for _ in 0..10_000 {
+        filled.node.turn();
+    }
+    let space = filled.node.space();
+    assert!(!filled.node.is_protected(), "{space:?}");
+    assert_eq!((space.at_risk_segments, space.at_risk_bytes), (1, 4096), "{space:?}");
+    let report = filled.node.stores[0].scrub().unwrap();
+    assert_eq!(report.lost, 1, "told once: {report:?}");
+    assert!(report.named[0].contains(&format!("block {lost} ")), "{report:?}");
+    let others = |filled: &mut Filled| {
+        for lba in (0..BLOCKS).filter(|&lba| lba != lost) {
+            assert_eq!(filled.node.read(0, 1, lba, 1).unwrap(), [filled.model[lba as usize]], "block {lba}");
+        }
+    };
+    others(&mut filled);
+    assert!(matches!(filled.node.read(0, 1, lost, 1), Err(StoreError::Medium { .. })));
+    // Once nobody needs it, all is well again.
+    filled.seq += 1;
+    let record = filled.node.write(1, lost, &[77]);
+    filled.node.commit(0, filled.seq, vec![record]).unwrap();
+    filled.model[lost as usize] = 77;
+    filled.node.until_protected();
+    filled.verify();
+    world.remove_drive(NODE, path("d1"));
+    others(&mut filled);
+}
+
 #[test]
 fn a_drive_that_lags_far_behind_is_put_out() {
     let world = World::new(4);

@@ -120,8 +120,7 @@ impl Told {
         let mut notices = Vec::new();
         if report.lost > self.lost {
             let (count, named) = (report.lost - self.lost, report.named.join("; "));
-            let text =
-                format!("scrubbing found {count} damaged places that no drive gives any more: {named}");
+            let text = format!("{count} damaged places were found that no drive gives any more: {named}");
             notices.push(Notice::Scrub { lost: true, text });
             self.lost = report.lost;
         }

@@ -5,12 +5,12 @@
 //! asks the map. What is still on the list when the move's commit is formed is therefore what the map holds at that point of
 //! the commit order, live and at replay alike.
 
-use super::fetch::{FetchError, begin, end, stored, within};
+use super::fetch::{FetchError, Started, begin, end, stored, within};
 use super::scan::Found;
 use super::{MoveItem, MoveJob, Phase, SegmentScan, Shared, Span};
 use crate::columns::Shape;
 use crate::format::commit::{LogIdentity, LogRecord, records};
-use crate::format::page::{Level, verify};
+use crate::format::page::{Level, PageRef, verify};
 use crate::format::segment::{SEGMENT_HEADER_BYTES, Stream};
 use crate::location::Slot;
 use crate::map::{AT_ONCE, Asked, Held};
@@ -18,6 +18,7 @@ use crate::policy::{Candidate, dense_bytes, victim};
 use crate::segments::{Segment, SegmentName};
 use crate::stored::BlockVersion;
 use dolmen_io::exec::Handle;
+use dolmen_io::{Buf, Slices};
 use dolmen_types::limits::BLOCK_BYTES;
 use dolmen_types::{LineId, Nanos};
 
@@ -30,7 +31,11 @@ const RUN_BYTES: usize = 128 * 1024;
 /// Pause for the sake of re-protection's share between two of its segments at most; other cleaning goes on. Nanoseconds.
 const MAX_PAUSE_NS: u64 = 60_000_000_000;
 
-/// What made the cleaner give a segment up: it is damaged, or the shard stops. The segment is left alone from then on.
+/// How long a segment is left alone of which something could not be had. Then it is looked at again: what was missing may be
+/// readable after all, or nobody needs it any more. Nanoseconds.
+const AGAIN_NS: u64 = 60_000_000_000;
+
+/// What made the cleaner give a segment up: it can't be gone through, or the shard stops.
 pub(super) struct Damaged;
 
 /// The task: cleans while the pool asks for it and there is something to gain.
@@ -73,14 +78,16 @@ pub(super) async fn serve(shard: Shared, exec: Handle) {
 }
 
 impl super::Shard {
-    fn cleaned_up(&mut self, name: SegmentName, outcome: &Result<(), Damaged>) {
+    fn cleaned_up(&mut self, name: SegmentName, outcome: &Result<Left, Damaged>) {
         self.moving.clear();
+        let whole = matches!(outcome, Ok(Left(0)));
         // What was taken off the list of moves but is still needed stayed behind: the segment is cleaned again.
-        let emptied = outcome.is_ok() && !std::mem::take(&mut self.moves_forgotten);
+        let emptied = whole && !std::mem::take(&mut self.moves_forgotten);
+        let again = Nanos(self.now.0 + AGAIN_NS);
         // A checkpoint may have been quicker.
         let Some(segment) = self.segments.named_mut(name) else { return };
         segment.cleaned = emptied;
-        segment.quarantined = outcome.is_err();
+        segment.quarantined = (!whole).then_some(again);
         if emptied {
             self.emptied_one();
         }
@@ -91,6 +98,13 @@ impl super::Shard {
         }
         if self.risk.any {
             self.weigh_risk();
+        }
+    }
+
+    /// A block that somebody needs stays where it is, since it can't be had.
+    fn not_moved(&mut self, item: &MoveItem, why: &FetchError) {
+        if self.lost_block(item) && *why == FetchError::Damaged {
+            self.counters.integrity_errors += 1;
         }
     }
 
@@ -128,8 +142,9 @@ impl super::Shard {
     }
 
     fn may_clean(&self, s: &Segment) -> bool {
-        let whole = s.closed && !s.quarantined && !s.cleaned && s.stream != Stream::Meta;
-        whole && s.last_commit <= self.log.applied && s.live() > 0
+        let due = s.quarantined.is_none_or(|until| until <= self.now);
+        let whole = s.closed && !s.cleaned && s.stream != Stream::Meta;
+        due && whole && s.last_commit <= self.log.applied && s.live() > 0
     }
 
     /// A segment that lacks a column and still holds something, the one with least first.
@@ -161,8 +176,11 @@ impl super::Shard {
     }
 }
 
-/// Moves everything that lives in a segment.
-async fn clean(shard: &Shared, exec: &Handle, slot: Slot) -> Result<(), Damaged> {
+/// So many versions that are needed could not be moved.
+struct Left(usize);
+
+/// Moves everything that lives in a segment and can be had.
+async fn clean(shard: &Shared, exec: &Handle, slot: Slot) -> Result<Left, Damaged> {
     let (mut scan, id, last) = {
         let s = shard.borrow();
         let segment = s.segments.at(slot).ok_or(Damaged)?;
@@ -172,7 +190,7 @@ async fn clean(shard: &Shared, exec: &Handle, slot: Slot) -> Result<(), Damaged>
         scan.header(|h| h.slot == slot && h.shard == id.shard).await.ok().flatten().ok_or(Damaged)?;
     let id = LogIdentity { incarnation: header.incarnation, salt: header.salt, ..id };
     let (mut offset, mut seen) = (SEGMENT_HEADER_BYTES, 0);
-    let mut items = Vec::new();
+    let (mut items, mut left) = (Vec::new(), 0);
     while seen < last {
         let Some((commit, bytes)) = scan.commit(&id, Some(slot), offset).await.map_err(|_| Damaged)? else {
             break;
@@ -182,12 +200,12 @@ async fn clean(shard: &Shared, exec: &Handle, slot: Slot) -> Result<(), Damaged>
         items.extend(items_of(&(commit, bytes)));
         while items.len() >= BATCH_ITEMS {
             let rest = items.split_off(BATCH_ITEMS);
-            move_items(shard, exec, &items).await?;
+            left += move_items(shard, exec, &items).await?;
             items = rest;
         }
     }
-    move_items(shard, exec, &items).await?;
-    if seen < last { Err(Damaged) } else { Ok(()) }
+    left += move_items(shard, exec, &items).await?;
+    if seen < last { Err(Damaged) } else { Ok(Left(left)) }
 }
 
 /// The versions that a commit stores.
@@ -209,8 +227,8 @@ pub(super) fn items_of((commit, bytes): &Found) -> Vec<MoveItem> {
     items
 }
 
-/// Moves those of the given versions that the map still holds.
-async fn move_items(shard: &Shared, exec: &Handle, items: &[MoveItem]) -> Result<(), Damaged> {
+/// Moves those of the given versions that the map still holds; how many of them can't be had.
+async fn move_items(shard: &Shared, exec: &Handle, items: &[MoveItem]) -> Result<usize, Damaged> {
     let (items, formed) = {
         let mut s = shard.borrow_mut();
         let mut needed = Vec::new();
@@ -226,10 +244,13 @@ async fn move_items(shard: &Shared, exec: &Handle, items: &[MoveItem]) -> Result
         (items, s.log.next_number - 1)
     };
     applied(shard, formed).await?;
-    let mut live = Vec::new();
+    let (mut live, mut left, mut lost_leaves) = (Vec::new(), 0, Vec::new());
     for item in items {
-        if still_held(shard, exec, &item).await? {
-            live.push(item);
+        match still_held(shard, exec, &item, &mut lost_leaves).await {
+            Ok(true) => live.push(item),
+            Ok(false) => {}
+            // Nobody can say.
+            Err(Damaged) => left += 1,
         }
     }
     live.sort_by_key(|i| i.entry.location);
@@ -238,10 +259,13 @@ async fn move_items(shard: &Shared, exec: &Handle, items: &[MoveItem]) -> Result
         let room = shard.borrow().move_room().max(1);
         let (part, tail) = rest.split_at(rest.len().min(room));
         rest = tail;
-        let job = read_runs(shard, exec, part).await?;
-        move_now(shard, exec, job).await?;
+        let (job, lost) = read_runs(shard, exec, part).await?;
+        left += lost;
+        if !job.items.is_empty() {
+            move_now(shard, exec, job).await?;
+        }
     }
-    Ok(())
+    Ok(left)
 }
 
 /// Hands a job to the log and waits until its commit is applied.
@@ -288,8 +312,14 @@ async fn applied(shard: &Shared, number: u64) -> Result<(), Damaged> {
     }
 }
 
-/// True when the map holds this very version at this very place, and somebody sees it.
-pub(super) async fn still_held(shard: &Shared, exec: &Handle, item: &MoveItem) -> Result<bool, Damaged> {
+/// True when the map holds this very version at this very place, and somebody sees it. `lost` are leaves that could not be had: they
+/// are not read again and again.
+pub(super) async fn still_held(
+    shard: &Shared,
+    exec: &Handle,
+    item: &MoveItem,
+    lost: &mut Vec<PageRef>,
+) -> Result<bool, Damaged> {
     let held = |s: &mut super::Shard| s.map.holds(LineId(item.line), item.lba, &item.entry);
     loop {
         let page = {
@@ -300,6 +330,9 @@ pub(super) async fn still_held(shard: &Shared, exec: &Handle, item: &MoveItem) -
                 Held::Miss(page) => page,
             }
         };
+        if lost.contains(&page) {
+            return Err(Damaged);
+        }
         let mut buf = exec.alloc(BLOCK_BYTES).await;
         buf.set_len(BLOCK_BYTES);
         let holds = |bytes: &[u8]| verify(bytes, Level::Leaf, item.line, &page);
@@ -310,14 +343,15 @@ pub(super) async fn still_held(shard: &Shared, exec: &Handle, item: &MoveItem) -
         }
         if held(&mut shard.borrow_mut()) == Held::Miss(page) {
             // Nobody replaced the leaf meanwhile: it is damaged.
+            lost.push(page);
             return Err(Damaged);
         }
     }
 }
 
 /// Reads the stored forms, what lies on touching pages in one go and all runs at once, and verifies each. Blocks that fill whole
-/// pages go on from where they were read to; others are packed one behind the other.
-async fn read_runs(shard: &Shared, exec: &Handle, items: &[MoveItem]) -> Result<MoveJob, Damaged> {
+/// pages go on from where they were read to; others are packed one behind the other. How many can't be had, which are not in the job.
+async fn read_runs(shard: &Shared, exec: &Handle, items: &[MoveItem]) -> Result<(MoveJob, usize), Damaged> {
     let mut rest = items;
     let mut reads = Vec::new();
     let mut whole = items.iter().all(|i| i.entry.bytes() as usize == BLOCK_BYTES);
@@ -327,32 +361,93 @@ async fn read_runs(shard: &Shared, exec: &Handle, items: &[MoveItem]) -> Result<
         let (run, tail) = rest.split_at(count);
         rest = tail;
         whole &= span.len() == count * BLOCK_BYTES;
-        let mut buf = exec.alloc(span.len()).await;
-        buf.set_len(span.len());
-        reads.push((run, span, begin(shard, exec, span.location(), buf)));
+        reads.push((run, span, begin_span(shard, exec, &span).await));
     }
-    let mut job = MoveJob { items: items.to_vec(), data: Vec::new(), packed: None };
-    let mut packed = Vec::new();
+    let (mut gathered, mut lost) = (Gathered::new(whole), 0);
     for (run, span, read) in reads {
-        let holds = |bytes: &[u8]| {
-            let version = |i: &MoveItem| BlockVersion { line: i.line, lba: i.lba, seq: i.entry.seq };
-            let blocks = run.iter().map(|i| (version(i), &i.entry));
-            span.holds(&mut shard.borrow_mut().forms, blocks, bytes)
-        };
-        let buf = end(shard, exec, read, holds).await.map_err(|error| {
-            if error == FetchError::Damaged {
-                shard.borrow_mut().counters.integrity_errors += 1;
+        match end_span(shard, exec, read, run, &span).await {
+            Ok(buf) => gathered.add(run, &span, buf)?,
+            Err(why) if run.len() == 1 => {
+                shard.borrow_mut().not_moved(&run[0], &why);
+                lost += 1;
             }
-            Damaged
-        })?;
-        if whole {
-            job.data.push(buf.freeze());
-            continue;
+            Err(_) => lost += one_by_one(shard, exec, run, &mut gathered).await?,
+        }
+    }
+    Ok((gathered.job(), lost))
+}
+
+/// Reads the blocks of a run of which some can't be had each by itself; how many those are.
+async fn one_by_one(
+    shard: &Shared,
+    exec: &Handle,
+    run: &[MoveItem],
+    gathered: &mut Gathered,
+) -> Result<usize, Damaged> {
+    let mut lost = 0;
+    for item in run {
+        let span = Span::of(&item.entry);
+        let read = begin_span(shard, exec, &span).await;
+        match end_span(shard, exec, read, &[*item], &span).await {
+            Ok(buf) => gathered.add(&[*item], &span, buf)?,
+            Err(why) => {
+                shard.borrow_mut().not_moved(item, &why);
+                lost += 1;
+            }
+        }
+    }
+    Ok(lost)
+}
+
+async fn begin_span(shard: &Shared, exec: &Handle, span: &Span) -> Started {
+    let mut buf = exec.alloc(span.len()).await;
+    buf.set_len(span.len());
+    begin(shard, exec, span.location(), buf)
+}
+
+async fn end_span(
+    shard: &Shared,
+    exec: &Handle,
+    read: Started,
+    run: &[MoveItem],
+    span: &Span,
+) -> Result<Buf, FetchError> {
+    let holds = |bytes: &[u8]| {
+        let version = |i: &MoveItem| BlockVersion { line: i.line, lba: i.lba, seq: i.entry.seq };
+        let blocks = run.iter().map(|i| (version(i), &i.entry));
+        span.holds(&mut shard.borrow_mut().forms, blocks, bytes)
+    };
+    end(shard, exec, read, holds).await
+}
+
+/// What was read for a job.
+struct Gathered {
+    items: Vec<MoveItem>,
+    data: Slices,
+    packed: Vec<u8>,
+    whole: bool,
+}
+
+impl Gathered {
+    /// `whole`: each block fills a page, and runs have no others.
+    fn new(whole: bool) -> Gathered {
+        Gathered { items: Vec::new(), data: Vec::new(), packed: Vec::new(), whole }
+    }
+
+    fn add(&mut self, run: &[MoveItem], span: &Span, buf: Buf) -> Result<(), Damaged> {
+        self.items.extend_from_slice(run);
+        if self.whole {
+            self.data.push(buf.freeze());
+            return Ok(());
         }
         for item in run {
-            packed.extend_from_slice(span.part(&item.entry, &buf).ok_or(Damaged)?);
+            self.packed.extend_from_slice(span.part(&item.entry, &buf).ok_or(Damaged)?);
         }
+        Ok(())
     }
-    job.packed = (!whole).then_some(packed);
-    Ok(job)
+
+    fn job(self) -> MoveJob {
+        let Gathered { items, data, packed, whole } = self;
+        MoveJob { items, data, packed: (!whole).then_some(packed) }
+    }
 }

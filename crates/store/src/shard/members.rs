@@ -124,7 +124,7 @@ impl Shard {
 
     /// True when cleaning should move what lives in a segment whatever that gains.
     pub(crate) fn is_at_risk(&self, segment: &Segment) -> bool {
-        !segment.quarantined && segment.at_risk(self.unwanted(), self.drives.members().shape)
+        segment.at_risk(self.unwanted(), self.drives.members().shape)
     }
 
     /// Looks at all segments for such as lack a column.
@@ -140,7 +140,7 @@ impl Shard {
             risk.checkpoint |= segment.closed && moved;
         }
         // What streams append to is not cleaned yet, but no other column of it may go either.
-        let open = self.segments.iter().filter(|(_, s)| s.suspect && !s.closed && !s.quarantined);
+        let open = self.segments.iter().filter(|(_, s)| s.suspect && !s.closed && s.quarantined.is_none());
         for (_, segment) in open.filter(|(_, s)| !self.is_at_risk(s)) {
             risk.any = true;
             risk.segments += 1;

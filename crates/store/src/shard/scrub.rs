@@ -29,9 +29,13 @@ use crate::stored::BlockVersion;
 use crate::{ScrubPlan, ScrubReport};
 use dolmen_io::exec::{Handle, Notify};
 use dolmen_types::Nanos;
+use std::collections::BTreeSet;
 
 /// Looks at the plan at least so often while it waits for the sake of the rate. Nanoseconds.
 const WAIT_NS: u64 = 500_000_000;
+
+/// Lost blocks that are known one by one, so as not to be told again.
+const MAX_KNOWN: usize = 4096;
 
 /// A shard's scrubber.
 #[derive(Default)]
@@ -43,6 +47,8 @@ pub(crate) struct Scrub {
     mended: u64,
     lost: u64,
     named: Vec<String>,
+    /// Versions (line, block, sequence number) among the lost ones: they are told once.
+    known: BTreeSet<(u64, u64, u64)>,
     /// Rings when the plan changes.
     pub(crate) bell: Notify,
 }
@@ -81,6 +87,20 @@ impl super::Shard {
     fn scrub_mends(&mut self, slot: Slot, columns: &Columns, count: usize) {
         self.scrub.mended += count as u64;
         self.suspect(slot, columns);
+    }
+
+    /// A block that somebody needs can't be had; false when that is known.
+    pub(super) fn lost_block(&mut self, item: &MoveItem) -> bool {
+        let MoveItem { line, lba, entry } = item;
+        let version = (*line, *lba, entry.seq);
+        if self.scrub.known.contains(&version) {
+            return false;
+        }
+        if self.scrub.known.len() < MAX_KNOWN {
+            self.scrub.known.insert(version);
+        }
+        self.scrub_lost(format!("line {line}: block {lba} at {}", entry.location));
+        true
     }
 
     fn scrub_lost(&mut self, what: String) {
@@ -295,13 +315,12 @@ impl Scrubber {
 
     /// Looks which blocks of a commit that somebody needs can't be had any more.
     async fn what_is_lost(&mut self, found: &Found) -> Result<(), Ended> {
+        let mut lost_leaves = Vec::new();
         for item in items_of(found) {
-            if still_held(&self.shard, &self.exec, &item).await.unwrap_or(false)
+            if still_held(&self.shard, &self.exec, &item, &mut lost_leaves).await.unwrap_or(false)
                 && !self.can_be_had(&item).await
             {
-                let MoveItem { line, lba, entry } = item;
-                let text = format!("line {line}: block {lba} at {}", entry.location);
-                self.shard.borrow_mut().scrub_lost(text);
+                self.shard.borrow_mut().lost_block(&item);
             }
             self.pace(0).await?;
         }
