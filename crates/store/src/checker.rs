@@ -12,7 +12,7 @@ use crate::format::commit::LogIdentity;
 use crate::format::page::{Leaf, Level, PageRef, verify};
 use crate::format::segment::{SEGMENT_HEADER_BYTES, Stream};
 use crate::location::{Location, Slot};
-use crate::map::{Entry, LeafRef};
+use crate::map::{Entry, LeafRef, Version};
 use crate::parity;
 use crate::pool::read_plan;
 use crate::segments::Segment;
@@ -329,7 +329,16 @@ async fn read_leaf(
                 let at = place(shard, &report.drives, page.location);
                 report.mended(of_block(line, page.first, at, "the leaf of the map from here on"));
             }
-            Ok(Leaf::trusted(&bytes).slots().filter_map(|(lba, v)| v.stored().map(|e| (lba, *e))).collect())
+            let leaf = Leaf::trusted(&bytes);
+            for (lba, version) in leaf.slots() {
+                if let Version::Lost { blocks, .. } = version {
+                    let what = format!(
+                        "what {blocks} blocks from here on held was lost with a leaf of the map, but for what was written since"
+                    );
+                    report.problem(of_block(line, lba, String::new(), what));
+                }
+            }
+            Ok(leaf.slots().filter_map(|(lba, v)| v.stored().map(|e| (lba, *e))).collect())
         }
         Err(error) => Err(error.to_string()),
     }

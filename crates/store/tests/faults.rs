@@ -5,7 +5,7 @@ mod common;
 use common::*;
 use dolmen_sim::{Fault, Rng, World};
 use dolmen_store::*;
-use dolmen_types::{Lba, LineId};
+use dolmen_types::{Lba, LineId, Seq};
 use std::collections::BTreeMap;
 
 fn filled(world: &World, setup: &Setup) -> Node {
@@ -268,6 +268,148 @@ fn mutated_drives_never_serve_wrong_data() {
         }
     }
     assert!(refused > 0 && refused < 60, "{refused} of 60 refused");
+}
+
+/// Damages every page of a line's map of this level (0 for leaves, 1 for nodes) that is on the drive; how many.
+fn rot_pages(world: &World, line: u64, level: u8) -> usize {
+    let image = world.image(NODE, path("d0"));
+    let mut page = vec![0; BLOCK];
+    let pages: Vec<u64> = (0..(8 << 20) / BLOCK as u64)
+        .map(|i| i * BLOCK as u64)
+        .filter(|&at| {
+            image.read(at, &mut page);
+            page.starts_with(b"dolmPAGE") && page[18] == level && page[40..48] == line.to_le_bytes()
+        })
+        .collect();
+    pages.iter().for_each(|&at| world.overwrite(NODE, path("d0"), at + 1000, b"rot"));
+    pages.len()
+}
+
+fn is_lost(result: &Result<Vec<u64>, StoreError>) -> bool {
+    matches!(result, Err(StoreError::Integrity { .. } | StoreError::Map { .. }))
+}
+
+/// A leaf of the map that nothing gives costs the blocks that it named, and those alone: whatever needs it goes on.
+#[test]
+fn a_lost_leaf_costs_its_blocks_alone() {
+    for scrubbed in [false, true] {
+        let world = World::new(9);
+        let setup = Setup::tiny(64);
+        let mut node = filled(&world, &setup);
+        node.commit(0, 20, vec![snapshot(1)]).unwrap();
+        node.commit(0, 21, vec![clone_line(3, 1, 20)]).unwrap();
+        node.commit(0, 22, vec![create(2)]).unwrap();
+        let other = node.write(2, 0, &[70, 71]);
+        node.commit(0, 23, vec![other]).unwrap();
+        node.checkpoint();
+        drop(node);
+        assert!(rot_pages(&world, 1, 0) > 0);
+        let mut node = Node::open(&world, &setup).unwrap();
+        if scrubbed {
+            node.stores[0].set_scrub(ScrubPlan { round: 1, paused: false, bytes_per_s: 0 });
+            (0..2000).for_each(|_| node.turn());
+            let report = node.stores[0].scrub().unwrap();
+            assert_eq!((report.finished, report.lost, report.mended), (1, 1, 0), "{report:?}");
+        }
+        let record = node.write(1, 5, &[500]);
+        node.commit(0, 30, vec![record, unmap(1, 6, 1)]).unwrap();
+        node.checkpoint();
+        for restarted in [false, true] {
+            assert_eq!(node.stores[0].stopped(), None);
+            let told = format!("scrubbed {scrubbed}, restarted {restarted}");
+            assert_eq!(node.read(0, 1, 5, 2).unwrap(), [500, 0], "{told}");
+            for lba in (0..40).filter(|lba| !(5..7).contains(lba)) {
+                assert!(is_lost(&node.read(0, 1, lba, 1)), "{told}, block {lba}");
+            }
+            assert!(is_lost(&node.read_at(0, 1, Some(20), 5, 1)), "{told}: the snapshot had it otherwise");
+            assert!(is_lost(&node.read(0, 3, 0, 1)), "{told}: the clone shows what was lost");
+            assert_eq!(node.read(0, 2, 0, 2).unwrap(), [70, 71], "{told}");
+            let view = |at: Option<u64>| View { line: LineId(1), at: at.map(Seq) };
+            let changes = DiffRequest {
+                from: Some(view(Some(20))),
+                to: view(None),
+                first: Lba(0),
+                end: Lba(40),
+                limit: 10,
+            };
+            assert!(node.diff(0, changes).is_err(), "{told}: nobody knows what changed");
+            if !restarted {
+                drop(node);
+                node = Node::open(&world, &setup).unwrap();
+            }
+        }
+        // What is written anew is as good as any.
+        for i in 0..10 {
+            let record = node.write(1, i * 4, &expect(i));
+            node.commit(0, 40 + i, vec![record]).unwrap();
+        }
+        node.checkpoint();
+        for i in 0..10 {
+            assert_eq!(node.read(0, 1, i * 4, 4).unwrap(), expect(i));
+        }
+        drop(node);
+        let report = check_offline(&world, &setup);
+        assert!(report.problems > 0, "the snapshot lacks it: {report:?}");
+        let mut node = Node::open(&world, &setup).unwrap();
+        // And what is not needed goes.
+        node.commit(0, 60, vec![drop_line(3)]).unwrap();
+        node.commit(0, 61, vec![drop_snapshot(1, 20)]).unwrap();
+        (0..3).for_each(|_| node.checkpoint());
+        for i in 0..10 {
+            assert_eq!(node.read(0, 1, i * 4, 4).unwrap(), expect(i));
+        }
+        node.commit(0, 62, vec![drop_line(1)]).unwrap();
+        (0..3).for_each(|_| node.checkpoint());
+        let record = node.write(2, 0, &[72]);
+        node.commit(0, 63, vec![record]).unwrap();
+        assert_eq!(node.read(0, 2, 0, 2).unwrap(), [72, 71]);
+    }
+}
+
+/// So it is with a node, of which a start would have all leaves.
+#[test]
+fn a_lost_node_costs_its_line_alone() {
+    let world = World::new(11);
+    let setup = Setup::tiny(64);
+    let mut node = filled(&world, &setup);
+    node.commit(0, 20, vec![create(2)]).unwrap();
+    let other = node.write(2, 0, &[70, 71]);
+    node.commit(0, 21, vec![other]).unwrap();
+    node.checkpoint();
+    drop(node);
+    assert!(rot_pages(&world, 1, 1) > 0);
+    let mut node = Node::open(&world, &setup).unwrap();
+    assert!(is_lost(&node.read(0, 1, 8, 1)));
+    assert_eq!(node.read(0, 2, 0, 2).unwrap(), [70, 71]);
+    let record = node.write(1, 8, &[80]);
+    node.commit(0, 22, vec![record]).unwrap();
+    node.checkpoint();
+    drop(node);
+    let mut node = Node::open(&world, &setup).unwrap();
+    assert_eq!(node.read(0, 1, 8, 1).unwrap(), [80]);
+    assert!(is_lost(&node.read(0, 1, 9, 1)));
+    assert_eq!(node.read(0, 2, 0, 2).unwrap(), [70, 71]);
+}
+
+/// A line whose map is damaged can be deleted as it is.
+#[test]
+fn a_line_with_a_lost_leaf_is_deleted() {
+    let world = World::new(10);
+    let setup = Setup::tiny(64);
+    let mut node = filled(&world, &setup);
+    node.commit(0, 20, vec![create(2)]).unwrap();
+    node.checkpoint();
+    drop(node);
+    assert!(rot_pages(&world, 1, 0) > 0);
+    let mut node = Node::open(&world, &setup).unwrap();
+    node.commit(0, 21, vec![drop_line(1)]).unwrap();
+    (0..3).for_each(|_| node.checkpoint());
+    let record = node.write(2, 0, &[7]);
+    node.commit(0, 22, vec![record]).unwrap();
+    assert_eq!(node.read(0, 2, 0, 1).unwrap(), [7]);
+    drop(node);
+    let report = check_offline(&world, &setup);
+    assert_eq!((report.problems, report.lines), (0, 1), "{report:?}");
 }
 
 /// The offline check over the drives of a node that is down.

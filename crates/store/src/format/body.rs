@@ -43,6 +43,8 @@ pub(crate) struct LineRow {
     pub(crate) parent: Option<(u64, u64)>,
     /// Something in its leaves may have become free.
     pub(crate) sweep: Option<Sweep>,
+    /// The newest change of a host in its leaves, at most.
+    pub(crate) merged_to: u64,
     /// Blocks whose newest version is stored.
     pub(crate) mapped: u64,
     /// Bytes of all stored versions in its map.
@@ -196,7 +198,13 @@ fn put_line(w: &mut Writer, line: &LineRow) {
     let (parent, at) = line.parent.unwrap_or_default();
     w.u64(line.line).u32(flags).u32(len32(line.points.len())).u32(len32(line.nodes.len()));
     w.u8(line.attributes.bits()).u8(0).u16(0);
-    w.u64(parent).u64(at).u64(sweep.from).u64(line.mapped).u64(line.stored).u64(line.newest);
+    w.u64(parent)
+        .u64(at)
+        .u64(sweep.from)
+        .u64(line.merged_to)
+        .u64(line.mapped)
+        .u64(line.stored)
+        .u64(line.newest);
     for point in &line.points {
         w.u64(point.seq).u64(point.mapped);
         w.u64(point.newest | if point.snapshot { SNAPSHOT } else { 0 });
@@ -210,7 +218,7 @@ fn take_line(r: &mut Reader<'_>) -> Option<LineRow> {
     let (line, flags, points, nodes) = (r.u64()?, r.u32()?, r.u32()?, r.u32()?);
     let attributes = LineAttributes::from_bits(r.u8()?);
     r.take(3)?;
-    let (parent, at, from) = (r.u64()?, r.u64()?, r.u64()?);
+    let (parent, at, from, merged_to) = (r.u64()?, r.u64()?, r.u64()?, r.u64()?);
     let (mapped, stored, newest) = (r.u64()?, r.u64()?, r.u64()?);
     let point = |r: &mut Reader<'_>| {
         let (seq, mapped, bytes) = (r.u64()?, r.u64()?, r.u64()?);
@@ -224,6 +232,7 @@ fn take_line(r: &mut Reader<'_>) -> Option<LineRow> {
         head: flags & HEAD != 0,
         parent: (flags & CLONE != 0).then_some((parent, at)),
         sweep: (flags & SWEEP != 0).then_some(Sweep { from, again: flags & SWEEP_AGAIN != 0 }),
+        merged_to,
         mapped,
         stored,
         newest,

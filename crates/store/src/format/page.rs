@@ -26,6 +26,8 @@ const _: () = assert!(HEADER_BYTES + NODE_SLOTS * REF_BYTES <= PAGE_BYTES as usi
 const STORED: u8 = 1;
 /// Kind of a slot that says that blocks have no contents.
 const HOLE: u8 = 4;
+/// Kind of a slot that says that what blocks held is lost.
+const LOST: u8 = 5;
 
 /// What a page holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,7 +69,7 @@ pub(crate) struct PageRef {
 impl PageRef {
     /// Flag: some block may have several versions there, or holes.
     pub(crate) const HISTORY: u16 = 1;
-    /// Flag: there are holes.
+    /// Flag: there are holes, or blocks that are lost.
     pub(crate) const HOLES: u16 = 2;
 
     pub(crate) fn put(&self, w: &mut Writer) {
@@ -107,6 +109,7 @@ pub(crate) fn encode_leaf(
         let (kind, form, granules, words) = match version {
             Version::Stored(e) => (STORED, e.form.0, e.granules, [e.location.0, e.seq, e.check]),
             Version::Hole { seq, blocks } => (HOLE, 0, 0, [*blocks, *seq, 0]),
+            Version::Lost { until, blocks } => (LOST, 0, 0, [*blocks, 0, *until]),
         };
         let mut slot = [0; SLOT_BYTES];
         slot[..4].copy_from_slice(&delta.to_le_bytes());
@@ -176,12 +179,14 @@ impl<'a> Leaf<'a> {
     pub(crate) fn slot(&self, index: usize) -> (u64, Version) {
         let s = &self.slots[index * SLOT_BYTES..(index + 1) * SLOT_BYTES];
         let seq = self.word(index, 16);
-        let version = if s[4] == HOLE {
-            Version::Hole { seq, blocks: self.word(index, 8) }
-        } else {
-            let granules = u16::from_le_bytes([s[6], s[7]]);
-            let (location, check) = (Location(self.word(index, 8)), self.word(index, 24));
-            Version::Stored(Entry { seq, location, check, granules, form: Form(s[5]) })
+        let version = match s[4] {
+            HOLE => Version::Hole { seq, blocks: self.word(index, 8) },
+            LOST => Version::Lost { until: self.word(index, 24), blocks: self.word(index, 8) },
+            _ => {
+                let granules = u16::from_le_bytes([s[6], s[7]]);
+                let (location, check) = (Location(self.word(index, 8)), self.word(index, 24));
+                Version::Stored(Entry { seq, location, check, granules, form: Form(s[5]) })
+            }
         };
         (self.lba(index), version)
     }
@@ -233,7 +238,7 @@ pub(crate) fn verify(bytes: &[u8], level: Level, line: u64, expected: &PageRef) 
         && half(20) == expected.count
         && usize::from(half(20)) <= if level == Level::Leaf { PAGE_SLOTS } else { NODE_SLOTS }
         && word(40) == line;
-    let known = |s: &[u8]| s[4] == STORED || s[4] == HOLE;
+    let known = |s: &[u8]| matches!(s[4], STORED | HOLE | LOST);
     sound && (level == Level::Node || Leaf::trusted(bytes).slots.chunks_exact(SLOT_BYTES).all(known))
 }
 

@@ -27,7 +27,7 @@ impl Counts {
             .clone()
             .filter_map(|(lba, version)| match version {
                 Version::Hole { seq, blocks } => Some((lba, lba.saturating_add(blocks), seq)),
-                Version::Stored(_) => None,
+                Version::Stored(_) | Version::Lost { .. } => None,
             })
             .collect();
         let mut entries = slots.filter_map(|(lba, v)| v.stored().map(|e| (lba, *e))).peekable();

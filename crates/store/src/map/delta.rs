@@ -27,6 +27,8 @@ pub(crate) struct LineDelta {
     hole_count: usize,
     /// The first change of a host that came in. What lies under this delta is older.
     written_from: Option<u64>,
+    /// The last one.
+    written_to: u64,
 }
 
 impl LineDelta {
@@ -63,6 +65,12 @@ impl LineDelta {
     /// What comes in with this number is a host's: numbers of a line ascend, so nothing that was there before is newer.
     pub(crate) fn written(&mut self, seq: u64) {
         self.written_from.get_or_insert(seq);
+        self.written_to = self.written_to.max(seq);
+    }
+
+    /// The newest number with which a host's change came in; 0 without any.
+    pub(crate) fn written_to(&self) -> u64 {
+        self.written_to
     }
 
     /// The number from which on whatever this delta says of a block is all that has to be known.

@@ -1,6 +1,6 @@
 //! Versions of blocks, as the map names them.
 
-use crate::location::{GRANULE_BYTES, Location};
+use crate::location::{BLOCK_GRANULES, GRANULE_BYTES, Location, Slot};
 use crate::stored::Form;
 
 /// Where a version of a block is stored, and how to know that it is the one. The entry kinds "frame of several blocks"
@@ -24,7 +24,21 @@ impl Entry {
     pub(crate) fn bytes(&self) -> u32 {
         u32::from(self.granules) * GRANULE_BYTES
     }
+
+    /// What stands for a version that nobody knows any more: it is nowhere.
+    pub(crate) fn lost(until: u64) -> Entry {
+        let granules = u16::try_from(BLOCK_GRANULES).expect("a block's");
+        Entry { seq: until, location: Location::new(NOWHERE, 0), check: 0, granules, form: Form(0) }
+    }
+
+    /// True for that.
+    pub(crate) fn is_lost(&self) -> bool {
+        self.location.slot() == NOWHERE
+    }
 }
+
+/// No table of segments is that long.
+const NOWHERE: Slot = Slot(u32::MAX);
 
 /// What stands in one slot of a leaf.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,6 +52,14 @@ pub(crate) enum Version {
         /// How many blocks, from the slot's address on.
         blocks: u64,
     },
+    /// Of so many blocks nobody knows what they held before this number: the leaf that said it is lost. Whatever else is older says
+    /// nothing of them either, since something newer may have been lost.
+    Lost {
+        /// Sequence number from which on versions count.
+        until: u64,
+        /// How many blocks, from the slot's address on.
+        blocks: u64,
+    },
 }
 
 impl Version {
@@ -46,6 +68,15 @@ impl Version {
         match self {
             Version::Stored(entry) => entry.seq,
             Version::Hole { seq, .. } => *seq,
+            Version::Lost { .. } => 0,
+        }
+    }
+
+    /// How many blocks it is about, if it is about a range of them.
+    pub(crate) fn range_mut(&mut self) -> Option<&mut u64> {
+        match self {
+            Version::Stored(_) => None,
+            Version::Hole { blocks, .. } | Version::Lost { blocks, .. } => Some(blocks),
         }
     }
 
@@ -53,8 +84,18 @@ impl Version {
     pub(crate) fn stored(&self) -> Option<&Entry> {
         match self {
             Version::Stored(entry) => Some(entry),
-            Version::Hole { .. } => None,
+            Version::Hole { .. } | Version::Lost { .. } => None,
         }
+    }
+
+    /// The first block from `from` on of which it says that there is, or was, something; it stands at `lba`.
+    pub(crate) fn shows(&self, lba: u64, from: u64) -> Option<u64> {
+        let blocks = match self {
+            Version::Stored(_) => 1,
+            Version::Hole { .. } => 0,
+            Version::Lost { blocks, .. } => *blocks,
+        };
+        (lba.saturating_add(blocks) > from && blocks > 0).then_some(lba.max(from))
     }
 }
 
@@ -68,6 +109,8 @@ pub(crate) enum Content {
     Hole(u64),
     /// It is stored.
     Stored(Entry),
+    /// What it held before this number is lost, and nothing since is known.
+    Lost(u64),
 }
 
 impl Content {
@@ -96,7 +139,7 @@ impl Content {
     pub(crate) fn seq(&self) -> Option<u64> {
         match self {
             Content::Nothing => None,
-            Content::Hole(seq) => Some(*seq),
+            Content::Hole(seq) | Content::Lost(seq) => Some(*seq),
             Content::Stored(entry) => Some(entry.seq),
         }
     }

@@ -128,6 +128,10 @@ impl Map {
                         *block = Some(Found { line: holder, entry: *entry });
                         *level = RESOLVED;
                     }
+                    Content::Lost(until) => {
+                        *block = Some(Found { line: holder, entry: Entry::lost(*until) });
+                        *level = RESOLVED;
+                    }
                 }
             }
             if let Some(page) = missing {
@@ -230,7 +234,12 @@ impl Map {
             for (address, version) in leaf.from(from).take_while(|(a, _)| *a <= lba) {
                 match version {
                     Version::Stored(e) if address == lba && e == *entry => known = true,
-                    Version::Hole { blocks, .. } if lba - address >= blocks => continue,
+                    Version::Hole { blocks, .. } | Version::Lost { blocks, .. }
+                        if lba - address >= blocks =>
+                    {
+                        continue;
+                    }
+                    Version::Lost { until, .. } if entry.seq < until => return Held::No,
                     Version::Stored(_) if address < lba => continue,
                     _ => {}
                 }
@@ -265,8 +274,8 @@ impl Map {
                 let page = leaf.page();
                 let Some(bytes) = self.cache.at(leaf.hint, &page) else { return NextStored::Miss(page) };
                 let view = Leaf::trusted(bytes);
-                let mut slots = view.from(view.seek(*cursor, 0));
-                if let Some((lba, _)) = slots.find(|(_, v)| v.stored().is_some()) {
+                let from = if page.flags & PageRef::HOLES == 0 { view.seek(*cursor, 0) } else { 0 };
+                if let Some(lba) = view.from(from).find_map(|(lba, v)| v.shows(lba, *cursor)) {
                     return nearest(Some(lba));
                 }
             }
@@ -281,7 +290,7 @@ impl Map {
                 return nearest(Some(bound.0));
             }
             let Some(bytes) = self.cache.at(leaf.hint, &page) else { return NextStored::Miss(page) };
-            if let Some((lba, _)) = Leaf::trusted(bytes).slots().find(|(_, v)| v.stored().is_some()) {
+            if let Some(lba) = Leaf::trusted(bytes).slots().find_map(|(lba, v)| v.shows(lba, bound.0)) {
                 return nearest(Some(lba));
             }
             // Nothing but holes up to there.
@@ -308,14 +317,15 @@ fn search_leaf(leaf: &Leaf<'_>, flags: u16, at: u64, from: u64, to: u64, lba: u6
     }
     if flags & PageRef::HOLES != 0 {
         for (address, version) in leaf.slots().take_while(|(a, _)| *a < to) {
-            if let Version::Hole { seq, blocks } = version
-                && seq <= at
-            {
-                let (first, stop) = (address.max(from), address.saturating_add(blocks).min(to));
-                if first < stop {
-                    let hidden = &mut contents[index(first)..index(stop)];
-                    hidden.iter_mut().for_each(|b| b.lay_under(Content::Hole(seq)));
-                }
+            let (content, blocks) = match version {
+                Version::Hole { seq, blocks } if seq <= at => (Content::Hole(seq), blocks),
+                // Of whatever state: it hides all that is older, and nothing lies below.
+                Version::Lost { until, blocks } => (Content::Lost(until), blocks),
+                _ => continue,
+            };
+            let (first, stop) = (address.max(from), address.saturating_add(blocks).min(to));
+            if first < stop {
+                contents[index(first)..index(stop)].iter_mut().for_each(|b| b.lay_under(content));
             }
         }
     }

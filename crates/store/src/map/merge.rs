@@ -26,24 +26,33 @@ pub(crate) fn merge(
     out: &mut Merged,
 ) {
     let mut holes: Vec<(u64, u64, u64)> = delta.holes_in(from, to).collect();
+    let mut lost = Vec::new();
     let [mut stored, mut entries] = std::mem::take(&mut out.scratch);
     stored.clear();
     for (lba, version) in old {
         match version {
             Version::Stored(entry) => stored.push((lba, entry)),
             Version::Hole { seq, blocks } => holes.push((lba, lba.saturating_add(blocks), seq)),
+            Version::Lost { until, blocks } => lost.push((lba, lba.saturating_add(blocks), until)),
         }
     }
     overlay(&stored, delta.entries_in(from, to), &mut out.freed, &mut entries);
-    if holes.is_empty() {
+    if !lost.is_empty() {
+        let is_lost = |lba: u64, e: &Entry| {
+            lost.iter().any(|&(from, to, until)| (from..to).contains(&lba) && e.seq < until)
+        };
+        out.freed.extend(entries.extract_if(.., |(lba, e)| is_lost(*lba, e)).map(|(_, e)| e));
+    }
+    if holes.is_empty() && lost.is_empty() {
         out.slots.reserve(entries.len());
         for block in entries.chunk_by(|a, b| a.0 == b.0) {
             prune_entries(block, lineage, out);
         }
     } else {
         holes.sort_unstable();
+        lost.sort_unstable();
         let (active, open) = (BTreeMap::new(), BTreeMap::new());
-        Sweeper { lineage, active, open, end: from, out }.run(&entries, &holes);
+        Sweeper { lineage, active, lost: None, open, end: from, out }.run(&entries, &holes, &lost);
     }
     out.scratch = [stored, entries];
 }
@@ -86,15 +95,17 @@ struct Sweeper<'a> {
     lineage: &'a Lineage,
     /// Holes that cover the current address, by sequence number: block behind the last.
     active: BTreeMap<u64, u64>,
-    /// Holes that were kept for the block before `end`: sequence number and index of the slot.
+    /// The range of lost blocks that the current address is in: block behind the last, and until when what they held is lost.
+    lost: Option<(u64, u64)>,
+    /// Holes, and ranges of lost blocks, that were kept for the block before `end`: sequence number and index of the slot.
     open: BTreeMap<u64, usize>,
     end: u64,
     out: &'a mut Merged,
 }
 
 impl Sweeper<'_> {
-    fn run(&mut self, entries: &[(u64, Entry)], holes: &[(u64, u64, u64)]) {
-        let (mut entries, mut holes) = (entries, holes);
+    fn run(&mut self, entries: &[(u64, Entry)], holes: &[(u64, u64, u64)], lost: &[(u64, u64, u64)]) {
+        let (mut entries, mut holes, mut lost) = (entries, holes, lost);
         let mut at = self.end;
         loop {
             while let Some(((first, stop, seq), rest)) = holes.split_first()
@@ -104,11 +115,23 @@ impl Sweeper<'_> {
                 holes = rest;
             }
             self.active.retain(|_, stop| *stop > at);
+            while let Some(((first, stop, until), rest)) = lost.split_first()
+                && *first <= at
+            {
+                self.lost = Some((*stop, *until));
+                lost = rest;
+            }
+            self.lost = self.lost.filter(|(stop, _)| *stop > at);
             let count = entries.iter().take_while(|(lba, _)| *lba == at).count();
             let (here, later) = entries.split_at(count);
             entries = later;
             // Everything is the same up to here: the next entry, or the edge of a hole.
-            let edges = [entries.first().map(|e| e.0), holes.first().map(|h| h.0)];
+            let edges = [
+                entries.first().map(|e| e.0),
+                holes.first().map(|h| h.0),
+                lost.first().map(|l| l.0),
+                self.lost.map(|l| l.0),
+            ];
             let next = edges.into_iter().flatten().chain(self.active.values().copied()).min();
             let stop = match next {
                 Some(next) if here.is_empty() => next,
@@ -136,6 +159,15 @@ impl Sweeper<'_> {
         versions.sort_unstable_by_key(|(seq, _)| *seq);
         // What the last version that was kept shows; nothing shows the parent.
         let mut shows_data = self.lineage.parent.is_some();
+        if let Some((_, until)) = self.lost {
+            versions.retain(|(seq, _)| *seq >= until);
+            if self.lineage.needs(0, versions.first().map(|v| v.0)) {
+                let slot =
+                    self.range((at, Version::Lost { until, blocks: stop - at }), before.get(&0).copied());
+                self.open.insert(0, slot);
+                shows_data = true;
+            }
+        }
         for (i, (seq, entry)) in versions.iter().enumerate() {
             let needed = self.lineage.needs(*seq, versions.get(i + 1).map(|v| v.0));
             match entry {
@@ -145,7 +177,8 @@ impl Sweeper<'_> {
                 }
                 Some(entry) => self.out.freed.push(*entry),
                 None if needed && shows_data => {
-                    let slot = self.hole(*seq, at, stop, before.get(seq).copied());
+                    let hole = Version::Hole { seq: *seq, blocks: stop - at };
+                    let slot = self.range((at, hole), before.get(seq).copied());
                     self.open.insert(*seq, slot);
                     shows_data = false;
                 }
@@ -155,15 +188,25 @@ impl Sweeper<'_> {
         self.end = stop;
     }
 
-    /// Keeps a hole for `at..stop`, as part of the slot that ends where it begins if there is one; the slot's index.
-    fn hole(&mut self, seq: u64, at: u64, stop: u64, before: Option<usize>) -> usize {
-        if let Some(index) = before
-            && let (_, Version::Hole { blocks, .. }) = &mut self.out.slots[index]
-        {
-            *blocks += stop - at;
-            return index;
+    /// Keeps a hole, or a range of lost blocks, as part of the slot of the same kind that ends where it begins if there is one; the
+    /// slot's index.
+    fn range(&mut self, slot: (u64, Version), before: Option<usize>) -> usize {
+        if let Some(index) = before {
+            let longer = match (&mut self.out.slots[index].1, slot.1) {
+                (Version::Hole { blocks, .. }, Version::Hole { blocks: more, .. }) => Some((blocks, more)),
+                (Version::Lost { until, blocks }, Version::Lost { until: same, blocks: more })
+                    if *until == same =>
+                {
+                    Some((blocks, more))
+                }
+                _ => None,
+            };
+            if let Some((blocks, more)) = longer {
+                *blocks += more;
+                return index;
+            }
         }
-        self.out.slots.push((at, Version::Hole { seq, blocks: stop - at }));
+        self.out.slots.push(slot);
         self.out.slots.len() - 1
     }
 }

@@ -14,8 +14,8 @@ pub(crate) struct Page {
     pub(crate) goes_on: bool,
 }
 
-/// Cuts slots into leaves: about even parts of at most [`PAGE_SLOTS`], none spanning 2^32 blocks or more. Holes are cut where
-/// leaves are.
+/// Cuts slots into leaves: about even parts of at most [`PAGE_SLOTS`], none spanning 2^32 blocks or more. Holes, and ranges that are
+/// lost, are cut where leaves are.
 pub(crate) fn split(slots: &[(u64, Version)]) -> Vec<Page> {
     let count = slots.len().div_ceil(PAGE_SLOTS).max(1);
     let mut splitter = Splitter {
@@ -76,7 +76,7 @@ impl Splitter {
         if let Some(next) = next {
             self.rest.extend(cut_holes(&mut slots, next));
         }
-        let holes = slots.iter().any(|(_, v)| matches!(v, Version::Hole { .. }));
+        let holes = slots.iter().any(|(_, v)| v.stored().is_none());
         let several = slots.windows(2).any(|w| w[0].0 == w[1].0);
         let flags = if holes {
             PageRef::HISTORY | PageRef::HOLES
@@ -91,7 +91,7 @@ impl Splitter {
     /// A block with more versions than a leaf holds: full leaves from the oldest on, which later merges leave as they are.
     fn alone(&mut self, address: u64, mut bundle: Vec<(u64, Version)>) {
         self.rest.extend(cut_holes(&mut bundle, address.saturating_add(1)));
-        let holes = bundle.iter().any(|(_, v)| matches!(v, Version::Hole { .. }));
+        let holes = bundle.iter().any(|(_, v)| v.stored().is_none());
         let flags = if holes { PageRef::HISTORY | PageRef::HOLES } else { PageRef::HISTORY };
         let pages = bundle.chunks(PAGE_SLOTS);
         let last = pages.len() - 1;
@@ -105,11 +105,12 @@ impl Splitter {
 fn cut_holes(slots: &mut [(u64, Version)], next: u64) -> Vec<(u64, Version)> {
     let mut rest = Vec::new();
     for (lba, version) in slots {
-        if let Version::Hole { seq, blocks } = version {
+        let mut behind = *version;
+        if let (Some(blocks), Some(left)) = (version.range_mut(), behind.range_mut()) {
             let end = lba.saturating_add(*blocks);
             if end > next {
-                rest.push((next, Version::Hole { seq: *seq, blocks: end - next }));
-                *blocks = next - *lba;
+                (*blocks, *left) = (next - *lba, end - next);
+                rest.push((next, behind));
             }
         }
     }

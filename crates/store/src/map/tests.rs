@@ -201,7 +201,8 @@ impl Bench {
     fn freeze(&mut self) {
         if !self.frozen {
             self.map.frozen = Some(std::mem::take(&mut self.map.live));
-            self.map.lines.values_mut().for_each(Line::freeze);
+            let frozen = self.map.frozen.as_ref();
+            self.map.lines.iter_mut().for_each(|(&n, l)| l.freeze(frozen.and_then(|f| f.line(n))));
             self.frozen = true;
         }
     }
@@ -445,6 +446,67 @@ fn a_hole_of_any_length_is_one_slot() {
     let (lineage, mut merged) = (Lineage::new(None), Merged::default());
     merge::merge(std::iter::empty(), &delta, 0, u64::MAX, &lineage, &mut merged);
     assert_eq!(merged.slots, []);
+}
+
+/// Of a range that is lost, what was written since is known, and nothing older: not even where cleaning has put it.
+#[test]
+fn what_is_lost_hides_all_that_is_older() {
+    let stored = |seq| Entry { seq, location: Location(seq), check: 0, granules: 256, form: Form(0) };
+    let lost = |blocks| Version::Lost { until: 10, blocks };
+    let old = || [(100, lost(50))].into_iter();
+    let mut lineage = Lineage::new(None);
+    let mut delta = LineDelta::default();
+    delta.insert(0, 110, stored(4), &lineage, |_| ());
+    delta.insert(0, 120, stored(12), &lineage, |_| ());
+    delta.unmap(130, 140, 13, &lineage, |_| ());
+    let mut merged = Merged::default();
+    merge::merge(old(), &delta, 0, u64::MAX, &lineage, &mut merged);
+    let hole = Version::Hole { seq: 13, blocks: 10 };
+    let healed = [(100, lost(20)), (120, Version::Stored(stored(12))), (121, lost(9)), (140, lost(10))];
+    assert_eq!(merged.slots, healed, "a hole with nothing under it is gone too");
+    assert_eq!(merged.freed, [stored(4)]);
+    // A state from before what was written since needs to be told.
+    lineage.add_snapshot(11, 0);
+    let mut merged = Merged::default();
+    merge::merge(old(), &delta, 0, u64::MAX, &lineage, &mut merged);
+    let kept = [(100, lost(50)), (120, Version::Stored(stored(12))), (130, hole)];
+    assert_eq!(merged.slots, kept);
+    for page in split(&merged.slots) {
+        assert_ne!(page.flags, 0, "not to be read without a look at ranges");
+    }
+}
+
+/// Cleaning may name an older version anew, before a leaf is found lost or at replay after.
+#[test]
+fn an_older_version_does_not_show_over_what_is_lost() {
+    use crate::format::page::PageRef;
+    let stored = |seq| Entry { seq, location: Location(seq), check: 0, granules: 256, form: Form(0) };
+    let name = PageName { pool: Uuid([0; 16]), line: 1, generation: 1 };
+    let slots = [(100, Version::Lost { until: 10, blocks: 50 })];
+    let (page, bytes) = encode_leaf(&slots, PageRef::HISTORY | PageRef::HOLES, &name, Vec::new());
+    let mut map = Map::new(1 << 16);
+    let nodes = vec![Node { page, leaves: vec![LeafRef::new(page)] }];
+    let mut line = Line { nodes, ..Line::new(None) };
+    Rc::make_mut(&mut line.now).add_snapshot(7, 0);
+    map.lines.insert(1, line);
+    map.leaf_read(LineId(1), &page, &bytes);
+    let lineage = map.lines[&1].now.clone();
+    map.live.change(1, |delta| {
+        delta.insert(0, 110, stored(4), &lineage, |_| ());
+        delta.insert(0, 120, stored(12), &lineage, |_| ());
+    });
+    for (at, lba, lost) in [(None, 110, true), (Some(7), 110, true), (None, 120, false), (Some(7), 120, true)]
+    {
+        let (mut blocks, mut levels) = ([None], [0]);
+        assert_eq!(map.lookup(LineId(1), at, lba, &mut blocks, &mut levels), Lookup::Complete);
+        assert_eq!(blocks[0].map(|f| f.entry.is_lost()), Some(lost), "block {lba} as of {at:?}");
+    }
+    assert_eq!(map.holds(LineId(1), 110, &stored(4)), Held::No);
+    assert_eq!(map.holds(LineId(1), 120, &stored(12)), Held::Yes);
+    for (from, next) in [(0, NextStored::At(100)), (130, NextStored::At(130)), (150, NextStored::Nothing)] {
+        let mut cursor = from;
+        assert_eq!(map.next_stored(1, &mut cursor), next);
+    }
 }
 
 #[test]

@@ -5,7 +5,7 @@
 //! groups divide the addresses among them, and a version is found with one search and in one leaf, however many there are.
 
 use super::cache::NO_FRAME;
-use super::{Counts, Lineage};
+use super::{Counts, LineDelta, Lineage};
 use crate::LineAttributes;
 use crate::format::page::PageRef;
 use crate::location::Location;
@@ -139,6 +139,9 @@ pub(crate) struct Line {
     pub(crate) sweep: Option<Sweep>,
     /// A point or the head went since the last checkpoint began.
     pub(crate) shrunk: bool,
+    /// The newest change of a host in its leaves when the running checkpoint began, and with that checkpoint. Numbers of a line
+    /// ascend, so nothing in a leaf is newer.
+    pub(crate) merged_to: (u64, u64),
 }
 
 impl Line {
@@ -147,8 +150,10 @@ impl Line {
         Line { now: Rc::new(Lineage::new(parent)), ..Line::default() }
     }
 
-    /// A checkpoint begins.
-    pub(crate) fn freeze(&mut self) {
+    /// A checkpoint begins; `delta` is what it merges.
+    pub(crate) fn freeze(&mut self, delta: Option<&LineDelta>) {
+        let with = self.merged_to.1;
+        self.merged_to = (with, with.max(delta.map_or(0, LineDelta::written_to)));
         self.base = Some(self.now.clone());
         if std::mem::take(&mut self.shrunk) {
             self.counts.rebase(&self.now);

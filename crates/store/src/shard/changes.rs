@@ -122,7 +122,14 @@ async fn resolve(
     loop {
         let found = shard.borrow_mut().map.lookup(view.line, at, lba, &mut blocks, &mut levels);
         match found {
-            Lookup::Complete => return Ok(blocks),
+            Lookup::Complete => {
+                let is_lost = |(_, found): &(u64, &Option<Found>)| found.is_some_and(|f| f.entry.is_lost());
+                // Whether a block that is lost has changed nobody can say.
+                return match (lba..).zip(&blocks).find(is_lost) {
+                    Some((lba, _)) => Err(StoreError::Integrity { line: view.line, lba: Lba(lba) }),
+                    None => Ok(blocks),
+                };
+            }
             Lookup::Miss { line, page } => load_leaf(shard, exec, line, &page).await?,
             Lookup::NoLine => return Err(StoreError::NoLine(view.line)),
             Lookup::NoSnapshot => {

@@ -76,13 +76,15 @@ fn freeze(shard: &Shared) -> Result<Frozen, String> {
     let starts = s.log.starts().ok_or("a stream has nowhere to go on")?;
     s.map.frozen = Some(std::mem::take(&mut s.map.live));
     s.segments.freeze();
-    s.map.lines.values_mut().for_each(Line::freeze);
+    let frozen = s.map.frozen.as_ref();
+    s.map.lines.iter_mut().for_each(|(&number, line)| line.freeze(frozen.and_then(|f| f.line(number))));
     s.cleaned = 0;
     s.checkpoint.next_starts = starts.iter().flatten().map(|start| start.columns).collect();
     s.checkpoint.running = true;
     s.checkpoint.requested = false;
     s.checkpoint.begun += 1;
     s.checkpoint.log_bytes = 0;
+    s.checkpoint.lost_leaves = 0;
     let evacuate = pages_to_move(s);
     Ok(Frozen {
         generation: s.checkpoint.generation + 1,
@@ -185,6 +187,7 @@ fn line_row((&line, tree): (&u64, &mut Line)) -> Option<LineRow> {
         head: base.head,
         parent: base.parent,
         sweep: tree.sweep,
+        merged_to: tree.merged_to.1,
         mapped: tree.counts.mapped,
         stored: tree.counts.stored,
         newest: newest(None),

@@ -150,6 +150,8 @@ pub(crate) struct CheckpointState {
     pub(crate) finished: u64,
     /// Lines or points that were dropped wait for what they needed to be freed.
     pub(crate) dropping: bool,
+    /// Leaves that the running checkpoint, or the start, could not have.
+    pub(crate) lost_leaves: usize,
     /// Encrypted lines of which nothing is left, with the last commit that may name them: a checkpoint that holds it makes their
     /// keys useless, since no recovery looks at that commit any more.
     pub(crate) gone: Vec<(u64, u64)>,

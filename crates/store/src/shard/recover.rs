@@ -14,10 +14,11 @@ use crate::format::body::{Body, LineRow, SegmentRow};
 use crate::format::page::{Level, PageRef, node_refs, verify};
 use crate::format::segment::{SegmentHeader, Stream};
 use crate::location::Slot;
-use crate::map::{Counts, LeafRef, Line, Lineage, Node, Point};
+use crate::map::{Counts, Entry, LeafRef, Line, Lineage, Node, Point};
 use crate::segments::Segment;
 use crate::{Purpose, StoreError, ToPool, UnitId};
 use dolmen_io::exec::Handle;
+use dolmen_types::LineId;
 use std::collections::BTreeMap;
 use std::future::{Future, poll_fn};
 use std::pin::pin;
@@ -208,7 +209,7 @@ async fn restore(shard: &Shared, exec: &Handle, anchor: &Anchor) -> Result<(), S
 /// Puts the lines of a checkpoint into the map.
 async fn restore_lines(shard: &Shared, exec: &Handle, rows: Vec<LineRow>) -> Result<(), StoreError> {
     let damaged = |line: u64, what: &str| StoreError::Map {
-        line: dolmen_types::LineId(line),
+        line: LineId(line),
         reason: format!("the checkpoint says {what}"),
     };
     let mut clones = Vec::new();
@@ -234,7 +235,9 @@ async fn restore_lines(shard: &Shared, exec: &Handle, rows: Vec<LineRow>) -> Res
             clones.extend(row.parent.map(|(parent, at)| (row.line, parent, at)));
         }
         let attributes = row.attributes;
-        let line = Line { attributes, nodes, now: Rc::new(now), counts, sweep: row.sweep, ..Line::default() };
+        let merged_to = (row.merged_to, row.merged_to);
+        let (now, sweep) = (Rc::new(now), row.sweep);
+        let line = Line { attributes, nodes, now, counts, sweep, merged_to, ..Line::default() };
         s.map.lines.insert(row.line, line);
     }
     let mut s = shard.borrow_mut();
@@ -357,14 +360,21 @@ async fn load_nodes(
                 Ok(buf) => node_refs(&buf),
                 Err(FetchError::Medium(reason)) => return Err(StoreError::Medium { reason }),
                 Err(error) => {
-                    let reason = format!("the node at {}: {error}", page.location);
-                    return Err(StoreError::Map { line: dolmen_types::LineId(line), reason });
+                    let given_up = shard.borrow_mut().give_up_page(line, page, &error);
+                    given_up.map_err(|reason| StoreError::Map { line: LineId(line), reason })?;
+                    vec![lost_leaf(page)]
                 }
             };
             nodes.push(Node { page: *page, leaves: refs.into_iter().map(LeafRef::new).collect() });
         }
     }
     Ok(nodes)
+}
+
+/// What stands for the leaves of a node that can't be had: one that can't either. The next checkpoint that needs it settles that.
+fn lost_leaf(node: &PageRef) -> PageRef {
+    let flags = PageRef::HISTORY | PageRef::HOLES;
+    PageRef { location: Entry::lost(0).location, check: 0, count: 0, flags, ..*node }
 }
 
 /// Replays every era; the list to seal with: each closed at its end, without those that hold nothing; and the end of the log.

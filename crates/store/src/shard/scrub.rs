@@ -103,6 +103,14 @@ impl super::Shard {
         true
     }
 
+    /// A page of a line's map can't be had.
+    pub(super) fn lost_page(&mut self, line: u64, page: &PageRef) {
+        let text = format!("line {line}: the page of its map at {}", page.location);
+        if !self.scrub.named.contains(&text) {
+            self.scrub_lost(text);
+        }
+    }
+
     fn scrub_lost(&mut self, what: String) {
         self.scrub.lost += 1;
         if self.scrub.named.len() < MAX_NAMED {
@@ -375,9 +383,11 @@ impl Scrubber {
         }
         let mut s = self.shard.borrow_mut();
         if good == 0 {
-            s.scrub_lost(format!("line {line}: the page of its map at {}", page.location));
+            // There is nothing to write it anew from. Whoever needs it finds that out.
+            s.lost_page(line, page);
+        } else {
+            s.scrub_mends(slot, &columns, bad.len());
         }
-        s.scrub_mends(slot, &columns, bad.len());
         Ok(())
     }
 

@@ -5,9 +5,9 @@
 //! new one without it. What is needed is decided by the line's state when the checkpoint began: replay starts from there, so it
 //! finds what its records name.
 
-use super::super::Shared;
-use super::super::fetch::{begin, end};
+use super::super::fetch::{FetchError, Started, begin, end, stored};
 use super::super::meta::{MetaWriter, READ_AHEAD, keep_page, page_buffer};
+use super::super::{Shard, Shared};
 use crate::format::PAGE_BYTES;
 use crate::format::page::{
     Leaf, Level, NODE_SLOTS, PAGE_SLOTS, PageName, PageRef, encode_leaf, encode_node, verify,
@@ -32,6 +32,17 @@ const FREED_NODES: usize = 64;
 fn swept_leaves(delta_entries: usize) -> usize {
     (delta_entries / 16).clamp(4, 8192)
 }
+
+/// How often a leaf that drives fail to read is tried again, and after how long. Milliseconds.
+const TRIES: usize = 3;
+const TRY_AGAIN_MS: u64 = 1000;
+
+/// Pages of the map that a checkpoint, or a start, gives up. More are no bad sectors but a drive that fails, and what is on it may come
+/// back.
+const MAX_GIVEN_UP: usize = 64;
+
+/// A leaf's bytes; `None` when nothing gives them any more.
+type Loaded = Option<Vec<u8>>;
 
 /// A leaf of the nodes to come: one that stays, or one to be written.
 enum Planned {
@@ -153,7 +164,7 @@ impl Job<'_> {
     }
 
     /// Merges the dirty groups (`old` holds their leaves' bytes, one behind the other).
-    fn plan(&self, nodes: &Range<usize>, dirty: &[Group], old: &[Vec<u8>]) -> Plan {
+    fn plan(&self, nodes: &Range<usize>, dirty: &[Group], old: &[Loaded]) -> Plan {
         let s = self.shard.borrow();
         let nothing = LineDelta::default();
         let delta = s.map.frozen.as_ref().and_then(|f| f.line(self.name.line)).unwrap_or(&nothing);
@@ -178,9 +189,18 @@ impl Job<'_> {
             };
             at += group.leaves.len();
             let own = before.len();
-            before.extend(group.leaves.iter().zip(&mut bytes).map(|(leaf, b)| (*leaf, Leaf::trusted(b))));
+            let mut lost = None;
+            for (leaf, bytes) in group.leaves.iter().zip(&mut bytes) {
+                match bytes {
+                    Some(bytes) => before.push((*leaf, Leaf::trusted(bytes))),
+                    None => {
+                        plan.replaced.push(leaf.page().location);
+                        lost = Some(group.lost(tree.merged_to.0));
+                    }
+                }
+            }
             let slots = before[own..].iter().flat_map(|(_, leaf)| leaf.slots());
-            merge(slots, delta, group.from, group.to, &self.base, &mut merged);
+            merge(slots.chain(lost), delta, group.from, group.to, &self.base, &mut merged);
             let right_neighbour_too = next.peek().is_some_and(|g| g.index == at);
             if merged.slots.len() >= SPARSE || !right_neighbour_too {
                 self.emit(&mut merged, &mut before, &mut plan);
@@ -238,6 +258,15 @@ struct Group {
     to: u64,
 }
 
+impl Group {
+    /// What stands for it when one of its leaves can't be had: nobody knows what its blocks held up to the newest change of a host in
+    /// leaves. Whatever the delta says of older versions, where cleaning has put them, is not to be believed: newer ones may be lost.
+    fn lost(&self, merged_to: u64) -> (u64, Version) {
+        let first = self.leaves[0].first();
+        (first, Version::Lost { until: merged_to.saturating_add(1), blocks: self.to.saturating_sub(first) })
+    }
+}
+
 /// The node `index` and those behind it that share a group with the one before.
 fn joined_nodes(tree: &Line, index: usize) -> Range<usize> {
     let mut end = tree.nodes.len().min(index + 1);
@@ -285,7 +314,7 @@ fn sweeps(budget: &mut usize, swept: &mut Range<u64>, base: &Lineage, group: &[L
 }
 
 /// The bytes of leaves, from the cache or the drives, verified.
-async fn load(shard: &Shared, exec: &Handle, line: u64, leaves: &[PageRef]) -> Result<Vec<Vec<u8>>, String> {
+async fn load(shard: &Shared, exec: &Handle, line: u64, leaves: &[PageRef]) -> Result<Vec<Loaded>, String> {
     let mut loaded = Vec::with_capacity(leaves.len());
     for part in leaves.chunks(READ_AHEAD) {
         let mut waiting = Vec::new();
@@ -306,19 +335,59 @@ async fn load(shard: &Shared, exec: &Handle, line: u64, leaves: &[PageRef]) -> R
         }
         for (page, wait) in part.iter().zip(waiting) {
             loaded.push(match wait {
-                Ok(bytes) => bytes,
-                Err(started) => {
-                    let holds = |bytes: &[u8]| verify(bytes, Level::Leaf, line, page);
-                    let named = |e| format!("the leaf of line {line} at {}: {e}", page.location);
-                    let buf = end(shard, exec, started, holds).await.map_err(named)?;
-                    let bytes = buf.to_vec();
-                    keep_page(shard, buf);
-                    bytes
-                }
+                Ok(bytes) => Some(bytes),
+                Err(started) => leaf(shard, exec, line, page, started).await?,
             });
         }
     }
     Ok(loaded)
+}
+
+/// The bytes of a leaf whose read was begun.
+async fn leaf(
+    shard: &Shared,
+    exec: &Handle,
+    line: u64,
+    page: &PageRef,
+    started: Started,
+) -> Result<Loaded, String> {
+    let holds = |bytes: &[u8]| verify(bytes, Level::Leaf, line, page);
+    let mut read = end(shard, exec, started, holds).await;
+    for _ in 0..TRIES {
+        // What is there and wrong stays wrong.
+        if !matches!(read, Err(FetchError::Medium(_))) {
+            break;
+        }
+        exec.sleep_until(exec.now().plus_ms(TRY_AGAIN_MS)).await;
+        read = stored(shard, exec, page.location, page_buffer(shard, exec).await, holds).await;
+    }
+    match read {
+        Ok(buf) => {
+            let bytes = buf.to_vec();
+            keep_page(shard, buf);
+            Ok(Some(bytes))
+        }
+        Err(error) => shard.borrow_mut().give_up_page(line, page, &error).map(|()| None),
+    }
+}
+
+impl Shard {
+    /// A page of a line's map that is needed can't be had: the blocks that it named are lost, and others go on. An error when that is
+    /// more than damage.
+    pub(in super::super) fn give_up_page(
+        &mut self,
+        line: u64,
+        page: &PageRef,
+        error: &FetchError,
+    ) -> Result<(), String> {
+        if self.halted.is_some() || self.checkpoint.lost_leaves >= MAX_GIVEN_UP {
+            return Err(format!("the page of the map of line {line} at {}: {error}", page.location));
+        }
+        self.checkpoint.lost_leaves += 1;
+        self.counters.integrity_errors += 1;
+        self.lost_page(line, page);
+        Ok(())
+    }
 }
 
 /// A node that was written, and the pages that are new with it.
@@ -382,8 +451,8 @@ async fn free(shard: &Shared, exec: &Handle, line: u64) -> Result<(), String> {
         let mut s = shard.borrow_mut();
         let s = &mut *s;
         for (page, bytes) in leaves.iter().zip(&old) {
-            for entry in Leaf::trusted(bytes).slots().filter_map(|(_, v): (u64, Version)| v.stored().copied())
-            {
+            let slots = bytes.iter().flat_map(|bytes| Leaf::trusted(bytes).slots());
+            for entry in slots.filter_map(|(_, v): (u64, Version)| v.stored().copied()) {
                 s.segments.sub_base(entry.location.slot(), entry.bytes());
             }
             s.segments.sub_base(page.location.slot(), PAGE_BYTES);
