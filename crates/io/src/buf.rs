@@ -192,26 +192,34 @@ impl Pool {
     /// A buffer of `len` bytes (old contents), or `None` when every class that fits is used up.
     #[must_use]
     pub fn alloc(&self, len: usize) -> Option<Buf> {
-        self.take(len, |_| 0)
+        self.take(len, |_, free| free > 0)
     }
 
     /// Like [`Pool::alloc`], but an eighth of each class stays: for what hosts ask for. Their requests hold their buffers while they wait for
     /// work of others, which must find some.
     #[must_use]
     pub fn alloc_plentiful(&self, len: usize) -> Option<Buf> {
-        self.take(len, Class::last_eighth)
+        self.alloc_share(len, 0)
     }
 
-    /// A buffer of the first class that fits and has more than `rest` says.
+    /// Like [`Pool::alloc_plentiful`], for one of several who share: who `holds` so many bytes already gets a buffer only from a class that
+    /// has as much for the others. Alone he gets half of it, beside another one a third. So those who give nothing back leave something
+    /// to everybody else.
+    #[must_use]
+    pub fn alloc_share(&self, len: usize, holds: usize) -> Option<Buf> {
+        self.take(len, |class, free| free.saturating_sub(class.last_eighth()) * class.bytes > holds)
+    }
+
+    /// A buffer of the first class that fits and may give one, with so many free.
     #[inline]
-    fn take(&self, len: usize, rest: impl Fn(&Class) -> usize) -> Option<Buf> {
+    fn take(&self, len: usize, may_give: impl Fn(&Class, usize) -> bool) -> Option<Buf> {
         let inner = self.inner();
         if inner.came_home.load(Ordering::Relaxed) {
             inner.take_home();
         }
         for class in inner.classes.iter().filter(|c| c.bytes >= len) {
             let mut free = class.free.borrow_mut();
-            if free.len() <= rest(class) {
+            if !may_give(class, free.len()) {
                 continue;
             }
             if let Some(index) = free.pop() {
@@ -254,6 +262,14 @@ impl Pool {
     pub fn is_plentiful(&self, len: usize) -> bool {
         let class = self.inner().classes.iter().find(|c| c.bytes >= len);
         class.is_some_and(|class| class.free.borrow().len() > class.last_eighth())
+    }
+
+    /// Bytes that would have to come back for a quarter of each class to be free: 0 while nothing is scarce.
+    #[must_use]
+    pub fn lacking(&self) -> usize {
+        self.inner().take_home();
+        let lack = |c: &Class| (c.count as usize / 4).saturating_sub(c.free.borrow().len()) * c.bytes;
+        self.inner().classes.iter().map(lack).sum()
     }
 
     /// Buffers that [`Pool::alloc_fitting`] takes such a length from, in use or not.
@@ -595,5 +611,29 @@ mod tests {
         assert!(pool.alloc_plentiful(4096).is_none() && pool.alloc_plentiful(9000).is_none());
         drop(taken);
         assert!(pool.alloc_plentiful(4096).is_some());
+    }
+
+    #[test]
+    fn who_shares_leaves_the_others_what_it_holds_itself() {
+        let pool = Pool::new(&PoolConfig { classes: vec![(4096, 32)] });
+        let mut held: Vec<Vec<Buf>> = Vec::new();
+        for _ in 0..3 {
+            held.push(Vec::new());
+            loop {
+                let before: usize = held.iter().map(Vec::len).sum();
+                for mine in &mut held {
+                    mine.extend(pool.alloc_share(4096, mine.len() * 4096));
+                }
+                if before == held.iter().map(Vec::len).sum() {
+                    break;
+                }
+            }
+        }
+        // Of 28: the half, half of the rest, and of that the half again; who comes later finds some.
+        assert_eq!(held.iter().map(Vec::len).collect::<Vec<_>>(), [14, 7, 4]);
+        assert_eq!(pool.lacking(), 4096);
+        held.remove(0);
+        assert_eq!(pool.lacking(), 0);
+        assert!(pool.alloc_share(4096, 16 * 4096).is_some() && pool.alloc_share(4096, 17 * 4096).is_none());
     }
 }

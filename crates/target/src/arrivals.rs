@@ -160,7 +160,7 @@ impl Target {
         } else {
             self.landings.give_back(landing);
         }
-        self.pump(io, near, key);
+        self.pump(io, near, key, usize::MAX);
     }
 
     /// The request has its buffer again.

@@ -1,5 +1,6 @@
 //! What a [`Target`](crate::Target) is told once, at start; the same for every core but for [`TargetConfig::core`].
 
+use dolmen_io::PoolConfig;
 use dolmen_types::{CoreId, Nqn, limits};
 use std::net::{IpAddr, SocketAddr};
 
@@ -30,6 +31,8 @@ pub struct Timeouts {
     pub pdu_ms: u64,
     /// For a send to be taken by the peer. Milliseconds.
     pub send_ms: u64,
+    /// The same, and for data that was asked for to go on coming, while memory is short and others wait for it. Milliseconds.
+    pub hung_ms: u64,
     /// For a host to end its side of a connection whose other side we have ended. Milliseconds.
     pub part_ms: u64,
     /// Keep-alive timeout of a discovery controller whose host asked for none. Milliseconds.
@@ -47,6 +50,7 @@ impl Default for Timeouts {
             connect_ms: 10_000,
             pdu_ms: 20_000,
             send_ms: 30_000,
+            hung_ms: 2_000,
             part_ms: 2_000,
             discovery_kato_ms: 120_000,
             command_ms: 20_000,
@@ -76,7 +80,8 @@ pub struct Bounds {
     /// Entries of all submission queues together: a Connect beyond is refused as busy. Memory for them (some 250 bytes
     /// each) is taken when they are used.
     pub requests: u32,
-    /// Payload bytes that one connection may hold in buffers (data under way and replies not yet sent).
+    /// Memory that one connection may hold in buffers: data under way, in its volume's hands too, and replies until they are
+    /// sent. While memory is short it is as much as is left to the others ([`dolmen_io::Pool::alloc_share`]).
     pub connection_bytes: usize,
     /// Payload bytes that all R2Ts of this core may have asked for and not yet got; at most an eighth of the pool, so that
     /// hosts that are slow to send never take the memory that others need.
@@ -85,7 +90,13 @@ pub struct Bounds {
 
 impl Default for Bounds {
     fn default() -> Self {
-        Bounds { connections: 4096, requests: 1 << 19, connection_bytes: 4 << 20, solicited_bytes: 32 << 20 }
+        Bounds {
+            connections: 4096,
+            requests: 1 << 19,
+            // Thirty-two of the longest commands.
+            connection_bytes: 32 * PoolConfig::LARGE_BYTES,
+            solicited_bytes: 32 << 20,
+        }
     }
 }
 

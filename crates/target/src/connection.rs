@@ -124,7 +124,7 @@ pub(crate) struct Connection {
     pub(crate) granted: u32,
     /// Commands that have a request slot.
     pub(crate) outstanding: u32,
-    /// Bytes of payload buffers of those.
+    /// Payload buffers of those, until their replies have them. Bytes.
     pub(crate) held_bytes: usize,
     /// The part of them that R2Ts have asked for.
     pub(crate) solicited_bytes: usize,
@@ -147,6 +147,8 @@ pub(crate) struct Connection {
     pub(crate) dirty: bool,
     /// It is in the target's list of connections that wait for memory.
     pub(crate) stalled: bool,
+    /// It waits until it holds less itself.
+    pub(crate) sated: bool,
     pub(crate) counters: Counters,
 }
 
@@ -187,14 +189,20 @@ impl Connection {
             unsent: Unsent::default(),
             dirty: false,
             stalled: false,
+            sated: false,
             counters: Counters::default(),
         }
     }
 
-    /// True when no further data for the host may be fetched now: what is there already is not read, or takes all the
-    /// memory that is this connection's share.
+    /// Memory that it holds. Bytes.
+    pub(crate) fn holds(&self) -> usize {
+        self.held_bytes + self.outbox.memory()
+    }
+
+    /// True when no further data may be fetched now, for the host or from it: what is there already is not read, or takes all
+    /// the memory that is this connection's share.
     pub(crate) fn is_congested(&self, bounds: &Bounds) -> bool {
-        self.is_unread() || self.held_bytes >= bounds.connection_bytes
+        self.is_unread() || self.holds() >= bounds.connection_bytes
     }
 
     /// True when the host does not read what it is sent: then it need not be heard either.

@@ -60,8 +60,8 @@ impl Target {
                 if DataPlan::of(sqe, capsule_data)? != (DataPlan::Transport { length }) {
                     return Err(LENGTH_INVALID);
                 }
-                let congested = self.connections.get(key).is_none_or(|c| c.is_congested(&self.config.bounds));
-                let buf = if congested { None } else { io.pool().alloc_plentiful(length as usize) };
+                let asks = self.connections.get(key).filter(|c| !c.is_congested(&self.config.bounds));
+                let buf = asks.and_then(|c| io.pool().alloc_share(length as usize, c.holds()));
                 let held = buf.as_ref().map_or(0, Buf::capacity);
                 let stage = if buf.is_some() { Stage::Volume } else { Stage::Parked };
                 let new = NewRequest { held, length, ..NewRequest::received(io) };
@@ -117,7 +117,8 @@ impl Target {
     }
 
     /// Starts reads that waited for memory, as far as there is some now.
-    pub(crate) fn unpark(&mut self, io: &mut Io, key: Key) {
+    pub(crate) fn unpark(&mut self, io: &mut Io, key: Key, most: usize) {
+        let mut left = most;
         loop {
             let Some(connection) = self.connections.get_mut(key) else { return };
             let Some(&request) = connection.parked.front() else { return };
@@ -125,12 +126,13 @@ impl Target {
                 connection.parked.pop_front();
                 continue;
             };
-            let congested = connection.is_congested(&self.config.bounds);
-            let Some(buf) = (!congested).then(|| io.pool().alloc_plentiful(slot.length as usize)).flatten()
-            else {
+            let asks = left > 0 && !connection.is_congested(&self.config.bounds);
+            let (length, holds) = (slot.length as usize, connection.holds());
+            let Some(buf) = asks.then(|| io.pool().alloc_share(length, holds)).flatten() else {
                 self.stall(key);
                 return;
             };
+            left -= 1;
             connection.parked.pop_front();
             connection.held_bytes += buf.capacity();
             slot.held = buf.capacity();
@@ -222,7 +224,13 @@ impl Target {
     pub(crate) fn collect(&mut self, io: &mut Io, key: Key, sqe: &Sqe, plan: DataPlan) -> Taken {
         let request = match plan {
             DataPlan::InCapsule { offset, length } => {
-                let Some(buf) = io.pool().alloc_plentiful(length as usize) else { return Taken::NoMemory };
+                let Some(connection) = self.connections.get(key) else { return Taken::Yes };
+                // Data that R2Ts have asked for comes behind this: it is not waited for.
+                let holds = connection.holds().saturating_sub(connection.solicited_bytes);
+                let room = holds < self.config.bounds.connection_bytes;
+                let Some(buf) = room.then(|| io.pool().alloc_share(length as usize, holds)).flatten() else {
+                    return Taken::NoMemory;
+                };
                 let (held, buf) = (buf.capacity(), Some(buf));
                 let new = NewRequest { held, buf, length, ..NewRequest::received(io) };
                 let Some(request) = self.add_request(key, sqe, Stage::Capsule, new) else {
@@ -246,7 +254,7 @@ impl Target {
         };
         self.pair_up(key, request, sqe.fuse());
         if matches!(plan, DataPlan::Transport { .. }) {
-            self.solicit(io, key);
+            self.solicit(io, key, usize::MAX);
         }
         Taken::Yes
     }
@@ -509,7 +517,7 @@ pub(crate) fn stage_data(
             if let Some(digest) = digest {
                 digest.update(&data);
             }
-            outbox.attach(data.freeze());
+            outbox.attach(data);
         });
     }
     Ok(())

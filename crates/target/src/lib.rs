@@ -36,6 +36,7 @@ mod nvm;
 mod outbox;
 mod reservation;
 mod settle;
+mod share;
 mod stats;
 mod status;
 mod table;

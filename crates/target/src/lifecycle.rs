@@ -52,9 +52,13 @@ impl Target {
     fn uncount_request(&mut self, request: Key) {
         self.unsolicit(request);
         let Some(slot) = self.requests.get_mut(request) else { return };
-        if let Some(connection) = self.connections.get_mut(slot.connection) {
+        let key = slot.connection;
+        if let Some(connection) = self.connections.get_mut(key) {
             connection.outstanding = connection.outstanding.saturating_sub(1);
             connection.held_bytes = connection.held_bytes.saturating_sub(slot.held);
+            if connection.sated {
+                self.retry(key);
+            }
         }
     }
 
@@ -132,7 +136,7 @@ impl Target {
         connection.since = io.now();
         let phase = std::mem::replace(&mut connection.phase, Phase::Parting);
         connection.backlog.clear();
-        connection.outbox = Default::default();
+        connection.outbox.end(&mut self.reserve);
         io.end_stream(tag, connection.sock);
         if connection.receiving == Receiving::Off {
             connection.receiving = Receiving::On;
@@ -150,7 +154,7 @@ impl Target {
         }
         let phase = std::mem::replace(&mut connection.phase, Phase::Closing);
         connection.backlog.clear();
-        connection.outbox = Default::default();
+        connection.outbox.end(&mut self.reserve);
         io.close(tag, connection.sock);
         self.detach(io, key, &phase);
     }
@@ -291,9 +295,10 @@ impl Target {
         if self.solicited_bytes > 0 {
             let silent = |r: &Request| r.stage == Stage::Solicited && after(r.asked, limits.pdu_ms);
             late.extend(self.requests.iter().filter(|(_, r)| silent(r)).map(|(_, r)| r.connection));
-            late.sort_unstable();
-            late.dedup();
         }
+        late.extend(self.hung(io));
+        late.sort_unstable();
+        late.dedup();
         for key in late {
             self.stats.timeouts += 1;
             self.close(io, key);

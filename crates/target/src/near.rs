@@ -121,6 +121,7 @@ impl Target {
         rest: &mut &[u8],
     ) -> bool {
         let Some(connection) = self.connections.get(key).filter(|c| !c.is_unread()) else { return false };
+        let holds = connection.holds();
         // What came before about the same blocks comes to the volume before.
         let before = &self.outputs.requests;
         if before.len() > MOST_BEFORE || before.iter().any(|request| request.meets(range)) {
@@ -137,7 +138,7 @@ impl Target {
             _ => return false,
         };
         let Some(way) = near.straight_way(range, access) else { return false };
-        let Some(mut buf) = io.pool().alloc_plentiful(length) else { return false };
+        let Some(mut buf) = io.pool().alloc_share(length, holds) else { return false };
         if let Some(data) = data {
             buf.copy_from_slice(data);
         }

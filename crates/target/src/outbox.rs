@@ -47,6 +47,9 @@ pub(crate) struct Outbox {
     bytes: usize,
     /// What of them takes memory of this connection's.
     held: usize,
+    /// Buffers that they are in, and those of the send under way. Bytes.
+    memory: usize,
+    sending: usize,
     /// Bytes staged since the last send, and before that one: what the next one will probably take.
     staged: usize,
     burst: usize,
@@ -56,29 +59,38 @@ pub(crate) struct Outbox {
     borrowed: Vec<Slice>,
 }
 
-/// Staging buffers set aside by a core.
+/// Staging buffers set aside by a core, for connections that have nothing on their way and find none.
 #[derive(Debug, Default)]
-pub(crate) struct Reserve(Vec<Buf>);
+pub(crate) struct Reserve {
+    free: Vec<Buf>,
+    /// Those that are in use.
+    lent: usize,
+}
 
 impl Reserve {
     /// Fills up from the pool, as far as that goes.
     pub(crate) fn top_up(&mut self, io: &Io) {
-        while self.0.len() < RESERVED {
+        while self.free.len() + self.lent < RESERVED {
             match io.alloc(PoolConfig::CHUNK_BYTES) {
-                Some(buf) => self.0.push(buf),
+                Some(buf) => self.free.push(buf),
                 None => return,
             }
         }
     }
 
-    /// A buffer of at least `need` bytes, and whether it was one of these.
-    fn take(&mut self, io: &Io, need: usize, hint: usize) -> Option<(Buf, bool)> {
+    /// A buffer of at least `need` bytes for who holds so much, and whether it was one of these.
+    fn take(&mut self, io: &Io, need: usize, hint: usize, holds: usize) -> Option<(Buf, bool)> {
         let hint = hint.clamp(need, PoolConfig::LARGE_BYTES.max(need));
         let pool = io.pool();
-        let usual = pool.alloc_plentiful(hint).or_else(|| pool.alloc_plentiful(need));
+        let usual = pool.alloc_share(hint, holds).or_else(|| pool.alloc_share(need, holds));
         let (mut buf, lent) = match usual {
             Some(buf) => (buf, false),
-            None => (self.0.pop_if(|b| b.capacity() >= need)?, true),
+            None if holds > 0 => return None,
+            None => {
+                let buf = self.free.pop_if(|b| b.capacity() >= need)?;
+                self.lent += 1;
+                (buf, true)
+            }
         };
         buf.set_len(buf.capacity());
         Some((buf, lent))
@@ -91,9 +103,14 @@ impl Outbox {
         self.bytes
     }
 
-    /// Memory that waits with them. Bytes.
+    /// What of them takes memory. Bytes.
     pub(crate) fn held(&self) -> usize {
         self.held
+    }
+
+    /// Buffers that all replies take until they are sent. Bytes.
+    pub(crate) fn memory(&self) -> usize {
+        self.memory + self.sending
     }
 
     /// Makes sure of `need` contiguous bytes of [`Outbox::room`]; a new buffer is about as large as what the last send took.
@@ -103,8 +120,9 @@ impl Outbox {
         if self.current.as_ref().is_some_and(|buf| buf.len() - self.filled >= need) {
             return true;
         }
-        let Some((buf, lent)) = reserve.take(io, need, self.burst) else { return false };
+        let Some((buf, lent)) = reserve.take(io, need, self.burst, self.memory()) else { return false };
         self.seal();
+        self.memory += buf.capacity();
         (self.current, self.lent) = (Some(buf), lent);
         true
     }
@@ -171,10 +189,11 @@ impl Outbox {
     }
 
     /// Hangs a payload behind what is staged.
-    pub(crate) fn attach(&mut self, slice: Slice) {
-        self.bytes += slice.len();
-        self.held += slice.len();
-        self.segments.push(Segment::Attached(slice));
+    pub(crate) fn attach(&mut self, data: Buf) {
+        self.bytes += data.len();
+        self.held += data.len();
+        self.memory += data.capacity();
+        self.segments.push(Segment::Attached(data.freeze()));
     }
 
     /// Hangs `length` bytes of zeros behind what is staged, from as many views of `zeros` as it takes.
@@ -206,14 +225,23 @@ impl Outbox {
     }
 
     /// A send has ended: buffers of the reserve that are no longer in use go back to it.
-    pub(crate) fn give_back(&mut self, reserve: &mut Reserve) {
+    pub(crate) fn sent(&mut self, reserve: &mut Reserve) {
+        self.sending = 0;
         for slice in std::mem::take(&mut self.borrowed) {
             match slice.try_into_buf() {
-                Ok(buf) if reserve.0.len() < RESERVED => reserve.0.push(buf),
-                Ok(_) => {}
+                Ok(buf) => {
+                    reserve.lent -= 1;
+                    reserve.free.push(buf);
+                }
                 Err(slice) => self.borrowed.push(slice),
             }
         }
+    }
+
+    /// Nothing of it will be sent any more.
+    pub(crate) fn end(&mut self, reserve: &mut Reserve) {
+        reserve.lent -= self.borrowed.len() + usize::from(self.lent);
+        *self = Outbox::default();
     }
 
     /// All that waits, for one send; `spare` is an empty vector to go on with.
@@ -221,6 +249,7 @@ impl Outbox {
         self.end_waiting();
         self.seal();
         (self.bytes, self.held) = (0, 0);
+        self.sending = std::mem::take(&mut self.memory);
         self.data_before = std::mem::take(&mut self.data);
         self.burst = std::mem::take(&mut self.staged);
         std::mem::replace(&mut self.ready, spare)
@@ -273,7 +302,7 @@ mod tests {
                 let mut own = io.alloc(4096).unwrap();
                 own.fill(n);
                 expected.extend_from_slice(&own);
-                outbox.attach(own.freeze());
+                outbox.attach(own);
             }
         }
         expected.extend(responses);

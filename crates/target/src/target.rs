@@ -86,8 +86,8 @@ pub struct Target {
     pub(crate) outputs: Outputs,
     /// Connections with something to send.
     pub(crate) dirty: Vec<Key>,
-    /// Connections whose next command waits for memory, or for their host to read.
-    pub(crate) stalled: Vec<Key>,
+    /// Connections that wait for memory which others hold (`share.rs`).
+    pub(crate) stalled: VecDeque<Key>,
     pub(crate) landings: Landings,
     pub(crate) late: VecDeque<Late>,
     /// Request slots set aside for connections: the entries of their queues.
@@ -122,7 +122,7 @@ impl Target {
             zeros: None,
             outputs: Outputs::default(),
             dirty: Vec::new(),
-            stalled: Vec::new(),
+            stalled: VecDeque::new(),
             landings: Landings::default(),
             late: VecDeque::new(),
             granted: 0,
@@ -271,12 +271,7 @@ impl Target {
             }
         }
         if !self.stalled.is_empty() {
-            for key in std::mem::take(&mut self.stalled) {
-                if let Some(connection) = self.connections.get_mut(key) {
-                    connection.stalled = false;
-                    self.pump(io, near, key);
-                }
-            }
+            self.retry_stalled(io, near);
         }
         self.reserve.top_up(io);
         let mut dirty = std::mem::take(&mut self.dirty);

@@ -38,7 +38,7 @@ impl Target {
             connection = again;
         }
         connection.keep(chunk);
-        self.pump(io, near, key);
+        self.pump(io, near, key, usize::MAX);
     }
 
     /// The driver's receive ended because we asked for it.
@@ -50,14 +50,15 @@ impl Target {
                 let sock = connection.sock;
                 return io.receive(self.receive_tag(key), sock);
             }
-            self.pump(io, near, key);
+            self.pump(io, near, key, usize::MAX);
         }
     }
 
     /// Goes on with what waits for memory, and parses what was received as far as it goes; then receives on, or not.
-    pub(crate) fn pump(&mut self, io: &mut Io, near: &mut Near<'_>, key: Key) {
-        self.solicit(io, key);
-        self.unpark(io, key);
+    /// At most `most` of what waits gets memory.
+    pub(crate) fn pump(&mut self, io: &mut Io, near: &mut Near<'_>, key: Key, most: usize) {
+        self.solicit(io, key, most);
+        self.unpark(io, key, most);
         loop {
             let Some(connection) = self.connections.get_mut(key) else { return };
             if connection.is_over() {
@@ -170,16 +171,6 @@ impl Target {
         }
     }
 
-    /// Remembers that a connection has to be tried again.
-    pub(crate) fn stall(&mut self, key: Key) {
-        if let Some(connection) = self.connections.get_mut(key)
-            && !connection.stalled
-        {
-            connection.stalled = true;
-            self.stalled.push(key);
-        }
-    }
-
     /// Receives while everything received is parsed; stops when chunks pile up.
     fn steer_receiving(&mut self, io: &mut Io, key: Key) {
         let tag = self.receive_tag(key);
@@ -239,7 +230,7 @@ impl Target {
         let admin = slot.admin;
         if slot.stage == Stage::Solicited {
             self.unsolicit(request);
-            self.solicit(io, key);
+            self.solicit(io, key, usize::MAX);
         }
         match (intact, admin) {
             (false, _) => self.abandon(io, request, Status::TRANSIENT_TRANSPORT_ERROR),
@@ -263,7 +254,8 @@ impl Target {
     }
 
     /// Sends R2Ts for requests that wait for one, within the connection's share and the core's.
-    pub(crate) fn solicit(&mut self, io: &mut Io, key: Key) {
+    pub(crate) fn solicit(&mut self, io: &mut Io, key: Key, most: usize) {
+        let mut left = most;
         loop {
             let Some(connection) = self.connections.get_mut(key) else { return };
             let Some(&request) = connection.unsolicited.front() else { return };
@@ -272,15 +264,22 @@ impl Target {
                 continue;
             };
             let length = slot.length as usize;
-            let share = self.config.bounds.connection_bytes / 2;
+            let bounds = &self.config.bounds;
+            let share = bounds.connection_bytes / 4;
             let busy = connection.protocol.open_transfers() >= usize::from(MAX_OPEN_R2TS)
                 || (connection.solicited_bytes > 0 && connection.solicited_bytes + length > share);
             if busy {
                 return;
             }
-            let room = self.solicited_bytes == 0 || self.solicited_bytes + length <= self.solicited_limit;
-            let staged = room && connection.outbox.reserve(io, &mut self.reserve, MAX_HEADER_BYTES);
-            let Some(buf) = staged.then(|| io.pool().alloc_plentiful(length)).flatten() else {
+            // As much as it has asked for already is left to the others.
+            let asks = self.solicited_bytes + connection.solicited_bytes + length;
+            let room = self.solicited_bytes == 0 || asks <= self.solicited_limit;
+            let staged = room
+                && left > 0
+                && !connection.is_congested(bounds)
+                && connection.outbox.reserve(io, &mut self.reserve, MAX_HEADER_BYTES);
+            let holds = connection.holds();
+            let Some(buf) = staged.then(|| io.pool().alloc_share(length, holds)).flatten() else {
                 self.stall(key);
                 return;
             };
@@ -289,6 +288,7 @@ impl Target {
                 R2tRequest { cid: slot.sqe.cid.get(), token: request.index, offset: 0, length: slot.length };
             let Ok(n) = connection.protocol.write_r2t(connection.outbox.room(), token) else { return };
             connection.outbox.commit(n);
+            left -= 1;
             connection.unsolicited.pop_front();
             connection.solicited_bytes += bytes;
             connection.held_bytes += bytes;
@@ -354,6 +354,9 @@ impl Target {
         connection.sending = Some(io.now());
         connection.unsent.sending();
         io.send(tag, connection.sock, slices);
+        if connection.sated {
+            self.retry(key);
+        }
     }
 
     /// A send was taken whole.
@@ -361,13 +364,17 @@ impl Target {
         let Some(connection) = self.connections.get_mut(key) else { return };
         connection.sending = None;
         connection.unsent.sent(&mut self.traces, io.now());
-        connection.outbox.give_back(&mut self.reserve);
+        connection.outbox.sent(&mut self.reserve);
+        let sated = connection.sated;
         if connection.outbox.bytes() > 0 {
             self.mark_dirty(key);
         } else if matches!(connection.phase, Phase::Ending) {
             self.close(io, key);
         } else if self.draining {
             self.end_if_drained(io, key);
+        }
+        if sated {
+            self.retry(key);
         }
     }
 

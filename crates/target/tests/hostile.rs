@@ -161,6 +161,7 @@ fn a_host_that_does_not_read_loses_its_connection_and_holds_up_no_one() {
     for lba in 0..32 {
         assert!(rig.write(1, io, 2, lba, &pattern(lba, 4096)).is_success());
         assert_eq!(rig.read(1, io, 2, lba, 1).data, pattern(lba, 4096));
+        assert!(rig.read(1, io, 2, lba, 64).cqe.status().is_success());
     }
     rig.pass_ms(32_000);
     let stats = rig.cores[0].target.stats();
@@ -169,6 +170,106 @@ fn a_host_that_does_not_read_loses_its_connection_and_holds_up_no_one() {
     rig.frozen.clear();
     rig.turns(200);
     assert!(rig.machines[0].is_gone(stuck));
+}
+
+fn long(blocks: u32) -> ReadWrite {
+    ReadWrite { blocks, ..ReadWrite::default() }
+}
+
+/// More queues than there are large buffers: what they hold comes back long before a send has to be taken.
+#[test]
+fn many_queues_that_are_not_read_end_when_others_need_what_they_hold() {
+    let mut rig = rig(9);
+    let frozen = rig.controller(0, HOST);
+    let stuck: Vec<Conn> = (1..=20).map(|qid| rig.io_queue(&frozen, HOST, qid, Digests::NONE)).collect();
+    let ctrl = rig.controller(1, OTHER);
+    let io = rig.io_queue(&ctrl, OTHER, 1, Digests::NONE);
+    let read = |nsid| Sqe::with_read_write(NvmOpcode::READ, 0, nsid, long(64));
+    for _ in 0..20 {
+        for &queue in &stuck {
+            rig.send(0, queue, read(1), Payload::Read(262_144));
+        }
+    }
+    rig.turns(5);
+    rig.frozen.push(0);
+    rig.turns(100);
+    assert_eq!(rig.cores[0].target.stats().timeouts, 0);
+    let cids: Vec<u16> = (0..20).map(|_| rig.send(1, io, read(2), Payload::Read(262_144))).collect();
+    rig.pass_ms(6000);
+    for cid in cids {
+        assert!(rig.wait(1, io, cid).cqe.status().is_success());
+    }
+    rig.frozen.clear();
+    rig.turns(500);
+    assert!(stuck.iter().all(|&queue| rig.machines[0].is_gone(queue)));
+}
+
+#[test]
+fn queues_that_are_not_read_for_a_while_stay_when_nobody_needs_what_they_hold() {
+    let mut rig = rig(10);
+    let frozen = rig.controller(0, HOST);
+    let stuck: Vec<Conn> = (1..=13).map(|qid| rig.io_queue(&frozen, HOST, qid, Digests::NONE)).collect();
+    let ctrl = rig.controller(1, OTHER);
+    let io = rig.io_queue(&ctrl, OTHER, 1, Digests::NONE);
+    let mut sent = Vec::new();
+    for &queue in &stuck {
+        let read = Sqe::with_read_write(NvmOpcode::READ, 0, 1, long(64));
+        sent.push((queue, rig.send(0, queue, read, Payload::Read(262_144))));
+    }
+    rig.turns(5);
+    rig.frozen.push(0);
+    for _ in 0..50 {
+        rig.pass_ms(100);
+        assert!(rig.read(1, io, 2, 0, 1).cqe.status().is_success());
+    }
+    rig.frozen.clear();
+    for (queue, cid) in sent {
+        assert!(rig.wait(0, queue, cid).cqe.status().is_success());
+    }
+    assert_eq!(rig.cores[0].target.stats().timeouts, 0);
+}
+
+/// Connections that ask for pages without end and read none of them.
+fn floods(rig: &mut Rig, connections: usize, rounds: usize) {
+    let deaf: Vec<Conn> = (0..connections).map(|_| rig.machines[0].dial_deaf(server(4420))).collect();
+    rig.turns(20);
+    let enable = PropertySet { property: Property::CC, wide: false, value: 0x0046_0001 };
+    let mut identify = Sqe::new(AdminOpcode::IDENTIFY.0, 3);
+    (identify.cdw10, identify.data_pointer) = (1.into(), SglDescriptor::transport(4096));
+    let init = IcReq::new(0, 0, 0);
+    let hello = [init.as_bytes(), &connect(0, 0xffff, HOST), &capsule(&enable.encode(2), &[])].concat();
+    let flood = capsule(&identify, &[]).repeat(100);
+    for &conn in &deaf {
+        rig.machines[0].send_raw(conn, &hello);
+    }
+    rig.turns(20);
+    for _ in 0..rounds {
+        for &conn in &deaf {
+            rig.machines[0].send_raw(conn, &flood);
+        }
+        rig.turns(3);
+    }
+}
+
+#[test]
+fn floods_whose_answers_are_not_read_leave_memory_to_the_others() {
+    for connections in [10, 60] {
+        let mut rig = rig(8);
+        let ctrl = rig.controller(1, OTHER);
+        let io = rig.io_queue(&ctrl, OTHER, 1, Digests::NONE);
+        floods(&mut rig, connections, 100);
+        if connections > 10 {
+            // More than there is memory for: they end since others wait for that, some after the others.
+            rig.send(1, io, Sqe::with_read_write(NvmOpcode::READ, 0, 2, long(16)), Payload::Read(65_536));
+            rig.pass_ms(15_000);
+        }
+        for round in 0..50 {
+            let data = pattern(round, 65_536);
+            assert!(rig.write(1, io, 2, round, &data).is_success());
+            assert!(rig.read(1, io, 2, round, 16).data == data);
+            assert!(rig.identify(&ctrl, Cns::CONTROLLER, 0).cqe.status().is_success());
+        }
+    }
 }
 
 #[test]

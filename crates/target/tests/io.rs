@@ -5,6 +5,7 @@ mod support;
 
 use dolmen_io::PoolConfig;
 use dolmen_nvme::{spec::*, tcp::Digests};
+use dolmen_target::TargetConfig;
 use dolmen_types::volume::HostAccess;
 use support::*;
 use zerocopy::IntoBytes;
@@ -388,5 +389,68 @@ fn replies_to_hosts_that_are_gone_give_everything_back() {
             assert_eq!((stats.connections, stats.controllers, stats.outstanding), (0, 0, 0));
         }
         assert_eq!(free(&rig), before);
+    }
+}
+
+#[test]
+fn writes_that_wait_in_their_volume_keep_to_their_connection_s_share() {
+    let bound = |c: &mut TargetConfig| c.bounds.connection_bytes = 1 << 20;
+    let mut rig = Rig::with(60, 1, bound, PoolConfig::sized(16 << 20));
+    rig.set(&[space(1, BLOCKS, HostAccess::Any)]);
+    let ctrl = rig.controller(0, HOST);
+    let io = rig.io_queue(&ctrl, HOST, 1, Digests::NONE);
+    let large = |rig: &Rig| rig.cores[0].io.pool().available(PoolConfig::LARGE_BYTES);
+    let before = large(&rig);
+    rig.memory.hold = true;
+    let write = |n: u64| block(NvmOpcode::WRITE, n % 16 * 64, 64);
+    let cids: Vec<u16> =
+        (0..40).map(|n| rig.send(0, io, write(n), Payload::Write(vec![1; 262_144]))).collect();
+    rig.turns(1000);
+    let taken = before - large(&rig);
+    assert!((1..=5).contains(&taken), "{taken} large buffers are taken");
+    // Data that came in its capsule counts, too; what needs none passes.
+    let small = |n: u64| block(NvmOpcode::WRITE, n, 2);
+    let more: Vec<u16> =
+        (0..80).map(|n| rig.send(0, io, small(n), Payload::InCapsule(vec![2; 8192]))).collect();
+    rig.turns(100);
+    assert!(
+        rig.memory.requests.len() <= taken + 8,
+        "{} commands are in the volume",
+        rig.memory.requests.len()
+    );
+    rig.memory.hold = false;
+    for cid in cids.into_iter().chain(more) {
+        assert!(rig.wait(0, io, cid).cqe.status().is_success());
+    }
+    assert_eq!(large(&rig), before);
+}
+
+#[test]
+fn a_slow_volume_leaves_memory_to_the_others() {
+    let mut rig = Rig::new(61, 1);
+    rig.set(&[space(1, BLOCKS, only(HOST)), space(2, BLOCKS, only(OTHER))]);
+    let ctrl = rig.controller(0, HOST);
+    let slow: Vec<Conn> = (1..=6).map(|qid| rig.io_queue(&ctrl, HOST, qid, Digests::NONE)).collect();
+    let other = rig.controller(1, OTHER);
+    let io = rig.io_queue(&other, OTHER, 1, Digests::NONE);
+    rig.memory.slow = Some(1);
+    let mut sent = Vec::new();
+    for n in 0..40 {
+        for &queue in &slow {
+            let write = block(NvmOpcode::WRITE, n % 16 * 64, 64);
+            sent.push((queue, rig.send(0, queue, write, Payload::Write(vec![1; 262_144]))));
+        }
+    }
+    rig.turns(500);
+    for n in 0..20 {
+        let data = pattern(n, 262_144);
+        assert!(rig.write(1, io, 2, n % 4 * 64, &data).is_success());
+        assert!(rig.read(1, io, 2, n % 4 * 64, 64).data == data);
+        // One is let on, as by a limit of its rate: what it gives back is not for those before it alone.
+        rig.memory.let_on(1);
+    }
+    rig.memory.slow = None;
+    for (queue, cid) in sent {
+        assert!(rig.wait(0, queue, cid).cqe.status().is_success());
     }
 }

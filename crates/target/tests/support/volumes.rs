@@ -17,6 +17,10 @@ pub struct Memory {
     pub requests: Vec<Request>,
     /// Keep requests instead of answering them.
     pub hold: bool,
+    /// Keep those of one volume: its slot.
+    pub slow: Option<u32>,
+    /// So many of them are answered all the same.
+    let_on: usize,
     pub answered: u64,
     /// What was called off, and is to be answered so.
     called_off: Vec<Request>,
@@ -37,10 +41,19 @@ impl Memory {
         let off = std::mem::take(&mut self.called_off);
         let mut replies: Vec<_> = off.into_iter().map(|r| (r.from, refused(r))).collect();
         if !self.hold {
-            let requests = std::mem::take(&mut self.requests);
+            let Memory { requests, slow, let_on, .. } = self;
+            let mut goes_on = |r: &mut Request| {
+                Some(r.volume.slot) != *slow || std::mem::replace(let_on, let_on.saturating_sub(1)) > 0
+            };
+            let requests: Vec<_> = requests.extract_if(.., |r| goes_on(r)).collect();
             replies.extend(requests.into_iter().map(|r| (r.from, self.answer(r))));
         }
         replies
+    }
+
+    /// Answers some more of the slow volume's requests.
+    pub fn let_on(&mut self, requests: usize) {
+        self.let_on += requests;
     }
 
     /// Nobody waits for these any more.
