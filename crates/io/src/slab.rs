@@ -131,6 +131,11 @@ impl<T> Slab<T> {
         })
     }
 
+    /// The entries that live, to be changed.
+    pub fn values_mut(&mut self) -> impl Iterator<Item = &mut T> {
+        self.slots.iter_mut().filter_map(|slot| slot.value.as_mut())
+    }
+
     /// Handles of all entries that a test picks; for loops that change the slab on their way.
     pub fn keys(&self, mut pick: impl FnMut(&T) -> bool) -> Vec<Key> {
         self.iter().filter(|(_, v)| pick(v)).map(|(k, _)| k).collect()

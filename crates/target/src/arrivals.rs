@@ -85,7 +85,7 @@ impl Target {
     fn lend_to(&mut self, io: &mut Io, key: Key) {
         let Some(connection) = self.connections.get_mut(key) else { return };
         connection.lending = Lending::No;
-        let parsed = connection.backlog.is_empty() && connection.held.is_none();
+        let parsed = !connection.is_held_up();
         let listens = connection.receiving == Receiving::On && !connection.is_over();
         let due = connection.protocol.data_due();
         let open = connection.protocol.open_transfers();

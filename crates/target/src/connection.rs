@@ -110,7 +110,7 @@ pub(crate) struct Connection {
     pub(crate) protocol: tcp::Controller,
     pub(crate) phase: Phase,
     pub(crate) since: Nanos,
-    /// When the last PDU was complete.
+    /// When the last PDU was complete; while none is under way, when that was last looked at.
     pub(crate) progress: Nanos,
     pub(crate) view: Option<ViewId>,
     pub(crate) host_nqn: Option<Nqn>,
@@ -227,6 +227,11 @@ impl Connection {
             }
         }
         self.backlog.push_back(chunk);
+    }
+
+    /// True while not all that came is parsed: then nobody waits for the host.
+    pub(crate) fn is_held_up(&self) -> bool {
+        self.held.is_some() || !self.backlog.is_empty()
     }
 
     /// True when parsing must not go on.

@@ -276,6 +276,12 @@ impl Target {
         let (now, limits) = (io.now(), self.config.timeouts);
         self.prune_settlements(now);
         let after = |since: Nanos, ms: u64| now > since.plus_ms(ms);
+        for connection in self.connections.values_mut() {
+            // No PDU is under way, or we hold it up ourselves: the next one's time, or what is left of it, begins now.
+            if connection.is_held_up() || connection.protocol.export().is_some() {
+                connection.progress = now;
+            }
+        }
         let overdue = |c: &Connection| {
             let waits = match c.phase {
                 Phase::Fresh => after(c.since, limits.icreq_ms),
@@ -283,11 +289,7 @@ impl Target {
                 Phase::Ending => after(c.since, limits.send_ms),
                 Phase::Parting => after(c.since, limits.part_ms),
                 Phase::Closing => return false,
-                Phase::Admin { .. } | Phase::Io { .. } => {
-                    // Someone waits for the host only if all that came is parsed.
-                    let idle = c.held.is_none() && c.backlog.is_empty();
-                    idle && after(c.progress, limits.pdu_ms) && c.protocol.export().is_none()
-                }
+                Phase::Admin { .. } | Phase::Io { .. } => after(c.progress, limits.pdu_ms),
             };
             waits || c.sending.is_some_and(|since| after(since, limits.send_ms))
         };

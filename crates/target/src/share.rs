@@ -72,8 +72,7 @@ impl Target {
 impl Connection {
     /// Since when its host has neither read what it is sent nor gone on with what it was asked for: `now` if it owes nothing.
     fn unmoved_since(&self, now: Nanos) -> Nanos {
-        let parsed = self.held.is_none() && self.backlog.is_empty();
-        let owes = (self.solicited_bytes > 0 && parsed).then_some(self.progress);
+        let owes = (self.solicited_bytes > 0).then_some(self.progress);
         self.sending.into_iter().chain(owes).min().unwrap_or(now)
     }
 }

@@ -172,6 +172,36 @@ fn a_host_that_does_not_read_loses_its_connection_and_holds_up_no_one() {
     assert!(rig.machines[0].is_gone(stuck));
 }
 
+#[test]
+fn a_command_may_come_in_pieces_after_a_long_rest() {
+    let mut rig = rig(11);
+    let ctrl = rig.controller(0, HOST);
+    let [whole, cut] = [5, 6].map(|qid| {
+        let conn = rig.machines[0].dial_raw(server(4420));
+        rig.turns(20);
+        rig.machines[0].send_raw(conn, IcReq::new(0, 0, 0).as_bytes());
+        rig.turns(20);
+        rig.machines[0].send_raw(conn, &connect(qid, ctrl.id, HOST));
+        rig.turns(20);
+        conn
+    });
+    let mut sqe = Sqe::with_read_write(NvmOpcode::READ, 3, 1, long(1));
+    sqe.data_pointer = SglDescriptor::transport(4096);
+    let read = capsule(&sqe, &[]);
+    rig.pass_ms(30_000);
+    let before = rig.machines[0].raw(whole).len();
+    for conn in [whole, cut] {
+        rig.machines[0].send_raw(conn, &read[..40]);
+    }
+    rig.pass_ms(19_000);
+    rig.machines[0].send_raw(whole, &read[40..]);
+    rig.pass_ms(3000);
+    assert!(!rig.machines[0].is_gone(whole));
+    assert!(rig.machines[0].raw(whole).len() > before + 4096);
+    // It counts from its first byte all the same.
+    assert!(rig.machines[0].is_gone(cut));
+}
+
 fn long(blocks: u32) -> ReadWrite {
     ReadWrite { blocks, ..ReadWrite::default() }
 }
