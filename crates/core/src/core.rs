@@ -333,11 +333,15 @@ impl Core {
                 }
             }
             Between::Nbd(message) => self.take_nbd_message(message),
-            Between::Target(envelope) => {
-                if let Some(target) = &mut self.target {
-                    target.on_message(&mut self.io, envelope);
+            Between::Target(envelope) => match &mut self.target {
+                Some(target) => target.on_message(&mut self.io, envelope),
+                // Others listen already, and wait for an answer.
+                None => {
+                    if let Some(answer) = envelope.without_target() {
+                        post(&mut self.links, &mut self.backlog, answer.to, Between::Target(answer));
+                    }
                 }
-            }
+            },
             Between::Notice(notice) => {
                 if let Some(target) = &mut self.target {
                     target.on_notice(&mut self.io, &notice);

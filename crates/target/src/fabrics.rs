@@ -34,7 +34,7 @@ fn invalid(what: ConnectError) -> Refusal {
 /// A Connect of an I/O queue for a controller that is not there (any more). No DNR: between its Connects the node may have
 /// restarted, or the controller ended; the host gets a new one by beginning again, and Linux gives a path up for good
 /// when it reads DNR here.
-fn no_longer(what: ConnectError) -> Refusal {
+pub(crate) fn no_longer(what: ConnectError) -> Refusal {
     (Status::CONNECT_INVALID_PARAMETERS, what.dword())
 }
 

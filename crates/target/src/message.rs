@@ -11,8 +11,8 @@
 //!
 //! What a new controller's core asks all others before is in `settle.rs`.
 
-use crate::slab::Key;
-use dolmen_nvme::spec::Status;
+use crate::{fabrics::no_longer, slab::Key};
+use dolmen_nvme::spec::{ConnectError, Status};
 use dolmen_types::{CoreId, Nqn};
 
 /// A message and where it goes. Opaque to the composition, which only carries it.
@@ -28,6 +28,29 @@ impl Envelope {
     #[must_use]
     pub fn called_off(to: CoreId, ticket: u64) -> Envelope {
         Envelope { to, message: Message::CalledOff { ticket } }
+    }
+
+    /// What a core answers that has no target yet, if it is asked something: there is no controller on it, and nothing of any host.
+    #[must_use]
+    pub fn without_target(self) -> Option<Envelope> {
+        match self.message {
+            Message::Join(join) => {
+                let result = Err(no_longer(ConnectError::CONTROLLER_ID));
+                let Join { controller, qid, queue, .. } = *join;
+                let membership = Membership { controller, qid };
+                let message = Message::Joined { connection: queue.connection, membership, result };
+                Some(Envelope { to: queue.core, message })
+            }
+            Message::Settle { asks, .. } => {
+                let message = Message::Settled { connection: asks.connection };
+                Some(Envelope { to: asks.core, message })
+            }
+            Message::Joined { .. }
+            | Message::Leave { .. }
+            | Message::Close { .. }
+            | Message::Settled { .. }
+            | Message::CalledOff { .. } => None,
+        }
     }
 }
 

@@ -12,7 +12,8 @@
 //! ```
 //!
 //! A controller's core counts its queues on other cores in: a queue says that it has left only when its commands are called off.
-//! What is not confirmed within the deadline of the commands themselves is over by that.
+//! What is not confirmed within the deadline of the commands themselves is over by that. A core whose target has not started yet
+//! is done with everybody ([`Envelope::without_target`]).
 
 use crate::{
     connection::{Phase, Request, Stage},
