@@ -223,7 +223,8 @@ impl Core {
         worked |= self.exec.run(&mut self.io);
         let mut more = self.work();
         more |= self.watch();
-        self.send_mail();
+        // Nobody rings when there is room again.
+        more |= self.send_mail();
         self.last = match (more, worked) {
             (true, _) => Turn::MoreToDo,
             (false, true) => Turn::Worked,
@@ -545,7 +546,9 @@ impl Core {
         }
     }
 
-    fn send_mail(&mut self) {
+    /// Publishes what other cores are to get; true when some of it finds no room yet.
+    fn send_mail(&mut self) -> bool {
+        let mut waits = false;
         for (out, backlog) in self.links.out.iter_mut().zip(&mut self.backlog) {
             let Some(out) = out else { continue };
             while let Some(message) = backlog.pop_front() {
@@ -555,7 +558,9 @@ impl Core {
                 }
             }
             out.flush();
+            waits |= !backlog.is_empty();
         }
+        waits
     }
 }
 

@@ -1,9 +1,9 @@
-//! What cores promise each other: two in one thread, in a simulated world.
+//! What cores promise each other: two in one thread, in a simulated world, or one whose neighbour is the test.
 #![allow(clippy::unwrap_used)] // helpers of tests
 
 use dolmen_core::{
     Core,
-    message::{Answer, Links, ToCore},
+    message::{Answer, Between, Links, ToCore},
 };
 use dolmen_io::{Event, InboxSender, Io, Owner, PoolConfig, Tag, Wait, Wake, inbox, mailbox};
 use dolmen_nvme::{
@@ -11,7 +11,7 @@ use dolmen_nvme::{
     tcp::{CommonHeader, IcReq, PduKind},
 };
 use dolmen_sim::{CoreConfig, NodeId, World};
-use dolmen_target::{Identity, NamespaceTable, TargetConfig};
+use dolmen_target::{CalledOff, Identity, NamespaceTable, TargetConfig};
 use dolmen_types::CoreId;
 use std::{net::SocketAddr, sync::Arc};
 use zerocopy::IntoBytes;
@@ -122,4 +122,33 @@ fn a_core_that_does_not_listen_yet_holds_no_connect_up() {
     // A queue of a controller from before a restart, on the core that is late.
     assert!(hears(&mut host, &connect(1, 40_000), ANSWERED, &mut turn), "a queue");
     assert!(world.now().since(began) < 1_000_000_000);
+}
+
+#[test]
+fn mail_that_found_no_room_goes_as_soon_as_there_is_some() {
+    const MESSAGES: u64 = 100;
+    let world = World::new(2);
+    let (mut core, orders, waker) = core(&world, 1);
+    let (mut requests, into) = mailbox::channel(256, waker);
+    let (out, mut answers) = mailbox::channel(2, io(&world, NODE).waker());
+    assert!(orders.send(ToCore::Link(Links { out: vec![Some(out), None], into: vec![into] })).is_ok());
+    // That it is to close sets a timer: time goes there when it sleeps.
+    let began = world.now();
+    assert!(orders.send(ToCore::Close { answer: Answer::new(drop) }).is_ok());
+    core.turn();
+    for ticket in 0..MESSAGES {
+        let called_off = CalledOff { ticket, tokens: Box::default() };
+        assert!(requests.push(Between::CallOff { from: CoreId(0), called_off }).is_ok());
+    }
+    requests.flush();
+    let mut got = Vec::new();
+    for _ in 0..2 * MESSAGES {
+        assert!(core.turn());
+        answers.drain(&mut got);
+        if got.len() as u64 == MESSAGES {
+            break;
+        }
+    }
+    assert_eq!(got.len() as u64, MESSAGES);
+    assert!(world.now().since(began) < 1_000_000_000, "it slept");
 }
