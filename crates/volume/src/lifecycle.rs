@@ -293,6 +293,7 @@ impl Volumes {
             loads: 0,
             image: None,
             spare: None,
+            is_equipped: false,
             sent: None,
             cancelled: None,
         };

@@ -96,6 +96,8 @@ pub(crate) struct Op {
     pub(crate) image: Option<Buf>,
     /// Where edges and sources are read to before they go into the image.
     pub(crate) spare: Option<Buf>,
+    /// It was given these, as far as it needs them.
+    pub(crate) is_equipped: bool,
     /// The host's data while the log has it.
     pub(crate) sent: Option<Slice>,
     /// Called off, for this reason, as soon as it comes to a point where it can be.

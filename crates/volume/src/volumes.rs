@@ -68,6 +68,8 @@ pub struct Volumes {
     pub(crate) ready: VecDeque<OpId>,
     /// Granted, but short of buffers; in order.
     pub(crate) starved: VecDeque<OpId>,
+    /// Commands under way with buffers of their own.
+    pub(crate) equipped: usize,
     /// Decided, but the log took nothing that turn; in order.
     pub(crate) unsent: VecDeque<(OpId, Records)>,
     /// Commands that wait for overlapping ones.
@@ -141,6 +143,7 @@ impl Volumes {
             replies: Vec::new(),
             ready: VecDeque::new(),
             starved: VecDeque::new(),
+            equipped: 0,
             unsent: VecDeque::new(),
             waiting: 0,
             next_sweep: Nanos(0),
@@ -276,7 +279,6 @@ impl Volumes {
         self.run_snapshot_purges(log);
         self.take_diffs(log);
         self.retry_unsent(log);
-        self.run_ready(log);
         self.retry_starved(log);
         self.admit_backlogs(log);
         self.run_alarms(log);
@@ -300,7 +302,7 @@ impl Volumes {
         }
     }
 
-    /// Tries starved commands again, before newer ones can take what they wait for.
+    /// Tries starved commands again, before newer ones can take what they wait for; then those.
     fn retry_starved<L: Log>(&mut self, log: &mut L) {
         for _ in 0..self.starved.len() {
             let Some(id) = self.starved.pop_front() else { break };

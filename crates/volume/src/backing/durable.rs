@@ -22,6 +22,10 @@ impl Log for Durable<'_> {
         self.io.pool().alloc_plentiful(len)
     }
 
+    fn alloc_alone(&self, len: usize) -> Option<Buf> {
+        self.io.pool().alloc(len)
+    }
+
     fn wake_at(&mut self, at: Nanos) {
         let _ = self.io.timer_at(Tag { owner: self.owner, key: 0 }, at);
     }

@@ -149,6 +149,10 @@ impl Log for FakeLog {
     }
 
     fn alloc(&self, len: usize) -> Option<Buf> {
+        self.pool.alloc_plentiful(len)
+    }
+
+    fn alloc_alone(&self, len: usize) -> Option<Buf> {
         self.pool.alloc(len)
     }
 

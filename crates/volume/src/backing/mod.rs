@@ -66,8 +66,11 @@ pub(crate) trait Log {
     /// The turn's time.
     fn now(&self) -> Nanos;
 
-    /// A buffer of `len` bytes with old contents, if there is one.
+    /// A buffer of `len` bytes with old contents, if there is one that hosts could have, too.
     fn alloc(&self, len: usize) -> Option<Buf>;
+
+    /// The same, for the one command that is under way with buffers of ours: of those as well that hosts leave.
+    fn alloc_alone(&self, len: usize) -> Option<Buf>;
 
     /// Sees to it that there is a step at or after `at`.
     fn wake_at(&mut self, at: Nanos);

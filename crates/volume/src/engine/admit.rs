@@ -120,6 +120,7 @@ impl Volumes {
             loads: 0,
             image: None,
             spare: None,
+            is_equipped: false,
             sent: None,
             cancelled: None,
         };

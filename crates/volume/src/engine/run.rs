@@ -31,7 +31,7 @@ pub(crate) fn snapshot_ticket(number: u64) -> u64 {
 
 impl Volumes {
     /// Runs a command whose claim is granted: takes the buffers that it needs all at once (so holders of buffers never
-    /// wait for buffers), then loads.
+    /// wait for buffers), then loads. One at a time may take what hosts leave: they may have everything else, and wait for such commands.
     pub(crate) fn begin<L: Log>(&mut self, id: OpId, log: &mut L) {
         let now = log.now();
         if let Err(error) = self.check(id, now) {
@@ -48,14 +48,18 @@ impl Volumes {
         }
         let (image, spare) = op.memory();
         if image > 0 {
-            let first = log.alloc(image);
-            let second = if spare > 0 { log.alloc(spare) } else { None };
+            let alone = self.equipped == 0;
+            let alloc = |len| if alone { log.alloc_alone(len) } else { log.alloc(len) };
+            let first = alloc(image);
+            let second = if spare > 0 { alloc(spare) } else { None };
             if first.is_none() || (spare > 0 && second.is_none()) {
                 op.phase = Phase::Ready;
                 self.starved.push_back(id);
                 return;
             }
             (op.image, op.spare) = (first, second);
+            op.is_equipped = true;
+            self.equipped += 1;
         }
         op.phase = Phase::Loading;
         op.stamps.mark(Stage::Granted, now);
@@ -311,6 +315,7 @@ impl Volumes {
     pub(crate) fn finish<L: Log>(&mut self, id: OpId, result: Result<(), VolumeError>, log: &mut L) {
         let now = log.now();
         let mut op = self.ops.take(id);
+        self.equipped -= usize::from(op.is_equipped);
         if let Some(claim) = op.claim.take() {
             self.release(op.volume, claim);
         }

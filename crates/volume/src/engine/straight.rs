@@ -238,6 +238,7 @@ impl Volumes {
             loads: 0,
             image: None,
             spare: None,
+            is_equipped: false,
             sent: Some(sent),
             cancelled: None,
         })

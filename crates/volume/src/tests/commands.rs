@@ -329,3 +329,23 @@ fn hosts_can_not_take_the_last_slots() {
     assert_eq!(bench.replies.len(), 17 * limits::MAX_VOLUME_COMMANDS);
     assert!(bench.replies.values().all(|r| r.result == Ok(Done::Ok)));
 }
+
+/// Those who have all buffers that hosts may take wait for commands that need one more.
+#[test]
+fn commands_that_need_memory_run_one_by_one_when_hosts_have_all_of_theirs() {
+    let mut bench = Bench::new();
+    let volume = durable(&mut bench, SectorSize::B512);
+    let held: Vec<Buf> = std::iter::from_fn(|| bench.log.pool.alloc_plentiful(4096)).collect();
+    let tokens: Vec<u64> = (0..20u64)
+        .map(|n| {
+            let buf = bench.buf(&[7; 2048]);
+            bench.send(volume, Command::Write { lba: n * 8 + 1, blocks: 4, buf })
+        })
+        .collect();
+    bench.settle();
+    for token in tokens {
+        assert_eq!(bench.replies.remove(&token).unwrap().result, Ok(Done::Ok));
+    }
+    drop(held);
+    assert_eq!(bench.log.pool.available(1), 48);
+}
