@@ -318,15 +318,17 @@ pub(crate) fn pool(pool: &PoolStatus) -> Value {
 }
 
 fn reprotection(all: Reprotection) -> Value {
-    let state = match (all.at_risk_segments, all.paused) {
-        (0, _) => "Protected",
-        (_, true) => "Paused",
+    let state = match (all.at_risk_segments, all.deficit, all.paused) {
+        (0, 0, _) => "Protected",
+        (0, _, _) => "Degraded",
+        (_, _, true) => "Paused",
         _ => "Running",
     };
     json!({
         "state": state,
         "atRiskBytes": all.at_risk_bytes.to_string(),
         "atRiskSegments": all.at_risk_segments.to_string(),
+        "deficit": all.deficit,
         "progress": all.progress().unwrap_or(1.0),
         "paused": all.paused,
         "bytesPerSecond": all.bytes_per_s.to_string(),

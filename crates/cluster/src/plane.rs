@@ -438,8 +438,10 @@ pub struct PoolStatus {
 pub struct Reprotection {
     /// Still to be moved. Bytes.
     pub at_risk_bytes: u64,
-    /// Segments that this lies in; 0 when everything is protected. Count.
+    /// Segments that this lies in; 0 when everything is protected as the drives in service allow. Count.
     pub at_risk_segments: u64,
+    /// Of the drives that the pool was made to lose, how many it can't lose now: what was lost before is not made good. Count.
+    pub deficit: u8,
     /// The most that was to be moved since everything was protected last. Bytes.
     pub begun_bytes: u64,
     /// Whether it rests.

@@ -66,6 +66,8 @@ pub struct CoreReport {
 pub struct PoolReport {
     /// Number of the superblock in force.
     pub sequence: u64,
+    /// Of the drives that the pool was made to lose, how many it can't lose now.
+    pub deficit: u8,
     /// The drives, by their place in the pool.
     pub drives: Vec<DriveReport>,
     /// Bytes of data that hosts may store in all.

@@ -39,6 +39,7 @@ mod parity;
 mod plan;
 mod policy;
 mod pool;
+mod redundancy;
 mod scrub;
 mod segments;
 mod shard;

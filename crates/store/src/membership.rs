@@ -72,6 +72,8 @@ pub(crate) struct Membership {
     looked: Option<LabelScrub>,
     /// A drive's superblock is not what was written: all get the next one.
     renew: bool,
+    /// What was lost is made good but for what so many drives had, which the next superblock says.
+    good: Option<usize>,
     stopped: bool,
 }
 
@@ -90,6 +92,7 @@ impl Membership {
             look: None,
             looked: None,
             renew: false,
+            good: None,
             stopped: false,
         }
     }
@@ -131,10 +134,15 @@ impl Membership {
         }
     }
 
-    /// True when no drive is out or about to be: one more can be lost.
+    /// True when as many drives as ever can be lost, and none is about to be.
     pub(crate) fn can_spare(&self) -> bool {
-        let out = self.block.drives.iter().any(|d| d.state == DriveState::Out);
-        self.block.parity > 0 && !out && !self.wanted.values().any(|&s| s == DriveState::Out)
+        let going = self.wanted.values().any(|&s| s == DriveState::Out);
+        self.block.parity > 0 && self.block.deficit == 0 && !going
+    }
+
+    /// Whatever shards hold was begun with all its parity, and has columns on so many drives that are out.
+    pub(crate) fn made_good(&mut self, out: usize) {
+        self.good = self.block.gains(out).then_some(out);
     }
 
     /// A drive shall be emptied; false when it is not in service, or too few would remain.
@@ -268,7 +276,7 @@ impl Membership {
                 let entry = block.drives.get(usize::from(d));
                 entry.is_some_and(|e| e.state != *state && e.state != DriveState::Gone)
             });
-            if !self.wanted.is_empty() || self.joining.is_some() || self.renew {
+            if !self.wanted.is_empty() || self.joining.is_some() || self.renew || self.good.is_some() {
                 return self.begin();
             }
         }
@@ -277,7 +285,7 @@ impl Membership {
 
     /// A superblock has become durable on every drive that it counts.
     fn in_force(&mut self, block: Superblock, joins: Option<u16>) -> Change {
-        (self.block, self.renew) = (block, false);
+        (self.block, self.renew, self.good) = (block, false, None);
         let joined = joins.and_then(|drive| {
             let entry = self.block.drives.get(usize::from(drive))?;
             self.joining = None;
@@ -294,11 +302,7 @@ impl Membership {
         let place = place_for(block).expect("join has looked, and places only come free");
         self.files.resize(self.files.len().max(place + 1), None);
         self.files[place] = Some(drive.file);
-        if place == block.drives.len() {
-            block.drives.push(drive.entry.clone());
-        } else {
-            block.drives[place] = drive.entry.clone();
-        }
+        block.seat(place, drive.entry.clone());
         Some(u16::try_from(place).expect("at most MAX_DRIVES"))
     }
 
@@ -306,11 +310,14 @@ impl Membership {
     fn begin(&mut self) -> Option<Change> {
         let mut block = self.block.clone();
         block.sequence += 1;
-        for (&drive, &state) in &self.wanted {
+        if let Some(out) = self.good {
+            block.make_good(out);
+        }
+        for (&drive, &state) in self.wanted.iter().filter(|(_, s)| **s != DriveState::Out) {
             block.drives[usize::from(drive)].state = state;
         }
-        let out = block.drives.iter().filter(|d| d.state == DriveState::Out).count();
-        if out > usize::from(block.parity) || !block.drives.iter().any(|d| d.state.counts()) {
+        let failed = self.wanted.iter().filter(|(_, s)| **s == DriveState::Out).map(|(&d, _)| usize::from(d));
+        if !block.lose(failed) {
             let failed = self.reasons.iter().map(|(&d, why)| {
                 let path = self.block.drives.get(usize::from(d)).map_or("", |e| e.path.as_str());
                 if why.contains(path) { why.clone() } else { format!("{path}: {why}") }
@@ -319,6 +326,7 @@ impl Membership {
             return Some(self.stop(reason));
         }
         let joins = self.seat(&mut block);
+        assert!(block.covers_new() || !self.block.covers_new(), "what is begun now is covered: {block:?}");
         let Some(exec) = self.exec.clone() else {
             return Some(self.in_force(block, joins));
         };
@@ -367,6 +375,7 @@ pub(crate) fn members(block: &Superblock) -> Members {
         }
     }
     members.shape = Shape::of(active.max(1), block.parity);
+    members.spare = block.spare();
     members
 }
 

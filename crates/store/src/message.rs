@@ -34,8 +34,8 @@ pub enum ToPool {
     Recovered {
         /// Who.
         shard: ShardId,
-        /// Every unit that it holds.
-        units: Vec<UnitId>,
+        /// The units of every segment that it holds.
+        segments: Vec<Columns>,
         /// Bytes on drives that its live data takes.
         footprint_bytes: u64,
     },
@@ -50,8 +50,8 @@ pub enum ToPool {
     Release {
         /// Who.
         shard: ShardId,
-        /// The units.
-        units: Vec<UnitId>,
+        /// The units, as they were leased.
+        segments: Vec<Columns>,
     },
     /// The shard's live data changed, or it has come to the end of its allowance.
     Live {
@@ -59,6 +59,13 @@ pub enum ToPool {
         shard: ShardId,
         /// Bytes on drives that its live data takes.
         footprint_bytes: u64,
+    },
+    /// Without one of these drives something could not be had that is still to be moved, since other columns of it are out or wrong.
+    Needs {
+        /// Who.
+        shard: ShardId,
+        /// The drives, as a set of their indexes.
+        drives: u64,
     },
     /// A drive did not do what it was told: it has to be out before anything that lacks its columns is acknowledged.
     Failed {
@@ -89,6 +96,7 @@ impl ToPool {
             | ToPool::Want { shard, .. }
             | ToPool::Release { shard, .. }
             | ToPool::Live { shard, .. }
+            | ToPool::Needs { shard, .. }
             | ToPool::Failed { shard, .. }
             | ToPool::Ailing { shard, .. } => *shard,
         }
@@ -138,6 +146,8 @@ pub struct Members {
     pub leaving: u64,
     /// What segments are made of from now on.
     pub shape: Shape,
+    /// Drives that can be lost now, whichever they are.
+    pub spare: u8,
 }
 
 /// Where the pool stands, as one shard needs to know it.

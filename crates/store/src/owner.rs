@@ -37,6 +37,8 @@ struct View {
     /// How often each stream was given units. What the hot and the cold one need to go on comes from what the shard gave up by
     /// restarting, and from what cleaning left for it, so no reserve stands before that: a start never waits for space.
     given: [u32; STREAMS],
+    /// Drives without which something could not be had that it has still to move.
+    needs: u64,
     level: SpaceLevel,
 }
 
@@ -49,6 +51,8 @@ pub struct PoolOwner {
     held_units: Vec<u32>,
     /// Per drive: free units; the one that was given back first goes out first.
     free: Vec<VecDeque<u32>>,
+    /// Segments and leases that shards hold, with fewer parity columns than the pool was made for. Count.
+    short: usize,
     next_drive: usize,
     next_shard: usize,
     unit_bytes: u32,
@@ -74,6 +78,7 @@ impl PoolOwner {
             held: plan.drives.iter().map(|d| vec![false; d.units as usize]).collect(),
             held_units: vec![0; plan.drives.len()],
             free: plan.drives.iter().map(|_| VecDeque::new()).collect(),
+            short: 0,
             next_drive: 0,
             next_shard: 0,
             unit_bytes: plan.unit_bytes,
@@ -91,11 +96,12 @@ impl PoolOwner {
         let shard = message.shard();
         let Some(view) = self.shards.get_mut(usize::from(shard.0)) else { return Ok(()) };
         match message {
-            ToPool::Recovered { units, footprint_bytes, .. } => {
+            ToPool::Recovered { segments, footprint_bytes, .. } => {
                 view.recovered = true;
                 view.footprint_bytes = footprint_bytes;
-                for unit in units {
-                    self.hold(unit)?;
+                for columns in segments {
+                    columns.units().iter().try_for_each(|&unit| self.hold(unit))?;
+                    self.short += self.falls_short(&columns);
                 }
                 if self.ready() {
                     self.collect_free();
@@ -103,19 +109,18 @@ impl PoolOwner {
                 }
             }
             ToPool::Want { purpose, .. } => view.wants[stream_of(purpose) as usize] = Some(purpose),
-            ToPool::Release { units, .. } => {
-                for unit in units {
-                    self.give_back(unit);
-                }
+            ToPool::Release { segments, .. } => {
+                segments.iter().for_each(|columns| self.take_back(columns));
                 self.send_levels(None);
             }
             ToPool::Live { footprint_bytes, .. } => {
                 view.footprint_bytes = footprint_bytes;
                 self.send_levels(Some(shard));
             }
+            ToPool::Needs { drives, .. } => view.needs = drives,
             ToPool::Failed { drive, reason, .. } => self.membership.fail(drive, reason),
             ToPool::Ailing { drive, reason, .. } => {
-                if self.membership.can_spare() {
+                if self.can_spare(drive) {
                     self.membership.fail(drive, reason);
                 }
             }
@@ -159,6 +164,13 @@ impl PoolOwner {
         (raw.saturating_sub(self.reserve.capacity_bytes), raw)
     }
 
+    /// Of the drives that the pool was made to lose, how many it can't lose now, since losses before are not made good: drives are out, or
+    /// too few were there for its parity, and re-protection is not through.
+    #[must_use]
+    pub fn deficit(&self) -> u8 {
+        self.membership.block().deficit
+    }
+
     fn free_on(&self, drive: usize) -> u32 {
         u32::try_from(self.free[drive].len()).expect("units fit 32 bits")
     }
@@ -181,11 +193,15 @@ impl PoolOwner {
     /// Goes on with changes of the membership, and tells the shards what has come of them.
     fn settle(&mut self) {
         if self.ready() {
+            let holds = |drive: u16| self.held_units[usize::from(drive)] > 0;
+            let places = || (0u16..).take(self.held_units.len());
             let waiting = self.members.out | self.members.leaving;
-            for drive in (0u16..).take(self.held_units.len()).filter(|&d| waiting & drive_bit(d) != 0) {
-                if self.held_units[usize::from(drive)] == 0 {
-                    self.membership.emptied(drive);
-                }
+            for drive in places().filter(|&d| waiting & drive_bit(d) != 0 && !holds(d)) {
+                self.membership.emptied(drive);
+            }
+            if self.short == 0 {
+                let out = places().filter(|&d| self.members.out & drive_bit(d) != 0 && holds(d));
+                self.membership.made_good(out.count());
             }
         }
         while let Some(change) = self.membership.poll() {
@@ -213,8 +229,19 @@ impl PoolOwner {
         }
     }
 
+    /// True when the pool can do without a drive that does what it is told.
+    fn can_spare(&self, drive: u16) -> bool {
+        let needs = self.shards.iter().fold(0, |set, shard| set | shard.needs);
+        self.ready() && self.membership.can_spare() && needs & drive_bit(drive) == 0
+    }
+
     fn ready(&self) -> bool {
         self.shards.iter().all(|s| s.recovered)
+    }
+
+    /// 1 for a segment with fewer parity columns than the pool was made for.
+    fn falls_short(&self, columns: &Columns) -> usize {
+        usize::from(columns.parity() < usize::from(self.membership.block().parity))
     }
 
     fn hold(&mut self, unit: UnitId) -> Result<(), StoreError> {
@@ -236,6 +263,15 @@ impl PoolOwner {
         for (drive, held) in self.held.iter().enumerate() {
             self.free[drive] = (0u32..).zip(held).filter(|(_, held)| !**held).map(|(unit, _)| unit).collect();
         }
+    }
+
+    /// A shard holds the units of a segment no more.
+    fn take_back(&mut self, columns: &Columns) {
+        let is_held = |u: &UnitId| self.held.get(usize::from(u.drive)).and_then(|d| d.get(u.unit as usize));
+        if columns.units().iter().all(|u| is_held(u) == Some(&true)) {
+            self.short -= self.falls_short(columns);
+        }
+        columns.units().iter().for_each(|&unit| self.give_back(unit));
     }
 
     fn give_back(&mut self, unit: UnitId) {
@@ -306,7 +342,9 @@ impl PoolOwner {
             units.push(UnitId { drive: u16::try_from(drive).expect("at most MAX_DRIVES"), unit });
         }
         self.next_drive = (order[0] + 1) % drives;
-        Columns::new(&units, usize::from(self.members.shape.parity))
+        let columns = Columns::new(&units, usize::from(self.members.shape.parity))?;
+        self.short += self.falls_short(&columns);
+        Some(columns)
     }
 
     /// What wide segments can be made of with what is free, and the drives that have so little that units of others wait for theirs.
@@ -373,6 +411,7 @@ mod tests {
             serial: String::new(),
             units,
             state: DriveState::In,
+            fresh: false,
         };
         PoolPlan {
             pool: Uuid::NIL,
@@ -380,6 +419,7 @@ mod tests {
             unit_bytes: 1 << 20,
             shards,
             parity: 0,
+            deficit: 0,
             sequence: 1,
             drives: drives.iter().map(drive).collect(),
             order: (0..drives.len()).map(Some).collect(),
@@ -409,7 +449,7 @@ mod tests {
         owner
             .on_shard(ToPool::Recovered {
                 shard,
-                units: vec![UnitId { drive: 0, unit: 0 }],
+                segments: vec![Columns::new(&[UnitId { drive: 0, unit: 0 }], 0).unwrap()],
                 footprint_bytes: 0,
             })
             .unwrap();
@@ -424,19 +464,20 @@ mod tests {
         owner.on_shard(ToPool::Want { shard, purpose: Purpose::Metadata }).unwrap();
         let more = leases(&mut owner);
         assert_eq!(more.iter().map(Columns::len).collect::<Vec<_>>(), [1, 1]);
-        let units = got.iter().chain(&more).flat_map(|c| c.units().to_vec()).collect();
-        owner.on_shard(ToPool::Release { shard, units }).unwrap();
+        let segments = got.iter().chain(&more).copied().collect();
+        owner.on_shard(ToPool::Release { shard, segments }).unwrap();
         assert_eq!(leases(&mut owner).len(), 1);
     }
 
     #[test]
     fn a_unit_held_twice_is_corruption() {
         let mut owner = owner(&plan(&[5], 2));
-        let units = vec![UnitId { drive: 0, unit: 3 }];
+        let segments = vec![Columns::new(&[UnitId { drive: 0, unit: 3 }], 0).unwrap()];
         owner
-            .on_shard(ToPool::Recovered { shard: ShardId(0), units: units.clone(), footprint_bytes: 0 })
+            .on_shard(ToPool::Recovered { shard: ShardId(0), segments: segments.clone(), footprint_bytes: 0 })
             .unwrap();
-        assert!(owner.on_shard(ToPool::Recovered { shard: ShardId(1), units, footprint_bytes: 0 }).is_err());
+        let twice = ToPool::Recovered { shard: ShardId(1), segments, footprint_bytes: 0 };
+        assert!(owner.on_shard(twice).is_err());
     }
 
     #[test]
@@ -456,7 +497,7 @@ mod tests {
         let mut owner = owner(&plan(&[600], 2));
         for s in 0..2 {
             owner
-                .on_shard(ToPool::Recovered { shard: ShardId(s), units: vec![], footprint_bytes: 1 << 20 })
+                .on_shard(ToPool::Recovered { shard: ShardId(s), segments: vec![], footprint_bytes: 1 << 20 })
                 .unwrap();
         }
         owner.on_shard(ToPool::Live { shard: ShardId(0), footprint_bytes: 200 << 20 }).unwrap();

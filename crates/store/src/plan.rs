@@ -19,6 +19,8 @@ pub struct PlanDrive {
     pub units: u32,
     /// Where it stands since this opening.
     pub state: DriveState,
+    /// It joined while what other drives had lost was not made good yet, and can be lost for all that.
+    pub fresh: bool,
 }
 
 /// Something about a drive that an opening came upon, and that an operator should know. The texts are for people.
@@ -65,6 +67,8 @@ pub struct PoolPlan {
     pub shards: u16,
     /// Drives that may be lost at a time without loss, fixed for the pool's life.
     pub parity: u8,
+    /// Of these, how many can't be lost now, since what was lost before is not made good.
+    pub deficit: u8,
     /// Number of the superblock that describes the pool so.
     pub sequence: u64,
     /// The drives; a unit's `drive` is an index here. The caller's own list of drives is matched by `order`.
@@ -97,6 +101,7 @@ impl PoolPlan {
             uuid: d.uuid,
             units: d.units,
             state: d.state,
+            fresh: d.fresh,
             serial: d.serial.clone(),
             path: d.path.clone(),
         };
@@ -107,6 +112,7 @@ impl PoolPlan {
             incarnation: self.incarnation,
             shards: self.shards,
             parity: self.parity,
+            deficit: self.deficit,
             unit_bytes: self.unit_bytes,
             drives: self.drives.iter().map(entry).collect(),
         }
@@ -240,6 +246,7 @@ mod tests {
                     serial: String::new(),
                     units: u32::try_from((tib << 40) / u64::from(unit_bytes)).unwrap(),
                     state: DriveState::In,
+                    fresh: false,
                 };
                 let plan = PoolPlan {
                     pool: Uuid::NIL,
@@ -247,6 +254,7 @@ mod tests {
                     unit_bytes,
                     shards,
                     parity: 0,
+                    deficit: 0,
                     sequence: 1,
                     drives: vec![drive],
                     order: vec![Some(0)],

@@ -218,6 +218,7 @@ async fn make(exec: &Handle, drives: &[Candidate], options: &PoolOptions) -> Res
         incarnation: 0,
         shards: options.shards,
         parity,
+        deficit: 0,
         unit_bytes,
         drives: entries,
     };
@@ -237,6 +238,7 @@ fn entry(drive: &Candidate, unit_bytes: u32, uuid: Uuid) -> DriveEntry {
         uuid,
         units: u32::try_from(units).unwrap_or(u32::MAX),
         state: DriveState::In,
+        fresh: false,
         serial: drive.info.serial.clone().unwrap_or_default(),
         path: drive.path.clone(),
     }
@@ -268,6 +270,7 @@ fn plan(block: &Superblock, order: Vec<Option<usize>>, created: bool, findings: 
         serial: d.serial.clone(),
         units: d.units,
         state: d.state,
+        fresh: d.fresh,
     };
     PoolPlan {
         pool: block.pool,
@@ -275,6 +278,7 @@ fn plan(block: &Superblock, order: Vec<Option<usize>>, created: bool, findings: 
         unit_bytes: block.unit_bytes,
         shards: block.shards,
         parity: block.parity,
+        deficit: block.deficit,
         sequence: block.sequence,
         drives: block.drives.iter().map(drive).collect(),
         order,

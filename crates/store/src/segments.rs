@@ -8,7 +8,7 @@
 //! still name there is never mistaken for something else. To everybody outside it is not there.
 
 use crate::UnitId;
-use crate::columns::{Columns, Shape};
+use crate::columns::{Columns, Shape, drive_bit};
 use crate::format::body::SegmentRow;
 use crate::format::segment::Stream;
 use crate::location::Slot;
@@ -40,8 +40,8 @@ pub(crate) struct Segment {
     pub(crate) closed: bool,
     /// Something in it could not be read or does not check, and is still needed: cleaning leaves it alone until then.
     pub(crate) quarantined: Option<Nanos>,
-    /// A column of it could not be read or did not check, and was mended on the way: cleaning moves what lives here.
-    pub(crate) suspect: bool,
+    /// Columns of it that could not be read or did not check, a bit each, and were mended on the way: cleaning moves what lives here.
+    pub(crate) suspect: u16,
     /// Cleaning has moved everything out of it.
     pub(crate) cleaned: bool,
     /// Live bytes by leaves, nodes and the frozen delta.
@@ -66,7 +66,7 @@ impl Segment {
             stream_seq,
             closed: false,
             quarantined: None,
-            suspect: false,
+            suspect: 0,
             cleaned: false,
             base: 0,
             delta: 0,
@@ -90,9 +90,22 @@ impl Segment {
     /// True when a column of it is on a drive of the set, it was begun with less parity than there should be, or something in it
     /// was wrong, nothing is appended to it any more and all that could be had was not moved yet.
     pub(crate) fn at_risk(&self, drives: u64, shape: Shape) -> bool {
-        (self.suspect && self.closed && self.quarantined.is_none())
+        (self.suspect != 0 && self.closed && self.quarantined.is_none())
             || self.columns.parity() < usize::from(shape.parity)
             || self.columns.touches(drives)
+    }
+
+    /// The drives without each of which something here could not be had, since as many columns as it can do without are on drives of the
+    /// set, or wrong.
+    pub(crate) fn needs(&self, out: u64) -> u64 {
+        let columns = || self.columns.units().iter().enumerate();
+        let bad = |(column, unit): &(usize, &UnitId)| {
+            out & drive_bit(unit.drive) != 0 || self.suspect & 1 << column != 0
+        };
+        if columns().filter(bad).count() < self.columns.parity() {
+            return 0;
+        }
+        columns().filter(|c| !bad(c)).fold(0, |set, (_, unit)| set | drive_bit(unit.drive))
     }
 }
 

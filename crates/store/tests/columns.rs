@@ -95,6 +95,8 @@ fn a_drive_that_goes_costs_nothing() {
                 filled.node.until_protected();
                 assert_eq!(filled.state(1), DriveState::Gone, "{count} drives, way {way}");
                 assert_eq!(filled.node.space().at_risk_bytes, 0);
+            } else {
+                assert_eq!(filled.node.owner.deficit(), 1);
             }
             filled.verify();
             assert_eq!(filled.node.space().integrity_errors, 0);

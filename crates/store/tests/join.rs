@@ -3,7 +3,7 @@
 
 mod common;
 use common::*;
-use dolmen_sim::{DriveSpec, Fault, World};
+use dolmen_sim::{DriveFaults, DriveSpec, Fault, World};
 use dolmen_store::*;
 
 fn pool(count: usize, parity: u8) -> Setup {
@@ -231,6 +231,166 @@ fn a_drive_stays_when_another_one_fails() {
     world.remove_drive(NODE, path("d1"));
     until(&mut node, 0, DriveState::Gone);
     node.until_protected();
+    load.run(&mut node, 10);
+    load.verify(&mut node);
+}
+
+/// A mirror that has room.
+fn mirror(count: usize) -> Setup {
+    Setup { drives: drives(count, 40), ..pool(count, 1) }
+}
+
+/// One that has lost d1 for good and has everything on d0 alone; d2 has joined, and nothing is on it yet.
+fn half_a_mirror(world: &World) -> (Node, Load) {
+    let mut node = Node::open(world, &mirror(2)).unwrap();
+    let mut load = Load::begin(&mut node);
+    load.run(&mut node, 60);
+    world.remove_drive(NODE, path("d1"));
+    load.run(&mut node, 60);
+    load.seq += 1;
+    for pg in 0..2u32 {
+        let record = node.write(1 + u64::from(pg), 100, &[5; 8]);
+        node.commit(pg, load.seq, vec![record]).unwrap();
+    }
+    until(&mut node, 1, DriveState::Gone);
+    node.stores.iter_mut().for_each(|s| s.set_reprotection(true, 0));
+    world.add_drive(NODE, path("d2"), DriveSpec::file(43 << 20));
+    node.add_drive("d2").unwrap();
+    assert_eq!(node.owner.deficit(), 1);
+    (node, load)
+}
+
+/// Everything is there.
+fn verify_all(node: &mut Node, load: &Load) {
+    load.verify(node);
+    for pg in 0..2u32 {
+        assert_eq!(node.read(pg, 1 + u64::from(pg), 100, 8).unwrap(), [5; 8]);
+    }
+}
+
+/// What was written while there were too few drives for its parity has one copy until re-protection is through: a start without that
+/// is refused, and changes nothing.
+#[test]
+fn a_start_without_the_only_copy_is_refused() {
+    let world = World::new(7);
+    let (node, load) = half_a_mirror(&world);
+    drop(node);
+    world.crash();
+    world.remove_drive(NODE, path("d0"));
+    let Err(StoreError::Refused(text)) = Node::open(&world, &mirror(3)) else { panic!("it opened") };
+    assert!(text.contains("d0"), "{text}");
+    world.return_drive(NODE, path("d0"));
+    verify_all(&mut Node::open(&world, &mirror(3)).unwrap(), &load);
+}
+
+/// A write that fails where the only copy is stops the pool; nobody is told that the drive is out.
+#[test]
+fn a_failed_write_beside_the_only_copy_stops_the_pool() {
+    let world = World::new(8);
+    let (mut node, load) = half_a_mirror(&world);
+    world.fail_next(NODE, path("d0"), Fault::Write);
+    let stopped = (1..20).any(|i| {
+        let record = node.write(1, 300, &[5]);
+        matches!(node.commit(0, load.seq + i, vec![record]), Err(StoreError::Stopped { .. }))
+    });
+    assert!(stopped);
+    drop(node);
+    world.crash();
+    verify_all(&mut Node::open(&world, &mirror(3)).unwrap(), &load);
+}
+
+/// However slow the drive with the only copy is beside one that has come, it stays, and nobody takes it out by hand.
+#[test]
+fn the_only_copy_is_not_given_up_for_being_slow() {
+    let world = World::new(9);
+    let (mut node, mut load) = half_a_mirror(&world);
+    load.run(&mut node, 40);
+    let latency_ns = (60_000_000, 70_000_000);
+    world.set_faults(NODE, path("d0"), DriveFaults { latency_ns, ..DriveFaults::default() });
+    let began = world.now();
+    while world.now().since(began) < 8_000_000_000 {
+        load.run(&mut node, 1);
+        assert_eq!((node.owner.drives()[0].state, node.owner.deficit()), (DriveState::In, 1));
+    }
+    assert!(node.owner.force_out(0, "by hand".into()).is_err());
+    world.set_faults(NODE, path("d0"), DriveFaults::default());
+    verify_all(&mut node, &load);
+}
+
+/// The drive that has come may fail while the first copies are made on it: the old one has everything.
+#[test]
+fn a_drive_that_has_just_joined_is_not_missed() {
+    for restart in [false, true] {
+        let world = World::new(10);
+        let (mut node, mut load) = half_a_mirror(&world);
+        load.run(&mut node, 10);
+        world.remove_drive(NODE, path("d2"));
+        if restart {
+            drop(node);
+            world.crash();
+            node = Node::open(&world, &mirror(3)).unwrap();
+        }
+        load.run(&mut node, 10);
+        verify_all(&mut node, &load);
+        assert_ne!(node.owner.drives()[2].state, DriveState::In);
+        // Another one takes its place, and everything is as it was before all this.
+        world.add_drive(NODE, path("d3"), DriveSpec::file(43 << 20));
+        node.add_drive("d3").unwrap();
+        node.stores.iter_mut().for_each(|s| s.set_reprotection(false, 0));
+        node.until_protected();
+        assert_eq!(node.owner.deficit(), 0);
+        world.remove_drive(NODE, path("d0"));
+        load.run(&mut node, 10);
+        verify_all(&mut node, &load);
+    }
+}
+
+/// Once everything has a copy on the new drive either one may go, while the pool serves or at a start.
+#[test]
+fn a_mirror_is_whole_again() {
+    for (lost, restart) in [("d0", false), ("d2", false), ("d0", true), ("d2", true)] {
+        let world = World::new(11);
+        let (mut node, mut load) = half_a_mirror(&world);
+        node.stores.iter_mut().for_each(|s| s.set_reprotection(false, 0));
+        node.until_protected();
+        world.remove_drive(NODE, path(lost));
+        if restart {
+            drop(node);
+            world.crash();
+            node = Node::open(&world, &mirror(3)).unwrap();
+        }
+        load.run(&mut node, 10);
+        verify_all(&mut node, &load);
+    }
+}
+
+/// Of three drives that may lose two, two are lost for good, one after the other, and two others come.
+#[test]
+fn double_parity_is_counted_down_and_up() {
+    let world = World::new(12);
+    let mut node = Node::open(&world, &pool(3, 2)).unwrap();
+    let mut load = Load::begin(&mut node);
+    load.run(&mut node, 40);
+    for (i, drive) in [(1, "d1"), (2, "d2")] {
+        world.remove_drive(NODE, path(drive));
+        load.run(&mut node, 40);
+        until(&mut node, i, DriveState::Gone);
+        assert_eq!(usize::from(node.owner.deficit()), i);
+    }
+    for (i, drive) in [(3, "d3"), (4, "d4")] {
+        blank(&world, drive);
+        node.add_drive(drive).unwrap();
+        assert_eq!(node.owner.deficit(), 2, "{drive}");
+        assert!(node.owner.force_out(0, "by hand".into()).is_err());
+        if i == 3 {
+            for _ in 0..2000 {
+                node.turn();
+            }
+        }
+    }
+    node.until_protected();
+    assert_eq!(node.owner.deficit(), 0);
+    ["d0", "d3"].iter().for_each(|d| world.remove_drive(NODE, path(d)));
     load.run(&mut node, 10);
     load.verify(&mut node);
 }

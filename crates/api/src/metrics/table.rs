@@ -67,8 +67,14 @@ pub(super) const POOL: &[Metric<PoolStatus>] = &[
     row(
         "pool_at_risk_segments",
         "",
-        "Segments that lack a column or will; 0 when everything is protected",
+        "Segments that lack a column or will; 0 when everything is protected as the drives in service allow",
         Gauge(|m| m.reprotection.at_risk_segments),
+    ),
+    row(
+        "pool_deficit",
+        "",
+        "Of the drives that the pool was made to lose, how many it can't lose now",
+        Gauge(|m| u64::from(m.reprotection.deficit)),
     ),
     row(
         "pool_reprotection_paused",

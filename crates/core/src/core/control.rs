@@ -284,6 +284,7 @@ impl Core {
             scrub: self.store.as_ref().and_then(Store::scrub).map(|shards| self.labels.with(shards)),
             pool: self.owner.as_ref().map(|owner| PoolReport {
                 sequence: owner.sequence(),
+                deficit: owner.deficit(),
                 drives: (0..)
                     .zip(owner.drives())
                     .map(|(i, standing): (usize, _)| {

@@ -69,6 +69,10 @@ fn protection(r: &Value) -> String {
         "Paused" => format!(
             "re-protection rests: {left} in {segments} segments at risk; `dolmen pool reprotect --resume`"
         ),
+        "Degraded" => {
+            let fewer = text(r, "deficit");
+            format!("as the drives in service allow: {fewer} fewer than usual can be lost; add as many")
+        }
         _ if r["paused"] == true => "complete; re-protection rests".into(),
         _ => format!("complete{bound}"),
     }

@@ -175,6 +175,7 @@ pub(super) fn pool(plan: &PoolPlan, reports: &[CoreReport]) -> PoolStatus {
         reprotection: Reprotection {
             at_risk_bytes: sum.at_risk_bytes,
             at_risk_segments: sum.at_risk_segments,
+            deficit: reports.iter().find_map(|r| r.pool.as_ref()).map_or(0, |p| p.deficit),
             ..Reprotection::default()
         },
         mended_reads: sum.mended_reads,

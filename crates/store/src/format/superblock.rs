@@ -25,6 +25,8 @@ const TABLE_AT: usize = 256;
 const ENTRY_BYTES: usize = 192;
 const SERIAL_BYTES: usize = 40;
 const PATH_BYTES: usize = 128;
+/// Bit of a drive's flags: it joined since there is a deficit.
+const FRESH: u8 = 1;
 
 const _: () = assert!(TABLE_AT + MAX_DRIVES * ENTRY_BYTES <= SUPERBLOCK_BYTES);
 
@@ -64,6 +66,8 @@ pub(crate) struct DriveEntry {
     pub(crate) units: u32,
     /// Where it stands.
     pub(crate) state: DriveState,
+    /// It joined since there is a deficit: whatever has a column there has all its parity.
+    pub(crate) fresh: bool,
     /// Serial number, cut to 40 bytes; empty when unknown.
     pub(crate) serial: String,
     /// Path at the last opening, cut to its last 128 bytes.
@@ -93,6 +97,8 @@ pub(crate) struct Superblock {
     pub(crate) shards: u16,
     /// Parity columns of a segment, and so drives that may be lost at a time: 0 to 2, for the pool's life.
     pub(crate) parity: u8,
+    /// Of these, how many can't be lost now, since losses before are not made good: 0 to `parity` (`redundancy.rs`).
+    pub(crate) deficit: u8,
     /// Bytes of a unit.
     pub(crate) unit_bytes: u32,
     /// All drives of the pool.
@@ -120,10 +126,11 @@ impl Superblock {
         w.bytes(MAGIC).u64(0).u32(POOL_VERSION).u32(0).u64(self.sequence);
         w.bytes(&self.pool.0).bytes(&me.uuid.0).u64(self.incarnation);
         w.u16(self.index).u16(u16::try_from(self.drives.len()).expect("at most MAX_DRIVES"));
-        w.u16(self.shards).u8(self.parity).u8(0).u32(self.unit_bytes);
+        w.u16(self.shards).u8(self.parity).u8(self.deficit).u32(self.unit_bytes);
         w.pad_to(TABLE_AT);
         for (i, drive) in self.drives.iter().enumerate() {
-            w.bytes(&drive.uuid.0).u32(drive.units).u8(drive.state as u8).u8(0).u16(0);
+            w.bytes(&drive.uuid.0).u32(drive.units).u8(drive.state as u8);
+            w.u8(if drive.fresh { FRESH } else { 0 }).u16(0);
             w.bytes(head(&drive.serial, SERIAL_BYTES)).pad_to(TABLE_AT + i * ENTRY_BYTES + 24 + SERIAL_BYTES);
             w.bytes(tail(&drive.path, PATH_BYTES)).pad_to(TABLE_AT + (i + 1) * ENTRY_BYTES);
         }
@@ -155,6 +162,7 @@ impl Superblock {
             && self.unit_bytes >= super::MIN_UNIT_BYTES
             && self.unit_bytes <= super::MAX_UNIT_BYTES
             && usize::from(self.parity) <= MAX_PARITY
+            && self.deficit <= self.parity
     }
 }
 
@@ -165,8 +173,7 @@ fn decode_fields(r: &mut Reader<'_>, bytes: &[u8]) -> Option<Superblock> {
     let uuid = Uuid(r.array()?);
     let incarnation = r.u64()?;
     let (index, count, shards) = (r.u16()?, usize::from(r.u16()?), r.u16()?);
-    let parity = r.u8()?;
-    r.u8()?;
+    let (parity, deficit) = (r.u8()?, r.u8()?);
     let unit_bytes = r.u32()?;
     if count == 0 || count > MAX_DRIVES {
         return None;
@@ -175,17 +182,21 @@ fn decode_fields(r: &mut Reader<'_>, bytes: &[u8]) -> Option<Superblock> {
     for entry in bytes[TABLE_AT..].chunks_exact(ENTRY_BYTES).take(count) {
         let mut r = Reader::new(entry);
         let (uuid, units, state) = (Uuid(r.array()?), r.u32()?, DriveState::from_number(r.u8()?)?);
-        r.take(3)?;
+        let fresh = r.u8()? & FRESH != 0;
+        r.take(2)?;
         drives.push(DriveEntry {
             uuid,
             units,
             state,
+            fresh,
             serial: text(r.take(SERIAL_BYTES)?),
             path: text(r.take(PATH_BYTES)?),
         });
     }
     let sound = drives.get(usize::from(index)).is_some_and(|d| d.uuid == uuid);
-    sound.then_some(Superblock { sequence, pool, index, incarnation, shards, parity, unit_bytes, drives })
+    let block =
+        Superblock { sequence, pool, index, incarnation, shards, parity, deficit, unit_bytes, drives };
+    sound.then_some(block)
 }
 
 fn head(text: &str, max: usize) -> &[u8] {

@@ -47,6 +47,7 @@ fn superblock() -> Superblock {
         uuid: Uuid([i; 16]),
         units: 1000 + u32::from(i),
         state: if i == 1 { DriveState::In } else { DriveState::Leaving },
+        fresh: i == 2,
         serial: format!("SER{i}"),
         path: format!("/dev/d{i}"),
     };
@@ -57,6 +58,7 @@ fn superblock() -> Superblock {
         incarnation: 7,
         shards: 2,
         parity: 1,
+        deficit: 1,
         unit_bytes: 1 << 20,
         drives: vec![drive(1), drive(2)],
     }

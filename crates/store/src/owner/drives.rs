@@ -59,9 +59,10 @@ impl PoolOwner {
             DriveState::Gone => return Err("it is no drive of the pool any more".into()),
             DriveState::In | DriveState::Leaving => {}
         }
-        if !self.membership.can_spare() {
+        if !self.can_spare(drive) {
             return Err(
-                "the pool can't make good what this drive holds: it has no parity, or another drive is out"
+                "the pool can't make good what this drive holds: it has no parity, another drive is out, or \
+                        re-protection is not through"
                     .into(),
             );
         }

@@ -15,7 +15,7 @@
 //!                                        anything else                        left alone
 //! ```
 //!
-//! Lost drives are put out, m of them at most; with more, or where there is no parity, the start is refused and nothing is written.
+//! Lost drives are put out, if everything can be had without them; otherwise the start is refused and nothing is written.
 
 use super::label::{Found, begin};
 use super::{Candidate, PoolOptions, accept, derive, entry, failed, plan, write_each};
@@ -126,11 +126,11 @@ async fn open(
         begin(exec, drives[i].info.file).await.map_err(|e| (i, e.to_string()))?;
         let path = drives[i].path.clone();
         findings.push(if was_out { Finding::Stale { path } } else { Finding::Joined { path } });
-        if place == block.drives.len() {
-            block.drives.push(entry);
+        block.seat(place, entry);
+        if place == order.len() {
             order.push(Some(i));
         } else {
-            (block.drives[place], order[place]) = (entry, Some(i));
+            order[place] = Some(i);
         }
     }
     let highest = found.iter().flat_map(Found::superblocks).map(|s| s.incarnation).max().unwrap_or(0);
@@ -379,22 +379,22 @@ fn named(drive: &DriveEntry) -> String {
 
 /// Puts the drives that are missing out. Refuses a pool that has lost too many, by the names under which the operator knew them.
 fn missing(block: &mut Superblock, order: &[Option<usize>]) -> Result<(), StoreError> {
-    let mut absent = Vec::new();
-    for (drive, at) in block.drives.iter_mut().zip(order) {
-        if drive.state == DriveState::Gone || at.is_some() {
-            continue;
-        }
-        absent.push(named(drive));
-        drive.state = DriveState::Out;
-    }
-    if absent.len() <= usize::from(block.parity) && order.iter().any(Option::is_some) {
+    let spare = block.spare();
+    let not_here = |counts: fn(DriveState) -> bool| {
+        let places = block.drives.iter().zip(order).enumerate();
+        places.filter(move |(_, (d, at))| at.is_none() && counts(d.state)).map(|(place, _)| place)
+    };
+    let absent: Vec<String> =
+        not_here(|state| state != DriveState::Gone).map(|place| named(&block.drives[place])).collect();
+    let lost: Vec<usize> = not_here(DriveState::counts).collect();
+    if block.lose(lost) {
         return Ok(());
     }
     let drives = block.drives.iter().filter(|d| d.state != DriveState::Gone).count();
+    let before = if block.parity > spare { " until what was lost before is made good" } else { "" };
     Err(StoreError::Refused(format!(
-        "pool {} has {drives} drives and can do without {}; these are missing: {}; nothing was written",
+        "pool {} has {drives} drives and can do without {spare}{before}; these are missing: {}; nothing was written",
         block.pool,
-        block.parity,
         absent.join(", ")
     )))
 }

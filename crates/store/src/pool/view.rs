@@ -85,6 +85,7 @@ mod tests {
             uuid: Uuid([u8::try_from(i + 1).unwrap(); 16]),
             units: 100,
             state: if out == Some(i) { DriveState::Out } else { DriveState::In },
+            fresh: false,
             serial: String::new(),
             path: format!("d{i}"),
         };
@@ -95,6 +96,7 @@ mod tests {
             incarnation: 3,
             shards: 1,
             parity: 1,
+            deficit: 0,
             unit_bytes: 1 << 20,
             drives: (0..3).map(entry).collect(),
         }

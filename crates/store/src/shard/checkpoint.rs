@@ -233,8 +233,7 @@ fn finish(shard: &Shared, anchor: &Anchor, chunks: &[(Slot, Chunk)], empty: &[Sl
     let mut s = shard.borrow_mut();
     let s = &mut *s;
     s.segments.set_body(chunks.iter().map(|(slot, c)| (*slot, c.len.next_multiple_of(4096))));
-    let gone = empty.iter().filter_map(|&slot| s.segments.remove(slot));
-    let units: Vec<_> = gone.flat_map(|columns| columns.units().to_vec()).collect();
+    let gone: Vec<_> = empty.iter().filter_map(|&slot| s.segments.remove(slot)).collect();
     s.named(anchor);
     s.checkpoint.generation = anchor.generation;
     s.checkpoint.base = anchor.base;
@@ -243,8 +242,8 @@ fn finish(shard: &Shared, anchor: &Anchor, chunks: &[(Slot, Chunk)], empty: &[Sl
     s.checkpoint.finished += 1;
     s.end_gone();
     s.retire_cleaned();
-    if !units.is_empty() {
-        s.to_pool.push(ToPool::Release { shard: s.id.shard, units });
+    if !gone.is_empty() {
+        s.to_pool.push(ToPool::Release { shard: s.id.shard, segments: gone });
     }
     s.weigh_risk();
     s.report_live();

@@ -31,6 +31,8 @@ pub(crate) struct Risk {
     pub(crate) segments: u64,
     /// Live bytes in them.
     pub(crate) bytes: u64,
+    /// Drives without which something there could not be had.
+    needs: u64,
     /// A checkpoint would give some of them back, or empty them of map pages.
     checkpoint: bool,
     /// When a checkpoint was asked for last.
@@ -59,7 +61,7 @@ impl Shard {
 
     /// Gives back leases that lack a column, but for those that an open segment or an anchor names as its successor.
     fn drop_leases(&mut self) {
-        let mut units = Vec::new();
+        let mut segments = Vec::new();
         for stream in Stream::ALL {
             let open = self.log.streams[stream as usize].open;
             if stream == Stream::Meta && open.is_some_and(|o| self.should_leave(&o)) {
@@ -69,11 +71,11 @@ impl Shard {
             let leases = std::mem::take(&mut self.log.streams[stream as usize].leases);
             let (stay, go): (Vec<_>, Vec<_>) =
                 leases.into_iter().enumerate().partition(|(i, l)| *i < kept || !self.lacks(&l.columns));
-            units.extend(go.iter().flat_map(|(_, l)| l.columns.units().to_vec()));
+            segments.extend(go.iter().map(|(_, l)| l.columns));
             self.log.streams[stream as usize].leases = stay.into_iter().map(|(_, l)| l).collect();
         }
-        if !units.is_empty() {
-            self.to_pool.push(ToPool::Release { shard: self.id.shard, units });
+        if !segments.is_empty() {
+            self.to_pool.push(ToPool::Release { shard: self.id.shard, segments });
         }
     }
 
@@ -99,7 +101,7 @@ impl Shard {
 
     /// True when a stream had better not go on in its open segment.
     pub(crate) fn should_leave(&self, open: &OpenSegment) -> bool {
-        self.lacks(&open.columns) || self.segments.at(open.slot).is_some_and(|s| s.suspect)
+        self.lacks(&open.columns) || self.segments.at(open.slot).is_some_and(|s| s.suspect != 0)
     }
 
     /// True when a stream appends to a segment that lacks a column, or will do so next.
@@ -130,6 +132,7 @@ impl Shard {
     /// Looks at all segments for such as lack a column.
     pub(crate) fn weigh_risk(&mut self) {
         self.space.ahead = None;
+        let out = self.drives.members().out;
         let mut risk = Risk { asked: self.risk.asked, ..Risk::default() };
         for (_, segment) in self.segments.iter().filter(|(_, s)| self.is_at_risk(s)) {
             risk.any = true;
@@ -138,15 +141,20 @@ impl Shard {
             let moved =
                 segment.base + segment.delta == 0 || segment.cleaned || segment.stream == Stream::Meta;
             risk.checkpoint |= segment.closed && moved;
+            risk.needs |= segment.needs(out);
         }
         // What streams append to is not cleaned yet, but no other column of it may go either.
-        let open = self.segments.iter().filter(|(_, s)| s.suspect && !s.closed && s.quarantined.is_none());
+        let open = self.segments.iter().filter(|(_, s)| s.suspect != 0 && !s.closed && s.quarantined.is_none());
         for (_, segment) in open.filter(|(_, s)| !self.is_at_risk(s)) {
             risk.any = true;
             risk.segments += 1;
             risk.bytes += u64::from(segment.live());
+            risk.needs |= segment.needs(out);
         }
         risk.any |= Stream::LOGS.into_iter().any(|stream| self.lacks_where(stream));
+        if risk.needs != self.risk.needs {
+            self.to_pool.push(ToPool::Needs { shard: self.id.shard, drives: risk.needs });
+        }
         self.risk = risk;
     }
 
@@ -159,10 +167,10 @@ impl Shard {
         wants
     }
 
-    /// A column of a segment did not hold what was written: what lives there is moved.
-    pub(crate) fn suspect(&mut self, slot: Slot, columns: &Columns) {
+    /// Columns of a segment, by their numbers, did not hold what was written: what lives there is moved.
+    pub(crate) fn suspect(&mut self, slot: Slot, columns: &Columns, wrong: &[usize]) {
         if let Some(segment) = self.segments.at_mut(slot).filter(|s| s.columns == *columns) {
-            segment.suspect = true;
+            segment.suspect |= wrong.iter().fold(0, |set, column| set | 1 << column);
             if self.log.streams[Stream::Meta as usize].open.is_some_and(|o| o.slot == slot) {
                 self.end_meta();
             }

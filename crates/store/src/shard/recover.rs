@@ -147,9 +147,8 @@ async fn newest_anchor(shard: &Shared, exec: &Handle) -> Result<Option<Anchor>, 
         }
         failed += usize::from(!before && unreadable.is_some());
     }
-    // Every drive in service has it, so the pool's parity says how many may keep silent.
-    let members = drives.members();
-    if let Some(reason) = unreadable.filter(|_| failed > usize::from(members.shape.parity)) {
+    // The drives of what it names have it, and so many of them may keep silent.
+    if let Some(reason) = unreadable.filter(|_| failed > usize::from(drives.members().spare)) {
         return Err(StoreError::Medium { reason });
     }
     if newest.is_none() && !untouched {
@@ -405,11 +404,11 @@ async fn replay_all(
 fn report(shard: &Shared) {
     let mut s = shard.borrow_mut();
     let s = &mut *s;
-    let units = s.segments.iter().flat_map(|(_, seg)| seg.columns.units().to_vec()).collect();
+    let segments = s.segments.iter().map(|(_, seg)| seg.columns).collect();
     let footprint_bytes = s.footprint();
     s.space.reported = footprint_bytes;
-    s.to_pool.push(ToPool::Recovered { shard: s.id.shard, units, footprint_bytes });
     s.weigh_risk();
+    s.to_pool.push(ToPool::Recovered { shard: s.id.shard, segments, footprint_bytes });
     // The first units of the hot stream are for whatever comes; later ones tell hosts from control records.
     s.want(Purpose::Control);
     s.want(Purpose::Clean);

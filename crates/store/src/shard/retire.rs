@@ -60,7 +60,7 @@ impl Shard {
         let Some(columns) = self.segments.retire(name) else { return };
         // At replay the units are simply not reported as held.
         if !matches!(self.phase, Phase::Recovering) {
-            self.to_pool.push(ToPool::Release { shard: self.id.shard, units: columns.units().to_vec() });
+            self.to_pool.push(ToPool::Release { shard: self.id.shard, segments: vec![columns] });
         }
     }
 }

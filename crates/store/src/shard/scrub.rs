@@ -82,11 +82,11 @@ impl super::Shard {
         }
     }
 
-    /// So many columns of a segment were wrong: what lives there is moved. No strikes against the drive: what rots over the years is
+    /// Columns of a segment were wrong: what lives there is moved. No strikes against the drive: what rots over the years is
     /// found all at once here, and a drive that reads badly is struck by whoever moves it.
-    fn scrub_mends(&mut self, slot: Slot, columns: &Columns, count: usize) {
-        self.scrub.mended += count as u64;
-        self.suspect(slot, columns);
+    fn scrub_mends(&mut self, slot: Slot, columns: &Columns, wrong: &[usize]) {
+        self.scrub.mended += wrong.len() as u64;
+        self.suspect(slot, columns, wrong);
     }
 
     /// A block that somebody needs can't be had; false when that is known.
@@ -218,7 +218,7 @@ impl Scrubber {
         };
         let name = segment.name(slot);
         // What is to be moved anyway, or holds nothing, is not worth the while.
-        if segment.suspect || segment.cleaned || segment.live() == 0 {
+        if segment.suspect != 0 || segment.cleaned || segment.live() == 0 {
             return Ok(());
         }
         let mut scan = SegmentScan::new(self.exec.clone(), drives, segment.columns);
@@ -243,7 +243,7 @@ impl Scrubber {
     }
 
     fn is_still(&self, name: SegmentName) -> bool {
-        self.shard.borrow().segments.named(name).is_some_and(|s| !s.suspect)
+        self.shard.borrow().segments.named(name).is_some_and(|s| s.suspect == 0)
     }
 
     /// What no column gives any more, unless the segment went meanwhile.
@@ -268,7 +268,7 @@ impl Scrubber {
             let is = scan.column(column, &[column], 0, len).await;
             let right = is.as_deref() == Ok(header.for_column(column).encode().as_slice());
             if !right && self.is_still(name) {
-                self.shard.borrow_mut().scrub_mends(name.slot, &header.columns, 1);
+                self.shard.borrow_mut().scrub_mends(name.slot, &header.columns, &[column]);
             }
             self.pace(len as u64).await?;
         }
@@ -317,7 +317,7 @@ impl Scrubber {
         if matches!(scan.whole(&self.shard, found).await, Ok(None)) {
             self.what_is_lost(found).await?;
         }
-        self.shard.borrow_mut().scrub_mends(name.slot, columns, bad.len());
+        self.shard.borrow_mut().scrub_mends(name.slot, columns, &bad);
         Ok(())
     }
 
@@ -373,7 +373,7 @@ impl Scrubber {
         let slot = page.location.slot();
         let (columns, offset) = {
             let s = self.shard.borrow();
-            let Some(segment) = s.segments.at(slot).filter(|s| !s.suspect) else { return Ok(()) };
+            let Some(segment) = s.segments.at(slot).filter(|s| s.suspect == 0) else { return Ok(()) };
             (segment.columns, page.location.place(s.drives.unit_bytes).1)
         };
         let holds = |bytes: &[u8]| verify(bytes, level, line, page);
@@ -386,7 +386,7 @@ impl Scrubber {
             // There is nothing to write it anew from. Whoever needs it finds that out.
             s.lost_page(line, page);
         } else {
-            s.scrub_mends(slot, &columns, bad.len());
+            s.scrub_mends(slot, &columns, &bad);
         }
         Ok(())
     }
@@ -444,7 +444,7 @@ impl Scrubber {
             if good == 0 {
                 s.scrub_lost("a part of the checkpoint, which the next one replaces".into());
             }
-            s.scrub_mends(slot, &chunk.columns, bad.len());
+            s.scrub_mends(slot, &chunk.columns, &bad);
             s.checkpoint.requested = true;
         }
         Ok(())

@@ -361,8 +361,7 @@ impl Node {
     /// True when no drive is out and nothing lacks a column: one more drive may be lost.
     pub fn is_protected(&self) -> bool {
         let states: Vec<DriveState> = self.owner.drives().iter().map(|d| d.state).collect();
-        let here = states.iter().filter(|s| **s == DriveState::In).count();
-        here > usize::from(self.plan.parity)
+        self.owner.deficit() == 0
             && states.iter().all(|s| matches!(s, DriveState::In | DriveState::Gone))
             && self.stores.iter().all(|s| s.space().at_risk_segments == 0)
     }
