@@ -5,6 +5,7 @@ mod common;
 use common::*;
 use dolmen_sim::{DriveFaults, Fault, World};
 use dolmen_store::*;
+use dolmen_types::PgId;
 
 const BLOCKS: u64 = 120;
 
@@ -441,4 +442,30 @@ fn a_drive_that_joins_widens_new_segments() {
     world.remove_drive(NODE, path("d4"));
     filled.write_some(4, 4);
     filled.verify();
+}
+
+/// A drive fails in the middle of a checkpoint's body that takes several writes.
+#[test]
+fn a_drive_goes_while_a_body_is_written() {
+    let world = World::new(11);
+    let mut setup = Setup { drives: drives(2, 60), parity: 1, unit_bytes: 1 << 20, ..Setup::tiny(0) };
+    setup.tuning.commit_bytes = 120 * 1024;
+    let mut node = Node::open(&world, &setup).unwrap();
+    node.commit(0, 1, vec![create(1)]).unwrap();
+    let put = |id: u8| Record::Put { key: key(id.into()), value: vec![id; 30 << 10].into() };
+    (0..20).for_each(|id| node.commit(0, 2 + u64::from(id), vec![put(id)]).unwrap());
+    node.checkpoint();
+    world.fail_next(NODE, path("d1"), Fault::Write);
+    node.checkpoint();
+    assert_eq!(node.stores[0].stopped(), None);
+    assert_ne!(node.owner.drives()[1].state, DriveState::In);
+    drop(node);
+    world.crash();
+    let node = Node::open(&world, &setup).unwrap();
+    let mut found = 0;
+    node.stores[0].for_each_object(PgId(0), |key, value| {
+        assert!(value.iter().all(|&byte| u128::from(byte) == key.id));
+        found += 1;
+    });
+    assert_eq!(found, 20);
 }

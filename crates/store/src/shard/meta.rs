@@ -86,8 +86,7 @@ impl MetaWriter {
 
     /// Appends one page.
     pub(crate) async fn page(&mut self, bytes: &[u8]) -> Result<Placed, String> {
-        self.reserve(PAGE_BYTES).await?;
-        let placed = self.advance(PAGE_BYTES)?;
+        let (placed, _) = self.take(PAGE_BYTES).await?;
         self.put(&placed, bytes).await?;
         Ok(placed)
     }
@@ -97,17 +96,14 @@ impl MetaWriter {
         let mut chunks = Vec::new();
         let mut rest = bytes;
         while !rest.is_empty() {
-            let room = self.reserve(PAGE_BYTES).await? as usize;
-            let take = rest.len().min(room).min(STAGE_BYTES);
-            let (part, tail) = rest.split_at(take);
-            rest = tail;
-            let padded =
-                u32::try_from(take.next_multiple_of(PAGE_BYTES as usize)).expect("below STAGE_BYTES");
             // A chunk is one piece on the drive: begin it in an empty stage.
             self.flush_stage().await?;
-            let placed = self.advance(padded)?;
+            let most = rest.len().next_multiple_of(PAGE_BYTES as usize).min(STAGE_BYTES);
+            let (placed, taken) = self.take(u32::try_from(most).expect("at most STAGE_BYTES")).await?;
+            let (part, tail) = rest.split_at(rest.len().min(taken as usize));
+            rest = tail;
             self.put(&placed, part).await?;
-            let len = u32::try_from(take).expect("below STAGE_BYTES");
+            let len = u32::try_from(part.len()).expect("at most STAGE_BYTES");
             let check = crate::check::check64(0, part);
             chunks.push((placed.slot, Chunk { columns: placed.columns, offset: placed.offset, len, check }));
         }
@@ -148,8 +144,9 @@ impl MetaWriter {
         Ok(())
     }
 
-    /// Makes sure that the open segment has room for `bytes`; the room.
-    async fn reserve(&mut self, bytes: u32) -> Result<u32, String> {
+    /// Takes up to `most` bytes of the open segment, whole pages and at least one, and says how many. A segment that has room may be
+    /// closed whenever something is waited for, so nothing is between the look and the taking.
+    async fn take(&mut self, most: u32) -> Result<(Placed, u32), String> {
         loop {
             let header = {
                 let mut shard = self.shard.borrow_mut();
@@ -157,10 +154,13 @@ impl MetaWriter {
                     return Err("the shard stopped meanwhile".into());
                 }
                 let unit_bytes = shard.drives.unit_bytes;
-                if let Some(open) = shard.log.streams[Stream::Meta as usize].open
-                    && open.tail + bytes <= unit_bytes
+                if let Some(open) = shard.log.streams[Stream::Meta as usize].open.as_mut()
+                    && open.tail + PAGE_BYTES <= unit_bytes
                 {
-                    return Ok(unit_bytes - open.tail);
+                    let placed = Placed { slot: open.slot, columns: open.columns, offset: open.tail };
+                    let taken = most.min(unit_bytes - open.tail);
+                    open.tail += taken;
+                    return Ok((placed, taken));
                 }
                 shard.open_segment(Stream::Meta)
             };
@@ -193,15 +193,6 @@ impl MetaWriter {
         s.counters.drive_written += u64::from(SEGMENT_HEADER_BYTES);
         s.counters.map_written += u64::from(SEGMENT_HEADER_BYTES);
         Ok(())
-    }
-
-    /// Takes `bytes` of the open segment.
-    fn advance(&mut self, bytes: u32) -> Result<Placed, String> {
-        let mut shard = self.shard.borrow_mut();
-        let open = shard.log.streams[Stream::Meta as usize].open.as_mut().ok_or("no open segment")?;
-        let placed = Placed { slot: open.slot, columns: open.columns, offset: open.tail };
-        open.tail += bytes;
-        Ok(placed)
     }
 
     /// Copies bytes into the stage, zero-padded to whole pages; they follow what is staged, or begin a new stage.
