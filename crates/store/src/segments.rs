@@ -40,7 +40,8 @@ pub(crate) struct Segment {
     pub(crate) closed: bool,
     /// Something in it could not be read or does not check, and is still needed: cleaning leaves it alone until then.
     pub(crate) quarantined: Option<Nanos>,
-    /// Columns of it that could not be read or did not check, a bit each, and were mended on the way: cleaning moves what lives here.
+    /// Columns of it that could not be read or did not check, a bit each, and were mended on the way: cleaning moves what lives here, also
+    /// after a restart.
     pub(crate) suspect: u16,
     /// Cleaning has moved everything out of it.
     pub(crate) cleaned: bool,
@@ -140,7 +141,8 @@ impl SegmentTable {
             return false;
         }
         let fresh = Segment::new(row.columns, row.stream, row.stream_seq);
-        self.put(row.slot, Segment { closed: true, last_commit: row.last_commit, ..fresh });
+        let (last_commit, suspect) = (row.last_commit, row.suspect);
+        self.put(row.slot, Segment { closed: true, last_commit, suspect, ..fresh });
         self.add_base(row.slot, row.live);
         true
     }
@@ -184,8 +186,15 @@ impl SegmentTable {
         let nowhere = UnitId { drive: 0, unit: 0 };
         let columns = Columns::new(&[nowhere], 0).expect("one column");
         let name = SegmentName { slot, stream: Stream::Cold, stream_seq: 0 };
-        let row =
-            SegmentRow { slot, columns, stream: name.stream, stream_seq: 0, live: stale, last_commit: 0 };
+        let row = SegmentRow {
+            slot,
+            columns,
+            stream: name.stream,
+            stream_seq: 0,
+            live: stale,
+            last_commit: 0,
+            suspect: 0,
+        };
         self.restore(&row, max_slots) && self.retire(name).is_some()
     }
 

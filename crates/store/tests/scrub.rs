@@ -220,3 +220,27 @@ fn a_round_keeps_its_rate_and_survives_a_restart() {
     let pool = pool.reopen(&world, &setup);
     assert_eq!(pool.node.stores[0].scrub().unwrap().finished, 7);
 }
+
+/// What a round has found and nothing has mended yet is known after a restart, though the round is through: it is moved then, and until
+/// then no other drive is given up that has what belongs there.
+#[test]
+fn what_was_found_is_not_forgotten() {
+    let world = World::new(14);
+    let setup = setup(2, 1, 20);
+    let mut pool = Pool::new(&world, &setup, 90);
+    pool.node.stores[0].set_reprotection(true, 0);
+    rot(&world, "d1", 20, || true);
+    let found = pool.scrub(1);
+    assert!(found.mended > 0 && found.lost == 0, "{found:?}");
+    let at_risk = pool.node.space().at_risk_segments;
+    assert!(at_risk > 0);
+    pool.node.checkpoint();
+    let mut pool = pool.reopen(&world, &setup);
+    assert_eq!(pool.node.stores[0].scrub().unwrap().finished, 1);
+    assert!(pool.node.space().at_risk_segments > 0);
+    assert!(pool.node.owner.force_out(0, "by hand".into()).is_err());
+    pool.node.until_protected();
+    assert_eq!(pool.scrub(2).mended, 0);
+    world.remove_drive(NODE, path("d0"));
+    pool.verify();
+}

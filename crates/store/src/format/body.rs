@@ -28,6 +28,8 @@ pub(crate) struct SegmentRow {
     pub(crate) live: u32,
     /// Last commit in it.
     pub(crate) last_commit: u64,
+    /// Columns of it that were found wrong and are not mended, a bit each.
+    pub(crate) suspect: u16,
 }
 
 /// A line and the root of its map.
@@ -119,7 +121,8 @@ impl Body {
                 .u64(s.stream_seq)
                 .u64(s.last_commit)
                 .u32(s.live)
-                .u32(0);
+                .u16(s.suspect)
+                .u16(0);
             s.columns.units().iter().for_each(|&unit| put_unit(&mut w, unit));
         }
         for (slot, stale) in &self.retired {
@@ -170,11 +173,12 @@ fn take_segment(r: &mut Reader<'_>) -> Option<SegmentRow> {
     let (slot, stream) = (Slot(r.u32()?), Stream::from_number(r.u8()?)?);
     let (data, parity) = (usize::from(r.u8()?), usize::from(r.u8()?));
     r.u8()?;
-    let (stream_seq, last_commit, live) = (r.u64()?, r.u64()?, r.u32()?);
-    r.u32()?;
+    let (stream_seq, last_commit, live, suspect) = (r.u64()?, r.u64()?, r.u32()?, r.u16()?);
+    r.u16()?;
     let count = Some(data + parity).filter(|&n| n <= MAX_COLUMNS)?;
     let units = (0..count).map(|_| take_unit(r)).collect::<Option<Vec<_>>>()?;
-    Some(SegmentRow { slot, columns: Columns::new(&units, parity)?, stream, stream_seq, live, last_commit })
+    let columns = Columns::new(&units, parity)?;
+    Some(SegmentRow { slot, columns, stream, stream_seq, live, last_commit, suspect })
 }
 
 /// Bit of a line's flags: it has a head.

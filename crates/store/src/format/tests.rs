@@ -194,6 +194,7 @@ fn body() -> Vec<u8> {
         stream_seq: 4,
         live: 8192,
         last_commit: 99,
+        suspect: 4,
     };
     let body = Body {
         next_seq: [5, 6, 7, 8],

@@ -153,6 +153,7 @@ fn build_body(shard: &Shared, frozen: &Frozen) -> (Vec<u8>, Vec<Slot>) {
         stream_seq: seg.stream_seq,
         live: seg.base,
         last_commit: seg.last_commit,
+        suspect: seg.suspect,
     };
     let body = Body {
         next_seq: std::array::from_fn(|i| s.log.streams[i].next_seq),

@@ -382,7 +382,7 @@ async fn end_how(
     let (place, direct) = read.ok_or(FetchError::Nowhere)?;
     let (buf, way) = drives.finish(exec, place, len, direct, holds).await?;
     if way == Way::Mended {
-        shard.borrow_mut().suspect(location.slot(), &place.columns);
+        shard.borrow_mut().suspect(location.slot(), &place.columns, &[place.column]);
     }
     Ok((buf, way))
 }

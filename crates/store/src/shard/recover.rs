@@ -315,6 +315,7 @@ async fn place_body(
                     stream_seq,
                     live: 0,
                     last_commit: 0,
+                    suspect: 0,
                 };
                 let mut s = shard.borrow_mut();
                 if !s.segments.restore(&row, drives.max_slots()) {

@@ -257,7 +257,15 @@ async fn open(
         return Err(corrupt(id, &format!("two segments claim slot {}", header.slot.0)));
     }
     if known.is_none() {
-        let row = SegmentRow { slot: header.slot, columns, stream, stream_seq, live: 0, last_commit: 0 };
+        let row = SegmentRow {
+            slot: header.slot,
+            columns,
+            stream,
+            stream_seq,
+            live: 0,
+            last_commit: 0,
+            suspect: 0,
+        };
         if !s.segments.restore(&row, drives.max_slots()) {
             return Err(corrupt(id, &format!("a segment claims slot {}", header.slot.0)));
         }
