@@ -11,7 +11,7 @@
 //! world.
 
 use crate::{
-    message::{Answer, Between, FromCore, Links, News, OpenedDrive, ToCore},
+    message::{Answer, Between, FromCore, Links, News, ToCore},
     report::{CoreReport, LoopCounters},
 };
 use dolmen_export::nbd::Server;
@@ -101,7 +101,7 @@ pub struct Core {
     backlog: Vec<VecDeque<Between>>,
 
     /// Core 0: the drives as they were opened.
-    drives: Vec<OpenedDrive>,
+    drives: Vec<DriveInfo>,
     /// The pool, once it is open.
     plan: Option<Arc<PoolPlan>>,
     /// This core's handles of the pool's drives, by their place in the pool.

@@ -14,10 +14,16 @@ fn holds_keys(drive: &Path) -> bool {
 
 const THREE: [&str; 3] = ["d0", "d1", "d2"];
 
+const FOUR: [&str; 4] = ["d0", "d1", "d2", "d3"];
+
 /// Three drives and a volume with data.
 fn filled() -> Node {
+    filled_on(&THREE)
+}
+
+fn filled_on(drives: &[&str]) -> Node {
     let mut node = Node::new();
-    node.start(&THREE, &[]);
+    node.start(drives, &[]);
     node.cli(&["volume", "create", "v", "--size", "64MiB", "--acl", "ALLOW_ANY", "--compression", "off"]);
     node.host(1).fill(1, 32);
     node
@@ -149,6 +155,18 @@ fn a_removal_goes_on_after_a_kill() {
     node.start(&THREE, &[]);
     let names: Vec<String> = node.states().into_iter().map(|(name, _)| name).collect();
     assert_eq!(names, ["d1", "d2", "d3"]);
+    node.host(1).verify(1, 32);
+}
+
+/// Nobody holds a drive that has left, although it was there from the start: it may be pulled, or come back.
+#[test]
+fn a_drive_that_has_left_may_come_back_at_once() {
+    let node = filled_on(&FOUR);
+    let first = node.drive("d0").display().to_string();
+    assert_eq!(node.cli(&["drive", "remove", &first])["state"], "Gone");
+    node.until_event("DriveKeysErased");
+    node.cli(&["drive", "add", &first]);
+    assert_eq!(node.states().len(), 4);
     node.host(1).verify(1, 32);
 }
 

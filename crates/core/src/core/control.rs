@@ -113,14 +113,14 @@ impl Core {
 
     fn candidates(&self, paths: Vec<String>) -> Vec<Candidate> {
         let drives = self.drives.iter().zip(paths);
-        drives.map(|(d, path)| Candidate { info: d.info.clone(), path }).collect()
+        drives.map(|(d, path)| Candidate { info: d.clone(), path }).collect()
     }
 
     fn open_drives(&mut self, drives: &[OpenDrive]) -> Vec<Result<OpenedDrive, String>> {
         let mut results = Vec::new();
         for drive in drives {
             let opened = self.open_drive(drive);
-            self.drives.extend(opened.clone());
+            self.drives.extend(opened.iter().map(|opened| opened.info.clone()));
             results.push(opened);
         }
         results
