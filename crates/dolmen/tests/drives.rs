@@ -4,6 +4,7 @@
 mod node;
 
 use node::{Node, within};
+use serde_json::Value;
 use std::path::Path;
 
 /// True when there is a page of the key table on a drive.
@@ -158,6 +159,73 @@ fn a_removal_goes_on_after_a_kill() {
     node.host(1).verify(1, 32);
 }
 
+/// Starts it with drives that are named as devices are: without a size, so that none is made.
+fn start_on_devices(node: &mut Node, names: &[&str]) {
+    let paths: Vec<String> = names.iter().map(|name| node.drive(name).display().to_string()).collect();
+    let flags: Vec<&str> = paths.iter().flat_map(|path| ["--drive", path]).collect();
+    node.start(&[], &flags);
+}
+
+/// Four drives of which the second was removed, stopped.
+fn without_second() -> Node {
+    let mut node = filled_on(&FOUR);
+    let second = node.drive("d1").display().to_string();
+    node.cli(&["drive", "remove", &second]);
+    node.until_event("DriveKeysErased");
+    node.host(1).verify(1, 32);
+    node.stop();
+    node
+}
+
+/// The drives that are left serve under these names; no start has missed one or taken one back.
+fn serve_under(node: &Node, names: [&str; 3]) {
+    let mut states = node.states();
+    states.sort();
+    assert_eq!(states, names.map(|name| (name.to_string(), "Active".to_string())));
+    let events = node.events();
+    assert!(!events.iter().any(|e| ["DriveAbsent", "DriveStale"].contains(&e.as_str())), "{events:?}");
+    node.host(1).verify(1, 32);
+}
+
+/// A drive was removed and pulled, and the devices behind it are numbered anew: the names of before, less the last, are the drives
+/// that are left.
+#[test]
+fn devices_move_up_after_a_removal() {
+    let mut node = without_second();
+    std::fs::remove_file(node.drive("d1")).unwrap();
+    std::fs::rename(node.drive("d2"), node.drive("d1")).unwrap();
+    std::fs::rename(node.drive("d3"), node.drive("d2")).unwrap();
+    for _ in 0..2 {
+        start_on_devices(&mut node, &FOUR);
+        serve_under(&node, ["d0", "d1", "d2"]);
+        node.stop();
+    }
+}
+
+/// A drive that was removed stays in the machine, and changes its name with one of the pool's: it is known by what it holds.
+#[test]
+fn a_removed_drive_is_known_under_any_name() {
+    let mut node = without_second();
+    let [second, third, other] = ["d1", "d2", "other"].map(|name| node.drive(name));
+    std::fs::rename(&second, &other).unwrap();
+    std::fs::rename(&third, &second).unwrap();
+    std::fs::rename(&other, &third).unwrap();
+    for _ in 0..2 {
+        start_on_devices(&mut node, &FOUR);
+        serve_under(&node, ["d0", "d1", "d3"]);
+        node.stop();
+    }
+    start_on_devices(&mut node, &FOUR);
+    // By hand it comes back.
+    node.cli(&["drive", "add", third.to_str().unwrap()]);
+    node.until_event("DriveStale");
+    node.kill();
+    start_on_devices(&mut node, &FOUR);
+    assert_eq!(node.states().len(), 4);
+    node.until_protected();
+    node.host(1).verify(1, 32);
+}
+
 /// Nobody holds a drive that has left, although it was there from the start: it may be pulled, or come back.
 #[test]
 fn a_drive_that_has_left_may_come_back_at_once() {
@@ -167,6 +235,40 @@ fn a_drive_that_has_left_may_come_back_at_once() {
     node.until_event("DriveKeysErased");
     node.cli(&["drive", "add", &first]);
     assert_eq!(node.states().len(), 4);
+    node.host(1).verify(1, 32);
+}
+
+/// A drive that has died and is still missed is given up by its UUID: that is not said of the one that has its path by now.
+#[test]
+fn giving_up_a_dead_drive_spares_its_replacement() {
+    let mut node = filled();
+    node.cli(&["pool", "reprotect", "--pause"]);
+    let path = node.drive("d2").display().to_string();
+    let at_path = |node: &Node| -> Vec<Value> {
+        let drives = node.cli(&["drive", "list"]);
+        drives.as_array().unwrap().iter().filter(|d| d["path"] == path.as_str()).cloned().collect()
+    };
+    let dead = at_path(&node)[0]["UUID"].as_str().unwrap().to_string();
+    node.stop();
+    std::fs::remove_file(&path).unwrap();
+    node.start(&THREE, &[]);
+    node.until_event("DriveAbsent");
+    node.cli(&["drive", "add", &format!("{path}:256MiB")]);
+    node.cli(&["drive", "remove", &dead, "--force", "--no-wait"]);
+    node.until_event("DriveKeysLeft");
+    for _ in 0..2 {
+        node.kill();
+        node.start(&THREE, &[]);
+        let new = at_path(&node).into_iter().find(|d| d["UUID"] != dead.as_str()).unwrap();
+        assert_eq!(new["state"], "Active");
+        let decided = std::fs::read_to_string(node.data().join("drives.json")).unwrap();
+        let decided: Value = serde_json::from_str(&decided).unwrap();
+        assert_eq!(decided["leaving"], Value::Array(Vec::new()), "{decided}");
+        assert!(!node.events().iter().any(|e| e == "DriveLeaving"));
+    }
+    node.cli(&["pool", "reprotect", "--resume"]);
+    node.until_protected();
+    assert_eq!(node.states().len(), 3);
     node.host(1).verify(1, 32);
 }
 

@@ -68,7 +68,7 @@ impl Node {
             at_least: 0,
             absent: Vec::new(),
             degraded: false,
-            leaving: Vec::new(),
+            let_go: Vec::new(),
             added: Vec::new(),
         };
         let opened = self.ask(|answer| ToCore::OpenDrives { drives: vec![drive], answer })?;

@@ -70,7 +70,7 @@ impl Bench {
             at_least: 0,
             absent: Vec::new(),
             degraded: false,
-            leaving: Vec::new(),
+            let_go: Vec::new(),
             added: Vec::new(),
         };
         let plan = Rc::new(RefCell::new(None));

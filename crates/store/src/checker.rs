@@ -19,7 +19,7 @@ use crate::segments::Segment;
 use crate::shard::{Drives, FetchError, SegmentScan, Shared, Span, Way, load_shard, stored_how};
 use crate::store::new_shard;
 use crate::stored::BlockVersion;
-use crate::{Candidate, Finding, Key, Keyring, PoolPlan, ShardTuning, StoreError, UnitId};
+use crate::{Candidate, Finding, Key, Keyring, PlanDrive, PoolPlan, ShardTuning, StoreError, UnitId};
 use dolmen_io::exec::Handle;
 use dolmen_io::{Owner, Tag};
 use dolmen_types::limits::BLOCK_BYTES;
@@ -218,8 +218,8 @@ pub struct PoolContents {
     pub pool: Uuid,
     /// Number of the superblock in force.
     pub sequence: u64,
-    /// Paths of the drives in service.
-    pub drives: Vec<String>,
+    /// The drives in service.
+    pub drives: Vec<PlanDrive>,
     /// All keyed objects.
     pub objects: Vec<(PgId, Key, Box<[u8]>)>,
 }
@@ -240,7 +240,7 @@ pub async fn read_contents(
         load_shard(&shard, &exec).await?;
         all.extend(objects(&shard));
     }
-    let serves = plan.drives.iter().filter(|d| d.state.counts()).map(|d| d.path.clone());
+    let serves = plan.drives.into_iter().filter(|d| d.state.counts());
     Ok(PoolContents { pool: plan.pool, sequence: plan.sequence, drives: serves.collect(), objects: all })
 }
 

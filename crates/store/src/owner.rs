@@ -425,6 +425,7 @@ mod tests {
             order: (0..drives.len()).map(Some).collect(),
             created: true,
             findings: Vec::new(),
+            let_go: Vec::new(),
         }
     }
 

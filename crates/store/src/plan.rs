@@ -80,6 +80,9 @@ pub struct PoolPlan {
     pub created: bool,
     /// What this opening came upon.
     pub findings: Vec<Finding>,
+    /// What was left alone because it was removed on purpose, or is where such a drive was: indices in the list that was given to the
+    /// opener, and which drive of the pool it was.
+    pub let_go: Vec<(usize, Option<Uuid>)>,
 }
 
 impl PoolPlan {
@@ -260,6 +263,7 @@ mod tests {
                     order: vec![Some(0)],
                     created: true,
                     findings: Vec::new(),
+                    let_go: Vec::new(),
                 };
                 let tuning = ShardTuning::for_pool(&plan);
                 let deltas = 3 * tuning.delta_entries * crate::map::DELTA_ENTRY_BYTES;

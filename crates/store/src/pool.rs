@@ -65,12 +65,13 @@ pub struct PoolOptions {
     /// Number of a superblock that was in force before: one with a lower number is refused, since other drives have gone on without
     /// the ones that hold it. 0 for a pool that this node has not served.
     pub at_least: u64,
-    /// Drives that were named and could not be opened, and why: they may only be drives of the pool, and no more than it can lose.
+    /// Drives that were named and could not be opened, and why: those of the pool are lost, and may be no more than it can lose.
     pub absent: Vec<(String, String)>,
     /// Whether drives of the pool that nobody names are taken for lost too, as far as it can do without them.
     pub degraded: bool,
-    /// Where drives are that were to leave: one that the pool still counts is one of its drives, any other thing there is left alone.
-    pub leaving: Vec<String>,
+    /// Drives that were removed on purpose, or are to be: one that the pool counts no more does not join again, nor does what is in its
+    /// place.
+    pub let_go: Vec<Uuid>,
     /// Where drives are that were to join while the pool served. One that the pool does not know never counted, whatever it was told,
     /// so nothing lives on it: it joins now if it can, and is left alone if it can't.
     pub added: Vec<String>,
@@ -86,15 +87,8 @@ pub async fn open_pool(
     drives: Vec<Candidate>,
     options: PoolOptions,
 ) -> Result<PoolPlan, StoreError> {
-    let mut found = survey(&exec, &drives).await?;
-    let left = |path: &String| options.leaving.contains(path);
-    for (_, found) in drives.iter().zip(&mut found).filter(|(drive, _)| left(&drive.path)) {
-        // One that has left may be a drive of another pool by now.
-        if found.superblocks().any(|block| options.expect.is_some_and(|pool| pool != block.pool)) {
-            *found = Found::Foreign("a drive of another pool".into());
-        }
-    }
-    let newest = view::in_force(&found)?;
+    let found = survey(&exec, &drives).await?;
+    let newest = view::in_force(&found, options.expect)?;
     if newest.is_none() {
         drives.iter().zip(&found).try_for_each(|(drive, found)| accept(drive, found))?;
     }
@@ -141,7 +135,7 @@ async fn survey(exec: &Handle, drives: &[Candidate]) -> Result<Vec<Found>, Store
 /// The plan of the pool on these drives as it stands, with what is missing out; reads only. Every drive must be the pool's.
 pub(crate) async fn read_plan(exec: &Handle, drives: &[Candidate]) -> Result<PoolPlan, StoreError> {
     let found = survey(exec, drives).await?;
-    match view::in_force(&found)? {
+    match view::in_force(&found, None)? {
         Some(block) => reopen::as_it_stands(drives, &found, block),
         None => {
             drives.iter().zip(&found).try_for_each(|(drive, found)| accept(drive, found))?;
@@ -284,6 +278,7 @@ fn plan(block: &Superblock, order: Vec<Option<usize>>, created: bool, findings: 
         order,
         created,
         findings,
+        let_go: Vec::new(),
     }
 }
 

@@ -403,7 +403,7 @@ fn a_drive_that_was_left_behind_is_refused() {
         at_least,
         absent: Vec::new(),
         degraded: false,
-        leaving: Vec::new(),
+        let_go: Vec::new(),
         added: Vec::new(),
     };
     let opening = open_pool(exec.handle(), candidates, options);

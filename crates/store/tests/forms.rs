@@ -128,7 +128,7 @@ fn options(setup: &Setup, absent: Vec<(String, String)>) -> PoolOptions {
         at_least: 0,
         absent,
         degraded: false,
-        leaving: Vec::new(),
+        let_go: Vec::new(),
         added: Vec::new(),
     }
 }

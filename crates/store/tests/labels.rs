@@ -158,7 +158,7 @@ fn table(world: &World, setup: &Setup, happens: impl FnOnce(&World) + 'static) -
         at_least: 0,
         absent: Vec::new(),
         degraded: false,
-        leaving: Vec::new(),
+        let_go: Vec::new(),
         added: Vec::new(),
     };
     run(&mut io, &mut exec, async move {

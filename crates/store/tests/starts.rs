@@ -215,13 +215,49 @@ fn names_may_shift() {
     assert_eq!(lost(&node).len(), 1);
 }
 
+/// A drive's bytes become those of another one.
+fn copy(world: &World, from: &str, to: &str) {
+    let mut bytes = vec![0; 11 << 20];
+    world.image(NODE, path(from)).read(0, &mut bytes);
+    world.remove_drive(NODE, path(to));
+    world.add_drive(NODE, path(to), DriveSpec::file(11 << 20));
+    for (page, bytes) in bytes.chunks_exact(4096).enumerate() {
+        world.overwrite(NODE, path(to), page as u64 * 4096, bytes);
+    }
+}
+
+/// A name that was left over when devices were numbered anew is nobody's from the next start on, and is missed neither then.
+#[test]
+fn a_name_that_is_left_over_keeps_no_pool_from_starting() {
+    let world = World::new(6);
+    let setup = three();
+    filled(&world, &setup);
+    copy(&world, "d2", "d1");
+    world.remove_drive(NODE, path("d2"));
+    let mut node = Node::open(&world, &setup).unwrap();
+    node.until_protected();
+    drop(node);
+    world.crash();
+    for _ in 0..2 {
+        let mut node = Node::open(&world, &setup).unwrap();
+        verify(&mut node);
+        assert!(lost(&node).is_empty());
+        drop(node);
+        world.crash();
+    }
+    // It excuses nobody: a drive that is not named is missed.
+    let other = Setup { drives: vec![setup.drives[0], setup.drives[2]], ..setup };
+    let text = refusal(&world, &other);
+    assert!(text.contains("d1") && text.contains("d2"), "{text}");
+}
+
 /// A drive that was to leave is one of the pool's as long as that counts it; afterwards, and whatever it is then, it is left alone.
 #[test]
 fn a_drive_that_has_left_is_left_alone() {
     let world = World::new(31);
     let setup = Setup { drives: drives(3, 6), parity: 1, unit_bytes: 128 * 1024, ..Setup::tiny(0) };
-    let leaves = Setup { leaving: vec!["d1"], ..setup.clone() };
     let mut node = Node::open(&world, &setup).unwrap();
+    let leaves = Setup { let_go: vec![node.plan.drives[1].uuid], ..setup.clone() };
     node.commit(0, 1, vec![create(1)]).unwrap();
     let record = node.write(1, 0, &[1, 2, 3]);
     node.commit(0, 2, vec![record]).unwrap();
@@ -241,11 +277,14 @@ fn a_drive_that_has_left_is_left_alone() {
     drop(node);
     world.crash();
     let leaves = Setup { expect: Some(pool), ..leaves };
-    let wrecks: [&[u8]; 3] = [b"", b"XFSB", b""];
+    let wrecks: [&[u8]; 4] = [b"", b"XFSB", b"", b""];
     for (i, wreck) in wrecks.into_iter().enumerate() {
         if i == 2 {
-            // It serves another pool by now.
+            // It was wiped.
             (0..4 << 20).step_by(4096).for_each(|at| world.overwrite(NODE, path("d1"), at, &[0; 4096]));
+        }
+        if i == 3 {
+            // It serves another pool by now.
             let other = Setup { drives: vec![leaves.drives[1]], unit_bytes: 128 * 1024, ..Setup::tiny(0) };
             drop(Node::open(&world, &other).unwrap());
         }
@@ -253,6 +292,12 @@ fn a_drive_that_has_left_is_left_alone() {
         let before = world.image(NODE, path("d1"));
         let mut node = Node::open(&world, &leaves).unwrap();
         assert_eq!((node.plan.order[1], node.plan.findings.len()), (None, 0), "{:?}", node.plan.findings);
+        let (place, was) = node.plan.let_go[0];
+        assert_eq!(
+            (place, was.is_some()),
+            (1, i < 2),
+            "the second superblock tells it after the first is gone"
+        );
         assert_eq!(node.read(0, 1, 0, 3).unwrap(), [1, 2, 3]);
         assert!(world.image(NODE, path("d1")) == before, "something was written");
         drop(node);

@@ -199,7 +199,7 @@ pub(super) fn pool_options() -> PoolOptions {
         at_least: 0,
         absent: Vec::new(),
         degraded: false,
-        leaving: Vec::new(),
+        let_go: Vec::new(),
         added: Vec::new(),
     }
 }

@@ -92,6 +92,7 @@ impl Node {
             restart: Restart::PowerOn,
             keys: Arc::new(ClusterKeys::new(KeySource::Given(ClusterKey::generate()?))),
             identity: None,
+            leaving: Vec::new(),
             unmake: |_| (),
         };
         self.runtime.block_on(bring_up(&self.talk, start))?;

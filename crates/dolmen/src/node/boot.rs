@@ -35,8 +35,8 @@ pub struct Booted {
     pub volumes: Vec<VolumeInfo>,
     /// The highest line that has a key: it may be gone otherwise.
     pub highest_keyed: LineId,
-    /// Drives that were to leave and are none of the pool any more.
-    pub left: Vec<(String, OpenedDrive)>,
+    /// Drives that were to leave and are none of the pool any more; open still.
+    pub left: Vec<(Uuid, OpenedDrive)>,
 }
 
 /// What to bring up.
@@ -51,6 +51,8 @@ pub struct Start {
     pub keys: Arc<ClusterKeys>,
     /// Who the node is; the log of a new pool, or of this node's own, says so afterwards.
     pub identity: Option<NodeIdentity>,
+    /// Drives that are to leave.
+    pub leaving: Vec<Uuid>,
     /// Takes away a file drive that this start has made and the pool has refused, so that a drive whose file system is not
     /// mounted leaves nothing in its place.
     pub unmake: fn(&Path),
@@ -66,16 +68,13 @@ pub(crate) async fn boot(
     settings: &Settings,
     identity: &Identity,
 ) -> Result<Booted, ServeError> {
-    for path in options.drives.iter().map(|d| &d.path).filter(|path| settings.removed.contains(path)) {
+    for drive in &settings.added {
+        tracing::info!(drive = %drive.path.display(), "opened too: it was added with `dolmen drive add`");
+    }
+    for drive in &settings.leaving {
         tracing::info!(
-            drive = %path.display(), "not opened: it was removed with `dolmen drive remove`; `dolmen drive add` takes it back"
+            drive = %drive.path.display(), "opened still: `dolmen drive remove` has not come to its end there"
         );
-    }
-    for path in &settings.added {
-        tracing::info!(drive = %path.display(), "opened too: it was added with `dolmen drive add`");
-    }
-    for path in &settings.leaving {
-        tracing::info!(drive = %path.display(), "opened still: `dolmen drive remove` has not come to its end there");
     }
     let drives = settings
         .drives(&options.drives)
@@ -99,11 +98,12 @@ pub(crate) async fn boot(
         at_least: known_pool.map_or(0, |_| known_sequence(&options.data)),
         absent: Vec::new(),
         degraded: options.degraded,
-        leaving: settings.leaving.iter().map(|path| path.display().to_string()).collect(),
-        added: settings.added.iter().map(|path| path.display().to_string()).collect(),
+        let_go: settings.leaving.iter().chain(&settings.removed).map(|d| d.uuid).collect(),
+        added: settings.added.iter().map(|d| d.path.display().to_string()).collect(),
     };
+    let leaving = settings.leaving.iter().map(|d| d.uuid).collect();
     let identity = Some(recorded(identity));
-    bring_up(cores, Start { drives, pool, restart, keys, identity, unmake: remove }).await
+    bring_up(cores, Start { drives, pool, restart, keys, identity, leaving, unmake: remove }).await
 }
 
 /// The identity as the log has it.
@@ -160,8 +160,8 @@ fn warn_of_size(path: &str, asked: Option<u64>, drive: &OpenedDrive) {
 /// Which drive or pool can't be opened and why, in words.
 pub async fn bring_up(cores: &Talk, start: Start) -> Result<Booted, ServeError> {
     let first = CoreId(0);
-    let Start { drives, mut pool, restart, keys, identity, unmake } = start;
-    let (served_before, leaving) = (pool.expect.is_some(), pool.leaving.clone());
+    let Start { drives, mut pool, restart, keys, identity, leaving, unmake } = start;
+    let served_before = pool.expect.is_some();
     let asked: Vec<(String, Option<u64>)> =
         drives.iter().map(|d| (d.path.display().to_string(), d.create_bytes)).collect();
     let results = cores.ask(first, |answer| ToCore::OpenDrives { drives, answer }).await?;
@@ -207,8 +207,7 @@ pub async fn bring_up(cores: &Talk, start: Start) -> Result<Booted, ServeError> 
         pool = %plan.pool, drives = plan.drives.len(), shards = plan.shards, unit_bytes = plan.unit_bytes,
         parity = plan.parity, created = plan.created, "pool opened"
     );
-    let left = (0..opened.len()).filter(|i| leaving.contains(&paths[*i]) && !plan.order.contains(&Some(*i)));
-    let left = left.map(|i| (paths[i].clone(), opened[i].clone())).collect();
+    let left = dismiss(cores, &plan, &paths, &opened, &leaving).await?;
     let drives: Vec<Option<OpenedDrive>> =
         plan.order.iter().map(|at| at.map(|i| opened[i].clone())).collect();
     let opening = |answer| ToCore::OpenKeys { plan: plan.clone(), drives: drives.clone(), answer };
@@ -228,6 +227,34 @@ pub async fn bring_up(cores: &Talk, start: Start) -> Result<Booted, ServeError> 
     let highest_keyed = wrapped.iter().map(|key| key.line).max().unwrap_or(LineId(0));
     tracing::info!(volumes = volumes.len(), keys = wrapped.len(), "recovered");
     Ok(Booted { plan, drives, volumes, highest_keyed, left })
+}
+
+/// Closes what the pool has not taken, so that others can; but for drives that were to leave, which are returned: there is something
+/// to be done on them yet.
+async fn dismiss(
+    cores: &Talk,
+    plan: &PoolPlan,
+    paths: &[String],
+    opened: &[OpenedDrive],
+    leaving: &[Uuid],
+) -> Result<Vec<(Uuid, OpenedDrive)>, ServeError> {
+    let mut left = Vec::new();
+    for (i, drive) in opened.iter().enumerate().filter(|(i, _)| !plan.order.contains(&Some(*i))) {
+        let let_go = plan.let_go.iter().find(|(at, _)| *at == i).map(|(_, uuid)| *uuid);
+        if let Some(uuid) = let_go.flatten().filter(|uuid| leaving.contains(uuid)) {
+            left.push((uuid, drive.clone()));
+            continue;
+        }
+        if let_go.is_some() {
+            tracing::info!(
+                drive = paths[i],
+                "left alone: it was removed with `dolmen drive remove`, or is where such a drive was; `dolmen drive add` takes it"
+            );
+        }
+        let file = drive.info.file;
+        cores.ask(CoreId(0), |answer| ToCore::CloseFile { file, answer }).await?;
+    }
+    Ok(left)
 }
 
 /// True when nothing that is known of the pool from before speaks against opening it.

@@ -3,7 +3,12 @@
 //! A drive that is added is written down in the data folder before the pool counts it, so that the next start names it; one that is
 //! removed before it is told to go, and again when it has left. See [`Settings`].
 
-use super::{cores::Talk, locate, router::Node, settings::Settings};
+use super::{
+    cores::Talk,
+    locate,
+    router::Node,
+    settings::{KnownDrive, Settings},
+};
 use dolmen_cluster::plane::{DriveLocation, Notice, PlaneError, ReprotectionNews};
 use dolmen_core::{
     message::{OpenedDrive, ToCore},
@@ -29,7 +34,7 @@ pub(crate) struct DriveOps {
     /// What was decided. Held for as long as a change takes: one at a time.
     pub(super) settings: Mutex<Settings>,
     /// Drives that were seen to be leaving.
-    pub(super) seen_leaving: std::sync::Mutex<BTreeSet<PathBuf>>,
+    pub(super) seen_leaving: std::sync::Mutex<BTreeSet<Uuid>>,
     /// Whether file drives are left unallocated.
     pub(crate) sparse: bool,
     /// For what is told unasked.
@@ -135,7 +140,7 @@ impl Node {
         let attached =
             self.cores.ask_all(|answer| ToCore::AttachDrive { uuid, drive: opened.clone(), answer }).await;
         let attached = attached.map_err(gone)?.into_iter().collect::<Result<Vec<()>, String>>();
-        settings.add(Path::new(path));
+        settings.add(KnownDrive::new(uuid, path));
         let place = match attached.and_then(|_| settings.save(&self.drives.folder)) {
             Ok(()) => self.enter(drive, file).await?,
             Err(why) => Err(why),
@@ -195,8 +200,8 @@ impl Node {
         let before = settings.clone();
         match change {
             // What is to leave is needed until it has: see [`super::release`].
-            DriveChange::Remove | DriveChange::ForceOut => settings.leave(Path::new(&path)),
-            DriveChange::Keep => settings.stay(Path::new(&path)),
+            DriveChange::Remove | DriveChange::ForceOut => settings.leave(KnownDrive::new(uuid, &path)),
+            DriveChange::Keep => settings.stay(uuid),
         }
         if change != DriveChange::Keep {
             // A drive that goes and is not known to have been told to would come back with the next start.

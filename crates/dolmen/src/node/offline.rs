@@ -5,7 +5,7 @@
 use crate::node::{
     ServeError, boot,
     keys::{ClusterKeys, KeySource, LineKey},
-    settings::Settings,
+    settings::{KnownDrive, Settings},
 };
 use dolmen_cluster::{
     lock::FolderLock,
@@ -245,8 +245,9 @@ pub fn recover(data: &Path, named: &[PathBuf], key: &KeyPlace) -> Result<Recover
     state.set_pool(contents.pool).map_err(ServeError::system)?;
     boot::remember_sequence(data, contents.sequence);
     let settings =
-        Settings { served: contents.drives.iter().map(PathBuf::from).collect(), ..Settings::default() };
+        Settings { served: contents.drives.iter().map(KnownDrive::from).collect(), ..Settings::default() };
     settings.save(data).map_err(ServeError::new)?;
     let subsystem_nqn = identity.subsystem_nqn.clone();
-    Ok(Recovery { pool: contents.pool, drives: contents.drives, catalog, subsystem_nqn })
+    let drives = contents.drives.into_iter().map(|d| d.path).collect();
+    Ok(Recovery { pool: contents.pool, drives, catalog, subsystem_nqn })
 }

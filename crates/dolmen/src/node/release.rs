@@ -1,5 +1,5 @@
 //! Drives that were removed on purpose, once nothing needs them any more: their copy of the wrapped keys is overwritten, and the next
-//! start does not name them.
+//! start leaves them alone.
 //!
 //! ```text
 //!   settings:   leaving ───────────────────────────────▶ removed
@@ -8,7 +8,7 @@
 //! ```
 //! A crash anywhere between goes on with the next start: it opens what is leaving, and the pool says whether it is a drive of its still.
 
-use super::{cores::Talk, drive_ops::standings, router::Node};
+use super::{cores::Talk, drive_ops::standings, router::Node, settings::KnownDrive};
 use dolmen_cluster::plane::{DriveNews, Notice};
 use dolmen_core::{
     message::{OpenedDrive, ToCore},
@@ -16,12 +16,8 @@ use dolmen_core::{
 };
 use dolmen_io::DriveInfo;
 use dolmen_store::{DriveState, StoreError};
-use dolmen_types::{CoreId, DriveChange};
-use std::{
-    collections::BTreeSet,
-    path::{Path, PathBuf},
-    sync::PoisonError,
-};
+use dolmen_types::{CoreId, DriveChange, Uuid};
+use std::{collections::BTreeSet, path::Path, sync::PoisonError};
 
 /// The core that owns the pool's units.
 const OWNER: CoreId = CoreId(0);
@@ -31,18 +27,16 @@ impl Node {
     pub(super) async fn release_left(&self, reports: &[CoreReport]) {
         // While a change is under way the next look sees what has come of it.
         let Ok(mut settings) = self.drives.settings.try_lock() else { return };
-        for path in settings.leaving.clone() {
-            let name = path.display().to_string();
-            let now = standings(reports).filter(|(_, d)| d.path == name).last();
-            let erased = match now {
+        for KnownDrive { uuid, path } in settings.leaving.clone() {
+            let erased = match standings(reports).find(|(_, d)| d.uuid == uuid) {
                 Some((_, drive)) if drive.state == DriveState::Leaving => {
-                    self.seen_leaving(|seen| seen.insert(path));
+                    self.seen_leaving(|seen| seen.insert(uuid));
                     continue;
                 }
                 Some((_, drive)) if drive.state == DriveState::In => {
                     // The pool keeps one that it has come to need; or it has not begun to let it go.
-                    if self.seen_leaving(|seen| seen.remove(&path)) {
-                        settings.stay(&path);
+                    if self.seen_leaving(|seen| seen.remove(&uuid)) {
+                        settings.stay(uuid);
                         self.keep_settings(&settings);
                     }
                     continue;
@@ -50,43 +44,40 @@ impl Node {
                 Some((place, _)) => self.erase_keys_of(place).await,
                 None => Err("it is no drive of the pool any more".into()),
             };
-            settings.remove(&path);
+            settings.remove(uuid);
             self.keep_settings(&settings);
-            self.tell(told(name, erased)).await;
+            self.tell(told(&path, erased)).await;
         }
     }
 
     /// What a start has found of drives that were to leave: those that have left are let go; a removal that a crash cut short goes on.
-    pub(super) async fn release_at_start(&self, left: Vec<(String, OpenedDrive)>) {
+    pub(super) async fn release_at_start(&self, left: Vec<(Uuid, OpenedDrive)>) {
         let mut settings = self.drives.settings.lock().await;
-        for (name, drive) in left {
+        for (uuid, drive) in left {
             let erased = erase(&self.cores, drive.info.clone()).await;
             let file = drive.info.file;
             // A core that has ended has closed everything.
             let _ = self.cores.ask(OWNER, |answer| ToCore::CloseFile { file, answer }).await;
-            settings.remove(Path::new(&name));
+            let path = settings.leaving.iter().find(|d| d.uuid == uuid).map(|d| d.path.clone());
+            settings.remove(uuid);
             self.keep_settings(&settings);
-            self.tell(told(name, erased)).await;
+            self.tell(told(&path.unwrap_or_default(), erased)).await;
         }
         let Some(reports) = self.reports().await else { return };
-        for path in settings.leaving.clone() {
-            let name = path.display().to_string();
-            let Some((place, _)) =
-                standings(&reports).find(|(_, d)| d.path == name && d.state == DriveState::In)
-            else {
-                continue;
-            };
+        for KnownDrive { uuid, path } in settings.leaving.clone() {
+            let serves = standings(&reports).find(|(_, d)| d.uuid == uuid && d.state == DriveState::In);
+            let Some((place, _)) = serves else { continue };
             let change = DriveChange::Remove;
             let asked = self.cores.ask(OWNER, |answer| ToCore::ChangeDrive { place, change, answer }).await;
             if let Ok(Err(why)) = asked {
-                tracing::warn!(drive = name, why, "it was to leave, and stays");
-                settings.stay(&path);
+                tracing::warn!(drive = %path.display(), why, "it was to leave, and stays");
+                settings.stay(uuid);
                 self.keep_settings(&settings);
             }
         }
     }
 
-    fn seen_leaving(&self, look: impl FnOnce(&mut BTreeSet<PathBuf>) -> bool) -> bool {
+    fn seen_leaving(&self, look: impl FnOnce(&mut BTreeSet<Uuid>) -> bool) -> bool {
         look(&mut self.drives.seen_leaving.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
@@ -109,10 +100,10 @@ async fn erase(cores: &Talk, drive: DriveInfo) -> Result<(), String> {
     }
 }
 
-fn told(path: String, erased: Result<(), String>) -> Notice {
+fn told(path: &Path, erased: Result<(), String>) -> Notice {
     let what = match erased {
         Ok(()) => DriveNews::KeysErased,
         Err(why) => DriveNews::KeysLeft(why),
     };
-    Notice::Drive { path, what }
+    Notice::Drive { path: path.display().to_string(), what }
 }

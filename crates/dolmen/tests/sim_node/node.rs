@@ -135,7 +135,7 @@ impl Process {
             at_least: 0,
             absent: Vec::new(),
             degraded: false,
-            leaving: Vec::new(),
+            let_go: Vec::new(),
             added: Vec::new(),
         };
         let drives = DRIVES.iter().map(drive).collect();
@@ -143,8 +143,15 @@ impl Process {
         let text = Secret::new(CLUSTER_KEY.as_bytes().to_vec());
         let Imported::Key(key) = ClusterKey::import(&text, None) else { panic!("the key is none") };
         let keys = Arc::new(ClusterKeys::new(KeySource::Given(key)));
-        let start =
-            Start { drives, pool, restart: how.restart, keys: keys.clone(), identity: None, unmake: |_| () };
+        let start = Start {
+            drives,
+            pool,
+            restart: how.restart,
+            keys: keys.clone(),
+            identity: None,
+            leaving: Vec::new(),
+            unmake: |_| (),
+        };
         let job = {
             let talk = talk.clone();
             async move { boot::bring_up(&talk, start).await }

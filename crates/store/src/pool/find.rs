@@ -20,7 +20,7 @@ pub struct FoundPool {
 /// Finds the pool of these drives, and its keys; `None` when none was made of them yet. Judges no drive: that is for [`open_pool`](super::open_pool).
 pub async fn find_pool(exec: Handle, drives: Vec<Candidate>) -> Result<Option<FoundPool>, StoreError> {
     let found = survey(&exec, &drives).await?;
-    let Some(block) = view::in_force(&found)? else { return Ok(None) };
+    let Some(block) = view::in_force(&found, None)? else { return Ok(None) };
     let counts = |own: &crate::format::superblock::Superblock| {
         let uuid = own.drives[usize::from(own.index)].uuid;
         own.pool == block.pool && block.drives.iter().any(|d| d.uuid == uuid && d.state.counts())

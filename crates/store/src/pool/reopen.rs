@@ -9,11 +9,12 @@
 //!   was to join, never counted           blank, or was out                    joins as a new one
 //!                                        anything else, or can't be used      left alone
 //!   named, can't be opened               where the pool knew a drive          lost
-//!                                        elsewhere                            refused
+//!                                        elsewhere                            told, and no drive's loss
 //!   in the table, named by nobody                                             refused, unless degraded starts are allowed
-//!   was to leave, and there              still one of the pool's drives       in service, or leaving
-//!                                        anything else                        left alone
+//!   let go, or to be, and there          still one of the pool's drives       in service, or leaving
+//!                                        anything else                        left alone, and so is whatever is where it was
 //! ```
+//! A drive is what its label says, under whatever name: names are for drives that are not there, or tell nothing.
 //!
 //! Lost drives are put out, if everything can be had without them; otherwise the start is refused and nothing is written.
 
@@ -23,6 +24,7 @@ use crate::format::LABEL_BYTES;
 use crate::format::superblock::{DriveEntry, MAX_DRIVES, Superblock};
 use crate::{DriveState, Finding, PoolPlan, StoreError};
 use dolmen_io::exec::Handle;
+use dolmen_types::Uuid;
 
 /// What a drive that was named is to the pool.
 enum Part {
@@ -42,8 +44,8 @@ struct Matching<'a> {
     block: &'a Superblock,
     /// By drive: why it can't be used although the pool knew one there.
     unusable: Vec<Option<String>>,
-    /// By drive: it has left.
-    left: Vec<bool>,
+    /// By drive: it was let go, or is where one was.
+    let_go: Vec<bool>,
     /// Where drives are that were to join, maybe in vain.
     added: &'a [String],
 }
@@ -73,19 +75,11 @@ pub(super) async fn reopen(
             block.parity
         )));
     }
-    let mut matching = Matching::new(drives, found, &block, (&options.leaving, &options.added))?;
-    for (path, why) in &options.absent {
-        // One that has left the table may still be named: nobody has to change that before the next start. And one that was to
-        // join may never have come into it.
-        let missed = !options.leaving.contains(path) && !options.added.contains(path);
-        if missed && !knows(&block, path, None) {
-            return Err(StoreError::Refused(why.clone()));
-        }
-    }
+    let mut matching = Matching::new(drives, found, &block, (&options.let_go, &options.added))?;
     loop {
         let settled = matching.settle(&options.absent, options.degraded)?;
         match open(exec, drives, found, settled, options).await {
-            Ok(plan) => return Ok(plan),
+            Ok(plan) => return Ok(PoolPlan { let_go: matching.left_alone(), ..plan }),
             // A drive that can't be written is as good as absent. What this try has written has the number of the next, and counts
             // for nothing without that drive.
             Err((i, why)) if matching.may_lose(i) => matching.unusable[i] = Some(why),
@@ -159,14 +153,13 @@ impl<'a> Matching<'a> {
         drives: &'a [Candidate],
         found: &'a [Found],
         block: &'a Superblock,
-        (leaving, added): (&[String], &'a [String]),
+        (let_go, added): (&[Uuid], &'a [String]),
     ) -> Result<Matching<'a>, StoreError> {
-        let (unusable, left) = (vec![None; drives.len()], vec![false; drives.len()]);
-        let mut matching = Matching { drives, found, block, unusable, left, added };
+        let (unusable, none) = (vec![None; drives.len()], vec![false; drives.len()]);
+        let mut matching = Matching { drives, found, block, unusable, let_go: none, added };
         for (i, drive) in drives.iter().enumerate() {
-            matching.left[i] =
-                leaving.contains(&drive.path) && !matches!(matching.part(i), Ok(Part::Member(_)));
-            if matching.left[i] {
+            matching.let_go[i] = matching.is_let_go(i, let_go);
+            if matching.let_go[i] {
                 continue;
             }
             let Some(why) = matching.unusable(i)? else { continue };
@@ -193,6 +186,31 @@ impl<'a> Matching<'a> {
         }
         let mut known = self.block.drives.iter().filter(|d| d.is_known_as(path, serial)).peekable();
         known.peek().is_some() && (self.block.parity > 0 || known.all(|d| !d.state.counts()))
+    }
+
+    /// The drive's identity, if it is or was one of the pool's.
+    fn identity(&self, i: usize) -> Option<Uuid> {
+        let own = self.found[i].membership(self.block.pool).filter(|own| own.pool == self.block.pool);
+        own.map(|own| own.drives[usize::from(own.index)].uuid)
+    }
+
+    /// True for a drive that was let go and counts no more, and for anything else where the last one that the pool knew was.
+    fn is_let_go(&self, i: usize, let_go: &[Uuid]) -> bool {
+        let (path, identity) = (&self.drives[i].path, self.identity(i));
+        if self.block.drives.iter().any(|d| d.state.counts() && Some(d.uuid) == identity) {
+            return false;
+        }
+        let mut here = self.block.drives.iter().filter(|d| d.is_known_as(path, None));
+        let vacated = !self.added.contains(path)
+            && !here.clone().any(|d| d.state.counts())
+            && here.next_back().is_some_and(|d| let_go.contains(&d.uuid));
+        vacated || identity.is_some_and(|uuid| let_go.contains(&uuid))
+    }
+
+    /// What was let go: which candidates, and which drives of the pool they were.
+    fn left_alone(&self) -> Vec<(usize, Option<Uuid>)> {
+        let all = (0..self.drives.len()).filter(|&i| self.let_go[i]);
+        all.map(|i| (i, self.identity(i))).collect()
     }
 
     /// Why a drive can be no drive of the pool, if it can't.
@@ -243,7 +261,7 @@ impl<'a> Matching<'a> {
     fn settle(&self, absent: &[(String, String)], degraded: bool) -> Result<Settled, StoreError> {
         let mut block = self.block.clone();
         let (mut order, mut joining) = (vec![None; block.drives.len()], Vec::new());
-        let usable = |i: usize| self.unusable[i].is_none() && !self.left[i];
+        let usable = |i: usize| self.unusable[i].is_none() && !self.let_go[i];
         for (i, drive) in self.drives.iter().enumerate().filter(|(i, _)| usable(*i)) {
             let place = match self.part(i)? {
                 Part::Member(place) => place,
@@ -293,7 +311,8 @@ impl<'a> Matching<'a> {
                 return None;
             }
             let unusable = (0..self.drives.len()).filter(|&i| self.unusable[i].is_some()).find(here);
-            let replaced = joining.iter().map(|&(i, _)| i).find(here);
+            let let_go = (0..self.drives.len()).filter(|&i| self.let_go[i]);
+            let replaced = joining.iter().map(|&(i, _)| i).chain(let_go).find(here);
             let gone = absent.iter().find(|(path, _)| known.is_known_as(path, None));
             unusable
                 .and_then(|i| self.unusable[i].as_ref().map(|why| format!("what is there now {why}")))
@@ -327,13 +346,15 @@ impl<'a> Matching<'a> {
         if unnamed.len() <= renamed.count() {
             return Ok(());
         }
+        let strange = absent.iter().filter(|(path, _)| !knows(self.block, path, None));
+        let strange: String = strange.map(|(_, why)| format!(" ({why})")).collect();
         let way_out = if self.block.parity > 0 {
             "Name them all: one that is named and can't be opened is taken for lost. Or start without them: --degraded"
         } else {
             "Name them all"
         };
         Err(StoreError::Refused(format!(
-            "pool {} has {} drives, and these are missing: {}; nothing was written. {way_out}",
+            "pool {} has {} drives, and these are missing: {}{strange}; nothing was written. {way_out}",
             self.block.pool,
             counted().count(),
             unnamed.join(", ")
@@ -353,12 +374,13 @@ impl<'a> Matching<'a> {
             .collect()
     }
 
-    /// What was to join, never did, and is not there.
+    /// What is not there, and where the pool had no drive: what was to join and never did, or a name that was left over when devices were
+    /// numbered anew.
     fn in_vain<'b>(&'b self, absent: &'b [(String, String)]) -> impl Iterator<Item = Finding> + 'b {
-        let never = |path: &String| self.added.contains(path) && !knows(self.block, path, None);
-        absent.iter().filter(move |(path, _)| never(path)).map(|(path, why)| Finding::Untouched {
+        let strange = absent.iter().filter(|(path, _)| !knows(self.block, path, None));
+        strange.map(|(path, why)| Finding::Untouched {
             path: path.clone(),
-            reason: format!("never joined: {why}"),
+            reason: format!("is not there: {why}"),
         })
     }
 

@@ -9,11 +9,14 @@
 use super::label::{Found, Slot};
 use crate::StoreError;
 use crate::format::superblock::{SUPERBLOCK_SLOTS, Superblock};
+use dolmen_types::Uuid;
 
-/// The superblock in force; `None` where no pool was finished.
-pub(super) fn in_force(found: &[Found]) -> Result<Option<Superblock>, StoreError> {
+/// The superblock in force; `None` where no pool was finished. Of several pools that of the expected one, if it is there.
+pub(super) fn in_force(found: &[Found], expected: Option<Uuid>) -> Result<Option<Superblock>, StoreError> {
+    let all = || found.iter().flat_map(Found::superblocks);
+    let pool = expected.filter(|pool| all().any(|block| block.pool == *pool));
     let mut views: Vec<Superblock> = Vec::new();
-    for block in found.iter().flat_map(Found::superblocks) {
+    for block in all().filter(|block| pool.is_none_or(|pool| block.pool == pool)) {
         let view = general(block);
         if view.incarnation > 0 && !views.contains(&view) {
             views.push(view);
@@ -77,7 +80,6 @@ mod tests {
     use super::*;
     use crate::DriveState;
     use crate::format::superblock::DriveEntry;
-    use dolmen_types::Uuid;
 
     /// A superblock of three drives, of which one may be out.
     fn block(sequence: u64, out: Option<usize>) -> Superblock {
@@ -116,10 +118,10 @@ mod tests {
     fn what_was_never_in_force_does_not_come_back_with_a_drive() {
         let on = |index| drive(index, [block(7, Some(2)), block(8, Some(2))]);
         let found = [on(0), on(1), drive(2, [block(5, None), block(6, Some(1))])];
-        assert_eq!(in_force(&found).unwrap(), Some(block(8, Some(2))));
+        assert_eq!(in_force(&found, None).unwrap(), Some(block(8, Some(2))));
         // Nobody of those that it counts was with the others: they went on apart.
         let found =
             [drive(1, [block(7, Some(2)), block(8, Some(2))]), drive(2, [block(5, None), block(6, Some(1))])];
-        assert!(in_force(&found).is_err());
+        assert!(in_force(&found, None).is_err());
     }
 }

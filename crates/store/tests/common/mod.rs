@@ -26,8 +26,8 @@ pub struct Setup {
     pub parity: u8,
     /// Drives that nobody names may be lost too.
     pub degraded: bool,
-    /// Drives that were to leave.
-    pub leaving: Vec<&'static str>,
+    /// Drives that were removed on purpose, or are to be.
+    pub let_go: Vec<Uuid>,
     /// Drives that were to join, maybe in vain.
     pub added: Vec<&'static str>,
     /// The pool that it must be.
@@ -47,7 +47,7 @@ impl Setup {
             shards: 1,
             parity: 0,
             degraded: false,
-            leaving: Vec::new(),
+            let_go: Vec::new(),
             added: Vec::new(),
             expect: None,
             cores: 1,
@@ -167,7 +167,7 @@ impl Node {
             at_least: 0,
             absent: Vec::new(),
             degraded: false,
-            leaving: Vec::new(),
+            let_go: Vec::new(),
             added: Vec::new(),
         };
         let opening = open_pool(exec.handle(), drives, options);
@@ -214,7 +214,7 @@ impl Node {
             at_least: 0,
             absent,
             degraded: setup.degraded,
-            leaving: setup.leaving.iter().map(ToString::to_string).collect(),
+            let_go: setup.let_go.clone(),
             added: setup.added.iter().map(ToString::to_string).collect(),
         };
         let opening = open_pool(exec.handle(), drives, options);

@@ -62,7 +62,7 @@ fn plan(io: &mut Io, exec: &mut Exec) -> (PoolPlan, Vec<Option<dolmen_io::FileId
         at_least: 0,
         absent: Vec::new(),
         degraded: false,
-        leaving: Vec::new(),
+        let_go: Vec::new(),
         added: Vec::new(),
     };
     let result = Rc::new(RefCell::new(None));
