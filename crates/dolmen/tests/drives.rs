@@ -226,6 +226,22 @@ fn a_removed_drive_is_known_under_any_name() {
     node.host(1).verify(1, 32);
 }
 
+/// Who waits for a drive to leave hears when it stays after all.
+#[test]
+fn a_drive_that_stays_was_not_removed() {
+    let node = filled_on(&FOUR);
+    node.cli(&["pool", "reprotect", "--pause"]);
+    let first = node.drive("d0").display().to_string();
+    let removal = node.begin(&["drive", "remove", &first]);
+    let state = || node.states().into_iter().find(|(name, _)| name == "d0").unwrap().1;
+    within(&state, || state() == "Leaving");
+    node.cli(&["drive", "keep", &first]);
+    let ended = removal.wait_with_output().unwrap();
+    let told = String::from_utf8(ended.stderr).unwrap();
+    assert_eq!(ended.status.code(), Some(1), "{told}");
+    assert!(told.contains("stays in the pool") && told.contains(&first), "{told}");
+}
+
 /// Nobody holds a drive that has left, although it was there from the start: it may be pulled, or come back.
 #[test]
 fn a_drive_that_has_left_may_come_back_at_once() {

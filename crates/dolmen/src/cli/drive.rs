@@ -22,16 +22,14 @@ pub(crate) fn run(client: &Client, output: &Output, command: DriveCommand) -> Re
             let found = find(client, &drive)?;
             let force = if force { "?force=true" } else { "" };
             client.delete(&format!("/dolmen/v1/drives/{}{force}", text(&found, "UUID")))?;
-            let end = if no_wait { Some(find(client, &drive)?) } else { emptied(client, output, &found)? };
-            match end {
-                Some(drive) => output.put(&drive, |d| format!("drive {} is {}", text(d, "path"), state(d))),
-                None => {
-                    let gone = json!({"path": found["path"], "UUID": found["UUID"], "state": "Gone"});
-                    output.put(&gone, |d| {
-                        format!("drive {} has left the pool and can be taken away", text(d, "path"))
-                    })
-                }
+            if no_wait {
+                return output
+                    .put(&find(client, &drive)?, |d| format!("drive {} is {}", text(d, "path"), state(d)));
             }
+            emptied(client, output, &found)?;
+            let gone = json!({"path": found["path"], "UUID": found["UUID"], "state": "Gone"});
+            output
+                .put(&gone, |d| format!("drive {} has left the pool and can be taken away", text(d, "path")))
         }
         DriveCommand::Keep { drive } => {
             let found = find(client, &drive)?;
@@ -78,8 +76,8 @@ fn shown(path: &Path) -> String {
     path.display().to_string()
 }
 
-/// Waits until a drive has left, and tells how far it is; the drive, if it stays after all.
-fn emptied(client: &Client, output: &Output, drive: &Value) -> Result<Option<Value>, CliError> {
+/// Waits until a drive has left, and tells how far it is; an error, if it stays after all.
+fn emptied(client: &Client, output: &Output, drive: &Value) -> Result<(), CliError> {
     let uuid = text(drive, "UUID");
     let bytes = |d: &Value| text(d, "usedBytes").parse::<u64>().unwrap_or(0);
     let begun = bytes(drive).max(1);
@@ -87,9 +85,16 @@ fn emptied(client: &Client, output: &Output, drive: &Value) -> Result<Option<Val
     loop {
         let drives = listed(client)?;
         let all = drives.as_array().map(Vec::as_slice).unwrap_or_default();
-        let Some(now) = all.iter().find(|d| text(d, "UUID") == uuid) else { return Ok(None) };
+        let Some(now) = all.iter().find(|d| text(d, "UUID") == uuid) else { return Ok(()) };
         if text(now, "state") == "Active" {
-            return Ok(Some(now.clone()));
+            let stays = format!(
+                "drive {} stays in the pool: somebody kept it, or the pool has come to need it",
+                text(now, "path")
+            );
+            return Err(CliError::new(Exit::Failed, stays).hint(format!(
+                "which drives there are, and how they are: {}",
+                client.suggest("drive list")
+            )));
         }
         let done = begun.saturating_sub(bytes(now)) * 100 / begun;
         let line = format!("{}: {done} % moved, {} to go", state(now), size(now, "usedBytes"));

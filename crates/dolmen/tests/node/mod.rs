@@ -93,10 +93,19 @@ impl Node {
         kill_process(Pid::from_child(self.child.as_ref().unwrap()), signal).unwrap();
     }
 
-    fn ask(&self, args: &[&str]) -> Output {
+    fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(DOLMEN);
-        command.arg("--data").arg(self.data()).args(["--output", "json"]).args(args);
-        command.stdin(Stdio::null()).output().unwrap()
+        command.arg("--data").arg(self.data()).args(["--output", "json"]).args(args).stdin(Stdio::null());
+        command
+    }
+
+    fn ask(&self, args: &[&str]) -> Output {
+        self.command(args).output().unwrap()
+    }
+
+    /// Begins a command that takes its time.
+    pub fn begin(&self, args: &[&str]) -> Child {
+        self.command(args).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
     }
 
     /// What the command line answers.
