@@ -110,6 +110,8 @@ async fn node_value(app: &App, local: LocalAddress) -> ApiResult<Value> {
     let identity = app.cluster.identity();
     let (pool, volumes) = (app.cluster.pool().await?, app.cluster.volumes(None).await?);
     let drives = app.cluster.drives().await?;
+    let again = pool.reprotection;
+    let rebuilds = again.at_risk_segments > 0 && !again.paused;
     let endpoint = at(app, local, app.endpoints.nvme_port).into_iter().next().unwrap_or_default();
     Ok(json!({
         "name": identity.node_name,
@@ -120,8 +122,8 @@ async fn node_value(app: &App, local: LocalAddress) -> ApiResult<Value> {
         "failureDomains": [identity.node_name],
         "failureInfo": "",
         "hostname": identity.node_name,
-        "inLocalRebuild": false,
-        "localRebuildProgress": 0,
+        "inLocalRebuild": rebuilds,
+        "localRebuildProgress": if rebuilds { percent(again.progress()) } else { 0 },
         "numManagedDevices": drives.len(),
         "maxNvmeDevices": drives.len(),
         "ec": false,
@@ -132,6 +134,12 @@ async fn node_value(app: &App, local: LocalAddress) -> ApiResult<Value> {
         "powerupProgress": 100,
         "permanentFailure": false,
     }))
+}
+
+/// A part of 1 in whole hundredths.
+#[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // Within 0 and 100.
+fn percent(part: Option<f64>) -> u32 {
+    part.map_or(0, |part| (part.clamp(0.0, 1.0) * 100.0) as u32)
 }
 
 /// `GET /nodes`; for tenants too. Filters: name, UUID, failureDomain.

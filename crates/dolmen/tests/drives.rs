@@ -88,6 +88,10 @@ fn a_drive_dies() {
     within(&|| node.cli(&["pool", "show"]).to_string(), || {
         node.cli(&["pool", "show"])["reprotection"]["state"] == "Paused"
     });
+    let health = node.cli(&["status"])["health"].clone();
+    assert_eq!((&health["state"], &health["numDegradedVolumes"]), (&"Warning".into(), &1.into()), "{health}");
+    let volume = node.cli(&["volume", "show", "v"]);
+    assert_eq!(volume["protectionState"], "Degraded", "{volume}");
     let events = node.events();
     // Durable although the node is killed at once.
     node.kill();
@@ -98,6 +102,7 @@ fn a_drive_dies() {
     node.cli(&["pool", "reprotect", "--resume", "--rate", "0B"]);
     node.until_event("ReprotectionFinished");
     node.until_protected();
+    assert_eq!(node.cli(&["status"])["health"]["state"], "OK");
     std::fs::remove_file(&dead).unwrap();
     node.cli(&["drive", "add", &format!("{}:256MiB", dead.display())]);
     node.host(1).fill(3, 32);

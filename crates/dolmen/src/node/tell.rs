@@ -44,6 +44,8 @@ pub(super) fn volumes(reports: &[CoreReport], only: Option<Uuid>) -> Vec<VolumeS
             watchers.entry(*nsid).or_default().insert(host.host_nqn.clone());
         }
     }
+    // Any segment may hold something of any volume.
+    let whole = if lacks_a_drive(reports) { Protection::Degraded } else { Protection::FullyProtected };
     let wanted = |info: &&VolumeInfo| only.is_none_or(|uuid| info.descriptor.uuid == uuid);
     let mut all: Vec<VolumeStatus> = reports
         .iter()
@@ -53,7 +55,7 @@ pub(super) fn volumes(reports: &[CoreReport], only: Option<Uuid>) -> Vec<VolumeS
             usage: usage(info),
             connected_hosts: watchers.get(&info.descriptor.nsid.0).into_iter().flatten().cloned().collect(),
             protection: match info.health {
-                Health::Good => Protection::FullyProtected,
+                Health::Good => whole,
                 Health::Stopped => Protection::ReadOnly,
                 Health::Quarantined => Protection::NotAvailable,
             },
@@ -62,6 +64,12 @@ pub(super) fn volumes(reports: &[CoreReport], only: Option<Uuid>) -> Vec<VolumeS
         .collect();
     all.sort_by_key(|v| v.descriptor.uuid);
     all
+}
+
+/// True while something has lost a drive and is not made good yet. What a drive that leaves holds is all there.
+fn lacks_a_drive(reports: &[CoreReport]) -> bool {
+    let out = |d: &DriveReport| d.standing.state == Standing::Out;
+    drive_reports(reports).any(out) && reports.iter().any(|r| r.space.at_risk_segments > 0)
 }
 
 /// Connected hosts by ascending NQN.
