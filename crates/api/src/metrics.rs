@@ -126,8 +126,12 @@ impl Collector for Page {
             })
             .collect();
         write(&mut encoder, VOLUME, &volumes)?;
-        let drives: Vec<(Labels, &DriveMetrics)> =
-            self.snapshot.drives.iter().map(|m| (vec![("drive", m.path.clone())], m)).collect();
+        let drives: Vec<(Labels, &DriveMetrics)> = self
+            .snapshot
+            .drives
+            .iter()
+            .map(|m| (vec![("drive", m.path.clone()), ("uuid", m.uuid.to_string())], m))
+            .collect();
         write(&mut encoder, DRIVE, &drives)?;
         let connections: Vec<(Labels, &ConnectionMetrics)> = self
             .snapshot

@@ -155,6 +155,7 @@ fn totals(io: &IoTotals) -> Value {
 fn drive(m: &DriveMetrics) -> Value {
     json!({
         "path": m.path,
+        "UUID": m.uuid.to_string(),
         "healthy": m.healthy,
         "reads": io(&m.reads),
         "writes": io(&m.writes),

@@ -365,7 +365,7 @@ async fn the_metrics_page_is_well_formed() {
     for wanted in [
         "dolmen_volume_read_operations_total{volume=",
         "dolmen_volume_write_bytes_total{volume=",
-        "dolmen_drive_healthy{drive=\"/drives/a\"} 1",
+        "dolmen_drive_healthy{drive=\"/drives/a\",uuid=\"08080808-0808-0808-0808-080808080808\"} 1",
         "dolmen_core_busy_seconds_total{core=\"0\"} 1.5",
         "dolmen_connection_sent_bytes_total{peer=\"192.0.2.9:5555\"",
         "dolmen_pool_free_bytes 85899345920",

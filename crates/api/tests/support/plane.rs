@@ -280,7 +280,12 @@ fn metrics(volumes: &BTreeMap<Uuid, VolumeDescriptor>) -> MetricsSnapshot {
             .keys()
             .map(|uuid| VolumeMetrics { uuid: *uuid, ..VolumeMetrics::default() })
             .collect(),
-        drives: vec![DriveMetrics { path: "/drives/a".into(), healthy: true, ..DriveMetrics::default() }],
+        drives: vec![DriveMetrics {
+            path: "/drives/a".into(),
+            uuid: Uuid([8; 16]),
+            healthy: true,
+            ..DriveMetrics::default()
+        }],
         connections: vec![ConnectionMetrics {
             peer: "192.0.2.9:5555".parse().unwrap(),
             host: host_nqn().to_string(),

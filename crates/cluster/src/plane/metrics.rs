@@ -75,6 +75,8 @@ pub const LATENCY_BUCKETS: usize = 28;
 pub struct DriveMetrics {
     /// Path as given to `serve`.
     pub path: String,
+    /// Its identity in the pool: another drive may have had the path before, and not be forgotten yet.
+    pub uuid: Uuid,
     /// Reads of any kind.
     pub reads: IoMetrics,
     /// Writes of any kind.

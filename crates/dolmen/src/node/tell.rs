@@ -357,6 +357,7 @@ fn drive_metrics(plan: &PoolPlan, reports: &[CoreReport]) -> Vec<DriveMetrics> {
             let serves = matches!(drive.standing.state, Standing::In | Standing::Leaving);
             DriveMetrics {
                 path: drive.standing.path.clone(),
+                uuid: drive.standing.uuid,
                 reads: io_metrics(counters.reads),
                 writes: io_metrics(counters.writes),
                 flushes: io_metrics(counters.flushes),

@@ -89,7 +89,7 @@ pub(crate) struct Rates {
 const SORTS: [(&str, &[&str]); 4] = [
     ("cores", &["core"]),
     ("volumes", &["UUID"]),
-    ("drives", &["path"]),
+    ("drives", &["path", "UUID"]),
     ("connections", &["controller", "queue", "core", "peer"]),
 ];
 
@@ -377,6 +377,16 @@ pub(crate) mod tests {
             (2, 505.0, 3)
         );
         assert_eq!(rates.drives[0].depth, 3.0);
+    }
+
+    /// A drive that has died is listed still when another one serves at its path.
+    #[test]
+    fn drives_of_one_path_are_told_apart() {
+        let drive =
+            |uuid: &str, healthy: bool| json!({"path": "/dev/nvme0n1", "UUID": uuid, "healthy": healthy});
+        let sample = Sample::read(&json!({"time": 1, "drives": [drive("1", false), drive("2", true)]}));
+        let drives = Rates::between(&sample, &sample).drives;
+        assert_eq!(drives.iter().map(|d| d.healthy).collect::<Vec<_>>(), [false, true]);
     }
 
     #[test]
