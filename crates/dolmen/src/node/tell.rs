@@ -66,10 +66,9 @@ pub(super) fn volumes(reports: &[CoreReport], only: Option<Uuid>) -> Vec<VolumeS
     all
 }
 
-/// True while something has lost a drive and is not made good yet. What a drive that leaves holds is all there.
+/// True while fewer drives than usual can be lost. What a drive that leaves holds is all there.
 fn lacks_a_drive(reports: &[CoreReport]) -> bool {
-    let out = |d: &DriveReport| d.standing.state == Standing::Out;
-    drive_reports(reports).any(out) && reports.iter().any(|r| r.space.at_risk_segments > 0)
+    reports.iter().find_map(|r| r.pool.as_ref()).is_some_and(|pool| pool.deficit > 0)
 }
 
 /// Connected hosts by ascending NQN.
