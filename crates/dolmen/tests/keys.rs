@@ -49,7 +49,7 @@ impl Machine {
         for drive in self.drives() {
             command.arg("--drive").arg(format!("{}:256MiB", drive.display()));
         }
-        command.stderr(Stdio::piped());
+        command.stderr(Stdio::piped()).current_dir(self.dir.path());
         command
     }
 
@@ -89,7 +89,8 @@ impl Machine {
     }
 
     fn run(&self, args: &[&str]) -> Output {
-        Command::new(DOLMEN).arg("--data").arg(&self.data).args(args).output().unwrap()
+        let mut command = Command::new(DOLMEN);
+        command.current_dir(self.dir.path()).arg("--data").arg(&self.data).args(args).output().unwrap()
     }
 
     /// A verb that must succeed; its answer.
@@ -322,6 +323,20 @@ fn a_key_that_is_not_here_is_named_and_an_exported_one_opens_the_pool_elsewhere(
     machine.data = first;
     machine.start(&[]);
     machine.holds("secret", &data);
+}
+
+/// Key files may be named by what they are called in the current folder.
+#[test]
+fn a_key_file_needs_no_folder_in_its_name() {
+    let mut machine = Machine::new();
+    machine.start(&["--cluster-key", "k"]);
+    machine.create("secret", &[]);
+    machine.cli(&["key", "rotate"]);
+    assert!(!machine.path("k.new").exists());
+    machine.cli(&["key", "export", "--cluster-key", "k", "--to", "kept"]);
+    machine.cli(&["key", "import", "kept", "--cluster-key", "again"]);
+    let key = |name: &str| fs::read(machine.path(name)).unwrap();
+    assert_eq!((key("kept"), key("again")), (key("k"), key("k")));
 }
 
 #[test]

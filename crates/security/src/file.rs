@@ -20,9 +20,8 @@ pub enum Visibility {
 /// Puts `bytes` in the place of `path`, durably: a reader sees the old content or the new, never a part.
 pub fn replace(path: &Path, bytes: &[u8], visibility: Visibility) -> Result<(), Error> {
     let fail = |source| Error::File { path: path.into(), source };
-    let folder = path.parent().ok_or_else(|| fail(io::Error::from(io::ErrorKind::InvalidInput)))?;
     let name = path.file_name().ok_or_else(|| fail(io::Error::from(io::ErrorKind::InvalidInput)))?;
-    let temporary = folder.join(format!(".{}.{}.new", name.to_string_lossy(), std::process::id()));
+    let temporary = path.with_file_name(format!(".{}.{}.new", name.to_string_lossy(), std::process::id()));
     // Left over from a crash of a process with the same id.
     let _ = fs::remove_file(&temporary);
     let written = write_new(&temporary, bytes, visibility).and_then(|()| fs::rename(&temporary, path));
@@ -30,7 +29,7 @@ pub fn replace(path: &Path, bytes: &[u8], visibility: Visibility) -> Result<(), 
         let _ = fs::remove_file(&temporary);
         return Err(fail(source));
     }
-    File::open(folder).and_then(|folder| folder.sync_all()).map_err(fail)
+    sync_folder(path).map_err(fail)
 }
 
 fn write_new(path: &Path, bytes: &[u8], visibility: Visibility) -> io::Result<()> {
@@ -72,6 +71,15 @@ mod tests {
         replace(&path, b"two", Visibility::Owner).unwrap();
         assert_eq!(read_if_there(&path).unwrap().as_deref(), Some(&b"two"[..]));
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1, "no temporary file is left");
+    }
+
+    #[test]
+    fn a_name_without_a_folder_is_one_in_the_current_folder() {
+        let dir = tempfile::tempdir().unwrap();
+        std::env::set_current_dir(dir.path()).unwrap();
+        replace(Path::new("bare"), b"here", Visibility::Owner).unwrap();
+        assert_eq!(fs::read(dir.path().join("bare")).unwrap(), b"here");
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1, "no temporary file is left");
     }
 
