@@ -114,3 +114,41 @@ fn a_data_folder_is_made_from_drives_alone() {
     node.start(&THREE, &[]);
     node.host(2).verify(2, 24);
 }
+
+/// What is missing is named, and the line that is printed serves: with the key and with every drive that counts, whether it is there
+/// or not, and whoever named it.
+#[test]
+fn what_recovery_prints_serves() {
+    let mut node = Node::new();
+    let key = node.drive("the key");
+    let key = key.to_str().unwrap();
+    node.start(&THREE, &["--cluster-key", key]);
+    node.cli(&["volume", "create", "first", "--size", "16MiB", "--acl", "ALLOW_ANY"]);
+    node.host(1).fill(1, 8);
+    let path = |name: &str| node.drive(name).display().to_string();
+    let [d0, d1, d2, added, typo] = ["d0", "d1", "d2", "a drive", "typo"].map(path);
+    node.cli(&["drive", "add", &format!("{added}:256MiB")]);
+    node.stop();
+    let recovered = |node: &mut Node, named: [&String; 4], lacks: &String| {
+        fs::remove_dir_all(node.data()).unwrap();
+        let mut recover = vec!["pool", "recover", "--cluster-key", key];
+        named.iter().for_each(|d| recover.extend(["--drive", d]));
+        let found = node.cli(&recover);
+        let missing = found["missing"].as_array().unwrap();
+        let told = |path: &String| missing.iter().filter(|m| m.as_str().unwrap().contains(path)).count();
+        assert_eq!((told(lacks), told(&typo), missing.len()), (1, 1, 2), "{found}");
+        assert_eq!(found["drives"].as_array().unwrap().len(), 4, "{found}");
+        node.start_by(found["serve"].as_str().unwrap());
+        node.host(1).verify(1, 8);
+        let states = node.states();
+        node.kill();
+        states
+    };
+    // Nobody thought of the one that joined later.
+    let states = recovered(&mut node, [&d0, &d1, &d2, &typo], &added);
+    assert!(states.iter().all(|(_, state)| state == "Active"), "{states:?}");
+    // One is away.
+    fs::rename(&d2, node.drive("away")).unwrap();
+    let states = recovered(&mut node, [&d0, &d1, &added, &typo], &d2);
+    assert!(states.iter().all(|(name, state)| (name == "d2") != (state == "Active")), "{states:?}");
+}

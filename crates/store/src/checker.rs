@@ -174,7 +174,7 @@ pub async fn check_pool_with(
     keyring: Keyring,
     progress: CheckProgress,
 ) -> Result<CheckReport, StoreError> {
-    let plan = read_plan(&exec, &drives).await?;
+    let (plan, _) = read_plan(&exec, &drives).await?;
     let files: Vec<_> = plan.order.iter().map(|at| at.map(|i| drives[i].info.file)).collect();
     let pool_drives = Rc::new(Drives::new(&plan, &files, &ShardTuning::default()));
     let mut report = CheckReport {
@@ -218,8 +218,10 @@ pub struct PoolContents {
     pub pool: Uuid,
     /// Number of the superblock in force.
     pub sequence: u64,
-    /// The drives in service.
+    /// The drives that count: where they are, or were last if they are missing.
     pub drives: Vec<PlanDrive>,
+    /// What the opening of the pool would come upon.
+    pub findings: Vec<Finding>,
     /// All keyed objects.
     pub objects: Vec<(PgId, Key, Box<[u8]>)>,
 }
@@ -231,7 +233,7 @@ pub async fn read_contents(
     drives: Vec<Candidate>,
     keyring: Keyring,
 ) -> Result<PoolContents, StoreError> {
-    let plan = read_plan(&exec, &drives).await?;
+    let (plan, counted) = read_plan(&exec, &drives).await?;
     let files: Vec<_> = plan.order.iter().map(|at| at.map(|i| drives[i].info.file)).collect();
     let pool_drives = Rc::new(Drives::new(&plan, &files, &ShardTuning::default()));
     let mut all = Vec::new();
@@ -240,8 +242,9 @@ pub async fn read_contents(
         load_shard(&shard, &exec).await?;
         all.extend(objects(&shard));
     }
-    let serves = plan.drives.into_iter().filter(|d| d.state.counts());
-    Ok(PoolContents { pool: plan.pool, sequence: plan.sequence, drives: serves.collect(), objects: all })
+    let PoolPlan { pool, sequence, findings, drives, .. } = plan;
+    let drives = drives.into_iter().zip(counted).filter_map(|(drive, counts)| counts.then_some(drive)).collect();
+    Ok(PoolContents { pool, sequence, drives, findings, objects: all })
 }
 
 fn objects(shard: &Shared) -> Vec<(PgId, Key, Box<[u8]>)> {

@@ -132,8 +132,12 @@ async fn survey(exec: &Handle, drives: &[Candidate]) -> Result<Vec<Found>, Store
     Ok(found)
 }
 
-/// The plan of the pool on these drives as it stands, with what is missing out; reads only. Every drive must be the pool's.
-pub(crate) async fn read_plan(exec: &Handle, drives: &[Candidate]) -> Result<PoolPlan, StoreError> {
+/// The plan of the pool on these drives as it stands, with what is missing out, and by drive of its table whether it counts, there or
+/// not; reads only. Every drive must be the pool's.
+pub(crate) async fn read_plan(
+    exec: &Handle,
+    drives: &[Candidate],
+) -> Result<(PoolPlan, Vec<bool>), StoreError> {
     let found = survey(exec, drives).await?;
     match view::in_force(&found, None)? {
         Some(block) => reopen::as_it_stands(drives, &found, block),

@@ -3,14 +3,19 @@
 use super::{
     args::{CheckArgs, KeyPlaceArgs, RecoverArgs},
     error::{CliError, Exit},
+    locate::quoted,
     output::{Output, pairs, text},
 };
 use crate::node::{self, Checked};
-use dolmen_store::{Damage, Finding};
+use dolmen_store::Damage;
 use dolmen_types::limits::BLOCK_BYTES;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Value, json};
-use std::{path::Path, process::ExitCode};
+use std::{
+    collections::BTreeSet,
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
 
 fn failed(why: &node::ServeError) -> CliError {
     CliError::new(Exit::Failed, why.to_string())
@@ -38,15 +43,10 @@ pub(crate) fn check(output: &Output, data: Option<&Path>, args: &CheckArgs) -> R
 
 fn told(checked: &Checked) -> Value {
     let report = &checked.report;
-    let missing = report.findings.iter().filter_map(|finding| match finding {
-        Finding::Lost { path, reason, .. } => Some(format!("{path}: {reason}")),
-        Finding::Untouched { path, reason } => Some(format!("{path} {reason}")),
-        Finding::Stale { .. } | Finding::Joined { .. } => None,
-    });
     json!({
         "pool": report.pool.to_string(),
         "drives": report.drives,
-        "missing": missing.chain(checked.absent.iter().cloned()).collect::<Vec<_>>(),
+        "missing": checked.missing,
         "shards": report.shards,
         "volumes": checked.catalog.volumes.len(),
         "snapshots": checked.catalog.snapshots.len(),
@@ -137,7 +137,17 @@ pub(crate) fn recover(output: &Output, data: Option<&Path>, args: &RecoverArgs) 
     let Some(data) = data else {
         return Err(CliError::usage("--data is missing: name the folder that is to be made"));
     };
-    let found = node::recover(data, &args.drive, &place(&args.key)).map_err(|why| failed(&why))?;
+    // Whatever is told of them holds in any folder.
+    let absolute = |path: &PathBuf| std::path::absolute(path).unwrap_or_else(|_| path.clone());
+    let data = absolute(&data.into());
+    let key = place(&args.key);
+    let key = node::KeyPlace {
+        file: key.file.as_ref().map(absolute),
+        passphrase_file: key.passphrase_file.as_ref().map(absolute),
+    };
+    let drives: Vec<PathBuf> = args.drive.iter().map(absolute).collect();
+    let found = node::recover(&data, &drives, &key).map_err(|why| failed(&why))?;
+    let serve = serve_line(&data, &key, &found.drives);
     let names = |list: Vec<&str>| list.join("\n");
     let volumes: Vec<Value> = found
         .catalog
@@ -148,26 +158,38 @@ pub(crate) fn recover(output: &Output, data: Option<&Path>, args: &RecoverArgs) 
     let value = json!({
         "pool": found.pool.to_string(),
         "drives": found.drives,
+        "missing": found.missing,
         "subsystemNQN": found.subsystem_nqn,
         "volumes": volumes,
         "snapshots": found.catalog.snapshots.iter().map(|s| s.name.clone()).collect::<Vec<_>>(),
         "unknownRecords": found.catalog.unknown.iter().map(ToString::to_string).collect::<Vec<_>>(),
+        "serve": serve,
     });
     output.put(&value, |_| {
         pairs(&[
             ("Pool", found.pool.to_string()),
+            ("Missing", found.missing.join("\n")),
             ("Subsystem", found.subsystem_nqn.clone()),
             ("Volumes", names(found.catalog.volumes.iter().map(|v| v.name.as_str()).collect())),
             ("Snapshots", names(found.catalog.snapshots.iter().map(|s| s.name.as_str()).collect())),
             ("Not understood", found.catalog.unknown.len().to_string()),
-            (
-                "Serve it",
-                format!(
-                    "dolmen serve --data {} {}",
-                    data.display(),
-                    found.drives.iter().map(|d| format!("--drive {d}")).collect::<Vec<_>>().join(" ")
-                ),
-            ),
+            ("Serve it", serve),
         ])
     })
+}
+
+/// The line for a shell that serves what was recovered.
+fn serve_line(data: &Path, key: &node::KeyPlace, drives: &[PathBuf]) -> String {
+    let named: BTreeSet<&PathBuf> = drives.iter().collect();
+    let keys = [("--cluster-key", &key.file), ("--cluster-passphrase-file", &key.passphrase_file)];
+    let keys = keys.into_iter().filter_map(|(flag, path)| Some((flag, path.as_ref()?)));
+    let all = [("--data", data)].into_iter().chain(keys.map(|(flag, path)| (flag, path.as_path())));
+    let all = all.chain(named.iter().map(|path| ("--drive", path.as_path())));
+    let mut line = String::from("dolmen serve");
+    all.for_each(|(flag, path)| line.push_str(&format!(" {flag} {}", quoted(path))));
+    // A drive that is missing, and whose name another one has by now, can't be named.
+    if named.len() < drives.len() {
+        line.push_str(" --degraded");
+    }
+    line
 }

@@ -18,7 +18,8 @@ use dolmen_io::{
 };
 use dolmen_security::{KeyFiles, PassphraseFiles};
 use dolmen_store::{
-    Candidate, CheckProgress, CheckReport, Keyring, StoreError, check_pool_with, find_pool, read_contents,
+    Candidate, CheckProgress, CheckReport, Finding, Keyring, StoreError, check_pool_with, find_pool,
+    read_contents,
 };
 use dolmen_types::Uuid;
 use dolmen_uring::{Uring, UringConfig};
@@ -52,8 +53,11 @@ pub(super) struct Opened {
     pub(super) drives: Vec<Candidate>,
 }
 
-/// Opens drives; those that can't be opened are told apart, with the reason. One that a daemon holds is an error.
-pub(super) fn open(paths: &[PathBuf]) -> Result<(Opened, Vec<String>), ServeError> {
+/// Drives that can't be opened: their paths, and why.
+type Absent = Vec<(String, String)>;
+
+/// Opens drives; those that can't be opened are told apart. One that a daemon holds is an error.
+pub(super) fn open(paths: &[PathBuf]) -> Result<(Opened, Absent), ServeError> {
     let config = UringConfig { pool: PoolConfig::sized(POOL_BYTES), ..UringConfig::default() };
     let mut io = Io::new(Box::new(Uring::new(&config).map_err(ServeError::system)?));
     let exec = Exec::new(EXEC, TASKS, &io);
@@ -65,7 +69,7 @@ pub(super) fn open(paths: &[PathBuf]) -> Result<(Opened, Vec<String>), ServeErro
             Err(why) if why.kind == ErrorKind::Refused && why.errno.is_none_or(|errno| errno == BUSY) => {
                 return Err(ServeError::system(why));
             }
-            Err(why) => absent.push(why.to_string()),
+            Err(why) => absent.push((path.display().to_string(), why.to_string())),
         }
     }
     Ok((Opened { io, exec, drives }, absent))
@@ -128,6 +132,18 @@ pub struct KeyPlace {
     pub passphrase_file: Option<PathBuf>,
 }
 
+/// What is not there, and why: drives that can't be opened, and what the pool lacks beside them.
+fn missing(findings: &[Finding], absent: &Absent) -> Vec<String> {
+    let unnamed = findings.iter().filter_map(|finding| match finding {
+        Finding::Lost { path, reason, .. } if absent.iter().all(|(at, _)| at != path) => {
+            Some(format!("{path}: {reason}"))
+        }
+        Finding::Untouched { path, reason } => Some(format!("{path} {reason}")),
+        Finding::Lost { .. } | Finding::Stale { .. } | Finding::Joined { .. } => None,
+    });
+    absent.iter().map(|(_, why)| why.clone()).chain(unnamed).collect()
+}
+
 /// The keys of the pool's encrypted volumes.
 fn keyring_for(opened: &mut Opened, data: Option<&Path>, place: &KeyPlace) -> Result<Keyring, ServeError> {
     let found = opened.look(find_pool, || ())?;
@@ -169,8 +185,8 @@ fn drives_of(data: Option<&Path>, named: &[PathBuf]) -> Result<Vec<PathBuf>, Ser
 
 /// What a check has found, and the names of what it is about.
 pub struct Checked {
-    /// The drives that could not be opened, and why.
-    pub absent: Vec<String>,
+    /// The drives that are not there, and why.
+    pub missing: Vec<String>,
     /// What was found.
     pub report: CheckReport,
     /// Volumes and snapshots.
@@ -194,15 +210,17 @@ pub fn check(
         .run(|exec, drives| check_pool_with(exec, drives, keyring, progress), || look(seen.per_mille()))?;
     let objects = report.objects.iter().map(|(pg, key, value)| (*pg, *key, &**value));
     let catalog = Catalog::read(objects);
-    Ok(Checked { absent, report, catalog })
+    Ok(Checked { missing: missing(&report.findings, &absent), report, catalog })
 }
 
 /// What was recovered.
 pub struct Recovery {
     /// The pool.
     pub pool: Uuid,
-    /// Its drives.
-    pub drives: Vec<String>,
+    /// Its drives: all that it counts, whether they are there or not.
+    pub drives: Vec<PathBuf>,
+    /// What is not there, and why.
+    pub missing: Vec<String>,
     /// What the log says.
     pub catalog: Catalog,
     /// The name under which hosts find the node.
@@ -218,8 +236,8 @@ pub fn recover(data: &Path, named: &[PathBuf], key: &KeyPlace) -> Result<Recover
             data.display()
         )));
     }
-    let (mut opened, absent) = open(&drives_of(None, named)?)?;
-    if let Some(why) = absent.first().filter(|_| opened.drives.is_empty()) {
+    let (mut opened, absent) = open(named)?;
+    if let Some((_, why)) = absent.first().filter(|_| opened.drives.is_empty()) {
         return Err(ServeError::new(why.clone()));
     }
     let keyring = keyring_for(&mut opened, Some(data), key)?;
@@ -248,6 +266,7 @@ pub fn recover(data: &Path, named: &[PathBuf], key: &KeyPlace) -> Result<Recover
         Settings { served: contents.drives.iter().map(KnownDrive::from).collect(), ..Settings::default() };
     settings.save(data).map_err(ServeError::new)?;
     let subsystem_nqn = identity.subsystem_nqn.clone();
+    let missing = missing(&contents.findings, &absent);
     let drives = contents.drives.into_iter().map(|d| d.path).collect();
-    Ok(Recovery { pool: contents.pool, drives, catalog, subsystem_nqn })
+    Ok(Recovery { pool: contents.pool, drives, missing, catalog, subsystem_nqn })
 }

@@ -25,7 +25,7 @@ where
     let opened = open(&[path.into()])?;
     let (opened, absent) = opened;
     let Some(Candidate { info, .. }) = opened.drives.first().cloned() else {
-        return Err(ServeError::new(absent.into_iter().next().unwrap_or_default()));
+        return Err(ServeError::new(absent.into_iter().map(|(_, why)| why).next().unwrap_or_default()));
     };
     opened.run(|exec, _| work(exec, info), || ())
 }

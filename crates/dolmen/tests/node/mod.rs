@@ -55,8 +55,21 @@ impl Node {
 
     /// Starts it and waits until it serves.
     pub fn start(&mut self, drives: &[&str], more: &[&str]) {
+        self.begin(self.serve(drives, more));
+    }
+
+    /// The same with a line for a shell, which runs in another folder and names no ports.
+    pub fn start_by(&mut self, line: &str) {
+        let rest = "--listen 127.0.0.1 --port 0 --discovery-port 0 --api-port 0";
+        let mut command = Command::new("/bin/sh");
+        command.args(["-c", &format!("exec {line} {rest}")]).current_dir("/");
+        command.env("PATH", Path::new(DOLMEN).parent().unwrap());
+        self.begin(command);
+    }
+
+    fn begin(&mut self, mut command: Command) {
         let log = std::fs::OpenOptions::new().create(true).append(true).open(self.drive("log")).unwrap();
-        self.child = Some(self.serve(drives, more).stderr(log).spawn().unwrap());
+        self.child = Some(command.stderr(log).spawn().unwrap());
         let endpoint = self.data().join("endpoint");
         let log = self.drive("log");
         within(&|| std::fs::read_to_string(&log).unwrap(), || {

@@ -88,19 +88,20 @@ pub(super) async fn reopen(
     }
 }
 
-/// The plan of the pool as it stands, with what is missing out, however much that is.
+/// The plan of the pool as it stands, with what is missing out; and by drive whether the superblock in force counts it.
 pub(super) fn as_it_stands(
     drives: &[Candidate],
     found: &[Found],
     block: Superblock,
-) -> Result<PoolPlan, StoreError> {
+) -> Result<(PoolPlan, Vec<bool>), StoreError> {
+    let counted = block.drives.iter().map(|d| d.state.counts()).collect();
     let settled = Matching::new(drives, found, &block, (&[], &[]))?.settle(&[], true)?;
     match settled.joining.first() {
         Some(&(i, false)) => {
             Err(StoreError::Refused(format!("{} is not a drive of the pool", drives[i].path)))
         }
         // One that was out holds nothing that counts.
-        _ => Ok(plan(&settled.block, settled.order, false, settled.findings)),
+        _ => Ok((plan(&settled.block, settled.order, false, settled.findings), counted)),
     }
 }
 
