@@ -40,6 +40,12 @@ impl<T> Clone for InboxSender<T> {
 }
 
 impl<T> InboxSender<T> {
+    /// Messages that it holds at most. Count.
+    #[must_use]
+    pub fn capacity(&self) -> usize {
+        self.0.capacity
+    }
+
     /// Sends a message and wakes the core; hands it back when the inbox is full.
     pub fn send(&self, message: T) -> Result<(), T> {
         let mut messages = self.0.lock();

@@ -135,7 +135,7 @@ impl Node {
 
 impl Drop for Node {
     fn drop(&mut self) {
-        drop(self.talk.send(CORE, |_: Answer<()>| ToCore::Exit));
+        drop(self.runtime.block_on(self.talk.send(CORE, |_: Answer<()>| ToCore::Exit)));
         if let Some(thread) = self.thread.take() {
             // A core that panicked has said so.
             drop(thread.join());

@@ -16,9 +16,9 @@ use std::{
     sync::{Arc, mpsc as std_mpsc},
     thread::{self, JoinHandle},
 };
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Semaphore, mpsc, oneshot};
 
-/// Requests of the control side that may wait for one core.
+/// Requests of the control side that one core may have before it; more wait with who asks. Count.
 const INBOX: usize = 4096;
 
 /// Messages that a mailbox between two cores holds; more wait with their sender.
@@ -27,10 +27,18 @@ const MAILBOX: usize = 4096;
 /// Address space of one core's buffers. Bytes; pages that are never used are never touched.
 const POOL_BYTES: usize = 256 << 20;
 
-/// The way to talk to the cores.
+/// The way to talk to the cores. A core that is slow is waited for: what can't be sent at once is sent when there is room.
 #[derive(Clone)]
 pub struct Talk {
-    inboxes: Vec<InboxSender<ToCore>>,
+    desks: Vec<Desk>,
+}
+
+/// The way to talk to one core.
+#[derive(Clone)]
+struct Desk {
+    inbox: InboxSender<ToCore>,
+    /// What may be asked before something is answered. There is always room for the word to exit.
+    room: Arc<Semaphore>,
 }
 
 /// The running cores.
@@ -118,8 +126,8 @@ impl Cores {
 
     /// Ends the loops and waits for their threads.
     pub(crate) fn stop(&mut self) {
-        for inbox in &self.talk.inboxes {
-            drop(inbox.send(ToCore::Exit));
+        for desk in &self.talk.desks {
+            drop(desk.inbox.send(ToCore::Exit));
         }
         for thread in self.threads.drain(..) {
             // A core that panicked has ended the process.
@@ -132,13 +140,17 @@ impl Talk {
     /// The way to talk to cores that take their requests from these inboxes, by their number.
     #[must_use]
     pub fn new(inboxes: Vec<InboxSender<ToCore>>) -> Talk {
-        Talk { inboxes }
+        let desk = |inbox: InboxSender<ToCore>| {
+            let room = Arc::new(Semaphore::new(inbox.capacity().saturating_sub(1)));
+            Desk { inbox, room }
+        };
+        Talk { desks: inboxes.into_iter().map(desk).collect() }
     }
 
     /// How many there are.
     #[must_use]
     pub fn count(&self) -> usize {
-        self.inboxes.len()
+        self.desks.len()
     }
 
     /// The cores' numbers.
@@ -161,39 +173,46 @@ impl Talk {
                 all[to].into.push(receiver);
             }
         }
-        for (inbox, links) in self.inboxes.iter().zip(all) {
+        for (desk, links) in self.desks.iter().zip(all) {
             // A fresh inbox has room.
-            drop(inbox.send(ToCore::Link(links)));
+            drop(desk.inbox.send(ToCore::Link(links)));
         }
     }
 
-    /// Sends the request that `make` builds round its answer's sender.
+    /// Sends the request that `make` builds round its answer's sender, as soon as there is room.
     ///
     /// # Errors
-    /// There is no such core, or it has too many requests waiting.
-    pub fn send<T: Send + 'static>(
+    /// There is no such core.
+    pub async fn send<T: Send + 'static>(
         &self,
         core: CoreId,
         make: impl FnOnce(Answer<T>) -> ToCore,
     ) -> Result<oneshot::Receiver<T>, ServeError> {
+        let desk = self.desks.get(usize::from(core.0)).ok_or_else(|| ServeError::new("no such core"))?;
+        let room = desk.room.clone().acquire_owned().await.map_err(ServeError::system)?;
         let (sender, receiver) = oneshot::channel();
-        // A dropped receiver means that nobody waits any more.
-        let answer = Answer::new(move |value| drop(sender.send(value)));
-        let inbox = self.inboxes.get(usize::from(core.0)).ok_or_else(|| ServeError::new("no such core"))?;
-        inbox.send(make(answer)).map_err(|_| ServeError::new("a core does not take requests fast enough"))?;
+        let answer = Answer::new(move |value| {
+            // A dropped receiver means that nobody waits any more.
+            drop(sender.send(value));
+            drop(room);
+        });
+        desk.inbox.send(make(answer)).map_err(|_| ServeError::new("a core takes no more requests"))?;
         Ok(receiver)
     }
 
     /// Sends a request and waits for its answer.
     ///
     /// # Errors
-    /// As [`Talk::send`], or the core ended first.
+    /// There is no such core, or it ended first.
     pub async fn ask<T: Send + 'static>(
         &self,
         core: CoreId,
         make: impl FnOnce(Answer<T>) -> ToCore,
     ) -> Result<T, ServeError> {
-        self.send(core, make)?.await.map_err(|_| ServeError::new("a core ended in the middle of a request"))
+        self.send(core, make)
+            .await?
+            .await
+            .map_err(|_| ServeError::new("a core ended in the middle of a request"))
     }
 
     /// Asks every core at once and waits for all answers, in the order of the cores.
@@ -206,7 +225,7 @@ impl Talk {
     ) -> Result<Vec<T>, ServeError> {
         let mut receivers = Vec::new();
         for core in self.ids() {
-            receivers.push(self.send(core, &mut make)?);
+            receivers.push(self.send(core, &mut make).await?);
         }
         let mut all = Vec::new();
         for receiver in receivers {

@@ -38,7 +38,11 @@ use std::{
         atomic::{AtomicU64, Ordering},
     },
 };
-use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::sync::{Notify, Semaphore, mpsc, oneshot};
+
+/// Requests that are carried out at a time; more wait in their channel. Count. A core may find one of each in one turn, and what
+/// it tells costs it a copy of every volume.
+const REQUESTS: usize = 256;
 
 /// What a node decides by, beside its cores.
 pub(crate) struct Parts {
@@ -217,12 +221,17 @@ impl Node {
         self.catalogue.lock().unwrap_or_else(PoisonError::into_inner).table()
     }
 
-    /// Serves requests until the control side goes away. Every request is a task of its own, so that none waits for
+    /// Serves requests until the control side goes away. Every request is a task of its own, so that it does not wait for
     /// another's drives.
     pub(crate) async fn serve(self: Arc<Node>, mut requests: mpsc::Receiver<NodeRequest>) {
+        let room = Arc::new(Semaphore::new(REQUESTS));
         while let Some(request) = requests.recv().await {
+            let Ok(held) = room.clone().acquire_owned().await else { return };
             let node = self.clone();
-            tokio::spawn(async move { node.carry_out(request).await });
+            tokio::spawn(async move {
+                node.carry_out(request).await;
+                drop(held);
+            });
         }
     }
 
@@ -515,6 +524,9 @@ fn refusal(error: &ControlError) -> PlaneError {
         _ => PlaneError::Unavailable(text),
     }
 }
+
+#[cfg(test)]
+mod tests;
 
 /// Takes changes from the cores, publishes a table after each batch, then answers who waits for it.
 async fn publish(

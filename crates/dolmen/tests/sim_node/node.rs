@@ -26,7 +26,7 @@ use dolmen_types::{CoreId, LineId, PgId};
 use dolmen_volume::{ControlCommand, ControlDone, ControlError, Restart};
 use std::{
     net::SocketAddr,
-    pin::Pin,
+    pin::{Pin, pin},
     sync::Arc,
     task::{Context, Poll, Waker},
 };
@@ -211,13 +211,13 @@ impl Process {
     /// Asks every core for its report, for nobody.
     pub fn report(&self) {
         for core in self.talk.ids() {
-            drop(self.talk.send(core, |answer| ToCore::Report { answer }));
+            drop(at_once(self.talk.send(core, |answer| ToCore::Report { answer })));
         }
     }
 
     /// Asks every core where the time of a namespace's commands went.
     pub fn traces(&self, nsid: u32) -> Vec<(CoreId, oneshot::Receiver<[TraceReport; 2]>)> {
-        let ask = |core| (core, self.talk.send(core, |answer| ToCore::Traces { nsid, answer }).unwrap());
+        let ask = |core| (core, at_once(self.talk.send(core, |answer| ToCore::Traces { nsid, answer })));
         self.talk.ids().map(ask).collect()
     }
 
@@ -296,7 +296,7 @@ impl Process {
         }
         let table = self.catalogue.take(batch);
         for core in self.talk.ids() {
-            drop(self.talk.send(core, |answer| ToCore::Namespaces { table: table.clone(), answer }));
+            drop(at_once(self.talk.send(core, |answer| ToCore::Namespaces { table: table.clone(), answer })));
         }
     }
 }
@@ -309,6 +309,14 @@ fn poll<T>(job: &mut Job<T>) -> Option<T> {
     match job.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
         Poll::Pending => None,
         Poll::Ready(result) => Some(result.unwrap()),
+    }
+}
+
+/// What needs not wait, since the cores have room.
+fn at_once<T>(sending: impl Future<Output = Result<T, ServeError>>) -> T {
+    match pin!(sending).poll(&mut Context::from_waker(Waker::noop())) {
+        Poll::Pending => panic!("a core has too many requests before it"),
+        Poll::Ready(sent) => sent.unwrap(),
     }
 }
 
