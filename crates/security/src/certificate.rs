@@ -12,7 +12,8 @@ use std::{path::Path, sync::Arc};
 /// A certificate with its private key.
 #[derive(Debug)]
 pub struct Certificate {
-    certificate: Vec<u8>,
+    /// The certificate, then those of the authorities between it and the one that clients trust; never empty.
+    chain: Vec<CertificateDer<'static>>,
     private: Secret,
 }
 
@@ -21,7 +22,7 @@ impl Certificate {
     pub fn load_or_make(certificate: &Path, private: &Path, names: &[String]) -> Result<Certificate, Error> {
         match (file::read_if_there(certificate)?, file::read_if_there(private)?) {
             (Some(cert), Some(key)) => Ok(Certificate {
-                certificate: from_pem(certificate, &cert)?,
+                chain: chain_from_pem(certificate, &cert)?,
                 private: Secret::new(from_pem(private, &key)?),
             }),
             (None, None) => make(certificate, private, names),
@@ -37,19 +38,18 @@ impl Certificate {
     /// The certificate in DER.
     #[must_use]
     pub fn der(&self) -> &[u8] {
-        &self.certificate
+        &self.chain[0]
     }
 
-    /// What a server needs: this certificate, ALPN h2 and http/1.1.
+    /// What a server needs: this certificate with its chain, ALPN h2 and http/1.1.
     pub fn server_config(&self) -> Result<Arc<ServerConfig>, Error> {
         let tls = |why: rustls::Error| Error::Crypto(format!("the TLS certificate can't be used: {why}"));
         let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(self.private.expose().to_vec()));
-        let chain = vec![CertificateDer::from(self.certificate.clone())];
         let mut config = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
             .with_safe_default_protocol_versions()
             .map_err(tls)?
             .with_no_client_auth()
-            .with_single_cert(chain, key)
+            .with_single_cert(self.chain.clone(), key)
             .map_err(tls)?;
         config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
         Ok(Arc::new(config))
@@ -67,16 +67,29 @@ fn make(certificate: &Path, private: &Path, names: &[String]) -> Result<Certific
     let key_pem = Secret::new(key.serialize_pem().into_bytes());
     file::replace(private, key_pem.expose(), file::Visibility::Owner)?;
     file::replace(certificate, signed.pem().as_bytes(), file::Visibility::Everybody)?;
-    Ok(Certificate { certificate: signed.der().to_vec(), private: Secret::new(key.serialize_der()) })
+    Ok(Certificate { chain: vec![signed.der().clone()], private: Secret::new(key.serialize_der()) })
+}
+
+fn not_pem(path: &Path) -> impl FnOnce(pem::PemError) -> Error {
+    move |why| Error::Damaged { path: path.into(), what: format!("not in PEM form ({why})") }
 }
 
 fn from_pem(path: &Path, bytes: &[u8]) -> Result<Vec<u8>, Error> {
-    let parsed = pem::parse(bytes)
-        .map_err(|why| Error::Damaged { path: path.into(), what: format!("not in PEM form ({why})") })?;
-    Ok(parsed.into_contents())
+    pem::parse(bytes).map(pem::Pem::into_contents).map_err(not_pem(path))
 }
 
-/// A client that trusts exactly the certificate in this PEM file, whatever name or address it is reached by. ALPN is
+/// The certificates in a file, in their order: at least one.
+fn chain_from_pem(path: &Path, bytes: &[u8]) -> Result<Vec<CertificateDer<'static>>, Error> {
+    let blocks = pem::parse_many(bytes).map_err(not_pem(path))?;
+    let certificates = blocks.into_iter().filter(|block| block.tag() == "CERTIFICATE");
+    let chain: Vec<_> = certificates.map(|block| CertificateDer::from(block.into_contents())).collect();
+    if chain.is_empty() {
+        return Err(Error::Damaged { path: path.into(), what: "there is no certificate in it".into() });
+    }
+    Ok(chain)
+}
+
+/// A client that trusts exactly the first certificate in this PEM file, whatever name or address it is reached by. ALPN is
 /// http/1.1.
 pub fn pinned_client_config(certificate: &Path) -> Result<ClientConfig, Error> {
     let bytes = file::read_if_there(certificate)?.ok_or_else(|| Error::File {
@@ -85,7 +98,7 @@ pub fn pinned_client_config(certificate: &Path) -> Result<ClientConfig, Error> {
     })?;
     let provider = Arc::new(aws_lc_rs::default_provider());
     let pin = Pin {
-        certificate: from_pem(certificate, &bytes)?,
+        certificate: chain_from_pem(certificate, &bytes)?.swap_remove(0),
         algorithms: provider.signature_verification_algorithms,
     };
     let mut config = ClientConfig::builder_with_provider(provider)
@@ -101,7 +114,7 @@ pub fn pinned_client_config(certificate: &Path) -> Result<ClientConfig, Error> {
 /// Accepts one certificate, byte for byte; the handshake still proves that the peer has its key.
 #[derive(Debug)]
 struct Pin {
-    certificate: Vec<u8>,
+    certificate: CertificateDer<'static>,
     algorithms: WebPkiSupportedAlgorithms,
 }
 
@@ -114,7 +127,7 @@ impl ServerCertVerifier for Pin {
         _ocsp: &[u8],
         _now: UnixTime,
     ) -> Result<ServerCertVerified, rustls::Error> {
-        if end_entity.as_ref() == self.certificate {
+        if *end_entity == self.certificate {
             Ok(ServerCertVerified::assertion())
         } else {
             Err(rustls::CertificateError::UnknownIssuer.into())
@@ -164,5 +177,59 @@ mod tests {
         assert_ne!(made.der(), third.der());
         std::fs::remove_file(&key).unwrap();
         assert!(matches!(Certificate::load_or_make(&cert, &key, &names), Err(Error::Damaged { .. })));
+    }
+
+    /// Lets both ends say what they have to say until the handshake is over, or one of them is against it.
+    fn shake(client: ClientConfig, server: Arc<ServerConfig>) -> Result<(), rustls::Error> {
+        let name = ServerName::try_from("localhost").unwrap();
+        let mut client = rustls::ClientConnection::new(client.into(), name).unwrap();
+        let mut server = rustls::ServerConnection::new(server).unwrap();
+        while client.is_handshaking() || server.is_handshaking() {
+            let mut bytes = Vec::new();
+            while client.wants_write() {
+                client.write_tls(&mut bytes).unwrap();
+            }
+            server.read_tls(&mut &bytes[..]).unwrap();
+            server.process_new_packets()?;
+            bytes.clear();
+            while server.wants_write() {
+                server.write_tls(&mut bytes).unwrap();
+            }
+            client.read_tls(&mut &bytes[..]).unwrap();
+            client.process_new_packets()?;
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn a_certificate_of_an_authority_comes_with_its_intermediates() {
+        use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
+        crate::install_crypto();
+        let authority = |name: &str| {
+            let mut params = CertificateParams::default();
+            params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+            params.distinguished_name.push(rcgen::DnType::CommonName, name);
+            (params, KeyPair::generate().unwrap())
+        };
+        let (params, key) = authority("root");
+        let (root, by_root) = (params.self_signed(&key).unwrap(), Issuer::new(params, key));
+        let (params, key) = authority("between");
+        let (between, by_between) = (params.signed_by(&key, &by_root).unwrap(), Issuer::new(params, key));
+        let own = KeyPair::generate().unwrap();
+        let leaf = CertificateParams::new(["localhost".to_string()]).unwrap();
+        let leaf = leaf.signed_by(&own, &by_between).unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let (cert, key) = (dir.path().join("tls.crt"), dir.path().join("tls.key"));
+        std::fs::write(&cert, format!("{}\n{}", leaf.pem(), between.pem())).unwrap();
+        std::fs::write(&key, own.serialize_pem()).unwrap();
+        let server = Certificate::load_or_make(&cert, &key, &[]).unwrap().server_config().unwrap();
+        let mut roots = rustls::RootCertStore::empty();
+        roots.add(root.der().clone()).unwrap();
+        let stock = ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
+        shake(stock, server.clone()).unwrap();
+        shake(pinned_client_config(&cert).unwrap(), server).unwrap();
+        // What is no certificate is none, wherever it is.
+        std::fs::write(&cert, own.serialize_pem()).unwrap();
+        assert!(matches!(Certificate::load_or_make(&cert, &key, &[]), Err(Error::Damaged { .. })));
     }
 }
