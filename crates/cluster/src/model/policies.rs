@@ -8,7 +8,7 @@ use super::{Command, Entry, Model, Pending, rotation::Rotation};
 use crate::{
     Error, Kind,
     event::{Component, Occurrence, Severity},
-    qos::{MAX_POLICIES, PolicyChange, PolicyKey, PolicySpec, QosPolicy, no_limit_uuid},
+    qos::{MAX_POLICIES, PolicyChange, PolicyKey, PolicySpec, QosPolicy, Visibility, no_limit_uuid},
 };
 use dolmen_types::{
     Uuid,
@@ -113,6 +113,13 @@ impl Model {
         };
         next.check()?;
         self.policies.check_free(&next.name, old.uuid)?;
+        if next.visibility != Visibility::Global && self.policies.default == Some(old.uuid) {
+            let why = format!(
+                "policy '{}' is the default of new volumes, and so for all projects; choose another default first",
+                old.name
+            );
+            return Err(Error::invalid("policyVisibility", why));
+        }
         let PolicySpec { name, description, visibility, limits } = next;
         let next =
             QosPolicy { uuid: old.uuid, name, description, visibility, limits, revision: old.revision };
@@ -157,7 +164,7 @@ impl Model {
     /// The policy that may become that of new volumes.
     pub fn possible_default(&self, key: &PolicyKey) -> Result<Uuid, Error> {
         let policy = self.policies.find(key)?;
-        if policy.visibility == crate::qos::Visibility::Global {
+        if policy.visibility == Visibility::Global {
             return Ok(policy.uuid);
         }
         let why = format!("policy '{}' is not for all projects", policy.name);

@@ -526,6 +526,11 @@ fn policies_are_for_whom_they_say_and_stay_while_they_are_needed() {
     let d = made(&mut model, "v", 9);
     assert_eq!(d.qos.unwrap().name, "all");
     assert!(model.unused_policy(&key("all")).unwrap_err().text.contains("default"));
+    for visibility in [Visibility::Unavailable, Visibility::Scoped(vec!["other".into()])] {
+        let narrower = PolicyChange { visibility: Some(visibility), ..PolicyChange::default() };
+        let why = model.changed_policy(&key("all"), narrower).unwrap_err();
+        assert!(why.text.starts_with("policyVisibility: ") && why.text.contains("default"), "{why}");
+    }
     model.set_default_policy(model.possible_default(&key(NO_LIMIT)).unwrap());
     assert!(model.unused_policy(&key("all")).unwrap_err().text.contains("1 volumes"));
     assert!(model.unused_policy(&key(NO_LIMIT)).is_err());
