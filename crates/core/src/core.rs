@@ -68,7 +68,7 @@ enum Pending {
 /// What the core waits for on behalf of the control side.
 #[derive(Default)]
 struct Waiting {
-    store: Option<Answer<Result<(), String>>>,
+    store: Option<Answer<Result<LineId, String>>>,
     volumes: Option<Answer<Vec<VolumeInfo>>>,
     drained: Option<(Answer<()>, Nanos)>,
     closed: Option<Closing>,

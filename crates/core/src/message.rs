@@ -130,8 +130,8 @@ pub enum ToCore {
         drives: Vec<Option<OpenedDrive>>,
         /// The keys of this core's encrypted lines.
         keyring: Keyring,
-        /// When the shards serve, or why not.
-        answer: Answer<Result<(), String>>,
+        /// When the shards serve: the highest line that there is anything of. Or why not.
+        answer: Answer<Result<LineId, String>>,
     },
     /// Open this core's protection groups and volumes.
     OpenVolumes {

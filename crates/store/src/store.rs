@@ -271,6 +271,15 @@ impl Store {
         shard.map.lines.iter().filter(|(_, l)| l.now.head).map(|(&line, _)| LineId(line)).collect()
     }
 
+    /// The highest line of all shards that there is anything of, be it only what no checkpoint has freed yet.
+    #[must_use]
+    pub fn highest_line(&self) -> LineId {
+        let last = |(_, shard): &(ShardId, Shared)| {
+            shard.borrow().map.lines.last_key_value().map(|(&line, _)| LineId(line))
+        };
+        self.shards.iter().filter_map(last).max().unwrap_or_default()
+    }
+
     /// A line, its snapshots and its parent. `None` when nothing of it is left.
     #[must_use]
     pub fn line(&self, pg: PgId, line: LineId) -> Option<LineInfo> {

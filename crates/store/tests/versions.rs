@@ -16,13 +16,15 @@ fn usage(node: &Node, line: u64) -> LineUsage {
     node.stores[0].usage(PgId(0), LineId(line))
 }
 
+/// The batch is not taken in.
+fn no(node: &mut Node, seq: u64, records: Vec<Record>) {
+    let refused = node.append(0, seq, records);
+    assert!(matches!(refused, Err(AppendError::Invalid(_))), "{refused:?}");
+}
+
 #[test]
 fn what_is_refused() {
     let mut node = Node::open(&World::new(1), &Setup::tiny(48)).unwrap();
-    let no = |node: &mut Node, seq, records| {
-        let refused = node.append(0, seq, records);
-        assert!(matches!(refused, Err(AppendError::Invalid(_))), "{refused:?}");
-    };
     no(&mut node, 1, vec![snapshot(1)]);
     node.commit(0, 1, vec![create(1)]).unwrap();
     no(&mut node, 2, vec![clone_line(2, 1, 1)]);
@@ -100,6 +102,23 @@ fn a_batch_of_all_kinds_is_one_instant() {
     (0..3).for_each(|_| node.checkpoint());
     assert_eq!(node.space().live_bytes, node.space().map_bytes);
     assert_eq!((info(&node, 1), info(&node, 4)), (None, None));
+}
+
+/// A line that was dropped stays until checkpoints have freed what it had; nothing new takes its place meanwhile.
+#[test]
+fn a_line_is_new_once() {
+    let world = World::new(2);
+    let mut node = Node::open(&world, &Setup::tiny(48)).unwrap();
+    node.commit(0, 1, vec![create(1), create(7), node.write(7, 0, &[11])]).unwrap();
+    node.commit(0, 2, vec![drop_line(7)]).unwrap();
+    no(&mut node, 3, vec![create(7)]);
+    world.crash();
+    let mut node = Node::open(&world, &Setup::tiny(48)).unwrap();
+    assert_eq!((info(&node, 7), node.stores[0].highest_line()), (None, LineId(7)));
+    no(&mut node, 3, vec![create(7)]);
+    no(&mut node, 3, vec![create(1)]);
+    no(&mut node, 3, vec![create(8), create(8)]);
+    node.commit(0, 3, vec![create(8), node.write(8, 0, &[12])]).unwrap();
 }
 
 #[test]

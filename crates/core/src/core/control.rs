@@ -220,11 +220,13 @@ impl Core {
     pub(super) fn watch(&mut self) -> bool {
         let mut more = false;
         if self.waiting.store.is_some()
-            && let Some(result) = self.store.as_ref().and_then(Store::ready)
+            && let Some(store) = &self.store
+            && let Some(result) = store.ready()
             && let Some(answer) = self.waiting.store.take()
         {
             let contradiction = self.contradiction.clone().map_or(Ok(()), Err);
-            answer.send(result.map_err(|e| e.to_string()).and(contradiction));
+            let sound = result.map_err(|e| e.to_string()).and(contradiction);
+            answer.send(sound.map(|()| store.highest_line()));
         }
         if self.waiting.volumes.is_some()
             && self.volumes.as_ref().is_some_and(Volumes::is_open)

@@ -33,8 +33,8 @@ pub struct Booted {
     pub drives: Vec<Option<OpenedDrive>>,
     /// All volumes of all cores.
     pub volumes: Vec<VolumeInfo>,
-    /// The highest line that has a key: it may be gone otherwise.
-    pub highest_keyed: LineId,
+    /// The highest line that has a key, or that there is anything of in the store: no volume may know it any more.
+    pub highest_line: LineId,
     /// Drives that were to leave and are none of the pool any more; open still.
     pub left: Vec<(Uuid, OpenedDrive)>,
 }
@@ -216,7 +216,7 @@ pub async fn bring_up(cores: &Talk, start: Start) -> Result<Booted, ServeError> 
         Some(unlocked) if unlocked.len() == wrapped.len() => unlocked,
         _ => keys.unlock(plan.pool, &wrapped).await?,
     };
-    open_store(cores, &plan, &drives, unlocked).await?;
+    let highest_stored = open_store(cores, &plan, &drives, unlocked).await?;
     keys.settle(cores, &wrapped).await?;
     sweep(cores, &plan, &wrapped).await?;
     let replaces = if served_before || plan.created { Replace::Other } else { Replace::Nothing };
@@ -224,9 +224,9 @@ pub async fn bring_up(cores: &Talk, start: Start) -> Result<Booted, ServeError> 
     let volumes =
         cores.ask_all(|answer| ToCore::OpenVolumes { restart, identity: identity.clone(), answer }).await?;
     let volumes: Vec<VolumeInfo> = volumes.into_iter().flatten().collect();
-    let highest_keyed = wrapped.iter().map(|key| key.line).max().unwrap_or(LineId(0));
+    let highest_line = wrapped.iter().map(|key| key.line).fold(highest_stored, LineId::max);
     tracing::info!(volumes = volumes.len(), keys = wrapped.len(), "recovered");
-    Ok(Booted { plan, drives, volumes, highest_keyed, left })
+    Ok(Booted { plan, drives, volumes, highest_line, left })
 }
 
 /// Closes what the pool has not taken, so that others can; but for drives that were to leave, which are returned: there is something
@@ -262,13 +262,13 @@ fn may_open(found: &FoundPool, pool: &PoolOptions) -> bool {
     pool.expect.is_none_or(|expected| expected == found.pool) && found.sequence >= pool.at_least
 }
 
-/// Opens every core's shards, with the keys of their lines.
+/// Opens every core's shards, with the keys of their lines. The highest line that there is anything of.
 async fn open_store(
     cores: &Talk,
     plan: &Arc<PoolPlan>,
     drives: &[Option<OpenedDrive>],
     unlocked: Vec<LineKey>,
-) -> Result<(), ServeError> {
+) -> Result<LineId, ServeError> {
     let mut keyrings = vec![Keyring::default(); cores.count()];
     for LineKey { pg, line, key } in unlocked {
         keyrings[usize::from(home_core(plan, pg, cores.count()).0)].insert(line, key);
@@ -280,10 +280,11 @@ async fn open_store(
         keyring: keyrings.next().unwrap_or_default(),
         answer,
     });
+    let mut highest = LineId(0);
     for result in recovering.await? {
-        result.map_err(ServeError::new)?;
+        highest = highest.max(result.map_err(ServeError::new)?);
     }
-    Ok(())
+    Ok(highest)
 }
 
 /// Has the keys erased that a crash left over.

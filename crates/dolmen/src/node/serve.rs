@@ -118,7 +118,7 @@ async fn start(
     let generation = state.start_discovery_generation().map_err(ServeError::system)?;
     let known = booted.volumes.iter().map(|v| &v.descriptor);
     let mut recovered = Recovered {
-        highest_line: known.clone().map(|d| d.line).max().unwrap_or(LineId(0)).max(booted.highest_keyed),
+        highest_line: known.clone().map(|d| d.line).max().unwrap_or(LineId(0)).max(booted.highest_line),
         highest_nsid: known.clone().map(|d| d.nsid).max().unwrap_or(Nsid(0)),
         volumes: known.cloned().collect(),
         snapshots: Vec::new(),

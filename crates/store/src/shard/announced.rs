@@ -84,10 +84,9 @@ impl Expected<'_> {
                     return Err("the shard has as many snapshots as it may");
                 }
             }
+            Record::CreateLine { line, .. } => self.is_new(line.0)?,
             Record::CloneLine { line, parent, at } => {
-                if self.map.lines.contains_key(&line.0) || self.origin(line.0).is_some() {
-                    return Err("a clone is a new line");
-                }
+                self.is_new(line.0)?;
                 if !self.has_snapshot(parent.0, at.0) {
                     return Err("a clone needs a snapshot that is there");
                 }
@@ -111,6 +110,12 @@ impl Expected<'_> {
             LineChange::Create { line: l, .. } | LineChange::Clone { line: l, .. } => l == line,
             _ => false,
         })
+    }
+
+    /// A line is new unless there is anything of it, be it only what no checkpoint has freed yet.
+    fn is_new(&self, line: u64) -> Result<(), &'static str> {
+        let known = self.map.lines.contains_key(&line) || self.origin(line).is_some();
+        if known { Err("a line that is made is a new one") } else { Ok(()) }
     }
 
     /// A line exists when it has a head, or when a batch that was taken in before makes it, or this very one.

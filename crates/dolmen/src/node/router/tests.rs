@@ -43,7 +43,7 @@ impl Scene {
             plan: Arc::new(plan),
             drives: Vec::new(),
             volumes: Vec::new(),
-            highest_keyed: LineId(0),
+            highest_line: LineId(0),
             left: Vec::new(),
         };
         let (notices, _) = mpsc::channel(1);
