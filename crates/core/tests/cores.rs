@@ -11,7 +11,7 @@ use dolmen_nvme::{
     tcp::{CommonHeader, IcReq, PduKind},
 };
 use dolmen_sim::{CoreConfig, NodeId, World};
-use dolmen_target::{CalledOff, Identity, NamespaceTable, TargetConfig};
+use dolmen_target::{Identity, NamespaceTable, TargetConfig};
 use dolmen_types::CoreId;
 use std::{net::SocketAddr, sync::Arc};
 use zerocopy::IntoBytes;
@@ -137,8 +137,11 @@ fn mail_that_found_no_room_goes_as_soon_as_there_is_some() {
     assert!(orders.send(ToCore::Close { answer: Answer::new(drop) }).is_ok());
     core.turn();
     for ticket in 0..MESSAGES {
-        let called_off = CalledOff { ticket, tokens: Box::default() };
-        assert!(requests.push(Between::CallOff { from: CoreId(0), called_off }).is_ok());
+        assert!(
+            requests
+                .push(Between::CallOff { from: CoreId(0), tokens: Box::default(), ticket: Some(ticket) })
+                .is_ok()
+        );
     }
     requests.flush();
     let mut got = Vec::new();

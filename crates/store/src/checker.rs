@@ -243,7 +243,8 @@ pub async fn read_contents(
         all.extend(objects(&shard));
     }
     let PoolPlan { pool, sequence, findings, drives, .. } = plan;
-    let drives = drives.into_iter().zip(counted).filter_map(|(drive, counts)| counts.then_some(drive)).collect();
+    let drives =
+        drives.into_iter().zip(counted).filter_map(|(drive, counts)| counts.then_some(drive)).collect();
     Ok(PoolContents { pool, sequence, drives, findings, objects: all })
 }
 

@@ -267,6 +267,6 @@ pub fn recover(data: &Path, named: &[PathBuf], key: &KeyPlace) -> Result<Recover
     settings.save(data).map_err(ServeError::new)?;
     let subsystem_nqn = identity.subsystem_nqn.clone();
     let missing = missing(&contents.findings, &absent);
-    let drives = contents.drives.into_iter().map(|d| d.path).collect();
+    let drives = contents.drives.into_iter().map(|d| d.path.into()).collect();
     Ok(Recovery { pool: contents.pool, drives, missing, catalog, subsystem_nqn })
 }

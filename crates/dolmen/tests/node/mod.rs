@@ -55,7 +55,7 @@ impl Node {
 
     /// Starts it and waits until it serves.
     pub fn start(&mut self, drives: &[&str], more: &[&str]) {
-        self.begin(self.serve(drives, more));
+        self.run(self.serve(drives, more));
     }
 
     /// The same with a line for a shell, which runs in another folder and names no ports.
@@ -64,10 +64,10 @@ impl Node {
         let mut command = Command::new("/bin/sh");
         command.args(["-c", &format!("exec {line} {rest}")]).current_dir("/");
         command.env("PATH", Path::new(DOLMEN).parent().unwrap());
-        self.begin(command);
+        self.run(command);
     }
 
-    fn begin(&mut self, mut command: Command) {
+    fn run(&mut self, mut command: Command) {
         let log = std::fs::OpenOptions::new().create(true).append(true).open(self.drive("log")).unwrap();
         self.child = Some(command.stderr(log).spawn().unwrap());
         let endpoint = self.data().join("endpoint");

@@ -28,6 +28,8 @@ impl Scene {
     fn new(capacity: usize) -> Scene {
         let folder = tempfile::tempdir().unwrap();
         let plan = PoolPlan {
+            deficit: 0,
+            let_go: Vec::new(),
             pool: Uuid::NIL,
             incarnation: 1,
             unit_bytes: 1 << 20,
