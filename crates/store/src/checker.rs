@@ -12,7 +12,7 @@ use crate::format::commit::LogIdentity;
 use crate::format::page::{Leaf, Level, PageRef, verify};
 use crate::format::segment::{SEGMENT_HEADER_BYTES, Stream};
 use crate::location::{Location, Slot};
-use crate::map::{Entry, LeafRef, Version};
+use crate::map::{Entry, Version, is_nowhere};
 use crate::parity;
 use crate::pool::read_plan;
 use crate::segments::Segment;
@@ -267,11 +267,11 @@ fn offline_shard(plan: &PoolPlan, shard: ShardId, pool_drives: &Rc<Drives>, keyr
 }
 
 async fn check_shard(shard: &Shared, exec: &Handle, report: &mut CheckReport) {
-    let lines: Vec<(u64, Vec<PageRef>)> = {
+    let lines: Vec<(u64, Vec<(PageRef, PageRef)>)> = {
         let s = shard.borrow();
         let live = s.map.lines.iter().filter(|(_, l)| !l.now.is_doomed());
         live.map(|(&line, tree)| {
-            (line, tree.nodes.iter().flat_map(|n| n.leaves.iter().map(LeafRef::page)).collect())
+            (line, tree.nodes.iter().flat_map(|n| n.leaves.iter().map(|l| (n.page, l.page()))).collect())
         })
         .collect()
     };
@@ -282,7 +282,14 @@ async fn check_shard(shard: &Shared, exec: &Handle, report: &mut CheckReport) {
             report.problem(Damage { line: Some(LineId(line)), ..what });
             continue;
         }
-        for page in leaves {
+        for (node, page) in leaves {
+            if is_nowhere(page.location) {
+                let at = place(shard, &report.drives, node.location);
+                let what =
+                    "all from here on, up to the next node of the map, can't be found: the node is damaged";
+                report.problem(of_block(line, page.first, at, what));
+                continue;
+            }
             report.leaves += 1;
             report.meter.add(BLOCK_BYTES as u64);
             match read_leaf(shard, exec, line, &page, report).await {

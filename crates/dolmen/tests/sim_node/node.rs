@@ -227,7 +227,7 @@ impl Process {
         for core in self.talk.ids() {
             let config = Box::new(ServerConfig::new(vec![Listen::Tcp(at)]));
             let exports = exports.clone();
-            drop(self.talk.send(core, |answer| ToCore::ListenNbd { config, exports, answer }));
+            drop(at_once(self.talk.send(core, |answer| ToCore::ListenNbd { config, exports, answer })));
         }
     }
 

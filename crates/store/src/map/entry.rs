@@ -33,8 +33,13 @@ impl Entry {
 
     /// True for that.
     pub(crate) fn is_lost(&self) -> bool {
-        self.location.slot() == NOWHERE
+        is_nowhere(self.location)
     }
+}
+
+/// True of where what is lost is said to be.
+pub(crate) fn is_nowhere(location: Location) -> bool {
+    location.slot() == NOWHERE
 }
 
 /// No table of segments is that long.

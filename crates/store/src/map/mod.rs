@@ -27,7 +27,7 @@ mod usage;
 pub(crate) use cache::Cache;
 pub(crate) use counts::Counts;
 pub(crate) use delta::{DELTA_ENTRY_BYTES, Delta, LineDelta};
-pub(crate) use entry::{Content, Entry, Version};
+pub(crate) use entry::{Content, Entry, Version, is_nowhere};
 pub(crate) use holes::Holes;
 pub(crate) use lineage::{Hold, Lineage, Point};
 pub(crate) use lookup::{Found, Held, Lookup, Map, NextStored, RESOLVED};
