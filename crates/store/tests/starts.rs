@@ -335,7 +335,7 @@ fn live_and_die(
         *seq += 1;
         let record = node.write(1, rng.next_u64() % blocks, &[*seq]);
         under_way += usize::from(node.append(0, *seq, vec![record]).is_ok());
-        if checkpoints && rng.next_u64() % 20 == 0 {
+        if checkpoints && rng.next_u64().is_multiple_of(20) {
             node.stores[0].checkpoint();
         }
         (0..rng.next_u64() % 12).for_each(|_| node.turn());
