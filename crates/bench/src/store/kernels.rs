@@ -37,21 +37,21 @@ fn ratio(name: &str, rival: &str, ours: f64, theirs: Option<f64>) -> Option<Figu
     Figure::new(format!("{name} / {rival}"), "", &[ours / theirs], CLOSE, text)
 }
 
-/// How long the bare compressor takes for a block of such data when blocks differ, as those of a load do: one block over and over
-/// is what branches are predicted for. Nanoseconds.
-pub(crate) fn compressor_ns_of_many(fill: Fill) -> f64 {
-    let blocks: Vec<Vec<u8>> = (0..32).map(|number| block(fill, number)).collect();
-    let (mut out, mut lz4, mut next) = (vec![0; 2 * BLOCK], lz4::Lz4::new(), 0);
-    best(|| {
-        next = (next + 1) % blocks.len();
-        _ = black_box(lz4.compress(black_box(&blocks[next]), &mut out));
-    })
+/// Nanoseconds per block when blocks differ, as those of a load do: one block over and over is what branches are predicted for, and
+/// how many of them a predictor keeps is what would be compared.
+fn best_of_many(blocks: &[Vec<u8>], mut work: impl FnMut(&[u8])) -> f64 {
+    let mut all = blocks.iter().cycle();
+    best(|| work(black_box(all.next().expect("there are some"))))
 }
 
-/// How long the bare compressor takes for one block of such data. Nanoseconds.
-fn compressor_ns(fill: Fill) -> f64 {
-    let (data, mut out, mut lz4) = (block(fill, 1), vec![0; 2 * BLOCK], lz4::Lz4::new());
-    best(|| _ = black_box(lz4.compress(black_box(&data), &mut out)))
+fn blocks(fill: Fill) -> Vec<Vec<u8>> {
+    (0..32).map(|number| block(fill, number)).collect()
+}
+
+/// How long the bare compressor takes for a block of such data. Nanoseconds.
+pub(crate) fn compressor_ns(fill: Fill) -> f64 {
+    let (mut out, mut lz4) = (vec![0; 2 * BLOCK], lz4::Lz4::new());
+    best_of_many(&blocks(fill), |block| _ = black_box(lz4.compress(block, &mut out)))
 }
 
 /// All of them.
@@ -75,14 +75,19 @@ pub(crate) fn figures() -> Vec<Figure> {
 fn compression(all: &mut Vec<Figure>, noise: &[u8]) {
     let (mut theirs, mut out, mut back) = (rivals::Lz4::load(), vec![0; 2 * BLOCK], vec![0; BLOCK]);
     for (name, fill) in [("2:1 in long runs", Fill::Runs), ("2:1 in short runs", Fill::Turns)] {
-        let data = block(fill, 1);
-        let ours = compressor_ns(fill);
-        let rival = theirs.as_mut().map(|l| best(|| _ = black_box(l.compress(black_box(&data), &mut out))));
-        all.extend(ratio(&format!("LZ4, {name}"), "liblz4", ours, rival));
-        let len = lz4::Lz4::new().compress(&data, &mut out).unwrap_or(0);
-        let packed = out[..len].to_vec();
-        let ours = best(|| _ = black_box(lz4::expand(black_box(&packed), &mut back)));
-        let rival = theirs.as_ref().map(|l| best(|| _ = black_box(l.expand(black_box(&packed), &mut back))));
+        let blocks = blocks(fill);
+        let rival = theirs
+            .as_mut()
+            .map(|l| best_of_many(&blocks, |block| _ = black_box(l.compress(block, &mut out))));
+        all.extend(ratio(&format!("LZ4, {name}"), "liblz4", compressor_ns(fill), rival));
+        let mut pack = |block: &Vec<u8>| {
+            let len = lz4::Lz4::new().compress(block, &mut out).unwrap_or(0);
+            out[..len].to_vec()
+        };
+        let packed: Vec<Vec<u8>> = blocks.iter().map(&mut pack).collect();
+        let ours = best_of_many(&packed, |block| _ = black_box(lz4::expand(block, &mut back)));
+        let rival =
+            theirs.as_ref().map(|l| best_of_many(&packed, |block| _ = black_box(l.expand(block, &mut back))));
         all.extend(ratio(&format!("LZ4 expansion, {name}"), "liblz4", ours, rival));
     }
     let look = best(|| _ = black_box(lz4::looks_incompressible(black_box(noise))));

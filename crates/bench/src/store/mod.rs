@@ -221,7 +221,7 @@ impl Bench {
             let shape = Shape { fill, depth, ..WRITE_4K };
             let mut plain = Load::new(&self.machine, shape, self.plain, self.bytes)?;
             let mut packed = Load::new(&self.machine, shape, self.packed, self.bytes)?;
-            let bare = kernels::compressor_ns_of_many(fill);
+            let bare = kernels::compressor_ns(fill);
             let (mut values, mut parts) = (Vec::new(), [const { Vec::new() }; 2]);
             for round in 0..=args.repeats {
                 let (a, more) = self.beside(&mut plain, &mut packed, args.runtime())?;
