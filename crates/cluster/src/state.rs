@@ -11,7 +11,12 @@ use crate::{
 };
 use dolmen_types::{LineId, Nqn, Nsid, PgId, Uuid};
 use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
-use std::{collections::VecDeque, fmt, path::Path, path::PathBuf};
+use std::{
+    collections::VecDeque,
+    fmt,
+    path::{Path, PathBuf},
+    sync::{Mutex, PoisonError},
+};
 
 /// Version of this file's layout that this program reads and writes.
 const FORMAT: &str = "1";
@@ -174,7 +179,8 @@ impl std::error::Error for StateError {}
 /// The open state file.
 #[derive(Debug)]
 pub struct State {
-    db: Database,
+    /// Closed when the disk has failed it: what was opened then takes nothing any more. The next call opens it anew.
+    db: Mutex<Option<Database>>,
     path: PathBuf,
     identity: Identity,
 }
@@ -187,7 +193,7 @@ impl State {
             State::make(folder, &path, first)?;
         }
         let db = Database::create(&path).map_err(|e| file_error(&path, e))?;
-        let mut state = State { db, path, identity: identity_of(first) };
+        let mut state = State { db: Mutex::new(Some(db)), path, identity: identity_of(first) };
         match state.text("format")? {
             // A file gets its name when it is complete, so one without a format has been cut off since.
             None => return Err(StateError::Damaged { path: state.path, what: "format" }),
@@ -236,6 +242,7 @@ impl State {
             _ => {}
         }
         let db = Database::create(&unfinished).map_err(|e| file_error(&unfinished, e))?;
+        let db = Mutex::new(Some(db));
         let state = State { db, path: unfinished.clone(), identity: identity_of(first) };
         state.write_identity()?;
         drop(state);
@@ -500,8 +507,7 @@ impl State {
         &self,
         run: impl FnOnce(&redb::ReadTransaction) -> Result<T, redb::Error>,
     ) -> Result<T, StateError> {
-        let tx = self.db.begin_read().map_err(|e| file_error(&self.path, e))?;
-        run(&tx).map_err(|e| file_error(&self.path, e))
+        self.with(|db| run(&db.begin_read()?))
     }
 
     /// Runs one durable transaction.
@@ -509,9 +515,24 @@ impl State {
         &self,
         run: impl FnOnce(&redb::WriteTransaction) -> Result<(), redb::Error>,
     ) -> Result<(), StateError> {
-        let tx = self.db.begin_write().map_err(|e| file_error(&self.path, e))?;
-        run(&tx).map_err(|e| file_error(&self.path, e))?;
-        tx.commit().map_err(|e| file_error(&self.path, e))
+        self.with(|db| {
+            let tx = db.begin_write()?;
+            run(&tx)?;
+            Ok(tx.commit()?)
+        })
+    }
+
+    fn with<T>(&self, run: impl FnOnce(&Database) -> Result<T, redb::Error>) -> Result<T, StateError> {
+        let mut kept = self.db.lock().unwrap_or_else(PoisonError::into_inner);
+        let db = match kept.take() {
+            Some(db) => db,
+            None => Database::open(&self.path).map_err(|e| file_error(&self.path, e))?,
+        };
+        let result = run(&db);
+        if !matches!(result, Err(redb::Error::Io(_) | redb::Error::PreviousIo)) {
+            *kept = Some(db);
+        }
+        result.map_err(|e| file_error(&self.path, e))
     }
 }
 
@@ -543,6 +564,10 @@ fn identity_of(first: &FirstStart) -> Identity {
 mod tests {
     use super::*;
     use crate::event::{Component, Occurrence, Severity};
+    use std::sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    };
 
     fn first(seed: u8) -> FirstStart {
         FirstStart {
@@ -643,6 +668,72 @@ mod tests {
         let kept = state.events().unwrap();
         assert_eq!(kept.len(), MAX_EVENTS);
         assert_eq!((kept[0].id, kept.back().unwrap().id), (11, max + 10));
+    }
+
+    /// The file on a disk that takes nothing more once it is full.
+    #[derive(Debug)]
+    struct Disk {
+        file: redb::backends::FileBackend,
+        full: Arc<AtomicBool>,
+    }
+
+    impl Disk {
+        fn room(&self) -> std::io::Result<()> {
+            if self.full.load(Ordering::Relaxed) {
+                Err(std::io::ErrorKind::StorageFull.into())
+            } else {
+                Ok(())
+            }
+        }
+    }
+
+    impl redb::StorageBackend for Disk {
+        fn len(&self) -> std::io::Result<u64> {
+            self.file.len()
+        }
+
+        fn read(&self, offset: u64, out: &mut [u8]) -> std::io::Result<()> {
+            self.file.read(offset, out)
+        }
+
+        fn set_len(&self, len: u64) -> std::io::Result<()> {
+            self.room().and_then(|()| self.file.set_len(len))
+        }
+
+        fn sync_data(&self) -> std::io::Result<()> {
+            self.file.sync_data()
+        }
+
+        fn write(&self, offset: u64, data: &[u8]) -> std::io::Result<()> {
+            self.room().and_then(|()| self.file.write(offset, data))
+        }
+
+        fn close(&self) -> std::io::Result<()> {
+            self.file.close()
+        }
+    }
+
+    #[test]
+    fn a_disk_that_was_full_costs_what_was_not_written_and_nothing_later() {
+        let dir = tempfile::tempdir().unwrap();
+        let state = State::open(dir.path(), &first(1)).unwrap();
+        state.set_pool(Uuid([3; 16])).unwrap();
+        state.db.lock().unwrap().take();
+        let file = std::fs::OpenOptions::new().read(true).write(true).open(&state.path).unwrap();
+        let full = Arc::new(AtomicBool::new(false));
+        let disk = Disk { file: redb::backends::FileBackend::new(file).unwrap(), full: full.clone() };
+        *state.db.lock().unwrap() = Some(redb::Builder::new().create_with_backend(disk).unwrap());
+        full.store(true, Ordering::Relaxed);
+        let mut errors = 0;
+        while state.set_pool(Uuid([4; 16])).is_err() {
+            errors += 1;
+            assert!(errors < 3, "there is room again");
+        }
+        assert_eq!((errors, state.pool().unwrap()), (1, Some(Uuid([4; 16]))));
+        // One that has vanished meanwhile is not made anew.
+        state.db.lock().unwrap().take();
+        std::fs::remove_file(&state.path).unwrap();
+        assert!(state.pool().is_err() && !state.path.exists());
     }
 
     #[test]

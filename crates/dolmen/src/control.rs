@@ -25,7 +25,6 @@ use std::{
     net::{IpAddr, SocketAddr},
     os::unix::fs::DirBuilderExt,
     path::{Path, PathBuf},
-    sync::Arc,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 use tokio::{
@@ -37,6 +36,9 @@ use tokio::{
 
 /// How often the token file is looked at.
 const TOKEN_PERIOD: Duration = Duration::from_secs(3600);
+
+/// When something could not be written there, how soon it is tried again.
+const TRY_AGAIN: Duration = Duration::from_secs(1);
 
 /// How long the control side may take to end.
 const STOP_DEADLINE: Duration = Duration::from_secs(10);
@@ -180,7 +182,6 @@ impl Prepared {
             &certificate_names(options, &first.node_name),
         )?;
         let tokens = TokenFile::new(folder.join(files::TOKEN), key, TOKEN_LIFE_SECS);
-        tokens.renew(now().0 / 1000)?;
         Ok(Prepared { folder, lock, state, certificate, tokens })
     }
 
@@ -231,10 +232,17 @@ impl Prepared {
             Ok::<_, ControlError>((server, cluster, service, signals))
         })?;
         let addresses = server.local_addresses().map_err(ControlError::System)?;
-        Endpoint::of(&addresses).write(&folder)?;
+        let mut access = Access { endpoint: Some((folder.clone(), Endpoint::of(&addresses))), tokens };
+        // Hosts are served all the same.
+        let told = access.tell();
+        if let Err(why) = &told {
+            tracing::warn!(
+                "the command line does not find this node before there is room in its data folder: {why}"
+            );
+        }
         let (stop, stopped) = oneshot::channel::<()>();
         let serving = runtime.spawn(async move {
-            let renewing = tokio::spawn(renew_token(tokens));
+            let renewing = tokio::spawn(access.keep(told.is_ok()));
             server
                 .run(async {
                     // Both an order to stop and its sender's end mean stop.
@@ -328,18 +336,42 @@ fn verifier(cluster: &Handle) -> Verifier {
     )
 }
 
-/// Keeps the token file fresh.
-async fn renew_token(tokens: TokenFile) {
-    let tokens = Arc::new(tokens);
-    loop {
-        tokio::time::sleep(TOKEN_PERIOD).await;
-        let tokens = Arc::clone(&tokens);
-        let renewed = tokio::task::spawn_blocking(move || tokens.renew(now().0 / 1000)).await;
-        match renewed {
-            Ok(Ok(true)) => tracing::info!("the token file has a new token"),
-            Ok(Ok(false)) => {}
-            Ok(Err(why)) => tracing::error!("the token can't be renewed: {why}"),
-            Err(why) => tracing::error!("the token can't be renewed: {why}"),
+/// What the command line needs from the data folder.
+struct Access {
+    /// Where the API answers; `None` once the folder says so.
+    endpoint: Option<(PathBuf, Endpoint)>,
+    tokens: TokenFile,
+}
+
+impl Access {
+    /// Writes what is not there yet, or no longer fresh.
+    fn tell(&mut self) -> Result<(), dolmen_security::Error> {
+        if let Some((folder, endpoint)) = &self.endpoint {
+            endpoint.write(folder)?;
+            self.endpoint = None;
+        }
+        if self.tokens.renew(now().0 / 1000)? {
+            tracing::info!("the token file has a new token");
+        }
+        Ok(())
+    }
+
+    /// Keeps it so; what could not be written, as `told` says, is tried again soon.
+    async fn keep(mut self, mut told: bool) {
+        loop {
+            tokio::time::sleep(if told { TOKEN_PERIOD } else { TRY_AGAIN }).await;
+            let telling = tokio::task::spawn_blocking(move || {
+                let result = self.tell();
+                (self, result)
+            });
+            let Ok((access, result)) = telling.await else { return };
+            self = access;
+            match (&result, told) {
+                (Err(why), true) => tracing::error!("the token can't be renewed: {why}"),
+                (Ok(()), false) => tracing::info!("the command line finds this node"),
+                _ => {}
+            }
+            told = result.is_ok();
         }
     }
 }

@@ -5,6 +5,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use std::{
     io::{BufRead, BufReader},
     net::TcpListener,
+    os::unix::net::UnixStream,
     path::Path,
     process::{Child, Command, Output, Stdio},
     time::{Duration, Instant},
@@ -124,6 +125,32 @@ fn what_is_missing_is_told_by_its_name() {
     std::fs::write(&empty, "").unwrap();
     let why = refused(1, serve(&data, &["--drive", empty.to_str().unwrap()]));
     assert!(why.contains("too little") && why.contains(&format!("{} has 0 bytes", empty.display())), "{why}");
+}
+
+/// A folder that takes nothing more keeps the command line away, not the hosts.
+#[test]
+fn hosts_are_served_though_the_data_folder_takes_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let (data, log, door) = (dir.path().join("data"), dir.path().join("log"), dir.path().join("door"));
+    let (drive, nbd) =
+        (format!("{}:256MiB", dir.path().join("d0").display()), format!("unix:{}", door.display()));
+    served_once(&data, &["--drive", &drive]);
+    // What can't be written over stands for a disk that is full.
+    std::fs::create_dir_all(data.join("endpoint/full")).unwrap();
+    let mut command = serve(&data, &["--drive", &drive, "--nbd", &nbd]);
+    let mut child = command.stderr(std::fs::File::create(&log).unwrap()).spawn().unwrap();
+    let said = || std::fs::read_to_string(&log).unwrap();
+    within("the start", || {
+        assert!(child.try_wait().unwrap().is_none(), "{}", said());
+        said().contains("before there is room in its data folder")
+    });
+    UnixStream::connect(&door).unwrap();
+    std::fs::remove_dir_all(data.join("endpoint")).unwrap();
+    within("writing again", || data.join("endpoint").is_file());
+    let status = Command::new(DOLMEN).arg("--data").arg(&data).arg("status").output().unwrap();
+    assert!(status.status.success(), "{}", said());
+    terminate(&child);
+    assert!(child.wait().unwrap().success());
 }
 
 #[test]
