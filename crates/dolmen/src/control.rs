@@ -344,14 +344,14 @@ struct Access {
 }
 
 impl Access {
-    /// Writes what is not there yet, or no longer fresh.
+    /// Writes what is not there yet, or no longer fresh. Who finds the endpoint finds a token: it comes last.
     fn tell(&mut self) -> Result<(), dolmen_security::Error> {
+        if self.tokens.renew(now().0 / 1000)? {
+            tracing::info!("the token file has a new token");
+        }
         if let Some((folder, endpoint)) = &self.endpoint {
             endpoint.write(folder)?;
             self.endpoint = None;
-        }
-        if self.tokens.renew(now().0 / 1000)? {
-            tracing::info!("the token file has a new token");
         }
         Ok(())
     }
@@ -404,4 +404,28 @@ fn certificate_names(options: &ServeOptions, host: &str) -> Vec<String> {
     names.extend(addresses.map(ToString::to_string));
     names.dedup();
     names
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_finds_the_endpoint_finds_a_token() {
+        let folder = tempfile::tempdir().unwrap();
+        let key = SigningKey::load_or_make(&folder.path().join(files::TOKEN_KEY)).unwrap();
+        let token = folder.path().join(files::TOKEN);
+        // A token can't be written where a folder is.
+        fs::create_dir(&token).unwrap();
+        let endpoint = Endpoint::of(&[SocketAddr::from(([127, 0, 0, 1], 1))]);
+        let mut access = Access {
+            endpoint: Some((folder.path().into(), endpoint)),
+            tokens: TokenFile::new(token.clone(), key, TOKEN_LIFE_SECS),
+        };
+        access.tell().unwrap_err();
+        assert!(Endpoint::read(folder.path()).is_none());
+        fs::remove_dir(&token).unwrap();
+        access.tell().unwrap();
+        assert!(token.is_file() && Endpoint::read(folder.path()).is_some());
+    }
 }
