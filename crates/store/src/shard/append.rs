@@ -1,6 +1,6 @@
 //! Taking batches in: limits, existence of lines, a first look at space.
 
-use super::form::lies_on_pages;
+use super::staging::lies_on_pages;
 use super::{Pending, Phase, Shard};
 use crate::format::commit::{FIXED_BYTES, MAX_HEADER_BYTES, write_record_bytes};
 use crate::stored::{MAX_ENCRYPTED_LBA, MAX_ENCRYPTED_SEQ};

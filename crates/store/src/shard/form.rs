@@ -1,23 +1,21 @@
 //! Forming commits: which batches go together, staging their bytes, and one durable write for each column.
 
-use super::layout::{Bufs, Layout, USUAL_BUFFERS};
+mod moves;
+
+use super::layout::Bufs;
 use super::retire::{RETIRE_BYTES, RETIRED_AT_ONCE};
-use super::{Flight, MoveJob, Pending, Phase, Shard, layout};
-use crate::check::is_zero;
+use super::staging::{Stage, Staging};
+use super::{Flight, Pending, Phase, Shard, layout};
 use crate::columns::Columns;
 use crate::format::anchor::Start;
-use crate::format::commit::{
-    CommitPlace, FIXED_BYTES, HeaderWriter, MAX_HEADER_BYTES, NO_PG, StoredBlock, depth_of,
-};
+use crate::format::commit::{CommitPlace, FIXED_BYTES, HeaderWriter, MAX_HEADER_BYTES, NO_PG, depth_of};
 use crate::format::segment::{SEGMENT_HEADER_BYTES, SegmentHeader, Stream};
-use crate::location::GRANULE_BYTES;
-use crate::stored::{BlockVersion, Form, Forms};
-use crate::{LineAttributes, Purpose, Record, Ticket};
-use dolmen_io::{Buf, Io, PoolConfig, Slice, Slices, Tag};
+use crate::stored::BlockVersion;
+use crate::{Purpose, Record, Ticket};
+use dolmen_io::{Buf, Io, PoolConfig, Slices, Tag};
 use dolmen_types::limits::BLOCK_BYTES;
 use dolmen_types::{Epoch, Nanos, Seq};
-use smallvec::{SmallVec, smallvec};
-use std::ops::Range;
+use smallvec::smallvec;
 
 /// A commit fills wide segments when its payload has at least this much for each data column. Bytes.
 const BULK_COLUMN_BYTES: usize = 64 * 1024;
@@ -34,103 +32,6 @@ const MEASURED_OF: u64 = 8;
 const MOVE_BLOCKS: usize = 64;
 
 const _: () = assert!(FIXED_BYTES + 24 + 56 * MOVE_BLOCKS + RETIRED_AT_ONCE * RETIRE_BYTES <= 4096);
-
-/// A commit's payload as it comes together: stored forms that are made here, in staging buffers, and blocks that are stored as
-/// they came, which are written from where they are.
-struct Staging {
-    bufs: Bufs,
-    current: usize,
-    /// Filled bytes of the current buffer, and how many of them are in `pieces`.
-    used: usize,
-    named: usize,
-    total: usize,
-    pieces: Vec<Piece>,
-}
-
-/// A part of the payload.
-pub(crate) enum Piece {
-    /// A part of a staging buffer.
-    Staged(usize, Range<usize>),
-    /// Somebody else's.
-    Lent(Slice),
-}
-
-impl Staging {
-    /// Over buffers for the stored forms that are made.
-    fn over(bufs: Bufs) -> Staging {
-        Staging { bufs, current: 0, used: 0, named: 0, total: 0, pieces: Vec::new() }
-    }
-
-    /// Room for the stored form of one block, and where it will lie: granules from the payload's start. A buffer in which a whole
-    /// block no longer fits is left: as many blocks as it has room for were in it then, so the buffers never run out.
-    fn room(&mut self) -> (u32, &mut [u8]) {
-        if self.used + BLOCK_BYTES > self.bufs[self.current].len() {
-            self.skip(self.bufs[self.current].len() - self.used);
-            self.name();
-            self.current += 1;
-            (self.used, self.named) = (0, 0);
-        }
-        (granules(self.total), &mut self.bufs[self.current][self.used..self.used + BLOCK_BYTES])
-    }
-
-    /// The stored form in the room took this much.
-    fn took(&mut self, len: usize) {
-        self.used += len;
-        self.total += len;
-    }
-
-    /// Takes whole blocks where they lie; at which granule of the payload they will.
-    fn lend(&mut self, blocks: Slice) -> u32 {
-        self.align();
-        self.name();
-        let at = granules(self.total);
-        self.total += blocks.len();
-        self.pieces.push(Piece::Lent(blocks));
-        at
-    }
-
-    /// True when the next block will lie on a page of its own.
-    fn is_aligned(&self) -> bool {
-        self.total.is_multiple_of(BLOCK_BYTES)
-    }
-
-    /// Zeros up to the next page: whole blocks from here on are read straight to where they are wanted.
-    fn align(&mut self) {
-        self.skip(self.total.next_multiple_of(BLOCK_BYTES) - self.total);
-    }
-
-    fn skip(&mut self, len: usize) {
-        if len > 0 {
-            self.bufs[self.current][self.used..self.used + len].fill(0);
-            self.took(len);
-        }
-    }
-
-    /// What was staged since the last time is a piece.
-    fn name(&mut self) {
-        if self.used > self.named {
-            self.pieces.push(Piece::Staged(self.current, self.named..self.used));
-            self.named = self.used;
-        }
-    }
-
-    /// The payload, whole pages, appended to `slices`; its length, and the memory of the pieces.
-    fn finish(mut self, slices: &mut Slices) -> (u32, Vec<Piece>) {
-        self.align();
-        self.name();
-        let staged: SmallVec<[Slice; USUAL_BUFFERS]> = self.bufs.into_iter().map(Buf::freeze).collect();
-        slices.extend(self.pieces.drain(..).map(|piece| match piece {
-            Piece::Staged(buf, range) => staged[buf].slice(range),
-            Piece::Lent(slice) => slice,
-        }));
-        (u32::try_from(self.total).expect("a commit is far below 4 GiB"), self.pieces)
-    }
-}
-
-/// A distance in a payload.
-fn granules(bytes: usize) -> u32 {
-    u32::try_from(bytes).expect("a commit is far below 4 GiB") / GRANULE_BYTES
-}
 
 /// Buffers that each shard keeps back: data, header and segment headers of one narrow commit.
 const RESERVED_BUFFERS: usize = 3;
@@ -349,21 +250,6 @@ impl Shard {
         self.log.streams[stream as usize].open.map_or(0, |o| self.drives.unit_bytes - o.tail)
     }
 
-    /// Blocks that the next commit of moves has room for.
-    pub(super) fn move_room(&self) -> usize {
-        let cold = &self.log.streams[Stream::Cold as usize];
-        let blocks = |room: usize, data: usize| {
-            ((room * data).saturating_sub(PAGE * data) / BLOCK_BYTES).min(MOVE_BLOCKS)
-        };
-        let next = cold.leases.front().map_or(1, |l| l.columns.data());
-        let (here, fresh) = (
-            cold.open.map_or(0, |o| blocks(self.room(Stream::Cold) as usize, o.columns.data())),
-            blocks((self.drives.unit_bytes - SEGMENT_HEADER_BYTES) as usize, next),
-        );
-        // In a large segment the last few blocks are not worth a commit's header.
-        if here >= (fresh / 8).max(1) { here } else { fresh }
-    }
-
     /// Which queued batches fit one commit of at most `room` bytes in each of `data` columns.
     fn gather(&self, stream: Stream, room: usize, data: usize) -> Gathered {
         let mut sum = Gathered::default();
@@ -429,88 +315,6 @@ impl Shard {
                 }
             }
         }
-    }
-
-    /// These blocks get new versions: from here on a move of one that nobody sees any more would be out of date.
-    fn forget_moves(&mut self, line: u64, lba: u64, blocks: u64) {
-        if self.moving.is_empty() {
-            return;
-        }
-        let range = (line, lba, 0)..(line, lba.saturating_add(blocks), 0);
-        if self.announced.is_under_way() {
-            // What will be seen is not known yet. The segment is looked at once more.
-            self.moves_forgotten |= self.moving.extract_if(range, |_| true).count() > 0;
-            return;
-        }
-        // A point at or behind a version keeps it, or something else hides it already.
-        let newest = self.map.lines.get(&line).and_then(|l| l.now.newest());
-        self.moving.extract_if(range, |key| newest.is_none_or(|p| p < key.2)).for_each(drop);
-    }
-
-    fn forget_all_moves(&mut self) {
-        self.moves_forgotten |= !self.moving.is_empty();
-        self.moving.clear();
-    }
-
-    /// One commit of blocks that cleaning moves.
-    fn form_move(&mut self, io: &mut Io) -> bool {
-        let Some(job) = self.move_jobs.front() else { return false };
-        let header_bytes = 24 + 56 * job.items.len();
-        let payload_len = self.most_moved(job);
-        if !self.has_room(Stream::Cold, header_bytes, payload_len) {
-            self.want(Purpose::Clean);
-            return false;
-        }
-        let rolls = self.rolls(Stream::Cold, header_bytes, payload_len);
-        let Some(columns) = self.next_columns(Stream::Cold, rolls) else { return false };
-        let header_room = (FIXED_BYTES + header_bytes).next_multiple_of(PAGE);
-        let lengths = job.items.iter().map(|i| i.entry.bytes() as usize);
-        let Layout { depth, places, payload_len } = layout::spread(header_room, lengths, columns.data());
-        let Some(buffers) = Buffers::alloc(io, header_room, depth, &columns, rolls) else { return false };
-        let packed = match &job.packed {
-            Some(packed) => match layout::place(io, &job.items, packed, &places, payload_len) {
-                Some(run) => run,
-                None => return false,
-            },
-            None => Slices::new(),
-        };
-        let segment = if rolls { self.open_segment(Stream::Cold) } else { None };
-        let Some(job) = self.move_jobs.pop_front() else { return false };
-        let mut header = HeaderWriter::start(self.log.spare.pop().unwrap_or_default());
-        header.batch(NO_PG, Epoch(0), Seq(0));
-        self.put_retired(&mut header);
-        let mut moved = 0;
-        for (item, at) in job.items.iter().zip(places) {
-            let e = item.entry;
-            // Whatever was formed since the cleaner looked has taken its block off this list.
-            if self.moving.remove(&(item.line, item.lba, e.seq)) {
-                let version = BlockVersion { line: item.line, lba: item.lba, seq: e.seq };
-                let block =
-                    StoredBlock { at: granules(at), granules: e.granules, form: e.form, check: e.check };
-                header.moved(version, e.location, block);
-                moved += e.bytes();
-            }
-        }
-        let payload_len = u32::try_from(payload_len).expect("a commit is far below 4 GiB");
-        self.counters.cleaned += u64::from(payload_len);
-        self.earn(u64::from(payload_len));
-        let run = if job.packed.is_some() { packed } else { job.data };
-        let (stream, tickets) = (Stream::Cold, Vec::new());
-        let work_ns = 0;
-        self.launch(
-            io,
-            Launch { stream, header, payload_len, host: 0, moved, tickets, segment, run, buffers, work_ns },
-        );
-        true
-    }
-
-    /// Bytes of payload that a job comes to at most: packed blocks keep off the ends of columns.
-    fn most_moved(&self, job: &MoveJob) -> usize {
-        let cold = &self.log.streams[Stream::Cold as usize];
-        let columns = cold.open.map(|o| o.columns).into_iter().chain(cold.leases.front().map(|l| l.columns));
-        let ends = columns.map(|c| c.data() - 1).max().filter(|_| job.packed.is_some()).unwrap_or(0);
-        let bytes: usize = job.items.iter().map(|i| i.entry.bytes() as usize).sum();
-        bytes.next_multiple_of(PAGE) + ends * PAGE
     }
 
     /// A commit of nothing, which takes a stream out of a segment that lacks a column.
@@ -698,90 +502,4 @@ fn lay_out(
         }
     }
     parts
-}
-
-/// Where a write record's blocks go, and how they are made.
-struct Stage<'a> {
-    header: &'a mut HeaderWriter,
-    staging: &'a mut Staging,
-    forms: &'a mut Forms,
-    attributes: LineAttributes,
-}
-
-impl Stage<'_> {
-    /// Runs of zero blocks become unmaps; the rest is made into its stored form in staging, or written from where it is.
-    fn write(&mut self, first: BlockVersion, data: &Slice) {
-        let block = |i: usize| &data[i * BLOCK_BYTES..(i + 1) * BLOCK_BYTES];
-        let (blocks, mut from) = (data.len() / BLOCK_BYTES, 0);
-        while from < blocks {
-            let zero = is_zero(block(from));
-            let to = (from + 1..blocks).find(|&i| is_zero(block(i)) != zero).unwrap_or(blocks);
-            let version = BlockVersion { lba: first.lba + from as u64, ..first };
-            let range = from * BLOCK_BYTES..to * BLOCK_BYTES;
-            if zero {
-                self.header.unmap(version.line, version.lba, (to - from) as u64);
-            } else if self.attributes.compress {
-                self.run_packed(version, data.slice(range));
-            } else if self.attributes.encrypt || !lies_on_pages(data) {
-                self.run_whole(version, &data[range]);
-            } else {
-                self.run_lent(version, data.slice(range));
-            }
-            from = to;
-        }
-    }
-
-    /// Blocks that are stored as they are: written from where they are.
-    fn run_lent(&mut self, first: BlockVersion, data: Slice) {
-        let count = u32::try_from(data.len() / BLOCK_BYTES).expect("a command's blocks are few");
-        let at = self.staging.lend(data.clone());
-        self.header.write_even(first.line, first.lba, count, Form(0), at);
-        for (lba, block) in (first.lba..).zip(data.chunks_exact(BLOCK_BYTES)) {
-            self.header.check(Forms::plain_check(BlockVersion { lba, ..first }, block));
-        }
-    }
-
-    /// Blocks that stay as long as they are: on pages, one behind the other.
-    fn run_whole(&mut self, first: BlockVersion, data: &[u8]) {
-        self.staging.align();
-        let count = u32::try_from(data.len() / BLOCK_BYTES).expect("a command's blocks are few");
-        let form = if self.attributes.encrypt { Form(Form::ENCRYPTED) } else { Form(0) };
-        let at = self.staging.room().0;
-        self.header.write_even(first.line, first.lba, count, form, at);
-        for (lba, block) in (first.lba..).zip(data.chunks_exact(BLOCK_BYTES)) {
-            let made =
-                self.forms.make(self.attributes, BlockVersion { lba, ..first }, block, self.staging.room().1);
-            self.staging.took(made.len);
-            self.header.check(made.check);
-        }
-    }
-
-    /// Blocks of whatever length they come to, packed. What stays as it is and would lie on a page of its own is written from where
-    /// it is.
-    fn run_packed(&mut self, first: BlockVersion, data: Slice) {
-        let count = u32::try_from(data.len() / BLOCK_BYTES).expect("a command's blocks are few");
-        self.header.write_each(first.line, first.lba, count);
-        let lends = !self.attributes.encrypt && lies_on_pages(&data);
-        for (i, block) in data.chunks_exact(BLOCK_BYTES).enumerate() {
-            let version = BlockVersion { lba: first.lba + i as u64, ..first };
-            let packs = self.forms.packs(block);
-            if lends && !packs && self.staging.is_aligned() {
-                let at = self.staging.lend(data.slice(i * BLOCK_BYTES..(i + 1) * BLOCK_BYTES));
-                let check = Forms::plain_check(version, block);
-                let granules = u16::try_from(granules(BLOCK_BYTES)).expect("a block");
-                self.header.block(StoredBlock { at, granules, form: Form(0), check });
-                continue;
-            }
-            let (at, room) = self.staging.room();
-            let made = self.forms.make_of(packs, self.attributes, version, block, room);
-            self.staging.took(made.len);
-            let granules = u16::try_from(granules(made.len)).expect("a block at most");
-            self.header.block(StoredBlock { at, granules, form: made.form, check: made.check });
-        }
-    }
-}
-
-/// True when data can go to a drive from where it is.
-pub(super) fn lies_on_pages(data: &[u8]) -> bool {
-    data.as_ptr().addr().is_multiple_of(PAGE)
 }

@@ -1,6 +1,6 @@
 //! The writing end of a shard's log: open segments, leases ahead, commits under way.
 
-use super::form::Piece;
+use super::staging::Piece;
 use super::{Drives, Shard, read};
 use crate::columns::Columns;
 use crate::format::anchor::{Anchor, Start};

@@ -31,6 +31,7 @@ mod scan;
 mod scrub;
 mod space;
 mod span;
+mod staging;
 
 pub(crate) use announced::Announced;
 pub(crate) use drives::{Complaint, Drives};

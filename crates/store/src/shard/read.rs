@@ -1,17 +1,19 @@
 //! Reads: look up, read what is contiguous in one go, verify every block, copy only where a read is in pieces. What does not
 //! work out directly is answered through other columns (`mend.rs`).
 
+mod request;
+
 use super::fetch::FetchError;
 use super::mend::{Job, Mended, Wanted};
-use super::{Phase, Shard, Span};
+use super::{Phase, Shard};
 use crate::format::page::{Level, PageRef, verify};
 use crate::location::Location;
-use crate::map::{Asked, Entry, Found, Lookup, Newest, RESOLVED};
-use crate::stored::{BlockVersion, Forms};
+use crate::map::{Asked, Entry, Found, Lookup, Newest};
 use crate::{Done, StoreError, Ticket, Timing};
 use dolmen_io::{Buf, Error, FileId, Io, Tag};
 use dolmen_types::limits::BLOCK_BYTES;
 use dolmen_types::{Lba, LineId, Nanos, Seq};
+use request::{Piece, Request, cut_pieces, is_kept, is_whole, take_piece, unresolve, zero_unmapped};
 use smallvec::SmallVec;
 use std::collections::VecDeque;
 
@@ -39,57 +41,6 @@ const MEASURED_OF: u64 = 8;
 
 /// How often a read looks its blocks up again when a block moved under it.
 const MAX_ATTEMPTS: u32 = 4;
-
-/// One read under way.
-#[derive(Default)]
-struct Request {
-    ticket: Ticket,
-    /// Number of the attempt; what belongs to earlier ones is not looked at.
-    serial: u64,
-    /// When the attempt began.
-    since: Nanos,
-    /// The leaf that is waited for is read through other columns.
-    mending: bool,
-    line: LineId,
-    at: Option<Seq>,
-    lba: u64,
-    /// The caller's buffer; away while the one piece that fills it whole is read.
-    buf: Option<Buf>,
-    blocks: usize,
-    /// What the map said, block by block, as far as it is known.
-    entries: Vec<Option<Found>>,
-    /// How far the map's answer is, block by block.
-    levels: Vec<u8>,
-    pieces: Vec<Piece>,
-    outstanding: usize,
-    error: Option<StoreError>,
-    /// The first block that was not what the map said: it may have moved, look again.
-    damaged: Option<usize>,
-    attempts: u32,
-    timing: Timing,
-}
-
-/// Blocks that are read in one go.
-#[derive(Clone, Copy)]
-struct Piece {
-    first: usize,
-    count: usize,
-    /// The pages that hold them.
-    span: Span,
-    /// Some block in it was not what the map said.
-    wrong: bool,
-    /// It is read through other columns, or was.
-    mending: bool,
-    /// It is there.
-    done: bool,
-}
-
-impl Piece {
-    /// One block, the request's `first`.
-    fn of(first: usize, entry: &Entry) -> Piece {
-        Piece { first, count: 1, span: Span::of(entry), wrong: false, mending: false, done: false }
-    }
-}
 
 /// The reads of a shard.
 #[derive(Default)]
@@ -627,113 +578,4 @@ fn read_key(serial: u64, index: usize, piece: usize) -> u64 {
 fn split_key(id: u64) -> (u64, usize, usize) {
     let part = |n: u64, bits: u32| usize::try_from(n & ((1 << bits) - 1)).expect("few bits");
     (id >> (PIECE_BITS + INDEX_BITS), part(id >> PIECE_BITS, INDEX_BITS), part(id, PIECE_BITS))
-}
-
-impl Request {
-    /// Becomes a read that has not begun, whatever it was before.
-    fn begin(&mut self, ticket: Ticket, (line, at, lba): (LineId, Option<Seq>, Lba), buf: Buf) {
-        let blocks = buf.len() / BLOCK_BYTES;
-        unresolve(&mut self.entries, &mut self.levels, blocks);
-        self.pieces.clear();
-        (self.ticket, self.line, self.at, self.lba) = (ticket, line, at, lba.0);
-        (self.buf, self.blocks) = (Some(buf), blocks);
-        (self.serial, self.since, self.mending) = (0, Nanos(0), false);
-        (self.outstanding, self.error, self.damaged, self.attempts) = (0, None, None, 0);
-        self.timing = Timing::default();
-    }
-
-    /// Takes what the map says of its first block; true when that is all that it asks for.
-    fn settle(&mut self, answer: &Newest) -> bool {
-        if self.blocks > 1 || self.at.is_some() {
-            return false;
-        }
-        self.entries[0] = match answer {
-            Newest::Stored(found) => Some(*found),
-            Newest::Nothing => None,
-            Newest::Unknown => return false,
-        };
-        self.levels[0] = RESOLVED;
-        true
-    }
-
-    /// A piece came; its first block that is not what the map said, if there is one.
-    fn found(&mut self, number: usize, damaged: Option<usize>) {
-        self.pieces[number].wrong = damaged.is_some();
-        self.damaged = self.damaged.into_iter().chain(damaged).min();
-    }
-}
-
-/// Verifies the blocks of a piece and puts what was written where the caller wants it: into its buffer, or where it lies while that
-/// buffer is away. The first block that is not what the map said.
-fn take_piece(request: &mut Request, piece: Piece, mut buf: Buf, forms: &mut Forms) -> Option<usize> {
-    let (mut damaged, in_place) = (None, request.buf.is_none());
-    for i in piece.first..piece.first + piece.count {
-        let Some(Found { line, entry }) = request.entries[i] else { continue };
-        let version = BlockVersion { line, lba: request.lba + i as u64, seq: entry.seq };
-        let target = i * BLOCK_BYTES..(i + 1) * BLOCK_BYTES;
-        let undone = match request.buf.as_mut() {
-            Some(block) => piece.span.part(&entry, &buf).is_some_and(|stored| {
-                forms.open(entry.form, version, stored, entry.check, &mut block[target])
-            }),
-            None => forms.open_in_place(entry.form, version, entry.check, &mut buf[target]),
-        };
-        if !undone {
-            damaged = damaged.or(Some(i));
-        }
-    }
-    if in_place {
-        request.buf = Some(buf);
-    }
-    damaged
-}
-
-/// Nothing is known of so many blocks.
-fn unresolve(entries: &mut Vec<Option<Found>>, levels: &mut Vec<u8>, blocks: usize) {
-    entries.clear();
-    entries.resize(blocks, None);
-    levels.clear();
-    levels.resize(blocks, 0);
-}
-
-/// Zeros the parts of the caller's buffer that no piece fills.
-fn zero_unmapped(request: &mut Request) {
-    let Some(buf) = request.buf.as_mut() else { return };
-    for (block, entry) in buf.chunks_exact_mut(BLOCK_BYTES).zip(&request.entries) {
-        if entry.is_none() {
-            block.fill(0);
-        }
-    }
-}
-
-/// Cuts resolved blocks into runs that are read in one go, at most `max_bytes` each.
-fn cut_pieces(entries: &[Option<Found>], max_bytes: usize, pieces: &mut Vec<Piece>) {
-    pieces.clear();
-    let mut open = false;
-    for (first, entry) in entries.iter().enumerate() {
-        let Some(e) = entry else {
-            open = false;
-            continue;
-        };
-        let last = pieces.last_mut().filter(|_| open);
-        match last.and_then(|piece| piece.span.extend(&e.entry, max_bytes).then_some(piece)) {
-            Some(piece) => piece.count += 1,
-            None => {
-                pieces.push(Piece::of(first, &e.entry));
-            }
-        }
-        open = true;
-    }
-}
-
-/// True when a piece is the whole request, stored on pages of its own and as long as it was: it may be read to where it is
-/// wanted.
-fn is_whole(piece: &Piece, entries: &[Option<Found>]) -> bool {
-    piece.count == entries.len()
-        && piece.span.len() == entries.len() * BLOCK_BYTES
-        && entries.iter().all(|e| e.is_some_and(|f| is_kept(&f.entry)))
-}
-
-/// True for a block whose stored form is as long as it was.
-fn is_kept(entry: &Entry) -> bool {
-    entry.form.is_whole() && entry.bytes() as usize == BLOCK_BYTES
 }
