@@ -6,7 +6,7 @@
 use crate::columns::{Shape, drive_bit};
 use crate::format::superblock::{MAX_DRIVES, SUPERBLOCK_BYTES, Superblock};
 use crate::message::{Joined, Members};
-use crate::pool::{NewDrive, holds_superblock, place_for, write_superblock};
+use crate::pool::{NewDrive, holds_superblock, place_for, replace_superblock, write_superblock};
 use crate::shard::within;
 use crate::{DriveState, Finding, LabelScrub, PoolPlan};
 use dolmen_io::FileId;
@@ -44,8 +44,8 @@ struct Look {
     /// The number of the one that they are to have.
     sequence: u64,
     drives: u64,
-    /// How many drives do not have it.
-    wrong: Rc<RefCell<Option<u64>>>,
+    /// The drives that do not have it.
+    wrong: Rc<RefCell<Option<Vec<u16>>>>,
 }
 
 /// See the module.
@@ -207,8 +207,7 @@ impl Membership {
         }
     }
 
-    /// Reads the superblocks; drives that do not have the one in force get the next one, as all do: that takes the other slot, so
-    /// nothing is overwritten that counts.
+    /// Reads the superblocks; drives that do not have the one in force get it back, and all get the next one.
     pub(crate) fn scrub(&mut self) {
         let (Some(exec), None, false) = (self.exec.clone(), &self.look, self.stopped) else { return };
         let counted = (0u16..).zip(&self.block.drives).filter(|(_, d)| d.state.counts()).map(|(i, _)| i);
@@ -217,9 +216,11 @@ impl Membership {
         let (wrong, block, handle) = (Rc::new(RefCell::new(None)), self.block.clone(), exec.clone());
         let (put, count) = (wrong.clone(), drives.len() as u64);
         let task = async move {
-            let mut bad = 0;
+            let mut bad = Vec::new();
             for (index, file) in drives {
-                bad += u64::from(!holds_superblock(&handle, file, &block, index).await);
+                if !holds_superblock(&handle, file, &block, index).await {
+                    bad.push(index);
+                }
             }
             *put.borrow_mut() = Some(bad);
             // One turn more, so that whoever looks once a turn sees it.
@@ -240,8 +241,10 @@ impl Membership {
     fn end_look(&mut self) {
         let Some(wrong) = self.look.as_ref().and_then(|look| look.wrong.borrow_mut().take()) else { return };
         let Some(Look { sequence, drives, .. }) = self.look.take() else { return };
-        // What was being written meanwhile is none of what it looked for.
-        let mended = if sequence == self.block.sequence { wrong } else { 0 };
+        // What was written meanwhile is none of what it looked for, and on drives that are to be out nothing is mended.
+        let stays = |drive: &&u16| self.wanted.get(drive) != Some(&DriveState::Out);
+        let mended =
+            if sequence == self.block.sequence { wrong.iter().filter(stays).count() as u64 } else { 0 };
         self.renew |= mended > 0;
         self.looked = Some(LabelScrub { checked_bytes: drives * SUPERBLOCK_BYTES as u64, mended });
     }
@@ -331,10 +334,11 @@ impl Membership {
             return Some(self.in_force(block, joins));
         };
         let outcome = Rc::new(RefCell::new(None));
-        let (put, files, text) = (outcome.clone(), self.files.clone(), block.clone());
+        let (put, files) = (outcome.clone(), self.files.clone());
+        let (in_force, next) = (self.block.clone(), block.clone());
         let handle = exec.clone();
         let task = async move {
-            let written = write(&handle, &files, &text, joins).await;
+            let written = write(&handle, &files, &in_force, &next, joins).await;
             *put.borrow_mut() = Some(written);
             // One turn more, so that whoever looks once a turn sees it.
             handle.yield_now().await;
@@ -379,15 +383,26 @@ pub(crate) fn members(block: &Superblock) -> Members {
     members
 }
 
-/// Writes a superblock durably to every drive that remains. One that joins by it goes first: cut short, it is a drive that no
+/// Writes the next superblock durably to every drive that remains. One that joins by it goes first: cut short, it is a drive that no
 /// other one knows, and not one that they miss.
-async fn write(exec: &Handle, files: &[Option<FileId>], block: &Superblock, joins: Option<u16>) -> Outcome {
-    let counted = (0u16..).zip(&block.drives).filter(|(_, d)| d.state.counts()).map(|(index, _)| index);
+async fn write(
+    exec: &Handle,
+    files: &[Option<FileId>],
+    in_force: &Superblock,
+    next: &Superblock,
+    joins: Option<u16>,
+) -> Outcome {
+    let counted = (0u16..).zip(&next.drives).filter(|(_, d)| d.state.counts()).map(|(index, _)| index);
     for index in joins.into_iter().chain(counted.filter(|&index| Some(index) != joins)) {
         let Some(file) = files.get(usize::from(index)).copied().flatten() else {
             return Err((index, "the drive is not there".into()));
         };
-        let writing = write_superblock(exec, file, block, index);
+        let writing = async {
+            match joins {
+                Some(joins) if joins == index => write_superblock(exec, file, next, index).await,
+                _ => replace_superblock(exec, file, in_force, next, index).await,
+            }
+        };
         match within(exec, WRITE_MS, writing).await {
             Some(Ok(())) => {}
             Some(Err(error)) => return Err((index, error.to_string())),

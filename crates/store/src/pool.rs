@@ -1,8 +1,8 @@
 //! Opening a pool: which drives are its own, which join, which are refused and why.
 //!
-//! Nothing is written before every drive was looked at and accepted. A new pool is made in two rounds of superblocks: the
+//! Nothing is written before every drive was looked at and accepted. A new pool is made in three rounds of superblocks: the
 //! first says "being made" (incarnation 0) and counts for nothing, so a crash in between leaves drives that can be taken
-//! again; the second makes the pool.
+//! again; the second makes the pool, the third takes the first one's place.
 
 mod find;
 mod join;
@@ -101,7 +101,12 @@ pub async fn open_pool(
              drives, or use a fresh data folder"
         )));
     }
-    if let Some(newest) = newest.as_ref().filter(|s| s.sequence < options.at_least) {
+    let is_behind = |s: &&Superblock| {
+        // With all that were named there, a drive that went on with others would know of it.
+        let is_next = s.sequence + 1 == options.at_least && options.absent.is_empty();
+        s.sequence < options.at_least && !(is_next && view::next_is_damaged(s, &found))
+    };
+    if let Some(newest) = newest.as_ref().filter(is_behind) {
         return Err(StoreError::Refused(format!(
             "the drives named have missed what pool {} did since; it went on with others. Name those too; nothing was written",
             newest.pool
@@ -227,6 +232,9 @@ async fn make(exec: &Handle, drives: &[Candidate], options: &PoolOptions) -> Res
     write_all(exec, drives, &order, &block).await?;
     (block.incarnation, block.sequence) = (1, 1);
     write_all(exec, drives, &order, &block).await?;
+    // From here on both slots tell of the pool, and one that rots is not all that does.
+    block.sequence = 2;
+    write_all(exec, drives, &order, &block).await?;
     Ok(plan(&block, order, true, Vec::new()))
 }
 
@@ -293,20 +301,28 @@ async fn write_all(
     order: &[Option<usize>],
     block: &Superblock,
 ) -> Result<(), StoreError> {
-    write_each(exec, drives, order, block).await.map_err(|(i, why)| failed(&drives[i], why))
+    write_each(exec, drives, order, None, block).await.map_err(|(i, why)| failed(&drives[i], why))
 }
 
-/// The same; tells which drive could not be written.
+/// The same, after the superblock in force where there is one; tells which drive could not be written.
 async fn write_each(
     exec: &Handle,
     drives: &[Candidate],
     order: &[Option<usize>],
+    in_force: Option<&Superblock>,
     block: &Superblock,
 ) -> Result<(), (usize, String)> {
     for (place, at) in order.iter().enumerate().rev() {
         let Some(i) = *at else { continue };
-        let index = u16::try_from(place).expect("at most MAX_DRIVES");
-        let writing = write_superblock(exec, drives[i].info.file, block, index);
+        let (file, index) = (drives[i].info.file, u16::try_from(place).expect("at most MAX_DRIVES"));
+        let is_member =
+            |old: &&Superblock| old.drives.get(place).is_some_and(|d| d.uuid == block.drives[place].uuid);
+        let writing = async {
+            match in_force.filter(is_member) {
+                Some(old) => replace_superblock(exec, file, old, block, index).await,
+                None => write_superblock(exec, file, block, index).await,
+            }
+        };
         match within(exec, LOOK_MS, writing).await {
             Some(Ok(())) => {}
             Some(Err(error)) => return Err((i, error.to_string())),
@@ -318,6 +334,21 @@ async fn write_each(
 
 fn failed(drive: &Candidate, why: impl std::fmt::Display) -> StoreError {
     StoreError::Drive(format!("{}: {why}", drive.path))
+}
+
+/// Goes on from the superblock in force to the next one, durably. That takes the other slot, so a drive that lacks the one in force where
+/// it belongs gets it back first: cut short, no drive is without one.
+pub(crate) async fn replace_superblock(
+    exec: &Handle,
+    file: FileId,
+    in_force: &Superblock,
+    next: &Superblock,
+    index: u16,
+) -> Result<(), dolmen_io::Error> {
+    if !holds_superblock(exec, file, in_force, index).await {
+        write_superblock(exec, file, in_force, index).await?;
+    }
+    write_superblock(exec, file, next, index).await
 }
 
 /// Writes the superblock of the drive with an index into the slot of its sequence number, durably.

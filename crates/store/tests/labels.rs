@@ -4,7 +4,7 @@
 mod common;
 use common::*;
 use dolmen_io::FileId;
-use dolmen_sim::World;
+use dolmen_sim::{CrashLimits, World};
 use dolmen_store::*;
 use dolmen_types::{LineId, PgId, Uuid};
 
@@ -87,6 +87,61 @@ fn superblocks_and_anchors_are_mended_while_the_pool_serves() {
         let mut node = Node::open(&world, &setup).unwrap();
         assert!(node.owner.drives().iter().all(|d| d.state == DriveState::In));
         assert_eq!(node.read(0, 1, 0, 3).unwrap(), [11, 12, 13]);
+    }
+}
+
+/// The superblock in force rots on one drive; the next one, which takes the slot of the only one that it has left, is cut short there. Still
+/// no other drive is lost than the one that failed.
+#[test]
+fn no_cut_leaves_a_drive_without_a_superblock() {
+    let world = World::new(6);
+    let setup = setup(6, 1);
+    let mut node = filled(&world, &setup);
+    let sequence = node.owner.sequence();
+    world.overwrite(NODE, path("d5"), sequence % 2 * SUPERBLOCK + 200, b"rot");
+    world.start_recording();
+    world.remove_drive(NODE, path("d4"));
+    let mut seqs = 3..50;
+    while node.owner.sequence() == sequence {
+        let seq = seqs.next().expect("a write reaches the drive that is gone");
+        let record = node.write(1, seq, &[15]);
+        node.commit(0, seq, vec![record]).unwrap();
+    }
+    let recording = world.stop_recording().unwrap();
+    drop(node);
+    let mut torn = 0;
+    for state in recording.crash_states(CrashLimits { per_point: 40, total: 2000, seed: 3 }) {
+        torn += u64::from(state.label.ends_with('t'));
+        let world = World::restore(torn, &state);
+        world.remove_drive(NODE, path("d4"));
+        let mut node = Node::open(&world, &setup).unwrap_or_else(|why| panic!("{}: {why}", state.label));
+        let lost = node.owner.drives().iter().filter(|d| d.state != DriveState::In).count();
+        assert_eq!(lost, 1, "{}", state.label);
+        assert_eq!(node.read(0, 1, 0, 3).unwrap(), [11, 12, 13], "{}", state.label);
+    }
+    assert!(torn > 5, "{torn} torn writes only");
+}
+
+/// A pool of one drive is found by either slot, from its first moment on, by whoever remembers how far it had come.
+#[test]
+fn one_slot_of_the_only_drive_will_do() {
+    for slot in [0, 1] {
+        for starts in 0..3 {
+            let world = World::new(slot);
+            let setup = setup(1, 0);
+            let mut node = filled(&world, &setup);
+            for _ in 0..starts {
+                drop(node);
+                node = Node::open(&world, &setup).unwrap();
+            }
+            let sequence = node.owner.sequence();
+            drop(node);
+            world.overwrite(NODE, path("d0"), slot * SUPERBLOCK + 200, b"rot");
+            let setup = Setup { at_least: sequence, ..setup };
+            let mut node = Node::open(&world, &setup).unwrap();
+            assert_eq!(node.read(0, 1, 0, 3).unwrap(), [11, 12, 13]);
+            assert!(node.owner.sequence() >= sequence);
+        }
     }
 }
 

@@ -18,7 +18,7 @@
 //!
 //! Lost drives are put out, if everything can be had without them; otherwise the start is refused and nothing is written.
 
-use super::label::{Found, begin};
+use super::label::{Found, Slot, begin};
 use super::{Candidate, PoolOptions, accept, derive, entry, failed, plan, write_each};
 use crate::format::LABEL_BYTES;
 use crate::format::superblock::{DriveEntry, MAX_DRIVES, Superblock};
@@ -78,7 +78,7 @@ pub(super) async fn reopen(
     let mut matching = Matching::new(drives, found, &block, (&options.let_go, &options.added))?;
     loop {
         let settled = matching.settle(&options.absent, options.degraded)?;
-        match open(exec, drives, found, settled, options).await {
+        match open(exec, &matching, settled, options).await {
             Ok(plan) => return Ok(PoolPlan { let_go: matching.left_alone(), ..plan }),
             // A drive that can't be written is as good as absent. What this try has written has the number of the next, and counts
             // for nothing without that drive.
@@ -108,8 +108,7 @@ pub(super) fn as_it_stands(
 /// Lets drives join and records this opening on every drive; or the drive that could not be written, and why.
 async fn open(
     exec: &Handle,
-    drives: &[Candidate],
-    found: &[Found],
+    &Matching { drives, found, block: in_force, .. }: &Matching<'_>,
     settled: Settled,
     options: &PoolOptions,
 ) -> Result<PoolPlan, (usize, String)> {
@@ -129,9 +128,11 @@ async fn open(
         }
     }
     let highest = found.iter().flat_map(Found::superblocks).map(|s| s.incarnation).max().unwrap_or(0);
-    block.incarnation = block.incarnation.max(highest) + 1;
+    // What does not check may have been one higher.
+    let unknown = found.iter().filter_map(Found::slots).flatten().any(|slot| matches!(slot, Slot::Damaged));
+    block.incarnation = block.incarnation.max(highest) + 1 + u64::from(unknown);
     block.sequence += 1;
-    write_each(exec, drives, &order, &block).await?;
+    write_each(exec, drives, &order, Some(in_force), &block).await?;
     Ok(plan(&block, order, false, findings))
 }
 

@@ -43,6 +43,19 @@ pub(super) fn in_force(found: &[Found], expected: Option<Uuid>) -> Result<Option
     Ok(newest)
 }
 
+/// True when the superblock after this one was on every drive that this one counts, all of which are there, and is damaged on all of
+/// them: nobody went on without these drives.
+pub(super) fn next_is_damaged(view: &Superblock, found: &[Found]) -> bool {
+    let slot = usize::try_from((view.sequence + 1) % SUPERBLOCK_SLOTS).expect("few slots");
+    view.drives.iter().filter(|d| d.state.counts()).all(|drive| {
+        found.iter().any(|there| {
+            let own = there.membership(view.pool);
+            let is_it = own.is_some_and(|own| own.drives[usize::from(own.index)].uuid == drive.uuid);
+            is_it && there.slots().is_some_and(|slots| matches!(slots[slot], Slot::Damaged))
+        })
+    })
+}
+
 /// True when one superblock has given up a drive that the other counts. A drive that was out only comes back under another name,
 /// so neither can have followed the other.
 fn apart(one: &Superblock, other: &Superblock) -> bool {

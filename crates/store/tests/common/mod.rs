@@ -32,6 +32,8 @@ pub struct Setup {
     pub added: Vec<&'static str>,
     /// The pool that it must be.
     pub expect: Option<Uuid>,
+    /// Number of a superblock that was in force before.
+    pub at_least: u64,
     pub cores: usize,
     pub tuning: ShardTuning,
     pub keyring: Keyring,
@@ -50,6 +52,7 @@ impl Setup {
             let_go: Vec::new(),
             added: Vec::new(),
             expect: None,
+            at_least: 0,
             cores: 1,
             tuning: ShardTuning {
                 delta_entries: 64,
@@ -211,7 +214,7 @@ impl Node {
             unit_bytes: Some(setup.unit_bytes),
             seed,
             expect: setup.expect,
-            at_least: 0,
+            at_least: setup.at_least,
             absent,
             degraded: setup.degraded,
             let_go: setup.let_go.clone(),
