@@ -6,15 +6,16 @@
 //!
 //! ```text
 //!   deficit   whatever shards hold can be had without any m - deficit of the drives that count
-//!   fresh     a drive that joined since: whatever has a column there can be had without any m of them
+//!   fresh     drives that joined since: whatever shards hold can be had without all of them besides, as long as no more than m go
 //!
 //!   drives go             each one that is not fresh adds one to the deficit, which is no less than their number; nothing is fresh
 //!                         any more. With a deficit above m it must not be: the pool stops, or does not start
-//!   one joins             fresh, if there is a deficit, and drives enough for m parity columns
+//!   one joins             fresh, if there is a deficit
 //!   re-protection         once shards hold nothing with fewer parity columns, the deficit is the number of drives that are out and have
 //!                         columns of something
 //! ```
-//! It holds for what is begun at any time, too, since that has min(m, a - 1) parity columns with a drives in service, and a + deficit > m.
+//! It holds for what is begun at any time, too. With a > m drives in service that has m parity columns. With fewer it has a copy on each of
+//! them, and b of them are not fresh, with b + deficit > m: so many can't go, and one of them has the copy.
 //! Nothing but a superblock changes any of this: what it says is durable before anything is held that needs it.
 
 use crate::DriveState;
@@ -54,7 +55,7 @@ impl Superblock {
         } else {
             self.drives[place] = drive;
         }
-        self.drives[place].fresh = self.deficit > 0 && self.has_enough();
+        self.drives[place].fresh = self.deficit > 0;
     }
 
     /// True when less than before is not made good: shards hold nothing with fewer than m parity columns, and something that has
@@ -122,8 +123,26 @@ mod tests {
         parity: usize,
     }
 
-    /// Drives go and come, segments are begun on any of them and moved or not: what the superblock allows never costs one. Nor
-    /// is much forbidden that would not.
+    impl Held {
+        /// It can be had, and without as many more drives as the superblock says: m - deficit, and the fresh ones, but not more than m.
+        fn check(&self, block: &Superblock) {
+            let m = usize::from(block.parity);
+            let there = || self.drives.iter().map(|&d| &block.drives[d]).filter(|d| d.state.counts());
+            let lost = self.drives.len() - there().count();
+            assert!(lost <= self.parity, "{:?} of {block:?}", self.drives);
+            let fresh = there().filter(|d| d.fresh).count();
+            let others = (there().count() - fresh).min(m - usize::from(block.deficit));
+            assert!(self.parity - lost >= m.min(fresh + others), "{:?} of {block:?}", self.drives);
+        }
+    }
+
+    /// Places of drives that stand so.
+    fn places(block: &Superblock, state: DriveState) -> Vec<usize> {
+        (0..block.drives.len()).filter(|&i| block.drives[i].state == state).collect()
+    }
+
+    /// Drives go, come and are emptied, segments are begun on any of them and moved or not: what the superblock allows never costs one.
+    /// Nor is much forbidden that would not.
     #[test]
     fn nothing_held_is_ever_lost() {
         let mut noise = 7u64;
@@ -131,21 +150,18 @@ mod tests {
             noise = noise.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
             usize::try_from(noise >> 33).unwrap() % n
         };
-        let (mut forbidden, mut allowed) = (0, 0);
+        let (mut forbidden, mut allowed, mut few) = (0, 0, 0);
         for round in 0..2000 {
             let m = 1 + round % 2;
             let mut block = pool(1 + m + below(3), u8::try_from(m).unwrap());
             let mut held: Vec<Held> = Vec::new();
             for _ in 0..30 {
-                let inside: Vec<usize> =
-                    (0..block.drives.len()).filter(|&i| block.drives[i].state == DriveState::In).collect();
-                let good = |h: &Held, block: &Superblock| {
-                    h.parity == m && h.drives.iter().all(|&d| block.drives[d].state == DriveState::In)
-                };
-                match below(8) {
+                let inside = places(&block, DriveState::In);
+                match below(9) {
                     0 => {
                         let mut next = block.clone();
-                        let go: Vec<usize> = inside.iter().copied().filter(|_| below(3) == 0).collect();
+                        let counted = block.drives.iter().enumerate().filter(|(_, d)| d.state.counts());
+                        let go: Vec<usize> = counted.map(|(i, _)| i).filter(|_| below(3) == 0).collect();
                         let (can, count) = (next.lose(go.iter().copied()), go.len());
                         allowed += usize::from(can && count > 0);
                         forbidden += usize::from(!can && count == 1);
@@ -156,12 +172,28 @@ mod tests {
                     1 if block.drives.len() < 12 => block.seat(block.drives.len(), entry()),
                     2 => {
                         // Re-protection has moved some, or all.
-                        held.retain(|h| good(h, &block) || below(2) == 0);
+                        let good = |h: &Held| {
+                            h.parity == m && h.drives.iter().all(|&d| block.drives[d].state == DriveState::In)
+                        };
+                        held.retain(|h| good(h) || below(2) == 0);
+                        for i in 0..block.drives.len() {
+                            if block.drives[i].state != DriveState::In
+                                && !held.iter().any(|h| h.drives.contains(&i))
+                            {
+                                block.drives[i].state = DriveState::Gone;
+                            }
+                        }
                         if held.iter().all(|h| h.parity == m) {
-                            let out =
-                                (0..block.drives.len()).filter(|&i| block.drives[i].state != DriveState::In);
-                            block
-                                .make_good(out.filter(|i| held.iter().any(|h| h.drives.contains(i))).count());
+                            block.make_good(places(&block, DriveState::Out).len());
+                        }
+                    }
+                    3 => {
+                        // One is to leave if enough remain, or stays after all.
+                        let leaving = places(&block, DriveState::Leaving);
+                        if inside.len() > 1 + m {
+                            block.drives[inside[below(inside.len())]].state = DriveState::Leaving;
+                        } else if let Some(&i) = leaving.first() {
+                            block.drives[i].state = DriveState::In;
                         }
                     }
                     _ => {
@@ -170,19 +202,26 @@ mod tests {
                         let from = below(inside.len());
                         let drives = (0..data + parity).map(|i| inside[(from + i) % inside.len()]).collect();
                         held.push(Held { drives, parity });
+                        few += usize::from(parity < m && inside.iter().any(|&i| block.drives[i].fresh));
                     }
                 }
                 assert!(block.covers_new(), "{block:?}");
-                for h in &held {
-                    let lost = h.drives.iter().filter(|&&d| block.drives[d].state != DriveState::In).count();
-                    assert!(lost <= h.parity, "{:?} of {block:?}", h.drives);
-                    let all = h.parity - lost >= m - usize::from(block.deficit);
-                    let fresh = h.drives.iter().any(|&d| block.drives[d].fresh);
-                    assert!(all && (!fresh || h.parity - lost == m), "{:?} of {block:?}", h.drives);
-                }
+                held.iter().for_each(|h| h.check(&block));
             }
         }
-        assert!(allowed > 1000 && forbidden > 100, "{allowed}, {forbidden}");
+        assert!(allowed > 1000 && forbidden > 100 && few > 100, "{allowed}, {forbidden}, {few}");
+    }
+
+    /// Three copies, of which one is left: drives that come may all go again, whether or not they are enough for all copies by then.
+    #[test]
+    fn whoever_comes_to_the_last_copy_may_go_again() {
+        let mut block = pool(3, 2);
+        assert!(block.lose([1, 2]) && block.deficit == 2);
+        block.seat(1, entry());
+        assert!(block.clone().lose([1]) && !block.clone().lose([0]));
+        block.seat(2, entry());
+        assert!(block.clone().lose([1, 2]) && !block.clone().lose([0]));
+        assert!(block.lose([1]) && !block.clone().lose([2]) && !block.lose([0]));
     }
 
     #[test]

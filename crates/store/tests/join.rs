@@ -6,6 +6,9 @@ use common::*;
 use dolmen_sim::{DriveFaults, DriveSpec, Fault, World};
 use dolmen_store::*;
 
+/// The names of drives, as [`drives`] gives them.
+const NAMES: [&str; 7] = ["d0", "d1", "d2", "d3", "d4", "d5", "d6"];
+
 fn pool(count: usize, parity: u8) -> Setup {
     let mut setup = Setup { drives: drives(count, 8), parity, unit_bytes: 128 * 1024, ..Setup::tiny(0) };
     setup.tuning.commit_bytes = 120 * 1024;
@@ -237,27 +240,44 @@ fn a_drive_stays_when_another_one_fails() {
 
 /// A mirror that has room.
 fn mirror(count: usize) -> Setup {
-    Setup { drives: drives(count, 40), ..pool(count, 1) }
+    mirror_of(2, count)
+}
+
+/// One with so many copies.
+fn mirror_of(copies: usize, count: usize) -> Setup {
+    Setup { drives: drives(count, 40), ..pool(count, copies as u8 - 1) }
 }
 
 /// One that has lost d1 for good and has everything on d0 alone; d2 has joined, and nothing is on it yet.
 fn half_a_mirror(world: &World) -> (Node, Load) {
-    let mut node = Node::open(world, &mirror(2)).unwrap();
+    last_of(2, world)
+}
+
+/// One of so many copies of which d0 alone is left; the next drive has joined, and nothing is on it yet.
+fn last_of(copies: usize, world: &World) -> (Node, Load) {
+    let mut node = Node::open(world, &mirror_of(copies, copies)).unwrap();
     let mut load = Load::begin(&mut node);
     load.run(&mut node, 60);
-    world.remove_drive(NODE, path("d1"));
-    load.run(&mut node, 60);
+    for lost in 1..copies {
+        world.remove_drive(NODE, path(NAMES[lost]));
+        load.run(&mut node, 60);
+    }
     load.seq += 1;
     for pg in 0..2u32 {
         let record = node.write(1 + u64::from(pg), 100, &[5; 8]);
         node.commit(pg, load.seq, vec![record]).unwrap();
     }
-    until(&mut node, 1, DriveState::Gone);
+    (1..copies).for_each(|lost| until(&mut node, lost, DriveState::Gone));
     node.stores.iter_mut().for_each(|s| s.set_reprotection(true, 0));
-    world.add_drive(NODE, path("d2"), DriveSpec::file(43 << 20));
-    node.add_drive("d2").unwrap();
-    assert_eq!(node.owner.deficit(), 1);
+    join(&mut node, NAMES[copies]);
+    assert_eq!(usize::from(node.owner.deficit()), copies - 1);
     (node, load)
+}
+
+/// A new drive joins.
+fn join(node: &mut Node, name: &str) {
+    node.world.add_drive(NODE, path(name), DriveSpec::file(43 << 20));
+    node.add_drive(name).unwrap();
 }
 
 /// Everything is there.
@@ -317,32 +337,53 @@ fn the_only_copy_is_not_given_up_for_being_slow() {
     verify_all(&mut node, &load);
 }
 
-/// The drive that has come may fail while the first copies are made on it: the old one has everything.
+/// The drive that has come may fail while the first copies are made on it: the old one has everything. So may two, where there were three
+/// copies.
 #[test]
 fn a_drive_that_has_just_joined_is_not_missed() {
-    for restart in [false, true] {
-        let world = World::new(10);
-        let (mut node, mut load) = half_a_mirror(&world);
-        load.run(&mut node, 10);
-        world.remove_drive(NODE, path("d2"));
-        if restart {
-            drop(node);
-            world.crash();
-            node = Node::open(&world, &mirror(3)).unwrap();
+    for (copies, come) in [(2, 1), (3, 1), (3, 2)] {
+        for restart in [false, true] {
+            let world = World::new(10);
+            let (mut node, mut load) = last_of(copies, &world);
+            (1..come).for_each(|i| join(&mut node, NAMES[copies + i]));
+            load.run(&mut node, 10);
+            let all = copies + come;
+            NAMES[copies..all].iter().for_each(|name| world.remove_drive(NODE, path(name)));
+            if restart {
+                drop(node);
+                world.crash();
+                node = Node::open(&world, &mirror_of(copies, all)).unwrap();
+            }
+            load.run(&mut node, 10);
+            verify_all(&mut node, &load);
+            (copies..all).for_each(|i| assert_ne!(node.owner.drives()[i].state, DriveState::In));
+            // Others take their places, and everything is as it was before all this.
+            node.stores.iter_mut().for_each(|s| s.set_reprotection(false, 0));
+            (1..copies).for_each(|i| join(&mut node, NAMES[all + i - 1]));
+            node.until_protected();
+            assert_eq!(node.owner.deficit(), 0);
+            world.remove_drive(NODE, path("d0"));
+            load.run(&mut node, 10);
+            verify_all(&mut node, &load);
         }
-        load.run(&mut node, 10);
-        verify_all(&mut node, &load);
-        assert_ne!(node.owner.drives()[2].state, DriveState::In);
-        // Another one takes its place, and everything is as it was before all this.
-        world.add_drive(NODE, path("d3"), DriveSpec::file(43 << 20));
-        node.add_drive("d3").unwrap();
-        node.stores.iter_mut().for_each(|s| s.set_reprotection(false, 0));
-        node.until_protected();
-        assert_eq!(node.owner.deficit(), 0);
-        world.remove_drive(NODE, path("d0"));
-        load.run(&mut node, 10);
-        verify_all(&mut node, &load);
     }
+}
+
+/// The same for two that were blank at one start.
+#[test]
+fn drives_that_joined_at_a_start_are_not_missed() {
+    let world = World::new(13);
+    let (node, load) = last_of(3, &world);
+    drop(node);
+    world.crash();
+    world.remove_drive(NODE, path("d3"));
+    ["d4", "d5"].iter().for_each(|d| world.add_drive(NODE, path(d), DriveSpec::file(43 << 20)));
+    let mut node = Node::open(&world, &mirror_of(3, 6)).unwrap();
+    verify_all(&mut node, &load);
+    drop(node);
+    world.crash();
+    ["d4", "d5"].iter().for_each(|d| world.remove_drive(NODE, path(d)));
+    verify_all(&mut Node::open(&world, &mirror_of(3, 6)).unwrap(), &load);
 }
 
 /// Once everything has a copy on the new drive either one may go, while the pool serves or at a start.
