@@ -221,6 +221,26 @@ fn a_round_keeps_its_rate_and_survives_a_restart() {
     assert_eq!(pool.node.stores[0].scrub().unwrap().finished, 7);
 }
 
+/// A rate that is raised counts at once, however long a wait for the sake of the old one would have been.
+#[test]
+fn a_rate_that_is_raised_is_not_waited_for() {
+    let world = World::new(15);
+    let mut pool = Pool::new(&world, &setup(3, 1, 20), 200);
+    let mut checked_in = |bytes_per_s, ms| {
+        let checked = |pool: &Pool| pool.node.stores[0].scrub().unwrap().checked_bytes;
+        pool.node.stores[0].set_scrub(ScrubPlan { round: 7, paused: false, bytes_per_s });
+        let (before, until) = (checked(&pool), pool.node.io.now().plus_ms(ms));
+        while pool.node.io.now() < until {
+            pool.node.turn();
+        }
+        checked(&pool) - before
+    };
+    let little = checked_in(64, 10_000);
+    assert!(little > 0 && little <= 64 * 10 + UNIT, "{little} bytes");
+    let much = checked_in(1 << 20, 1000);
+    assert!(much > 256 << 10, "{much} bytes");
+}
+
 /// What a round has found and nothing has mended yet is known after a restart, though the round is through: it is moved then, and until
 /// then no other drive is given up that has what belongs there.
 #[test]

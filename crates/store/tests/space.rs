@@ -427,3 +427,42 @@ fn a_drive_lost_under_load_leaves_a_pool_that_has_room_going() {
 fn re_protection_that_may_take_little_does_not_hold_up_cleaning() {
     (0..2).for_each(|seed| lose_a_drive_under_load(seed, (false, 66), 4096));
 }
+
+/// Re-protection moves no more than it may, however long it has to rest for that after each segment, and what it may from then on when
+/// that is changed.
+#[test]
+fn re_protection_keeps_its_bound() {
+    const RATE: u64 = 128;
+    let world = World::new(21);
+    let tuning = ShardTuning { commit_bytes: 120 << 10, ..Setup::tiny(0).tuning };
+    let setup = Setup { drives: drives(4, 32), parity: 1, unit_bytes: 128 << 10, tuning, ..Setup::tiny(0) };
+    let mut node = Node::open(&world, &setup).unwrap();
+    node.commit(0, 1, vec![create(1)]).unwrap();
+    for seq in 2..200 {
+        let record = node.write(1, seq * 16, &[seq; 16]);
+        node.commit(0, seq, vec![record]).unwrap();
+    }
+    node.stores[0].set_reprotection(false, RATE);
+    world.remove_drive(NODE, path("d2"));
+    let record = node.write(1, 0, &[1; 16]);
+    node.commit(0, 200, vec![record]).unwrap();
+    let mut moved_in = |seconds: u64| {
+        let (before, until) = (node.space().cleaned_bytes, node.io.now().plus_ms(seconds * 1000));
+        while node.io.now() < until {
+            node.turn();
+        }
+        assert!(!node.is_protected());
+        node.space().cleaned_bytes - before
+    };
+    // One segment is what it may be ahead by.
+    let (minutes, segment) = (15, 2 * (128 << 10));
+    let moved = moved_in(minutes * 60);
+    assert!(moved > 0 && moved <= RATE * minutes * 60 + segment, "{moved} bytes");
+    node.stores[0].set_reprotection(false, 4 << 20);
+    let (before, until) = (node.space().cleaned_bytes, node.io.now().plus_ms(1000));
+    while node.io.now() < until {
+        node.turn();
+    }
+    let moved = node.space().cleaned_bytes - before;
+    assert!(moved > 1 << 20, "{moved} bytes");
+}

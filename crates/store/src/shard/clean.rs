@@ -28,9 +28,6 @@ const BATCH_ITEMS: usize = 256;
 /// Bytes that are read in one go.
 const RUN_BYTES: usize = 128 * 1024;
 
-/// Pause for the sake of re-protection's share between two of its segments at most; other cleaning goes on. Nanoseconds.
-const MAX_PAUSE_NS: u64 = 60_000_000_000;
-
 /// How long a segment is left alone of which something could not be had. Then it is looked at again: what was missing may be
 /// readable after all, or nobody needs it any more. Nanoseconds.
 const AGAIN_NS: u64 = 60_000_000_000;
@@ -38,12 +35,28 @@ const AGAIN_NS: u64 = 60_000_000_000;
 /// What made the cleaner give a segment up: it can't be gone through, or the shard stops.
 pub(super) struct Damaged;
 
+/// The last segment that was made safe: when that began, and what it took. Bytes.
+#[derive(Clone, Copy, Default)]
+struct MadeSafe {
+    began: Nanos,
+    bytes: u64,
+}
+
+impl MadeSafe {
+    /// Until when re-protection rests after it, given the bytes that it may move in a second; other cleaning goes on.
+    fn rest_until(self, bytes_per_s: u64) -> Nanos {
+        let takes_ns = self.bytes.saturating_mul(1_000_000_000).checked_div(bytes_per_s).unwrap_or(0);
+        Nanos(self.began.0.saturating_add(takes_ns))
+    }
+}
+
 /// The task: cleans while the pool asks for it and there is something to gain.
 pub(super) async fn serve(shard: Shared, exec: Handle) {
     let bell = shard.borrow().clean_bell.clone();
-    let mut rest_until = Nanos(0);
+    let mut last = MadeSafe::default();
     loop {
-        let rest_ns = rest_until.since(exec.now());
+        // By the bound as it is now: who changes it rings.
+        let rest_ns = last.rest_until(shard.borrow().reprotect.bytes_per_s).since(exec.now());
         let slot = {
             let mut s = shard.borrow_mut();
             if !matches!(s.phase, Phase::Serving) || s.closing {
@@ -70,9 +83,8 @@ pub(super) async fn serve(shard: Shared, exec: Handle) {
         let outcome = clean(&shard, &exec, slot).await;
         shard.borrow_mut().cleaned_up(name, &outcome);
         exec.yield_now().await;
-        let rate = shard.borrow().reprotect.bytes_per_s;
-        if let Some(ns) = (live * 1_000_000_000).checked_div(rate).filter(|_| risky) {
-            rest_until = Nanos(began.0 + ns.min(MAX_PAUSE_NS));
+        if risky {
+            last = MadeSafe { began, bytes: live };
         }
     }
 }

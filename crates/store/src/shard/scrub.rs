@@ -122,7 +122,7 @@ impl super::Shard {
 /// The task.
 pub(super) async fn serve(shard: Shared, exec: Handle) {
     let bell = shard.borrow().scrub.bell.clone();
-    let mut scrubber = Scrubber { shard, exec, next_at: Nanos(0) };
+    let mut scrubber = Scrubber { shard, exec };
     loop {
         let due = {
             let s = scrubber.shard.borrow();
@@ -142,8 +142,6 @@ pub(super) async fn serve(shard: Shared, exec: Handle) {
 struct Scrubber {
     shard: Shared,
     exec: Handle,
-    /// Nothing is read before.
-    next_at: Nanos,
 }
 
 impl Scrubber {
@@ -180,15 +178,10 @@ impl Scrubber {
         Ok(())
     }
 
-    /// So many bytes were read: waits for the sake of the rate, and while the plan says so.
+    /// So many bytes were read: waits for the sake of the rate, as it is at each look, and while the plan says so.
     async fn pace(&mut self, bytes: u64) -> Result<(), Ended> {
-        {
-            let mut s = self.shard.borrow_mut();
-            s.scrub.checked_bytes += bytes;
-            let rate = s.scrub.plan.bytes_per_s;
-            let takes = (bytes * 1_000_000_000).checked_div(rate).unwrap_or(0);
-            self.next_at = Nanos(self.next_at.0.max(self.exec.now().0) + takes);
-        }
+        self.shard.borrow_mut().scrub.checked_bytes += bytes;
+        let began = self.exec.now();
         loop {
             let (paused, bell, rate) = {
                 let s = self.shard.borrow();
@@ -198,13 +191,14 @@ impl Scrubber {
                 (s.scrub.plan.paused, s.scrub.bell.clone(), s.scrub.plan.bytes_per_s)
             };
             let now = self.exec.now();
+            let takes = bytes.saturating_mul(1_000_000_000).checked_div(rate).unwrap_or(0);
+            let until = began.0.saturating_add(takes);
             if paused {
                 bell.notified().await;
-            } else if rate == 0 || now >= self.next_at {
-                self.next_at = self.next_at.min(now);
+            } else if now.0 >= until {
                 return Ok(());
             } else {
-                self.exec.sleep_until(Nanos(self.next_at.0.min(now.0 + WAIT_NS))).await;
+                self.exec.sleep_until(Nanos(until.min(now.0 + WAIT_NS))).await;
             }
         }
     }
