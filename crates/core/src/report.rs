@@ -53,6 +53,8 @@ pub struct CoreReport {
     pub drives: Vec<DriveCounters>,
     /// Live bytes of its shards by drive, parity included.
     pub live_by_drive: Vec<u64>,
+    /// Core 0: keys of lines that are gone, which could not be erased yet, and why; it is tried again and again.
+    pub unerased: Option<(usize, String)>,
     /// Why its shards take no writes, if they don't.
     pub stopped: Option<String>,
     /// 4 KiB buffers that are free now.

@@ -9,6 +9,8 @@
 
 #[path = "sim_node/host.rs"]
 mod host;
+#[path = "sim_node/keys.rs"]
+mod keys;
 #[path = "sim_node/lost.rs"]
 mod lost;
 #[path = "sim_node/nbd.rs"]

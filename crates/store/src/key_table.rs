@@ -7,20 +7,25 @@
 //! alone, it would tell of the page as it was.
 //! Never: sees a key that is not wrapped.
 
+mod copies;
+mod erase;
+
+pub(crate) use copies::{Copies, Copy};
+pub use erase::erase_keys_on;
+
 use crate::format::PAGE_BYTES;
-use crate::format::keys::{KEY_COPIES, KEY_PAGES, KeyPage, KeySlot, WRAPPED_KEY_BYTES, key_offset};
+use crate::format::keys::{KEY_COPIES, KeyPage, KeySlot, WRAPPED_KEY_BYTES, key_offset};
 use crate::shard::within;
-use crate::{Identity, LabelScrub, PoolPlan, StoreError, identify_drive};
+use crate::{LabelScrub, PoolPlan, StoreError};
+use copies::read;
 use dolmen_io::exec::Handle;
-use dolmen_io::{DriveInfo, Event, FileId, Op};
+use dolmen_io::{Event, FileId, Op};
 use dolmen_types::{LineId, PgId, Uuid};
+use erase::Late;
 use std::collections::BTreeSet;
 
 /// How long a page may take on one drive. Milliseconds.
 const WRITE_MS: u64 = 5_000;
-
-/// How long some pages may take to be read. Milliseconds.
-const READ_MS: u64 = 15_000;
 
 /// Pages that are read at a time.
 const READ_PAGES: u16 = 32;
@@ -50,6 +55,8 @@ pub struct KeyTable {
     lost: Vec<u16>,
     /// Drives that did not take a page, and why.
     failed: Vec<(FileId, String)>,
+    /// Writes of pages that were given up and may still come.
+    late: Late,
 }
 
 impl KeyTable {
@@ -63,7 +70,7 @@ impl KeyTable {
         let drives: Vec<FileId> = files.iter().flatten().copied().collect();
         let spare = usize::from(plan.parity);
         let Copies { pages, wrong, lost, .. } = read(exec, plan.pool, &drives, spare).await?;
-        let mut table = KeyTable { drives, spare, pages, lost, failed: Vec::new() };
+        let mut table = KeyTable { drives, spare, pages, lost, failed: Vec::new(), late: Late::default() };
         table.mend(exec, &wrong).await?;
         Ok(table)
     }
@@ -156,7 +163,7 @@ impl KeyTable {
     pub async fn join(&mut self, exec: &Handle, file: FileId) -> Result<(), StoreError> {
         for page in self.pages.iter().filter(|page| page.sequence > 0) {
             for copy in 0..KEY_COPIES {
-                put(exec, file, page, copy)
+                self.put(exec, file, page, copy)
                     .await
                     .map_err(|why| StoreError::Drive(format!("the key table could not be written: {why}")))?;
             }
@@ -192,7 +199,7 @@ impl KeyTable {
                 continue;
             }
             let page = &self.pages[usize::from(page)];
-            if let Err(why) = put(exec, file, page, copy).await {
+            if let Err(why) = self.put(exec, file, page, copy).await {
                 self.drives.retain(|drive| *drive != file);
                 let failed = StoreError::Drive(format!("the key table could not be written: {why}"));
                 self.failed.push((file, why));
@@ -209,7 +216,7 @@ impl KeyTable {
         for copy in 0..KEY_COPIES {
             let mut failed = Vec::new();
             for &file in &self.drives {
-                if let Err(why) = put(exec, file, page, copy).await {
+                if let Err(why) = self.put(exec, file, page, copy).await {
                     failed.push((file, why));
                 }
             }
@@ -222,6 +229,25 @@ impl KeyTable {
             self.failed.append(&mut failed);
         }
         Ok(())
+    }
+
+    /// Writes one copy of a page to one drive; one that was never written becomes zeros.
+    async fn put(&self, exec: &Handle, file: FileId, page: &KeyPage, copy: u64) -> Result<(), String> {
+        let bytes = if page.sequence > 0 { page.encode() } else { vec![0; PAGE_BYTES as usize] };
+        let mut buf = exec.alloc(bytes.len()).await;
+        buf.set_len(bytes.len());
+        buf.copy_from_slice(&bytes);
+        let offset = key_offset(page.index, copy);
+        let data = vec![buf.freeze()];
+        let mut writing = Box::pin(exec.start(Op::Write { file, offset, data, durable: true }));
+        match within(exec, WRITE_MS, &mut writing).await {
+            Some(Event::Failed { error, .. }) => Err(error.to_string()),
+            Some(_) => Ok(()),
+            None => {
+                self.late.give_up(exec, file, writing);
+                Err(format!("a page of the key table took longer than {WRITE_MS} ms"))
+            }
+        }
     }
 }
 
@@ -255,175 +281,4 @@ pub(crate) async fn check_keys(
     spare: usize,
 ) -> Result<Copies, StoreError> {
     read(exec, pool, files, spare).await
-}
-
-/// Overwrites the key table of a drive that has left the pool, durably: the wrapped keys of the pool's lines are there no more. What
-/// serves something else by now is left as it is, and refused.
-pub async fn erase_keys_on(exec: Handle, drive: DriveInfo, from: Uuid) -> Result<(), StoreError> {
-    let file = drive.file;
-    match identify_drive(exec.clone(), drive).await? {
-        Identity::Ours { pool, .. } if pool == from => {}
-        _ => return Err(StoreError::Refused("it holds something else by now, and was left as it is".into())),
-    }
-    for copy in 0..KEY_COPIES {
-        for first in (0..KEY_PAGES).step_by(usize::from(READ_PAGES)) {
-            let len = usize::from(READ_PAGES.min(KEY_PAGES - first)) * PAGE_BYTES as usize;
-            let mut buf = exec.alloc(len).await;
-            buf.set_len(len);
-            buf.fill(0);
-            let writing = exec.write_durable(file, key_offset(first, copy), vec![buf.freeze()]);
-            match within(&exec, WRITE_MS, writing).await {
-                Some(Ok(())) => {}
-                Some(Err(error)) => return Err(StoreError::Drive(error.to_string())),
-                None => return Err(StoreError::Drive(format!("it took longer than {WRITE_MS} ms"))),
-            }
-        }
-    }
-    exec.flush(file).await.map_err(|error| StoreError::Drive(error.to_string()))
-}
-
-/// Writes one copy of a page to one drive; one that was never written becomes zeros.
-async fn put(exec: &Handle, file: FileId, page: &KeyPage, copy: u64) -> Result<(), String> {
-    let bytes = if page.sequence > 0 { page.encode() } else { vec![0; PAGE_BYTES as usize] };
-    let mut buf = exec.alloc(bytes.len()).await;
-    buf.set_len(bytes.len());
-    buf.copy_from_slice(&bytes);
-    let offset = key_offset(page.index, copy);
-    let data = vec![buf.freeze()];
-    let writing = exec.start(Op::Write { file, offset, data, durable: true });
-    match within(exec, WRITE_MS, writing).await {
-        Some(Event::Failed { error, .. }) => Err(error.to_string()),
-        Some(_) => Ok(()),
-        None => Err(format!("a page of the key table took longer than {WRITE_MS} ms")),
-    }
-}
-
-/// A copy of a page on a drive.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Copy {
-    pub(crate) file: FileId,
-    pub(crate) page: u16,
-    pub(crate) copy: u64,
-}
-
-/// What all copies of the table say.
-#[derive(Default)]
-pub(crate) struct Copies {
-    /// The newest page of each number that checks. One without any copy that checks is empty: it was never written, or torn when it
-    /// first was, and no line counts on it.
-    pub(crate) pages: Vec<KeyPage>,
-    /// Copies that are something else, of pages that some copy gives: the newest page, or zeros where there never was one.
-    pub(crate) wrong: Vec<Copy>,
-    /// Pages that hold something on every drive, and no copy checks.
-    pub(crate) lost: Vec<u16>,
-    /// Bytes that were read.
-    pub(crate) checked_bytes: u64,
-}
-
-/// What is in the place of a copy.
-#[derive(Clone, Debug, PartialEq, Eq)]
-enum Held {
-    Page(Box<KeyPage>),
-    Zeros,
-    /// Neither of these, or it can't be read.
-    Nothing,
-}
-
-/// Reads the whole table.
-async fn read(exec: &Handle, pool: Uuid, files: &[FileId], spare: usize) -> Result<Copies, StoreError> {
-    let mut found: Vec<Vec<(Copy, Result<Held, String>)>> = vec![Vec::new(); usize::from(KEY_PAGES)];
-    for &file in files {
-        for copy in 0..KEY_COPIES {
-            for first in (0..KEY_PAGES).step_by(usize::from(READ_PAGES)) {
-                let pages = READ_PAGES.min(KEY_PAGES - first);
-                for (page, held) in (first..).zip(read_run(exec, pool, file, (first, pages), copy).await) {
-                    found[usize::from(page)].push((Copy { file, page, copy }, held));
-                }
-            }
-        }
-    }
-    let pages = u64::from(KEY_PAGES) * KEY_COPIES * files.len() as u64;
-    let mut copies = Copies { checked_bytes: pages * u64::from(PAGE_BYTES), ..Copies::default() };
-    for (index, held) in (0..).zip(found) {
-        if let Some(why) = unknown(files, &held, spare) {
-            return Err(StoreError::Drive(format!("the key table could not be read: {why}")));
-        }
-        let held = held.into_iter().map(|(copy, held)| (copy, held.unwrap_or(Held::Nothing)));
-        copies.take(pool, index, held.collect());
-    }
-    Ok(copies)
-}
-
-/// Why the newest version of a page may be one that can't be read: a drive that gives neither copy may be the only one that has it.
-fn unknown(files: &[FileId], held: &[(Copy, Result<Held, String>)], spare: usize) -> Option<String> {
-    let why = held.iter().find_map(|(_, held)| held.as_ref().err())?;
-    let silent =
-        |file: &&FileId| held.iter().filter(|(copy, _)| copy.file == **file).all(|(_, h)| h.is_err());
-    let any = held.iter().any(|(_, held)| held.as_ref().is_ok_and(|held| *held != Held::Nothing));
-    (!any || files.iter().filter(silent).count() > spare).then(|| why.clone())
-}
-
-impl Copies {
-    /// Sees which of a page's copies counts, and which differ from it.
-    fn take(&mut self, pool: Uuid, index: u16, held: Vec<(Copy, Held)>) {
-        let pages =
-            held.iter().filter_map(|(_, held)| if let Held::Page(page) = held { Some(page) } else { None });
-        let right = match pages.max_by_key(|p| p.sequence) {
-            Some(page) => Held::Page(page.clone()),
-            None => Held::Zeros,
-        };
-        self.pages.push(if let Held::Page(page) = &right {
-            (**page).clone()
-        } else {
-            KeyPage::empty(pool, index)
-        });
-        if held.iter().any(|(_, held)| *held == right) {
-            self.wrong.extend(held.iter().filter(|(_, held)| *held != right).map(|(copy, _)| *copy));
-        } else if !held.is_empty() {
-            self.lost.push(index);
-        }
-    }
-}
-
-/// Some pages of one copy; one by one where they can't be read together.
-async fn read_run(
-    exec: &Handle,
-    pool: Uuid,
-    file: FileId,
-    (first, pages): (u16, u16),
-    copy: u64,
-) -> Vec<Result<Held, String>> {
-    if let Ok(held) = read_pages(exec, pool, file, (first, pages), copy).await {
-        return held.into_iter().map(Ok).collect();
-    }
-    let mut all = Vec::new();
-    for page in first..first + pages {
-        let held = read_pages(exec, pool, file, (page, 1), copy).await;
-        all.push(held.map(|held| held.into_iter().next().unwrap_or(Held::Nothing)));
-    }
-    all
-}
-
-async fn read_pages(
-    exec: &Handle,
-    pool: Uuid,
-    file: FileId,
-    (first, pages): (u16, u16),
-    copy: u64,
-) -> Result<Vec<Held>, String> {
-    let len = usize::from(pages) * PAGE_BYTES as usize;
-    let mut buf = exec.alloc(len).await;
-    buf.set_len(len);
-    let read = within(exec, READ_MS, exec.read(file, key_offset(first, copy), buf)).await;
-    let buf = match read {
-        Some(Ok(buf)) => buf,
-        Some(Err((error, _))) => return Err(error.to_string()),
-        None => return Err(format!("reading the key table took longer than {READ_MS} ms")),
-    };
-    let held = |(index, bytes): (u16, &[u8])| match KeyPage::decode(bytes, pool, index) {
-        Some(page) => Held::Page(Box::new(page)),
-        None if bytes.iter().all(|&b| b == 0) => Held::Zeros,
-        None => Held::Nothing,
-    };
-    Ok((first..).zip(buf.chunks_exact(PAGE_BYTES as usize)).map(held).collect())
 }

@@ -4,7 +4,7 @@
 mod common;
 use common::*;
 use dolmen_io::FileId;
-use dolmen_sim::{CrashLimits, World};
+use dolmen_sim::{CrashLimits, DriveFaults, World};
 use dolmen_store::*;
 use dolmen_types::{LineId, PgId, Uuid};
 
@@ -200,11 +200,8 @@ fn the_check_names_rotten_labels() {
     );
 }
 
-/// Opens the pool and its key table with a key in it; then something happens to the drives, and the table is scrubbed. What that found.
-fn table(world: &World, setup: &Setup, happens: impl FnOnce(&World) + 'static) -> LabelScrub {
-    let (mut io, mut exec, candidates) = offline(world, setup);
-    let (handle, world) = (exec.handle(), world.clone());
-    let options = PoolOptions {
+fn options(setup: &Setup) -> PoolOptions {
+    PoolOptions {
         shards: 1,
         parity: Some(setup.parity),
         unit_bytes: Some(setup.unit_bytes),
@@ -215,7 +212,14 @@ fn table(world: &World, setup: &Setup, happens: impl FnOnce(&World) + 'static) -
         degraded: false,
         let_go: Vec::new(),
         added: Vec::new(),
-    };
+    }
+}
+
+/// Opens the pool and its key table with a key in it; then something happens to the drives, and the table is scrubbed. What that found.
+fn table(world: &World, setup: &Setup, happens: impl FnOnce(&World) + 'static) -> LabelScrub {
+    let (mut io, mut exec, candidates) = offline(world, setup);
+    let (handle, world) = (exec.handle(), world.clone());
+    let options = options(setup);
     run(&mut io, &mut exec, async move {
         let all: Vec<FileId> = candidates.iter().map(|c| c.info.file).collect();
         let plan = open_pool(handle.clone(), candidates, options).await.unwrap();
@@ -284,4 +288,33 @@ fn keys_are_erased_on_what_was_a_drive_of_the_pool_alone() {
     world.overwrite(NODE, path("d0"), 0, b"XFSB");
     world.overwrite(NODE, path("d0"), SUPERBLOCK, b"else");
     assert!(matches!(erase(pool), Err(StoreError::Refused(_))));
+}
+
+/// A write of a page that took too long and was given up may come late: what is overwritten after it stays overwritten.
+#[test]
+fn a_page_that_comes_late_does_not_bring_keys_back() {
+    let world = World::new(41);
+    let setup = setup(2, 1);
+    drop(filled(&world, &setup));
+    world.crash();
+    let (mut io, mut exec, candidates) = offline(&world, &setup);
+    let (handle, slow, options) = (exec.handle(), world.clone(), options(&setup));
+    run(&mut io, &mut exec, async move {
+        let all: Vec<FileId> = candidates.iter().map(|c| c.info.file).collect();
+        let drive = candidates[1].info.clone();
+        let plan = open_pool(handle.clone(), candidates, options).await.unwrap();
+        let files: Vec<_> = plan.order.iter().map(|at| at.map(|i| all[i])).collect();
+        let mut table = KeyTable::load(&handle, &plan, &files).await.unwrap();
+        let latency_ns = (8_000_000_000, 8_000_000_000);
+        slow.set_faults(NODE, path("d1"), DriveFaults { latency_ns, ..DriveFaults::default() });
+        let key = WrappedKey { line: LineId(1), pg: PgId(0), cluster_key: [1; 16], wrapped: [9; 40] };
+        table.add(&handle, key).await.unwrap();
+        assert_eq!(table.take_failed().len(), 1);
+        slow.set_faults(NODE, path("d1"), DriveFaults::default());
+        table.erase_on(&handle, drive).await.unwrap();
+        handle.sleep_until(handle.now().plus_ms(20_000)).await;
+    });
+    let mut bytes = vec![1; (4 << 20) - KEYS as usize];
+    world.image(NODE, path("d1")).read(KEYS, &mut bytes);
+    assert!(bytes.iter().all(|&b| b == 0));
 }

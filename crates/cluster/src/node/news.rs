@@ -43,6 +43,17 @@ pub(super) fn occurrence_of(notice: Notice) -> Occurrence {
         Notice::Scrub { lost: false, text } => {
             (Component::DataIntegrity, Severity::Medium, "DamageMended", "pool".into(), text)
         }
+        Notice::KeysLeft { count, why } => {
+            let text = format!(
+                "{count} keys of encrypted volumes that were deleted could not be erased, which is tried again every minute: {why}. \
+                 Until it is told that they are, what was deleted is not safe from who gets the drives and the cluster key"
+            );
+            (Component::Cluster, Severity::High, "KeysLeft", "pool".into(), text)
+        }
+        Notice::KeysErased => {
+            let text = "all keys of encrypted volumes that were deleted are erased now".into();
+            (Component::Cluster, Severity::Info, "KeysErased", "pool".into(), text)
+        }
         Notice::Integrity { volume, text } => {
             (Component::DataIntegrity, Severity::Critical, "BlockDamaged", volume.to_string(), text)
         }

@@ -42,6 +42,15 @@ pub enum Notice {
         /// What was found, for people.
         text: String,
     },
+    /// Keys of deleted volumes could not be erased; it is tried again and again.
+    KeysLeft {
+        /// How many.
+        count: usize,
+        /// Why, for people.
+        why: String,
+    },
+    /// They are erased now.
+    KeysErased,
     /// A block of a volume failed its check.
     Integrity {
         /// The volume.

@@ -303,6 +303,7 @@ impl Core {
                 .map(|file| file.map(|file| self.io.drive_counters(file)).unwrap_or_default())
                 .collect(),
             live_by_drive: self.store.as_ref().map(Store::live_by_drive).unwrap_or_default(),
+            unerased: self.keeper.as_ref().and_then(Keeper::unerased),
             stopped: self
                 .store
                 .as_ref()

@@ -20,9 +20,11 @@ impl Core {
             }
             ToCore::AttachDrive { uuid, drive, answer } => answer.send(self.attach(uuid, &drive)),
             ToCore::JoinDrive { drive, answer } => {
-                let joining = match &mut self.owner {
-                    Some(owner) => owner.add_drive(drive),
-                    None => Err("the pool is not open".into()),
+                let behind = self.keeper.as_ref().and_then(|keeper| keeper.is_behind(drive.file()));
+                let joining = match (&mut self.owner, behind) {
+                    (_, Some(why)) => Err(format!("it did not take a change of the key table: {why}")),
+                    (Some(owner), None) => owner.add_drive(drive),
+                    (None, None) => Err("the pool is not open".into()),
                 };
                 match joining {
                     Ok(()) => self.waiting.joined = Some(answer),
@@ -39,13 +41,6 @@ impl Core {
             }
             ToCore::InfoOf { place, answer } => {
                 answer.send(self.infos.get(usize::from(place)).cloned().flatten());
-            }
-            ToCore::EraseKeysOn { drive, answer } => {
-                let Some(pool) = self.plan.as_ref().map(|plan| plan.pool) else { return };
-                self.leave_keys(drive.file);
-                let erasing = dolmen_store::erase_keys_on(self.exec.handle(), drive, pool);
-                // Without room for the task the answer's sender is dropped, and with it the request.
-                let _ = self.exec.handle().spawn(async move { answer.send(erasing.await) });
             }
             ToCore::CloseDrive { place, answer } => answer.send(self.close_drive(place)),
             ToCore::ChangeDrive { place, change, answer } => self.change_drive(place, change, answer),
@@ -74,6 +69,7 @@ impl Core {
     fn drive_joined(&mut self, uuid: Uuid, place: Option<u16>) {
         let Some(at) = self.attached.iter().position(|(other, _)| *other == uuid) else { return };
         let (_, info) = self.attached.swap_remove(at);
+        self.keys_joined(info.file, place);
         let Some(place) = place.map(usize::from) else { return self.io.close_drive(info.file) };
         let len = self.files.len().max(place + 1);
         self.files.resize(len, None);

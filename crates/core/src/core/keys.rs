@@ -1,12 +1,13 @@
 //! The pool's key table, on core 0: one task does what is asked of it, one thing at a time. Wrapped keys alone come by here.
 //!
-//! What was written counts when the drives that did not take it are out: a change is answered only then. Keys of lines that the
-//! stores tell as gone are erased from the drives first, then forgotten on every core.
+//! What was written counts when the drives that did not take it are out, or will not join: a change is answered only then. Keys of lines
+//! that the stores tell as gone are erased from the drives first, then forgotten on every core; where that fails it is tried again. A drive
+//! that has left is overwritten between two changes, so that none writes there after it.
 
 use super::{Core, LOOP, post};
 use crate::message::{Answer, Between, OpenedDrive, Rewrap, ToCore};
 use dolmen_io::{
-    FileId, Tag,
+    DriveInfo, FileId, Tag,
     exec::{Handle, Notify},
 };
 use dolmen_store::{
@@ -24,6 +25,9 @@ use std::{
 /// How long a drive that did not take a page may take to go out. Milliseconds.
 const OUT_MS: u64 = 15_000;
 
+/// How long after keys could not be erased it is tried again. Milliseconds.
+const AGAIN_MS: u64 = 60_000;
+
 /// What is asked of the table.
 enum Job {
     Keep(WrappedKey, Answer<Result<(), StoreError>>),
@@ -32,6 +36,7 @@ enum Job {
     List(Answer<Vec<WrappedKey>>),
     Join(FileId, Answer<Result<(), StoreError>>),
     Leave(FileId),
+    EraseOn(DriveInfo, Answer<Result<(), StoreError>>),
     Scrub,
 }
 
@@ -82,10 +87,23 @@ struct Desk {
     ended: Vec<Ended>,
 }
 
+/// Keys of lines that are gone and could not be erased.
+#[derive(Debug, Default)]
+struct Unerased {
+    lines: BTreeSet<LineId>,
+    why: String,
+    /// When they are tried again.
+    again: Nanos,
+}
+
 /// See the module.
 pub(super) struct Keeper {
     desk: Rc<RefCell<Desk>>,
     bell: Notify,
+    /// Drives that did not take all of a change, and why, while they have no place in the pool yet: they must not get one, or be out as soon
+    /// as they have.
+    behind: Vec<(FileId, String)>,
+    unerased: Unerased,
 }
 
 impl Keeper {
@@ -95,7 +113,8 @@ impl Keeper {
         files: Vec<Option<FileId>>,
         answer: Answer<Result<Vec<WrappedKey>, StoreError>>,
     ) -> Keeper {
-        let keeper = Keeper { desk: Rc::default(), bell: Notify::default() };
+        let (desk, bell) = (Rc::default(), Notify::default());
+        let keeper = Keeper { desk, bell, behind: Vec::new(), unerased: Unerased::default() };
         let (desk, bell, handle) = (keeper.desk.clone(), keeper.bell.clone(), exec.clone());
         let task = async move {
             match KeyTable::load(&handle, &plan, &files).await {
@@ -115,6 +134,18 @@ impl Keeper {
     fn ask(&self, out: Vec<FileId>, job: Job) {
         self.desk.borrow_mut().jobs.push_back((out, job));
         self.bell.notify();
+    }
+
+    /// Why a drive that is to join must not: it lacks what was changed since it got the table.
+    pub(super) fn is_behind(&self, file: FileId) -> Option<&str> {
+        let mut all = self.behind.iter();
+        all.find(|(behind, _)| *behind == file).map(|(_, why)| why.as_str())
+    }
+
+    /// How many keys could not be erased though their lines are gone, and why.
+    pub(super) fn unerased(&self) -> Option<(usize, String)> {
+        let Unerased { lines, why, .. } = &self.unerased;
+        (!lines.is_empty()).then(|| (lines.len(), why.clone()))
     }
 
     /// True when nothing is asked and everything was told.
@@ -166,6 +197,13 @@ async fn carry_out(exec: &Handle, table: &mut KeyTable, job: Job) -> Option<Outc
             table.leave(drive);
             return None;
         }
+        Job::EraseOn(drive, answer) => {
+            // Begun between two jobs, so that none gives the drive a page any more; from then on it is in nobody's way.
+            let erasing = table.erase_on(exec, drive);
+            // Without room for the task the answer's sender is dropped, and with it the request.
+            let _ = exec.spawn(async move { answer.send(erasing.await) });
+            return None;
+        }
     })
 }
 
@@ -192,6 +230,7 @@ impl Core {
                 self.leave_keys(file);
                 answer.send(());
             }
+            ToCore::EraseKeysOn { drive, answer } => self.ask_keeper(Job::EraseOn(drive, answer)),
             ToCore::AddKey { pg, line, key, answer } => {
                 if let Some(store) = &mut self.store {
                     store.add_key(pg, line, key);
@@ -275,6 +314,7 @@ impl Core {
 
     /// Tells what has come of changes of the table, once it counts.
     pub(super) fn settle_keys(&mut self) {
+        self.erase_again();
         let Some(keeper) = &self.keeper else { return };
         if keeper.desk.borrow().ended.is_empty() {
             return;
@@ -294,20 +334,35 @@ impl Core {
         desk.ended = waiting;
     }
 
+    /// Tries once more to erase what could not be erased, when it is time.
+    fn erase_again(&mut self) {
+        let now = self.io.now();
+        let Some(unerased) = self.keeper.as_mut().map(|k| &mut k.unerased) else { return };
+        if !unerased.lines.is_empty() && unerased.again <= now {
+            // Not again before this has ended.
+            unerased.again = Nanos(u64::MAX);
+            let lines = unerased.lines.clone();
+            self.ask_keeper(Job::Erase(lines));
+        }
+    }
+
     /// True when no drive that lacks a change can come back with what was before it, or when that is no longer waited for.
     fn counts(&mut self, ended: &mut Ended) -> bool {
         if ended.failed.is_empty() {
             return true;
         }
-        let Some(owner) = &self.owner else { return false };
+        let (Some(owner), Some(keeper)) = (&self.owner, &mut self.keeper) else { return false };
         let now = self.io.now();
         let place = |file: FileId| self.files.iter().position(|f| *f == Some(file));
+        let joins = |file: FileId| self.attached.iter().any(|(_, drive)| drive.file == file);
         let Some(until) = ended.told else {
-            let failed = |(file, reason): &(FileId, String)| {
-                let drive = u16::try_from(place(*file)?).ok()?;
-                Some(ToPool::Failed { shard: ShardId(0), drive, reason: reason.clone() })
-            };
-            self.to_pool.extend(ended.failed.iter().filter_map(failed));
+            for (file, reason) in &ended.failed {
+                match place(*file).and_then(|drive| u16::try_from(drive).ok()) {
+                    Some(drive) => self.to_pool.push(failed(drive, reason)),
+                    None if joins(*file) => keeper.behind.push((*file, reason.clone())),
+                    None => {}
+                }
+            }
             let until = now.plus_ms(OUT_MS);
             ended.told = Some(until);
             self.io.timer_at(Tag { owner: LOOP, key: 0 }, until);
@@ -316,10 +371,20 @@ impl Core {
         let standings = owner.drives();
         let is_out = |file: FileId| {
             let state = place(file).and_then(|drive| standings.get(drive)).map(|s| s.state);
-            state.is_none_or(|state| matches!(state, DriveState::Out | DriveState::Gone))
+            // One that is about to join may have a superblock already.
+            state.map_or(!joins(file), |state| matches!(state, DriveState::Out | DriveState::Gone))
         };
         ended.failed.retain(|(file, _)| !is_out(*file));
         ended.failed.is_empty() || until <= now
+    }
+
+    /// A drive that was to join has got its place, or will not get one.
+    pub(super) fn keys_joined(&mut self, file: FileId, place: Option<u16>) {
+        let Some(keeper) = &mut self.keeper else { return };
+        let behind = keeper.behind.extract_if(.., |(behind, _)| *behind == file);
+        for (_, reason) in behind {
+            self.to_pool.extend(place.map(|drive| failed(drive, &reason)));
+        }
     }
 
     fn tell_outcome(&mut self, ended: Ended) {
@@ -331,20 +396,34 @@ impl Core {
             Outcome::Opened | Outcome::Scrubbed(Err(_)) => {}
             Outcome::Scrubbed(Ok(found)) => self.labels.add(found),
             Outcome::Changed(answer, result) => answer.send(result.and(doubt)),
-            Outcome::Erased(lines, Ok(())) => {
-                let lines: Vec<LineId> = lines.into_iter().collect();
-                self.forget_keys(&lines);
-                for core in (1..self.cores).filter_map(|c| u16::try_from(c).ok()) {
-                    post(
-                        &mut self.links,
-                        &mut self.backlog,
-                        CoreId(core),
-                        Between::ForgetKeys(lines.clone()),
-                    );
-                }
-            }
-            // Too many drives fail, so the pool stops; the next start finds these keys again.
-            Outcome::Erased(_, Err(_)) => {}
+            Outcome::Erased(lines, Ok(())) => self.erased(lines),
+            Outcome::Erased(lines, Err(error)) => self.not_erased(lines, error.to_string()),
         }
     }
+
+    /// Keys are erased on the drives: every core forgets them.
+    fn erased(&mut self, lines: BTreeSet<LineId>) {
+        if let Some(keeper) = &mut self.keeper {
+            keeper.unerased.lines.retain(|line| !lines.contains(line));
+        }
+        let lines: Vec<LineId> = lines.into_iter().collect();
+        self.forget_keys(&lines);
+        for core in (1..self.cores).filter_map(|c| u16::try_from(c).ok()) {
+            post(&mut self.links, &mut self.backlog, CoreId(core), Between::ForgetKeys(lines.clone()));
+        }
+    }
+
+    /// Keys are still there; nobody may take them for erased. The pool may go on with that, so it is tried again and again.
+    fn not_erased(&mut self, lines: BTreeSet<LineId>, why: String) {
+        let again = self.io.now().plus_ms(AGAIN_MS);
+        let Some(keeper) = &mut self.keeper else { return };
+        keeper.unerased.lines.extend(lines);
+        (keeper.unerased.why, keeper.unerased.again) = (why, again);
+        self.io.timer_at(Tag { owner: LOOP, key: 0 }, again);
+    }
+}
+
+/// What the pool's owner is told of a drive that did not take all of a change.
+fn failed(drive: u16, reason: &str) -> ToPool {
+    ToPool::Failed { shard: ShardId(0), drive, reason: reason.into() }
 }

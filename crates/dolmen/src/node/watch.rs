@@ -84,6 +84,8 @@ struct Told {
     /// What scrubbing found up to the round that was told of last, and what it gave up as lost.
     mended: u64,
     lost: u64,
+    /// Keys of deleted volumes that are not erased.
+    unerased: usize,
 }
 
 /// What the opening of the pool has come upon.
@@ -112,7 +114,18 @@ impl Told {
         notices.extend(self.pool(&pool));
         notices.extend(self.reprotection(pool.reprotection));
         notices.extend(self.scrub(&tell::scrub(reports)));
+        notices.extend(self.unerased(reports.iter().find_map(|report| report.unerased.as_ref())));
         notices
+    }
+
+    /// When they begin to be left behind, and when none is any more.
+    fn unerased(&mut self, now: Option<&(usize, String)>) -> Option<Notice> {
+        let before = std::mem::replace(&mut self.unerased, now.map_or(0, |(count, _)| *count));
+        match (before, now) {
+            (0, Some((count, why))) => Some(Notice::KeysLeft { count: *count, why: why.clone() }),
+            (1.., None) => Some(Notice::KeysErased),
+            _ => None,
+        }
     }
 
     /// What is lost is told at once, what was mended when the round is through.
@@ -235,6 +248,17 @@ mod tests {
         let end = told.scrub(&report(0, 4, 1));
         assert!(end.len() == 1 && !lost(&end[0]), "{end:?}");
         assert!(told.scrub(&report(0, 4, 1)).is_empty());
+    }
+
+    #[test]
+    fn keys_that_are_left_are_told_once() {
+        let mut told = Told::default();
+        let left = |count| Some((count, "a bad sector".to_owned()));
+        assert!(told.unerased(None).is_none());
+        assert!(matches!(told.unerased(left(2).as_ref()), Some(Notice::KeysLeft { count: 2, .. })));
+        assert!(told.unerased(left(3).as_ref()).is_none());
+        assert_eq!(told.unerased(None), Some(Notice::KeysErased));
+        assert!(told.unerased(None).is_none());
     }
 
     #[test]

@@ -10,7 +10,7 @@ use dolmen::node::{
 };
 use dolmen_core::{
     Core, home_core,
-    message::{FromCore, ToCore},
+    message::{Answer, FromCore, ToCore},
 };
 use dolmen_export::{
     Export, Exports,
@@ -206,6 +206,15 @@ impl Process {
             talk.ask(core, |answer| ToCore::Volume { command, answer }).await
         };
         self.asked.push((number, Box::pin(job)));
+    }
+
+    /// Asks one core something.
+    pub fn tell<T: Send + 'static>(
+        &self,
+        core: CoreId,
+        ask: impl FnOnce(Answer<T>) -> ToCore,
+    ) -> oneshot::Receiver<T> {
+        at_once(self.talk.send(core, ask))
     }
 
     /// Asks every core for its report, for nobody.

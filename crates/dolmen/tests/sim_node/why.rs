@@ -37,8 +37,13 @@ pub struct Scene {
 impl Scene {
     /// A node of so many cores that serves this volume.
     pub fn new(seed: u64, cores: usize, volume: &VolumeDescriptor) -> Scene {
+        Scene::with_parity(seed, cores, 0, volume)
+    }
+
+    /// The same, on drives of which so many may be lost.
+    pub fn with_parity(seed: u64, cores: usize, parity: u8, volume: &VolumeDescriptor) -> Scene {
         let (world, mut rng) = (World::new(seed), Rng::new(seed));
-        let how = Begin { generation: 1, restart: Restart::PowerOn, parity: 0, drive_bytes: 48 << 20 };
+        let how = Begin { generation: 1, restart: Restart::PowerOn, parity, drive_bytes: 48 << 20 };
         let process = Process::start(&world, &mut rng, cores, how);
         let at = VolumeRef { core: CoreId(0), slot: 0, generation: 0 };
         let mut scene = Scene {

@@ -37,6 +37,12 @@ impl NewDrive {
     pub fn uuid(&self) -> Uuid {
         self.entry.uuid
     }
+
+    /// The handle of the core that owns the pool's units.
+    #[must_use]
+    pub fn file(&self) -> FileId {
+        self.file
+    }
 }
 
 /// Looks at a drive and makes it ready to join: blank, or one of the pool's that was out. Refuses anything else, and writes
