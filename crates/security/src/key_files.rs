@@ -12,7 +12,6 @@ use crate::{ClusterKey, Error, file};
 use std::{
     ffi::OsString,
     fs::{self, DirBuilder},
-    io,
     os::unix::fs::DirBuilderExt,
     path::{Path, PathBuf},
 };
@@ -100,14 +99,22 @@ impl KeyFiles {
         Ok(next)
     }
 
-    /// Nothing is wrapped by the old key any more: the new one takes its place. Nothing happens where there is none.
-    pub fn end_rotation(&self) -> Result<(), Error> {
-        let next = self.next_path();
-        let fail = |source| Error::File { path: next.clone(), source };
-        match fs::rename(&next, &self.current) {
-            Err(why) if why.kind() == io::ErrorKind::NotFound => return Ok(()),
-            renamed => renamed.map_err(fail)?,
+    /// Nothing is wrapped by the old key any more: `to` takes its place. Nothing happens where it is there already, and no other one is
+    /// ever put there.
+    pub fn end_rotation(&self, to: &ClusterKey) -> Result<(), Error> {
+        let KnownKeys { current, next } = self.load()?;
+        let path = self.next_path();
+        if next.as_ref() != Some(to) {
+            if current.as_ref() == Some(to) {
+                return Ok(());
+            }
+            return Err(Error::Key {
+                path,
+                what: "it does not hold the key that is being rotated to".into(),
+            });
         }
+        let fail = |source| Error::File { path: path.clone(), source };
+        fs::rename(&path, &self.current).map_err(fail)?;
         file::sync_folder(&self.current).map_err(fail)
     }
 
@@ -157,8 +164,9 @@ mod tests {
         assert_eq!(files.begin_rotation().unwrap(), new, "one that was cut short goes on");
         let both = files.load().unwrap();
         assert_eq!((both.find(&old.id()), both.wanted()), (Some(&old), Some(&new)));
-        files.end_rotation().unwrap();
-        files.end_rotation().unwrap();
+        assert!(files.end_rotation(&ClusterKey::generate().unwrap()).is_err());
+        files.end_rotation(&new).unwrap();
+        files.end_rotation(&new).unwrap();
         let after = KnownKeys { current: Some(new), next: None };
         assert_eq!((files.load().unwrap(), fs::read_dir(dir.path()).unwrap().count()), (after, 1));
     }

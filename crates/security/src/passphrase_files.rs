@@ -67,12 +67,21 @@ impl PassphraseFiles {
         Ok(next)
     }
 
-    /// Nothing is wrapped by what follows from the old passphrase any more: the new one takes its place. Nothing happens where there
-    /// is none.
-    pub fn end_rotation(&self) -> Result<(), Error> {
+    /// Nothing is wrapped by what follows from the old passphrase any more: the one that key `to` follows from takes its place. Nothing
+    /// happens where it is there already, and no other one is ever put there.
+    pub fn end_rotation(&self, salt: &[u8], to: &ClusterKey) -> Result<(), Error> {
         let next = self.next_path();
-        if !next.exists() {
-            return Ok(());
+        let gives = |path: &Path| {
+            read_passphrase(path)
+                .and_then(|phrase| ClusterKey::from_passphrase(&phrase, salt))
+                .is_ok_and(|key| key == *to)
+        };
+        if !gives(&next) {
+            if gives(&self.current) {
+                return Ok(());
+            }
+            let what = "it does not hold the passphrase that is being rotated to".into();
+            return Err(Error::Key { path: next, what });
         }
         let fail = |source| Error::File { path: self.current.clone(), source };
         fs::rename(&next, &self.current).map_err(fail)?;
@@ -113,8 +122,12 @@ mod tests {
         );
         let both = KnownKeys { current: Some(old), next: Some(new.clone()) };
         assert_eq!(files.load(b"salt", |key| *key == new).unwrap(), both);
-        files.end_rotation().unwrap();
-        files.end_rotation().unwrap();
+        // Whatever is put there meanwhile does not take the old one's place.
+        fs::write(files.next_path(), "something that nobody asked for").unwrap();
+        assert!(files.end_rotation(b"salt", &new).is_err());
+        fs::write(files.next_path(), "staple of another kind").unwrap();
+        files.end_rotation(b"salt", &new).unwrap();
+        files.end_rotation(b"salt", &new).unwrap();
         assert_eq!(files.load(b"salt", |_| true).unwrap(), KnownKeys { current: Some(new), next: None });
     }
 }

@@ -217,7 +217,7 @@ pub async fn bring_up(cores: &Talk, start: Start) -> Result<Booted, ServeError> 
         _ => keys.unlock(plan.pool, &wrapped).await?,
     };
     let highest_stored = open_store(cores, &plan, &drives, unlocked).await?;
-    keys.settle(cores, &wrapped).await?;
+    keys.settle(cores).await;
     sweep(cores, &plan, &wrapped).await?;
     let replaces = if served_before || plan.created { Replace::Other } else { Replace::Nothing };
     let identity = identity.map(|identity| (identity, replaces));

@@ -6,7 +6,8 @@
 //!
 //! This is the only place that knows both the cluster key and data keys. The key table on core 0 sees wrapped ones alone, a shard
 //! the plain ones of its own lines. It promises: a cluster key is made only for a pool that needs none yet; a data key is durable
-//! before its line is; every key in the table is always under a cluster key that is in a file or follows from the passphrase.
+//! before its line is; every key in the table is always under a cluster key that is in a file or follows from the passphrase. So a
+//! rotation has one successor until it is through, which it is once that has taken the place of the old key in its file.
 
 use crate::node::{ServeError, cores::Talk};
 use dolmen_cluster::plane::{KeyOrigin, KeyStatus, PlaneError};
@@ -35,6 +36,17 @@ pub enum KeySource {
     Passphrase(PassphraseFiles),
     /// Whoever runs the node has it.
     Given(ClusterKey),
+}
+
+impl KeySource {
+    /// The file with what is in force; its successor is beside it.
+    fn path(&self) -> Option<String> {
+        match self {
+            KeySource::Files(files) => Some(files.path().display().to_string()),
+            KeySource::Passphrase(files) => Some(files.path().display().to_string()),
+            KeySource::Given(_) => None,
+        }
+    }
 }
 
 /// The data key of a line, unlocked.
@@ -77,7 +89,7 @@ impl ClusterKeys {
         let needed: BTreeSet<[u8; 16]> = wrapped.iter().map(|key| key.cluster_key).collect();
         let known = self.load(pool, &needed)?;
         if let Some(missing) = needed.iter().find(|id| known.find(id).is_none()) {
-            return Err(self.refusal(pool, missing, &known));
+            return Err(self.refusal(pool, missing, (&known, &needed)));
         }
         let unlocked = wrapped.iter().filter_map(|key| {
             let plain = known.find(&key.cluster_key).and_then(|by| by.unwrap(&key.wrapped));
@@ -121,9 +133,14 @@ impl ClusterKeys {
         }
     }
 
-    fn refusal(&self, pool: Uuid, missing: &[u8; 16], known: &KnownKeys) -> ServeError {
+    fn refusal(
+        &self,
+        pool: Uuid,
+        missing: &[u8; 16],
+        (known, needed): (&KnownKeys, &BTreeSet<[u8; 16]>),
+    ) -> ServeError {
         let here = known.wanted().map(ToString::to_string);
-        let (what, remedy) = match &self.source {
+        let (what, mut remedy) = match &self.source {
             KeySource::Files(files) => {
                 let path = files.path().display();
                 let there = here.map_or("there is none".into(), |id| format!("the one there is {id}"));
@@ -141,6 +158,12 @@ impl ClusterKeys {
             ),
             KeySource::Given(_) => ("was not given".into(), "give that one".into()),
         };
+        if let Some(path) = self.source.path().filter(|_| needed.iter().any(|id| known.find(id).is_some())) {
+            remedy = format!(
+                "others are wrapped by the one that is there, so a rotation is not through, and a start needs both: what was in force \
+                 in {path}, and what was rotated to in {path}.new"
+            );
+        }
         ServeError::new(format!(
             "pool {pool} has encrypted volumes, and their keys are wrapped by cluster key {}, which {what}. Nothing was changed; \
              {remedy}",
@@ -148,19 +171,15 @@ impl ClusterKeys {
         ))
     }
 
-    /// Goes on with a rotation that was cut short: everything under the key that is wanted, and no other one kept.
-    pub(crate) async fn settle(&self, cores: &Talk, wrapped: &[WrappedKey]) -> Result<(), ServeError> {
-        let wanted = self.known.read().await.wanted().map(ClusterKey::id);
-        let stale = wrapped.iter().any(|key| Some(key.cluster_key) != wanted);
-        if stale || self.known.read().await.next.is_some() {
-            self.rewrap(cores).await.map_err(ServeError::system)?;
-            match self.finish().await {
-                Ok(()) => tracing::info!("the rotation of the cluster key that was cut short has ended"),
-                // Both keys are here, and stay so.
-                Err(why) => tracing::warn!(%why, "the rotation of the cluster key has not quite ended"),
-            }
+    /// Goes on with a rotation that was cut short: everything under the key that is wanted, and no other one kept. Where that does not
+    /// work out now, both keys are here, and stay so.
+    pub(crate) async fn settle(&self, cores: &Talk) {
+        let under_way = self.known.read().await.next.clone();
+        let Some(to) = under_way else { return };
+        match self.carry_through(cores, &to).await {
+            Ok(()) => tracing::info!("the rotation of the cluster key that was cut short has ended"),
+            Err(why) => tracing::warn!(%why, "the rotation of the cluster key has not ended"),
         }
-        Ok(())
     }
 
     /// Makes the data key of a new line: durable in the table and in the hands of the line's shard.
@@ -194,12 +213,58 @@ impl ClusterKeys {
         let Ok(_one) = self.rotating.try_lock() else {
             return Err(PlaneError::Unavailable("the cluster key is being rotated already".into()));
         };
+        let under_way = self.known.read().await.next.clone();
+        if let Some(to) = under_way
+            && !self.resume(cores, &to).await?
+        {
+            return Ok(());
+        }
         let next = self.successor().await?;
         tracing::info!(key = %next, "rotating to this cluster key");
         // Whoever was wrapping a key by the old one has put it into the table when this comes through.
-        self.known.write().await.next = Some(next);
-        self.rewrap(cores).await?;
-        self.finish().await
+        self.known.write().await.next = Some(next.clone());
+        self.carry_through(cores, &next).await
+    }
+
+    /// Goes on with a rotation that did not come through, and with no other one before it has. True when what it rotates to was put into
+    /// its place by hand, and there is another one to rotate to.
+    async fn resume(&self, cores: &Talk, to: &ClusterKey) -> Result<bool, PlaneError> {
+        let here = self.in_files().await?;
+        if ![&here.current, &here.next].into_iter().flatten().any(|key| key == to) {
+            let path = self.source.path().unwrap_or_default();
+            return Err(PlaneError::Refused(format!(
+                "a rotation to cluster key {} is not through, and it may wrap data keys already: put what {path}.new held back there, \
+                 and rotate again",
+                hex(&to.id())
+            )));
+        }
+        tracing::info!(key = %to, "going on with the rotation to this cluster key");
+        self.carry_through(cores, to).await?;
+        Ok(here.next.is_some_and(|next| next != *to))
+    }
+
+    /// What the files hold now.
+    async fn in_files(&self) -> Result<KnownKeys, PlaneError> {
+        let (source, pool) = (self.source.clone(), self.pool.get().copied().unwrap_or(Uuid::NIL));
+        let reading = tokio::task::spawn_blocking(move || match source {
+            KeySource::Files(files) => files.load(),
+            KeySource::Passphrase(files) => files.load(&pool.0, |_| true),
+            KeySource::Given(key) => Ok(KnownKeys { current: Some(key), next: None }),
+        });
+        reading.await.map_err(stopping)?.map_err(|why| PlaneError::Unavailable(why.to_string()))
+    }
+
+    /// Has everything wrapped by a key, and puts that into the place of the old one.
+    async fn carry_through(&self, cores: &Talk, to: &ClusterKey) -> Result<(), PlaneError> {
+        self.rewrap(cores).await.map_err(|why| {
+            let (id, path) = (hex(&to.id()), self.source.path().unwrap_or_default());
+            PlaneError::Unavailable(format!(
+                "{why}; the rotation to cluster key {id} is not through: leave {path} and {path}.new as they are, and rotate again"
+            ))
+        })?;
+        self.finish(to).await?;
+        *self.known.write().await = KnownKeys { current: Some(to.clone()), next: None };
+        Ok(())
     }
 
     /// The key to rotate to: a fresh one in its file, or what follows from the passphrase that was put beside the one in force.
@@ -230,7 +295,7 @@ impl ClusterKeys {
         making.await.map_err(stopping)?
     }
 
-    /// Wraps what is in the table by the key that is wanted, and puts that key into the place of the old one.
+    /// Wraps what is in the table by the key that is wanted.
     async fn rewrap(&self, cores: &Talk) -> Result<(), PlaneError> {
         let known = self.known.read().await.clone();
         let Some(to) = known.wanted().cloned() else { return Ok(()) };
@@ -241,26 +306,24 @@ impl ClusterKeys {
             Some(plain.map_or(key.wrapped, |plain| to.wrap(&plain)))
         });
         let done = cores.ask(TABLE, |answer| ToCore::RewrapKeys { to: id, rewrap, answer }).await;
-        done.map_err(stopping)?.map_err(|why| PlaneError::Unavailable(why.to_string()))?;
-        let mut known = self.known.write().await;
-        *known = KnownKeys { current: known.wanted().cloned(), next: None };
-        Ok(())
+        done.map_err(stopping)?.map_err(|why| PlaneError::Unavailable(why.to_string()))
     }
 
     /// Puts the new key, or passphrase, into the place of the old one, under which nothing is any more.
-    async fn finish(&self) -> Result<(), PlaneError> {
-        let source = self.source.clone();
+    async fn finish(&self, to: &ClusterKey) -> Result<(), PlaneError> {
+        let (source, pool) = (self.source.clone(), self.pool.get().copied().unwrap_or(Uuid::NIL));
+        let to = to.clone();
         let ending = tokio::task::spawn_blocking(move || {
-            let (done, new) = match &source {
-                KeySource::Files(files) => (files.end_rotation(), files.path().to_path_buf()),
-                KeySource::Passphrase(files) => (files.end_rotation(), files.path().to_path_buf()),
+            let done = match &source {
+                KeySource::Files(files) => files.end_rotation(&to),
+                KeySource::Passphrase(files) => files.end_rotation(&pool.0, &to),
                 KeySource::Given(_) => return Ok(()),
             };
             done.map_err(|why| {
-                let new = new.display();
+                let (id, new) = (hex(&to.id()), source.path().unwrap_or_default());
                 PlaneError::Unavailable(format!(
-                    "every data key is under the new cluster key, but {new}.new can't be put into the place of {new}: {why}. Do \
-                     so by hand; until then keep both"
+                    "every data key is under the new cluster key {id}, but {new}.new can't be put into the place of {new}: {why}. \
+                     Until it is there keep both; do so by hand, or rotate again"
                 ))
             })
         });
@@ -271,11 +334,12 @@ impl ClusterKeys {
     pub(crate) async fn status(&self, cores: &Talk) -> Option<KeyStatus> {
         let wrapped = cores.ask(TABLE, |answer| ToCore::ListKeys { answer }).await.ok()?;
         let wanted = self.known.read().await.wanted().map(ClusterKey::id)?;
-        let (origin, place) = match &self.source {
-            KeySource::Files(files) => (KeyOrigin::File, files.path().display().to_string()),
-            KeySource::Passphrase(files) => (KeyOrigin::Passphrase, files.path().display().to_string()),
-            KeySource::Given(_) => (KeyOrigin::Given, String::new()),
+        let origin = match &self.source {
+            KeySource::Files(_) => KeyOrigin::File,
+            KeySource::Passphrase(_) => KeyOrigin::Passphrase,
+            KeySource::Given(_) => KeyOrigin::Given,
         };
+        let place = self.source.path().unwrap_or_default();
         let stale = wrapped.iter().filter(|key| key.cluster_key != wanted).count();
         let count = |n: usize| u64::try_from(n).unwrap_or(u64::MAX);
         Some(KeyStatus { id: hex(&wanted), origin, place, lines: count(wrapped.len()), stale: count(stale) })
@@ -297,3 +361,6 @@ fn stopping(_: impl std::fmt::Display) -> PlaneError {
 fn hex(id: &[u8; 16]) -> String {
     id.iter().map(|b| format!("{b:02x}")).collect()
 }
+
+#[cfg(test)]
+mod tests;
