@@ -91,6 +91,36 @@ fn a_dead_drive_does_not_keep_a_mirror_from_starting() {
     served_once(&data, &both);
 }
 
+/// What tells a drive that was left behind is damaged: then the drives that are there may not be all that is left.
+#[test]
+fn a_drive_that_was_left_behind_does_not_serve_alone_though_the_folder_forgot() {
+    let dir = tempfile::tempdir().unwrap();
+    let (data, a, b) = (dir.path().join("data"), dir.path().join("a"), dir.path().join("b"));
+    let drives = [&a, &b].map(|path| format!("{}:256MiB", path.display()));
+    let both = ["--drive", &drives[0], "--drive", &drives[1]];
+    served_once(&data, &both);
+    let away = |path: &Path| std::fs::rename(path, path.with_extension("away")).unwrap();
+    let back = |path: &Path| std::fs::rename(path.with_extension("away"), path).unwrap();
+    away(&a);
+    served_once(&data, &both);
+    (away(&b), back(&a));
+    let known = data.join("pool-sequence");
+    let number = std::fs::read_to_string(&known).unwrap();
+    for damage in ["", "\0\0\0\0"] {
+        std::fs::write(&known, damage).unwrap();
+        let why = refused(1, serve(&data, &both));
+        assert!(why.contains(known.to_str().unwrap()) && why.contains(b.to_str().unwrap()), "{why}");
+    }
+    std::fs::remove_file(&known).unwrap();
+    let why = refused(1, serve(&data, &both));
+    assert!(why.contains(known.to_str().unwrap()), "{why}");
+    // The one that went on serves alone: it knows that the other is out. What it says is written down anew.
+    (away(&a), back(&b));
+    served_once(&data, &both);
+    let after = std::fs::read_to_string(&known).unwrap();
+    assert!(after.trim().parse::<u64>().unwrap() > number.trim().parse().unwrap(), "{after}");
+}
+
 #[test]
 fn a_port_that_is_taken_is_told_before_a_drive_is_made() {
     let dir = tempfile::tempdir().unwrap();

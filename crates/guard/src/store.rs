@@ -67,7 +67,7 @@ impl Bench {
             unit_bytes: None,
             seed: [7; 32],
             expect: None,
-            at_least: 0,
+            at_least: Ok(0),
             absent: Vec::new(),
             degraded: false,
             let_go: Vec::new(),

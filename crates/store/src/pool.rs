@@ -63,8 +63,9 @@ pub struct PoolOptions {
     /// The pool that the node has served before: no other is opened, and none is made in its place.
     pub expect: Option<Uuid>,
     /// Number of a superblock that was in force before: one with a lower number is refused, since other drives have gone on without
-    /// the ones that hold it. 0 for a pool that this node has not served.
-    pub at_least: u64,
+    /// the ones that hold it. 0 for a pool that this node has not served. Or why the number is not known: then any drive that is
+    /// missing may have gone on alone, and none may be.
+    pub at_least: Result<u64, String>,
     /// Drives that were named and could not be opened, and why: those of the pool are lost, and may be no more than it can lose.
     pub absent: Vec<(String, String)>,
     /// Whether drives of the pool that nobody names are taken for lost too, as far as it can do without them.
@@ -102,9 +103,10 @@ pub async fn open_pool(
         )));
     }
     let is_behind = |s: &&Superblock| {
+        let Ok(at_least) = options.at_least else { return false };
         // With all that were named there, a drive that went on with others would know of it.
-        let is_next = s.sequence + 1 == options.at_least && options.absent.is_empty();
-        s.sequence < options.at_least && !(is_next && view::next_is_damaged(s, &found))
+        let is_next = s.sequence + 1 == at_least && options.absent.is_empty();
+        s.sequence < at_least && !(is_next && view::next_is_damaged(s, &found))
     };
     if let Some(newest) = newest.as_ref().filter(is_behind) {
         return Err(StoreError::Refused(format!(

@@ -394,7 +394,7 @@ fn a_drive_that_was_left_behind_is_refused() {
     world.return_drive(NODE, path("d1"));
     world.remove_drive(NODE, path("d0"));
     let (mut io, mut exec, candidates) = offline(&world, &setup);
-    let options = PoolOptions {
+    let options = |at_least, degraded| PoolOptions {
         shards: 1,
         parity: None,
         unit_bytes: None,
@@ -402,13 +402,25 @@ fn a_drive_that_was_left_behind_is_refused() {
         expect: None,
         at_least,
         absent: Vec::new(),
-        degraded: false,
+        degraded,
         let_go: Vec::new(),
         added: Vec::new(),
     };
-    let opening = open_pool(exec.handle(), candidates, options);
+    let opening = open_pool(exec.handle(), candidates.clone(), options(Ok(at_least), false));
     let Err(StoreError::Refused(text)) = run(&mut io, &mut exec, opening) else { panic!("it opened") };
     assert!(text.contains("missed"), "{text}");
+    // Where nobody knows how far the pool had come, it is the drives that went on that open it.
+    let unknown = || options(Err("the file is empty".into()), true);
+    let opening = open_pool(exec.handle(), candidates, unknown());
+    let Err(StoreError::Refused(text)) = run(&mut io, &mut exec, opening) else { panic!("it opened") };
+    assert!(text.contains("the file is empty") && text.contains("d0"), "{text}");
+    drop((io, exec));
+    world.return_drive(NODE, path("d0"));
+    world.remove_drive(NODE, path("d1"));
+    let (mut io, mut exec, candidates) = offline(&world, &setup);
+    let opening = open_pool(exec.handle(), candidates, unknown());
+    let opened = run(&mut io, &mut exec, opening);
+    assert!(opened.is_ok(), "d1 was out for those that went on: {opened:?}");
 }
 
 #[test]

@@ -125,7 +125,7 @@ fn options(setup: &Setup, absent: Vec<(String, String)>) -> PoolOptions {
         unit_bytes: Some(setup.unit_bytes),
         seed: [7; 32],
         expect: None,
-        at_least: 0,
+        at_least: Ok(0),
         absent,
         degraded: false,
         let_go: Vec::new(),

@@ -207,7 +207,7 @@ fn options(setup: &Setup) -> PoolOptions {
         unit_bytes: Some(setup.unit_bytes),
         seed: [7; 32],
         expect: None,
-        at_least: 0,
+        at_least: Ok(0),
         absent: Vec::new(),
         degraded: false,
         let_go: Vec::new(),

@@ -7,6 +7,7 @@ use crate::{
         ServeError,
         cores::Talk,
         keys::{ClusterKeys, LineKey},
+        sequence::known_sequence,
         settings::Settings,
     },
 };
@@ -16,7 +17,10 @@ use dolmen_core::{
     message::{OpenedDrive, ToCore},
 };
 use dolmen_io::OpenDrive;
-use dolmen_security::fresh_uuid;
+use dolmen_security::{
+    file::{Visibility, replace},
+    fresh_uuid,
+};
 use dolmen_store::{Finding, FoundPool, Keyring, PoolOptions, PoolPlan, StoreError, WrappedKey};
 use dolmen_types::{CoreId, LineId, Uuid};
 use dolmen_volume::{NodeIdentity, Replace, Restart, VolumeInfo};
@@ -95,7 +99,7 @@ pub(crate) async fn boot(
         unit_bytes: None,
         seed: fresh_seed(),
         expect: known_pool,
-        at_least: known_pool.map_or(0, |_| known_sequence(&options.data)),
+        at_least: known_pool.map_or(Ok(0), |_| known_sequence(&options.data)),
         absent: Vec::new(),
         degraded: options.degraded,
         let_go: settings.leaving.iter().chain(&settings.removed).map(|d| d.uuid).collect(),
@@ -259,7 +263,8 @@ async fn dismiss(
 
 /// True when nothing that is known of the pool from before speaks against opening it.
 fn may_open(found: &FoundPool, pool: &PoolOptions) -> bool {
-    pool.expect.is_none_or(|expected| expected == found.pool) && found.sequence >= pool.at_least
+    let at_least = pool.at_least.as_ref().map_or(0, |sequence| *sequence);
+    pool.expect.is_none_or(|expected| expected == found.pool) && found.sequence >= at_least
 }
 
 /// Opens every core's shards, with the keys of their lines. The highest line that there is anything of.
@@ -305,22 +310,6 @@ fn fresh_seed() -> [u8; 32] {
     seed
 }
 
-/// The file in the data folder that tells how far the pool's superblock had come. Of two drives that mirror each other, one that
-/// comes back alone can't know by itself that the other went on without it.
-const SEQUENCE_FILE: &str = "pool-sequence";
-
-fn known_sequence(folder: &Path) -> u64 {
-    let text = fs::read_to_string(folder.join(SEQUENCE_FILE)).unwrap_or_default();
-    text.trim().parse().unwrap_or(0)
-}
-
-/// Remembers how far the pool's superblock has come.
-pub(crate) fn remember_sequence(folder: &Path, sequence: u64) {
-    if let Err(error) = fs::write(folder.join(SEQUENCE_FILE), format!("{sequence}\n")) {
-        tracing::warn!(%error, "the next start may not tell drives that were left behind");
-    }
-}
-
 /// The file in the data folder that tells in which boot of the machine it was last served.
 const BOOT_FILE: &str = "boot-id";
 
@@ -335,7 +324,7 @@ pub(crate) fn restart_kind(folder: &Path) -> Restart {
 /// Remembers which boot of the machine this is.
 pub(crate) fn remember(folder: &Path) {
     if let Some(id) = boot_id()
-        && let Err(error) = fs::write(folder.join(BOOT_FILE), id)
+        && let Err(error) = replace(&folder.join(BOOT_FILE), id.as_bytes(), Visibility::Everybody)
     {
         tracing::warn!(%error, "the next start will take itself for one after a power cycle");
     }

@@ -20,6 +20,7 @@ mod ports;
 mod release;
 pub mod router;
 mod scrubbing;
+mod sequence;
 mod serve;
 mod settings;
 mod tell;

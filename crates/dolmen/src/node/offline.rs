@@ -3,8 +3,9 @@
 //! The drives are locked meanwhile, so that no daemon takes them, and are only read.
 
 use crate::node::{
-    ServeError, boot,
+    ServeError,
     keys::{ClusterKeys, KeySource, LineKey},
+    sequence::SequenceFile,
     settings::{KnownDrive, Settings},
 };
 use dolmen_cluster::{
@@ -259,9 +260,9 @@ pub fn recover(data: &Path, named: &[PathBuf], key: &KeyPlace) -> Result<Recover
         })?),
         uuids: [identity.cluster_uuid, identity.node_uuid, identity.server_uuid],
     };
+    SequenceFile::of_folder(data).write(contents.sequence)?;
     let state = State::open(data, &first).map_err(ServeError::system)?;
     state.set_pool(contents.pool).map_err(ServeError::system)?;
-    boot::remember_sequence(data, contents.sequence);
     let settings =
         Settings { served: contents.drives.iter().map(KnownDrive::from).collect(), ..Settings::default() };
     settings.save(data).map_err(ServeError::new)?;

@@ -17,6 +17,7 @@ use crate::{
         ports::Ports,
         router::{Node, Parts},
         scrubbing::Scrubbing,
+        sequence::SequenceFile,
         settings::Settings,
         watch::watch,
     },
@@ -114,7 +115,8 @@ async fn start(
         state.set_pool(booted.plan.pool).map_err(ServeError::system)?;
     }
     boot::remember(&options.data);
-    boot::remember_sequence(&options.data, booted.plan.sequence);
+    let mut sequence = SequenceFile::of_folder(&options.data);
+    sequence.remember(booted.plan.sequence);
     let generation = state.start_discovery_generation().map_err(ServeError::system)?;
     let known = booted.volumes.iter().map(|v| &v.descriptor);
     let mut recovered = Recovered {
@@ -139,10 +141,9 @@ async fn start(
     tokio::spawn(node.clone().serve(requests));
     listen(options, prepared.identity(), talk, ports, &node).await?;
     listen_nbd(options, talk, &node).await?;
-    let data = options.data.clone();
     tokio::spawn(async move {
         node.release_at_start(left).await;
-        watch(node, data, notices).await;
+        watch(node, sequence, notices).await;
     });
     Ok(Found { recovered, plane })
 }

@@ -4,7 +4,7 @@
 //!
 //! Promises: a crowd of hosts is told over several looks, so that it costs neither memory nor the rest of the events.
 
-use crate::node::{boot, drive_ops::standings, router::Node, tell};
+use crate::node::{drive_ops::standings, router::Node, sequence::SequenceFile, tell};
 use dolmen_cluster::plane::{
     DriveNews, HostStatus, Notice, PoolState, PoolStatus, Reprotection, ReprotectionNews,
 };
@@ -13,7 +13,6 @@ use dolmen_store::{DriveStanding, DriveState, Finding, PoolPlan, ScrubPlan, Scru
 use dolmen_types::{Nqn, Uuid};
 use std::{
     collections::{BTreeMap, BTreeSet},
-    path::PathBuf,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -25,9 +24,9 @@ const EVERY: Duration = Duration::from_secs(1);
 /// Hosts told of in one look at most; the others wait for the next. Count.
 const HOSTS_A_LOOK: usize = 16;
 
-/// Watches until the control side or the cores are gone. What is to be remembered of the pool goes into the data folder.
-pub(super) async fn watch(node: Arc<Node>, folder: PathBuf, notices: mpsc::Sender<Notice>) {
-    let (mut told, mut sequence) = (Told::new(&node.plan), node.plan.sequence);
+/// Watches until the control side or the cores are gone. What is to be remembered of the pool goes into its file.
+pub(super) async fn watch(node: Arc<Node>, mut sequence: SequenceFile, notices: mpsc::Sender<Notice>) {
+    let mut told = Told::new(&node.plan);
     let (mut health, began) = (Default::default(), Instant::now());
     for notice in at_start(&node.plan) {
         if notices.send(notice).await.is_err() {
@@ -57,10 +56,8 @@ pub(super) async fn watch(node: Arc<Node>, folder: PathBuf, notices: mpsc::Sende
                 return;
             }
         }
-        let now = reports.iter().find_map(|r| r.pool.as_ref()).map_or(sequence, |pool| pool.sequence);
-        if now != sequence {
-            sequence = now;
-            boot::remember_sequence(&folder, sequence);
+        if let Some(pool) = reports.iter().find_map(|r| r.pool.as_ref()) {
+            sequence.remember(pool.sequence);
         }
         node.release_left(&reports).await;
         node.close_lost(&reports).await;

@@ -132,7 +132,7 @@ impl Process {
             unit_bytes: Some(UNIT_BYTES),
             seed,
             expect: None,
-            at_least: 0,
+            at_least: Ok(0),
             absent: Vec::new(),
             degraded: false,
             let_go: Vec::new(),

@@ -16,7 +16,8 @@
 //! ```
 //! A drive is what its label says, under whatever name: names are for drives that are not there, or tell nothing.
 //!
-//! Lost drives are put out, if everything can be had without them; otherwise the start is refused and nothing is written.
+//! Lost drives are put out, if everything can be had without them; otherwise the start is refused and nothing is written. So it is
+//! when nobody knows how far the pool had come: a drive that is missing may have gone on without those that are there.
 
 use super::label::{Found, Slot, begin};
 use super::{Candidate, PoolOptions, accept, derive, entry, failed, plan, write_each};
@@ -78,6 +79,9 @@ pub(super) async fn reopen(
     let mut matching = Matching::new(drives, found, &block, (&options.let_go, &options.added))?;
     loop {
         let settled = matching.settle(&options.absent, options.degraded)?;
+        if let Err(why) = &options.at_least {
+            whole(&block, &settled.order, why)?;
+        }
         match open(exec, &matching, settled, options).await {
             Ok(plan) => return Ok(PoolPlan { let_go: matching.left_alone(), ..plan }),
             // A drive that can't be written is as good as absent. What this try has written has the number of the next, and counts
@@ -399,6 +403,20 @@ fn named(drive: &DriveEntry) -> String {
     let serial = if drive.serial.is_empty() { String::new() } else { format!(", serial {}", drive.serial) };
     let was_out = if drive.state == DriveState::Out { ", out before" } else { "" };
     format!("{} (drive {}{serial}{was_out})", drive.path, drive.uuid)
+}
+
+/// Refuses a pool that is not whole: why nobody knows how far it had come.
+fn whole(block: &Superblock, order: &[Option<usize>], why: &str) -> Result<(), StoreError> {
+    let missing = block.drives.iter().zip(order).filter(|(d, at)| d.state.counts() && at.is_none());
+    let missing: Vec<String> = missing.map(|(drive, _)| named(drive)).collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    Err(StoreError::Refused(format!(
+        "these drives of pool {} are missing: {}; nothing was written. They may have gone on without the ones that are there, and what          would tell is lost: name all that served last. {why}",
+        block.pool,
+        missing.join(", ")
+    )))
 }
 
 /// Puts the drives that are missing out. Refuses a pool that has lost too many, by the names under which the operator knew them.

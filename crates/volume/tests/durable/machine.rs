@@ -59,7 +59,7 @@ fn plan(io: &mut Io, exec: &mut Exec) -> (PoolPlan, Vec<Option<dolmen_io::FileId
         unit_bytes: Some(1 << 20),
         seed,
         expect: None,
-        at_least: 0,
+        at_least: Ok(0),
         absent: Vec::new(),
         degraded: false,
         let_go: Vec::new(),

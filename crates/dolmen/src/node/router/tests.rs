@@ -1,7 +1,7 @@
 //! The control side of a node whose core takes nothing for a while, and many ask.
 
 use super::*;
-use crate::node::{keys::KeySource, settings::Settings, watch::watch};
+use crate::node::{keys::KeySource, sequence::SequenceFile, settings::Settings, watch::watch};
 use dolmen_cluster::plane;
 use dolmen_io::{Inbox, Wake, inbox};
 use dolmen_security::ClusterKey;
@@ -98,7 +98,8 @@ async fn a_watcher_outlives_a_crowd() {
     let mut scene = Scene::new(INBOX);
     scene.crowd().await;
     let (notices, _kept) = mpsc::channel(1);
-    tokio::spawn(watch(scene.node.clone(), scene.folder.path().into(), notices));
+    let sequence = SequenceFile::of_folder(scene.folder.path());
+    tokio::spawn(watch(scene.node.clone(), sequence, notices));
     settle().await;
     let report = |message| matches!(message, ToCore::Report { .. }).then_some(());
     assert!(scene.until(report).await.is_some(), "nobody watches any more");
