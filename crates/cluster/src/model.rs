@@ -143,8 +143,8 @@ impl Model {
                 snapshots_or_refusal(Some(request), outcome)
             }
             Input::SnapshotsAnswered { uuids, result } => self.snapshots_answered(&uuids, result),
-            Input::Tick { now, fresh } => {
-                let mut commands = self.expire(now);
+            Input::Tick { now, sure, fresh } => {
+                let mut commands = if sure { self.expire(now) } else { Vec::new() };
                 commands.extend(self.run_schedules(now, &fresh));
                 commands
             }

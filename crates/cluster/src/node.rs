@@ -4,6 +4,7 @@
 //! It promises: changes are answered within [`CHANGE_DEADLINE`] (their outcome may come later and is never forgotten);
 //! reads never wait for changes; events reach the file within a tenth of a second. It decides nothing itself.
 
+mod clock;
 mod drives;
 mod news;
 mod policies;

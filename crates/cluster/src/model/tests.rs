@@ -290,7 +290,7 @@ impl World {
         self.next += 1;
         self.answered.insert(RequestId(self.next - 1));
         let fresh = vec![Uuid::from_random(u128::from(self.next).to_be_bytes())];
-        self.feed(Input::Tick { now: UnixMillis(10), fresh });
+        self.feed(Input::Tick { now: UnixMillis(10), sure: true, fresh });
     }
 
     fn answer_snapshots(&mut self, command: Command, does: bool, tells: bool) {

@@ -98,6 +98,8 @@ pub enum Input {
     Tick {
         /// The time.
         now: UnixMillis,
+        /// Whether the clock can be believed. What is not sure to be over stays.
+        sure: bool,
         /// Fresh random UUIDs, one for each snapshot that may be taken.
         fresh: Vec<Uuid>,
     },

@@ -1,6 +1,6 @@
 //! The task behind [`super::Handle`]: owns the model and the state file, executes the model's commands.
 
-use super::{Ambient, Defaults, EventFilter, news::occurrence_of, policies::PolicyMessage};
+use super::{Ambient, Defaults, EventFilter, clock::Clock, news::occurrence_of, policies::PolicyMessage};
 use crate::{
     Error, Kind,
     event::{Event, MAX_EVENTS, Occurrence, Severity},
@@ -102,6 +102,7 @@ pub(super) struct Service {
     state: Arc<State>,
     plane: Plane,
     pub(super) ambient: Ambient,
+    clock: Clock,
     waiting: BTreeMap<RequestId, Answer<Result<VolumeView, Error>>>,
     waiting_for_snapshots: BTreeMap<RequestId, Answer<Result<Vec<SnapshotView>, Error>>>,
     next_request: u64,
@@ -126,6 +127,10 @@ impl Service {
         ambient: Ambient,
         defaults: Defaults,
     ) -> Result<Service, StateError> {
+        let events = state.events()?;
+        let taken = recovered.snapshots.iter().map(|s| s.created);
+        let newest = taken.chain(events.back().map(Event::at)).max();
+        let clock = Clock::start(newest, (Instant::now(), (ambient.now)()));
         let highest = Marks { nsid: recovered.highest_nsid, line: recovered.highest_line };
         let mut model = Model::recover(state.marks()?, highest, recovered.volumes);
         model.encrypt_by_default(defaults.encryption);
@@ -135,12 +140,12 @@ impl Service {
             tracing::info!(policy = policy.name, uuid = %policy.uuid, "QoS policy told again by its volumes");
             state.put_qos_policy(&policy)?;
         }
-        let events = state.events()?;
         let (inputs, inputs_out) = mpsc::channel(crate::plane::MAX_PENDING_REQUESTS);
         Ok(Service {
             model,
             plane,
             ambient,
+            clock,
             waiting: BTreeMap::new(),
             waiting_for_snapshots: BTreeMap::new(),
             next_request: 0,
@@ -185,7 +190,9 @@ impl Service {
                 () = sleep_until(tick_at), if tick_at.is_some() => {
                     tick_at = None;
                     let fresh = (0..MAX_DUE).map(|_| (self.ambient.uuid)()).collect();
-                    self.step(Input::Tick { now: (self.ambient.now)(), fresh }).await;
+                    let now = (self.ambient.now)();
+                    let sure = self.clock.believes((Instant::now(), now));
+                    self.step(Input::Tick { now, sure, fresh }).await;
                 }
                 () = sleep_until(save_at), if save_at.is_some() => {
                     save_at = None;

@@ -30,8 +30,8 @@ fn schedules_take_snapshots_in_virtual_time_and_go_with_their_volume() {
             model.restore_schedules(vec![SnapshotPolicy { last: UnixMillis(start), ..saved.clone() }], now);
         }
         next += 1;
-        let mut commands =
-            model.step(Input::Tick { now, fresh: vec![Uuid::from_random(next.to_be_bytes())] });
+        let fresh = vec![Uuid::from_random(next.to_be_bytes())];
+        let mut commands = model.step(Input::Tick { now, sure: true, fresh });
         while let Some(command) = commands.pop() {
             let more = match command {
                 Command::CreateSnapshots(wanted) => {
@@ -84,8 +84,8 @@ fn schedules_take_snapshots_in_virtual_time_and_go_with_their_volume() {
     });
     assert!(matches!(commands.as_slice(), [Command::Delete { .. }]));
     model.step(Input::Answered { uuid: d.uuid, result: Some(Ok(())) });
-    let commands =
-        model.step(Input::Tick { now: UnixMillis(start + 100 * HOUR), fresh: vec![Uuid([3; 16])] });
+    let (now, fresh) = (UnixMillis(start + 100 * HOUR), vec![Uuid([3; 16])]);
+    let commands = model.step(Input::Tick { now, sure: true, fresh });
     assert!(commands.contains(&Command::RemoveSchedule(Uuid([9; 16]))));
     assert!(model.schedules().is_empty());
 }
@@ -105,7 +105,7 @@ pub(super) fn hourly(name: &str, start: u64) -> SchedulePlan {
 /// One tick, and what the plane made of it: the snapshots taken, and the policies saved.
 fn tick(model: &mut Model, now: u64) -> (Vec<SnapshotDescriptor>, Vec<SnapshotPolicy>) {
     let fresh = vec![Uuid::from_random(u128::from(now).to_be_bytes())];
-    let mut commands = model.step(Input::Tick { now: UnixMillis(now), fresh });
+    let mut commands = model.step(Input::Tick { now: UnixMillis(now), sure: true, fresh });
     let (mut taken, mut saved) = (Vec::new(), Vec::new());
     while let Some(command) = commands.pop() {
         match command {
@@ -145,4 +145,21 @@ fn a_clock_that_is_set_back_costs_no_snapshots() {
     }
     let hours: Vec<u64> = held.iter().skip(1).map(|d| (d.created.0 - start) * 4 / HOUR).collect();
     assert_eq!(hours, [8, 12, 16, 20], "the hour in which it was put right was over already");
+}
+
+#[test]
+fn a_clock_that_nobody_believes_deletes_nothing() {
+    let start = 1000 * HOUR;
+    let mut model = Model::recover(Marks::default(), Marks::default(), Vec::new());
+    made(&mut model, "v", 1);
+    model
+        .put_schedule(model.new_schedule(hourly("hourly", start), Uuid([9; 16]), UnixMillis(start)).unwrap());
+    let (taken, _) = tick(&mut model, start + HOUR);
+    assert_eq!(taken.len(), 1);
+    let mut late = |sure| {
+        let commands =
+            model.step(Input::Tick { now: UnixMillis(start + 9000 * HOUR), sure, fresh: Vec::new() });
+        commands.iter().filter(|c| matches!(c, Command::DeleteSnapshot { .. })).count()
+    };
+    assert_eq!((late(false), late(true)), (0, 1));
 }
