@@ -32,7 +32,7 @@ pub enum LockError {
         /// The holder's process id, if it could be read.
         pid: Option<u32>,
     },
-    /// The lock file can't be made or written.
+    /// The lock file can't be made.
     Io {
         /// The lock file.
         path: PathBuf,
@@ -62,7 +62,7 @@ impl fmt::Display for LockError {
 impl std::error::Error for LockError {}
 
 impl FolderLock {
-    /// Takes the lock of `folder`, which must exist, and writes this process's id into it.
+    /// Takes the lock of `folder`, which must exist, and writes this process's id into it, if there is room.
     pub fn take(folder: &Path) -> Result<FolderLock, LockError> {
         let path = folder.join("lock");
         let io = |source| LockError::Io { path: path.clone(), source };
@@ -75,9 +75,10 @@ impl FolderLock {
             }
             Err(TryLockError::Error(source)) => return Err(io(source)),
         }
-        file.set_len(0).map_err(io)?;
-        file.seek(SeekFrom::Start(0)).map_err(io)?;
-        writeln!(file, "{}", std::process::id()).map_err(io)?;
+        // The lock is what counts: on a disk that is full, others are only not told who holds it.
+        if let Err(error) = write_pid(&mut file) {
+            tracing::warn!(path = %path.display(), %error, "can't write down which process holds the data folder");
+        }
         Ok(FolderLock { file })
     }
 }
@@ -86,6 +87,12 @@ impl FolderLock {
 #[must_use]
 pub fn holder(folder: &Path) -> Option<u32> {
     read_pid(&mut File::open(folder.join("lock")).ok()?)
+}
+
+fn write_pid(file: &mut File) -> io::Result<()> {
+    file.set_len(0)?;
+    file.seek(SeekFrom::Start(0))?;
+    writeln!(file, "{}", std::process::id())
 }
 
 fn read_pid(file: &mut File) -> Option<u32> {
@@ -109,5 +116,23 @@ mod tests {
         drop(held);
         assert_eq!(holder(dir.path()), None);
         FolderLock::take(dir.path()).unwrap();
+    }
+
+    /// Run once more by itself, where no file may grow.
+    #[test]
+    fn a_lock_takes_no_room() {
+        const FOLDER: &str = "DOLMEN_TEST_FOLDER_WITHOUT_ROOM";
+        if let Some(folder) = std::env::var_os(FOLDER) {
+            let _held = FolderLock::take(Path::new(&folder)).unwrap();
+            let refused = FolderLock::take(Path::new(&folder)).unwrap_err();
+            assert!(matches!(refused, LockError::Held { pid: None, .. }), "{refused}");
+            return;
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let again = "trap '' XFSZ; ulimit -f 0; exec \"$0\" --exact lock::tests::a_lock_takes_no_room";
+        let mut command = std::process::Command::new("sh");
+        command.arg("-c").arg(again).arg(std::env::current_exe().unwrap()).env(FOLDER, dir.path());
+        let output = command.output().unwrap();
+        assert!(output.status.success(), "{output:?}");
     }
 }

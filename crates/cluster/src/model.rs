@@ -155,6 +155,11 @@ impl Model {
                 commands
             }
             Input::Unobserved => Vec::new(),
+            Input::MarksNotSaved => {
+                // What is in the file is as good as unknown: whoever takes the next id has it written anew.
+                self.durable = Marks::default();
+                Vec::new()
+            }
         }
     }
 

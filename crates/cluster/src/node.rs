@@ -9,6 +9,8 @@ mod drives;
 mod news;
 mod policies;
 mod service;
+#[cfg(test)]
+mod tests;
 
 use crate::{
     Error, Kind,

@@ -561,13 +561,12 @@ fn identity_of(first: &FirstStart) -> Identity {
 }
 
 #[cfg(test)]
+pub(crate) mod disk;
+
+#[cfg(test)]
 mod tests {
     use super::*;
     use crate::event::{Component, Occurrence, Severity};
-    use std::sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    };
 
     fn first(seed: u8) -> FirstStart {
         FirstStart {
@@ -670,60 +669,12 @@ mod tests {
         assert_eq!((kept[0].id, kept.back().unwrap().id), (11, max + 10));
     }
 
-    /// The file on a disk that takes nothing more once it is full.
-    #[derive(Debug)]
-    struct Disk {
-        file: redb::backends::FileBackend,
-        full: Arc<AtomicBool>,
-    }
-
-    impl Disk {
-        fn room(&self) -> std::io::Result<()> {
-            if self.full.load(Ordering::Relaxed) {
-                Err(std::io::ErrorKind::StorageFull.into())
-            } else {
-                Ok(())
-            }
-        }
-    }
-
-    impl redb::StorageBackend for Disk {
-        fn len(&self) -> std::io::Result<u64> {
-            self.file.len()
-        }
-
-        fn read(&self, offset: u64, out: &mut [u8]) -> std::io::Result<()> {
-            self.file.read(offset, out)
-        }
-
-        fn set_len(&self, len: u64) -> std::io::Result<()> {
-            self.room().and_then(|()| self.file.set_len(len))
-        }
-
-        fn sync_data(&self) -> std::io::Result<()> {
-            self.file.sync_data()
-        }
-
-        fn write(&self, offset: u64, data: &[u8]) -> std::io::Result<()> {
-            self.room().and_then(|()| self.file.write(offset, data))
-        }
-
-        fn close(&self) -> std::io::Result<()> {
-            self.file.close()
-        }
-    }
-
     #[test]
     fn a_disk_that_was_full_costs_what_was_not_written_and_nothing_later() {
         let dir = tempfile::tempdir().unwrap();
         let state = State::open(dir.path(), &first(1)).unwrap();
         state.set_pool(Uuid([3; 16])).unwrap();
-        state.db.lock().unwrap().take();
-        let file = std::fs::OpenOptions::new().read(true).write(true).open(&state.path).unwrap();
-        let full = Arc::new(AtomicBool::new(false));
-        let disk = Disk { file: redb::backends::FileBackend::new(file).unwrap(), full: full.clone() };
-        *state.db.lock().unwrap() = Some(redb::Builder::new().create_with_backend(disk).unwrap());
-        full.store(true, Ordering::Relaxed);
+        disk::fill(&state);
         let mut errors = 0;
         while state.set_pool(Uuid([4; 16])).is_err() {
             errors += 1;

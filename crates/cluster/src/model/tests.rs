@@ -85,9 +85,16 @@ impl World {
     }
 
     fn take(&mut self, commands: Vec<Command>) {
+        let mut refused = false;
         for command in commands {
             match command {
+                Command::SaveMarks(_) if self.dice.roll(4) == 0 => {
+                    refused = true;
+                    self.feed(Input::MarksNotSaved);
+                }
                 Command::SaveMarks(marks) => self.saved = marks,
+                Command::Create(ref d) if refused => self.cannot(d.uuid),
+                Command::Rollback { uuid, .. } if refused => self.cannot(uuid),
                 Command::Create(ref d) => {
                     assert!(d.nsid <= self.saved.nsid && d.line <= self.saved.line, "seed {}", self.seed);
                     assert!(self.nsids.insert(d.nsid) && self.lines.insert(d.line), "seed {}", self.seed);
@@ -111,6 +118,11 @@ impl World {
                 Command::SaveSchedule(_) | Command::RemoveSchedule(_) => panic!("there are none"),
             }
         }
+    }
+
+    fn cannot(&mut self, uuid: Uuid) {
+        let result = Some(Err(PlaneError::Unavailable("no marks".into())));
+        self.feed(Input::Answered { uuid, result });
     }
 
     fn request(&mut self) {

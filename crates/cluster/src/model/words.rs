@@ -121,12 +121,15 @@ pub enum Input {
     },
     /// The question of [`Model::ask`](super::Model::ask) got no answer.
     Unobserved,
+    /// Marks could not be made durable: none above those in the file may be used.
+    MarksNotSaved,
 }
 
 /// What must be done, in this order.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Command {
-    /// Make these marks durable before going on; if that fails, give the model up (no id may be used).
+    /// Make these marks durable before going on; if that fails, refuse what follows and takes an id, and tell the model
+    /// ([`Input::MarksNotSaved`]).
     SaveMarks(Marks),
     /// Ask the data plane to make this volume, and feed its answer back.
     Create(Box<VolumeDescriptor>),

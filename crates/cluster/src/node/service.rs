@@ -2,7 +2,7 @@
 
 use super::{Ambient, Defaults, EventFilter, clock::Clock, news::occurrence_of, policies::PolicyMessage};
 use crate::{
-    Error, Kind,
+    Error,
     event::{Event, MAX_EVENTS, Occurrence, Severity},
     model::{Command, Input, Model, RequestId, SnapshotView, VolumeView},
     plane::{Answer, NodeRequest, Notice, Plane, PlaneError, Recovered},
@@ -32,6 +32,9 @@ const MAX_DUE: usize = 16;
 
 /// How long an event may wait for its write to the file, so that a few that come together are written together.
 const EVENT_PERIOD: Duration = Duration::from_millis(50);
+
+/// How long after they could not be written.
+const EVENT_RETRY: Duration = Duration::from_secs(10);
 
 /// What a [`super::Handle`] asks.
 #[derive(Debug)]
@@ -110,12 +113,16 @@ pub(super) struct Service {
     inputs: mpsc::Sender<Input>,
     inputs_out: mpsc::Receiver<Input>,
     events: VecDeque<Event>,
-    unsaved: Vec<Event>,
     next_event: u64,
+    /// The last event that is in the file; those after it are to be written.
+    saved_event: u64,
+    /// The last try to write events failed, and that was told.
+    failing: bool,
     /// True while a list has been asked for and not come.
     observing: bool,
-    /// Set when the state file failed: from then on nothing is created, since ids could be given out twice.
-    broken: Option<String>,
+    /// Why the last marks were not made durable, if they were not: an id that follows could be given out twice. The model has them
+    /// written anew before it takes another.
+    marks_failed: Option<String>,
 }
 
 impl Service {
@@ -141,6 +148,7 @@ impl Service {
             state.put_qos_policy(&policy)?;
         }
         let (inputs, inputs_out) = mpsc::channel(crate::plane::MAX_PENDING_REQUESTS);
+        let last_event = events.back().map_or(0, |e| e.id);
         Ok(Service {
             model,
             plane,
@@ -151,11 +159,12 @@ impl Service {
             next_request: 0,
             inputs,
             inputs_out,
-            next_event: events.back().map_or(1, |e: &Event| e.id + 1),
+            next_event: last_event + 1,
+            saved_event: last_event,
+            failing: false,
             events,
-            unsaved: Vec::new(),
             observing: false,
-            broken: None,
+            marks_failed: None,
             state: Arc::new(state),
         })
     }
@@ -171,7 +180,8 @@ impl Service {
         loop {
             let wanted = self.model.wants_observation() && !self.observing;
             arm(&mut observe_at, wanted, OBSERVE_PERIOD);
-            arm(&mut save_at, !self.unsaved.is_empty(), EVENT_PERIOD);
+            let soon = if self.failing { EVENT_RETRY } else { EVENT_PERIOD };
+            arm(&mut save_at, self.saved_event + 1 < self.next_event, soon);
             arm(&mut tick_at, self.model.wants_ticks(), TICK_PERIOD);
             tokio::select! {
                 message = requests.recv() => match message {
@@ -201,17 +211,12 @@ impl Service {
             }
         }
         self.save_events().await;
-        if self.broken.is_none() {
-            let used = self.model.used();
-            let _ = self.on_state(move |state| state.set_marks(used)).await;
-        }
+        let used = self.model.used();
+        let _ = self.on_state(move |state| state.set_marks(used)).await;
     }
 
     async fn on_message(&mut self, message: Message) {
         match message {
-            Message::Create { answer, .. } if let Some(why) = &self.broken => {
-                let _ = answer.send(Err(Error::new(Kind::Unavailable, why.clone())));
-            }
             Message::Create { spec, answer } => {
                 let request = self.wait(answer);
                 let (uuid, now) = ((self.ambient.uuid)(), (self.ambient.now)());
@@ -224,9 +229,6 @@ impl Service {
             Message::Delete { project, key, expected, answer } => {
                 let request = self.wait(answer);
                 self.step(Input::Delete { request, project, key, expected }).await;
-            }
-            Message::Rollback { answer, .. } if let Some(why) = &self.broken => {
-                let _ = answer.send(Err(Error::new(Kind::Unavailable, why.clone())));
             }
             Message::Rollback { project, key, snapshot, expected, answer } => {
                 let request = self.wait(answer);
@@ -304,19 +306,14 @@ impl Service {
     async fn execute(&mut self, command: Command) -> Option<Input> {
         match command {
             Command::SaveMarks(marks) => {
-                if let Err(why) = self.on_state(move |state| state.set_marks(marks)).await {
-                    tracing::error!(
-                        "{why}; no volume can be made until that is mended and the daemon started again"
-                    );
-                    self.broken = Some(format!(
-                        "no volume can be made until this is mended and the daemon started again: {why}"
-                    ));
-                }
-                None
+                self.marks_failed = self.on_state(move |state| state.set_marks(marks)).await.err();
+                let why = self.marks_failed.as_ref()?;
+                tracing::error!("{why}; no volume can be made before that is mended");
+                Some(Input::MarksNotSaved)
             }
             Command::Create(descriptor) => {
                 let uuid = descriptor.uuid;
-                if let Some(why) = &self.broken {
+                if let Some(why) = &self.marks_failed {
                     let result = Some(Err(PlaneError::Unavailable(why.clone())));
                     return Some(Input::Answered { uuid, result });
                 }
@@ -329,7 +326,7 @@ impl Service {
                 NodeRequest::DeleteVolume { uuid, expected_revision, new_revision, answer }
             }),
             Command::Rollback { uuid, snapshot, line, expected_revision } => {
-                if let Some(why) = &self.broken {
+                if let Some(why) = &self.marks_failed {
                     let result = Some(Err(PlaneError::Unavailable(why.clone())));
                     return Some(Input::Answered { uuid, result });
                 }
@@ -462,19 +459,23 @@ impl Service {
         if self.events.len() >= MAX_EVENTS {
             self.events.pop_front();
         }
-        if self.unsaved.len() < MAX_EVENTS {
-            self.unsaved.push(event.clone());
-        }
         self.events.push_back(event);
     }
 
+    /// Writes what is not in the file yet. What could not be written is tried again, as long as it is kept.
     async fn save_events(&mut self) {
-        let events = std::mem::take(&mut self.unsaved);
+        let unsaved = self.events.iter().filter(|e| e.id > self.saved_event);
+        let (events, last): (Vec<Event>, u64) = (unsaved.cloned().collect(), self.next_event - 1);
         if events.is_empty() {
             return;
         }
-        if let Err(why) = self.on_state(move |state| state.append_events(&events)).await {
-            tracing::warn!("events are not kept over a restart: {why}");
+        match self.on_state(move |state| state.append_events(&events)).await {
+            Ok(()) => (self.saved_event, self.failing) = (last, false),
+            Err(_) if self.failing => {}
+            Err(why) => {
+                tracing::warn!("events are not kept over a restart before this is mended: {why}");
+                self.failing = true;
+            }
         }
     }
 
