@@ -293,6 +293,32 @@ fn giving_up_a_dead_drive_spares_its_replacement() {
     node.host(1).verify(1, 32);
 }
 
+/// Devices move up when one is gone: where the dead one was is another drive now, which is not taken for it.
+#[test]
+fn a_dead_drive_is_not_where_another_one_is() {
+    let mut node = filled();
+    let second = node.drive("d1").display().to_string();
+    let drives = node.cli(&["drive", "list"]);
+    let uuid = |at: &str| {
+        let mut all = drives.as_array().unwrap().iter();
+        let found = all.find(|d| d["path"].as_str().unwrap().ends_with(at)).unwrap();
+        found["UUID"].as_str().unwrap().to_string()
+    };
+    let (dead, other) = (uuid("d1"), uuid("d2"));
+    node.stop();
+    std::fs::rename(node.drive("d2"), &second).unwrap();
+    start_on_devices(&mut node, &THREE);
+    node.until_event("DriveAbsent");
+    let shown = node.cli(&["drive", "list"]);
+    let at_path: Vec<&Value> =
+        shown.as_array().unwrap().iter().filter(|d| d["path"] == second.as_str()).collect();
+    assert!(at_path.len() == 1 && at_path[0]["UUID"] == other.as_str(), "{shown}");
+    let place = node.cli(&["drive", "locate", &dead]);
+    let slot = place["slot"].as_str().unwrap();
+    assert!(slot.contains("not there") && slot.contains(&other) && place["light"] == "None", "{place}");
+    node.host(1).verify(1, 32);
+}
+
 #[test]
 fn what_can_not_be_done_says_why() {
     let mut node = Node::new();

@@ -319,7 +319,7 @@ pub enum PoolState {
 /// One drive of the pool.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DriveStatus {
-    /// Path as given to `serve`.
+    /// Path as given to `serve`; empty for one that is not there, and at whose path another drive of the pool is by now.
     pub path: String,
     /// Identity from its label.
     pub uuid: Uuid,

@@ -23,18 +23,16 @@ pub(crate) fn run(client: &Client, output: &Output, command: DriveCommand) -> Re
             let force = if force { "?force=true" } else { "" };
             client.delete(&format!("/dolmen/v1/drives/{}{force}", text(&found, "UUID")))?;
             if no_wait {
-                return output
-                    .put(&find(client, &drive)?, |d| format!("drive {} is {}", text(d, "path"), state(d)));
+                return output.put(&find(client, &drive)?, |d| format!("drive {} is {}", name(d), state(d)));
             }
             emptied(client, output, &found)?;
             let gone = json!({"path": found["path"], "UUID": found["UUID"], "state": "Gone"});
-            output
-                .put(&gone, |d| format!("drive {} has left the pool and can be taken away", text(d, "path")))
+            output.put(&gone, |d| format!("drive {} has left the pool and can be taken away", name(d)))
         }
         DriveCommand::Keep { drive } => {
             let found = find(client, &drive)?;
             client.put(&format!("/dolmen/v1/drives/{}/keep", text(&found, "UUID")), "", &json!({}))?;
-            output.put(&found, |d| format!("drive {} stays", text(d, "path")))
+            output.put(&found, |d| format!("drive {} stays", name(d)))
         }
         DriveCommand::Locate { drive, off } => locate(client, output, &drive, off),
         DriveCommand::Wipe { .. } => Ok(()),
@@ -89,7 +87,7 @@ fn emptied(client: &Client, output: &Output, drive: &Value) -> Result<(), CliErr
         if text(now, "state") == "Active" {
             let stays = format!(
                 "drive {} stays in the pool: somebody kept it, or the pool has come to need it",
-                text(now, "path")
+                name(now)
             );
             return Err(CliError::new(Exit::Failed, stays).hint(format!(
                 "which drives there are, and how they are: {}",
@@ -130,6 +128,12 @@ fn locate(client: &Client, output: &Output, drive: &str, off: bool) -> Result<()
     })
 }
 
+/// What a drive is called: its path, or its UUID where another drive has its path by now.
+fn name(d: &Value) -> String {
+    let path = text(d, "path");
+    if path.is_empty() { text(d, "UUID") } else { path }
+}
+
 fn state(d: &Value) -> String {
     let (state, reason) = (text(d, "state").to_lowercase(), text(d, "reason"));
     if reason.is_empty() { state } else { format!("{state}: {reason}") }
@@ -160,7 +164,7 @@ pub(crate) fn drive_table(drives: &Value) -> String {
     let rows = rows(drives, |d| {
         let file = d["file"] == true;
         vec![
-            text(d, "path"),
+            name(d),
             state(d),
             size(d, "sizeBytes"),
             size(d, "usedBytes"),

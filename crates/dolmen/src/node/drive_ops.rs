@@ -5,7 +5,7 @@
 
 use super::{
     cores::Talk,
-    locate,
+    locate::{self, Sought},
     router::Node,
     settings::{KnownDrive, Settings},
 };
@@ -228,17 +228,15 @@ impl Node {
         light: Option<bool>,
     ) -> Result<DriveLocation, PlaneError> {
         let reports = self.reports().await.ok_or_else(|| gone(()))?;
-        let found = standings(&reports).find(|(_, d)| d.uuid == uuid);
-        let (path, serial) =
-            found.map(|(_, d)| (d.path.clone(), d.serial.clone())).ok_or(PlaneError::NotFound)?;
-        let looking = tokio::task::spawn_blocking(move || {
-            locate::locate(Path::new(locate::SYS), Path::new(&path), light)
-        });
-        let mut at = looking.await.map_err(gone)?.map_err(PlaneError::Refused)?;
-        if at.serial.is_empty() {
-            at.serial = serial;
-        }
-        Ok(at)
+        let pool = reports.iter().find_map(|r| r.pool.as_ref()).ok_or(PlaneError::NotFound)?;
+        let here = pool.drives.iter().filter(|d| d.info.is_some());
+        let here = here.map(|d| (d.standing.path.clone().into(), d.standing.uuid)).collect();
+        let found = pool.drives.iter().find(|d| d.standing.uuid == uuid).ok_or(PlaneError::NotFound)?;
+        let (path, serial) = (found.standing.path.clone().into(), found.standing.serial.clone());
+        let sought = Sought { path, serial, open: found.info.is_some(), here };
+        let looking =
+            tokio::task::spawn_blocking(move || locate::locate(Path::new(locate::SYS), &sought, light));
+        looking.await.map_err(gone)?.map_err(PlaneError::Refused)
     }
 
     /// Says how re-protection goes on, on every core and after the next start.

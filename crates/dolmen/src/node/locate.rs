@@ -1,9 +1,11 @@
 //! Where a drive is in the machine, from what the kernel tells under `/sys`; and its light, where there is one.
 //!
 //! A light is, in this order: the locate light of the drive's slot in an enclosure, a light of the drive's own, the attention light of
-//! its hot-plug slot. Never: touches the drive.
+//! its hot-plug slot. Never: touches the drive, or lets a light blink of another one. Devices are numbered anew when one is gone, so a
+//! path tells where a drive is while that is open here, or while what is there has its serial number; else it only tells where it was.
 
 use dolmen_cluster::plane::DriveLocation;
+use dolmen_types::Uuid;
 use std::{
     fs,
     path::{Path, PathBuf},
@@ -18,21 +20,57 @@ struct Light {
     on: &'static str,
 }
 
-/// Tells where the drive at `path` is; `light` lets it blink or not. `Err` says why its light did not do as it was told.
-pub(super) fn locate(sys: &Path, path: &Path, light: Option<bool>) -> Result<DriveLocation, String> {
-    let device = fs::canonicalize(path).unwrap_or_else(|_| path.into());
-    let mut at = DriveLocation { path: path.display().to_string(), ..DriveLocation::default() };
+/// A drive that is looked for.
+pub(super) struct Sought {
+    /// Where it is, or was when it was open last.
+    pub(super) path: PathBuf,
+    /// Its serial number; empty where none is known.
+    pub(super) serial: String,
+    /// Whether it is open here.
+    pub(super) open: bool,
+    /// All drives that are open here.
+    pub(super) here: Vec<(PathBuf, Uuid)>,
+}
+
+impl Sought {
+    /// The drive of the pool that is at this device instead of the one that is looked for.
+    fn other_at(&self, device: &Path) -> Option<Uuid> {
+        let mut others = self.here.iter().filter(|_| !self.open);
+        others.find(|(path, _)| real(path) == device).map(|(_, uuid)| *uuid)
+    }
+}
+
+fn real(path: &Path) -> PathBuf {
+    fs::canonicalize(path).unwrap_or_else(|_| path.into())
+}
+
+/// Tells where a drive is; `light` lets it blink or not. `Err` says why its light did not do as it was told.
+pub(super) fn locate(sys: &Path, sought: &Sought, light: Option<bool>) -> Result<DriveLocation, String> {
+    let device = real(&sought.path);
+    let path = sought.path.display().to_string();
+    let mut at = DriveLocation { path, serial: sought.serial.clone(), ..DriveLocation::default() };
     let name = device.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
     let block = sys.join("class/block").join(&name);
-    if !device.starts_with("/dev") || !block.exists() {
-        at.slot = if device.exists() {
-            "a file, not a device".into()
-        } else {
-            "the system has no such device".into()
-        };
-        return if light.is_some() { Err(format!("{}: {}", at.path, at.slot)) } else { Ok(at) };
+    let nowhere = |mut at: DriveLocation, why: String| {
+        at.slot = why;
+        if light.is_some() { Err(format!("{}: {}", at.path, at.slot)) } else { Ok(at) }
+    };
+    if let Some(other) = sought.other_at(&device) {
+        return nowhere(at, format!("it is not there; what is there now is drive {other} of the pool"));
     }
-    at.serial = first_line(&block, &["device/serial", "device/device/serial", "serial"]);
+    if !device.starts_with("/dev") || !block.exists() {
+        let what = if device.exists() { "a file, not a device" } else { "the system has no such device" };
+        return nowhere(at, what.into());
+    }
+    let serial = serial(&block);
+    if !at.serial.is_empty() && !serial.is_empty() && at.serial != serial {
+        return nowhere(at, format!("it is not there; what is there now has the serial number '{serial}'"));
+    }
+    if !sought.open && (at.serial.is_empty() || serial.is_empty()) {
+        let why = "it is not open here, and no serial number tells whether it is what is there now";
+        return nowhere(at, why.into());
+    }
+    at.serial = if serial.is_empty() { at.serial } else { serial };
     at.model = first_line(&block, &["device/model", "device/device/model"]);
     let slot = enclosure_slot(sys, &name);
     let address = bus_address(&block);
@@ -114,6 +152,16 @@ fn file_name(path: &Path) -> String {
     path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default()
 }
 
+/// The serial number of a disk, from where the opening of a drive has it too; a partition has that of its disk.
+fn serial(block: &Path) -> String {
+    let disk = real(block);
+    let disk = if disk.join("partition").exists() { disk.parent().unwrap_or(&disk) } else { &disk };
+    let places = ["device/serial", "device/device/serial", "serial", "device/vpd_pg80"];
+    let told = places.iter().find_map(|place| fs::read(disk.join(place)).ok()).unwrap_or_default();
+    let clean: String = String::from_utf8_lossy(&told).chars().filter(|c| !c.is_control()).collect();
+    clean.trim().to_owned()
+}
+
 fn first_line(folder: &Path, names: &[&str]) -> String {
     let text = names.iter().find_map(|name| fs::read_to_string(folder.join(name)).ok()).unwrap_or_default();
     text.lines().next().unwrap_or_default().trim().to_string()
@@ -141,9 +189,40 @@ mod tests {
         sys
     }
 
+    fn sought(path: impl AsRef<Path>, serial: &str, open: bool) -> Sought {
+        Sought { path: path.as_ref().into(), serial: serial.into(), open, here: Vec::new() }
+    }
+
+    #[test]
+    fn the_light_of_another_drive_stays_as_it_is() {
+        let sys = machine();
+        let light = "class/leds/nvme7n1:red:locate/brightness";
+        put(sys.path(), light, "0");
+        let at = |sought: &Sought| locate(sys.path(), sought, None).unwrap();
+        let blinks = |sought: &Sought| {
+            let done = locate(sys.path(), sought, Some(true));
+            (done.is_ok(), fs::read_to_string(sys.path().join(light)).unwrap() == "1")
+        };
+        let dead = |serial| sought("/dev/nvme7n1", serial, false);
+        let (moved, nobody) = (dead("OTHER"), dead(""));
+        assert_eq!((at(&moved).serial.as_str(), blinks(&moved)), ("OTHER", (false, false)));
+        assert!(
+            at(&moved).slot.contains("not there") && at(&moved).slot.contains("S3R1AL"),
+            "{:?}",
+            at(&moved)
+        );
+        assert_eq!((at(&nobody).light, blinks(&nobody)), (None, (false, false)));
+        let uuid = Uuid::from_random([7; 16]);
+        let taken = Sought { here: vec![("/dev/nvme7n1".into(), uuid)], ..dead("S3R1AL") };
+        assert!(at(&taken).slot.contains(&uuid.to_string()) && blinks(&taken) == (false, false));
+        // It has failed, and is where it was.
+        let failed = dead("S3R1AL");
+        assert_eq!((at(&failed).slot.as_str(), blinks(&failed)), ("PCI address 0000:3b:00.0", (true, true)));
+    }
+
     #[test]
     fn lights_are_found_where_there_are_some() {
-        let (sys, drive) = (machine(), Path::new("/dev/nvme7n1"));
+        let (sys, drive) = (machine(), &sought("/dev/nvme7n1", "", true));
         let at = locate(sys.path(), drive, None).unwrap();
         assert_eq!((at.serial.as_str(), at.model.as_str()), ("S3R1AL", "MODEL 9"));
         assert_eq!((at.slot.as_str(), at.light), ("PCI address 0000:3b:00.0", None));
@@ -167,6 +246,7 @@ mod tests {
         let sys = machine();
         let file = sys.path().join("drive");
         fs::write(&file, "").unwrap();
+        let file = sought(file, "", true);
         let at = locate(sys.path(), &file, None).unwrap();
         assert!(at.slot.contains("a file") && at.light.is_none());
         assert!(locate(sys.path(), &file, Some(true)).is_err());

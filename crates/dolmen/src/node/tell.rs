@@ -206,7 +206,18 @@ fn reserve_ppm(reports: &[CoreReport]) -> u32 {
 pub(super) fn drives(plan: &PoolPlan, reports: &[CoreReport]) -> Vec<DriveStatus> {
     let stopped = reports.iter().find_map(|r| r.stopped.clone());
     let there = drive_reports(reports).enumerate().filter(|(_, d)| d.standing.state != Standing::Gone);
-    there.map(|(index, drive)| drive_status(plan, reports, stopped.as_deref(), index, drive)).collect()
+    let drives = there.map(|(index, drive)| {
+        let status = drive_status(plan, reports, stopped.as_deref(), index, drive);
+        // Devices are numbered anew when one is gone, and another drive may have been put in its place.
+        let elsewhere = drive.info.is_none() && is_open(reports, &status.path);
+        DriveStatus { path: if elsewhere { String::new() } else { status.path }, ..status }
+    });
+    drives.collect()
+}
+
+/// True when a drive of the pool is open at a path.
+fn is_open(reports: &[CoreReport], path: &str) -> bool {
+    drive_reports(reports).any(|d| d.info.is_some() && d.standing.path == path)
 }
 
 fn drive_status(

@@ -158,7 +158,8 @@ impl Node {
     pub fn states(&self) -> Vec<(String, String)> {
         let drives = self.cli(&["drive", "list"]);
         let name = |d: &Value| {
-            Path::new(d["path"].as_str().unwrap()).file_name().unwrap().to_str().unwrap().to_string()
+            let name = Path::new(d["path"].as_str().unwrap()).file_name().unwrap_or_default();
+            name.to_str().unwrap().to_string()
         };
         drives
             .as_array()
