@@ -147,6 +147,12 @@ impl Talk {
         Talk { desks: inboxes.into_iter().map(desk).collect() }
     }
 
+    /// Where a core takes its requests from, for what has one of its own in between.
+    #[cfg(test)]
+    pub(super) fn inbox(&self, core: CoreId) -> InboxSender<ToCore> {
+        self.desks[usize::from(core.0)].inbox.clone()
+    }
+
     /// How many there are.
     #[must_use]
     pub fn count(&self) -> usize {

@@ -63,6 +63,21 @@ impl DriveOps {
     }
 }
 
+/// Why a drive has not joined, as far as one knows.
+enum Unjoined {
+    /// The pool does not count it, and never will: all can be as it was before.
+    Refused(PlaneError),
+    /// The pool was told to count it, and nobody knows what came of that. A start takes what was added and never counted, and needs
+    /// what was counted.
+    Unknown,
+}
+
+impl From<PlaneError> for Unjoined {
+    fn from(why: PlaneError) -> Unjoined {
+        Unjoined::Refused(why)
+    }
+}
+
 fn gone<T>(_: T) -> PlaneError {
     PlaneError::Unavailable("the node is stopping".into())
 }
@@ -99,18 +114,26 @@ impl Node {
         let opened = self.open(&path, size_bytes).await?;
         let made = opened.info.created;
         let before = settings.clone();
-        let joined = self.join(&path, opened, &mut settings).await;
-        if joined.is_err() && *settings != before {
+        let why = match self.join(&path, opened, &mut settings).await {
+            Ok(()) => return Ok(()),
+            Err(Unjoined::Unknown) => {
+                return Err(PlaneError::Unavailable(format!(
+                    "{path}: the node is stopping; whether the drive has joined shows after its next start, which takes it if it has not"
+                )));
+            }
+            Err(Unjoined::Refused(why)) => why,
+        };
+        if *settings != before {
             *settings = before;
             if let Err(why) = settings.save(&self.drives.folder) {
                 tracing::warn!("the next start tries {path} again: {why}");
             }
         }
-        if joined.is_err() && made {
+        if made {
             // The file was ours alone, and nobody counts on it.
             let _ = std::fs::remove_file(&path);
         }
-        joined
+        Err(why)
     }
 
     async fn open(&self, path: &str, create_bytes: Option<u64>) -> Result<OpenedDrive, PlaneError> {
@@ -121,7 +144,7 @@ impl Node {
         opened.map_err(PlaneError::Refused)
     }
 
-    async fn join(&self, path: &str, opened: OpenedDrive, settings: &mut Settings) -> Result<(), PlaneError> {
+    async fn join(&self, path: &str, opened: OpenedDrive, settings: &mut Settings) -> Result<(), Unjoined> {
         let file = opened.info.file;
         let drive = Candidate { info: opened.info.clone(), path: path.into() };
         let prepared =
@@ -130,10 +153,10 @@ impl Node {
             Ok(drive) => drive,
             Err(why) => {
                 self.cores.ask(OWNER, |answer| ToCore::CloseFile { file, answer }).await.map_err(gone)?;
-                return Err(match why {
+                return Err(Unjoined::Refused(match why {
                     StoreError::Refused(text) | StoreError::Drive(text) => PlaneError::Refused(text),
                     other => PlaneError::Unavailable(other.to_string()),
-                });
+                }));
             }
         };
         let (uuid, was_out) = (drive.uuid(), drive.was_out);
@@ -147,21 +170,29 @@ impl Node {
         };
         let known = place.as_ref().ok().copied();
         let told = self.cores.ask_all(|answer| ToCore::DriveJoined { uuid, place: known, answer }).await;
-        told.map_err(gone)?;
+        if place.is_ok() && told.is_err() {
+            return Err(Unjoined::Unknown);
+        }
         if place.is_ok() && was_out {
             self.tell(Notice::Drive { path: path.into(), what: dolmen_cluster::plane::DriveNews::Stale })
                 .await;
         }
-        place.map(|_| ()).map_err(|why| refused(format!("{path}: {why}")))
+        place.map(|_| ()).map_err(|why| Unjoined::Refused(refused(format!("{path}: {why}"))))
     }
 
     /// Gives a prepared drive the key table, and only then lets it count: the pool must never live on drives that lack it. Its
     /// place in the pool, or why it is not in.
-    async fn enter(&self, drive: NewDrive, file: FileId) -> Result<Result<u16, String>, PlaneError> {
+    async fn enter(&self, drive: NewDrive, file: FileId) -> Result<Result<u16, String>, Unjoined> {
         let keys = self.cores.ask(OWNER, |answer| ToCore::JoinKeys { file, answer }).await.map_err(gone)?;
         let place = match keys {
             Ok(()) => {
-                self.cores.ask(OWNER, |answer| ToCore::JoinDrive { drive, answer }).await.map_err(gone)?
+                let joining = self.cores.ask(OWNER, |answer| ToCore::JoinDrive { drive, answer });
+                let joined = joining.await.map_err(|_| Unjoined::Unknown)?;
+                // A pool that has stopped may have got as far as some of its drives.
+                if joined.is_err() && self.has_stopped().await {
+                    return Err(Unjoined::Unknown);
+                }
+                joined
             }
             Err(why) => Err(why.to_string()),
         };
@@ -169,6 +200,10 @@ impl Node {
             self.cores.ask(OWNER, |answer| ToCore::LeaveKeys { file, answer }).await.map_err(gone)?;
         }
         Ok(place)
+    }
+
+    async fn has_stopped(&self) -> bool {
+        self.reports().await.is_none_or(|reports| reports.iter().any(|r| r.stopped.is_some()))
     }
 
     /// Closes what is open of a drive that is out or gone.
@@ -283,3 +318,6 @@ pub(super) async fn reprotect(cores: &Talk, shards: u16, settings: &Settings) ->
     let told = cores.ask_all(|answer| ToCore::Reprotect { paused, bytes_per_s, answer }).await;
     told.map(|_| ()).map_err(gone)
 }
+
+#[cfg(test)]
+mod tests;
