@@ -58,6 +58,14 @@ impl Settings {
         })
     }
 
+    /// No round is of a time to come: the clock was set back, and the next one must not have to wait until it has caught up.
+    fn follow_clock(&mut self, now: UnixMillis) {
+        // A round that has not ended yet began after the one that has.
+        let running = self.finished_ms < self.started_ms;
+        self.started_ms = self.started_ms.min(now.0);
+        self.finished_ms = self.finished_ms.min(now.0.saturating_sub(u64::from(running)));
+    }
+
     fn save(&self, path: &Path) -> Result<(), String> {
         let text = serde_json::to_vec_pretty(self).map_err(|why| why.to_string())?;
         file::replace(path, &text, Visibility::Everybody).map_err(|why| why.to_string())
@@ -100,6 +108,7 @@ impl Scrubbing {
         now: UnixMillis,
     ) -> ScrubPlan {
         let s = self.update(|s| {
+            s.follow_clock(now);
             let through = report.finished >= s.round;
             if s.round > 0 && through && s.finished_ms < s.started_ms {
                 s.finished_ms = now.0;
@@ -195,6 +204,34 @@ mod tests {
         let scrubbing = Scrubbing::load(other.path());
         scrubbing.change(ScrubChange { start: true, ..ScrubChange::default() }, &report(2), at(901));
         assert_eq!(scrubbing.look(&report(2), 1, 0, at(901)).round, 3);
+    }
+
+    #[test]
+    fn a_clock_that_was_ahead_keeps_no_round_waiting() {
+        let folder = tempfile::tempdir().unwrap();
+        let day = 24 * 3600 * 1000;
+        let at = |day_number: u64| UnixMillis((20_000 + day_number) * day);
+        let scrubbing = Scrubbing::load(folder.path());
+        scrubbing.look(&report(0), 1, 0, at(0));
+        assert_eq!(scrubbing.look(&report(0), 1, 0, at(400)).round, 1, "the clock is a year ahead");
+        // It is put right while the round goes on: its end is told as it is, once.
+        scrubbing.look(&report(0), 1, 0, at(1));
+        scrubbing.look(&report(1), 1, 0, at(2));
+        assert_eq!(
+            (scrubbing.status(&report(1)).started, scrubbing.status(&report(1)).finished),
+            (at(1), at(2))
+        );
+        let written = || std::fs::metadata(folder.path().join(FILE)).unwrap().modified().unwrap();
+        let before = written();
+        assert_eq!(scrubbing.look(&report(1), 1, 0, at(3)).round, 1);
+        assert_eq!(written(), before, "nothing has changed");
+        assert_eq!(scrubbing.look(&report(1), 1, 0, at(15)).round, 2);
+        // The same when it was put right between two rounds.
+        scrubbing.look(&report(2), 1, 0, at(500));
+        assert_eq!(scrubbing.look(&report(2), 1, 0, at(501)).round, 3);
+        scrubbing.look(&report(3), 1, 0, at(502));
+        assert_eq!(scrubbing.look(&report(3), 1, 0, at(20)).round, 3);
+        assert_eq!(scrubbing.look(&report(3), 1, 0, at(34)).round, 4);
     }
 
     #[test]
