@@ -34,8 +34,8 @@ use tokio::{
     task::JoinHandle,
 };
 
-/// How often the token file is looked at.
-const TOKEN_PERIOD: Duration = Duration::from_secs(3600);
+/// How often the token file is looked at: a clock that was set makes a token void that was good.
+const TOKEN_PERIOD: Duration = Duration::from_secs(5);
 
 /// When something could not be written there, how soon it is tried again.
 const TRY_AGAIN: Duration = Duration::from_secs(1);
@@ -232,7 +232,7 @@ impl Prepared {
             Ok::<_, ControlError>((server, cluster, service, signals))
         })?;
         let addresses = server.local_addresses().map_err(ControlError::System)?;
-        let mut access = Access { endpoint: Some((folder.clone(), Endpoint::of(&addresses))), tokens };
+        let mut access = Access { endpoint: Some((folder.clone(), Endpoint::of(&addresses))), tokens, now };
         // Hosts are served all the same.
         let told = access.tell();
         if let Err(why) = &told {
@@ -341,12 +341,14 @@ struct Access {
     /// Where the API answers; `None` once the folder says so.
     endpoint: Option<(PathBuf, Endpoint)>,
     tokens: TokenFile,
+    /// The time of day.
+    now: fn() -> UnixMillis,
 }
 
 impl Access {
     /// Writes what is not there yet, or no longer fresh. Who finds the endpoint finds a token: it comes last.
     fn tell(&mut self) -> Result<(), dolmen_security::Error> {
-        if self.tokens.renew(now().0 / 1000)? {
+        if self.tokens.renew((self.now)().0 / 1000)? {
             tracing::info!("the token file has a new token");
         }
         if let Some((folder, endpoint)) = &self.endpoint {
@@ -409,6 +411,7 @@ fn certificate_names(options: &ServeOptions, host: &str) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::sync::atomic::{AtomicU64, Ordering};
 
     #[test]
     fn who_finds_the_endpoint_finds_a_token() {
@@ -421,11 +424,41 @@ mod tests {
         let mut access = Access {
             endpoint: Some((folder.path().into(), endpoint)),
             tokens: TokenFile::new(token.clone(), key, TOKEN_LIFE_SECS),
+            now,
         };
         access.tell().unwrap_err();
         assert!(Endpoint::read(folder.path()).is_none());
         fs::remove_dir(&token).unwrap();
         access.tell().unwrap();
         assert!(token.is_file() && Endpoint::read(folder.path()).is_some());
+    }
+
+    /// The time of day of the test below. Seconds.
+    static CLOCK: AtomicU64 = AtomicU64::new(0);
+
+    #[tokio::test]
+    async fn a_clock_that_is_set_costs_nobody_the_token() {
+        const DAY: u64 = 24 * 3600;
+        let folder = tempfile::tempdir().unwrap();
+        let key = SigningKey::load_or_make(&folder.path().join(files::TOKEN_KEY)).unwrap();
+        let verifier = Verifier::new([(KeyId::root(), key.public_key().to_vec())]);
+        let token = folder.path().join(files::TOKEN);
+        let tokens = TokenFile::new(token.clone(), key, TOKEN_LIFE_SECS);
+        let clock = || UnixMillis(CLOCK.load(Ordering::Relaxed) * 1000);
+        let mut access = Access { endpoint: None, tokens, now: clock };
+        CLOCK.store(20_000 * DAY, Ordering::Relaxed);
+        access.tell().unwrap();
+        let keeping = tokio::spawn(access.keep(true));
+        for day in [19_900, 20_300] {
+            CLOCK.store(day * DAY, Ordering::Relaxed);
+            let good = || verifier.verify(&fs::read_to_string(&token).unwrap(), day * DAY).is_ok();
+            let mut looks = 0;
+            while !good() {
+                looks += 1;
+                assert!(looks < 1200, "the token is not made anew");
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        }
+        keeping.abort();
     }
 }
