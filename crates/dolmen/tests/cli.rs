@@ -103,6 +103,28 @@ fn the_cluster_key_is_told_rotated_exported_and_imported() {
         "{said}"
     );
     assert_eq!(std::fs::read_to_string(&kept).unwrap(), text);
+    // A copy of the same key is written over, sealed or not; anything else is not.
+    let phrase = dir.path().join("phrase");
+    std::fs::write(&phrase, "correct horse battery").unwrap();
+    let sealing = ["--passphrase-file", phrase.to_str().unwrap()];
+    on(&[&["key", "export", "--to", kept.to_str().unwrap()][..], &sealing].concat());
+    let sealed = std::fs::read_to_string(&kept).unwrap();
+    assert!(sealed.contains("sealed") && !sealed.contains(&"07".repeat(32)), "{sealed}");
+    on(&["key", "export", "--to", kept.to_str().unwrap()]);
+    for (there, what) in [
+        (sealed.replace("id     98", "id     99"), "99352ce80ce3d800151d1178fa395037"),
+        (text.replace("id  98", "id  99"), "99352ce80ce3d800151d1178fa395037"),
+        ("what else there is".to_owned(), "something else"),
+    ] {
+        std::fs::write(&kept, &there).unwrap();
+        let why = bad(4, &["--data", folder, "key", "export", "--to", kept.to_str().unwrap()]);
+        assert!(why.contains(what) && why.contains(kept.to_str().unwrap()), "{why}");
+        assert_eq!(std::fs::read_to_string(&kept).unwrap(), there);
+    }
+    let own = data.join("keys/cluster.key");
+    let to_itself = ["--data", folder, "key", "export", "--to", own.to_str().unwrap()];
+    assert!(bad(4, &[&to_itself[..], &sealing].concat()).contains("keeps its key"));
+    assert_eq!(std::fs::read_to_string(&own).unwrap(), text);
     let other = text.replace("id  98", "id  99");
     std::fs::write(&file, other).unwrap();
     bad(1, &["--data", folder, "key", "import", file.to_str().unwrap()]);

@@ -120,6 +120,16 @@ impl ClusterKey {
         }
     }
 
+    /// Which key a text holds that was exported, plain or sealed, whether or not it can be opened.
+    #[must_use]
+    pub fn id_in(text: &Secret) -> Option<[u8; 16]> {
+        let mut lines = text.expose_text()?.lines();
+        if ![HEAD, SEALED_HEAD].contains(&lines.next()?.trim()) {
+            return None;
+        }
+        unhex(lines.next()?.strip_prefix("id")?.trim())
+    }
+
     /// Names the key without giving anything of it away.
     #[must_use]
     pub fn id(&self) -> [u8; 16] {

@@ -288,7 +288,7 @@ pub enum KeyCommand {
         /// Seal it with the passphrase in this file; without one whoever sees the text has the key
         #[arg(long, value_name = "FILE")]
         passphrase_file: Option<PathBuf>,
-        /// Write it to this file, for its owner alone, instead of printing it
+        /// Write it to this file, for its owner alone, instead of printing it; over an older copy of the same key, and over nothing else
         #[arg(long, value_name = "FILE")]
         to: Option<PathBuf>,
         /// Where the node keeps it, if it was told so with `serve --cluster-key`

@@ -16,6 +16,7 @@ use serde_json::{Value, json};
 use std::{
     fs::File,
     io::{self, Read},
+    os::unix::fs::MetadataExt,
     path::Path,
 };
 
@@ -113,8 +114,40 @@ fn export(
         }
     };
     let Some(path) = to else { return say(sealed.expose()) };
+    spare(path, files.path(), &key)?;
     file::replace(path, sealed.expose(), Visibility::Owner).map_err(failed)?;
     put_place(output, &key, path)
+}
+
+/// Refuses to write over anything but an older copy of the same key: the file may be the only place where another one is.
+fn spare(path: &Path, in_force: &Path, key: &ClusterKey) -> Result<(), CliError> {
+    let shown = path.display();
+    let there = match std::fs::metadata(path) {
+        Ok(there) => there,
+        Err(why) if why.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(why) => return Err(CliError::new(Exit::Failed, format!("{shown}: {why}"))),
+    };
+    let refused = |what: String| {
+        let text = format!("{shown} is there already and {what}; it was left as it is");
+        Err(CliError::new(Exit::Conflict, text)
+            .hint("name a file that is not there yet, or move this one away"))
+    };
+    if !there.is_file() {
+        return refused("is no file".into());
+    }
+    let same = |own: std::fs::Metadata| (own.dev(), own.ino()) == (there.dev(), there.ino());
+    if std::fs::metadata(in_force).is_ok_and(same) {
+        return refused("is where the node keeps its key".into());
+    }
+    let text = File::open(path)
+        .and_then(start_of)
+        .map_err(|why| CliError::new(Exit::Failed, format!("{shown}: {why}")))?;
+    match ClusterKey::id_in(&text) {
+        Some(id) if id == key.id() => Ok(()),
+        Some(id) => refused(format!("holds another cluster key, {:032x}", u128::from_be_bytes(id))),
+        None if text.expose().is_empty() => Ok(()),
+        None => refused("holds something else".into()),
+    }
 }
 
 /// Says where a key is now.
@@ -156,11 +189,12 @@ fn import(
 }
 
 fn read(path: &Path) -> io::Result<Secret> {
+    if path == Path::new("-") { start_of(io::stdin().lock()) } else { start_of(File::open(path)?) }
+}
+
+/// As much as a key takes.
+fn start_of(from: impl Read) -> io::Result<Secret> {
     let mut bytes = Vec::new();
-    if path == Path::new("-") {
-        io::stdin().lock().take(MAX_KEY_BYTES).read_to_end(&mut bytes)?;
-    } else {
-        File::open(path)?.take(MAX_KEY_BYTES).read_to_end(&mut bytes)?;
-    }
+    from.take(MAX_KEY_BYTES).read_to_end(&mut bytes)?;
     Ok(Secret::new(bytes))
 }
