@@ -27,11 +27,13 @@ pub struct Timeouts {
     pub icreq_ms: u64,
     /// From ICResp to a complete Connect. Milliseconds.
     pub connect_ms: u64,
-    /// From the first byte of a PDU to its last, and from an R2T to the last byte it asked for. Milliseconds.
+    /// From the first byte of a PDU to its last, from an R2T to the last byte it asked for, and from the first half of a fused pair to
+    /// the second. Milliseconds.
     pub pdu_ms: u64,
     /// For a send to be taken by the peer. Milliseconds.
     pub send_ms: u64,
-    /// The same, and for data that was asked for to go on coming, while memory is short and others wait for it. Milliseconds.
+    /// The same, for data that was asked for to go on coming, and for the second half of a fused pair to follow the first, while memory is
+    /// short and others wait for it. Milliseconds.
     pub hung_ms: u64,
     /// For a host to end its side of a connection whose other side we have ended. Milliseconds.
     pub part_ms: u64,

@@ -301,8 +301,8 @@ pub(crate) struct Request {
     pub(crate) length: u32,
     /// Bytes of buffers that count as its connection's share.
     pub(crate) held: usize,
-    /// When its R2T was sent.
-    pub(crate) asked: Nanos,
+    /// When its R2T was sent; of a half of a fused pair, when its data was here.
+    pub(crate) since: Nanos,
     pub(crate) stamps: Stamps,
     /// It failed while its data was still coming: the answer when all of that is here.
     pub(crate) verdict: Option<Status>,

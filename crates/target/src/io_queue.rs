@@ -1,7 +1,7 @@
 //! I/O commands: from the submission queue entry to the volume's request, and from the volume's reply to the host.
 
 use crate::{
-    connection::{Capsule, Connection, FirstHalf, Stage},
+    connection::{Capsule, Connection, Stage},
     lifecycle::NewRequest,
     nvm::{self, Transfer},
     outbox::{ATTACH_BYTES, Outbox},
@@ -20,8 +20,6 @@ use dolmen_volume as volume;
 use dolmen_volume::{Command, Done, Reply, VolumeRef};
 
 const LENGTH_INVALID: Status = Status::DATA_SGL_LENGTH_INVALID.with_dnr();
-const FAILED_FUSED: Status = Status::ABORTED_FAILED_FUSED.with_dnr();
-const MISSING_FUSED: Status = Status::ABORTED_MISSING_FUSED.with_dnr();
 
 impl Target {
     /// A command on an I/O queue.
@@ -39,7 +37,13 @@ impl Target {
     }
 
     /// Checks a command, gets the memory it needs, and starts it.
-    fn start_single(&mut self, io: &mut Io, key: Key, sqe: &Sqe, capsule_data: u32) -> Result<Taken, Status> {
+    pub(crate) fn start_single(
+        &mut self,
+        io: &mut Io,
+        key: Key,
+        sqe: &Sqe,
+        capsule_data: u32,
+    ) -> Result<Taken, Status> {
         let Some(view) = self.connections.get(key).and_then(|c| c.view) else {
             return Err(Status::INTERNAL_ERROR);
         };
@@ -145,81 +149,6 @@ impl Target {
         }
     }
 
-    /// A fused command, or an ordinary one that follows a first half (Base 3.4.2).
-    fn start_fused(&mut self, io: &mut Io, key: Key, sqe: &Sqe, capsule_data: u32) -> Taken {
-        let Some(connection) = self.connections.get_mut(key) else { return Taken::Yes };
-        let waiting = connection.first_half;
-        match (sqe.fuse(), waiting) {
-            (Fuse::Second, None) => self.fail(io, key, sqe, MISSING_FUSED),
-            (Fuse::Second, Some(FirstHalf::Refused)) => {
-                connection.first_half = None;
-                self.fail(io, key, sqe, FAILED_FUSED);
-            }
-            (Fuse::Second, Some(FirstHalf::Request(first))) => {
-                return self.start_second(io, key, first, sqe, capsule_data);
-            }
-            (_, Some(FirstHalf::Request(first))) => {
-                connection.first_half = None;
-                self.abandon_waiting(io, first, MISSING_FUSED);
-                return self.start_io(io, key, sqe, capsule_data);
-            }
-            (_, Some(FirstHalf::Refused)) => {
-                connection.first_half = None;
-                return self.start_io(io, key, sqe, capsule_data);
-            }
-            (Fuse::First, None) if sqe.opcode == NvmOpcode::COMPARE.0 => {
-                return match self.start_single(io, key, sqe, capsule_data) {
-                    Ok(taken) => taken,
-                    Err(status) => {
-                        self.refuse_first(io, key, sqe, status);
-                        Taken::Yes
-                    }
-                };
-            }
-            (Fuse::First, None) => self.refuse_first(io, key, sqe, Status::INVALID_FIELD.with_dnr()),
-            _ => self.fail(io, key, sqe, Status::INVALID_FIELD.with_dnr()),
-        }
-        Taken::Yes
-    }
-
-    fn refuse_first(&mut self, io: &mut Io, key: Key, sqe: &Sqe, status: Status) {
-        self.fail(io, key, sqe, status);
-        if let Some(connection) = self.connections.get_mut(key) {
-            connection.first_half = Some(FirstHalf::Refused);
-        }
-    }
-
-    fn start_second(&mut self, io: &mut Io, key: Key, first: Key, sqe: &Sqe, capsule_data: u32) -> Taken {
-        let before = self.requests.get(first).map(|r| r.sqe);
-        let pair_ok = before.is_some_and(|f| nvm::is_pair(&f, sqe));
-        let started = if pair_ok {
-            self.start_single(io, key, sqe, capsule_data)
-        } else {
-            Err(Status::INVALID_FIELD.with_dnr())
-        };
-        match started {
-            Ok(Taken::NoMemory) => return Taken::NoMemory,
-            Ok(Taken::Yes) => {}
-            Err(status) => {
-                if let Some(connection) = self.connections.get_mut(key) {
-                    connection.first_half = None;
-                }
-                self.abandon_waiting(io, first, FAILED_FUSED);
-                self.fail(io, key, sqe, status);
-            }
-        }
-        Taken::Yes
-    }
-
-    /// Fails a first half for which no second half will come.
-    fn abandon_waiting(&mut self, io: &mut Io, first: Key, status: Status) {
-        let Some(slot) = self.requests.get_mut(first) else { return };
-        slot.verdict = Some(status);
-        if matches!(slot.stage, Stage::Half | Stage::Unsolicited) {
-            self.abandon(io, first, status);
-        }
-    }
-
     /// Starts to collect a command's data: from the capsule at once, else by R2T when its turn comes.
     pub(crate) fn collect(&mut self, io: &mut Io, key: Key, sqe: &Sqe, plan: DataPlan) -> Taken {
         let request = match plan {
@@ -259,23 +188,6 @@ impl Target {
         Taken::Yes
     }
 
-    /// Remembers a first half; ties a second half to it.
-    fn pair_up(&mut self, key: Key, request: Key, fuse: Fuse) {
-        let Some(connection) = self.connections.get_mut(key) else { return };
-        match (fuse, connection.first_half) {
-            (Fuse::First, _) => connection.first_half = Some(FirstHalf::Request(request)),
-            (Fuse::Second, Some(FirstHalf::Request(first))) => {
-                connection.first_half = None;
-                for (a, b) in [(first, request), (request, first)] {
-                    if let Some(slot) = self.requests.get_mut(a) {
-                        slot.partner = Some(b);
-                    }
-                }
-            }
-            _ => {}
-        }
-    }
-
     /// All data of an I/O command is here.
     pub(crate) fn io_data(&mut self, io: &mut Io, request: Key) {
         let Some(slot) = self.requests.get_mut(request) else { return };
@@ -283,7 +195,7 @@ impl Target {
             self.abandon(io, request, status);
             return;
         }
-        slot.stage = Stage::Half;
+        (slot.stage, slot.since) = (Stage::Half, io.now());
         let (sqe, key, partner) = (slot.sqe, slot.connection, slot.partner);
         // The namespace may have been hidden or deleted while the data came.
         let view = self.connections.get(key).and_then(|c| c.view);
@@ -301,26 +213,13 @@ impl Target {
             }
             return;
         }
+        self.halves = true;
         let Some(partner) = partner else { return };
         if self.requests.get(partner).is_some_and(|p| p.stage == Stage::Half) {
             let (first, second) =
                 if sqe.fuse() == Fuse::First { (request, partner) } else { (partner, request) };
             self.submit_pair(io, first, second, volume);
         }
-    }
-
-    fn submit_pair(&mut self, io: &mut Io, first: Key, second: Key, volume: VolumeRef) {
-        let take = |target: &mut Target, key: Key| {
-            let slot = target.requests.get_mut(key)?;
-            slot.stage = Stage::Volume;
-            Some((slot.sqe, slot.buf.take()?))
-        };
-        let (Some((sqe, compare)), Some((_, write))) = (take(self, first), take(self, second)) else {
-            return;
-        };
-        let rw = sqe.read_write();
-        let command = Command::CompareAndWrite { lba: rw.start, blocks: rw.blocks, compare, write };
-        self.submit(io, first, volume, command);
     }
 
     pub(crate) fn submit(&mut self, io: &mut Io, request: Key, volume: VolumeRef, command: Command) {

@@ -26,6 +26,7 @@ mod discovery;
 mod events;
 mod fabrics;
 mod features;
+mod fused;
 mod identify;
 mod io_queue;
 mod lifecycle;

@@ -24,7 +24,7 @@ impl Target {
             buf: new.buf,
             length: new.length,
             held,
-            asked: Nanos(0),
+            since: Nanos(0),
             stamps: new.stamps,
             verdict: None,
             partner: None,
@@ -295,7 +295,7 @@ impl Target {
         };
         let mut late: Vec<Key> = self.connections.keys(|c| overdue(c));
         if self.solicited_bytes > 0 {
-            let silent = |r: &Request| r.stage == Stage::Solicited && after(r.asked, limits.pdu_ms);
+            let silent = |r: &Request| r.stage == Stage::Solicited && after(r.since, limits.pdu_ms);
             late.extend(self.requests.iter().filter(|(_, r)| silent(r)).map(|(_, r)| r.connection));
         }
         late.extend(self.hung(io));
@@ -305,6 +305,7 @@ impl Target {
             self.stats.timeouts += 1;
             self.close(io, key);
         }
+        self.abandon_halves(io);
         let expired: Vec<u16> =
             self.controllers.iter().filter(|c| c.expired(now, &limits)).map(|c| c.id).collect();
         for id in expired {

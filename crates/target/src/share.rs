@@ -61,18 +61,20 @@ impl Target {
             return Vec::new();
         }
         let (now, ms) = (io.now(), self.config.timeouts.hung_ms);
-        let is_hung = |c: &Connection| now > c.unmoved_since(now).plus_ms(ms);
+        let is_hung = |c: &Connection| now > self.unmoved_since(c, now).plus_ms(ms);
         if !self.connections.iter().any(|(_, c)| (c.stalled || c.sated) && !is_hung(c)) {
             return Vec::new();
         }
         self.connections.keys(|c| is_hung(c) && !c.is_over() && c.holds() > BLOCK_BYTES)
     }
-}
 
-impl Connection {
-    /// Since when its host has neither read what it is sent nor gone on with what it was asked for: `now` if it owes nothing.
-    fn unmoved_since(&self, now: Nanos) -> Nanos {
-        let owes = (self.solicited_bytes > 0).then_some(self.progress);
-        self.sending.into_iter().chain(owes).min().unwrap_or(now)
+    /// Since when a connection's host has neither read what it is sent, nor gone on with what it was asked for, nor let the second half
+    /// of a fused pair follow the first: `now` if it owes nothing.
+    fn unmoved_since(&self, connection: &Connection, now: Nanos) -> Nanos {
+        let owes = (connection.solicited_bytes > 0).then_some(connection.progress);
+        // What we hold up ourselves may be the second half.
+        let half = self.waiting_half(connection).filter(|_| !connection.is_held_up());
+        let half = half.map(|request| request.since);
+        connection.sending.into_iter().chain(owes).chain(half).min().unwrap_or(now)
     }
 }

@@ -95,6 +95,8 @@ pub struct Target {
     /// Bytes that all R2Ts have asked for and not got yet, and how many there may be.
     pub(crate) solicited_bytes: usize,
     pub(crate) solicited_limit: usize,
+    /// Halves of fused pairs may be waiting for their other halves.
+    pub(crate) halves: bool,
     pub(crate) draining: bool,
     pub(crate) settlements: Settlements,
     pub(crate) stats: TargetStats,
@@ -128,6 +130,7 @@ impl Target {
             granted: 0,
             solicited_bytes: 0,
             solicited_limit: bounds.solicited_bytes,
+            halves: false,
             draining: false,
             settlements: Settlements::default(),
             stats: TargetStats::default(),

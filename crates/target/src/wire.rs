@@ -297,7 +297,7 @@ impl Target {
             slot.held = bytes;
             slot.buf = Some(buf);
             slot.stage = Stage::Solicited;
-            slot.asked = io.now();
+            slot.since = io.now();
             self.mark_dirty(key);
         }
     }

@@ -1,0 +1,86 @@
+//! Hosts that hold memory which others wait for: it comes back, soon, and honest hosts lose nothing by it.
+#![allow(clippy::unwrap_used)] // helpers of tests
+
+mod support;
+
+use dolmen_io::PoolConfig;
+use dolmen_nvme::{spec::*, tcp::Digests};
+use support::*;
+
+const LONG: u32 = 262_144;
+
+fn rig(seed: u64) -> Rig {
+    rig_of(seed, 16 << 20)
+}
+
+fn rig_of(seed: u64, pool_bytes: usize) -> Rig {
+    let mut rig = Rig::with(seed, 1, |_| {}, PoolConfig::sized(pool_bytes));
+    rig.set(&[space(1, 256, only(HOST)), space(2, 256, only(OTHER))]);
+    rig
+}
+
+fn command(opcode: NvmOpcode, nsid: u32, fuse: u8, blocks: u32) -> Sqe {
+    let mut sqe = Sqe::with_read_write(opcode, 0, nsid, ReadWrite { blocks, ..ReadWrite::default() });
+    sqe.flags |= fuse;
+    sqe
+}
+
+/// A host with queues, and another one with a queue of its own.
+fn hosts(rig: &mut Rig, queues: u16) -> (Vec<Conn>, Conn) {
+    let many = rig.controller(0, HOST);
+    let queues = (1..=queues).map(|qid| rig.io_queue(&many, HOST, qid, Digests::NONE)).collect();
+    let ctrl = rig.controller(1, OTHER);
+    (queues, rig.io_queue(&ctrl, OTHER, 1, Digests::NONE))
+}
+
+/// More queues than there are large buffers, each with a first half of a fused pair.
+fn first_halves(rig: &mut Rig) -> (Vec<Conn>, Conn) {
+    let (queues, io) = hosts(rig, 40);
+    for &queue in &queues {
+        rig.send(0, queue, command(NvmOpcode::COMPARE, 1, 1, 64), Payload::Write(pattern(1, LONG as usize)));
+    }
+    rig.turns(1000);
+    assert!(rig.cores[0].io.pool().alloc_share(PoolConfig::LARGE_BYTES, 0).is_none());
+    assert_eq!(rig.cores[0].target.stats().timeouts, 0);
+    (queues, io)
+}
+
+#[test]
+fn lone_first_halves_end_when_others_need_what_they_hold() {
+    let mut rig = rig(13);
+    let (_, io) = first_halves(&mut rig);
+    let cid = rig.send(1, io, command(NvmOpcode::READ, 2, 0, 64), Payload::Read(LONG));
+    rig.pass_ms(6000);
+    assert!(rig.wait(1, io, cid).cqe.status().is_success());
+}
+
+/// For the data of the second halves nothing is left.
+#[test]
+fn pairs_whose_second_halves_find_no_memory_end() {
+    let mut rig = rig(15);
+    let (queues, io) = first_halves(&mut rig);
+    for &queue in &queues {
+        rig.send(0, queue, command(NvmOpcode::WRITE, 1, 2, 64), Payload::Write(pattern(2, LONG as usize)));
+    }
+    let cid = rig.send(1, io, command(NvmOpcode::READ, 2, 0, 64), Payload::Read(LONG));
+    rig.pass_ms(25_000);
+    assert!(rig.wait(1, io, cid).cqe.status().is_success());
+    assert_eq!(rig.cores[0].target.stats().timeouts, 0);
+}
+
+#[test]
+fn a_first_half_without_its_second_fails_in_time_and_leaves_its_queue_alone() {
+    let mut rig = rig(14);
+    let (queues, _) = hosts(&mut rig, 1);
+    let io = queues[0];
+    let data = |seed| Payload::InCapsule(pattern(seed, 4096));
+    let first = rig.send(0, io, command(NvmOpcode::COMPARE, 1, 1, 1), data(1));
+    rig.pass_ms(19_000);
+    assert_eq!(rig.machines[0].waiting(io), 0);
+    rig.pass_ms(3000);
+    assert_eq!(rig.wait(0, io, first).cqe.status(), Status::ABORTED_MISSING_FUSED.with_dnr());
+    let done = rig.exec(0, io, command(NvmOpcode::WRITE, 1, 2, 1), data(2));
+    assert_eq!(done.cqe.status(), Status::ABORTED_FAILED_FUSED.with_dnr());
+    assert!(rig.write(0, io, 1, 0, &pattern(3, 4096)).is_success());
+    assert_eq!(rig.cores[0].target.stats().timeouts, 0);
+}
