@@ -153,6 +153,13 @@ pub trait Driver {
         None
     }
 
+    /// How many of the bytes that were sent on a socket have reached the other end, since the connection began; `None` where nobody can
+    /// tell. An end that does not read takes no more than it has room for, so the number stands still then. It costs a system call.
+    fn bytes_taken(&self, sock: SocketId) -> Option<u64> {
+        let _ = sock;
+        None
+    }
+
     /// An unconnected stream socket for [`Op::Connect`] to `addr`'s family.
     fn socket(&mut self, addr: SocketAddr) -> Result<SocketId, Error>;
 

@@ -233,6 +233,12 @@ impl Io {
         self.driver.recall(sock)
     }
 
+    /// How many of the bytes that were sent have reached the other end; see [`Driver::bytes_taken`].
+    #[must_use]
+    pub fn bytes_taken(&self, sock: SocketId) -> Option<u64> {
+        self.driver.bytes_taken(sock)
+    }
+
     /// Queues [`Op::StopReceive`]; the receive's own tag gets the end.
     pub fn stop_receive(&mut self, tag: Tag, sock: SocketId) {
         self.queue.push((tag, Op::StopReceive { sock }));

@@ -209,6 +209,10 @@ impl Driver for SimDriver {
         self.world.0.borrow_mut().net.recall(sock)
     }
 
+    fn bytes_taken(&self, sock: SocketId) -> Option<u64> {
+        self.world.0.borrow().net.bytes_taken(sock)
+    }
+
     fn socket(&mut self, _: SocketAddr) -> Result<SocketId, Error> {
         Ok(self.world.0.borrow_mut().net.socket(self.core, self.node))
     }

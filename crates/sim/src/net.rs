@@ -63,6 +63,8 @@ struct End {
     /// Deliveries that came up while the way was cut.
     stalled: usize,
     incoming: VecDeque<u8>,
+    /// What came into that, ever. Bytes.
+    arrived: u64,
     eof: bool,
     reset: bool,
     connecting: Option<Tag>,
@@ -298,6 +300,12 @@ impl Net {
         self.ends.get_mut(at(sock))?.landing.take()
     }
 
+    /// What has arrived at the peer.
+    pub(crate) fn bytes_taken(&self, sock: SocketId) -> Option<u64> {
+        let peer = self.ends.get(at(sock))?.peer?;
+        Some(self.ends[peer].arrived)
+    }
+
     pub(crate) fn end_stream(&mut self, sock: SocketId) {
         let peer = self.ends.get(at(sock)).filter(|e| e.open && !e.reset).and_then(|e| e.peer);
         if let Some(peer) = peer {
@@ -438,6 +446,7 @@ impl Net {
             }
             Some(Segment::Data(bytes)) => {
                 e.wire_bytes -= bytes.len();
+                e.arrived += bytes.len() as u64;
                 e.incoming.extend(bytes);
                 self.pump_receive(to);
             }
@@ -606,6 +615,7 @@ impl End {
             wire_bytes: 0,
             stalled: 0,
             incoming: VecDeque::new(),
+            arrived: 0,
             eof: false,
             reset: false,
             connecting: None,

@@ -30,7 +30,7 @@ pub struct Timeouts {
     /// From the first byte of a PDU to its last, from an R2T to the last byte it asked for, and from the first half of a fused pair to
     /// the second. Milliseconds.
     pub pdu_ms: u64,
-    /// For a send to be taken by the peer. Milliseconds.
+    /// For a send to go on: for the peer to take more of it. Milliseconds.
     pub send_ms: u64,
     /// The same, for data that was asked for to go on coming, and for the second half of a fused pair to follow the first, while memory is
     /// short and others wait for it. Milliseconds.

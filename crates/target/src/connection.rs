@@ -4,7 +4,7 @@ use crate::{
     arrivals::Lending, config::Bounds, outbox::Outbox, settle::Settling, slab::Key, stats::Counters,
     view::ViewId,
 };
-use dolmen_io::{Buf, SocketId, Stamps, trace::Unsent};
+use dolmen_io::{Buf, Io, SocketId, Stamps, trace::Unsent};
 use dolmen_nvme::{
     spec::{Cqe, Sqe, Status},
     tcp,
@@ -14,6 +14,12 @@ use std::{collections::VecDeque, net::SocketAddr};
 
 /// Replies that may wait on a connection whose host does not read, before no more data is fetched for it. Bytes.
 const MAX_STAGED_BYTES: usize = 1 << 20;
+
+/// A send that takes longer is asked how far it is. Milliseconds.
+const LONG_SEND_MS: u64 = 400;
+
+/// What a host has to take for its send to count as going on. Bytes.
+const LEAST_TAKEN_BYTES: u64 = 64 * 1024;
 
 /// R2Ts open on one connection; further writes wait for their turn.
 pub(crate) const MAX_OPEN_R2TS: u16 = 64;
@@ -141,7 +147,10 @@ pub(crate) struct Connection {
     pub(crate) receiving: Receiving,
     pub(crate) lending: Lending,
     pub(crate) outbox: Outbox,
+    /// Since when its send under way has not gone on, as far as that was looked at.
     pub(crate) sending: Option<Nanos>,
+    /// Bytes that the host had taken then, at the last look.
+    taken: u64,
     pub(crate) unsent: Unsent,
     /// It is in the target's list of connections with something to send.
     pub(crate) dirty: bool,
@@ -186,6 +195,7 @@ impl Connection {
             lending: Lending::No,
             outbox: Outbox::default(),
             sending: None,
+            taken: 0,
             unsent: Unsent::default(),
             dirty: false,
             stalled: false,
@@ -213,6 +223,20 @@ impl Connection {
     /// True when the host has as many commands under way as its queue has entries; one more is against the rules.
     pub(crate) fn is_full(&self) -> bool {
         self.outstanding >= u32::from(self.sq_entries)
+    }
+
+    /// Once a tick: sees whether a send that has been under way for a while goes on, however long it is. A host that reads next to nothing
+    /// counts as one that does not read.
+    pub(crate) fn watch_send(&mut self, io: &Io) {
+        let now = io.now();
+        if !self.sending.is_some_and(|since| now > since.plus_ms(LONG_SEND_MS)) {
+            return;
+        }
+        if let Some(taken) = io.bytes_taken(self.sock)
+            && taken.saturating_sub(self.taken) >= LEAST_TAKEN_BYTES
+        {
+            (self.sending, self.taken) = (Some(now), taken);
+        }
     }
 
     /// Keeps received bytes for later. While parsing is held up, small pieces share a buffer: memory that waits is

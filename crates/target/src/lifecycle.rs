@@ -281,6 +281,7 @@ impl Target {
             if connection.is_held_up() || connection.protocol.export().is_some() {
                 connection.progress = now;
             }
+            connection.watch_send(io);
         }
         let overdue = |c: &Connection| {
             let waits = match c.phase {

@@ -84,3 +84,41 @@ fn a_first_half_without_its_second_fails_in_time_and_leaves_its_queue_alone() {
     assert!(rig.write(0, io, 1, 0, &pattern(3, 4096)).is_success());
     assert_eq!(rig.cores[0].target.stats().timeouts, 0);
 }
+
+/// A host whose link is slow, a window every two seconds: its sends are under way for long, but they go on.
+#[test]
+fn slow_readers_lose_nothing_while_others_wait() {
+    // Each of them has several buffers on their way, and all together so many that little is left.
+    let mut rig = rig_of(16, 64 << 20);
+    let (queues, io) = hosts(&mut rig, 10);
+    let read = |nsid| command(NvmOpcode::READ, nsid, 0, 64);
+    let mut sent = Vec::new();
+    for _ in 0..16 {
+        for &queue in &queues {
+            sent.push((queue, rig.send(0, queue, read(1), Payload::Read(LONG))));
+        }
+    }
+    rig.machines[0].set_reading(false);
+    let mut others = Vec::new();
+    for round in 1..1000 {
+        let reads = round % 20 == 0;
+        if reads {
+            rig.machines[0].set_reading(true);
+        }
+        if round % 10 == 0 {
+            others.push(rig.send(1, io, read(2), Payload::Read(LONG)));
+        }
+        rig.pass_ms(100);
+        if reads {
+            rig.machines[0].set_reading(false);
+        }
+    }
+    assert_eq!(rig.cores[0].target.stats().timeouts, 0);
+    rig.machines[0].set_reading(true);
+    for (queue, cid) in sent {
+        assert!(rig.wait(0, queue, cid).cqe.status().is_success());
+    }
+    for cid in others {
+        assert!(rig.wait(1, io, cid).cqe.status().is_success());
+    }
+}

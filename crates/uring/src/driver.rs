@@ -287,6 +287,10 @@ impl Driver for Uring {
         self.io.sockets.recall(sock)
     }
 
+    fn bytes_taken(&self, sock: SocketId) -> Option<u64> {
+        self.io.sockets.bytes_taken(sock)
+    }
+
     fn socket(&mut self, addr: SocketAddr) -> Result<SocketId, Error> {
         let fd = sys::stream_socket(addr, self.congestion.as_deref())?;
         Ok(self.io.sockets.insert(fd, &mut self.ring))

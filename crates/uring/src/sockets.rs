@@ -215,6 +215,11 @@ impl Sockets {
         }
     }
 
+    pub(crate) fn bytes_taken(&self, sock: SocketId) -> Option<u64> {
+        let socket = self.slots.get(sock.0 as usize)?.socket.as_deref()?;
+        sys::bytes_acknowledged(&socket.fd)
+    }
+
     /// As many receives that found no chunk are made again as there are chunks now.
     pub(crate) fn feed_starved(&mut self, mut chunks: usize, ring: &mut Ring) {
         while chunks > 0

@@ -139,6 +139,18 @@ pub(crate) fn end_stream(socket: &OwnedFd) {
 }
 
 /// `result` of a call that returns -1 on failure.
+/// How many bytes of a TCP stream the peer has acknowledged; `None` for another kind of socket.
+pub(crate) fn bytes_acknowledged(socket: &OwnedFd) -> Option<u64> {
+    // `struct tcp_info` as 64-bit words: tcpi_bytes_acked is word 15 (Linux 4.1).
+    const WORD: usize = 15;
+    let mut info = [0u64; WORD + 1];
+    let mut len = libc::socklen_t::try_from(size_of_val(&info)).expect("a short struct");
+    let (to, option) = (info.as_mut_ptr().cast(), libc::TCP_INFO);
+    // SAFETY: the kernel fills at most as many bytes as the length says, which it sets to those that it filled.
+    let result = unsafe { libc::getsockopt(socket.as_raw_fd(), libc::IPPROTO_TCP, option, to, &raw mut len) };
+    (result == 0 && len as usize == size_of_val(&info)).then_some(info[WORD])
+}
+
 fn check(what: &str, result: i32) -> Result<i32, Error> {
     if result < 0 { Err(errors::socket(what, errors::last())) } else { Ok(result) }
 }

@@ -107,6 +107,17 @@ impl Machine {
         Conn(at)
     }
 
+    /// Has its connections read on, or leave what comes where it is.
+    pub fn set_reading(&mut self, reads: bool) {
+        for (at, link) in self.links.iter().enumerate().filter(|(_, link)| link.open && !link.gone) {
+            if reads {
+                self.io.receive(Machine::tag(at, 2), link.sock);
+            } else {
+                self.io.stop_receive(Machine::tag(at, 2), link.sock);
+            }
+        }
+    }
+
     pub fn is_open(&self, conn: Conn) -> bool {
         self.links[conn.0].open
     }
@@ -205,6 +216,7 @@ impl Machine {
                 self.flush(at);
             }
             Event::Received(chunk) => self.receive(at, &chunk),
+            Event::ReceiveStopped => {}
             Event::Sent(_) => {
                 self.links[at].sending = false;
                 self.flush(at);
