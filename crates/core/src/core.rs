@@ -32,6 +32,8 @@ mod drives;
 mod keys;
 mod nbd;
 
+pub use control::describe as why_not_opened;
+
 /// Tags of the loop's own timers.
 const LOOP: Owner = Owner(0);
 /// Tags of the target's operations.

@@ -12,4 +12,4 @@ mod core;
 pub mod message;
 pub mod report;
 
-pub use crate::core::{Core, EXEC, home_core};
+pub use crate::core::{Core, EXEC, home_core, why_not_opened};

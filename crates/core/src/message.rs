@@ -77,12 +77,12 @@ pub struct Links {
     pub into: Vec<mailbox::Receiver<Between>>,
 }
 
-/// A drive that core 0 has opened.
+/// A drive that is open.
 #[derive(Clone, Debug)]
 pub struct OpenedDrive {
     /// What it is.
     pub info: DriveInfo,
-    /// For the other cores.
+    /// For cores that have no handle of it.
     pub handle: DriveHandle,
 }
 
@@ -270,11 +270,11 @@ pub enum ToCore {
         /// When it is down.
         answer: Answer<()>,
     },
-    /// Core 0: open one more drive, which nobody counts on yet.
-    OpenDrive {
-        /// Which.
-        drive: OpenDrive,
-        /// The drive, or why it can't be opened.
+    /// Core 0: get a handle of one more drive, which nobody counts on yet. To open it may take long, which is not for a core that serves.
+    TakeDrive {
+        /// The drive, opened elsewhere.
+        drive: OpenedDrive,
+        /// The drive with this core's handle, or why there is none.
         answer: Answer<Result<OpenedDrive, String>>,
     },
     /// Core 0: look at a drive that was opened, and make it ready to join.

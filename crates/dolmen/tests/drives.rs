@@ -5,7 +5,11 @@ mod node;
 
 use node::{Node, within};
 use serde_json::Value;
-use std::path::Path;
+use std::{
+    path::Path,
+    process::{Command, Output},
+    time::{Duration, Instant},
+};
 
 /// True when there is a page of the key table on a drive.
 fn holds_keys(drive: &Path) -> bool {
@@ -354,4 +358,35 @@ fn all_drives_may_be_replaced() {
     node.start(&new, &[]);
     node.host(1).verify(1, 32);
     node.host(2).verify(3, 8);
+}
+
+/// A device that takes its time to open: hosts do not feel it.
+#[test]
+fn a_drive_that_is_slow_to_open_keeps_no_host_waiting() {
+    let mut node = Node::new();
+    node.start(&THREE, &["--cores", "1"]);
+    node.cli(&["volume", "create", "v", "--size", "64MiB", "--acl", "ALLOW_ANY"]);
+    let mut host = node.host(1);
+    let slow = std::fs::File::create(node.drive("d3")).unwrap();
+    slow.set_len(256 << 20).unwrap();
+    // A lock whose process is gone, though the file stays open: whoever opens a drive waits a while for such a one.
+    let locking = Command::new("flock").args(["--exclusive", "0"]).stdin(slow.try_clone().unwrap()).status();
+    if !locking.is_ok_and(|status| status.success()) {
+        eprintln!("skipped: no flock command here");
+        return;
+    }
+    let adding = Instant::now();
+    let mut child = node.begin(&["drive", "add", node.drive("d3").to_str().unwrap()]);
+    let mut longest = Duration::ZERO;
+    while child.try_wait().unwrap().is_none() {
+        let began = Instant::now();
+        host.fill(1, 1);
+        longest = longest.max(began.elapsed());
+    }
+    let (took, Output { stderr, .. }) = (adding.elapsed(), child.wait_with_output().unwrap());
+    let why = String::from_utf8_lossy(&stderr);
+    assert!(why.contains("d3 is in use"), "{why}");
+    assert!(longest < took / 2, "1 MiB took {longest:?}, and the drive {took:?} to be refused");
+    drop(slow);
+    node.cli(&["drive", "add", node.drive("d3").to_str().unwrap()]);
 }

@@ -35,4 +35,5 @@ mod waker;
 
 pub use config::{Features, Mask, MaskError, UringConfig};
 pub use driver::Uring;
+pub use open::open_drive;
 pub use process::{pin_thread, raise_descriptor_limit};

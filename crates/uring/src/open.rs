@@ -5,7 +5,7 @@
 //! [`DriveInfo::direct`](dolmen_io::DriveInfo) says so: durable writes and flushes mean what they say there too.
 
 use crate::{errors, identify};
-use dolmen_io::{ALIGN_BYTES, DriveInfo, Error, ErrorKind, FileId, OpenDrive};
+use dolmen_io::{ALIGN_BYTES, DriveHandle, DriveInfo, Error, ErrorKind, FileId, OpenDrive};
 use std::{
     ffi::CString,
     fs::{self, File, OpenOptions},
@@ -17,6 +17,7 @@ use std::{
         },
     },
     path::{Path, PathBuf},
+    sync::Arc,
     time::Duration,
 };
 
@@ -38,6 +39,15 @@ const USUAL_ALIGN: u32 = 4096;
 
 fn failed(what: &str, path: &Path, e: &std::io::Error) -> Error {
     errors::drive(format!("{what} {}", path.display()), e.raw_os_error().unwrap_or(libc::EIO))
+}
+
+/// Opens a drive on any thread, which may take long: while cores serve, on none of theirs. They get handles of their own from what is
+/// told of it ([`dolmen_io::Driver::share_drive`]); the `file` in it is nobody's.
+///
+/// # Errors
+/// It can't be opened, or somebody has it.
+pub fn open_drive(options: &OpenDrive) -> Result<(DriveHandle, DriveInfo), Error> {
+    open(options).map(|(opened, info)| (DriveHandle(Arc::new(opened)), info))
 }
 
 /// Opens a drive; the caller puts its own handle into `file`.

@@ -316,7 +316,8 @@ impl Core {
 }
 
 /// Why a drive can't be opened, and what to do about it.
-pub(super) fn describe(drive: &OpenDrive, error: &dolmen_io::Error) -> String {
+#[must_use]
+pub fn describe(drive: &OpenDrive, error: &dolmen_io::Error) -> String {
     let path = drive.path.display();
     if drive.create_bytes.is_none() && !drive.path.exists() {
         return format!(

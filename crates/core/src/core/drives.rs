@@ -9,7 +9,7 @@ impl Core {
     /// A command that is about one drive, or about keys; the caller passes no other.
     pub(super) fn take_drive_command(&mut self, command: ToCore) {
         match command {
-            ToCore::OpenDrive { drive, answer } => answer.send(self.open_drive(&drive)),
+            ToCore::TakeDrive { drive, answer } => answer.send(self.take_drive(drive)),
             ToCore::PrepareDrive { drive, answer } => {
                 let Some(owner) = &self.owner else { return };
                 let mut seed = [0; 32];
@@ -52,6 +52,11 @@ impl Core {
         let info = self.io.open_drive(drive).map_err(|e| super::control::describe(drive, &e))?;
         let handle = self.io.export_drive(info.file).map_err(|e| e.to_string())?;
         Ok(OpenedDrive { info, handle })
+    }
+
+    fn take_drive(&mut self, mut drive: OpenedDrive) -> Result<OpenedDrive, String> {
+        drive.info.file = self.io.share_drive(&drive.handle).map_err(|e| e.to_string())?;
+        Ok(drive)
     }
 
     fn attach(&mut self, uuid: Uuid, drive: &OpenedDrive) -> Result<(), String> {

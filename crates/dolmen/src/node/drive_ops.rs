@@ -13,6 +13,7 @@ use dolmen_cluster::plane::{DriveLocation, Notice, PlaneError, ReprotectionNews}
 use dolmen_core::{
     message::{OpenedDrive, ToCore},
     report::CoreReport,
+    why_not_opened,
 };
 use dolmen_io::{FileId, OpenDrive};
 use dolmen_store::{Candidate, DriveStanding, DriveState, NewDrive, StoreError};
@@ -139,9 +140,15 @@ impl Node {
     async fn open(&self, path: &str, create_bytes: Option<u64>) -> Result<OpenedDrive, PlaneError> {
         let drive =
             OpenDrive { path: path.into(), create_bytes, sparse: self.drives.sparse, exclusive: true };
-        let opened =
-            self.cores.ask(OWNER, |answer| ToCore::OpenDrive { drive, answer }).await.map_err(gone)?;
-        opened.map_err(PlaneError::Refused)
+        // On no core: to open a dying disk, or to make a large file, may take minutes.
+        let opening = tokio::task::spawn_blocking(move || match dolmen_uring::open_drive(&drive) {
+            Ok((handle, info)) => Ok(OpenedDrive { info, handle }),
+            Err(error) => Err(why_not_opened(&drive, &error)),
+        });
+        let drive = opening.await.map_err(gone)?.map_err(PlaneError::Refused)?;
+        let taken =
+            self.cores.ask(OWNER, |answer| ToCore::TakeDrive { drive, answer }).await.map_err(gone)?;
+        taken.map_err(PlaneError::Refused)
     }
 
     async fn join(&self, path: &str, opened: OpenedDrive, settings: &mut Settings) -> Result<(), Unjoined> {
