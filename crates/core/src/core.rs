@@ -57,6 +57,9 @@ const PASSES: usize = 4;
 /// Turns in a row at most that belong to the target alone, or to nobody: some tens of microseconds under load.
 const MOST_SHORT: u32 = 8;
 
+/// Time between two looks after which the target is asked whether that was too long. Nanoseconds.
+const STOOD_STILL_NS: u64 = 1_000_000_000;
+
 /// How long hosts' commands may take to finish when the node stops. Milliseconds.
 const DRAIN_MS: u64 = 10_000;
 
@@ -211,7 +214,9 @@ impl Core {
             wait = Wait::No;
         }
         self.io.poll(wait, &mut self.events);
-        self.count_turn(wait, began);
+        if self.count_turn(wait, began) >= STOOD_STILL_NS {
+            self.stood_still(began);
+        }
         let mut worked = !self.events.is_empty();
         let targets_own = worked && self.events.iter().all(|(tag, _)| tag.owner == TARGET);
         self.dispatch();
@@ -260,7 +265,17 @@ impl Core {
         true
     }
 
-    fn count_turn(&mut self, wait: Wait, began: Nanos) {
+    /// Told before anything of what came meanwhile is taken.
+    #[cold]
+    fn stood_still(&mut self, began: Nanos) {
+        if let Some(target) = &mut self.target {
+            let ns = self.io.now().since(began);
+            target.stood_still(&mut self.io, ns);
+        }
+    }
+
+    /// Counts what the last turn and the look after it took. Nanoseconds.
+    fn count_turn(&mut self, wait: Wait, began: Nanos) -> u64 {
         let spent = self.io.now().since(began);
         self.counters.turns += 1;
         if wait == Wait::No {
@@ -269,6 +284,7 @@ impl Core {
             self.counters.sleeps += 1;
             self.counters.idle_ns += spent;
         }
+        spent
     }
 
     /// Each completion to the component that it belongs to.

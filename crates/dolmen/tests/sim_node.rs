@@ -19,6 +19,8 @@ mod nbd;
 mod node;
 #[path = "sim_node/run.rs"]
 mod run;
+#[path = "sim_node/still.rs"]
+mod still;
 #[path = "sim_node/why.rs"]
 mod why;
 

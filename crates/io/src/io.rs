@@ -23,6 +23,7 @@ pub struct Io {
     queue: Vec<(Tag, Op)>,
     timers: Timers,
     now: Nanos,
+    before: Nanos,
     lag_ns: u64,
     spare: Vec<Slices>,
 }
@@ -38,6 +39,7 @@ impl Io {
             queue: Vec::new(),
             timers: Timers::new(MAX_TIMERS),
             now,
+            before: now,
             lag_ns: 0,
             spare: Vec::new(),
         }
@@ -55,9 +57,9 @@ impl Io {
             (Wait::Forever, Some(timer)) => Wait::Until(timer),
         };
         let looked = self.driver.reap(wait, events);
-        let before = std::mem::replace(&mut self.now, looked);
+        self.before = std::mem::replace(&mut self.now, looked);
         // What came while the core slept was looked at at once.
-        self.lag_ns = if wait == Wait::No { looked.since(before) } else { 0 };
+        self.lag_ns = if wait == Wait::No { looked.since(self.before) } else { 0 };
         while let Some(tag) = self.timers.expire(self.now) {
             events.push((tag, Event::Timer));
         }
@@ -74,6 +76,13 @@ impl Io {
     #[must_use]
     pub fn now(&self) -> Nanos {
         self.now
+    }
+
+    /// The time of the look before this turn's. What came in with this turn was not taken then, but may have come any time since: a core that
+    /// sleeps is woken by what comes, but the whole thread may have stood still, or the machine.
+    #[must_use]
+    pub fn looked_before(&self) -> Nanos {
+        self.before
     }
 
     /// How long what came in with this turn may have waited for the turn before, at most. Nanoseconds.

@@ -72,6 +72,16 @@ impl Timeouts {
     pub fn quiesce_ms(&self, keep_alive_ms: u32) -> u64 {
         self.call_off_ms + self.command_ms.saturating_sub(2 * u64::from(keep_alive_ms))
     }
+
+    /// How long a core may stand still for its hosts to be heard afterwards. Milliseconds.
+    ///
+    /// What they said meanwhile is as old then. A command among that is started at most one keep-alive timeout later, since keep-alives
+    /// of before are heard as well; so twice that timeout and [`Timeouts::quiesce_ms`] must not be over before. The worst
+    /// keep-alive timeout is half of `command_ms`.
+    #[must_use]
+    pub fn still_ms(&self) -> u64 {
+        self.command_ms / 2
+    }
 }
 
 /// Bounds in space, per core unless said otherwise.
@@ -209,6 +219,10 @@ mod tests {
         );
         for keep_alive_ms in (0..40_000).step_by(500) {
             assert!(2 * u64::from(keep_alive_ms) + t.quiesce_ms(keep_alive_ms) > t.command_ms);
+            // An expired keep-alive is found with the next tick, which forgives it one.
+            let expired = u64::from(keep_alive_ms) + 1_000;
+            let quiet = 2 * u64::from(keep_alive_ms) + t.quiesce_ms(keep_alive_ms);
+            assert!(keep_alive_ms == 0 || t.still_ms() + expired <= quiet);
         }
     }
 }

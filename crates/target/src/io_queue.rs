@@ -233,7 +233,7 @@ impl Target {
             from: self.config.core,
             volume,
             host_id,
-            deadline: io.now().plus_ms(self.config.timeouts.command_ms),
+            deadline: io.looked_before().plus_ms(self.config.timeouts.command_ms),
             stamps,
             command,
         });

@@ -163,7 +163,7 @@ impl Target {
             token: request.bits(),
             from: self.config.core,
             host_id: *range.host_id,
-            deadline: now.plus_ms(self.config.timeouts.command_ms),
+            deadline: io.looked_before().plus_ms(self.config.timeouts.command_ms),
             stamps,
         };
         near.begin(way, buf, asker, now);

@@ -170,6 +170,19 @@ impl Target {
         &self.config
     }
 
+    /// To be called before this turn's events are taken, if its look came so long after the one before. There is a tick while there are
+    /// connections, so the core did not sleep all that time: it stood still. What hosts said meanwhile may be old, and they may have gone
+    /// on by other paths. So after a long time it is not heard: their connections end.
+    pub fn stood_still(&mut self, io: &mut Io, ns: u64) {
+        if ns < self.config.timeouts.still_ms() * 1_000_000 {
+            return;
+        }
+        for key in self.connections.keys(|c| !matches!(c.phase, Phase::Closing)) {
+            self.stats.timeouts += 1;
+            self.close(io, key);
+        }
+    }
+
     /// Takes an event whose tag has this target's owner; `key` is the tag's. `near` are this core's volumes, for reads
     /// whose data is at hand.
     pub fn on_event(&mut self, io: &mut Io, near: &mut Near<'_>, key: u64, event: Event) {

@@ -11,6 +11,7 @@ use dolmen::node::{
 use dolmen_core::{
     Core, home_core,
     message::{Answer, FromCore, ToCore},
+    report::CoreReport,
 };
 use dolmen_export::{
     Export, Exports,
@@ -222,6 +223,12 @@ impl Process {
         for core in self.talk.ids() {
             drop(at_once(self.talk.send(core, |answer| ToCore::Report { answer })));
         }
+    }
+
+    /// Asks every core for its report.
+    pub fn reports(&self) -> Vec<(CoreId, oneshot::Receiver<Box<CoreReport>>)> {
+        let ask = |core| (core, at_once(self.talk.send(core, |answer| ToCore::Report { answer })));
+        self.talk.ids().map(ask).collect()
     }
 
     /// Asks every core where the time of a namespace's commands went.
