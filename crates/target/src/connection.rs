@@ -141,6 +141,9 @@ pub(crate) struct Connection {
     /// Reads that wait for memory.
     pub(crate) parked: VecDeque<Key>,
     pub(crate) held: Option<HeldCommand>,
+    /// Responses that found no memory to be staged in. While there are any no command is started: so there are never more of them than
+    /// there were commands under way, and one.
+    pub(crate) late: u32,
     /// Chunks that wait to be parsed, and how far the first one is.
     pub(crate) backlog: VecDeque<Buf>,
     pub(crate) parsed: usize,
@@ -189,6 +192,7 @@ impl Connection {
             unsolicited: VecDeque::new(),
             parked: VecDeque::new(),
             held: None,
+            late: 0,
             backlog: VecDeque::new(),
             parsed: 0,
             receiving: Receiving::Off,

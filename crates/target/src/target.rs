@@ -281,7 +281,12 @@ impl Target {
     pub fn step(&mut self, io: &mut Io, near: &mut Near<'_>) {
         for _ in 0..self.late.len() {
             match self.late.pop_front() {
-                Some(Late::Response(key, cqe)) => self.respond(io, key, cqe),
+                Some(Late::Response(key, cqe)) => {
+                    if let Some(connection) = self.connections.get_mut(key) {
+                        connection.late -= 1;
+                    }
+                    self.respond(io, key, cqe);
+                }
                 Some(Late::Reply(reply)) => self.finish_request(io, reply),
                 None => break,
             }

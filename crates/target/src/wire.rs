@@ -2,8 +2,8 @@
 //!
 //! Bytes of a stream come in order, so a command that blocked it would also block the data that frees memory for it.
 //! Therefore commands take no memory to be parsed: a read waits for its buffer beside the stream, a write is asked for its
-//! data when there is room, and data that we asked for always has its buffer. Only in-capsule data that finds none, and a
-//! host that exceeds its queue or does not read its replies, hold the stream up: receiving stops, and each later turn
+//! data when there is room, and data that we asked for always has its buffer. Only in-capsule data or a response that finds none,
+//! and a host that exceeds its queue or does not read its replies, hold the stream up: receiving stops, and each later turn
 //! tries again.
 
 use crate::{
@@ -142,7 +142,7 @@ impl Target {
             connection.capsule = Capsule::Discard;
             return Taken::Yes;
         }
-        let taken = if connection.is_full() || connection.is_unread() {
+        let taken = if connection.is_full() || connection.is_unread() || connection.late > 0 {
             Taken::NoMemory
         } else {
             self.start_command(io, key, &command.sqe, command.capsule_data)
@@ -312,6 +312,7 @@ impl Target {
         }
         let Connection { outbox, protocol, .. } = &mut **connection;
         if !outbox.reserve(io, &mut self.reserve, MAX_HEADER_BYTES) {
+            connection.late += 1;
             self.late.push_back(Late::Response(key, cqe));
             return;
         }

@@ -4,8 +4,12 @@
 mod support;
 
 use dolmen_io::PoolConfig;
-use dolmen_nvme::{spec::*, tcp::Digests};
+use dolmen_nvme::{
+    spec::*,
+    tcp::{CommonHeader, Digests, IcReq, PduKind},
+};
 use support::*;
+use zerocopy::IntoBytes;
 
 const LONG: u32 = 262_144;
 
@@ -120,5 +124,65 @@ fn slow_readers_lose_nothing_while_others_wait() {
     }
     for cid in others {
         assert!(rig.wait(1, io, cid).cqe.status().is_success());
+    }
+}
+
+fn capsule(sqe: &Sqe, data: &[u8]) -> Vec<u8> {
+    let mut header = CommonHeader::new(PduKind::CAPSULE_CMD);
+    header.length = u32::try_from(72 + data.len()).unwrap().into();
+    header.data_offset = if data.is_empty() { 0 } else { 72 };
+    [header.as_bytes(), sqe.as_bytes(), data].concat()
+}
+
+/// What opens an I/O queue.
+fn raw_queue(controller: u16) -> Vec<u8> {
+    let mut sqe = Rig::connect_command(1, 0).encode(1);
+    sqe.data_pointer = SglDescriptor::in_capsule(1024);
+    let data = ConnectData::new(HOST_ID, controller, SUBSYSTEM, HOST);
+    [IcReq::new(0, 0, 0).as_bytes(), &capsule(&sqe, data.as_bytes())].concat()
+}
+
+/// Everything that hosts may have, held by nobody who will give it back.
+fn drain(rig: &Rig) -> Vec<dolmen_io::Buf> {
+    let pool = rig.cores[0].io.pool();
+    std::iter::from_fn(|| pool.alloc_share(1, 0)).collect()
+}
+
+#[test]
+fn responses_that_find_no_memory_hold_the_stream_up() {
+    let mut rig = rig(18);
+    let ctrl = rig.controller(0, HOST);
+    let deaf = rig.machines[0].dial_deaf(server(4420));
+    rig.turns(20);
+    rig.machines[0].send_raw(deaf, &raw_queue(ctrl.id));
+    rig.turns(20);
+    let held = drain(&rig);
+    let flood = capsule(&Sqe::new(0xff, 3), &[]).repeat(100);
+    for _ in 0..400 {
+        rig.machines[0].send_raw(deaf, &flood);
+        rig.turns(3);
+    }
+    // As many as its machine's window takes answers of, and a few more.
+    let answered = rig.cores[0].target.stats().traffic.errors;
+    assert!((1000..20_000).contains(&answered), "{answered} of 40000 commands were answered");
+    drop(held);
+}
+
+/// What waits for memory is sent when there is some, in order, and the stream goes on.
+#[test]
+fn responses_that_found_no_memory_come_when_there_is_some() {
+    let mut rig = rig(19);
+    let (queues, _) = hosts(&mut rig, 12);
+    let held = drain(&rig);
+    let mut sent = Vec::new();
+    for _ in 0..100 {
+        for &queue in &queues {
+            sent.push((queue, rig.send(0, queue, Sqe::new(0xff, 1), Payload::None)));
+        }
+    }
+    rig.turns(50);
+    drop(held);
+    for (queue, cid) in sent {
+        assert_eq!(rig.wait(0, queue, cid).cqe.status(), Status::INVALID_OPCODE.with_dnr());
     }
 }
