@@ -294,8 +294,7 @@ impl Subsystem {
         let slot = self.shared.slots.get_mut(id);
         slot.place = Place::Waiting;
         if fenced
-            && slot.lane == Lane::Io
-            && let Some(span) = Span::of(&slot.sqe, &slot.payload)
+            && let Some(span) = slot.span()
             && let Some(until) = self.fences.holds(&span, id)
         {
             slot.place = Place::Parked { until };

@@ -11,7 +11,11 @@
 //! How long is the controller's word (Base 2.1, 9.6): once it has noticed the loss, its commands end within CQT; and it
 //! notices at the latest when its keep-alive timer expires.
 
-use crate::slots::{Payload, SlotId};
+use super::{Subsystem, follow::number};
+use crate::{
+    command::Lane,
+    slots::{Payload, Place, Slot, SlotId},
+};
 use dolmen_nvme::spec::{DatasetCommand, DsmRange, Fuse, NvmOpcode, Sqe};
 use dolmen_types::Nanos;
 use std::ops::Range;
@@ -51,7 +55,7 @@ impl Span {
     }
 
     /// What an I/O command changes; `None` for one that changes no blocks. What can't be told is everything.
-    pub(super) fn of(sqe: &Sqe, payload: &Payload) -> Option<Span> {
+    fn of(sqe: &Sqe, payload: &Payload) -> Option<Span> {
         let blocks = match NvmOpcode(sqe.opcode) {
             NvmOpcode::WRITE | NvmOpcode::WRITE_ZEROES | NvmOpcode::WRITE_UNCORRECTABLE => {
                 let rw = sqe.read_write();
@@ -75,6 +79,17 @@ impl Span {
             _ => EVERYTHING,
         };
         Some(Span { nsid: sqe.nsid.get(), blocks })
+    }
+}
+
+impl Slot {
+    /// What the command in it changes, as far as fences are concerned: only I/O commands of callers change blocks. What we send
+    /// on our own behalf is in the admin lane, whatever queue it goes to.
+    pub(super) fn span(&self) -> Option<Span> {
+        match self.lane {
+            Lane::Io => Span::of(&self.sqe, &self.payload),
+            Lane::Admin => None,
+        }
     }
 }
 
@@ -108,12 +123,12 @@ impl Fences {
         self.fences.is_empty()
     }
 
-    /// Fences a change's blocks.
-    pub(super) fn add(&mut self, span: Span, until: Nanos, owner: SlotId) {
+    /// Fences a change's blocks; without an owner if its caller is answered.
+    pub(super) fn add(&mut self, span: Span, until: Nanos, owner: Option<SlotId>) {
         if self.fences.len() >= MAX_FENCES {
             self.draw_together();
         }
-        self.fences.push(Fence { span, until, owner: Some(owner) });
+        self.fences.push(Fence { span, until, owner });
     }
 
     /// One fence over each namespace that has any. The changes inside wait then, too; that is always right.
@@ -149,6 +164,95 @@ impl Fences {
     }
 }
 
+impl Subsystem {
+    /// Fences the blocks of changes whose outcome is unknown: what was under way on a path that is over.
+    pub(super) fn fence(&mut self, at: usize, now: Nanos) {
+        let expired = std::mem::take(&mut self.expired);
+        let Some(until) = self.quiet_at(at, now) else { return };
+        let path = number(at);
+        let mut lost = Vec::new();
+        for (id, slot) in self.shared.slots.iter() {
+            if slot.under().is_some_and(|under| under.path == path)
+                && let Some(span) = slot.span()
+            {
+                let owner = (!matches!(slot.place, Place::Abandoned(_))).then_some(id);
+                lost.push((owner, span));
+            }
+        }
+        // An attempt to connect that fails leaves nothing behind: it holds nothing up.
+        if expired.is_empty() && lost.is_empty() {
+            return;
+        }
+        for span in expired {
+            self.fences.add(span, until, None);
+        }
+        for (owner, span) in lost {
+            self.fences.add(span, until, owner);
+        }
+        if self.keeps_fences() {
+            self.hold_overlapping(path, until);
+        }
+    }
+
+    /// True when there are fences, and they hold. One port takes what it received before what it receives later: nothing waits
+    /// as long as there is no other; but that may be added while an old change is still to be feared.
+    #[inline]
+    pub(super) fn keeps_fences(&self) -> bool {
+        !self.fences.is_empty() && self.routes.len() > 1
+    }
+
+    /// Changes of fenced blocks that wait in other lanes go back to where they are looked at again. One that is under way on
+    /// another path already may be carried out before or after ours is sent again; then ours waits for the end, too.
+    fn hold_overlapping(&mut self, path: u8, until: Nanos) {
+        let (mut waiting, mut under_way) = (Vec::new(), Vec::new());
+        for (id, slot) in self.shared.slots.iter() {
+            let Some(span) = slot.span() else { continue };
+            match slot.place {
+                Place::Waiting if slot.is_callers() && self.fences.holds(&span, id).is_some() => {
+                    waiting.push(id);
+                }
+                Place::Sent(under) if under.path != path && self.fences.holds(&span, id).is_some() => {
+                    under_way.push((id, span));
+                }
+                _ => {}
+            }
+        }
+        for id in waiting {
+            self.routes.iter_mut().for_each(|route| route.forget(id));
+            self.shelter.retain(|&other| other != id);
+            if let Some(second) = self.shared.slots.get(id).is_fused().then(|| self.partner(id)).flatten() {
+                self.routes.iter_mut().for_each(|route| route.forget(second));
+            }
+            self.shared.slots.get_mut(id).place = Place::Parked { until };
+        }
+        for (id, span) in under_way {
+            self.fences.add(span, until, Some(id));
+        }
+        self.wake_at = self.wake_at.min(until);
+    }
+
+    /// When the controller of an association that is over is sure to have ended its commands; `None` when nothing is to be
+    /// fenced.
+    pub(super) fn quiet_at(&self, at: usize, now: Nanos) -> Option<Nanos> {
+        let options = &self.shared.options;
+        match options.fencing {
+            Fencing::Off => return None,
+            Fencing::Blocks | Fencing::Commands => {}
+        }
+        let path = &self.routes[at].path;
+        let identity = path.identity()?;
+        let quiesce_ms = options.quiesce_ms.unwrap_or(u64::from(identity.quiesce_ms));
+        if quiesce_ms == 0 {
+            return None;
+        }
+        // Until its keep-alive timer expires, counted from the worst moment; it is looked at once per timeout where any
+        // command counts (TBKAS).
+        let timeouts = if identity.traffic_keeps_alive { 3 } else { 2 };
+        let notice_ms = if path.is_told() { 0 } else { timeouts * u64::from(options.keep_alive_ms) };
+        Some(now.plus_ms(notice_ms + quiesce_ms))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -162,8 +266,8 @@ mod tests {
     #[test]
     fn only_the_owner_passes_and_time_opens() {
         let mut fences = Fences::default();
-        fences.add(span(1, 10..20), Nanos(100), 7);
-        fences.add(span(1, 15..30), Nanos(200), 8);
+        fences.add(span(1, 10..20), Nanos(100), Some(7));
+        fences.add(span(1, 15..30), Nanos(200), Some(8));
         assert_eq!(fences.holds(&span(1, 0..10), 9), None);
         assert_eq!(fences.holds(&span(2, 10..20), 9), None);
         assert_eq!(fences.holds(&span(1, 19..20), 9), Some(Nanos(200)));
@@ -182,7 +286,7 @@ mod tests {
     fn fences_are_bounded() {
         let mut fences = Fences::default();
         for i in 0..20_000u32 {
-            fences.add(span(i % 3, u64::from(i)..u64::from(i) + 1), Nanos(u64::from(i)), i);
+            fences.add(span(i % 3, u64::from(i)..u64::from(i) + 1), Nanos(u64::from(i)), Some(i));
         }
         assert!(fences.fences.len() <= MAX_FENCES);
         assert!(fences.holds(&span(2, 5..6), u32::MAX).is_some(), "what was drawn together still holds");

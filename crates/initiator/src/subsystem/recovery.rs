@@ -2,7 +2,7 @@
 //! and the end.
 
 use super::{
-    Fencing, Out, Span, Subsystem,
+    Fencing, Out, Subsystem,
     follow::number,
     route::{Aborting, Life, Route},
 };
@@ -203,7 +203,7 @@ impl Subsystem {
                 Place::Parked { .. } => self.finish(id, Err(Failure::Expired), now, out),
                 Place::Sent(under) if slot.changes_data() => {
                     fences |= 1 << under.path;
-                    self.expired.extend(Span::of(&slot.sqe, &slot.payload));
+                    self.expired.extend(slot.span());
                     self.finish(id, Err(Failure::Expired), now, out);
                 }
                 Place::Sent(under) => self.abandon(id, under, now, out),
@@ -222,6 +222,7 @@ impl Subsystem {
     /// what still comes for it is thrown away.
     fn abandon(&mut self, id: SlotId, under: Under, now: Nanos, out: &mut Out) {
         self.make_whole(id);
+        self.fences.disown(id);
         let slot = self.shared.slots.get_mut(id);
         let Origin::Caller { ticket, .. } = slot.origin else { return };
         let buf = match std::mem::replace(&mut slot.payload, Payload::None) {
@@ -288,88 +289,6 @@ impl Subsystem {
         }
     }
 
-    /// Fences the blocks of changes whose outcome is unknown; see `fence.rs`.
-    fn fence(&mut self, at: usize, now: Nanos) {
-        let expired = std::mem::take(&mut self.expired);
-        let Some(until) = self.quiet_at(at, now) else { return };
-        let path = number(at);
-        let mut lost = Vec::new();
-        for (id, slot) in self.shared.slots.iter() {
-            if slot.under().is_some_and(|under| under.path == path && under.queue > 0)
-                && let Some(span) = Span::of(&slot.sqe, &slot.payload)
-            {
-                lost.push((id, span));
-            }
-        }
-        for span in expired {
-            self.fences.add(span, until, SlotId::MAX);
-        }
-        for (id, span) in lost {
-            self.fences.add(span, until, id);
-        }
-        if self.keeps_fences() {
-            self.hold_overlapping(path, until);
-        }
-    }
-
-    /// True when there are fences, and they hold. One port takes what it received before what it receives later: nothing waits
-    /// as long as there is no other; but that may be added while an old change is still to be feared.
-    #[inline]
-    pub(super) fn keeps_fences(&self) -> bool {
-        !self.fences.is_empty() && self.routes.len() > 1
-    }
-
-    /// Changes of fenced blocks that wait in other lanes go back to where they are looked at again. One that is under way on
-    /// another path already may be carried out before or after ours is sent again; then ours waits for the end, too.
-    fn hold_overlapping(&mut self, path: u8, until: Nanos) {
-        let (mut waiting, mut under_way) = (Vec::new(), Vec::new());
-        for (id, slot) in self.shared.slots.iter() {
-            let Some(span) = Span::of(&slot.sqe, &slot.payload) else { continue };
-            match slot.place {
-                Place::Waiting if slot.is_callers() && self.fences.holds(&span, id).is_some() => {
-                    waiting.push(id);
-                }
-                Place::Sent(under) if under.path != path && self.fences.holds(&span, id).is_some() => {
-                    under_way.push((id, span));
-                }
-                _ => {}
-            }
-        }
-        for id in waiting {
-            self.routes.iter_mut().for_each(|route| route.forget(id));
-            self.shelter.retain(|&other| other != id);
-            if let Some(second) = self.shared.slots.get(id).is_fused().then(|| self.partner(id)).flatten() {
-                self.routes.iter_mut().for_each(|route| route.forget(second));
-            }
-            self.shared.slots.get_mut(id).place = Place::Parked { until };
-        }
-        for (id, span) in under_way {
-            self.fences.add(span, until, id);
-        }
-        self.wake_at = self.wake_at.min(until);
-    }
-
-    /// When the controller of an association that is over is sure to have ended its commands; `None` when nothing is to be
-    /// fenced.
-    fn quiet_at(&self, at: usize, now: Nanos) -> Option<Nanos> {
-        let options = &self.shared.options;
-        match options.fencing {
-            Fencing::Off => return None,
-            Fencing::Blocks | Fencing::Commands => {}
-        }
-        let path = &self.routes[at].path;
-        let identity = path.identity()?;
-        let quiesce_ms = options.quiesce_ms.unwrap_or(u64::from(identity.quiesce_ms));
-        if quiesce_ms == 0 {
-            return None;
-        }
-        // Until its keep-alive timer expires, counted from the worst moment; it is looked at once per timeout where any
-        // command counts (TBKAS).
-        let timeouts = if identity.traffic_keeps_alive { 3 } else { 2 };
-        let notice_ms = if path.is_told() { 0 } else { timeouts * u64::from(options.keep_alive_ms) };
-        Some(now.plus_ms(notice_ms + quiesce_ms))
-    }
-
     /// Everything that was under way or waited on a path that is over.
     fn take_back_all(&mut self, at: usize, now: Nanos, out: &mut Out) {
         let path = number(at);
@@ -414,7 +333,7 @@ impl Subsystem {
             }
             (_, Origin::Caller { .. }) => {
                 self.routes[at].statistics.resent += 1;
-                match held.filter(|_| Span::of(&slot.sqe, &slot.payload).is_some()) {
+                match held.filter(|_| slot.span().is_some()) {
                     Some(until) => {
                         self.shared.slots.get_mut(id).place = Place::Parked { until };
                         self.wake_at = self.wake_at.min(until);

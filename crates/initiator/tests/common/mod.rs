@@ -74,6 +74,10 @@ pub struct Behaviour {
     pub aborts: bool,
     /// Aborts are not answered.
     pub hold_aborts: bool,
+    /// Connects of I/O queues are swallowed.
+    pub mute: bool,
+    /// What identifies a namespace is not told.
+    pub hold_identity: bool,
     /// Aborts that it takes at a time (ACL + 1).
     pub abort_limit: u8,
     /// What it does wrong, a byte or more for each command; see [`Ram::twist`].
@@ -111,6 +115,8 @@ impl Default for Behaviour {
             hold: false,
             aborts: false,
             hold_aborts: false,
+            mute: false,
+            hold_identity: false,
             abort_limit: 1,
             hostile: VecDeque::new(),
             is_hostile: false,
@@ -154,6 +160,8 @@ pub struct Counts {
     /// The most Aborts that were unanswered at a time.
     pub most_aborts: usize,
     pub resets: usize,
+    /// Connects that were swallowed.
+    pub muted: usize,
     pub ana_reads: usize,
     /// Changes carried out after their connection was gone.
     pub late: usize,
@@ -172,6 +180,8 @@ pub struct Ram {
     swallowed: Vec<(usize, u16)>,
     /// Aborts that are to be answered in a step: whose, and how.
     aborting: Vec<(usize, Cqe)>,
+    /// Identify commands that are not answered for now, with their connections.
+    asking: Vec<(usize, Sqe)>,
     connections: Vec<Option<Connection>>,
     looks: usize,
     sent_bytes: u64,
@@ -191,6 +201,7 @@ impl Ram {
             held: Vec::new(),
             swallowed: Vec::new(),
             aborting: Vec::new(),
+            asking: Vec::new(),
             connections: Vec::new(),
             looks: 0,
             sent_bytes: 0,
@@ -501,6 +512,20 @@ impl Ram {
         }
     }
 
+    /// Commands that ask what a namespace is and are not answered for now.
+    pub fn asking(&self) -> usize {
+        self.asking.len()
+    }
+
+    fn answer_identity(&mut self) {
+        for (key, sqe) in std::mem::take(&mut self.asking) {
+            if let Some(mut c) = self.connections[key].take() {
+                self.admin(&mut c, &sqe);
+                self.connections[key] = Some(c);
+            }
+        }
+    }
+
     fn fabrics(&mut self, c: &mut Connection, sqe: &Sqe, data: &[u8]) {
         let cid = sqe.cid.get();
         let ok = Cqe::new(cid, Status::SUCCESS);
@@ -512,6 +537,9 @@ impl Ram {
                 assert!(connect.flow_control_disabled());
                 c.admin = connect.queue == 0;
                 let in_capsule = if c.admin { 8192 } else { self.behaviour.in_capsule_bytes };
+                if self.behaviour.mute && !c.admin {
+                    return self.counts.muted += 1;
+                }
                 let max_transfers = connect.sq_size + 1;
                 c.codec.set_queue(QueueSettings { in_capsule_bytes: in_capsule, max_transfers });
                 match self.behaviour.refuse {
@@ -556,6 +584,12 @@ impl Ram {
     fn admin(&mut self, c: &mut Connection, sqe: &Sqe) {
         let cid = sqe.cid.get();
         match AdminOpcode(sqe.opcode) {
+            AdminOpcode::IDENTIFY
+                if self.behaviour.hold_identity
+                    && IdentifyCommand::of(sqe).cns == Cns::NAMESPACE_DESCRIPTORS =>
+            {
+                self.asking.push((c.key, *sqe));
+            }
             AdminOpcode::IDENTIFY => match self.identify(sqe) {
                 Some(page) => self.reply_data(c, cid, &page),
                 None => c.respond(&Cqe::new(cid, Status::INVALID_FIELD.with_dnr())),
@@ -731,6 +765,9 @@ impl Ram {
     pub fn step(&mut self, io: &mut Io) {
         if !self.behaviour.hold_aborts {
             self.answer_aborts();
+        }
+        if !self.behaviour.hold_identity {
+            self.answer_identity();
         }
         for key in 0..self.connections.len() {
             let Some(c) = &mut self.connections[key] else { continue };
