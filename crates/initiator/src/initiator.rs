@@ -243,7 +243,8 @@ impl Initiator {
         self.get(id).and_then(Subsystem::identity)
     }
 
-    /// Adds a path to a subsystem; returns its number.
+    /// Adds a path to a subsystem; returns its number. It may be that of one that was taken away or, when there are as many as there
+    /// may be, given up.
     ///
     /// # Errors
     /// [`ErrorKind::Options`](crate::ErrorKind::Options) when there are too many, or the subsystem is gone.
@@ -254,8 +255,8 @@ impl Initiator {
         }
     }
 
-    /// Takes a path away: what is under way on it goes to the others. The last one can't be taken away; that is
-    /// [`Initiator::disconnect`]. False: there is no such path, or it is the last.
+    /// Takes a path away: what is under way on it goes to the others. The last one that is not given up can't be taken away; that
+    /// is [`Initiator::disconnect`]. False: there is no such path, or it is the last.
     pub fn remove_path(&mut self, io: &mut Io, id: SubsystemId, path: u8) -> bool {
         entry(&mut self.subsystems, id).is_some_and(|e| e.subsystem.remove_path(io, path, &mut self.out))
     }

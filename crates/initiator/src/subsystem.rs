@@ -166,8 +166,11 @@ impl Subsystem {
         if self.shared.options.has_endless_fences(2) {
             return wrong(ENDLESS_FENCES);
         }
-        let used = self.routes.iter().position(|r| r.life == Life::Removed);
-        if used.is_none() && self.routes.len() >= MAX_PATHS {
+        // What is known of a path that was given up is kept as long as there is room.
+        let full = self.routes.len() >= MAX_PATHS;
+        let removed = self.routes.iter().position(|r| r.life == Life::Removed);
+        let used = removed.or_else(|| self.routes.iter().position(|r| full && r.is_given_up()));
+        if used.is_none() && full {
             return wrong("a subsystem has at most 32 paths");
         }
         let at = used.unwrap_or(self.routes.len());

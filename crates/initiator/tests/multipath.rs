@@ -422,6 +422,33 @@ fn a_path_that_stays_away_is_given_up_and_with_the_last_one_the_subsystem() {
     assert!(matches!(m.initiator.state(m.id), State::Lost(_)));
 }
 
+/// What was given up is no way, though it is still told of.
+#[test]
+fn the_last_path_that_is_not_given_up_stays() {
+    let mut m = Multi::new(29, vec![Behaviour::default(); 3], |o| {
+        quick(o);
+        (o.loss_timeout_ms, o.paths) = (Some(4000), vec![PathOptions { addr: addr(1), preference: 0 }]);
+    });
+    m.live();
+    m.cut(0);
+    m.until("given up", |m| m.paths()[0].given_up);
+    assert!(!m.initiator.remove_path(&mut m.io, m.id, 1));
+    assert_eq!(m.write(1, 1).result, Ok(0));
+    // When all places are taken, the next path has that of one that was given up; and then there is another way.
+    let path = |port: u16| PathOptions { addr: ([192, 0, 2, 1], port).into(), preference: 9 };
+    for port in 2..32 {
+        assert_eq!(m.initiator.add_path(&mut m.io, m.id, path(port)), Ok(u8::try_from(port).unwrap()));
+    }
+    let another = PathOptions { addr: addr(2), preference: 0 };
+    assert_eq!(m.initiator.add_path(&mut m.io, m.id, another), Ok(0));
+    m.until("live", |m| m.paths()[0].live);
+    assert!(m.initiator.remove_path(&mut m.io, m.id, 1));
+    assert_eq!((m.write(2, 2).result, m.byte(2)), (Ok(0), 2));
+    // One that was given up can be taken away.
+    m.until("given up", |m| m.paths()[31].given_up);
+    assert!(m.initiator.remove_path(&mut m.io, m.id, 31));
+}
+
 #[test]
 fn with_fast_fail_nobody_waits_for_long() {
     let mut m = Multi::new(17, two(), |o| {

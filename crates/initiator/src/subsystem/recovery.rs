@@ -376,9 +376,10 @@ impl Subsystem {
     pub(crate) fn remove_path(&mut self, io: &mut Io, path: u8, out: &mut Out) -> bool {
         self.stirred = true;
         let at = usize::from(path);
-        let there = |r: &super::Route| r.life != Life::Removed;
-        let others = self.routes.iter().enumerate().any(|(other, r)| other != at && there(r));
-        if !others || !self.routes.get(at).is_some_and(there) {
+        let there = self.routes.get(at).is_some_and(|r| r.life != Life::Removed);
+        // One that was given up never comes back: with no other the subsystem would be for ever without a way, and not know it.
+        let others = self.routes.iter().enumerate().any(|(other, r)| other != at && !r.is_given_up());
+        if !others || !there {
             return false;
         }
         let was_live = self.routes[at].life == Life::Live;
