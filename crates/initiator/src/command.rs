@@ -97,7 +97,7 @@ pub enum Command {
         buf: Buf,
     },
     /// Compare what is stored with `compare` and, if it is the same, write `write` instead, in one (fused; Base 3.4.2). Never
-    /// sent twice. Only `write` comes back in the completion.
+    /// sent again when it may have been carried out. Only `write` comes back in the completion.
     CompareAndWrite {
         /// Namespace.
         nsid: u32,

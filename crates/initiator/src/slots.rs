@@ -110,6 +110,13 @@ pub(crate) struct Reply {
     pub(crate) intact: bool,
 }
 
+impl Reply {
+    /// How it ended. A wrong data digest voids the data, not the command.
+    pub(crate) fn status(&self) -> Status {
+        if self.intact { self.cqe.status() } else { Status::TRANSIENT_TRANSPORT_ERROR }
+    }
+}
+
 /// One command in our hands.
 #[derive(Debug)]
 pub(crate) struct Slot {

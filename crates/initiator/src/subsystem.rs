@@ -20,13 +20,13 @@
 use crate::{
     Completion, Error, ErrorKind, Failure, Identity, Notice, Options, PathOptions, PathReport, Request,
     State, SubmitError, SubsystemId,
-    command::{Command, Lane, Resend},
+    command::{Command, Lane},
     options::{ADMIN_ENTRIES, ENDLESS_FENCES},
     path::Answer,
     slots::{Origin, Payload, Place, Reply, SlotId, Slots},
 };
 use dolmen_io::{Buf, Event, Io, Owner};
-use dolmen_nvme::spec::{AnaState, NvmOpcode, ReadWrite, Status};
+use dolmen_nvme::spec::{NvmOpcode, ReadWrite};
 use dolmen_types::Nanos;
 use std::collections::VecDeque;
 
@@ -34,6 +34,7 @@ mod agreed;
 pub(crate) mod choice;
 pub(crate) mod fence;
 mod follow;
+mod judge;
 mod pairs;
 mod pieces;
 mod recovery;
@@ -48,10 +49,6 @@ use route::{Life, Route};
 
 /// Slots kept for our own commands on each path: one Connect per I/O queue, and as many as the admin queue takes.
 const OWN_SLOTS: usize = 8;
-/// Pause before a command is sent again whose status says "not now" without saying when. Milliseconds.
-const RETRY_MS: u64 = 100;
-/// Unit of CRDT. Milliseconds.
-const RETRY_UNIT_MS: u64 = 100;
 /// Pause before the next attempt when the pool was empty. Milliseconds.
 const MEMORY_RETRY_MS: u64 = 1;
 /// Why a slot is always free.
@@ -432,7 +429,7 @@ impl Subsystem {
     fn answered(&mut self, io: &mut Io, at: usize, answer: Answer, out: &mut Out) -> Result<(), Error> {
         match answer {
             Answer::Command(id) if self.shared.slots.get(id).is_fused() => {
-                self.half_answered(id, io.now(), out);
+                self.half_answered(at, id, io.now(), out);
             }
             Answer::Command(id) => self.judge(at, id, io.now(), out),
             Answer::Event(event) => self.event(io, at, event, out),
@@ -474,60 +471,6 @@ impl Subsystem {
         let queue = under.queue.saturating_sub(1);
         self.hand_over(id, (ticket, queue), (Ok(cqe.result()), buf), now, out);
         true
-    }
-
-    /// Decides what a reply means for its command.
-    fn judge(&mut self, at: usize, id: SlotId, now: Nanos, out: &mut Out) {
-        let slot = self.shared.slots.get(id);
-        let Reply { cqe, received, intact } = slot.reply;
-        // A wrong data digest voids the data, not the command.
-        let status = if intact { cqe.status() } else { Status::TRANSIENT_TRANSPORT_ERROR };
-        self.routes[at].note_answer(&self.shared.slots, id, now, status.is_success());
-        if status.is_success() {
-            let whole = match &slot.payload {
-                Payload::In(buf) => usize::try_from(received) == Ok(buf.len()),
-                _ => true,
-            };
-            // Without this check a controller that sends too little would have us hand out stale memory.
-            let result =
-                if whole { Ok(cqe.result()) } else { Err(Failure::Status(Status::DATA_TRANSFER_ERROR)) };
-            if whole && self.goes_on(id) {
-                return;
-            }
-            return self.finish(id, result, now, out);
-        }
-        let (nsid, tries) = (slot.sqe.nsid.get(), slot.tries);
-        let again = tries < self.shared.options.retries && slot.is_callers();
-        let ana = ana_told(status).filter(|_| slot.lane == Lane::Io && self.routes[at].has_ana());
-        if let Some(state) = ana {
-            // A command that is refused for its path was not carried out: any may be sent again, elsewhere or later.
-            self.note_ana(at, nsid, state, now);
-            let hopeless = state == AnaState::PersistentLoss && self.is_hopeless(nsid);
-            if again && !hopeless {
-                self.routes[at].statistics.retried += 1;
-                self.shared.slots.get_mut(id).tries += 1;
-                return self.enqueue(id);
-            }
-        } else if again && slot.resend == Resend::Allowed && means_later(status) {
-            let until = now.plus_ms(self.retry_ms(at, status));
-            self.routes[at].statistics.retried += 1;
-            let slot = self.shared.slots.get_mut(id);
-            (slot.place, slot.tries) = (Place::Parked { until }, tries + 1);
-            self.wake_at = self.wake_at.min(until);
-            return;
-        }
-        self.finish(id, Err(Failure::Status(status)), now, out);
-    }
-
-    /// True when no path leads to a namespace, and none ever will.
-    fn is_hopeless(&mut self, nsid: u32) -> bool {
-        self.standings(nsid).iter().all(|(standing, _)| *standing >= Standing::Hopeless)
-    }
-
-    fn retry_ms(&self, at: usize, status: Status) -> u64 {
-        let delays = self.routes[at].path.identity().map_or([0; 3], |i| i.retry_delays);
-        let told = usize::from(status.crd()).checked_sub(1).and_then(|i| delays.get(i).copied());
-        told.map_or(RETRY_MS, |units| u64::from(units) * RETRY_UNIT_MS).max(1)
     }
 
     /// Completes a command of a caller, now or when its payload comes back from the send that it is lent to.
@@ -610,26 +553,4 @@ impl Subsystem {
 fn slots_per_path(options: &Options) -> usize {
     let queues = usize::from(options.io_queues);
     queues * usize::from(options.queue_depth) + usize::from(ADMIN_ENTRIES) + queues + OWN_SLOTS
-}
-
-/// The ANA state that a status tells of (Base 8.1.4).
-fn ana_told(status: Status) -> Option<AnaState> {
-    let states = [
-        (Status::ANA_PERSISTENT_LOSS, AnaState::PersistentLoss),
-        (Status::ANA_INACCESSIBLE, AnaState::Inaccessible),
-        (Status::ANA_TRANSITION, AnaState::Change),
-    ];
-    states.iter().find(|(s, _)| s.same_code(status)).map(|&(_, state)| state)
-}
-
-/// True for statuses after which the same command may well succeed (Base 3.3.3.2.1, path related and the like).
-fn means_later(status: Status) -> bool {
-    let transient = [
-        Status::NAMESPACE_NOT_READY,
-        Status::COMMAND_INTERRUPTED,
-        Status::TRANSIENT_TRANSPORT_ERROR,
-        // Ours: a command that took too long.
-        Status::ABORT_REQUESTED,
-    ];
-    !status.dnr() && (status.sct() == 3 || transient.iter().any(|t| t.same_code(status)))
 }

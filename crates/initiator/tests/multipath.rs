@@ -7,8 +7,8 @@ mod multi;
 
 use common::{BLOCK, Behaviour};
 use dolmen_initiator::{
-    Command, ErrorKind, Failure, NO_DEADLINE, Notice, Options, PathOptions, Policy, Request, State,
-    SubmitError,
+    Command, ErrorKind, Failure, NO_DEADLINE, Notice, Options, PathOptions, Policy, QueueStatistics, Request,
+    State, SubmitError,
 };
 use dolmen_nvme::spec::{AnaState, Status, notice};
 use dolmen_types::Uuid;
@@ -160,6 +160,41 @@ fn statuses_tell_what_the_log_has_not_told_yet() {
     let Err(Failure::Status(status)) = m.write(1, 3).result else { panic!("a lost namespace was written") };
     assert!(status.same_code(Status::ANA_PERSISTENT_LOSS));
     assert!(m.paths().iter().all(|p| p.statistics.losses == 0));
+}
+
+/// A pair is two commands, either of which may tell; it goes elsewhere as a whole, if it was not carried out.
+#[test]
+fn a_pair_that_is_refused_for_its_path_goes_elsewhere() {
+    let (ana, fused) = (Status::ANA_INACCESSIBLE, Status::ABORTED_FAILED_FUSED);
+    let mut m = Multi::new(28, with_ana(&[AnaState::Optimized; 2]), quick);
+    m.live();
+    let counted = |m: &Multi, path: usize| {
+        let s = &m.paths()[path].statistics;
+        let sum = |what: fn(&QueueStatistics) -> u64| s.queues.iter().map(what).sum::<u64>();
+        (sum(|q| q.writes.commands), sum(|q| q.others.commands), sum(|q| q.errors), s.retried)
+    };
+    let pair = |m: &mut Multi, was: u8, becomes: u8, statuses: &[Status]| {
+        m.until("well", |m| m.paths()[0].ana == [(1, AnaState::Optimized)]);
+        m.peer(0).behaviour.statuses = statuses.iter().copied().collect();
+        let (compare, write) = (m.buf(BLOCK, was), m.buf(BLOCK, becomes));
+        m.submit(7, NO_DEADLINE, Command::CompareAndWrite { nsid: 1, lba: 5, blocks: 1, compare, write });
+        let done = m.wait(7);
+        assert_eq!(done.buf.unwrap()[0], becomes, "what was to be written comes back");
+        m.peer(0).behaviour.statuses.clear();
+        done.result
+    };
+    for (round, statuses) in (1..).zip([[ana, ana], [ana, fused], [fused, ana]]) {
+        assert_eq!(pair(&mut m, round - 1, round, &statuses), Ok(0), "{statuses:?}");
+        let n = u64::from(round);
+        assert_eq!((counted(&m, 0), counted(&m, 1)), ((n, n, 2 * n, n), (n, n, 0, 0)));
+    }
+    assert_eq!(m.byte(5), 3);
+    // What is no affair of the path is the answer, and so is what may have been carried out.
+    for statuses in [[Status::COMPARE_FAILURE.with_dnr(), fused], [ana, Status::SUCCESS]] {
+        let Err(Failure::Status(status)) = pair(&mut m, 3, 4, &statuses) else { panic!("{statuses:?}") };
+        assert!(status.same_code(statuses[0]));
+        assert_eq!(counted(&m, 0).3, 3);
+    }
 }
 
 #[test]

@@ -3,10 +3,10 @@
 //! They are two commands on the wire, one right behind the other on the same queue, and one command to the caller. The
 //! first half's slot is the caller's; each half remembers its reply until both are there.
 
-use super::{Out, Subsystem};
+use super::{Out, Subsystem, judge::ana_told};
 use crate::{
     Failure,
-    slots::{Origin, Payload, Place, Reply, SlotId},
+    slots::{Origin, Payload, Place, SlotId},
 };
 use dolmen_nvme::spec::Status;
 use dolmen_types::Nanos;
@@ -22,7 +22,9 @@ impl Subsystem {
     }
 
     /// One half was answered.
-    pub(super) fn half_answered(&mut self, id: SlotId, now: Nanos, out: &mut Out) {
+    pub(super) fn half_answered(&mut self, at: usize, id: SlotId, now: Nanos, out: &mut Out) {
+        let status = self.shared.slots.get(id).reply.status();
+        self.routes[at].note_answer(&self.shared.slots, id, now, status.is_success());
         self.shared.slots.get_mut(id).place = Place::Half;
         let Some(other) = self.partner(id) else { return };
         if self.shared.slots.get(other).place != Place::Half {
@@ -30,16 +32,19 @@ impl Subsystem {
         }
         let second_is_ours = matches!(self.shared.slots.get(id).origin, Origin::Second { .. });
         let (first, second) = if second_is_ours { (other, id) } else { (id, other) };
-        let failed = |id: SlotId| {
-            let Reply { cqe, intact, .. } = self.shared.slots.get(id).reply;
-            let status = if intact { cqe.status() } else { Status::TRANSIENT_TRANSPORT_ERROR };
-            (!status.is_success()).then_some(Failure::Status(status))
+        let reply = |id: SlotId| self.shared.slots.get(id).reply;
+        let Some(status) = verdict(reply(first).status(), reply(second).status()) else {
+            return self.finish(first, Ok(reply(second).cqe.result()), now, out);
         };
-        let result = match failed(first).or_else(|| failed(second)) {
-            Some(failure) => Err(failure),
-            None => Ok(self.shared.slots.get(second).reply.cqe.result()),
-        };
-        self.finish(first, result, now, out);
+        // A pair is never sent again unless its write was refused as well.
+        let undone = is_consequence(reply(second).status()) || ana_told(reply(second).status()).is_some();
+        if undone && let Some(state) = self.refused(at, first, status) {
+            self.shared.slots.get_mut(second).place = Place::Waiting;
+            if self.goes_elsewhere(at, first, state, now) {
+                return;
+            }
+        }
+        self.finish(first, Err(Failure::Status(status)), now, out);
     }
 
     /// Takes the second half of a pair that is over out of the world; the buffer that was to be written becomes the first
@@ -57,4 +62,14 @@ impl Subsystem {
         self.callers -= 1;
         self.shared.slots.get_mut(first).payload = write;
     }
+}
+
+/// Why a pair failed, if it did. That a half was aborted since the other one failed says nothing of the reason.
+fn verdict(first: Status, second: Status) -> Option<Status> {
+    let failed = [first, second].into_iter().filter(|status| !status.is_success());
+    failed.clone().find(|&status| !is_consequence(status)).or_else(|| failed.clone().next())
+}
+
+fn is_consequence(status: Status) -> bool {
+    status.same_code(Status::ABORTED_FAILED_FUSED)
 }
