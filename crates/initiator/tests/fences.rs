@@ -5,8 +5,8 @@ mod common;
 #[path = "common/multi.rs"]
 mod multi;
 
-use common::Behaviour;
-use dolmen_initiator::{ErrorKind, Fencing, Options, PathOptions, Policy};
+use common::{BLOCK, Behaviour};
+use dolmen_initiator::{Command, ErrorKind, Fencing, NO_DEADLINE, Options, PathOptions, Policy};
 use dolmen_nvme::spec::notice;
 use multi::{Multi, addr};
 
@@ -220,4 +220,34 @@ fn a_look_at_a_namespace_fences_nothing() {
     m.submit_write(2, 4, 0x22);
     assert_eq!((m.wait(1).result, m.wait(2).result), (Ok(0), Ok(0)));
     assert!(m.io.now().since(lost) < 1_000_000_000, "nothing else was under way");
+}
+
+/// The fence of a change is not in its own way, in however many pieces it goes on.
+#[test]
+fn a_change_that_goes_on_in_pieces_passes_its_own_fence() {
+    let long = Behaviour { quiesce_ms: 5000, max_transfer: 5, ..Behaviour::default() };
+    let short = Behaviour { max_transfer: 3, ..long.clone() };
+    let mut m = Multi::new(42, vec![long, short], quick);
+    m.cut(1);
+    m.until("one live", |m| m.paths()[0].live);
+    assert_eq!(m.read(0).result, Ok(0));
+    m.peer(0).behaviour.hold = true;
+    let (blocks, bytes) = (32, 32 * BLOCK);
+    let buf = m.buf(bytes, 0x11);
+    m.submit(1, NO_DEADLINE, Command::Write { nsid: 1, lba: 0, blocks, buf, fua: false });
+    m.until("held", |m| m.peer(0).held() == 1);
+    m.heal(1);
+    m.until("both live", |m| m.paths()[1].live);
+    m.cut(0);
+    m.until("lost", |m| !m.paths()[0].live);
+    let lost = m.io.now();
+    m.submit_write(2, 20, 0x22);
+    let done = m.wait(1);
+    assert_eq!((done.result, done.buf.unwrap().len()), (Ok(0), bytes));
+    assert!(m.io.now().since(lost) < 1_000_000_000, "waits for nobody");
+    assert!(m.peer(1).counts.writes == 4 && m.peer(1).counts.too_long == 0);
+    // Others still do.
+    assert!(!m.done(2));
+    m.peer(0).carry_out();
+    assert_eq!((m.wait(2).result, m.byte(20), m.byte(21)), (Ok(0), 0x22, 0x11));
 }

@@ -169,7 +169,6 @@ impl Subsystem {
             return false;
         }
         slot.tries = 0;
-        self.fences.disown(id);
         self.park_for_cutting(id);
         true
     }
