@@ -124,7 +124,7 @@ impl Command {
         structured: bool,
     ) -> Result<Command, Errno> {
         let kind = kind_of(request)?;
-        if export.read_only && !matches!(kind, Kind::Read | Kind::Flush) {
+        if export.read_only && kind.changes() {
             return Err(Errno::Perm);
         }
         if !export.can_zero && matches!(kind, Kind::WriteZeroes { .. } | Kind::Trim) {
