@@ -56,6 +56,11 @@ impl Exports {
         Exports { all }
     }
 
+    /// How many there are, seen or not.
+    pub(crate) fn count(&self) -> usize {
+        self.all.len()
+    }
+
     /// The one at a place in the order of names.
     pub(crate) fn at(&self, index: usize) -> Option<&Export> {
         self.all.get(index).map(|e| &**e)

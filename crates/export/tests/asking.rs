@@ -7,7 +7,7 @@ use dolmen_export::{
     Export,
     backend::{Failure, Place},
 };
-use support::{Rig, WRITE, export, go};
+use support::{Rig, WRITE, export, go, option_bytes};
 
 #[test]
 fn what_is_stored_is_told_to_those_who_agreed_on_it() {
@@ -64,4 +64,35 @@ fn what_is_stored_is_told_of_read_only_exports_too() {
     while rig.option_reply(client, 7).0 != 1 {}
     assert_eq!(rig.map(client, 0, 0, 64 * 4096), Ok(vec![(64 * 4096, 3)]));
     assert_eq!(rig.execute(client, WRITE, 0, 0, &[1; 4096]), 1, "EPERM");
+}
+
+/// Who lists what there is asks several things of each export.
+#[test]
+fn a_client_may_ask_about_every_export() {
+    let many = (0..100).map(|number| export(&format!("v{number}"), number, 16)).collect();
+    let mut rig = Rig::new(44, many, |_| {});
+    let client = rig.connect();
+    rig.greet(client, 3);
+    rig.option(client, 8, &[]);
+    assert_eq!(rig.option_reply(client, 8), (1, vec![]));
+    rig.option(client, 3, &[]);
+    let mut names = 0;
+    while rig.option_reply(client, 3).0 != 1 {
+        names += 1;
+    }
+    assert_eq!(names, 100);
+    for number in 0..100 {
+        let name = format!("v{number}");
+        rig.option(client, 6, &go(&name, &[1, 2, 3]));
+        while rig.option_reply(client, 6).0 != 1 {}
+        let asked =
+            [&u32::try_from(name.len()).unwrap().to_be_bytes()[..], name.as_bytes(), &[0; 4]].concat();
+        rig.option(client, 9, &asked);
+        while rig.option_reply(client, 9).0 != 1 {}
+    }
+    // Who never chooses is sent away all the same.
+    for _ in 0..500 {
+        rig.say(client, &option_bytes(8, &[]));
+    }
+    rig.until_ended(client);
 }

@@ -12,8 +12,9 @@ use zerocopy::{FromBytes, IntoBytes, big_endian::U32};
 
 /// Data of one option at most: a name, and requests for information. Bytes.
 const MAX_OPTION: usize = MAX_STRING + 1024;
-/// Options of one handshake at most.
-const MAX_OPTIONS: u32 = 64;
+/// Options of one handshake at most: so many, and some for each export, since who lists them asks about each.
+const MAX_OPTIONS: usize = 64;
+const OPTIONS_PER_EXPORT: usize = 4;
 /// No more messages are answered while so much waits to be sent. Bytes.
 const ENOUGH_OUT: usize = 16 << 10;
 /// The block size that suits us best, and the largest request that we split for a client. Bytes.
@@ -55,7 +56,7 @@ pub struct Handshake {
     stage: Stage,
     /// Bytes that don't make a whole message yet.
     held: Vec<u8>,
-    options: u32,
+    options: usize,
     client_flags: u32,
     structured: bool,
     /// The export of which the client wants to know what is stored.
@@ -168,7 +169,8 @@ impl Handshake {
         let option = header.option.get();
         // A client that doesn't know replies to options may only choose.
         let may = self.client_flags & CLIENT_FIXED != 0 || option == option::EXPORT_NAME;
-        if self.options > MAX_OPTIONS || !may {
+        let most = MAX_OPTIONS.saturating_add(OPTIONS_PER_EXPORT.saturating_mul(exports.count()));
+        if self.options > most || !may {
             return Progress::Close;
         }
         match option {
