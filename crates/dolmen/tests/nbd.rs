@@ -113,3 +113,24 @@ fn every_command_works_through_stock_clients() {
         client(&[&fio[..], &more].concat());
     }
 }
+
+/// Listing tools ask about each export in turn, and copying tools ask what is stored, whether they may write or not.
+#[test]
+fn many_volumes_are_listed_and_read_only_ones_copied() {
+    let door = Door::new(&["--nbd-read-only"]);
+    (0..40).for_each(|number| drop(door.volume(&format!("v{number}"), "ALLOW_ANY")));
+    let socket = door.socket.to_str().unwrap();
+    if let Some(list) = client(&["qemu-nbd", "--list", "-k", socket]) {
+        assert!(list.contains("exports available: 40"), "{list}");
+        assert_eq!(list.matches("base:allocation").count(), 40, "{list}");
+    }
+    let (copy, zeroes) = (door.node.drive("copy"), vec![0; 64 << 20]);
+    let (web, to) = (door.uri("v7"), copy.to_str().unwrap());
+    if client(&["qemu-img", "convert", "-f", "raw", "-O", "raw", &web, to]).is_some() {
+        assert!(std::fs::read(&copy).unwrap() == zeroes);
+    }
+    let _ = std::fs::remove_file(&copy);
+    if client(&["nbdcopy", &web, to]).is_some() {
+        assert!(std::fs::read(&copy).unwrap() == zeroes);
+    }
+}
