@@ -6,6 +6,7 @@
 //! after the data plane made it durable; what the data plane holds wins over what the model believes.
 //! It never looks at a clock, a random number, a file or a socket: all of them come in with the event.
 
+mod clones;
 mod entry;
 mod policies;
 mod rotation;
@@ -22,6 +23,7 @@ use crate::{
     state::Marks,
     volume::{VolumeChange, VolumeKey, VolumeSpec},
 };
+use clones::ClonePlan;
 use dolmen_types::{
     LineId, Nsid, PgId, UnixMillis, Uuid, limits,
     volume::{VolumeDescriptor, VolumeKind, VolumeState},
@@ -32,7 +34,6 @@ use policies::Policies;
 pub use policies::PolicyView;
 pub use schedules::SchedulePlan;
 use schedules::Schedules;
-use snapshots::ClonePlan;
 pub use snapshots::SnapshotView;
 use snapshots::{Snapshots, TakenLine};
 use std::collections::{BTreeMap, BTreeSet};
@@ -469,12 +470,18 @@ impl Model {
                 load.bytes = load.bytes.saturating_add(d.size_bytes);
             }
         }
+        if let Some(source) = &d.source {
+            self.snapshots.clone_came(source);
+        }
         self.volumes.insert(uuid, entry);
     }
 
     fn remove(&mut self, uuid: Uuid) -> Option<Entry> {
         let entry = self.volumes.remove(&uuid)?;
         let d = entry.descriptor();
+        if let Some(source) = &d.source {
+            self.snapshots.clone_went(source);
+        }
         if !entry.is_deleting() {
             if let Some(load) = self.load.get_mut(d.pg.0 as usize) {
                 load.volumes -= 1;

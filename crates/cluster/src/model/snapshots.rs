@@ -1,22 +1,22 @@
-//! Snapshots in the model: their names, their lives, and what volumes are made from them.
+//! Snapshots in the model: their names and their lives. What volumes take from them is in `clones.rs`.
 //!
 //! A snapshot's name is taken until it is really gone. One whose deletion is durable stays `Deleting` while a clone of
 //! it is there.
 
-use super::{Command, Life, Model, Pending, RequestId, name_taken, rotation::Rotation, volume_occurrence};
+use super::{Command, Life, Model, RequestId, name_taken, rotation::Rotation, volume_occurrence};
 use crate::{
     Error, Kind,
     event::{Component, Occurrence, Severity},
     plane::PlaneError,
     snapshot::SnapshotSpec,
-    volume::{VolumeKey, VolumeSpec},
+    volume::VolumeKey,
 };
 use dolmen_types::{
-    LineId, PgId, Seq, UnixMillis, Uuid, limits,
+    LineId, Seq, UnixMillis, Uuid, limits,
     snapshot::{CloneSource, SnapshotDescriptor, SnapshotState},
-    volume::{SectorSize, VolumeDescriptor, VolumeKind, VolumeState},
+    volume::{VolumeDescriptor, VolumeKind},
 };
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, btree_map::Entry};
 
 /// Snapshots whose time is over that one tick deletes at most. Count.
 const MAX_EXPIRING: usize = 32;
@@ -38,8 +38,8 @@ enum Asked {
 }
 
 #[derive(Debug)]
-struct Held {
-    descriptor: SnapshotDescriptor,
+pub(super) struct Held {
+    pub(super) descriptor: SnapshotDescriptor,
     asked: Option<Asked>,
     /// Set when an answer got lost: the first round of observation that settles it.
     doubt: Option<u64>,
@@ -50,15 +50,22 @@ impl Held {
         Held { descriptor, asked: None, doubt: None }
     }
 
-    fn view(&self) -> SnapshotView {
-        let deleting = self.descriptor.state == SnapshotState::Deleting;
-        let life = match self.asked {
+    pub(super) fn life(&self) -> Life {
+        match self.asked {
             Some(Asked::Create(_)) => Life::Creating,
             Some(Asked::Delete(_)) => Life::Deleting,
-            None if deleting => Life::Deleting,
+            None if self.is_leaving() => Life::Deleting,
             None => Life::Available,
-        };
-        SnapshotView { descriptor: self.descriptor.clone(), life }
+        }
+    }
+
+    /// True once its deletion is durable.
+    fn is_leaving(&self) -> bool {
+        self.asked.is_none() && self.descriptor.state == SnapshotState::Deleting
+    }
+
+    fn view(&self) -> SnapshotView {
+        SnapshotView { descriptor: self.descriptor.clone(), life: self.life() }
     }
 }
 
@@ -70,22 +77,57 @@ pub(super) struct Snapshots {
     names: BTreeMap<(String, String), Uuid>,
     /// Which is to be deleted next when its time is over.
     expiring: Rotation,
+    /// How many volumes are clones of each, of those that have any. It follows the volumes.
+    clones: BTreeMap<Uuid, u32>,
+    /// Those of which something is only known to the data plane; [`Snapshots::note`] keeps it.
+    unsettled: BTreeSet<Uuid>,
 }
 
 impl Snapshots {
     fn insert(&mut self, held: Held) {
         let d = &held.descriptor;
-        self.names.insert((d.project.clone(), d.name.clone()), d.uuid);
-        self.by_uuid.insert(d.uuid, held);
+        let uuid = d.uuid;
+        self.names.insert((d.project.clone(), d.name.clone()), uuid);
+        self.by_uuid.insert(uuid, held);
+        self.note(uuid);
     }
 
     fn remove(&mut self, uuid: &Uuid) -> Option<Held> {
         let held = self.by_uuid.remove(uuid)?;
         self.names.remove(&(held.descriptor.project.clone(), held.descriptor.name.clone()));
+        self.unsettled.remove(uuid);
         Some(held)
     }
 
-    fn find(&self, project: Option<&str>, key: &VolumeKey) -> Result<&Held, Error> {
+    /// Looks whether a snapshot that changed has to be asked about. One that a clone holds back has not: its end follows that of the
+    /// clone.
+    fn note(&mut self, uuid: Uuid) {
+        let ends = |h: &Held| h.is_leaving() && !self.clones.contains_key(&uuid);
+        if self.by_uuid.get(&uuid).is_some_and(|h| h.doubt.is_some() || ends(h)) {
+            self.unsettled.insert(uuid);
+        } else {
+            self.unsettled.remove(&uuid);
+        }
+    }
+
+    /// A volume is there, or on its way, that is a clone.
+    pub(super) fn clone_came(&mut self, source: &CloneSource) {
+        *self.clones.entry(source.snapshot).or_default() += 1;
+        self.note(source.snapshot);
+    }
+
+    /// A volume is gone that was a clone.
+    pub(super) fn clone_went(&mut self, source: &CloneSource) {
+        if let Entry::Occupied(mut count) = self.clones.entry(source.snapshot) {
+            *count.get_mut() -= 1;
+            if *count.get() == 0 {
+                count.remove();
+            }
+        }
+        self.note(source.snapshot);
+    }
+
+    pub(super) fn find(&self, project: Option<&str>, key: &VolumeKey) -> Result<&Held, Error> {
         let (found, what) = match key {
             VolumeKey::Uuid(uuid) => {
                 let held = self.by_uuid.get(uuid);
@@ -243,6 +285,7 @@ impl Model {
         let Some(held) = self.snapshots.by_uuid.get_mut(&uuid) else { return Vec::new() };
         held.asked = Some(Asked::Delete(request));
         let (pg, expected_revision) = (held.descriptor.pg, held.descriptor.revision);
+        self.snapshots.note(uuid);
         vec![Command::DeleteSnapshot { uuid, pg, expected_revision }]
     }
 
@@ -307,6 +350,7 @@ impl Model {
                 }
                 (Some(Err(_)), _) => {}
             }
+            self.snapshots.note(*uuid);
         }
         for taken in &ran {
             let refusal = match &result {
@@ -328,16 +372,19 @@ impl Model {
         commands
     }
 
-    /// True while something about snapshots is only known to the data plane. One that a clone holds back is not asked
-    /// about: its end follows that of the clone.
+    /// True while something about snapshots is only known to the data plane.
     pub(super) fn snapshots_want_observation(&self) -> bool {
-        let mut leaving =
-            self.snapshots.by_uuid.values().filter(|h| h.asked.is_none() && h.view().life == Life::Deleting);
-        let held_back = |uuid: Uuid| {
-            self.volumes.values().any(|e| e.descriptor().source.as_ref().is_some_and(|s| s.snapshot == uuid))
-        };
-        self.snapshots.by_uuid.values().any(|h| h.doubt.is_some())
-            || leaving.any(|h| !held_back(h.descriptor.uuid))
+        !self.snapshots.unsettled.is_empty()
+    }
+
+    /// The same, told from the snapshots and volumes themselves.
+    #[cfg(test)]
+    pub(super) fn snapshots_are_unsettled(&self) -> bool {
+        let sources = self.volumes.values().filter_map(|e| Some(e.descriptor().source.as_ref()?.snapshot));
+        let held_back: BTreeSet<Uuid> = sources.collect();
+        let ends = |h: &Held| h.view().life == Life::Deleting && h.asked.is_none();
+        let mut all = self.snapshots.by_uuid.iter();
+        all.any(|(uuid, h)| h.doubt.is_some() || (ends(h) && !held_back.contains(uuid)))
     }
 
     /// The data plane's list of snapshots, asked for in `round`.
@@ -349,7 +396,7 @@ impl Model {
             .iter()
             .filter(|(uuid, h)| {
                 let doubtful = h.doubt.is_some_and(|since| since <= round);
-                let gone = h.asked.is_none() && h.view().life == Life::Deleting && !found.contains_key(uuid);
+                let gone = h.is_leaving() && !found.contains_key(uuid);
                 doubtful || gone
             })
             .map(|(uuid, _)| *uuid)
@@ -372,96 +419,6 @@ impl Model {
         }
         commands
     }
-
-    /// What a volume takes from the snapshot that it is to be a clone of.
-    pub(super) fn clone_plan(&self, spec: &VolumeSpec) -> Result<Option<ClonePlan>, Error> {
-        let Some(key) = &spec.source else { return Ok(None) };
-        let field = match key {
-            VolumeKey::Uuid(_) => "sourceSnapshotUUID",
-            VolumeKey::Name(_) => "sourceSnapshotName",
-        };
-        let held = self.snapshots.find(Some(&spec.project), key)?;
-        let d = &held.descriptor;
-        if held.view().life != Life::Available {
-            return Err(Error::invalid(field, format!("snapshot '{}' is not available", d.name)));
-        }
-        if spec.kind != VolumeKind::Durable {
-            return Err(Error::invalid("kind", "a clone is on the drives, as its snapshot is"));
-        }
-        if spec.size_bytes < d.size_bytes {
-            let why = format!("a clone can't be smaller than its snapshot ({} bytes)", d.size_bytes);
-            return Err(Error::invalid("size", why));
-        }
-        if spec.sector.is_some_and(|sector| sector != d.sector) {
-            return Err(Error::invalid("sectorSize", format!("the snapshot has {}", d.sector.bytes())));
-        }
-        Ok(Some(ClonePlan {
-            pg: d.pg,
-            sector: d.sector,
-            compression: d.compression,
-            encryption: d.encryption,
-            labels: d.labels.clone(),
-            source: CloneSource { snapshot: d.uuid, name: d.name.clone() },
-        }))
-    }
-
-    /// Puts a volume back to a snapshot of it.
-    pub(super) fn rollback(
-        &mut self,
-        request: RequestId,
-        project: Option<&str>,
-        (key, snapshot): (&VolumeKey, &VolumeKey),
-        expected: Option<u64>,
-    ) -> Result<Vec<Command>, Error> {
-        let entry = self.entry(project, key)?;
-        entry.check_changeable(expected)?;
-        let old = entry.descriptor();
-        if old.state == VolumeState::Deleting {
-            return Err(Error::new(Kind::InvalidArgument, format!("volume '{}' is being deleted", old.name)));
-        }
-        let field = match snapshot {
-            VolumeKey::Uuid(_) => "srcSnapshotUUID",
-            VolumeKey::Name(_) => "srcSnapshotName",
-        };
-        let held = self.snapshots.find(Some(&old.project), snapshot)?;
-        let source = &held.descriptor;
-        if held.view().life != Life::Available {
-            return Err(Error::invalid(field, format!("snapshot '{}' is not available", source.name)));
-        }
-        if source.volume != old.uuid {
-            let why = format!("snapshot '{}' is of another volume; make a clone of it instead", source.name);
-            return Err(Error::invalid(field, why));
-        }
-        let (uuid, snapshot, size) = (old.uuid, source.uuid, source.size_bytes);
-        let (compression, encryption) = (source.compression, source.encryption);
-        let (line, save) = self.take_line();
-        let entry = self.volumes.get_mut(&uuid).expect("entry() found it in this map");
-        let old = entry.descriptor();
-        let expected_revision = old.revision;
-        // As the data plane does it: the size never becomes smaller under a host.
-        let next = VolumeDescriptor {
-            line,
-            size_bytes: old.size_bytes.max(size),
-            compression,
-            encryption,
-            revision: old.revision.saturating_add(1),
-            ..old.clone()
-        };
-        entry.pending = Some(Pending::Rollback { request: Some(request), next: Box::new(next) });
-        let mut commands: Vec<Command> = save.into_iter().collect();
-        commands.push(Command::Rollback { uuid, snapshot, line, expected_revision });
-        Ok(commands)
-    }
-}
-
-/// What follows from a snapshot for its clone.
-pub(super) struct ClonePlan {
-    pub(super) pg: PgId,
-    pub(super) sector: SectorSize,
-    pub(super) compression: bool,
-    pub(super) encryption: bool,
-    pub(super) labels: Vec<(String, String)>,
-    pub(super) source: CloneSource,
 }
 
 fn taken(name: &str, project: &str) -> Error {

@@ -81,6 +81,8 @@ impl World {
 
     fn feed(&mut self, input: Input) {
         let commands = self.model.step(input);
+        let (kept, told) = (self.model.snapshots_want_observation(), self.model.snapshots_are_unsettled());
+        assert_eq!(kept, told, "seed {}", self.seed);
         self.take(commands);
     }
 
