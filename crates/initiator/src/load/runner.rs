@@ -79,6 +79,8 @@ pub struct Load {
     only_known: bool,
     /// When commands are due; begins with the first step.
     pace: Option<Pace>,
+    /// Commands that were due at the last step and found no place.
+    behind: u64,
     /// Commands that may still be issued.
     budget: u64,
     /// Nobody waits for what is under way.
@@ -126,6 +128,7 @@ impl Load {
             next_unit: 0,
             only_known: false,
             pace: None,
+            behind: 0,
             budget: u64::MAX,
             abandoned: false,
             places: (0..count).map(place).collect(),
@@ -146,7 +149,7 @@ impl Load {
     pub fn read_back(&mut self) -> u64 {
         let known = (0..self.units).filter(|&unit| self.is_known(unit)).count() as u64;
         self.set_work(Pattern::Sequential, Mix::READ, known);
-        (self.only_known, self.pace, self.options.per_second) = (true, None, None);
+        (self.only_known, self.pace, self.behind, self.options.per_second) = (true, None, 0, None);
         self.places.iter_mut().for_each(|place| place.due = None);
         known
     }
@@ -196,10 +199,11 @@ impl Load {
         self.pace.filter(|_| waits).map(|pace| pace.next_due())
     }
 
-    /// Commands that are due at `now` and could not be issued yet: a sign of a target that can't hold the rate.
+    /// Commands that were due at the last step and found all places taken: a sign of a target that can't hold the rate. What fell
+    /// due since then is none.
     #[must_use]
-    pub fn behind(&self, now: Nanos) -> u64 {
-        self.pace.map_or(0, |pace| pace.behind(now))
+    pub fn behind(&self) -> u64 {
+        self.behind
     }
 
     /// What was counted since the start or the last [`Load::restart_counting`].
@@ -294,6 +298,12 @@ impl Load {
         if let (None, Some(per_second)) = (self.pace, self.options.per_second) {
             self.pace = Some(Pace::new(per_second, io.now()));
         }
+        self.issue_due(io, initiator);
+        let full = self.idle.is_empty();
+        self.behind = self.pace.filter(|_| full).map_or(0, |pace| pace.behind(io.now()).min(self.budget));
+    }
+
+    fn issue_due(&mut self, io: &mut Io, initiator: &mut Initiator) {
         for _ in 0..self.idle.len() {
             if self.budget == 0 || self.pace.is_some_and(|pace| pace.next_due() > io.now()) {
                 return;

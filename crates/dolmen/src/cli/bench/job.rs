@@ -289,7 +289,7 @@ impl<'a> Meter<'a> {
                 self.count_from(load, now);
             }
             if stops {
-                self.end(load, now);
+                self.end(load);
             }
             return !self.done;
         };
@@ -302,7 +302,7 @@ impl<'a> Meter<'a> {
             self.slice_end = Nanos(counting.0 + (passed + 1) * self.slice_ns);
         }
         if ends {
-            self.end(load, now);
+            self.end(load);
         }
         !self.done
     }
@@ -334,12 +334,12 @@ impl<'a> Meter<'a> {
         self.slice_ns *= 2;
     }
 
-    fn end(&mut self, load: &Load, now: Nanos) {
+    fn end(&mut self, load: &Load) {
         let after = (peer::thread_ns(), self.peer.and_then(Peer::cpu_ns));
         let passed = |before: Option<u64>, after: Option<u64>| Some(after?.saturating_sub(before?));
         self.counted.cpu_ns = passed(self.before.0, after.0);
         self.counted.peer_ns = passed(self.before.1, after.1);
-        self.counted.behind = load.behind(now);
+        self.counted.behind = load.behind();
         self.done = true;
     }
 }
