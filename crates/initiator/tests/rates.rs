@@ -61,3 +61,23 @@ fn what_fell_due_since_the_last_step_is_not_behind() {
     assert!((due - 50..due).contains(&behind), "{behind}");
     assert_eq!(load.under_way(), DEPTH);
 }
+
+/// A stall until the end would leave no trace else: what fell into it never came to an end.
+#[test]
+fn what_is_open_at_the_end_has_taken_as_long_as_it_has_waited() {
+    let mut m = Multi::new(2, vec![Behaviour::default()], |_| {});
+    m.live();
+    let mut load = load(&m);
+    run(&mut m, &mut load, 1000);
+    m.peer(0).behaviour.swallow = usize::MAX;
+    run(&mut m, &mut load, 1000);
+    let before = load.stats().clone();
+    assert!(before.read_latency.percentile(99_000) < 100_000_000);
+    load.count_open(m.io.now(), before.read_latency.percentile(50_000));
+    let after = load.stats();
+    assert_eq!((after.reads, after.bytes), (before.reads, before.bytes), "latencies alone");
+    assert!(after.reads < 1100 && after.read_latency.count() > 1800, "{}", after.read_latency.count());
+    let of = |per_100_000| after.read_latency.percentile(per_100_000) / 1_000_000;
+    assert!((900..1000).contains(&of(99_000)) && (400..600).contains(&of(75_000)), "{}", of(75_000));
+    assert_eq!(after.read_latency.min(), before.read_latency.min(), "what has only begun says nothing");
+}

@@ -36,9 +36,14 @@ impl Histogram {
 
     /// Counts one value.
     pub fn record(&mut self, value: u64) {
-        self.counts[bucket_of(value)] += 1;
-        self.total += 1;
-        self.sum += u128::from(value);
+        self.record_many(value, 1);
+    }
+
+    /// Counts a value as often as it came; at least once.
+    pub fn record_many(&mut self, value: u64, count: u64) {
+        self.counts[bucket_of(value)] += count;
+        self.total += count;
+        self.sum += u128::from(value) * u128::from(count);
         self.min = self.min.min(value);
         self.max = self.max.max(value);
     }

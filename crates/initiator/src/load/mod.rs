@@ -10,10 +10,12 @@ mod pace;
 mod rng;
 mod runner;
 mod stamp;
+mod stats;
 
 pub use histogram::Histogram;
 pub use model::{Change, Model, Violation};
 pub use options::{LoadError, LoadOptions, Mix, Pattern, Skew, Start};
 pub use rng::Rng;
-pub use runner::{Load, LoadStats};
+pub use runner::Load;
 pub use stamp::{Found, STAMP_BYTES, Stamp, inspect};
+pub use stats::LoadStats;

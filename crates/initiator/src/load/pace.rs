@@ -21,7 +21,12 @@ impl Pace {
 
     /// When the next command is due.
     pub(super) fn next_due(&self) -> Nanos {
-        let after = u128::from(self.issued) * SECOND_NS / u128::from(self.per_second);
+        self.due(0)
+    }
+
+    /// When the one is due that is to be issued after `ahead` others.
+    pub(super) fn due(&self, ahead: u64) -> Nanos {
+        let after = (u128::from(self.issued) + u128::from(ahead)) * SECOND_NS / u128::from(self.per_second);
         Nanos(self.start.0.saturating_add(u64::try_from(after).unwrap_or(u64::MAX)))
     }
 
@@ -50,6 +55,7 @@ mod tests {
             pace.issue();
         }
         assert_eq!(due, [1_000, 333_334_333, 666_667_666, 1_000_001_000]);
+        assert_eq!((pace.due(0), pace.due(2)), (pace.next_due(), Nanos(2_000_001_000)));
         assert_eq!(pace.behind(Nanos(1_000_001_000)), 0);
         assert_eq!(pace.behind(Nanos(3_000_001_000)), 5);
     }

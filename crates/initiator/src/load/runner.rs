@@ -5,12 +5,12 @@
 //! way and used again. A load with a rate has something to do when no event comes, too: [`Load::wake_at`].
 
 use super::{
-    histogram::Histogram,
-    model::{Change, Model, Violation},
+    model::{Change, Model},
     options::{LoadError, LoadOptions, Mix, Pattern},
     pace::Pace,
     rng::Rng,
     stamp::{STAMP_BYTES, inspect},
+    stats::LoadStats,
 };
 use crate::{Command, Completion, Failure, Initiator, NO_DEADLINE, Request, SubmitError, SubsystemId};
 use dolmen_io::{Buf, Io};
@@ -20,33 +20,12 @@ use dolmen_types::Nanos;
 /// changes of one block are never under way together.
 const TRIES: u32 = 8;
 
-/// What was counted.
-#[derive(Clone, Debug, Default)]
-pub struct LoadStats {
-    /// Reads that succeeded.
-    pub reads: u64,
-    /// Changes that succeeded.
-    pub changes: u64,
-    /// Data of both. Bytes.
-    pub bytes: u64,
-    /// Commands that failed.
-    pub errors: u64,
-    /// The first failure.
-    pub first_error: Option<Failure>,
-    /// Blocks that held what they cannot hold.
-    pub violations: u64,
-    /// The first of them.
-    pub first_violation: Option<Violation>,
-    /// Latencies of reads, submit to completion, or from when they were due if there is a rate. Nanoseconds.
-    pub read_latency: Histogram,
-    /// Latencies of changes. Nanoseconds.
-    pub change_latency: Histogram,
-    /// Commands that succeeded, queue by queue.
-    pub by_queue: Vec<u64>,
-}
+/// Values that stand for commands which were due and not issued, at most.
+const MAX_RECORDED: u64 = 1 << 20;
 
+/// What a command does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Work {
+pub(super) enum Work {
     Read,
     Write,
     Zero,
@@ -56,8 +35,8 @@ enum Work {
 struct Place {
     buf: Option<Buf>,
     work: Option<(Work, u64)>,
-    /// When it was due, of a load with a rate.
-    due: Option<Nanos>,
+    /// From when its latency counts: when it was issued, or due if there is a rate.
+    since: Nanos,
     /// Of each 4 KiB block of a verified read, its floor when it was issued.
     floors: Box<[u32]>,
     /// The queue that it keeps busy.
@@ -114,7 +93,7 @@ impl Load {
             |index: usize| u16::try_from(index / options.depth).expect("queues are counted in 16 bits");
         let place = |index| {
             let floors = vec![0; blocks].into();
-            Place { buf: None, work: None, due: None, floors, queue: queue(index) }
+            Place { buf: None, work: None, since: Nanos(0), floors, queue: queue(index) }
         };
         let block_bytes = u64::from(options.namespace.block_bytes);
         let lbas = options.size_bytes as u64 / block_bytes;
@@ -150,7 +129,6 @@ impl Load {
         let known = (0..self.units).filter(|&unit| self.is_known(unit)).count() as u64;
         self.set_work(Pattern::Sequential, Mix::READ, known);
         (self.only_known, self.pace, self.behind, self.options.per_second) = (true, None, 0, None);
-        self.places.iter_mut().for_each(|place| place.due = None);
         known
     }
 
@@ -248,7 +226,7 @@ impl Load {
         self.idle.push(index);
         match completion.result {
             Ok(_) => {
-                let begin = self.places[index].due.unwrap_or(completion.submitted);
+                let begin = self.places[index].since;
                 self.count(index, work, completion.completed.since(begin));
             }
             Err(failure) => {
@@ -259,14 +237,37 @@ impl Load {
         self.judge(index, work, unit, completion.result.is_ok());
     }
 
+    /// At the end of what is counted: what is open has taken as long as it has waited, and takes longer, whether it is under way or
+    /// was due and found no place. Without that a stall until the end would be in no latency. Nothing but latencies is counted, and
+    /// none below `at_least_ns`: what has only begun says nothing.
+    pub fn count_open(&mut self, now: Nanos, at_least_ns: u64) {
+        for index in 0..self.places.len() {
+            let (work, since) = (self.places[index].work, self.places[index].since);
+            let age = now.since(since);
+            if let Some((work, _)) = work.filter(|_| age >= at_least_ns) {
+                self.stats.latency_of(work).record(age);
+            }
+        }
+        let Some(pace) = self.pace else { return };
+        // A few values for many that are alike.
+        let alike = self.behind.div_ceil(MAX_RECORDED).max(1);
+        for first in (0..self.behind).step_by(usize::try_from(alike).unwrap_or(usize::MAX)) {
+            let age = now.since(pace.due(first));
+            if age < at_least_ns {
+                return;
+            }
+            let work = self.choose();
+            self.stats.latency_of(work).record_many(age, alike.min(self.behind - first));
+        }
+    }
+
     fn count(&mut self, index: usize, work: Work, latency_ns: u64) {
         let stats = &mut self.stats;
+        stats.latency_of(work).record(latency_ns);
         if work == Work::Read {
             stats.reads += 1;
-            stats.read_latency.record(latency_ns);
         } else {
             stats.changes += 1;
-            stats.change_latency.record(latency_ns);
         }
         stats.bytes += self.options.size_bytes as u64;
         stats.by_queue[usize::from(self.places[index].queue)] += 1;
@@ -314,8 +315,9 @@ impl Load {
                 self.idle.insert(0, index);
                 return;
             }
+            self.places[index].since = io.now();
             if let Some(pace) = &mut self.pace {
-                self.places[index].due = Some(pace.next_due());
+                self.places[index].since = pace.next_due();
                 pace.issue();
             }
             self.budget -= 1;

@@ -53,7 +53,8 @@ pub struct BenchArgs {
     /// How long it runs before counting begins
     #[arg(long, value_name = "TIME", default_value = "1", value_parser = duration, visible_alias = "ramp-time")]
     pub ramp: Duration,
-    /// Commands a second, all jobs together; latency counts from when a command was due [default: as fast as it goes]
+    /// Commands a second, all jobs together; latency counts from when a command was due, and to the end of the run for those
+    /// that are late then [default: as fast as it goes]
     #[arg(long, value_name = "IOPS", value_parser = clap::value_parser!(u64).range(1..))]
     pub rate: Option<u64>,
     /// Find the largest depth, up to --iodepth, at which latency stays within this (200us, 1ms), and measure there

@@ -4,6 +4,7 @@ use super::{
     goal::Goal,
     peer::{self, Peer},
     plan::{Plan, Run},
+    report::both,
 };
 use crate::{
     cli::{
@@ -294,6 +295,9 @@ impl<'a> Meter<'a> {
             return !self.done;
         };
         let ends = stops || (!self.run.once && now.since(counting) >= nanos(self.run.runtime));
+        if ends {
+            load.count_open(now, self.usual_ns(load));
+        }
         if ends || now >= self.slice_end {
             self.counted.slices.push(Slice { ns: now.since(self.slice), stats: load.take_counts() });
             self.slice = now;
@@ -315,6 +319,13 @@ impl<'a> Meter<'a> {
         }
         (self.counting, self.slice, self.slice_end) = (Some(from), from, Nanos(from.0 + self.slice_ns));
         self.before = (peer::thread_ns(), self.peer.and_then(Peer::cpu_ns));
+    }
+
+    /// The median of what was counted so far.
+    fn usual_ns(&self, load: &Load) -> u64 {
+        let mut sum = both(load.stats());
+        self.counted.slices.iter().for_each(|slice| sum.merge(&both(&slice.stats)));
+        sum.percentile(50_000)
     }
 
     /// Twice as many slices become half as many.

@@ -121,6 +121,9 @@ pub(super) struct Target {
 #[serde(rename_all = "camelCase")]
 pub(super) struct Side {
     pub(super) operations: u64,
+    /// Commands beyond these that were late at the end: the latencies count them with the time that they had waited.
+    #[serde(default)]
+    pub(super) late: u64,
     pub(super) bytes: u64,
     pub(super) iops: f64,
     pub(super) bytes_per_second: f64,
@@ -255,6 +258,7 @@ impl Side {
         let bytes = operations * bs;
         Side {
             operations,
+            late: latency.count().saturating_sub(operations),
             bytes,
             iops: per_second(operations),
             bytes_per_second: per_second(bytes),

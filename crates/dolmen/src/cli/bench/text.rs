@@ -191,6 +191,14 @@ fn feet(report: &Report) -> String {
             tries.join("; ")
         );
     }
+    // A few are open at the end of every run.
+    if report.all.late > report.all.operations / 100 {
+        let late = count(report.all.late as f64);
+        let _ = writeln!(
+            text,
+            "Late: {late} commands were not done at the end; latencies count them with the time that they had waited"
+        );
+    }
     if report.workload.rate.is_some() && report.behind > 0 {
         let behind = count(report.behind as f64);
         let _ = writeln!(
