@@ -9,6 +9,9 @@ use std::{
 /// The state of a listening socket in /proc/net/tcp.
 const LISTENS: &str = "0A";
 
+/// The unit of times in /proc/PID/stat, USER_HZ, which Linux has at 100 a second. Nanoseconds.
+const TICK_NS: u64 = 10_000_000;
+
 /// The processes that listen at the targets' addresses.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Peer {
@@ -46,20 +49,31 @@ impl Peer {
 
     /// CPU time that all their threads have had. Nanoseconds; `None` when one of them is gone.
     pub(super) fn cpu_ns(&self) -> Option<u64> {
-        let mut sum = 0;
-        for pid in &self.processes {
-            for thread in fs::read_dir(format!("/proc/{pid}/task")).ok()?.flatten() {
-                // A thread that ended in between is missed: little.
-                sum += schedstat(&thread.path().join("schedstat").to_string_lossy()).unwrap_or(0);
-            }
-        }
-        Some(sum)
+        self.processes.iter().map(|&pid| process_ns(pid)).sum()
     }
 }
 
 /// CPU time that the calling thread has had. Nanoseconds.
 pub(super) fn thread_ns() -> Option<u64> {
     schedstat("/proc/thread-self/schedstat")
+}
+
+/// CPU time of a process. The threads that live tell it exactly; those that have ended are in the process's own count alone,
+/// which has what all of them had, in ticks.
+fn process_ns(pid: u32) -> Option<u64> {
+    let threads = fs::read_dir(format!("/proc/{pid}/task")).ok()?.flatten();
+    let living = threads.filter_map(|thread| schedstat(&thread.path().join("schedstat").to_string_lossy()));
+    let living = living.sum();
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    Some(ticks(&stat).map_or(living, |ticks| living.max(ticks.saturating_mul(TICK_NS))))
+}
+
+/// What a process's stat file says of its CPU time, in user and system mode. Ticks.
+fn ticks(stat: &str) -> Option<u64> {
+    // The second field is a name that may hold anything; what follows its end begins with the third.
+    let (_, fields) = stat.rsplit_once(')')?;
+    let mut times = fields.split_ascii_whitespace().skip(11);
+    Some(times.next()?.parse::<u64>().ok()? + times.next()?.parse::<u64>().ok()?)
 }
 
 /// The first number of a schedstat file.
@@ -135,6 +149,26 @@ mod tests {
         assert_eq!(peer.processes, [std::process::id()]);
         assert!(peer.cpu_ns().unwrap() > 0 && thread_ns().unwrap() > 0);
         assert!(peer.names.contains(&std::process::id().to_string()), "{}", peer.names);
+    }
+
+    #[test]
+    fn a_thread_that_ended_leaves_its_time_behind() {
+        let peer = Peer { processes: vec![std::process::id()], names: String::new() };
+        let before = peer.cpu_ns().unwrap();
+        let worked = std::thread::spawn(|| {
+            // So much CPU time, however long it takes.
+            let mut turns = 0u64;
+            while thread_ns().is_some_and(|ns| ns < 20 * TICK_NS) {
+                turns = std::hint::black_box(turns + 1);
+            }
+            thread_ns().unwrap_or(0)
+        });
+        let worked = worked.join().unwrap();
+        let after = peer.cpu_ns().unwrap();
+        // Both times of the process are cut to whole ticks.
+        assert!(after - before + 2 * TICK_NS >= worked, "{before} {after} {worked}");
+        assert_eq!(ticks("7 (a b) c) S 1 2 3 4 5 6 7 8 9 10 30 12 0 0"), Some(42));
+        assert_eq!(ticks("7 (a"), None);
     }
 
     #[test]
