@@ -17,6 +17,8 @@ pub(super) struct Goal {
     pub(super) namespace: Namespace,
     /// The most that one command may move. Bytes.
     pub(super) most_bytes: u64,
+    /// The most commands that one of its queues takes at once.
+    pub(super) most_depth: u16,
     /// The controller's model and firmware.
     pub(super) model: String,
 }
@@ -32,6 +34,7 @@ impl Goal {
         let identity = session.identity();
         let goal = Goal {
             most_bytes: u64::from(identity.max_transfer_bytes),
+            most_depth: identity.max_entries.saturating_sub(1).max(1),
             model: format!("{} {}", identity.model, identity.firmware).trim().to_string(),
             options,
             namespace,

@@ -51,7 +51,7 @@ pub(crate) fn bench(output: &Output, args: &BenchArgs) -> Result<ExitCode, CliEr
     let earlier = args.compare.as_deref().map(read).transpose()?;
     let goals = args.targets.iter().map(|target| Goal::find(target, args)).collect::<Result<_, _>>()?;
     let plan = Plan::new(args, goals, stamp())?;
-    if let Some(text) = plan.crowd() {
+    for text in plan.crowd().into_iter().chain(plan.shallow(args.iodepth)) {
         output.remark(&text);
     }
     interrupts::catch().map_err(|why| CliError::new(Exit::Failed, format!("signals: {why}")))?;

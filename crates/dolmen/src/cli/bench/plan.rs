@@ -53,12 +53,14 @@ impl Plan {
     /// Checks what was asked for against what the targets have. `stamp` is a number that no other run has.
     pub(super) fn new(args: &BenchArgs, goals: Vec<Goal>, stamp: u64) -> Result<Plan, CliError> {
         let mix = args.mix();
+        // Beyond that commands would wait here, and be counted as if they were under way.
+        let most = goals.iter().map(|goal| goal.most_depth).min().unwrap_or(args.iodepth);
         let plan = Plan {
             rw: args.rw,
             mix,
             pattern: args.pattern(),
             bs: args.bs.0,
-            depth: args.iodepth,
+            depth: args.iodepth.min(most),
             jobs: args.jobs,
             connections: args.connections,
             rate: args.rate,
@@ -182,6 +184,14 @@ impl Plan {
         self.cpus.get(job.checked_rem(self.cpus.len())?).copied()
     }
 
+    /// What is to be known of a depth that was asked for and can't be had.
+    pub(super) fn shallow(&self, asked: u16) -> Option<String> {
+        let depth = self.depth;
+        (depth < asked).then(|| {
+            format!("note: a connection takes {depth} commands at once there, not --iodepth {asked}; the depth is {depth}")
+        })
+    }
+
     /// What is to be known of jobs that never sleep and have no CPU each.
     pub(super) fn crowd(&self) -> Option<String> {
         let pinned: BTreeSet<usize> =
@@ -230,5 +240,49 @@ impl Plan {
             seed: self.seed.wrapping_add(number.wrapping_mul(0x9e37_79b9_7f4a_7c15)),
             ..LoadOptions::new(goal.namespace)
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+    use dolmen_initiator::{Namespace, Options};
+    use dolmen_types::{Nqn, Uuid};
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        args: BenchArgs,
+    }
+
+    #[test]
+    fn a_depth_that_a_target_does_not_take_is_not_told() {
+        let host: Nqn = "nqn.2014-08.org.example:host".parse().unwrap();
+        let subsystem: Nqn = "nqn.2014-08.org.example:subsystem".parse().unwrap();
+        let goal = |most_depth: u16| Goal {
+            options: Options::new(
+                ([192, 0, 2, 1], 4420).into(),
+                subsystem.clone(),
+                host.clone(),
+                Uuid([7; 16]),
+            ),
+            namespace: Namespace {
+                nsid: 1,
+                block_bytes: 4096,
+                blocks: 1024,
+                uuid: None,
+                nguid: [0; 16],
+                deallocated_reads_zero: true,
+            },
+            most_bytes: 1 << 20,
+            most_depth,
+            model: String::new(),
+        };
+        let args = Line::parse_from(["bench", "192.0.2.1", "--iodepth", "512"]).args;
+        let plan = Plan::new(&args, vec![goal(1023), goal(127)], 1).unwrap();
+        assert_eq!(plan.depth, 127);
+        assert!(plan.shallow(512).unwrap().contains("127 commands at once"));
+        assert_eq!(Plan::new(&args, vec![goal(1023)], 1).unwrap().shallow(512), None);
     }
 }
