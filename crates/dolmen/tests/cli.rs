@@ -233,6 +233,26 @@ fn a_snapshot_from_create_to_delete() {
     node.control.stop();
 }
 
+/// A snapshot keeps the name that its volume had, and belongs to the volume.
+#[test]
+fn snapshots_are_listed_by_volume_whatever_that_is_named_now() {
+    let dir = tempfile::tempdir().unwrap();
+    let node = start(dir.path()).unwrap();
+    let on = |args: &[&str]| good(dir.path(), args);
+    on(&["volume", "create", "a", "--size", "1GiB"]);
+    on(&["snapshot", "create", "s", "a"]);
+    let said = on(&["volume", "update", "a", "--name", "b"]);
+    assert!(said.contains("volume 'a' is named 'b' now") && !said.contains("QoS"), "{said}");
+    on(&["volume", "create", "a", "--size", "1GiB"]);
+    let of = |volume: &str| on(&["snapshot", "list", "--volume", volume]);
+    assert!(of("b").contains("ever"), "{}", of("b"));
+    assert!(of("a").contains("There are no snapshots"), "{}", of("a"));
+    // Of a volume that is not there the name is all that is known.
+    on(&["volume", "delete", "a"]);
+    assert!(of("a").contains("ever") && of("nothing").contains("There are no snapshots"), "{}", of("a"));
+    node.control.stop();
+}
+
 #[test]
 fn a_snapshot_policy_from_create_to_delete() {
     let dir = tempfile::tempdir().unwrap();
@@ -336,8 +356,14 @@ fn endpoint_and_token_from_elsewhere() {
     assert!(why.contains("/no/such/token"), "{why}");
     let certificate = dir.path().join("tls.crt");
     let certificate = certificate.to_str().unwrap();
-    let with = ["--endpoint", &url, "--token-file", copied, "--certificate", certificate, "status"];
+    let named = ["--endpoint", &url, "--token-file", copied, "--certificate", certificate];
+    let with = [&named[..], &["status"]].concat();
     assert_eq!(run(&with).status.code(), Some(0));
+    // What is suggested can be run as it stands.
+    for kind in ["volume", "snapshot", "policy"] {
+        let empty = String::from_utf8(run(&[&named[..], &[kind, "list"]].concat()).stdout).unwrap();
+        assert!(empty.contains(&format!(": dolmen {} {kind} create NAME", named.join(" "))), "{empty}");
+    }
     std::fs::write(&copy, "not.a.token").unwrap();
     let why = bad(6, &with);
     assert!(why.contains("malformed") && why.contains("DIR/token"), "{why}");

@@ -120,13 +120,17 @@ fn remote(url: &str, global: &Global) -> Result<Target, CliError> {
             "copy DIR/tls.crt of the node beside the token file, or name the copy with --certificate FILE",
         ));
     }
+    let mut invocation = format!("dolmen --endpoint {url} --token-file {}", quoted(token_file));
+    if let Some(named) = &global.certificate {
+        invocation += &format!(" --certificate {}", quoted(named));
+    }
     Ok(Target {
         host: host.trim_start_matches('[').trim_end_matches(']').into(),
         port: port.unwrap_or(443),
         certificate,
         token,
         folder: None,
-        invocation: format!("dolmen --endpoint {url} --token-file {}", quoted(token_file)),
+        invocation,
     })
 }
 

@@ -105,8 +105,8 @@ fn list(client: &Client, output: &Output) -> Result<(), CliError> {
             .unwrap_or_default()
             .iter()
             .map(|p| vec![text(p, "name"), text(p, "resourceName"), often(p), kept(p), text(p, "UUID")]);
-        let empty = "There are no snapshot policies. Make one: dolmen policy create NAME VOLUME --days 1";
-        table(&columns, rows.collect(), empty)
+        let make = client.suggest("policy create NAME VOLUME --days 1");
+        table(&columns, rows.collect(), &format!("There are no snapshot policies. Make one: {make}"))
     })
 }
 

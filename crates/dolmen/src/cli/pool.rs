@@ -10,7 +10,7 @@ use serde_json::{Map, Value, json};
 
 pub(crate) fn run(client: &Client, output: &Output, command: PoolCommand) -> Result<(), CliError> {
     match command {
-        PoolCommand::Show => output.put(&client.get("/dolmen/v1/pool")?, |p| pairs(&pool_pairs(p))),
+        PoolCommand::Show => output.put(&client.get("/dolmen/v1/pool")?, |p| pairs(&pool_pairs(client, p))),
         PoolCommand::Reprotect(args) => reprotect(client, output, &args),
         PoolCommand::Scrub(args) => scrub(client, output, &args),
         // These need no daemon.
@@ -27,11 +27,11 @@ fn reprotect(client: &Client, output: &Output, args: &ReprotectArgs) -> Result<(
         body.insert("bytesPerSecond".into(), json!(rate.0.to_string()));
     }
     let pool = client.put("/dolmen/v1/pool/reprotection", "", &Value::Object(body))?;
-    output.put(&pool, |p| pairs(&[("Protection", protection(&p["reprotection"]))]))
+    output.put(&pool, |p| pairs(&[("Protection", protection(client, &p["reprotection"]))]))
 }
 
 /// The pool, one property a line.
-pub(crate) fn pool_pairs(p: &Value) -> Vec<(&'static str, String)> {
+pub(crate) fn pool_pairs(client: &Client, p: &Value) -> Vec<(&'static str, String)> {
     let reason = text(p, "reason");
     let state = text(p, "state");
     vec![
@@ -44,7 +44,7 @@ pub(crate) fn pool_pairs(p: &Value) -> Vec<(&'static str, String)> {
         ("Kept back", size(p, "reservedBytes")),
         ("Written by hosts", size(p, "logicalUsedBytes")),
         ("Compression ratio", ratio(p, "compressionRatio")),
-        ("Protection", protection(&p["reprotection"])),
+        ("Protection", protection(client, &p["reprotection"])),
         ("Mended reads", text(p, "mendedReads")),
         ("Damaged blocks", text(p, "integrityErrors")),
         ("Reserve", percent(p, "reserveShare")),
@@ -57,7 +57,7 @@ pub(crate) fn pool_pairs(p: &Value) -> Vec<(&'static str, String)> {
 }
 
 /// How re-protection stands, in a sentence.
-fn protection(r: &Value) -> String {
+fn protection(client: &Client, r: &Value) -> String {
     let bound = match text(r, "bytesPerSecond").as_str() {
         "0" | "" => String::new(),
         _ => format!(", at most {}/s", size(r, "bytesPerSecond")),
@@ -66,9 +66,10 @@ fn protection(r: &Value) -> String {
     let (left, segments) = (size(r, "atRiskBytes"), text(r, "atRiskSegments"));
     match text(r, "state").as_str() {
         "Running" => format!("re-protecting: {percent} % done, {left} in {segments} segments to go{bound}"),
-        "Paused" => format!(
-            "re-protection rests: {left} in {segments} segments at risk; `dolmen pool reprotect --resume`"
-        ),
+        "Paused" => {
+            let resume = client.suggest("pool reprotect --resume");
+            format!("re-protection rests: {left} in {segments} segments at risk; `{resume}`")
+        }
         "Degraded" => {
             let fewer = text(r, "deficit");
             format!("as the drives in service allow: {fewer} fewer than usual can be lost; add as many")

@@ -5,6 +5,7 @@ use super::{
     client::Client,
     error::{CliError, Exit},
     output::{Align, Output, pairs, size, table, text},
+    volume,
 };
 use dolmen_types::Uuid;
 use serde_json::{Value, json};
@@ -80,10 +81,15 @@ fn list(client: &Client, output: &Output, volume: Option<&str>) -> Result<(), Cl
         }
         snapshots.extend(page);
     }
-    let of = |s: &Value| {
-        volume.is_none_or(|v| text(s, "sourceVolumeName") == v || text(s, "sourceVolumeUUID") == v)
-    };
-    snapshots.retain(of);
+    if let Some(volume) = volume {
+        // A snapshot keeps the name that its volume had: a volume that is there is told by its identity.
+        let (field, wanted) = match volume::fetch(client, volume) {
+            Ok(seen) => (field("sourceVolume", &text(&seen, "UUID")), text(&seen, "UUID")),
+            Err(why) if why.exit != Exit::NotFound => return Err(why),
+            Err(_) => (field("sourceVolume", volume), volume.to_string()),
+        };
+        snapshots.retain(|s| text(s, &field) == wanted);
+    }
     snapshots.sort_by_key(|s| (text(s, "sourceVolumeName"), text(s, "creationTime")));
     output.put(&Value::Array(snapshots), |snapshots| {
         let columns = [
@@ -106,8 +112,8 @@ fn list(client: &Client, output: &Output, volume: Option<&str>) -> Result<(), Cl
                 text(s, "UUID"),
             ]
         });
-        let empty = "There are no snapshots. Take one: dolmen snapshot create NAME VOLUME";
-        table(&columns, rows.collect(), empty)
+        let take = client.suggest("snapshot create NAME VOLUME");
+        table(&columns, rows.collect(), &format!("There are no snapshots. Take one: {take}"))
     })
 }
 

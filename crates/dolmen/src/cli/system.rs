@@ -130,7 +130,7 @@ pub(crate) fn status(client: &Client, output: &Output) -> Result<(), CliError> {
             ),
             ("Connected hosts", text(s, "hosts")),
         ];
-        lines.extend(pool_pairs(&s["pool"]));
+        lines.extend(pool_pairs(client, &s["pool"]));
         format!("{}\n{}", pairs(&lines), drive_table(&s["drives"]))
     })
 }

@@ -149,7 +149,8 @@ fn when_available(client: &Client, mut volume: Value) -> Result<Value, CliError>
         volume = fetch(client, &text(&volume, "UUID"))?;
     }
     let why = format!("volume '{}' is still being made", text(&volume, "name"));
-    Err(CliError::new(Exit::TryAgain, why).hint("look again: volume list; the daemon's log may say why"))
+    let look = client.suggest("volume list");
+    Err(CliError::new(Exit::TryAgain, why).hint(format!("look again: {look}; the daemon's log may say why")))
 }
 
 fn admitted(volume: &Value) -> String {
@@ -199,11 +200,8 @@ fn list(client: &Client, output: &Output) -> Result<(), CliError> {
                 text(v, "UUID"),
             ]
         });
-        table(
-            &columns,
-            rows.collect(),
-            "There are no volumes. Make one: dolmen volume create NAME --size 10GiB",
-        )
+        let make = client.suggest("volume create NAME --size 10GiB");
+        table(&columns, rows.collect(), &format!("There are no volumes. Make one: {make}"))
     })
 }
 
@@ -259,20 +257,34 @@ fn change(
     volume: &str,
     body_of: impl Fn(&Value) -> Result<Option<Value>, CliError>,
 ) -> Result<Value, CliError> {
-    let mut tries = 0;
-    loop {
-        let seen = fetch(client, volume)?;
-        let Some(body) = body_of(&seen)? else { return Ok(seen) };
-        let uuid = text(&seen, "UUID");
-        match client.put(&path("/api/v2/volumes", &uuid)?, &text(&seen, "ETag"), &body) {
-            Ok(_) => return fetch(client, &uuid),
+    let put = |uuid: &str, etag: &str, body: &Value| {
+        client.put(&path("/api/v2/volumes", uuid)?, etag, body).map_err(|why| missing(client, why))
+    };
+    repeat(volume, |volume| fetch(client, volume), put, body_of)
+}
+
+/// Fetches and puts until that is done. What was answered as not done may be done all the same: the volume is told by its
+/// identity from the first look on, since its name may be another then.
+fn repeat(
+    volume: &str,
+    fetch: impl Fn(&str) -> Result<Value, CliError>,
+    put: impl Fn(&str, &str, &Value) -> Result<Value, CliError>,
+    body_of: impl Fn(&Value) -> Result<Option<Value>, CliError>,
+) -> Result<Value, CliError> {
+    let mut seen = fetch(volume)?;
+    let uuid = text(&seen, "UUID");
+    for tries in 0.. {
+        let Some(body) = body_of(&seen)? else { break };
+        match put(&uuid, &text(&seen, "ETag"), &body) {
+            Ok(_) => return fetch(&uuid),
             Err(why) if tries < TRIES && matches!(why.exit, Exit::Conflict | Exit::TryAgain) => {
-                tries += 1;
                 thread::sleep(POLL);
             }
-            Err(why) => return Err(missing(client, why)),
+            Err(why) => return Err(why),
         }
+        seen = fetch(&uuid)?;
     }
+    Ok(seen)
 }
 
 fn resize(client: &Client, output: &Output, volume: &str, new: ByteSize) -> Result<(), CliError> {
@@ -286,19 +298,26 @@ fn qos_field(policy: &str) -> &'static str {
 }
 
 fn update(client: &Client, output: &Output, args: UpdateArgs) -> Result<(), CliError> {
-    let changed = change(client, &args.volume, |_| {
-        let mut body = json!({});
-        if let Some(policy) = &args.qos {
-            body[qos_field(policy)] = policy.as_str().into();
-        }
-        if let Some(name) = &args.name {
-            body["newName"] = name.as_str().into();
-        }
-        Ok(Some(body))
-    })?;
+    let changed = change(client, &args.volume, |seen| Ok(update_body(&args, seen)))?;
     output.put(&changed, |v| {
-        format!("volume '{}' has the QoS policy '{}'", text(v, "name"), text(v, "qosPolicyName"))
+        let name = text(v, "name");
+        let named = args.name.as_ref().map(|_| format!("volume '{}' is named '{name}' now", args.volume));
+        let has = || format!("volume '{name}' has the QoS policy '{}'", text(v, "qosPolicyName"));
+        let lines: Vec<String> = named.into_iter().chain(args.qos.as_ref().map(|_| has())).collect();
+        lines.join("\n")
     })
+}
+
+/// What is to be changed of the volume as it is; nothing when it has that name already.
+fn update_body(args: &UpdateArgs, seen: &Value) -> Option<Value> {
+    let mut body = json!({});
+    if let Some(policy) = &args.qos {
+        body[qos_field(policy)] = policy.as_str().into();
+    }
+    if let Some(name) = args.name.as_ref().filter(|name| **name != text(seen, "name")) {
+        body["newName"] = name.as_str().into();
+    }
+    body.as_object().is_some_and(|fields| !fields.is_empty()).then_some(body)
 }
 
 /// Puts a volume back. People at a terminal are asked first; a script has to say that it means it.
@@ -403,6 +422,7 @@ fn denied(old: &[String], words: &[String], field: &str) -> Result<Vec<String>, 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::cell::{Cell, RefCell};
 
     fn list(words: &[&str]) -> Vec<String> {
         words.iter().map(|w| (*w).into()).collect()
@@ -423,6 +443,27 @@ mod tests {
         assert_eq!(take(&[NONE], &["a"]).unwrap(), [NONE]);
         assert!(take(&[ANY], &["a"]).is_err());
         assert!(allowed(&list(&["a"]), &list(&[NONE]), "acl").is_err());
+    }
+
+    /// The answer "not now" may be wrong.
+    #[test]
+    fn a_rename_that_was_made_unheard_is_seen_as_made() {
+        let uuid = "5c1d3f4e-0000-4000-8000-000000000009";
+        let name = RefCell::new("x".to_string());
+        let puts = Cell::new(0);
+        let fetch = |key: &str| match key == uuid || key == *name.borrow() {
+            true => Ok(json!({"UUID": uuid, "name": *name.borrow(), "ETag": "1"})),
+            false => Err(CliError::new(Exit::NotFound, "no such volume")),
+        };
+        let put = |key: &str, _: &str, body: &Value| {
+            assert_eq!(key, uuid);
+            puts.set(puts.get() + 1);
+            *name.borrow_mut() = text(body, "newName");
+            Err(CliError::new(Exit::TryAgain, "not in time"))
+        };
+        let args = UpdateArgs { volume: "x".into(), qos: None, name: Some("y".into()) };
+        let seen = repeat("x", fetch, put, |seen| Ok(update_body(&args, seen))).unwrap();
+        assert_eq!((text(&seen, "name").as_str(), puts.get()), ("y", 1));
     }
 
     #[test]
