@@ -9,7 +9,7 @@ use crate::format::keys::KeyPage;
 use crate::format::page::{self, Leaf, Level, PageRef};
 use crate::format::superblock::{SUPERBLOCK_BYTES, Superblock};
 use crate::format::{PAGE_BYTES, anchor::ANCHOR_BYTES, segment::SEGMENT_HEADER_BYTES};
-use crate::format::{anchor::Anchor, body::Body, segment::SegmentHeader};
+use crate::format::{anchor, anchor::Anchor, body::Body, segment::SegmentHeader};
 use crate::location::{Location, Slot};
 use crate::stored::{BlockVersion, Form, Forms};
 use crate::{DataKey, Keyring};
@@ -34,7 +34,7 @@ fn sealed(magic: &[u8; 8], data: &[u8], len: usize) -> Vec<u8> {
 /// When a decoder is wrong: what it yields must be encodable, and decode to itself.
 pub fn structure(data: &[u8]) {
     let Some((&choice, data)) = data.split_first() else { return };
-    match choice % 10 {
+    match choice % 11 {
         0 => superblock(data),
         1 => {
             if let Some(anchor) = Anchor::decode(&sealed(b"dolmANCH", data, ANCHOR_BYTES)) {
@@ -59,6 +59,11 @@ pub fn structure(data: &[u8]) {
             }
         }
         8 => stored_form(data),
+        9 => {
+            if let Some(chunks) = anchor::decode_list(data) {
+                assert_eq!(anchor::decode_list(&anchor::encode_list(chunks.iter())), Some(chunks));
+            }
+        }
         _ => {
             let (first, last) = data.split_at(data.len() / 2);
             assert!(!crate::pool::signature::name(first, last).is_empty());
@@ -168,7 +173,7 @@ mod tests {
                 data.iter_mut().for_each(|b| *b = if *b < 200 { *b % 4 } else { *b });
             }
             let mut head = Writer::default();
-            head.u8(u8::try_from(round % 10).unwrap());
+            head.u8(u8::try_from(round % 11).unwrap());
             head.u32(FORMAT_VERSION).bytes(&data);
             structure(&head.finish());
         }

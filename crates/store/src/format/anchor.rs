@@ -17,7 +17,9 @@ pub(crate) const ANCHORS_END: u64 =
     32 * 1024 + super::superblock::MAX_SHARDS as u64 * ANCHOR_SLOTS * ANCHOR_COPIES * ANCHOR_BYTES as u64;
 /// Eras of the log at most; reaching it makes recovery write a checkpoint before it serves.
 pub(crate) const MAX_ERAS: usize = 8;
-/// Chunks of a checkpoint's body at most.
+/// Chunks that an anchor names at most: those of a checkpoint's body or, when it has more, those of a list that names its chunks.
+/// A list of so many chunks names bodies of gigabytes where units are the smallest, and of a hundred where they are as pools have
+/// them: more than fits in memory, where a body is made.
 pub(crate) const MAX_CHUNKS: usize = 96;
 
 const MAGIC: &[u8; 8] = b"dolmANCH";
@@ -90,8 +92,10 @@ pub(crate) struct Anchor {
     pub(crate) chain: u64,
     /// The log since, oldest first; the last one is open.
     pub(crate) eras: Vec<Era>,
-    /// The body, in order. Empty for a shard without a checkpoint.
+    /// The body, in order, or the list of its chunks. Empty for a shard without a checkpoint.
     pub(crate) chunks: Vec<Chunk>,
+    /// The chunks are of the list.
+    pub(crate) listed: bool,
 }
 
 impl Anchor {
@@ -105,7 +109,8 @@ impl Anchor {
             .u16(self.shard.0)
             .u16(count(self.eras.len()))
             .u64(self.generation);
-        w.bytes(&self.pool.0).u64(self.base).u64(self.chain).u16(count(self.chunks.len())).pad_to(ERAS_AT);
+        w.bytes(&self.pool.0).u64(self.base).u64(self.chain);
+        w.u16(count(self.chunks.len())).u8(u8::from(self.listed)).pad_to(ERAS_AT);
         for era in &self.eras {
             w.u64(era.incarnation).u64(era.salt).u64(era.end).u64(0);
             for start in &era.starts {
@@ -142,15 +147,16 @@ impl Anchor {
         }
         let (shard, eras_len, generation) = (ShardId(r.u16()?), usize::from(r.u16()?), r.u64()?);
         let (pool, base, chain) = (Uuid(r.array()?), r.u64()?, r.u64()?);
-        let chunks_len = usize::from(r.u16()?);
-        if eras_len == 0 || eras_len > MAX_ERAS || chunks_len > MAX_CHUNKS {
+        let (chunks_len, listed) = (usize::from(r.u16()?), r.u8()?);
+        // A list of lists would hold a body that is in no memory.
+        if listed > 1 || eras_len == 0 || eras_len > MAX_ERAS || chunks_len > MAX_CHUNKS {
             return None;
         }
         let mut r = Reader::new(&bytes[ERAS_AT..]);
         let eras = (0..eras_len).map(|_| decode_era(&mut r)).collect::<Option<Vec<_>>>()?;
         let mut r = Reader::new(&bytes[CHUNKS_AT..]);
         let chunks = (0..chunks_len).map(|_| decode_chunk(&mut r)).collect::<Option<Vec<_>>>()?;
-        Some(Anchor { generation, pool, shard, base, chain, eras, chunks })
+        Some(Anchor { generation, pool, shard, base, chain, eras, chunks, listed: listed == 1 })
     }
 
     /// True for a copy of that anchor, and for the zeros on a drive that has joined since it was written.
@@ -158,6 +164,20 @@ impl Anchor {
         let is = |a: Anchor| (a.pool, a.shard, a.generation) == (pool, shard, generation);
         bytes.iter().all(|&b| b == 0) || Anchor::decode(bytes).is_some_and(is)
     }
+}
+
+/// The bytes of a list of chunks.
+pub(crate) fn encode_list<'a>(chunks: impl Iterator<Item = &'a Chunk>) -> Vec<u8> {
+    let mut w = Writer::default();
+    chunks.for_each(|chunk| put_chunk(&mut w, chunk));
+    w.finish()
+}
+
+/// The chunks of a body that a list names; `None` when it is malformed.
+pub(crate) fn decode_list(bytes: &[u8]) -> Option<Vec<Chunk>> {
+    let (rows, rest) = bytes.as_chunks::<CHUNK_BYTES>();
+    let chunks = rows.iter().map(|row| decode_chunk(&mut Reader::new(row))).collect::<Option<Vec<_>>>()?;
+    Some(chunks).filter(|c| rest.is_empty() && !c.is_empty())
 }
 
 fn decode_era(r: &mut Reader<'_>) -> Option<Era> {

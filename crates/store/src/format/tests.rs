@@ -1,6 +1,6 @@
 //! Golden bytes of every structure, round trips, and decoders that meet any bytes.
 
-use super::anchor::{Anchor, Chunk, Era, Start};
+use super::anchor::{Anchor, Chunk, Era, Start, decode_list, encode_list};
 use super::body::{Body, LineRow, PointRow, ScrubMark, SegmentRow, put_object};
 use super::commit::{self, CommitPlace, HeaderWriter, LogIdentity, LogRecord, StoredBlock, records};
 use super::keys::{KeyPage, KeySlot};
@@ -80,7 +80,17 @@ fn anchor() -> Anchor {
         chain: 0xc0ffee,
         eras: vec![era(3, 120), era(4, u64::MAX)],
         chunks: vec![Chunk { columns: mirror(), offset: 8192, len: 5000, check: 0xbeef }],
+        listed: false,
     }
+}
+
+/// The chunks of a body that are named by a list.
+fn listed_chunks() -> Vec<Chunk> {
+    let alone = Columns::new(&[unit(2, 9)], 0).unwrap();
+    vec![
+        Chunk { columns: mirror(), offset: 4096, len: 262_144, check: 0xbeef },
+        Chunk { columns: alone, offset: 266_240, len: 5000, check: 0xcafe },
+    ]
 }
 
 fn segment() -> SegmentHeader {
@@ -220,6 +230,8 @@ fn golden_bytes() {
     let pictures = [
         ("superblock", picture(&superblock().encode(), 480)),
         ("anchor", picture(&anchor().encode(), 480)),
+        ("anchor of a list", picture(&Anchor { listed: true, ..anchor() }.encode(), 128)),
+        ("list of chunks", picture(&encode_list(listed_chunks().iter()), 96)),
         ("segment header", picture(&segment().encode(), 256)),
         ("commit", picture(&commit().1, 512)),
         ("leaf", picture(&leaf, 224)),
@@ -239,6 +251,14 @@ fn golden_bytes() {
 fn round_trips() {
     assert_eq!(Superblock::decode(&superblock().encode()), Ok(superblock()));
     assert_eq!(Anchor::decode(&anchor().encode()), Some(anchor()));
+    let of_list = Anchor { listed: true, ..anchor() };
+    assert_eq!(Anchor::decode(&of_list.encode()), Some(of_list));
+    let list = encode_list(listed_chunks().iter());
+    assert_eq!(decode_list(&list), Some(listed_chunks()));
+    assert_eq!((decode_list(&list[..95]), decode_list(&[])), (None, None));
+    let mut of_lists = anchor().encode();
+    of_lists[66] = 2;
+    assert_eq!(Anchor::decode(&resealed(of_lists, 0)), None, "there are no lists of lists");
     assert_eq!(SegmentHeader::decode(&segment().encode()), Some(segment()));
     let (header, bytes, payload) = commit();
     assert_eq!(commit::claimed_len(&bytes), Some(4096));
@@ -299,7 +319,7 @@ proptest! {
 
     /// Whatever the bytes, decoders answer; with a right check over wrong bytes too.
     #[test]
-    fn decoders_never_panic(at in 0usize..4096, with in proptest::collection::vec(any::<u8>(), 1..24), which in 0usize..8) {
+    fn decoders_never_panic(at in 0usize..4096, with in proptest::collection::vec(any::<u8>(), 1..24), which in 0usize..9) {
         let mutate = |mut bytes: Vec<u8>| {
             let at = 16 + at % (bytes.len() - 16);
             let end = (at + with.len()).min(bytes.len());
@@ -337,6 +357,7 @@ proptest! {
                     prop_assert!(node_refs(&bytes).len() <= 100);
                 }
             }
+            7 => drop(decode_list(&mutate(encode_list(listed_chunks().iter())))),
             6 => drop(KeyPage::decode(&resealed(mutate(key_page().encode()), 0), POOL, 2)),
             _ => drop(Body::decode(&mutate(body()))),
         }

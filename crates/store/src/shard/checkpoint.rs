@@ -8,7 +8,7 @@ use crate::ToPool;
 use crate::check::check64;
 use crate::format::PAGE_BYTES;
 use crate::format::anchor::{
-    ANCHOR_BYTES, ANCHOR_COPIES, ANCHOR_SLOTS, Anchor, Chunk, Era, MAX_CHUNKS, Start, anchor_offset,
+    ANCHOR_BYTES, ANCHOR_COPIES, ANCHOR_SLOTS, Anchor, Chunk, Era, Start, anchor_offset,
 };
 use crate::format::body::{Body, LineRow, PointRow, SegmentRow, put_object};
 use crate::format::page::PageName;
@@ -43,16 +43,14 @@ pub(crate) async fn run(shard: &Shared, exec: &Handle) -> Result<(), String> {
         exec.yield_now().await;
     }
     let (bytes, empty) = build_body(shard, &frozen);
-    let chunks = writer.chunks(&bytes).await?;
-    writer.flush_stage().await?;
-    if chunks.len() > MAX_CHUNKS {
-        return Err(format!("a checkpoint of {} bytes does not fit its anchor", bytes.len()));
-    }
+    let body = writer.body(&bytes).await?;
+    drop(bytes);
     flush_drives(shard, exec).await?;
     let anchor = {
         let s = shard.borrow();
         let open =
             Era { incarnation: s.id.incarnation, salt: s.id.salt, end: u64::MAX, starts: frozen.starts };
+        let (chunks, listed) = body.named();
         Anchor {
             generation: frozen.generation,
             pool: s.id.pool,
@@ -60,11 +58,12 @@ pub(crate) async fn run(shard: &Shared, exec: &Handle) -> Result<(), String> {
             base: frozen.base,
             chain: frozen.chain,
             eras: vec![open],
-            chunks: chunks.iter().map(|c| c.1).collect(),
+            chunks,
+            listed,
         }
     };
     write_anchor(shard, exec, &anchor).await?;
-    finish(shard, &anchor, &chunks, &empty);
+    finish(shard, &anchor, body.chunks, &empty);
     exec.yield_now().await;
     Ok(())
 }
@@ -230,7 +229,7 @@ pub(super) async fn write_anchor(shard: &Shared, exec: &Handle, anchor: &Anchor)
 }
 
 /// The anchor is durable: what the checkpoint freed goes back to the pool.
-fn finish(shard: &Shared, anchor: &Anchor, chunks: &[(Slot, Chunk)], empty: &[Slot]) {
+fn finish(shard: &Shared, anchor: &Anchor, chunks: Vec<(Slot, Chunk)>, empty: &[Slot]) {
     let mut s = shard.borrow_mut();
     let s = &mut *s;
     s.segments.set_body(chunks.iter().map(|(slot, c)| (*slot, c.len.next_multiple_of(4096))));
@@ -238,7 +237,7 @@ fn finish(shard: &Shared, anchor: &Anchor, chunks: &[(Slot, Chunk)], empty: &[Sl
     s.named(anchor);
     s.checkpoint.generation = anchor.generation;
     s.checkpoint.base = anchor.base;
-    s.checkpoint.chunks.clone_from(&anchor.chunks);
+    s.checkpoint.chunks = chunks.into_iter().map(|(_, chunk)| chunk).collect();
     s.checkpoint.running = false;
     s.checkpoint.finished += 1;
     s.end_gone();

@@ -7,7 +7,7 @@ use super::{Phase, Shared};
 use crate::Purpose;
 use crate::columns::Columns;
 use crate::format::PAGE_BYTES;
-use crate::format::anchor::Chunk;
+use crate::format::anchor::{Chunk, MAX_CHUNKS, encode_list};
 use crate::format::segment::{SEGMENT_HEADER_BYTES, SegmentHeader, Stream};
 use crate::location::{Location, Slot};
 use dolmen_io::exec::Handle;
@@ -79,6 +79,23 @@ impl Placed {
     }
 }
 
+/// A checkpoint's body as it was written.
+#[derive(Default)]
+pub(crate) struct WrittenBody {
+    /// Its chunks, and those of their list behind them.
+    pub(crate) chunks: Vec<(Slot, Chunk)>,
+    /// How many of them, at the end, are the list's; 0 without one.
+    list: usize,
+}
+
+impl WrittenBody {
+    /// The chunks that the anchor names, and whether they are the list's.
+    pub(crate) fn named(&self) -> (Vec<Chunk>, bool) {
+        let from = if self.list > 0 { self.chunks.len() - self.list } else { 0 };
+        (self.chunks[from..].iter().map(|c| c.1).collect(), self.list > 0)
+    }
+}
+
 impl MetaWriter {
     pub(crate) fn new(shard: Shared, exec: Handle) -> MetaWriter {
         MetaWriter { shard, exec, stage: None }
@@ -91,8 +108,23 @@ impl MetaWriter {
         Ok(placed)
     }
 
+    /// Appends a checkpoint's body, and a list of its chunks when they are more than an anchor names.
+    pub(crate) async fn body(&mut self, bytes: &[u8]) -> Result<WrittenBody, String> {
+        let mut written = WrittenBody { chunks: self.chunks(bytes).await?, list: 0 };
+        if written.chunks.len() > MAX_CHUNKS {
+            let list = self.chunks(&encode_list(written.chunks.iter().map(|c| &c.1))).await?;
+            written.list = list.len();
+            written.chunks.extend(list);
+        }
+        self.flush_stage().await?;
+        if written.list > MAX_CHUNKS {
+            return Err(format!("a checkpoint of {} bytes does not fit its anchor", bytes.len()));
+        }
+        Ok(written)
+    }
+
     /// Appends a run of bytes as chunks, each in whole pages of one segment.
-    pub(crate) async fn chunks(&mut self, bytes: &[u8]) -> Result<Vec<(Slot, Chunk)>, String> {
+    async fn chunks(&mut self, bytes: &[u8]) -> Result<Vec<(Slot, Chunk)>, String> {
         let mut chunks = Vec::new();
         let mut rest = bytes;
         while !rest.is_empty() {

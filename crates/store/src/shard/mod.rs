@@ -136,7 +136,7 @@ pub(crate) struct Counters {
 pub(crate) struct CheckpointState {
     /// Generation of the newest anchor.
     pub(crate) generation: u64,
-    /// Chunks of the newest body.
+    /// Chunks of the newest body, and of the list that names them.
     pub(crate) chunks: Vec<Chunk>,
     /// Last commit that the newest checkpoint holds.
     pub(crate) base: u64,

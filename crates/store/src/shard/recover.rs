@@ -8,7 +8,7 @@ use super::scan::Found;
 use super::{Phase, SegmentScan, Shared, checkpoint, clean, mend, replay, scrub};
 use crate::format::PAGE_BYTES;
 use crate::format::anchor::{
-    ANCHOR_BYTES, ANCHOR_COPIES, ANCHOR_SLOTS, Anchor, Era, MAX_ERAS, anchor_offset,
+    ANCHOR_BYTES, ANCHOR_COPIES, ANCHOR_SLOTS, Anchor, Chunk, Era, MAX_ERAS, anchor_offset, decode_list,
 };
 use crate::format::body::{Body, LineRow, SegmentRow};
 use crate::format::page::{Level, PageRef, node_refs, verify};
@@ -18,8 +18,8 @@ use crate::map::{Counts, Entry, LeafRef, Line, Lineage, Node, Point};
 use crate::segments::Segment;
 use crate::{Purpose, StoreError, ToPool, UnitId};
 use dolmen_io::exec::Handle;
-use dolmen_types::LineId;
-use std::collections::BTreeMap;
+use dolmen_types::{LineId, ShardId};
+use std::collections::{BTreeMap, BTreeSet};
 use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::rc::Rc;
@@ -97,9 +97,10 @@ async fn recover(shard: &Shared, exec: &Handle) -> Result<(), StoreError> {
         let starts = s.log.starts();
         let starts = starts.ok_or_else(|| StoreError::Drive("the pool has no unit to go on in".into()))?;
         eras.push(Era { incarnation: s.id.incarnation, salt: s.id.salt, end: u64::MAX, starts });
-        let (base, chain, chunks) = old.map_or((0, 0, Vec::new()), |a| (a.base, a.chain, a.chunks));
+        let (base, chain, chunks, listed) =
+            old.map_or((0, 0, Vec::new(), false), |a| (a.base, a.chain, a.chunks, a.listed));
         let generation = s.checkpoint.generation + 1;
-        Anchor { generation, pool: s.id.pool, shard: s.id.shard, base, chain, eras, chunks }
+        Anchor { generation, pool: s.id.pool, shard: s.id.shard, base, chain, eras, chunks, listed }
     };
     if sealed.eras.len() > MAX_ERAS {
         // No room for one more era: a checkpoint begins a new list, and seals too.
@@ -110,7 +111,6 @@ async fn recover(shard: &Shared, exec: &Handle) -> Result<(), StoreError> {
     s.named(&sealed);
     s.checkpoint.generation = sealed.generation;
     s.checkpoint.base = sealed.base;
-    s.checkpoint.chunks = sealed.chunks;
     Ok(())
 }
 
@@ -170,10 +170,17 @@ async fn restore(shard: &Shared, exec: &Handle, anchor: &Anchor) -> Result<(), S
     if anchor.chunks.is_empty() {
         return Ok(());
     }
-    let bytes = body_bytes(shard, exec, anchor).await?;
     let damaged = |what: &str| {
         StoreError::Corrupt(format!("the checkpoint of shard {} is damaged: {what}", anchor.shard))
     };
+    let mut bytes = read_chunks(shard, exec, anchor.shard, &anchor.chunks).await?;
+    let mut chunks = anchor.chunks.clone();
+    if anchor.listed {
+        let mut named = decode_list(&bytes).ok_or_else(|| damaged("its list of chunks is malformed"))?;
+        bytes = read_chunks(shard, exec, anchor.shard, &named).await?;
+        named.append(&mut chunks);
+        chunks = named;
+    }
     let body = Body::decode(&bytes).ok_or_else(|| damaged("malformed"))?;
     let mut by_unit = BTreeMap::new();
     {
@@ -201,7 +208,8 @@ async fn restore(shard: &Shared, exec: &Handle, anchor: &Anchor) -> Result<(), S
         s.objects_bytes = body.objects.iter().map(|o| o.2.len()).sum();
         s.objects = body.objects.into_iter().map(|(pg, key, value)| ((pg, key), value)).collect();
     }
-    place_body(shard, exec, anchor, &mut by_unit).await?;
+    drop(bytes);
+    place_body(shard, exec, anchor, chunks, &mut by_unit).await?;
     restore_lines(shard, exec, body.lines).await
 }
 
@@ -251,21 +259,28 @@ async fn restore_lines(shard: &Shared, exec: &Handle, rows: Vec<LineRow>) -> Res
     Ok(())
 }
 
-/// Reads and verifies the checkpoint's body.
-async fn body_bytes(shard: &Shared, exec: &Handle, anchor: &Anchor) -> Result<Vec<u8>, StoreError> {
+/// Reads and verifies chunks of a checkpoint. They lie apart, so that they are no more than drives hold, whatever a list says.
+async fn read_chunks(
+    shard: &Shared,
+    exec: &Handle,
+    id: ShardId,
+    chunks: &[Chunk],
+) -> Result<Vec<u8>, StoreError> {
     let drives = shard.borrow().drives.clone();
-    let mut bytes = Vec::new();
-    for chunk in &anchor.chunks {
+    let nowhere =
+        || StoreError::Corrupt(format!("the checkpoint of shard {id} names a place that is nowhere"));
+    let (mut bytes, mut places) = (Vec::new(), BTreeSet::new());
+    for chunk in chunks {
         let padded = (chunk.len as usize).next_multiple_of(PAGE_BYTES as usize);
         let end = u64::from(chunk.offset) + padded as u64;
         let sound = drives.hold(&chunk.columns)
+            && chunk.offset.is_multiple_of(PAGE_BYTES)
             && end <= u64::from(drives.unit_bytes)
             && padded <= super::meta::STAGE_BYTES;
-        if !sound || chunk.len == 0 {
-            return Err(StoreError::Corrupt(format!(
-                "an anchor of shard {} names a place that is nowhere",
-                anchor.shard
-            )));
+        let mut pages = (chunk.offset..).step_by(PAGE_BYTES as usize).take(padded / PAGE_BYTES as usize);
+        let mut lies_apart = || pages.all(|at| places.insert((chunk.columns.units()[0], at)));
+        if !sound || chunk.len == 0 || !lies_apart() {
+            return Err(nowhere());
         }
         let mut buf = exec.alloc(padded).await;
         buf.set_len(padded);
@@ -274,8 +289,8 @@ async fn body_bytes(shard: &Shared, exec: &Handle, anchor: &Anchor) -> Result<Ve
         let (buf, _) = read.map_err(|error| match error {
             FetchError::Medium(reason) => StoreError::Medium { reason },
             _ => StoreError::Corrupt(format!(
-                "the checkpoint of shard {} does not check ({:?}); nothing was changed",
-                anchor.shard, chunk.columns
+                "the checkpoint of shard {id} does not check ({:?}); nothing was changed",
+                chunk.columns
             )),
         })?;
         bytes.extend_from_slice(&buf[..chunk.len as usize]);
@@ -289,10 +304,11 @@ async fn place_body(
     shard: &Shared,
     exec: &Handle,
     anchor: &Anchor,
+    chunks: Vec<Chunk>,
     by_unit: &mut BTreeMap<UnitId, Slot>,
 ) -> Result<(), StoreError> {
     let mut placed = Vec::new();
-    for chunk in &anchor.chunks {
+    for chunk in &chunks {
         let first = chunk.columns.units()[0];
         let known = by_unit.get(&first).copied().filter(|&slot| {
             let is_it = |seg: &Segment| seg.stream == Stream::Meta && seg.columns == chunk.columns;
@@ -332,7 +348,9 @@ async fn place_body(
         };
         placed.push((slot, chunk.len.next_multiple_of(PAGE_BYTES)));
     }
-    shard.borrow_mut().segments.set_body(placed.into_iter());
+    let mut s = shard.borrow_mut();
+    s.segments.set_body(placed.into_iter());
+    s.checkpoint.chunks = chunks;
     Ok(())
 }
 

@@ -423,18 +423,26 @@ impl Scrubber {
         Ok((good, bad))
     }
 
-    /// The copies of the checkpoint's body.
+    /// The copies of the checkpoint's body. One that comes meanwhile has written all of it anew.
     async fn chunks(&mut self) -> Result<(), Ended> {
-        let chunks: Vec<Chunk> = self.shard.borrow().checkpoint.chunks.clone();
+        let (generation, chunks): (u64, Vec<Chunk>) = {
+            let s = self.shard.borrow();
+            (s.checkpoint.generation, s.checkpoint.chunks.clone())
+        };
         for chunk in chunks {
             let len = chunk.len as usize;
             let holds = |bytes: &[u8]| super::checkpoint::chunk_holds(&chunk, &bytes[..len]);
             let padded = len.next_multiple_of(PAGE_BYTES as usize);
             let (good, bad) = self.copies(&chunk.columns, chunk.offset, padded, holds).await?;
             let mut s = self.shard.borrow_mut();
+            if s.checkpoint.generation != generation {
+                return Ok(());
+            }
+            if bad.is_empty() {
+                continue;
+            }
             let slot = s.segments.iter().find(|(_, seg)| seg.columns == chunk.columns).map(|(slot, _)| slot);
-            let named = s.checkpoint.chunks.contains(&chunk);
-            let Some(slot) = slot.filter(|_| named && !bad.is_empty()) else { continue };
+            let Some(slot) = slot else { continue };
             if good == 0 {
                 s.scrub_lost("a part of the checkpoint, which the next one replaces".into());
             }
