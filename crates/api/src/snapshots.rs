@@ -313,6 +313,8 @@ mod tests {
         let (all, next) = windows(&DiffPart { ranges: vec![(7, 2)], next: Some(9) }, 8);
         assert_eq!(all, [(0, 0xff << 56), (64, 0xff)]);
         assert_eq!(next, 72);
+        // Nothing up to there, and more behind.
+        assert_eq!(windows(&DiffPart { ranges: vec![], next: Some(9) }, 8), (vec![], 72));
         let (all, next) = windows(&DiffPart { ranges: vec![(0, 1 << 30)], next: None }, 1);
         assert_eq!((all.len(), next), (MAX_RANGES, 640_000));
         assert!(all.iter().all(|(_, bits)| *bits == u64::MAX));

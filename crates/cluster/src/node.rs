@@ -245,7 +245,10 @@ impl Handle {
         match tokio::time::timeout(CHANGE_DEADLINE, asked).await {
             Ok(Ok(answer)) => Ok(answer?),
             Ok(Err(_)) => Err(stopped()),
-            Err(_) => Err(Error::new(Kind::DeadlineExceeded, "the comparison takes long; ask for less")),
+            Err(_) => {
+                let why = "the comparison takes long, as drives are slow to answer; try again";
+                Err(Error::new(Kind::DeadlineExceeded, why))
+            }
         }
     }
 

@@ -44,13 +44,13 @@ pub struct ChangedRange {
     pub mapped: bool,
 }
 
-/// A part of the list of changed blocks.
+/// A part of the list of changed blocks: as many ranges as were asked for, or what was found in half a second.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct DiffPage {
     /// In order of addresses, without overlap. A block that is not named has the same contents in both states; one that is
-    /// named was written or unmapped in between (maybe with what it held before).
+    /// named was written or unmapped in between (maybe with what it held before). May be empty though there is more to look at.
     pub ranges: Vec<ChangedRange>,
-    /// Where to go on; `None` when everything was looked at.
+    /// Where to go on, always further than where this part began; `None` when everything was looked at.
     pub next: Option<Lba>,
 }
 

@@ -121,5 +121,6 @@ mod tests {
         assert_eq!(told(0, 16, &page(&[], None)), [(8192, false)]);
         // What was not looked at is not told of.
         assert_eq!(told(0, 80, &page(&[(1, 1)], Some(3))), [(4096, false), (4096, true), (4096, false)]);
+        assert_eq!(told(9, 80, &page(&[], Some(3))), [(7680, false)]);
     }
 }

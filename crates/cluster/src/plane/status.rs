@@ -66,7 +66,7 @@ pub struct KeyStatus {
     pub stale: u64,
 }
 
-/// A part of the list of what differs, in store blocks.
+/// A part of the list of what differs, in store blocks: what is found in half a second, maybe nothing though there is more.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct DiffPart {
     /// First block and number of blocks, in order.

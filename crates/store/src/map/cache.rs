@@ -38,6 +38,11 @@ impl Cache {
         Cache { frames: Vec::new(), chunks: Vec::new(), limit: (budget_bytes / PAGE).max(4), hand: 0 }
     }
 
+    /// Leaves that it keeps at most.
+    pub(crate) fn limit(&self) -> usize {
+        self.limit
+    }
+
     /// Memory that it takes now. Bytes.
     pub(crate) fn memory_bytes(&self) -> usize {
         self.frames.len() * (PAGE + size_of::<Frame>())

@@ -1,6 +1,6 @@
 //! Looking blocks up: one search per leaf, not per block, and one leaf per block, however many versions there are.
 
-use super::{Asked, Cache, Content, Delta, Entry, Line, LineDelta, Version};
+use super::{Asked, Cache, Content, Delta, Entry, LeafRef, Line, LineDelta, Version};
 use crate::format::page::{Leaf, PageRef};
 use dolmen_types::LineId;
 use std::collections::BTreeMap;
@@ -259,8 +259,20 @@ impl Map {
         found.is_some_and(|(node, leaf)| tree.nodes[node].leaves[leaf].page() == *page)
     }
 
-    /// The first block at or behind `cursor` of which the line stores any version.
-    pub(crate) fn next_stored(&mut self, line: u64, cursor: &mut u64) -> NextStored {
+    /// Leaves of the line from this one on, below `end`, that are not in memory: of `count` at most, and no more than the cache has
+    /// plenty of room for.
+    pub(crate) fn missing_from(&mut self, line: u64, page: &PageRef, end: u64, count: usize) -> Vec<PageRef> {
+        let Some(tree) = self.lines.get(&line) else { return Vec::new() };
+        let (Some((node, leaf)), _) = tree.find(page.first, page.seq) else { return Vec::new() };
+        let here = tree.nodes[node].leaves[leaf..].iter();
+        let behind = tree.nodes[node + 1..].iter().flat_map(|n| &n.leaves);
+        let leaves =
+            here.chain(behind).take(count.min(self.cache.limit() / 4)).take_while(|l| l.first() < end);
+        leaves.filter(|l| self.cache.at(l.hint, &l.page()).is_none()).map(LeafRef::page).collect()
+    }
+
+    /// The first block at or behind `cursor` of which the line stores any version, if there is one below `end`; maybe one behind.
+    pub(crate) fn next_stored(&mut self, line: u64, cursor: &mut u64, end: u64) -> NextStored {
         let Some(tree) = self.lines.get(&line) else { return NextStored::Nothing };
         let deltas = self.frozen.iter().chain(std::iter::once(&self.live)).filter_map(|d| d.line(line));
         let in_deltas = deltas.filter_map(|d| d.next_stored(*cursor)).min();
@@ -295,7 +307,7 @@ impl Map {
             }
             // Nothing but holes up to there.
             *cursor = behind.0.max(bound.0.saturating_add(1));
-            if behind.0 == u64::MAX {
+            if behind.0 == u64::MAX || *cursor >= end {
                 return nearest(None);
             }
         }

@@ -505,7 +505,7 @@ fn an_older_version_does_not_show_over_what_is_lost() {
     assert_eq!(map.holds(LineId(1), 120, &stored(12)), Held::Yes);
     for (from, next) in [(0, NextStored::At(100)), (130, NextStored::At(130)), (150, NextStored::Nothing)] {
         let mut cursor = from;
-        assert_eq!(map.next_stored(1, &mut cursor), next);
+        assert_eq!(map.next_stored(1, &mut cursor, u64::MAX), next);
     }
 }
 

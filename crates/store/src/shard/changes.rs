@@ -1,15 +1,19 @@
 //! Listing what changed between two states of lines: both are looked up window by window, and what is not the same version is
 //! named. Parts in which no line concerned has ever stored anything are skipped leaf by leaf.
+//!
+//! A page of the list ends after [`PAGE_MS`] with what there is, be it nothing, and says where to go on. So whoever asks has an answer
+//! in time whatever a volume's size, and a listing that nobody waits for any more is soon over.
 
 use super::Shared;
-use super::fetch::{FetchError, stored};
+use super::fetch::{FetchError, begin, buffer_now, end as read_end};
 use crate::format::page::{Level, PageRef, verify};
 use crate::map::{Found, Lookup, NextStored};
 use crate::{ChangedRange, DiffPage, DiffRequest, MAX_DIFF_RANGES, StoreError, View};
 use dolmen_io::exec::Handle;
 use dolmen_types::limits::BLOCK_BYTES;
-use dolmen_types::{Blocks, Lba, LineId};
+use dolmen_types::{Blocks, Lba, LineId, Nanos};
 use std::collections::BTreeSet;
+use std::ops::Range;
 
 /// Blocks that are compared in one go: about a leaf's.
 const WINDOW: u64 = 128;
@@ -17,7 +21,13 @@ const WINDOW: u64 = 128;
 /// Windows between two turns of the core.
 const WINDOWS_PER_TURN: u32 = 16;
 
-/// The whole of one listing.
+/// Leaves that are read at a time.
+const READ_AHEAD: usize = 16;
+
+/// How long a page is worked on. Milliseconds.
+const PAGE_MS: u64 = 500;
+
+/// One page of a listing. Each gets at least a window, or a leaf, further.
 pub(super) async fn list(
     shard: &Shared,
     exec: &Handle,
@@ -25,14 +35,23 @@ pub(super) async fn list(
 ) -> Result<DiffPage, StoreError> {
     let DiffRequest { from, to, first, end, limit } = *request;
     let limit = limit.clamp(1, MAX_DIFF_RANGES);
+    let until = exec.now().plus_ms(PAGE_MS);
     let lines = lines_of(shard, from.into_iter().chain([to]));
     let mut page = DiffPage::default();
     let (mut at, mut windows) = (first.0, 0);
-    while let Some(start) = next_stored(shard, exec, &lines, at).await?.filter(|&a| a < end.0) {
+    while at < end.0 {
+        let start = match next_stored(shard, exec, &lines, at..end.0, until).await? {
+            Next::Stored(start) if start < end.0 => start,
+            Next::Late(next) if next < end.0 => {
+                page.next = Some(Lba(next));
+                break;
+            }
+            _ => break,
+        };
         let count = usize::try_from((end.0 - start).min(WINDOW)).expect("a window is short");
-        let new = resolve(shard, exec, &to, start, count).await?;
+        let new = resolve(shard, exec, &to, start, count, end).await?;
         let old = match &from {
-            Some(view) => resolve(shard, exec, view, start, count).await?,
+            Some(view) => resolve(shard, exec, view, start, count, end).await?,
             None => vec![None; count],
         };
         for (lba, (old, new)) in (start..).zip(old.iter().zip(&new)) {
@@ -47,10 +66,14 @@ pub(super) async fn list(
         if windows % WINDOWS_PER_TURN == 0 {
             exec.yield_now().await;
         }
+        if at < end.0 && exec.now() >= until {
+            page.next = Some(Lba(at));
+            break;
+        }
     }
     // States that are not there have no changes either.
     for view in from.into_iter().chain([to]) {
-        resolve(shard, exec, &view, first.0, 1).await?;
+        resolve(shard, exec, &view, first.0, 1, first).await?;
     }
     Ok(page)
 }
@@ -84,38 +107,58 @@ fn lines_of(shard: &Shared, views: impl Iterator<Item = View>) -> BTreeSet<u64> 
     lines
 }
 
-/// The first block at or behind `from` for which some of the lines stores anything.
+/// Where a listing goes on.
+enum Next {
+    /// The first block at or behind where it was for which some of the lines stores anything.
+    Stored(u64),
+    /// There is none before this one, which is further on; what comes then is left to the next page.
+    Late(u64),
+    /// There is none.
+    Nothing,
+}
+
+/// The first block of the range, or behind it, for which some of the lines stores anything, or how far that was looked for until then.
 async fn next_stored(
     shard: &Shared,
     exec: &Handle,
     lines: &BTreeSet<u64>,
-    from: u64,
-) -> Result<Option<u64>, StoreError> {
-    let mut nearest = None;
+    range: Range<u64>,
+    until: Nanos,
+) -> Result<Next, StoreError> {
+    let (mut nearest, mut is_late) = (None, false);
     for &line in lines {
-        let mut cursor = from;
-        loop {
-            let next = shard.borrow_mut().map.next_stored(line, &mut cursor);
-            match next {
-                NextStored::At(lba) => {
-                    nearest = Some(nearest.map_or(lba, |n: u64| n.min(lba)));
-                    break;
+        let mut cursor = range.start;
+        // Whatever is behind what another line stores is not looked for.
+        let end = nearest.unwrap_or(range.end);
+        while cursor < end {
+            let next = shard.borrow_mut().map.next_stored(line, &mut cursor, end);
+            let reached = match next {
+                NextStored::At(lba) => Some((lba, false)),
+                NextStored::Nothing => None,
+                // Holes up to here, and more leaves to be read behind.
+                NextStored::Miss(_) if cursor > range.start && exec.now() >= until => Some((cursor, true)),
+                NextStored::Miss(page) => {
+                    load_leaf(shard, exec, line, &page, range.end).await?;
+                    continue;
                 }
-                NextStored::Nothing => break,
-                NextStored::Miss(page) => load_leaf(shard, exec, line, &page).await?,
+            };
+            if let Some((lba, late)) = reached.filter(|r| nearest.is_none_or(|n| r.0 < n)) {
+                (nearest, is_late) = (Some(lba), late);
             }
+            break;
         }
     }
-    Ok(nearest)
+    Ok(nearest.map_or(Next::Nothing, |lba| if is_late { Next::Late(lba) } else { Next::Stored(lba) }))
 }
 
-/// What a state says of some blocks.
+/// What a state says of some blocks; those up to `end` are asked for later.
 async fn resolve(
     shard: &Shared,
     exec: &Handle,
     view: &View,
     lba: u64,
     count: usize,
+    end: Lba,
 ) -> Result<Vec<Option<Found>>, StoreError> {
     let (mut blocks, mut levels) = (vec![None; count], vec![0; count]);
     let at = view.at.map(|s| s.0);
@@ -130,7 +173,7 @@ async fn resolve(
                     None => Ok(blocks),
                 };
             }
-            Lookup::Miss { line, page } => load_leaf(shard, exec, line, &page).await?,
+            Lookup::Miss { line, page } => load_leaf(shard, exec, line, &page, end.0).await?,
             Lookup::NoLine => return Err(StoreError::NoLine(view.line)),
             Lookup::NoSnapshot => {
                 return Err(StoreError::NoSnapshot { line: view.line, at: view.at.unwrap_or_default() });
@@ -139,25 +182,47 @@ async fn resolve(
     }
 }
 
-/// Brings a leaf into the cache. One that was replaced meanwhile is left: the lookup then asks for another.
-async fn load_leaf(shard: &Shared, exec: &Handle, line: u64, page: &PageRef) -> Result<(), StoreError> {
+/// Brings a leaf into the cache, and with it some of those behind it below `end`, as far as there are buffers at once. One that was
+/// replaced meanwhile is left: the lookup then asks for another.
+async fn load_leaf(
+    shard: &Shared,
+    exec: &Handle,
+    line: u64,
+    page: &PageRef,
+    end: u64,
+) -> Result<(), StoreError> {
     let mut buf = exec.alloc(BLOCK_BYTES).await;
     buf.set_len(BLOCK_BYTES);
-    let read = stored(shard, exec, page.location, buf, |bytes| verify(bytes, Level::Leaf, line, page)).await;
-    let mut s = shard.borrow_mut();
-    match read {
-        Ok(buf) => s.map.leaf_read(LineId(line), page, &buf),
-        Err(error) if s.map.has_leaf(LineId(line), page) => {
-            return Err(match error {
-                FetchError::Medium(reason) => StoreError::Medium { reason },
-                FetchError::Damaged | FetchError::Nowhere => {
-                    s.counters.integrity_errors += 1;
-                    let reason = format!("the leaf at {} {error}", page.location);
-                    StoreError::Map { line: LineId(line), reason }
-                }
-            });
+    let asked = begin(shard, exec, page.location, buf);
+    let mut ahead = Vec::new();
+    let next = shard.borrow_mut().map.missing_from(line, page, end, READ_AHEAD);
+    for page in next.into_iter().filter(|next| next != page) {
+        let Some(buf) = buffer_now(exec, BLOCK_BYTES).await else { break };
+        ahead.push((page, begin(shard, exec, page.location, buf)));
+    }
+    let read = read_end(shard, exec, asked, |bytes| verify(bytes, Level::Leaf, line, page)).await;
+    {
+        let mut s = shard.borrow_mut();
+        match read {
+            Ok(buf) => s.map.leaf_read(LineId(line), page, &buf),
+            Err(error) if s.map.has_leaf(LineId(line), page) => {
+                return Err(match error {
+                    FetchError::Medium(reason) => StoreError::Medium { reason },
+                    FetchError::Damaged | FetchError::Nowhere => {
+                        s.counters.integrity_errors += 1;
+                        let reason = format!("the leaf at {} {error}", page.location);
+                        StoreError::Map { line: LineId(line), reason }
+                    }
+                });
+            }
+            Err(_) => {}
         }
-        Err(_) => {}
+    }
+    // Of those that can't be had it is told when they are needed.
+    for (page, read) in ahead {
+        if let Ok(buf) = read_end(shard, exec, read, |bytes| verify(bytes, Level::Leaf, line, &page)).await {
+            shard.borrow_mut().map.leaf_read(LineId(line), &page, &buf);
+        }
     }
     Ok(())
 }

@@ -69,7 +69,7 @@ pub(crate) async fn within<T>(exec: &Handle, ms: u64, future: impl Future<Output
 }
 
 /// A buffer, if the pool has one right now.
-async fn buffer_now(exec: &Handle, len: usize) -> Option<Buf> {
+pub(super) async fn buffer_now(exec: &Handle, len: usize) -> Option<Buf> {
     let mut alloc = pin!(exec.alloc(len));
     let buf = poll_fn(|cx| match alloc.as_mut().poll(cx) {
         Poll::Ready(buf) => Poll::Ready(Some(buf)),
