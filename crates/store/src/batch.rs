@@ -156,6 +156,13 @@ pub enum AppendError {
     NotReady,
     /// Nothing can be queued now: the queue is at its bound. Try again next turn.
     Busy,
+    /// The shard's keyed objects have reached their limit. What does not grow them is still accepted.
+    ObjectsFull,
+    /// The batch does not fit one commit.
+    TooLarge {
+        /// Its records that would, from the first one on.
+        fit: usize,
+    },
     /// The batch breaks a limit or names a line that does not exist: a defect of the caller.
     Invalid(&'static str),
 }

@@ -56,7 +56,7 @@ fn objects_at_their_limit_can_still_be_replaced_by_what_is_no_longer() {
         seq += 1;
         match node.append(0, seq, vec![put(u128::from(seq), 1, 24 << 10)]) {
             Ok(ticket) => assert_eq!(node.wait(ticket).result, Ok(())),
-            Err(AppendError::Invalid(_)) => break,
+            Err(AppendError::ObjectsFull) => break,
             Err(other) => panic!("{other:?}"),
         }
         assert!(seq < 1000, "there is a limit");

@@ -399,6 +399,6 @@ fn objects_leave_checkpoints_their_room() {
             node.commit(0, 1 + i, vec![put]).unwrap();
         }
         let put = Record::Put { key: key(99), value: vec![1; 30 << 10].into() };
-        assert!(matches!(node.append(0, 99, vec![put]), Err(AppendError::Invalid(_))));
+        assert_eq!(node.append(0, 99, vec![put]), Err(AppendError::ObjectsFull));
     }
 }

@@ -206,6 +206,11 @@ pub enum ControlError {
     Deleting,
     /// No room for another volume, or for more in its descriptor.
     TooMany,
+    /// So many snapshots can't be taken at one instant: their records fill what is written at once. None was.
+    TooManyTogether {
+        /// How many could be, of these from the first one on.
+        fit: usize,
+    },
     /// Too many control requests are under way; trying again helps.
     Busy,
     /// The store has stopped after a drive's failure, or the volume is quarantined.
@@ -223,6 +228,11 @@ impl fmt::Display for ControlError {
             ControlError::Invalid { field, reason } => write!(f, "{field}: {reason}"),
             ControlError::Deleting => f.write_str("the volume is being deleted"),
             ControlError::TooMany => f.write_str("no room for another one; delete one first"),
+            ControlError::TooManyTogether { fit } => write!(
+                f,
+                "so many snapshots, with what describes them and the labels of their volumes, can't be taken at one instant: the first \
+                 {fit} of them could; take them in several goes"
+            ),
             ControlError::Busy => f.write_str("too many requests are under way; try again"),
             ControlError::NotReady => {
                 f.write_str("the volume cannot be changed now; see the state of its drives")

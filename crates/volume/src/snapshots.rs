@@ -118,6 +118,8 @@ impl Volumes {
                 Ok(None)
             }
             Err(Refusal::Full) => Err(ControlError::TooMany),
+            // Two records each.
+            Err(Refusal::TooLarge(fit)) => Err(ControlError::TooManyTogether { fit: fit / 2 }),
             Err(Refusal::Stopped) => Err(ControlError::NotReady),
         }
     }

@@ -520,6 +520,7 @@ fn refusal(error: &ControlError) -> PlaneError {
         ControlError::NotFound => PlaneError::NotFound,
         ControlError::Exists | ControlError::Conflict { .. } => PlaneError::Conflict,
         ControlError::TooMany => PlaneError::Exhausted(text),
+        ControlError::TooManyTogether { .. } => PlaneError::Refused(text),
         ControlError::Invalid { .. } => PlaneError::Unsupported(text),
         _ => PlaneError::Unavailable(text),
     }

@@ -17,6 +17,20 @@ struct Measured {
     made: bool,
 }
 
+/// Bytes that the opening of a batch takes in a header.
+const BATCH_BYTES: usize = 24;
+
+/// Bytes that a record takes in a header at most.
+fn header_bytes(record: &Record) -> usize {
+    match record {
+        Record::Write { data, .. } => write_record_bytes(data.len() / BLOCK_BYTES),
+        Record::Put { value, .. } => 24 + value.len().next_multiple_of(8),
+        Record::CreateLine { .. } | Record::DropLine { .. } | Record::Snapshot { .. } => 16,
+        Record::Delete { .. } | Record::DropSnapshot { .. } => 24,
+        Record::Unmap { .. } | Record::CloneLine { .. } => 32,
+    }
+}
+
 impl Shard {
     /// Queues a batch.
     #[allow(clippy::result_large_err)] // The batch goes back to the caller, in place.
@@ -35,7 +49,7 @@ impl Shard {
         }
         let Measured { header_bytes, payload_bytes, packs, made } = match self.measure(&batch) {
             Ok(measured) => measured,
-            Err(why) => return Err((batch, AppendError::Invalid(why))),
+            Err(error) => return Err((batch, error)),
         };
         if self.queue.len() >= self.tuning.queued_batches {
             return Err((batch, AppendError::Busy));
@@ -51,59 +65,74 @@ impl Shard {
     }
 
     /// What a batch takes at most, or what is wrong with it.
-    fn measure(&self, batch: &Batch) -> Result<Measured, &'static str> {
+    fn measure(&self, batch: &Batch) -> Result<Measured, AppendError> {
+        let invalid = |why| Err(AppendError::Invalid(why));
         if batch.records.is_empty() || batch.records.len() > MAX_BATCH_RECORDS {
-            return Err("a batch has 1 to MAX_BATCH_RECORDS records");
+            return invalid("a batch has 1 to MAX_BATCH_RECORDS records");
         }
-        let (mut header, mut payload, mut packs, mut made) = (24, 0, false, false);
+        let (mut header, mut payload, mut packs, mut made) = (BATCH_BYTES, 0, false, false);
         let mut lines = self.announced.view(&self.map);
         for record in &batch.records {
-            lines.record(record, batch.seq.0)?;
-            header += match record {
+            lines.record(record, batch.seq.0).map_err(AppendError::Invalid)?;
+            match record {
                 Record::Write { line, lba, data } => {
                     let attributes = lines.attributes(line.0).unwrap_or_default();
                     if data.is_empty() || !data.len().is_multiple_of(BLOCK_BYTES) {
-                        return Err("a write has whole store blocks, at least one");
+                        return invalid("a write has whole store blocks, at least one");
                     }
                     let blocks = data.len() / BLOCK_BYTES;
-                    let end =
-                        lba.0.checked_add(blocks as u64).ok_or("a write ends beyond the last address")?;
+                    let Some(end) = lba.0.checked_add(blocks as u64) else {
+                        return invalid("a write ends beyond the last address");
+                    };
                     if attributes.encrypt {
-                        self.may_encrypt(line.0, end, batch.seq.0)?;
+                        self.may_encrypt(line.0, end, batch.seq.0).map_err(AppendError::Invalid)?;
                     }
                     payload += data.len();
                     packs |= attributes.compress;
                     made |= attributes != LineAttributes::default() || !lies_on_pages(data);
-                    write_record_bytes(blocks)
                 }
                 Record::Unmap { lba, blocks, .. } => {
-                    lba.0.checked_add(blocks.0).ok_or("an unmap ends beyond the last address")?;
-                    32
+                    if lba.0.checked_add(blocks.0).is_none() {
+                        return invalid("an unmap ends beyond the last address");
+                    }
                 }
                 Record::Put { key, value } => {
                     if value.len() > MAX_OBJECT_BYTES {
-                        return Err("an object has at most MAX_OBJECT_BYTES");
+                        return invalid("an object has at most MAX_OBJECT_BYTES");
                     }
                     // What does not grow fits always: deleting a thing may begin with a new value for it.
                     let old = self.objects.get(&(batch.pg, *key)).map_or(0, |old| old.len());
                     let growth = value.len().saturating_sub(old);
                     if growth > 0 && self.objects_bytes + growth > self.tuning.objects_bytes {
-                        return Err("the shard's keyed objects have reached their limit");
+                        return Err(AppendError::ObjectsFull);
                     }
-                    24 + value.len().next_multiple_of(8)
                 }
-                Record::Delete { .. } => 24,
-                Record::CreateLine { .. } | Record::DropLine { .. } | Record::Snapshot { .. } => 16,
-                Record::DropSnapshot { .. } => 24,
-                Record::CloneLine { .. } => 32,
-            };
+                _ => {}
+            }
+            header += header_bytes(record);
         }
-        let room = self.drives.unit_bytes as usize - 4096;
-        let whole = (header + FIXED_BYTES).next_multiple_of(4096) + payload;
-        if header + FIXED_BYTES > MAX_HEADER_BYTES || whole > room.min(self.tuning.commit_bytes) {
-            return Err("the batch does not fit one commit");
+        if !self.fits(header, payload) {
+            return Err(AppendError::TooLarge { fit: self.fitting(batch) });
         }
         Ok(Measured { header_bytes: header, payload_bytes: payload, packs, made })
+    }
+
+    /// True when so many bytes of records, and of data, fit one commit.
+    fn fits(&self, header: usize, payload: usize) -> bool {
+        let room = self.drives.unit_bytes as usize - 4096;
+        let whole = (header + FIXED_BYTES).next_multiple_of(4096) + payload;
+        header + FIXED_BYTES <= MAX_HEADER_BYTES && whole <= room.min(self.tuning.commit_bytes)
+    }
+
+    /// How many records of a batch, from the first one on, fit one commit.
+    fn fitting(&self, batch: &Batch) -> usize {
+        let (mut header, mut payload) = (BATCH_BYTES, 0);
+        let fits = |record: &&Record| {
+            header += header_bytes(record);
+            payload += if let Record::Write { data, .. } = record { data.len() } else { 0 };
+            self.fits(header, payload)
+        };
+        batch.records.iter().take_while(fits).count()
     }
 
     /// How the blocks of a line that exists, or is about to, are stored.

@@ -2,7 +2,7 @@
 
 use super::{Log, Refusal};
 use dolmen_io::{Buf, Io, Owner, Tag};
-use dolmen_store::{AppendError, Batch, DiffDone, DiffRequest, LineInfo, LineUsage, Record, Store, Ticket};
+use dolmen_store::{AppendError, Batch, DiffDone, DiffRequest, LineInfo, LineUsage, Store, Ticket};
 use dolmen_types::{Lba, LineId, Nanos, PgId};
 
 /// One step's access to the core's store. A core without one serves Null and Memory volumes alone.
@@ -39,11 +39,11 @@ impl Log for Durable<'_> {
         let Some(store) = self.store.as_mut() else { return Err((batch, Refusal::Stopped)) };
         store.append(batch, Ticket(ticket)).map_err(|(batch, error)| {
             let refusal = match error {
-                AppendError::Full => Refusal::Full,
+                // Keyed objects of a whole shard are bounded together.
+                AppendError::Full | AppendError::ObjectsFull => Refusal::Full,
+                AppendError::TooLarge { fit } => Refusal::TooLarge(fit),
                 AppendError::Busy | AppendError::NotReady => Refusal::Busy,
                 AppendError::Stopped { .. } => Refusal::Stopped,
-                // The one limit that we cannot know: keyed objects of a whole shard are bounded together.
-                AppendError::Invalid(_) if has_object(&batch) => Refusal::Full,
                 AppendError::Invalid(what) => {
                     debug_assert!(false, "the store calls a batch of ours invalid: {what}");
                     Refusal::Stopped
@@ -75,8 +75,4 @@ impl Log for Durable<'_> {
             store.drain_diffs(out);
         }
     }
-}
-
-fn has_object(batch: &Batch) -> bool {
-    batch.records.iter().any(|record| matches!(record, Record::Put { .. }))
 }

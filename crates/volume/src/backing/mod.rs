@@ -52,8 +52,10 @@ impl Backing {
 /// Why a batch was not taken; it is handed back, and nothing of it took effect.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Refusal {
-    /// No space for host data.
+    /// No space for host data, or for more keyed objects.
     Full,
+    /// It does not fit one commit; so many of its records would, from the first one on.
+    TooLarge(usize),
     /// Not this turn.
     Busy,
     /// Not at all any more.

@@ -173,7 +173,7 @@ impl Volumes {
             }
             Err((batch, refusal)) => {
                 drop(batch);
-                let full = refusal == Refusal::Full;
+                let full = refusal != Refusal::Stopped;
                 let error = if full { VolumeError::CapacityExceeded } else { VolumeError::NotReady };
                 if !full {
                     let pg = volume.descriptor.pg;

@@ -207,7 +207,7 @@ impl Volumes {
             }
             Err((batch, refusal)) => {
                 drop(batch);
-                let full = refusal == Refusal::Full;
+                let full = refusal != Refusal::Stopped;
                 if !full {
                     self.stop_group(way.pg, log);
                 }

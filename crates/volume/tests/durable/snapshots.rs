@@ -288,3 +288,32 @@ fn a_snapshot_is_there_whole_or_not_at_all_after_a_crash_at_any_moment() {
         assert!(byte == 1 && line == LineId(77) || byte == 2 && line == LineId(1) && !answered);
     }
 }
+
+/// Snapshots of one instant are in one commit: more than fit are refused by that reason, though there is room, and nothing of them is done.
+#[test]
+fn as_many_are_taken_at_one_instant_as_fit() {
+    let world = World::new(9);
+    let mut machine = Machine::start(&world, Restart::Process);
+    let labels: Vec<(String, String)> = (0..16).map(|n| (format!("{n:063}"), "x".repeat(63))).collect();
+    for n in 1..=60 {
+        let labelled = VolumeDescriptor { labels: labels.clone(), ..volume(n) };
+        machine.control(ControlCommand::Create(Box::new(labelled))).unwrap();
+    }
+    let take = |machine: &mut Machine, volumes: std::ops::RangeInclusive<u8>| {
+        let wanted = volumes.map(|n| snapshot(100 + n, n)).collect();
+        machine.control(ControlCommand::CreateSnapshots(wanted))
+    };
+    let Err(ControlError::TooManyTogether { fit }) = take(&mut machine, 1..=60) else {
+        panic!("60 of them don't fit")
+    };
+    let fit = u8::try_from(fit).unwrap();
+    assert!((20..60).contains(&fit), "{fit}");
+    assert_eq!(take(&mut machine, 1..=fit + 1), Err(ControlError::TooManyTogether { fit: fit.into() }));
+    assert!(snapshots(&mut machine).is_empty());
+    write(&mut machine, 1, 0, 7);
+    assert!(take(&mut machine, 1..=fit).is_ok());
+    assert!(take(&mut machine, fit + 1..=2 * fit).is_ok());
+    assert!(take(&mut machine, 2 * fit + 1..=60).is_ok());
+    assert_eq!(snapshots(&mut machine).len(), 60);
+    assert_eq!(machine.list().len(), 60);
+}
