@@ -96,7 +96,8 @@ impl Node {
     fn joiner(&mut self) -> NewDrive {
         self.scene.world.add_drive(NODE, JOINER.as_ref(), DriveSpec::file(48 << 20));
         let drive = OpenDrive { path: JOINER.into(), create_bytes: None, sparse: true, exclusive: true };
-        let opened = self.asked(|answer| ToCore::OpenDrive { drive, answer }).unwrap();
+        let opened = self.asked(|answer| ToCore::OpenDrives { drives: vec![drive], answer });
+        let opened = opened.into_iter().next().unwrap().unwrap();
         let file = opened.info.file;
         let drive = Candidate { info: opened.info.clone(), path: JOINER.into() };
         let drive = self.asked(|answer| ToCore::PrepareDrive { drive, answer }).unwrap();
