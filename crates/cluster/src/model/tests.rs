@@ -9,6 +9,7 @@ use dolmen_types::{
     volume::{HostAccess, IpAccess, SectorSize, VolumeKind},
 };
 
+mod clones;
 mod schedules;
 mod turns;
 
