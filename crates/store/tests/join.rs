@@ -258,8 +258,8 @@ fn last_of(copies: usize, world: &World) -> (Node, Load) {
     let mut node = Node::open(world, &mirror_of(copies, copies)).unwrap();
     let mut load = Load::begin(&mut node);
     load.run(&mut node, 60);
-    for lost in 1..copies {
-        world.remove_drive(NODE, path(NAMES[lost]));
+    for lost in &NAMES[1..copies] {
+        world.remove_drive(NODE, path(lost));
         load.run(&mut node, 60);
     }
     load.seq += 1;
