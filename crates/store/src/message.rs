@@ -155,6 +155,10 @@ pub struct Members {
 pub struct SpaceLevel {
     /// Bytes on drives that the live data of this shard may take.
     pub allowance_bytes: u64,
+    /// Bytes on drives that it may come to by what the map takes for blocks that were unmapped, beyond that.
+    pub holes_bytes: u64,
+    /// Bytes on drives that the reserve holds for what this shard's map takes beside its live pages.
+    pub map_bytes: u64,
     /// Units that nobody holds.
     pub free_units: u32,
     /// Shards with something to gain should clean.

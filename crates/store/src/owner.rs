@@ -72,7 +72,7 @@ impl PoolOwner {
 
     fn with(plan: &PoolPlan, membership: Membership) -> PoolOwner {
         let members = membership.members();
-        let none = Reserve { metadata: 0, cleaning: 0, restart: 0, clean_below: 0, capacity_bytes: 0 };
+        let none = Reserve::default();
         let mut owner = PoolOwner {
             shards: (0..plan.shards).map(|_| View::default()).collect(),
             held: plan.drives.iter().map(|d| vec![false; d.units as usize]).collect(),
@@ -366,18 +366,33 @@ impl PoolOwner {
             return;
         }
         let live: u64 = self.shards.iter().map(|s| s.footprint_bytes).sum();
-        let share = self.reserve.capacity_bytes.saturating_sub(live) / self.shards.len() as u64;
+        let rest = |bytes: u64| bytes.saturating_sub(live) / self.shards.len() as u64;
+        let share = rest(self.reserve.capacity_bytes);
+        let share_of_holes = rest(self.reserve.capacity_bytes + self.reserve.holes_bytes);
+        let map_bytes = self.reserve.map_bytes(self.unit_bytes) / self.shards.len() as u64;
         let free_units = self.free_units();
         let clean = free_units <= self.reserve.clean_below;
         let pressure = self.reserve.pressure(free_units);
         let (shape, scarce) = if pressure < 1000 { (self.members.shape, 0) } else { self.straits() };
         for (index, view) in (0u16..).zip(&mut self.shards) {
             let allowance_bytes = view.footprint_bytes + share;
-            let level = SpaceLevel { allowance_bytes, free_units, clean, pressure, shape, scarce };
+            let holes_bytes = view.footprint_bytes + share_of_holes;
+            let level = SpaceLevel {
+                allowance_bytes,
+                holes_bytes,
+                map_bytes,
+                free_units,
+                clean,
+                pressure,
+                shape,
+                scarce,
+            };
             let moved = view.level.allowance_bytes.abs_diff(level.allowance_bytes) > share / 8;
             if moved
                 || view.level.pressure != pressure
                 || view.level.clean != clean
+                || view.level.map_bytes != map_bytes
+                || view.level.holes_bytes.abs_diff(holes_bytes) > share_of_holes / 8
                 || (view.level.shape, view.level.scarce) != (shape, scarce)
                 || asked == Some(ShardId(index))
             {

@@ -466,3 +466,95 @@ fn re_protection_keeps_its_bound() {
     let moved = node.space().cleaned_bytes - before;
     assert!(moved > 1 << 20, "{moved} bytes");
 }
+
+/// Every second block of a clone is trimmed, each by itself: for each of them the map has a slot for good. That ends before the map has
+/// taken what checkpoints need, and whoever wants something is answered.
+fn trim_a_clone_until_refused(
+    seed: u64,
+    setup: Setup,
+    full: bool,
+    every_second: impl Fn(&mut Rng, u64) -> u64,
+) {
+    let world = World::new(seed);
+    let mut node = Node::open(&world, &setup).unwrap();
+    node.commit(0, 1, vec![create(1)]).unwrap();
+    let (mut seq, mut lba, mut rng) = (1, 0, Rng::new(seed));
+    if full {
+        fill_up(&mut node, (0, 1), (&mut seq, &mut lba), 2);
+    } else {
+        (seq, lba) = (2, 8);
+        let record = node.write(1, 0, &[7; 8]);
+        node.commit(0, seq, vec![record]).unwrap();
+    }
+    let point = seq + 1;
+    node.commit(0, point, vec![snapshot(1)]).unwrap();
+    node.commit(0, point + 1, vec![clone_line(2, 1, point)]).unwrap();
+    seq = point + 1;
+    let (mut refused, mut trimmed) = (0, Vec::new());
+    for i in 0..200_000u64 {
+        seq += 1;
+        let at = 2 * every_second(&mut rng, i);
+        match node.commit(0, seq, vec![unmap(2, at, 1)]) {
+            Ok(()) => trimmed.push(at),
+            Err(StoreError::Full) => refused += 1,
+            Err(other) => panic!("{other}"),
+        }
+        if refused > 20 {
+            break;
+        }
+    }
+    assert!(refused > 20 && trimmed.len() > 200, "{} trims: {:?}", trimmed.len(), node.space());
+    for _ in 0..4 {
+        seq += 1;
+        let (began, record) = (node.io.now(), node.write(2, 1, &[9; 4]));
+        let result = node.commit(0, seq, vec![record]);
+        assert!(matches!(result, Ok(()) | Err(StoreError::Full)), "{result:?}");
+        assert!(!full || result.is_err(), "a full pool takes a write");
+        assert!(node.io.now().since(began) / 1_000_000 < 2 * setup.tuning.full_wait_ms);
+    }
+    for &at in trimmed.iter().filter(|at| **at < lba) {
+        assert_eq!(node.read(0, 2, at, 1).unwrap(), [0]);
+    }
+    // What was trimmed goes with the clone.
+    let held = node.space().map_bytes;
+    node.commit(0, seq + 1, vec![drop_line(2), drop_snapshot(1, point)]).unwrap();
+    node.commit(0, seq + 2, vec![unmap(1, 0, lba / 2)]).unwrap();
+    seq += 2;
+    (0..4).for_each(|_| node.checkpoint());
+    assert!(node.space().map_bytes < held, "{held}: {:?}", node.space());
+    let mut tries = 0;
+    loop {
+        seq += 1;
+        let record = node.write(1, lba, &[seq, seq]);
+        match node.commit(0, seq, vec![record]) {
+            Ok(()) => break,
+            Err(StoreError::Full) => (0..50).for_each(|_| node.turn()),
+            Err(other) => panic!("{other}"),
+        }
+        tries += 1;
+        assert!(tries < 100, "space does not come back: {:?}", node.space());
+    }
+}
+
+#[test]
+fn trims_of_a_clone_do_not_eat_what_checkpoints_need() {
+    let tuning = ShardTuning { full_wait_ms: 500, ..Setup::tiny(0).tuning };
+    let small = Setup { tuning: tuning.clone(), ..Setup::tiny(40) };
+    let wide = Setup {
+        drives: drives(3, 8),
+        parity: 1,
+        shards: 2,
+        unit_bytes: 128 * 1024,
+        tuning,
+        ..Setup::tiny(0)
+    };
+    let in_order = |_: &mut Rng, i: u64| i;
+    let anywhere = |rng: &mut Rng, _: u64| rng.next_u64() % 100_000;
+    for (seed, setup) in [(1, small), (2, wide)] {
+        trim_a_clone_until_refused(seed, setup.clone(), true, in_order);
+        trim_a_clone_until_refused(seed, setup.clone(), true, anywhere);
+        // Nothing but holes fills the pool, and each checkpoint rewrites as many leaves as there are trims.
+        trim_a_clone_until_refused(seed, setup.clone(), false, in_order);
+        trim_a_clone_until_refused(seed, setup, false, anywhere);
+    }
+}

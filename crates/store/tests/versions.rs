@@ -5,7 +5,7 @@ mod common;
 use common::*;
 use dolmen_sim::{CrashLimits, World};
 use dolmen_store::*;
-use dolmen_types::{LineId, PgId, Seq};
+use dolmen_types::{Lba, LineId, PgId, Seq};
 use std::collections::BTreeMap;
 
 fn info(node: &Node, line: u64) -> Option<LineInfo> {
@@ -181,6 +181,54 @@ fn a_discarded_clone_hides_its_parent_with_one_slot() {
     }
     // The parent's leaves, one for each far place, and one more for the clone, with their nodes.
     assert!(node.space().map_bytes - before < 50 * 4096, "{:?}", node.space());
+}
+
+/// The same block by block, upwards and in no order, over several checkpoints.
+#[test]
+fn blocks_that_are_trimmed_one_by_one_are_one_hole() {
+    const TRIMMED: u64 = 3000;
+    let world = World::new(4);
+    let mut setup = Setup::tiny(96);
+    setup.tuning.delta_entries = 512;
+    let mut node = Node::open(&world, &setup).unwrap();
+    node.commit(0, 1, vec![create(1), node.write(1, 100, &[11, 12, 13])]).unwrap();
+    node.commit(0, 2, vec![snapshot(1), clone_line(2, 1, 2), clone_line(3, 1, 2)]).unwrap();
+    let mut seq = 2;
+    for i in 0..TRIMMED {
+        seq += 1;
+        // Each number below TRIMMED once.
+        let records = vec![unmap(2, i, 1), unmap(3, i * 1009 % TRIMMED, 1)];
+        node.commit(0, seq, records).unwrap();
+        if i == TRIMMED / 2 {
+            // What was trimmed before and after is told apart by this.
+            seq += 1;
+            node.commit(0, seq, vec![snapshot(3)]).unwrap();
+        }
+    }
+    let point = 2 + TRIMMED / 2 + 2;
+    let before = node.read_at(0, 3, Some(point), 100, 3).unwrap();
+    for _ in 0..2 {
+        node.checkpoint();
+        node.checkpoint();
+        assert_eq!(node.read(0, 1, 100, 3).unwrap(), [11, 12, 13]);
+        assert_eq!(node.read(0, 2, 100, 3).unwrap(), [0; 3]);
+        assert_eq!(node.read(0, 3, 100, 3).unwrap(), [0; 3]);
+        assert_eq!(node.read_at(0, 3, Some(point), 100, 3).unwrap(), before);
+        // Nothing has changed but for the three blocks.
+        let [from, to] = [(1, Some(Seq(2))), (2, None)].map(|(line, at)| View { line: LineId(line), at });
+        let asked = DiffRequest { from: Some(from), to, first: Lba(0), end: Lba(TRIMMED), limit: 10 };
+        let page = node.diff(0, asked).unwrap();
+        let ranges: Vec<(u64, u64, bool)> =
+            page.ranges.iter().map(|r| (r.lba.0, r.blocks.0, r.mapped)).collect();
+        assert_eq!(ranges, [(100, 3, false)]);
+        world.crash();
+        node = Node::open(&world, &setup).unwrap();
+    }
+    // Without the snapshot nothing tells any of them apart.
+    node.commit(0, seq + 1, vec![drop_snapshot(3, point)]).unwrap();
+    (0..4).for_each(|_| node.checkpoint());
+    assert_eq!(node.read(0, 3, 100, 3).unwrap(), [0; 3]);
+    assert!(node.space().map_bytes < 12 * 4096, "{:?}", node.space());
 }
 
 #[test]

@@ -16,7 +16,7 @@ pub(crate) const NODE_SLOTS: usize = 100;
 const MAGIC: &[u8; 8] = b"dolmPAGE";
 /// Bytes of a page before its slots.
 pub(crate) const HEADER_BYTES: usize = 64;
-const SLOT_BYTES: usize = 32;
+pub(crate) const SLOT_BYTES: usize = 32;
 const REF_BYTES: usize = 40;
 
 const _: () = assert!(HEADER_BYTES + PAGE_SLOTS * SLOT_BYTES == PAGE_BYTES as usize);

@@ -273,6 +273,8 @@ impl LineDelta {
 pub(crate) struct Delta {
     lines: BTreeMap<u64, LineDelta>,
     len: usize,
+    /// What hosts' batches that did nothing but unmap may take in leaves.
+    holes_bytes: u64,
 }
 
 impl Delta {
@@ -295,6 +297,16 @@ impl Delta {
         let delta = self.lines.remove(&line)?;
         self.len -= delta.len();
         Some(delta)
+    }
+
+    /// A batch that does nothing but unmap may take that much in leaves.
+    pub(crate) fn expect_holes(&mut self, bytes: u64) {
+        self.holes_bytes += bytes;
+    }
+
+    /// What such batches may take in leaves, all together. Bytes.
+    pub(crate) fn holes_bytes(&self) -> u64 {
+        self.holes_bytes
     }
 
     /// Versions and holes of all lines.

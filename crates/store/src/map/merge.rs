@@ -51,7 +51,7 @@ pub(crate) fn merge(
     } else {
         holes.sort_unstable();
         lost.sort_unstable();
-        let (active, open) = (BTreeMap::new(), BTreeMap::new());
+        let (active, open) = (BTreeMap::new(), Open::default());
         Sweeper { lineage, active, lost: None, open, end: from, out }.run(&entries, &holes, &lost);
     }
     out.scratch = [stored, entries];
@@ -90,6 +90,23 @@ fn prune_entries(block: &[(u64, Entry)], lineage: &Lineage, out: &mut Merged) {
     }
 }
 
+/// Slots of ranges that end where the sweeper is.
+#[derive(Default)]
+struct Open {
+    /// Holes, by the newest point below their numbers: a block needs one of each at most.
+    holes: BTreeMap<Option<u64>, OpenHole>,
+    /// Lost blocks.
+    lost: Option<usize>,
+}
+
+/// A hole that may become longer.
+struct OpenHole {
+    /// Its slot.
+    index: usize,
+    /// Until when what any of its blocks held is lost: its number can't be lower.
+    until: u64,
+}
+
 /// Walks over the addresses and prunes, where holes are about: between two of their edges and from entry to entry.
 struct Sweeper<'a> {
     lineage: &'a Lineage,
@@ -97,8 +114,8 @@ struct Sweeper<'a> {
     active: BTreeMap<u64, u64>,
     /// The range of lost blocks that the current address is in: block behind the last, and until when what they held is lost.
     lost: Option<(u64, u64)>,
-    /// Holes, and ranges of lost blocks, that were kept for the block before `end`: sequence number and index of the slot.
-    open: BTreeMap<u64, usize>,
+    /// What was kept for the block before `end` and may go on behind it.
+    open: Open,
     end: u64,
     out: &'a mut Merged,
 }
@@ -148,7 +165,7 @@ impl Sweeper<'_> {
     fn block(&mut self, at: u64, stop: u64, here: &[(u64, Entry)]) {
         let mut before = std::mem::take(&mut self.open);
         if self.end != at {
-            before.clear();
+            before = Open::default();
         }
         let mut versions: Vec<(u64, Option<Entry>)> = self
             .active
@@ -162,9 +179,7 @@ impl Sweeper<'_> {
         if let Some((_, until)) = self.lost {
             versions.retain(|(seq, _)| *seq >= until);
             if self.lineage.needs(0, versions.first().map(|v| v.0)) {
-                let slot =
-                    self.range((at, Version::Lost { until, blocks: stop - at }), before.get(&0).copied());
-                self.open.insert(0, slot);
+                self.open.lost = Some(self.lost_range(at, stop - at, until, before.lost));
                 shows_data = true;
             }
         }
@@ -177,9 +192,9 @@ impl Sweeper<'_> {
                 }
                 Some(entry) => self.out.freed.push(*entry),
                 None if needed && shows_data => {
-                    let hole = Version::Hole { seq: *seq, blocks: stop - at };
-                    let slot = self.range((at, hole), before.get(seq).copied());
-                    self.open.insert(*seq, slot);
+                    let point = self.lineage.below(*seq);
+                    let hole = self.hole(at, stop - at, *seq, before.holes.remove(&point));
+                    self.open.holes.insert(point, hole);
                     shows_data = false;
                 }
                 None => {}
@@ -188,25 +203,35 @@ impl Sweeper<'_> {
         self.end = stop;
     }
 
-    /// Keeps a hole, or a range of lost blocks, as part of the slot of the same kind that ends where it begins if there is one; the
-    /// slot's index.
-    fn range(&mut self, slot: (u64, Version), before: Option<usize>) -> usize {
-        if let Some(index) = before {
-            let longer = match (&mut self.out.slots[index].1, slot.1) {
-                (Version::Hole { blocks, .. }, Version::Hole { blocks: more, .. }) => Some((blocks, more)),
-                (Version::Lost { until, blocks }, Version::Lost { until: same, blocks: more })
-                    if *until == same =>
-                {
-                    Some((blocks, more))
-                }
-                _ => None,
-            };
-            if let Some((blocks, more)) = longer {
-                *blocks += more;
-                return index;
+    /// Keeps a hole, as part of the one before it if no kept state tells the two apart: none lies between their numbers. The
+    /// lower number is that of both then. It hides nothing that the higher one did not hide: what lies between the two is in no
+    /// kept state, was freed by this merge, and is not moved any more either, since moves are of what is needed.
+    fn hole(&mut self, at: u64, blocks: u64, seq: u64, before: Option<OpenHole>) -> OpenHole {
+        let until = self.lost.map_or(0, |(_, until)| until);
+        if let Some(before) = before
+            && let Version::Hole { seq: first, blocks: len } = &mut self.out.slots[before.index].1
+        {
+            let (lower, until) = (seq.min(*first), until.max(before.until));
+            // What is older than what was lost says nothing.
+            if seq == *first || lower >= until {
+                (*first, *len) = (lower, *len + blocks);
+                return OpenHole { index: before.index, until };
             }
         }
-        self.out.slots.push(slot);
+        self.out.slots.push((at, Version::Hole { seq, blocks }));
+        OpenHole { index: self.out.slots.len() - 1, until }
+    }
+
+    /// Keeps a range of lost blocks, as part of the slot of such that ends where it begins if there is one; the slot's index.
+    fn lost_range(&mut self, at: u64, more: u64, until: u64, before: Option<usize>) -> usize {
+        if let Some(index) = before
+            && let Version::Lost { until: same, blocks } = &mut self.out.slots[index].1
+            && *same == until
+        {
+            *blocks += more;
+            return index;
+        }
+        self.out.slots.push((at, Version::Lost { until, blocks: more }));
         self.out.slots.len() - 1
     }
 }

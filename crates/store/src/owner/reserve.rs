@@ -4,7 +4,7 @@ use crate::Purpose;
 use crate::columns::Shape;
 
 /// Units that the reserve consists of, and what hosts may fill.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Reserve {
     /// For map pages and checkpoints alone.
     pub(crate) metadata: u32,
@@ -17,6 +17,8 @@ pub(crate) struct Reserve {
     pub(crate) clean_below: u32,
     /// Bytes on drives that live data may take in all.
     pub(crate) capacity_bytes: u64,
+    /// What the map may take beyond that for what hosts unmap: they do it to make room, too.
+    pub(crate) holes_bytes: u64,
 }
 
 impl Reserve {
@@ -38,7 +40,14 @@ impl Reserve {
         } else {
             by_share.min(most(more)) / u64::from(unit_bytes) * u64::from(unit_bytes - 4096) * 7 / 8
         };
-        Reserve { metadata, cleaning, restart, clean_below, capacity_bytes }
+        let holes_bytes = u64::from((units / 256).max(shards * narrow)) * u64::from(unit_bytes);
+        Reserve { metadata, cleaning, restart, clean_below, capacity_bytes, holes_bytes }
+    }
+
+    /// What of the reserve a map may take beside its live pages: until a checkpoint has ended all that it replaces, and what is dead
+    /// among what lives.
+    pub(super) fn map_bytes(&self, unit_bytes: u32) -> u64 {
+        u64::from(self.metadata + self.cleaning) * u64::from(unit_bytes)
     }
 
     /// How urgent cleaning is with so many units free, in thousandths.

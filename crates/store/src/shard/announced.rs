@@ -138,6 +138,16 @@ impl Expected<'_> {
         None
     }
 
+    /// True when what is unmapped in a line may take slots in the map for good: there is something that holes hide.
+    pub(crate) fn keeps_holes(&self, line: u64) -> bool {
+        let now = self.map.lines.get(&line).map(|l| &l.now);
+        now.is_some_and(|now| now.parent.is_some() || now.newest().is_some())
+            || self.all().any(|change| match *change {
+                LineChange::Clone { line: l, .. } | LineChange::Snapshot { line: l, .. } => l == line,
+                _ => false,
+            })
+    }
+
     fn has_snapshot(&self, line: u64, at: u64) -> bool {
         let last = self.all().rev().find_map(|change| match *change {
             LineChange::Snapshot { line: l, at: a } if (l, a) == (line, at) => Some(true),

@@ -3,6 +3,7 @@
 use super::staging::lies_on_pages;
 use super::{Pending, Phase, Shard};
 use crate::format::commit::{FIXED_BYTES, MAX_HEADER_BYTES, write_record_bytes};
+use crate::format::page::SLOT_BYTES;
 use crate::stored::{MAX_ENCRYPTED_LBA, MAX_ENCRYPTED_SEQ};
 use crate::{
     AppendError, Batch, LineAttributes, MAX_BATCH_RECORDS, MAX_OBJECT_BYTES, Record, StoreError, Ticket,
@@ -13,9 +14,13 @@ use dolmen_types::limits::BLOCK_BYTES;
 struct Measured {
     header_bytes: usize,
     payload_bytes: usize,
+    holes_bytes: usize,
     packs: bool,
     made: bool,
 }
+
+/// What the slots of a hole take in the map at most: its own, and those of the two parts of one that it cuts. Bytes.
+pub(super) const HOLE_BYTES: usize = 3 * SLOT_BYTES;
 
 /// Bytes that the opening of a batch takes in a header.
 const BATCH_BYTES: usize = 24;
@@ -47,20 +52,31 @@ impl Shard {
                 return Err((batch, AppendError::Stopped { reason }));
             }
         }
-        let Measured { header_bytes, payload_bytes, packs, made } = match self.measure(&batch) {
+        let Measured { header_bytes, payload_bytes, holes_bytes, packs, made } = match self.measure(&batch) {
             Ok(measured) => measured,
             Err(error) => return Err((batch, error)),
         };
         if self.queue.len() >= self.tuning.queued_batches {
             return Err((batch, AppendError::Busy));
         }
-        if payload_bytes > 0 && self.space.full && !self.allowed(payload_bytes as u64) {
+        if self.space.full
+            && (payload_bytes > 0 && !self.allowed(payload_bytes as u64)
+                || holes_bytes > 0 && !self.may_take_holes(holes_bytes as u64))
+        {
             // What was overwritten or unmapped since the last checkpoint may make room.
             self.checkpoint.requested |= self.map.live.len() > 0;
             return Err((batch, AppendError::Full));
         }
         self.announced.add(&batch);
-        self.queue.push_back(Pending { batch, ticket, header_bytes, payload_bytes, packs, made });
+        self.queue.push_back(Pending {
+            batch,
+            ticket,
+            header_bytes,
+            payload_bytes,
+            holes_bytes,
+            packs,
+            made,
+        });
         Ok(())
     }
 
@@ -114,7 +130,14 @@ impl Shard {
         if !self.fits(header, payload) {
             return Err(AppendError::TooLarge { fit: self.fitting(batch) });
         }
-        Ok(Measured { header_bytes: header, payload_bytes: payload, packs, made })
+        // Whatever else is in a batch is never refused for want of space, and takes holes with it.
+        let holes_bytes = if batch.records.iter().all(|r| matches!(r, Record::Unmap { .. })) {
+            let keeps = |r: &&Record| matches!(r, Record::Unmap { line, .. } if lines.keeps_holes(line.0));
+            batch.records.iter().filter(keeps).count() * HOLE_BYTES
+        } else {
+            0
+        };
+        Ok(Measured { header_bytes: header, payload_bytes: payload, holes_bytes, packs, made })
     }
 
     /// True when so many bytes of records, and of data, fit one commit.

@@ -87,10 +87,12 @@ impl Shard {
 
     /// One commit of queued batches.
     fn form_hot(&mut self, io: &mut Io) -> bool {
-        let Some((header, payload)) = self.queue.front().map(|p| (p.header_bytes, p.payload_bytes)) else {
-            return false;
-        };
+        let Some(head) = self.queue.front() else { return false };
+        let (header, payload, holes) = (head.header_bytes, head.payload_bytes, head.holes_bytes);
         if payload > 0 && (!self.in_pace(payload as u64) || self.should_gather()) {
+            return false;
+        }
+        if holes > 0 && !self.admit_holes(io.now(), holes as u64) {
             return false;
         }
         let mut stream = if self.bulk_pays() { Stream::Bulk } else { Stream::Hot };
@@ -116,7 +118,7 @@ impl Shard {
         let Some(columns) = self.next_columns(stream, rolls) else { return false };
         let room = if rolls { self.drives.unit_bytes - SEGMENT_HEADER_BYTES } else { self.room(stream) };
         let gathered = self.gather(stream, room as usize, columns.data());
-        let Gathered { mut count, header: header_bytes, payload: payload_bytes, made } = gathered;
+        let Gathered { mut count, header: header_bytes, payload: payload_bytes, holes: _, made } = gathered;
         let header_room = (FIXED_BYTES + header_bytes).next_multiple_of(PAGE);
         let depth = depth_of(header_room, payload_bytes, columns.data());
         let mut memory = layout::buffers(io, made).map(Staging::over).zip(Buffers::alloc(
@@ -146,6 +148,7 @@ impl Shard {
             if pending.payload_bytes > 0 {
                 self.space.short_since = None;
             }
+            self.map.live.expect_holes(pending.holes_bytes as u64);
             self.space.credit = self.space.credit.saturating_sub(pending.payload_bytes as u64);
             self.stage(&pending, &mut header, &mut staging);
             tickets.push(pending.ticket);
@@ -255,6 +258,7 @@ impl Shard {
         let mut sum = Gathered::default();
         for pending in &self.queue {
             let (h, p) = (sum.header + pending.header_bytes, sum.payload + pending.payload_bytes);
+            let holes = sum.holes + pending.holes_bytes;
             let whole = (FIXED_BYTES + h).next_multiple_of(PAGE);
             let fits = FIXED_BYTES + h <= MAX_HEADER_BYTES
                 && whole + p <= self.tuning.commit_bytes
@@ -265,11 +269,12 @@ impl Shard {
                 || straddles
                 || (sum.count > 0 && !self.in_pace(p as u64))
                 || (sum.count > 0 && pending.payload_bytes > 0 && !self.may_take_host(p as u64, stream))
+                || (pending.holes_bytes > 0 && !self.may_take_holes(holes as u64))
             {
                 break;
             }
             let made = sum.made + if pending.made { pending.payload_bytes } else { 0 };
-            sum = Gathered { count: sum.count + 1, header: h, payload: p, made };
+            sum = Gathered { count: sum.count + 1, header: h, payload: p, holes, made };
         }
         sum
     }
@@ -440,6 +445,8 @@ struct Gathered {
     header: usize,
     /// Bytes of their payload at most.
     payload: usize,
+    /// What the map may grow by for what they unmap.
+    holes: usize,
     /// Of these, what may have to be made in staging buffers.
     made: usize,
 }

@@ -89,6 +89,8 @@ pub(crate) struct Pending {
     pub(crate) header_bytes: usize,
     /// Bytes of its data; 0 for control batches, which a full pool does not refuse.
     pub(crate) payload_bytes: usize,
+    /// Bytes that the map may grow by for good, where it does nothing but unmap.
+    pub(crate) holes_bytes: usize,
     /// Some of its blocks are packed when they are stored.
     pub(crate) packs: bool,
     /// Some of its blocks are not stored as they came, or can't be written from where they are.

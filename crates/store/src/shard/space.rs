@@ -2,6 +2,7 @@
 
 use super::{Lease, Phase, Shard};
 use crate::format::segment::Stream;
+use crate::map::Delta;
 use crate::owner::stream_of;
 use crate::policy::hosts_for_moved;
 use crate::{Purpose, StoreError, ToPool, ToShard};
@@ -120,9 +121,16 @@ impl Shard {
         }
     }
 
-    /// Bytes on drives that what lives here takes once cleaning has been over it.
+    /// Bytes on drives that what lives here takes once cleaning has been over it. A map takes more than its live pages: half as much
+    /// again lies dead among them ([`pages_to_move`](super::checkpoint)), and a checkpoint writes what it replaces anew before the old
+    /// goes. The reserve has room for that beside data, whose map is a small part of it; what a map of holes needs beyond
+    /// counts, or the checkpoint that is to give space back would find none.
     pub(crate) fn footprint(&self) -> u64 {
-        self.segments.footprint(self.drives.members().shape)
+        let shape = self.drives.members().shape;
+        let beside = self.segments.meta_bytes() * u64::from(shape.narrow()) * 3 / 2;
+        let held_back = self.space.level.map_bytes;
+        let more = if held_back > 0 { beside.saturating_sub(held_back) } else { 0 };
+        self.segments.footprint(shape) + more
     }
 
     /// Tells the pool's owner how much is live here; it answers with the level.
@@ -136,6 +144,13 @@ impl Shard {
     pub(crate) fn allowed(&self, bytes: u64) -> bool {
         let more = self.drives.members().shape.raw(self.log.payload + bytes);
         self.footprint() + more <= self.space.level.allowance_bytes
+    }
+
+    /// True when the map may grow by `bytes` more for what hosts unmap.
+    pub(super) fn may_take_holes(&self, bytes: u64) -> bool {
+        let unmerged = self.map.live.holes_bytes() + self.map.frozen.as_ref().map_or(0, Delta::holes_bytes);
+        let more = (unmerged + bytes) * u64::from(self.drives.members().shape.narrow());
+        self.footprint() + more <= self.space.level.holes_bytes
     }
 
     /// True when a stream may take `bytes` more of host data: allowance, and a segment that is not the reserve's.
@@ -179,26 +194,45 @@ impl Shard {
         }
         let mut give_up = self.is_short(now);
         if !self.allowed(bytes) {
-            // Exact after a checkpoint that began after now, and the owner's answer to what it found.
-            match self.space.blocked {
-                None => {
-                    let begun = self.checkpoint.begun;
-                    self.space.blocked = Some((begun + 1, u64::MAX));
-                    self.checkpoint.requested = true;
-                }
-                Some((finished, u64::MAX)) if self.checkpoint.finished >= finished => {
-                    self.report_live();
-                    self.space.blocked = Some((finished, self.space.answers + 1));
-                }
-                Some((_, answers)) if answers != u64::MAX && self.space.answers >= answers => {
-                    self.space.full = true;
-                    give_up = true;
-                }
-                Some(_) => {}
-            }
+            give_up |= self.is_used_up();
         }
         if give_up {
             self.refuse_head();
+        }
+        false
+    }
+
+    /// The same of one that does nothing but unmap, and takes that much of the map for good.
+    pub(crate) fn admit_holes(&mut self, now: Nanos, bytes: u64) -> bool {
+        if self.may_take_holes(bytes) {
+            self.space.blocked = None;
+            return true;
+        }
+        let used_up = self.is_used_up();
+        if used_up || self.is_short(now) {
+            self.refuse_head();
+        }
+        false
+    }
+
+    /// The allowance has no room for the head of the queue: whether that is so for certain, after a checkpoint that began since and
+    /// the owner's answer to what it found.
+    fn is_used_up(&mut self) -> bool {
+        match self.space.blocked {
+            None => {
+                let begun = self.checkpoint.begun;
+                self.space.blocked = Some((begun + 1, u64::MAX));
+                self.checkpoint.requested = true;
+            }
+            Some((finished, u64::MAX)) if self.checkpoint.finished >= finished => {
+                self.report_live();
+                self.space.blocked = Some((finished, self.space.answers + 1));
+            }
+            Some((_, answers)) if answers != u64::MAX && self.space.answers >= answers => {
+                self.space.full = true;
+                return true;
+            }
+            Some(_) => {}
         }
         false
     }

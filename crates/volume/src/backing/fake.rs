@@ -167,8 +167,10 @@ impl Log for FakeLog {
 
     fn append(&mut self, batch: Batch, ticket: u64) -> Result<(), (Batch, Refusal)> {
         let is_write = |r: &Record| matches!(r, Record::Write { .. });
+        let is_unmap = |r: &Record| matches!(r, Record::Unmap { .. });
         match self.refuse {
-            Some(Refusal::Full) if !batch.records.iter().any(is_write) => {}
+            Some(Refusal::Full)
+                if !batch.records.iter().any(is_write) && !batch.records.iter().all(is_unmap) => {}
             Some(refusal) => return Err((batch, refusal)),
             None => {}
         }

@@ -173,13 +173,13 @@ impl Volumes {
             }
             Err((batch, refusal)) => {
                 drop(batch);
-                let full = refusal != Refusal::Stopped;
-                let error = if full { VolumeError::CapacityExceeded } else { VolumeError::NotReady };
-                if !full {
+                let stopped = refusal == Refusal::Stopped;
+                let result = if stopped { Err(VolumeError::NotReady) } else { no_room(&op.kind) };
+                if stopped {
                     let pg = volume.descriptor.pg;
                     self.stop_group(pg, log);
                 }
-                self.finish(id, Err(error), log);
+                self.finish(id, result, log);
             }
         }
     }
@@ -300,11 +300,10 @@ impl Volumes {
         let pg = self.volumes[op.volume].descriptor.pg;
         let result = match done.result {
             Ok(()) => Ok(()),
+            Err(StoreError::Full) if !internal => no_room(&op.kind),
             Err(error) => {
-                // Whether it took effect is unknown; only a data write that found no space certainly did not.
-                if internal || error != StoreError::Full {
-                    self.stop_group(pg, log);
-                }
+                // Whether it took effect is unknown; only what a host wrote and found no space certainly did not.
+                self.stop_group(pg, log);
                 Err(host_error(&error))
             }
         };
@@ -370,5 +369,14 @@ impl Volumes {
             self.waiting -= 1;
             self.ready.push_back(id);
         }
+    }
+}
+
+/// What becomes of a command for which there is no space. Deallocate is advice: a host that gives blocks up need not hear that they are
+/// still mapped (NVM command set 3.2.3), and what it trims next may make room.
+fn no_room(kind: &Kind) -> Result<(), VolumeError> {
+    match kind {
+        Kind::Deallocate(_) => Ok(()),
+        _ => Err(VolumeError::CapacityExceeded),
     }
 }

@@ -205,6 +205,31 @@ fn a_full_store_refuses_data_and_serves_on() {
     bench.write(volume, 0, &[4; 4096], 4096);
 }
 
+/// A full map takes no holes: zeros can't be written then, and what is deallocated stays as it is.
+#[test]
+fn a_full_store_refuses_zeros_and_ignores_deallocation() {
+    let mut bench = Bench::new();
+    let volume = durable(&mut bench, SectorSize::B4096);
+    bench.write(volume, 0, &[4; 4096], 4096);
+    let zeros = || Command::WriteZeroes { lba: 0, blocks: 1, deallocate: false };
+    let deallocate = || Command::Deallocate { ranges: [LbaRange { lba: 0, blocks: 1 }].into() };
+    bench.log.refuse = Some(Refusal::Full);
+    assert_eq!(bench.run(volume, zeros()).result, Err(VolumeError::CapacityExceeded));
+    assert_eq!(bench.run(volume, deallocate()).result, Ok(Done::Ok));
+    bench.log.refuse = None;
+    for (command, result) in [(zeros(), Err(VolumeError::CapacityExceeded)), (deallocate(), Ok(Done::Ok))] {
+        let token = bench.send(volume, command);
+        bench.step();
+        let done = bench.log.fail_append(StoreError::Full).unwrap();
+        bench.volumes.on_store_done(done);
+        bench.settle();
+        assert_eq!(bench.replies[&token].result, result);
+    }
+    assert_eq!(bench.read(volume, 0, 1, 4096), [4; 4096]);
+    assert_eq!(bench.run(volume, zeros()).result, Ok(Done::Ok));
+    assert_eq!(bench.read(volume, 0, 1, 4096), [0; 4096]);
+}
+
 #[test]
 fn a_stopped_store_stops_writes_but_not_reads_and_says_so() {
     let mut bench = Bench::new();
