@@ -6,6 +6,7 @@
 //! share a sequence number; among them the one that is applied later wins, so a block has at most one version of a number.
 
 use super::entry_map::EntryMap;
+use super::sums::{Seen, Sums};
 use super::{Content, Entry, Holes, Lineage};
 use std::collections::BTreeMap;
 
@@ -25,6 +26,10 @@ pub(crate) struct LineDelta {
     holes: BTreeMap<Option<u64>, Holes>,
     /// Ranges in all layers.
     hole_count: usize,
+    /// What all versions come to.
+    sums: Sums,
+    /// Of `newest`, those that a hole hides: they are not summed as such.
+    hidden: usize,
     /// The first change of a host that came in. What lies under this delta is older.
     written_from: Option<u64>,
     /// The last one.
@@ -43,23 +48,92 @@ impl LineDelta {
         mut freed: impl FnMut(Entry),
     ) {
         let seq = entry.seq;
-        if self.hole_count > 0 {
-            self.uncover(lba, seq, lineage);
-            let hidden_from = self.successor(lba, seq);
-            if hidden_from.is_some_and(|next| !lineage.keeps(seq, next)) {
-                return freed(entry);
-            }
+        if self.hole_count == 0 {
+            return self.put(near, lba, entry, lineage, freed);
         }
-        let Some(newest) = self.newest.get_or_put_near(near, lba, entry) else { return };
+        // Put as if there were no holes.
+        let was_hidden = self.unhide(lba, lineage);
+        self.uncover(lba, seq, lineage);
+        let hidden_from = self.successor(lba, seq);
+        if hidden_from.is_some_and(|next| !lineage.keeps(seq, next)) {
+            freed(entry);
+        } else {
+            self.put(near, lba, entry, lineage, freed);
+        }
+        if was_hidden || hidden_from.is_some() {
+            self.hide(lba, lineage);
+        }
+    }
+
+    /// The same where holes play no part.
+    fn put(&mut self, near: usize, lba: u64, entry: Entry, lineage: &Lineage, mut freed: impl FnMut(Entry)) {
+        let seq = entry.seq;
+        let Some(newest) = self.newest.get_or_put_near(near, lba, entry) else {
+            self.sums.stored += u64::from(entry.bytes());
+            return self.sums.add(&entry, lineage);
+        };
         if newest.seq > seq {
             return self.insert_older(lba, entry, lineage, freed);
         }
         let old = std::mem::replace(newest, entry);
+        self.sums.stored += u64::from(entry.bytes());
+        self.sums.replace(&old, &entry, lineage);
         if old.seq < seq && lineage.keeps(old.seq, seq) {
             self.older.insert((lba, old.seq), old);
         } else {
+            self.sums.stored -= u64::from(old.bytes());
             freed(old);
         }
+    }
+
+    /// A block's newest version counts from here on though a hole hides it; true when one does.
+    fn unhide(&mut self, lba: u64, lineage: &Lineage) -> bool {
+        let hidden = |e: &&Entry| self.is_hidden(lba, e.seq);
+        let Some(entry) = self.newest.get(lba).filter(|_| self.hidden > 0).filter(hidden) else {
+            return false;
+        };
+        self.sums.add(entry, lineage);
+        self.hidden -= 1;
+        true
+    }
+
+    /// If a hole hides a block's newest version, which counts, it does not any more.
+    fn hide(&mut self, lba: u64, lineage: &Lineage) {
+        let hidden = |e: &&Entry| self.is_hidden(lba, e.seq);
+        if let Some(entry) = self.newest.get(lba).filter(hidden) {
+            self.sums.sub(entry, lineage);
+            self.hidden += 1;
+        }
+    }
+
+    fn is_hidden(&self, lba: u64, seq: u64) -> bool {
+        self.holes.values().any(|layer| layer.at(lba).is_some_and(|hole| hole > seq))
+    }
+
+    /// None of the newest versions of `lba..end` counts any more.
+    fn drop_sums(&mut self, lba: u64, end: u64, lineage: &Lineage) {
+        for (lba, entry) in self.newest.range(lba, end) {
+            if self.hidden > 0 && self.is_hidden(lba, entry.seq) {
+                self.hidden -= 1;
+            } else {
+                self.sums.sub(entry, lineage);
+            }
+        }
+    }
+
+    /// A point of the line is gone.
+    pub(crate) fn point_gone(&mut self, point: u64, lineage: &Lineage) {
+        self.sums.point_gone(point, lineage.below(point));
+    }
+
+    /// Bytes of all stored versions.
+    pub(crate) fn stored_bytes(&self) -> u64 {
+        self.sums.stored
+    }
+
+    /// Blocks whose newest version here is stored and not hidden by a hole here, by the newest point below it.
+    pub(crate) fn seen(&self) -> impl Iterator<Item = Seen> + '_ {
+        self.sums.seen().iter().filter(|s| s.blocks > 0).copied()
     }
 
     /// What comes in with this number is a host's: numbers of a line ascend, so nothing that was there before is newer.
@@ -109,11 +183,14 @@ impl LineDelta {
         if self.successor(lba, seq).is_some_and(|next| !lineage.keeps(seq, next)) {
             return freed(entry);
         }
+        self.sums.stored += u64::from(entry.bytes());
         if let Some(old) = self.older.insert((lba, seq), entry) {
+            self.sums.stored -= u64::from(old.bytes());
             return freed(old);
         }
         let before = self.older.range((lba, 0)..(lba, seq)).next_back().map(|(k, _)| *k);
         if let Some(entry) = before.filter(|k| !lineage.keeps(k.1, seq)).and_then(|k| self.older.remove(&k)) {
+            self.sums.stored -= u64::from(entry.bytes());
             freed(entry);
         }
     }
@@ -141,6 +218,12 @@ impl LineDelta {
         }
         let point = lineage.below(seq);
         let unseen = |e: &Entry| e.seq <= seq && point.is_none_or(|p| p < e.seq);
+        self.drop_sums(lba, end, lineage);
+        let mut bytes = 0;
+        let mut freed = |e: Entry| {
+            bytes += u64::from(e.bytes());
+            freed(e);
+        };
         self.older.extract_if((lba, 0)..(end, 0), |_, e| unseen(e)).for_each(|(_, e)| freed(e));
         if self.older.is_empty() {
             self.newest.extract(lba, end, unseen, |_, e| freed(e));
@@ -155,6 +238,9 @@ impl LineDelta {
                 }
             }
         }
+        self.sums.stored -= bytes;
+        // What is left is of older numbers.
+        self.hidden += if point.is_some() { self.newest.range(lba, end).count() } else { 0 };
         let layer = self.holes.entry(point).or_default();
         let before = layer.len();
         layer.put(lba, end, seq);
@@ -162,10 +248,14 @@ impl LineDelta {
     }
 
     /// Forgets everything about `lba..end`: leaves say it now.
-    pub(crate) fn forget(&mut self, lba: u64, end: u64) {
+    pub(crate) fn forget(&mut self, lba: u64, end: u64, lineage: &Lineage) {
         let end = end.max(lba);
-        self.newest.extract(lba, end, |_| true, |_, _| ());
-        self.older.extract_if((lba, 0)..(end, 0), |_, _| true).for_each(drop);
+        self.drop_sums(lba, end, lineage);
+        let mut bytes = 0;
+        self.newest.extract(lba, end, |_| true, |_, e| bytes += u64::from(e.bytes()));
+        let older = self.older.extract_if((lba, 0)..(end, 0), |_, _| true);
+        bytes += older.map(|(_, e)| u64::from(e.bytes())).sum::<u64>();
+        self.sums.stored -= bytes;
         for layer in self.holes.values_mut() {
             let before = layer.len();
             layer.cut(lba, end);
@@ -281,6 +371,13 @@ impl Delta {
     /// The changes of a line, if there are any.
     pub(crate) fn line(&self, line: u64) -> Option<&LineDelta> {
         self.lines.get(&line)
+    }
+
+    /// A point of a line is gone.
+    pub(crate) fn point_gone(&mut self, line: u64, point: u64, lineage: &Lineage) {
+        if let Some(delta) = self.lines.get_mut(&line) {
+            delta.point_gone(point, lineage);
+        }
     }
 
     /// Changes a line's delta and keeps count.

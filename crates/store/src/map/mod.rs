@@ -20,6 +20,7 @@ mod lineage;
 mod lookup;
 mod merge;
 mod split;
+mod sums;
 mod together;
 mod tree;
 mod usage;

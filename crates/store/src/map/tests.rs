@@ -147,6 +147,8 @@ impl Bench {
                 let tree = self.map.lines.get_mut(&line).unwrap();
                 tree.shrunk = true;
                 if Rc::make_mut(&mut tree.now).release(point, Hold::Snapshot) {
+                    let deltas = self.map.frozen.iter_mut().chain(std::iter::once(&mut self.map.live));
+                    deltas.for_each(|delta| delta.point_gone(line, point, &tree.now));
                     self.model.get_mut(&line).unwrap().points.remove(&point);
                 }
             }
@@ -256,7 +258,8 @@ impl Bench {
             tree.nodes = if leaves.is_empty() { Vec::new() } else { vec![Node { page, leaves }] };
         }
         if let Some(frozen) = &mut self.map.frozen {
-            frozen.change(line, |d| d.forget(0, u64::MAX));
+            let lineage = &self.map.lines[&line].now;
+            frozen.change(line, |d| d.forget(0, u64::MAX, lineage));
         }
     }
 
@@ -272,6 +275,7 @@ impl Bench {
     /// Every state that is kept, read in pieces and at once.
     fn check(&mut self) {
         self.newest();
+        self.sums();
         for line in self.model.keys().copied().collect::<Vec<_>>() {
             let model = self.model[&line].clone();
             let views = model.points.iter().map(|p| Some(*p)).chain(model.head.then_some(None));
@@ -289,6 +293,17 @@ impl Bench {
                     }
                     assert_eq!(got, want, "line {line} at {at:?}, {window} at a time");
                 }
+            }
+        }
+    }
+
+    /// What deltas come to, as a walk finds it.
+    fn sums(&self) {
+        for delta in self.map.frozen.iter().chain(std::iter::once(&self.map.live)) {
+            for (line, tree) in &self.map.lines {
+                let Some(delta) = delta.line(*line) else { continue };
+                let kept = (delta.stored_bytes(), delta.seen().collect());
+                assert_eq!(kept, delta.walked(&tree.now), "line {line}");
             }
         }
     }

@@ -126,6 +126,8 @@ pub(crate) struct Sweep {
 pub(crate) struct Line {
     /// Ascending.
     pub(crate) nodes: Vec<Node>,
+    /// Memory that they took when they were weighed last: at the start, and with each checkpoint. Bytes.
+    pub(crate) memory_bytes: usize,
     /// How its blocks are stored.
     pub(crate) attributes: LineAttributes,
     /// What is kept of it now.
@@ -148,6 +150,12 @@ impl Line {
     /// A new line.
     pub(crate) fn new(parent: Option<(u64, u64)>) -> Line {
         Line { now: Rc::new(Lineage::new(parent)), ..Line::default() }
+    }
+
+    /// Notes what memory the nodes take.
+    pub(crate) fn weigh(&mut self) {
+        let node = |n: &Node| size_of::<Node>() + n.leaves.capacity() * size_of::<LeafRef>();
+        self.memory_bytes = self.nodes.iter().map(node).sum();
     }
 
     /// A checkpoint begins; `delta` is what it merges.

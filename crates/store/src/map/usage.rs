@@ -1,14 +1,13 @@
 //! What lines take.
 
-use super::{DELTA_ENTRY_BYTES, Delta, LeafRef, Line, Map, Node};
+use super::{DELTA_ENTRY_BYTES, Delta, Line, LineDelta, Map};
 use crate::LineUsage;
 use dolmen_types::LineId;
 
 impl Map {
     /// Memory that the map takes now. Bytes.
     pub(crate) fn memory_bytes(&self) -> u64 {
-        let nodes = self.lines.values().flat_map(|l| &l.nodes);
-        let tree: usize = nodes.map(|n| size_of::<Node>() + n.leaves.capacity() * size_of::<LeafRef>()).sum();
+        let tree: usize = self.lines.values().map(|l| l.memory_bytes).sum();
         let changes = self.live.len() + self.frozen.as_ref().map_or(0, Delta::len);
         (tree + self.cache.memory_bytes() + changes * DELTA_ENTRY_BYTES) as u64
     }
@@ -26,31 +25,31 @@ impl Map {
             shared_bytes: shared,
             snapshot_bytes: tree.counts.stored.saturating_sub(head + shared),
         };
-        for delta in self.frozen.iter().chain(std::iter::once(&self.live)).filter_map(|d| d.line(line.0)) {
-            for (lba, entry) in delta.entries() {
-                let bytes = u64::from(entry.bytes());
-                usage.stored_bytes += bytes;
-                if !now.head || delta.successor(lba, entry.seq).is_some() {
-                    usage.snapshot_bytes += bytes;
-                    continue;
-                }
-                usage.own_blocks += 1;
-                if now.newest().is_some_and(|p| p >= entry.seq) {
-                    usage.shared_bytes += bytes;
+        for delta in self.changes(line.0) {
+            usage.stored_bytes += delta.stored_bytes();
+            usage.snapshot_bytes += delta.stored_bytes();
+            for seen in delta.seen().filter(|_| now.head) {
+                usage.snapshot_bytes -= seen.bytes;
+                usage.own_blocks += seen.blocks;
+                if now.newest() > seen.point {
+                    usage.shared_bytes += seen.bytes;
                 } else {
-                    usage.head_bytes += bytes;
+                    usage.head_bytes += seen.bytes;
                 }
             }
         }
         Some(usage)
     }
 
+    fn changes(&self, line: u64) -> impl Iterator<Item = &LineDelta> {
+        self.frozen.iter().chain(std::iter::once(&self.live)).filter_map(move |d| d.line(line))
+    }
+
     /// Blocks that are mapped in a line as it is now, at most: its own, and what it was cloned with.
     pub(crate) fn mapped(&self, line: u64, tree: &Line) -> u64 {
-        let deltas = self.frozen.iter().chain(std::iter::once(&self.live)).filter_map(|d| d.line(line));
         let parent = tree.now.parent.and_then(|(parent, at)| self.lines.get(&parent)?.now.point(at).copied());
         tree.counts.mapped
-            + deltas.map(|d| d.stored() as u64).sum::<u64>()
+            + self.changes(line).map(|d| d.stored() as u64).sum::<u64>()
             + parent.map_or(0, |point| point.mapped)
     }
 }

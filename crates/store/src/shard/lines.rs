@@ -61,6 +61,8 @@ impl Shard {
         if !Rc::make_mut(&mut tree.now).release(at, hold) {
             return;
         }
+        let deltas = self.map.frozen.iter_mut().chain(std::iter::once(&mut self.map.live));
+        deltas.for_each(|delta| delta.point_gone(line, at, &tree.now));
         self.map.points -= 1;
         tree.shrunk = true;
         self.checkpoint.dropping = true;

@@ -244,7 +244,8 @@ async fn restore_lines(shard: &Shared, exec: &Handle, rows: Vec<LineRow>) -> Res
         let attributes = row.attributes;
         let merged_to = (row.merged_to, row.merged_to);
         let (now, sweep) = (Rc::new(now), row.sweep);
-        let line = Line { attributes, nodes, now, counts, sweep, merged_to, ..Line::default() };
+        let mut line = Line { attributes, nodes, now, counts, sweep, merged_to, ..Line::default() };
+        line.weigh();
         s.map.lines.insert(row.line, line);
     }
     let mut s = shard.borrow_mut();

@@ -105,6 +105,7 @@ pub(super) async fn line(
     }
     if let Some(line) = shard.borrow_mut().map.lines.get_mut(&name.line) {
         line.sweep = job.swept_up(sweep);
+        line.weigh();
     }
     Ok(())
 }
@@ -156,7 +157,7 @@ impl Job<'_> {
         // that must not show through.
         if let Some(frozen) = &mut s.map.frozen {
             for (from, to) in dirty.iter().map(|g| (g.from, g.to)).chain(whole) {
-                frozen.change(line, |d| d.forget(from, to));
+                frozen.change(line, |d| d.forget(from, to, &tree.now));
             }
         }
         // An empty node leaves its place to the next one; an empty tree has been looked at once.
@@ -445,7 +446,7 @@ async fn free(shard: &Shared, exec: &Handle, line: u64) -> Result<(), String> {
     }
     for _ in 0..FREED_NODES {
         let node = shard.borrow().map.lines.get(&line).and_then(|l| l.nodes.last().cloned());
-        let Some(node) = node else { return Ok(()) };
+        let Some(node) = node else { break };
         let leaves: Vec<PageRef> = node.leaves.iter().map(LeafRef::page).collect();
         let old = load(shard, exec, line, &leaves).await?;
         let mut s = shard.borrow_mut();
@@ -461,6 +462,9 @@ async fn free(shard: &Shared, exec: &Handle, line: u64) -> Result<(), String> {
         if let Some(tree) = s.map.lines.get_mut(&line) {
             tree.nodes.pop();
         }
+    }
+    if let Some(tree) = shard.borrow_mut().map.lines.get_mut(&line) {
+        tree.weigh();
     }
     Ok(())
 }
