@@ -318,6 +318,13 @@ impl Store {
         self.shard(pg).and_then(|s| s.borrow().map.usage(line)).unwrap_or_default()
     }
 
+    /// What a line takes together with others that belong to it, and with those of their ancestors that nothing else holds: no
+    /// snapshot and no clone but those lines. What several hold counts for none.
+    #[must_use]
+    pub fn usage_with(&self, pg: PgId, line: LineId, others: &[LineId]) -> LineUsage {
+        self.shard(pg).and_then(|s| s.borrow().map.usage_with(line, others)).unwrap_or_default()
+    }
+
     /// This core's handle of a drive that is about to join the pool.
     pub fn attach_drive(&mut self, uuid: Uuid, file: FileId) {
         self.drives.attach(uuid, file);

@@ -154,6 +154,41 @@ fn figures_tell_what_the_head_and_the_snapshots_need() {
     assert_eq!(blocks(usage(&node, 2)), (8, 0, 0, 0));
 }
 
+/// What lines take together that are one for somebody: those that a rollback has left behind, too, but nothing that others hold.
+#[test]
+fn figures_of_several_lines_count_what_only_they_hold() {
+    let mut node = Node::open(&World::new(3), &Setup::tiny(64)).unwrap();
+    let records = vec![create(1), node.write(1, 0, &[1, 2, 3, 4]), snapshot(1)];
+    node.commit(0, 1, records).unwrap();
+    let records = vec![node.write(1, 0, &[5, 6]), snapshot(1)];
+    node.commit(0, 2, records).unwrap();
+    // Back to the first; and a clone of that for somebody else.
+    node.commit(0, 3, vec![clone_line(2, 1, 1), drop_line(1), clone_line(3, 1, 1)]).unwrap();
+    let record = node.write(2, 3, &[7]);
+    node.commit(0, 4, vec![record]).unwrap();
+    let figures = |node: &Node, line: u64, others: &[u64]| {
+        let others: Vec<LineId> = others.iter().map(|l| LineId(*l)).collect();
+        let u = node.stores[0].usage_with(PgId(0), LineId(line), &others);
+        assert_eq!(u.stored_bytes, u.head_bytes + u.shared_bytes + u.snapshot_bytes);
+        [u.own_blocks * 4096, u.head_bytes, u.shared_bytes, u.snapshot_bytes].map(|b| b / 4096)
+    };
+    node.checkpoint();
+    assert_eq!(figures(&node, 2, &[1]), [1, 1, 0, 6], "named by two snapshots");
+    assert_eq!(figures(&node, 2, &[]), [1, 1, 0, 0]);
+    assert_eq!(figures(&node, 3, &[]), [0; 4]);
+    node.commit(0, 5, vec![drop_snapshot(1, 2)]).unwrap();
+    (0..2).for_each(|_| node.checkpoint());
+    assert_eq!(figures(&node, 2, &[1]), [5, 1, 4, 0]);
+    node.commit(0, 6, vec![drop_snapshot(1, 1)]).unwrap();
+    assert_eq!(figures(&node, 2, &[]), [1, 1, 0, 0], "two clones hold it");
+    assert_eq!(figures(&node, 2, &[3]), [5, 1, 4, 0], "both of them are one");
+    node.commit(0, 7, vec![drop_line(2)]).unwrap();
+    assert_eq!(figures(&node, 3, &[]), [4, 4, 0, 0]);
+    // What a snapshot of it needs, too, dropping it would not give back.
+    node.commit(0, 8, vec![snapshot(3)]).unwrap();
+    assert_eq!(figures(&node, 3, &[]), [4, 0, 4, 0]);
+}
+
 #[test]
 fn a_discarded_clone_hides_its_parent_with_one_slot() {
     let world = World::new(4);

@@ -430,7 +430,7 @@ impl Volumes {
         let pg = volume.descriptor.pg;
         let usage = match &volume.backing {
             Backing::Durable(_) if volume.life == Life::Quarantined => LineUsage::default(),
-            Backing::Durable(line) => log.usage(pg, *line),
+            Backing::Durable(line) => log.usage(pg, *line, &self.former_lines(volume.descriptor.uuid, *line)),
             Backing::Memory(blocks) => LineUsage { mapped_blocks: blocks.len(), ..LineUsage::default() },
             Backing::Null => LineUsage::default(),
         };

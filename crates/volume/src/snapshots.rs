@@ -72,7 +72,30 @@ impl Volumes {
             self.snapshot_purges.push_back(uuid);
         }
         let descriptor = found.unwrap_or_else(|| unknown(uuid, pg));
-        self.snapshots.insert(uuid, Snapshot { descriptor, life, busy: false });
+        self.keep_snapshot(uuid, Snapshot { descriptor, life, busy: false });
+    }
+
+    fn keep_snapshot(&mut self, uuid: Uuid, snapshot: Snapshot) {
+        let line = (snapshot.descriptor.volume, snapshot.descriptor.line);
+        *self.snapshot_lines.entry(line).or_default() += 1;
+        self.snapshots.insert(uuid, snapshot);
+    }
+
+    fn forget_snapshot(&mut self, uuid: &Uuid) {
+        let Some(snapshot) = self.snapshots.remove(uuid) else { return };
+        let line = (snapshot.descriptor.volume, snapshot.descriptor.line);
+        if let Some(count) = self.snapshot_lines.get_mut(&line) {
+            *count -= 1;
+            if *count == 0 {
+                self.snapshot_lines.remove(&line);
+            }
+        }
+    }
+
+    /// Lines that a volume had before it was rolled back and that snapshots of it name.
+    pub(crate) fn former_lines(&self, volume: Uuid, now: LineId) -> Vec<LineId> {
+        let all = self.snapshot_lines.range((volume, LineId(0))..=(volume, LineId(u64::MAX)));
+        all.map(|((_, line), _)| *line).filter(|&line| line != now).collect()
     }
 
     /// Takes snapshots of volumes of one group, all at one instant.
@@ -95,7 +118,7 @@ impl Volumes {
             (d.pg, d.line, d.at) = (pg, volume.line, group.next());
             (d.size_bytes, d.sector) = (volume.size_bytes, volume.sector);
             (d.compression, d.encryption) = (volume.compression, volume.encryption);
-            d.mapped_blocks = log.usage(pg, volume.line).mapped_blocks;
+            d.mapped_blocks = log.usage(pg, volume.line, &[]).mapped_blocks;
             (d.revision, d.state) = (1, SnapshotState::Available);
             snapshot::check(d)?;
             records.push(Record::Snapshot { line: d.line });
@@ -108,7 +131,7 @@ impl Volumes {
                 self.snapshot_ops.insert(ticket, SnapshotOp::Create { token, uuids, slots });
                 for descriptor in wanted {
                     let life = SnapshotLife::Creating;
-                    self.snapshots.insert(descriptor.uuid, Snapshot { descriptor, life, busy: true });
+                    self.keep_snapshot(descriptor.uuid, Snapshot { descriptor, life, busy: true });
                 }
                 Ok(None)
             }
@@ -250,7 +273,7 @@ impl Volumes {
                 slots.iter().for_each(|&slot| self.volumes[slot].changing = false);
                 if !ok {
                     let error = failed(self, &uuids[0]);
-                    uuids.iter().for_each(|uuid| drop(self.snapshots.remove(uuid)));
+                    uuids.iter().for_each(|uuid| self.forget_snapshot(uuid));
                     (token, Err(error))
                 } else {
                     uuids.iter().for_each(|uuid| self.settle_snapshot(uuid, SnapshotLife::Available));
@@ -272,7 +295,7 @@ impl Volumes {
             }
             SnapshotOp::Purge(uuid) => {
                 if ok {
-                    self.snapshots.remove(&uuid);
+                    self.forget_snapshot(&uuid);
                 } else {
                     self.settle_snapshot(&uuid, SnapshotLife::Deleting);
                     failed(self, &uuid);

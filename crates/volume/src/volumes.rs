@@ -14,7 +14,7 @@ use crate::{
 };
 use dolmen_io::{Event, Io, Owner};
 use dolmen_store::{Done as StoreDone, Records, Store};
-use dolmen_types::{CoreId, Nanos, PgId, Uuid, limits::PROTECTION_GROUPS};
+use dolmen_types::{CoreId, LineId, Nanos, PgId, Uuid, limits::PROTECTION_GROUPS};
 use std::{
     cmp::Reverse,
     collections::{BTreeMap, BinaryHeap, VecDeque},
@@ -54,6 +54,8 @@ pub struct Volumes {
     pub(crate) throttled: usize,
     /// By UUID.
     pub(crate) snapshots: BTreeMap<Uuid, Snapshot>,
+    /// How many of them there are by volume and line: a rollback leaves lines behind that only snapshots name.
+    pub(crate) snapshot_lines: BTreeMap<(Uuid, LineId), usize>,
     /// Batches of snapshots under way, by ticket.
     pub(crate) snapshot_ops: BTreeMap<u64, SnapshotOp>,
     /// Number of the newest such batch.
@@ -135,6 +137,7 @@ impl Volumes {
             next_alarm: 0,
             throttled: 0,
             snapshots: BTreeMap::new(),
+            snapshot_lines: BTreeMap::new(),
             snapshot_ops: BTreeMap::new(),
             next_snapshot_op: 0,
             snapshot_purges: VecDeque::new(),

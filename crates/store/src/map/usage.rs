@@ -1,8 +1,9 @@
 //! What lines take.
 
-use super::{DELTA_ENTRY_BYTES, Delta, Line, LineDelta, Map};
+use super::{DELTA_ENTRY_BYTES, Delta, Line, LineDelta, Map, Point};
 use crate::LineUsage;
 use dolmen_types::LineId;
+use std::collections::BTreeSet;
 
 impl Map {
     /// Memory that the map takes now. Bytes.
@@ -39,6 +40,60 @@ impl Map {
             }
         }
         Some(usage)
+    }
+
+    /// What a line takes together with others that belong to it, and with those of their ancestors that nothing else holds: no
+    /// snapshot and no clone is there that is not one of them.
+    pub(crate) fn usage_with(&self, line: LineId, others: &[LineId]) -> Option<LineUsage> {
+        let mut usage = self.usage(line)?;
+        let lives = |l: &u64| *l != line.0 && self.lines.get(l).is_some_and(|l| !l.now.is_doomed());
+        let mut more: BTreeSet<u64> = others.iter().map(|l| l.0).filter(lives).collect();
+        let parent = |l: u64| Some(self.lines.get(&l)?.now.parent?.0);
+        loop {
+            let all = || more.iter().copied().chain([line.0]);
+            let held = all()
+                .filter_map(parent)
+                .find(|&p| lives(&p) && !more.contains(&p) && self.is_held_by(p, all()));
+            let Some(held) = held else { break };
+            more.insert(held);
+        }
+        for other in more {
+            self.add_other(line.0, other, &mut usage);
+        }
+        Some(usage)
+    }
+
+    /// True when nothing but these lines holds one.
+    fn is_held_by(&self, line: u64, by: impl Iterator<Item = u64> + Clone) -> bool {
+        let Some(tree) = self.lines.get(&line) else { return false };
+        let clones = |at| {
+            let is_clone = |l: &u64| self.lines.get(l).is_some_and(|l| l.now.parent == Some((line, at)));
+            by.clone().filter(is_clone).count()
+        };
+        let held = |p: &Point| !p.snapshot && clones(p.seq) == p.clones as usize;
+        !tree.now.head && tree.now.points().iter().all(held)
+    }
+
+    /// Adds what an ancestor of a line takes, or what else belongs to it.
+    fn add_other(&self, line: u64, other: u64, usage: &mut LineUsage) {
+        let (Some(tree), Some(stored)) = (self.lines.get(&other), self.usage(LineId(other))) else { return };
+        let bytes = stored.stored_bytes;
+        usage.stored_bytes += bytes;
+        // The way down to the line: whether its head shows a state of the other, and nothing but its head.
+        let (mut below, mut alone) = (Some(line), true);
+        while let Some(l) = below.and_then(|l| self.lines.get(&l)) {
+            let Some((parent, at)) = l.now.parent else { break };
+            let points = self.lines.get(&parent).map_or(&[][..], |p| p.now.points());
+            alone &= points.iter().all(|p| p.seq == at && !p.snapshot && p.clones == 1);
+            alone &= below != Some(line) || l.now.points().is_empty();
+            if parent == other && points.len() == 1 {
+                usage.own_blocks +=
+                    tree.counts.mapped + self.changes(other).map(|d| d.stored() as u64).sum::<u64>();
+                return *(if alone { &mut usage.head_bytes } else { &mut usage.shared_bytes }) += bytes;
+            }
+            below = Some(parent);
+        }
+        usage.snapshot_bytes += bytes;
     }
 
     fn changes(&self, line: u64) -> impl Iterator<Item = &LineDelta> {

@@ -53,8 +53,8 @@ impl Log for Durable<'_> {
         })
     }
 
-    fn usage(&self, pg: PgId, line: LineId) -> LineUsage {
-        self.store.as_ref().map(|s| s.usage(pg, line)).unwrap_or_default()
+    fn usage(&self, pg: PgId, line: LineId, others: &[LineId]) -> LineUsage {
+        self.store.as_ref().map(|s| s.usage_with(pg, line, others)).unwrap_or_default()
     }
 
     fn line(&self, pg: PgId, line: LineId) -> Option<LineInfo> {

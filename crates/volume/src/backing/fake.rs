@@ -181,7 +181,7 @@ impl Log for FakeLog {
         Ok(())
     }
 
-    fn usage(&self, _pg: PgId, line: LineId) -> LineUsage {
+    fn usage(&self, _pg: PgId, line: LineId, _others: &[LineId]) -> LineUsage {
         let mapped = self.disk.blocks.keys().filter(|k| k.0 == line.0).count() as u64;
         let bytes = mapped * BLOCK_BYTES as u64;
         LineUsage {

@@ -83,8 +83,8 @@ pub(crate) trait Log {
     /// Queues a batch; answered with `ticket` when it is durable and applied.
     fn append(&mut self, batch: Batch, ticket: u64) -> Result<(), (Batch, Refusal)>;
 
-    /// What a line takes.
-    fn usage(&self, pg: PgId, line: LineId) -> LineUsage;
+    /// What a line takes together with others that belong to it, and with ancestors that only those lines hold.
+    fn usage(&self, pg: PgId, line: LineId, others: &[LineId]) -> LineUsage;
 
     /// What hangs on a line.
     fn line(&self, pg: PgId, line: LineId) -> Option<LineInfo>;

@@ -86,6 +86,17 @@ fn drop_snapshot(machine: &mut Machine, n: u8) {
     machine.control(command).unwrap();
 }
 
+/// Waits until the records of all but so many snapshots are gone.
+fn until_left(machine: &mut Machine, count: usize) {
+    for _ in 0..1000 {
+        if snapshots(machine).len() == count {
+            return;
+        }
+        machine.turn();
+    }
+    panic!("snapshots are left: {:?}", snapshots(machine));
+}
+
 fn delete(machine: &mut Machine, n: u8) {
     machine.control(ControlCommand::Delete { uuid: uuid(n), expected_revision: None }).unwrap();
     machine.until(|m| m.volumes.find(uuid(n)).is_none());
@@ -235,18 +246,58 @@ fn live(seed: u64) {
         drop_snapshot(&mut machine, *s);
     }
     machine.until(|m| m.volumes.outstanding() == 0);
-    for _ in 0..1000 {
-        if snapshots(&mut machine).is_empty() {
-            return;
-        }
-        machine.turn();
-    }
-    panic!("seed {seed}: snapshots are left: {:?}", snapshots(&mut machine));
+    until_left(&mut machine, 0);
 }
 
 #[test]
 fn random_lives_end_as_a_simple_model_says() {
     (0..12).for_each(live);
+}
+
+/// What a volume takes is told whichever of its lines it lies on: (all, what it alone needs, what only snapshots need), in blocks.
+#[test]
+fn figures_are_of_the_volume_after_a_rollback_too() {
+    let world = World::new(9);
+    let mut machine = Machine::start(&world, Restart::Process);
+    machine.control(ControlCommand::Create(Box::new(volume(1)))).unwrap();
+    (0..8).for_each(|lba| write(&mut machine, 1, lba, 1));
+    machine.control(ControlCommand::CreateSnapshots(vec![snapshot(50, 1)])).unwrap();
+    // All blocks compress alike.
+    let block = machine.list()[0].usage.stored_bytes / 8;
+    assert!(block > 0);
+    let figures = |machine: &mut Machine| -> Vec<(u64, u64, u64)> {
+        let blocks = |bytes: u64| bytes / block;
+        let all = machine.list().into_iter().map(|info| info.usage);
+        all.map(|u| (blocks(u.stored_bytes), blocks(u.head_bytes), blocks(u.snapshot_bytes))).collect()
+    };
+    assert_eq!(figures(&mut machine), [(8, 0, 0)]);
+    let roll_back = |machine: &mut Machine, snapshot: u8, line: u64| {
+        let (uuid, snapshot, line) = (uuid(1), uuid(snapshot), LineId(line));
+        machine.control(ControlCommand::Rollback { uuid, snapshot, line, expected_revision: None }).unwrap();
+    };
+    roll_back(&mut machine, 50, 1001);
+    assert_eq!(figures(&mut machine), [(8, 0, 0)], "its snapshot shares all of it");
+    write(&mut machine, 1, 0, 2);
+    assert_eq!(figures(&mut machine), [(9, 1, 0)]);
+    // A clone takes nothing, and what it shares is told once.
+    machine.control(ControlCommand::Create(Box::new(clone_of(2, 50)))).unwrap();
+    assert_eq!(figures(&mut machine), [(9, 1, 0), (0, 0, 0)]);
+    delete(&mut machine, 2);
+    // Two more lines; the middle one is named by a snapshot, the first one only through it.
+    machine.control(ControlCommand::CreateSnapshots(vec![snapshot(51, 1)])).unwrap();
+    roll_back(&mut machine, 51, 1002);
+    drop_snapshot(&mut machine, 50);
+    until_left(&mut machine, 1);
+    write(&mut machine, 1, 1, 3);
+    assert_eq!(figures(&mut machine), [(10, 1, 0)]);
+    machine.stop();
+    let mut machine = Machine::start(&world, Restart::Process);
+    assert_eq!(figures(&mut machine), [(10, 1, 0)]);
+    // Without snapshots all of it is the volume's own.
+    drop_snapshot(&mut machine, 51);
+    until_left(&mut machine, 0);
+    assert_eq!(figures(&mut machine), [(10, 10, 0)]);
+    assert_eq!(machine.list()[0].usage.own_blocks, 10);
 }
 
 #[test]
