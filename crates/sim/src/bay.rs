@@ -101,6 +101,16 @@ impl World {
         self.with_drive(node, path, |d| d.drive.overwrite(offset, data));
     }
 
+    /// Makes sectors unreadable: reads that touch them fail with [`ErrorKind::Medium`] until they are written.
+    pub fn spoil(&self, node: NodeId, path: &Path, offset: u64, len: u64) {
+        self.with_drive(node, path, |d| d.drive.spoil(offset, len));
+    }
+
+    /// Makes all sectors of a drive readable again, with what they hold.
+    pub fn unspoil(&self, node: NodeId, path: &Path) {
+        self.with_drive(node, path, |d| d.drive.unspoil());
+    }
+
     /// What reads of a drive see now.
     ///
     /// # Panics
@@ -229,7 +239,8 @@ impl Inner {
         match op {
             DriveOp::Refused { error, buf } => Event::Failed { error, buf },
             DriveOp::Read { offset, mut buf } => {
-                if gone || slot.fails(Fault::Read, &mut self.rng) {
+                let readable = slot.drive.is_readable(offset, buf.len() as u64);
+                if gone || slot.fails(Fault::Read, &mut self.rng) || !readable {
                     return failed("read", Some(buf), &slot.path);
                 }
                 slot.drive.current().read(offset, &mut buf);

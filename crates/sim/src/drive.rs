@@ -6,7 +6,7 @@
 //! when it completes, and no older cached write may then come out over it.
 
 use crate::Image;
-use std::rc::Rc;
+use std::{collections::BTreeSet, rc::Rc};
 
 /// What a drive writes whole or not at all. Bytes.
 pub const SECTOR: u64 = 512;
@@ -104,11 +104,14 @@ pub(crate) struct Drive {
     current: Image,
     volatile: Vec<Volatile>,
     completed: u64,
+    /// Sectors that can't be read until they are written.
+    bad: BTreeSet<u64>,
 }
 
 impl Drive {
     pub(crate) fn new(spec: DriveSpec, media: Image) -> Drive {
-        Drive { spec, current: media.clone(), media, volatile: Vec::new(), completed: 0 }
+        let (volatile, bad) = (Vec::new(), BTreeSet::new());
+        Drive { spec, current: media.clone(), media, volatile, completed: 0, bad }
     }
 
     /// What reads see.
@@ -122,6 +125,21 @@ impl Drive {
         self.current.write(offset, data);
     }
 
+    /// Makes the sectors of a range unreadable, until they are written.
+    pub(crate) fn spoil(&mut self, offset: u64, len: u64) {
+        self.bad.extend(sectors(offset, offset + len));
+    }
+
+    /// All sectors can be read again, with what they hold.
+    pub(crate) fn unspoil(&mut self) {
+        self.bad.clear();
+    }
+
+    /// False when a sector of a range can't be read.
+    pub(crate) fn is_readable(&self, offset: u64, len: u64) -> bool {
+        self.bad.range(sectors(offset, offset + len)).next().is_none()
+    }
+
     pub(crate) fn start_write(&mut self, id: WriteId, offset: u64, payload: Payload, durable: bool) {
         self.volatile.push(Volatile { id, offset, payload, durable, rank: None, dead: Vec::new() });
     }
@@ -133,6 +151,7 @@ impl Drive {
         let write = &mut self.volatile[at];
         write.rank = Some(self.completed);
         write.payload.apply(&mut self.current, write.offset, 0, write.payload.len());
+        mend(&mut self.bad, write.offset, write.offset + write.payload.len());
         if write.durable {
             let write = self.volatile.remove(at);
             let len = write.payload.len();
@@ -152,6 +171,7 @@ impl Drive {
         write.dead.extend((0..sectors).filter(|&s| !outcome.keeps(s)).map(|s| s..s + 1));
         for (from, to) in kept_runs(write, &Outcome::Kept) {
             write.payload.apply(&mut self.current, write.offset, from, to);
+            mend(&mut self.bad, write.offset + from, write.offset + to);
         }
     }
 
@@ -183,6 +203,7 @@ impl Drive {
         for write in std::mem::take(&mut self.volatile) {
             for (from, to) in kept_runs(&write, &choose(write.id)) {
                 write.payload.apply(&mut self.media, write.offset, from, to);
+                mend(&mut self.bad, write.offset + from, write.offset + to);
             }
         }
         self.current = self.media.clone();
@@ -196,6 +217,18 @@ impl Drive {
                 v.dead.push((from - v.offset) / SECTOR..(to - v.offset).div_ceil(SECTOR));
             }
         }
+    }
+}
+
+/// The sectors that a range of bytes touches.
+fn sectors(from: u64, to: u64) -> std::ops::Range<u64> {
+    from / SECTOR..to.div_ceil(SECTOR)
+}
+
+/// The range was written: it can be read again.
+fn mend(bad: &mut BTreeSet<u64>, from: u64, to: u64) {
+    if !bad.is_empty() {
+        bad.extract_if(sectors(from, to), |_| true).for_each(drop);
     }
 }
 
@@ -279,6 +312,22 @@ mod tests {
         let kept = b.chunks(512).filter(|s| s.iter().all(|&x| x == 9)).count();
         let gone = b.chunks(512).filter(|s| s.iter().all(|&x| x == 0)).count();
         assert!(kept > 8 && gone > 8 && kept + gone == 64, "{kept} kept, {gone} gone");
+    }
+
+    #[test]
+    fn a_bad_sector_is_bad_until_it_is_written() {
+        let mut d = drive();
+        d.spoil(1024, 512);
+        assert!(d.is_readable(0, 1024) && d.is_readable(1536, 512) && !d.is_readable(0, 4096));
+        d.start_write(WriteId(1), 0, bytes(1, 1024), true);
+        d.finish_write(WriteId(1));
+        d.start_write(WriteId(2), 1024, bytes(2, 512), true);
+        assert!(!d.is_readable(1024, 1), "nothing has come there yet");
+        d.finish_write(WriteId(2));
+        assert!(d.is_readable(0, 4096));
+        d.spoil(0, 1);
+        d.unspoil();
+        assert!(d.is_readable(0, 4096));
     }
 
     #[test]

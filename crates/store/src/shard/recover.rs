@@ -4,7 +4,7 @@
 use super::checkpoint::{chunk_holds, flush_drives, write_anchor};
 use super::fetch::{FetchError, Place, begin, end};
 use super::meta::keep_buffers;
-use super::scan::Found;
+use super::replay::Believed;
 use super::{Phase, SegmentScan, Shared, checkpoint, clean, mend, replay, scrub};
 use crate::format::PAGE_BYTES;
 use crate::format::anchor::{
@@ -66,7 +66,7 @@ pub(crate) struct Loaded {
     /// The anchor's eras as they ended.
     eras: Vec<Era>,
     /// The commits at the end that were believed without proof that every drive has them.
-    tail: Vec<Found>,
+    tail: Vec<Believed>,
 }
 
 /// Brings the shard's state into memory, and changes nothing on the drives.
@@ -84,8 +84,8 @@ async fn recover(shard: &Shared, exec: &Handle) -> Result<(), StoreError> {
     // What was read may still sit in a volatile cache; from here on it counts.
     let drive = |text| StoreError::Drive(text);
     flush_drives(shard, exec).await.map_err(drive)?;
-    for found in &tail {
-        replay::make_whole(shard, exec, found).await?;
+    for believed in &tail {
+        replay::make_whole(shard, exec, believed).await?;
     }
     keep_buffers(shard, exec).await;
     report(shard);
@@ -401,7 +401,7 @@ async fn replay_all(
     shard: &Shared,
     exec: &Handle,
     anchor: &Anchor,
-) -> Result<(Vec<Era>, Vec<Found>), StoreError> {
+) -> Result<(Vec<Era>, Vec<Believed>), StoreError> {
     let (mut eras, mut tail) = (Vec::new(), Vec::new());
     for era in &anchor.eras {
         let before = shard.borrow().log.applied;

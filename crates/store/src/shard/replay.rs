@@ -6,7 +6,11 @@
 //!
 //! What is believed at the end, without such a proof, may lack columns. It is made whole before anything else ([`make_whole`]), so
 //! that no later recovery, with other drives there, can decide otherwise.
+//!
+//! What can't be read is not what was torn. A payload that drives fail to read speaks against nothing: its commit is believed, and its
+//! blocks are lost. Where a header can't be read nobody knows whether the log goes on, and the shard is not opened.
 
+use super::clean::items_of;
 use super::members::on_all;
 use super::meta::STAGE_BYTES;
 use super::scan::Found;
@@ -18,9 +22,11 @@ use crate::format::anchor::{Era, Start};
 use crate::format::body::SegmentRow;
 use crate::format::commit::{CommitHeader, LogIdentity};
 use crate::format::segment::{SEGMENT_HEADER_BYTES, SegmentHeader, Stream};
+use crate::map::Held;
 use crate::parity;
 use dolmen_io::exec::Handle;
 use dolmen_io::{Buf, Op};
+use dolmen_types::LineId;
 use std::collections::VecDeque;
 
 /// How far behind the end of the log is looked for proof that it is not the end: no more can have been under way.
@@ -33,16 +39,26 @@ struct Cursor {
     at: Option<(SegmentScan, SegmentHeader, u32)>,
     start: Option<Start>,
     peeked: Option<Found>,
+    /// What the drive said when the place behind the last commit could not be read. Where the stream goes on elsewhere, with the commit
+    /// that is due, there was nothing.
+    unread: Option<String>,
+}
+
+/// A commit that was believed without proof that every drive has it.
+pub(super) struct Believed {
+    found: Found,
+    /// Blocks of it that no drive could read, by their places in the order of its records.
+    unread: Vec<usize>,
 }
 
 /// Replays one era onto the shard. Its last commit's number is in the shard's log afterwards. The commits that were believed
 /// without proof that every drive has them; they are to be made whole.
-pub(super) async fn era(shard: &Shared, exec: &Handle, era: &Era) -> Result<Vec<Found>, StoreError> {
+pub(super) async fn era(shard: &Shared, exec: &Handle, era: &Era) -> Result<Vec<Believed>, StoreError> {
     let id = {
         let s = shard.borrow();
         LogIdentity { incarnation: era.incarnation, salt: era.salt, ..s.id }
     };
-    let cursor = |(stream, start)| Cursor { stream, at: None, start, peeked: None };
+    let cursor = |(stream, start)| Cursor { stream, at: None, start, peeked: None, unread: None };
     let mut cursors: [Cursor; 3] = std::array::from_fn(|i| cursor((Stream::LOGS[i], era.starts[i])));
     let (mut number, mut chain) = {
         let s = shard.borrow();
@@ -68,16 +84,18 @@ pub(super) async fn era(shard: &Shared, exec: &Handle, era: &Era) -> Result<Vec<
         }
         return Ok(Vec::new());
     }
-    no_proof_of_more(shard, exec, &id, &mut cursors, number + 1).await?;
+    let known = known_behind(shard, exec, &id, &mut cursors).await;
+    if known > number {
+        let what = format!("commit {} was acknowledged and does not hold any more", number + 1);
+        return Err(corrupt(&id, &what));
+    }
     // What may have been under way is believed only when its payload is there too.
     let mut tail = Vec::new();
     for found in waiting {
         let Some(scan) = scan_of(shard, exec, &found.0) else { break };
-        if scan.whole(shard, &found).await?.is_none() {
-            break;
-        }
+        let Some(payload) = scan.payload(shard, &found).await? else { break };
         apply(shard, Some(&found));
-        tail.push(found);
+        tail.push(Believed { found, unread: payload.unread });
     }
     Ok(tail)
 }
@@ -104,7 +122,9 @@ fn apply(shard: &Shared, found: Option<&Found>) {
 
 /// Rewrites whatever columns of a believed commit differ from what they should be, and those of the header of a segment that
 /// begins with it.
-pub(super) async fn make_whole(shard: &Shared, exec: &Handle, found: &Found) -> Result<(), StoreError> {
+pub(super) async fn make_whole(shard: &Shared, exec: &Handle, believed: &Believed) -> Result<(), StoreError> {
+    let found = &believed.found;
+    tell_unread(shard, believed);
     let header = &found.0;
     let (Some(columns), Some(mut scan)) = (columns_of(shard, header), scan_of(shard, exec, header)) else {
         return Ok(());
@@ -123,14 +143,32 @@ pub(super) async fn make_whole(shard: &Shared, exec: &Handle, found: &Found) -> 
     }
     let gone =
         || StoreError::Medium { reason: "a commit at the end of the log can't be read any more".into() };
-    let mut image = scan.whole(shard, found).await?.ok_or_else(gone)?;
+    let payload = scan.payload(shard, found).await?.ok_or_else(gone)?;
+    let known = payload.known();
+    let mut image = payload.columns;
     let depth = header.depth as usize;
     let mut extra = vec![vec![0; depth]; columns.parity()];
     let data: Vec<&[u8]> = image.iter().map(Vec::as_slice).collect();
     let mut sums: Vec<&mut [u8]> = extra.iter_mut().map(Vec::as_mut_slice).collect();
     parity::encode(&data, &mut sums);
     image.append(&mut extra);
-    rewrite(shard, exec, &scan, &columns, header.place.offset, &image).await
+    for (from, to) in known {
+        let part: Vec<&[u8]> = image.iter().map(|column| &column[from..to]).collect();
+        let at = header.place.offset + u32::try_from(from).expect("within a unit");
+        rewrite(shard, exec, &scan, &columns, at, &part).await?;
+    }
+    Ok(())
+}
+
+/// Blocks of a believed commit that nobody could read, and that were not overwritten since, are told as lost.
+fn tell_unread(shard: &Shared, believed: &Believed) {
+    let items = items_of(&believed.found);
+    let mut s = shard.borrow_mut();
+    for item in believed.unread.iter().filter_map(|&i| items.get(i)) {
+        if s.map.holds(LineId(item.line), item.lba, &item.entry) == Held::Yes {
+            s.lost_block(item);
+        }
+    }
 }
 
 /// Writes those columns that do not hold their bytes at `offset`.
@@ -140,13 +178,13 @@ async fn rewrite(
     scan: &SegmentScan,
     columns: &Columns,
     offset: u32,
-    image: &[Vec<u8>],
+    image: &[impl AsRef<[u8]>],
 ) -> Result<(), StoreError> {
     let mut ops = Vec::new();
-    for (column, (bytes, &unit)) in image.iter().zip(columns.units()).enumerate() {
+    for (column, (bytes, &unit)) in image.iter().map(AsRef::as_ref).zip(columns.units()).enumerate() {
         let place = shard.borrow().drives.place(unit, offset);
         let Some((file, at)) = place else { continue };
-        if scan.column(column, &[column], offset, bytes.len()).await.is_ok_and(|is| is == *bytes) {
+        if scan.column(column, &[column], offset, bytes.len()).await.is_ok_and(|is| is == bytes) {
             continue;
         }
         let mut data = Vec::new();
@@ -177,7 +215,7 @@ async fn next(
     number: u64,
     chain: u64,
 ) -> Result<Option<Found>, StoreError> {
-    for cursor in cursors {
+    for cursor in cursors.iter_mut() {
         if cursor.peeked.is_none() {
             cursor.peek(shard, exec, id).await?;
         }
@@ -186,22 +224,25 @@ async fn next(
             if let Some((_, _, offset)) = cursor.at.as_mut() {
                 *offset = u32::try_from(found.0.end()).expect("a commit ends within its unit");
             }
+            cursor.unread = None;
             return Ok(Some(found));
         }
     }
-    Ok(None)
+    match cursors.iter_mut().find_map(|c| c.unread.take()) {
+        Some(reason) => Err(StoreError::Medium { reason }),
+        None => Ok(None),
+    }
 }
 
 impl Cursor {
     /// Looks at the next commit of the stream, in this segment or in its successor.
     async fn peek(&mut self, shard: &Shared, exec: &Handle, id: &LogIdentity) -> Result<(), StoreError> {
-        let medium = |reason| StoreError::Medium { reason };
+        self.unread = None;
         if self.at.is_none() {
             let Some(start) = self.start else { return Ok(()) };
-            let Some((scan, header)) =
-                open(shard, exec, id, self.stream, start.columns, start.stream_seq).await?
-            else {
-                if start.offset == 0 {
+            let opened = open(shard, exec, id, self.stream, start.columns, start.stream_seq).await;
+            let Some((scan, header)) = self.unless_unread(opened)? else {
+                if start.offset == 0 || self.unread.is_some() {
                     return Ok(());
                 }
                 return Err(corrupt(id, &format!("the segment {:?} has lost its header", start.columns)));
@@ -209,21 +250,36 @@ impl Cursor {
             self.at = Some((scan, header, start.offset.max(SEGMENT_HEADER_BYTES)));
         }
         let Some((scan, header, offset)) = self.at.as_mut() else { return Ok(()) };
-        let here = scan.commit(id, Some(header.slot), *offset).await.map_err(medium)?;
-        if let Some(found) = here.filter(|f| f.0.place.stream_seq == header.stream_seq) {
-            self.peeked = Some(found);
+        match scan.commit(id, Some(header.slot), *offset).await {
+            Ok(found) => self.peeked = found.filter(|f| f.0.place.stream_seq == header.stream_seq),
+            Err(reason) => self.unread = Some(reason),
+        }
+        if self.peeked.is_some() {
             return Ok(());
         }
         let Some(successor) = header.successor else { return Ok(()) };
         let stream_seq = header.stream_seq + 1;
-        if let Some((mut scan, header)) = open(shard, exec, id, self.stream, successor, stream_seq).await? {
-            let first = scan.commit(id, Some(header.slot), SEGMENT_HEADER_BYTES).await.map_err(medium)?;
+        let opened = open(shard, exec, id, self.stream, successor, stream_seq).await;
+        if let Some((mut scan, header)) = self.unless_unread(opened)? {
+            let first = scan.commit(id, Some(header.slot), SEGMENT_HEADER_BYTES).await;
+            let first = self.unless_unread(first.map_err(|reason| StoreError::Medium { reason }))?;
             if let Some(found) = first.filter(|f| f.0.place.stream_seq == stream_seq) {
                 self.peeked = Some(found);
                 self.at = Some((scan, header, SEGMENT_HEADER_BYTES));
             }
         }
         Ok(())
+    }
+
+    /// Nothing where something could not be read, which is remembered.
+    fn unless_unread<T>(&mut self, read: Result<Option<T>, StoreError>) -> Result<Option<T>, StoreError> {
+        match read {
+            Err(StoreError::Medium { reason }) => {
+                self.unread = Some(reason);
+                Ok(None)
+            }
+            other => other,
+        }
     }
 }
 
@@ -249,7 +305,14 @@ async fn open(
             && h.incarnation == id.incarnation
             && h.salt == id.salt
     };
-    let header = scan.header(expected).await.map_err(|reason| StoreError::Medium { reason })?;
+    let header = match scan.header(expected).await {
+        Ok(header) => header,
+        // It is written together with its first commit: where there is none it was not begun, or nothing of that was acknowledged.
+        Err(reason) => match scan.commit(id, None, SEGMENT_HEADER_BYTES).await {
+            Ok(None) => None,
+            _ => return Err(StoreError::Medium { reason }),
+        },
+    };
     let Some(header) = header else { return Ok(None) };
     let mut s = shard.borrow_mut();
     let known = s.segments.at(header.slot).map(|seg| seg.columns);
@@ -276,52 +339,36 @@ async fn open(
     Ok(Some((scan, header)))
 }
 
-/// Fails when a valid commit behind the end of the log says that commit `missing` was durable. Looked for where the streams
-/// end and where they would go on, whether or not the segment there still has its header.
-async fn no_proof_of_more(
-    shard: &Shared,
-    exec: &Handle,
-    id: &LogIdentity,
-    cursors: &mut [Cursor; 3],
-    missing: u64,
-) -> Result<(), StoreError> {
+/// Up to which number valid commits behind the end of the log say that all was durable. Looked for where the streams end and where
+/// they would go on, whether or not the segment there still has its header.
+async fn known_behind(shard: &Shared, exec: &Handle, id: &LogIdentity, cursors: &mut [Cursor; 3]) -> u64 {
     let drives = shard.borrow().drives.clone();
+    let mut highest = 0;
     for cursor in cursors {
-        let (mut proven, mut onward) = (false, cursor.start.map(|s| s.columns));
+        let mut onward = cursor.start.map(|s| s.columns);
         // A commit that was looked at, and does not fit, lies there: those behind it may know more than it does.
         if let Some((scan, header, offset)) = cursor.at.as_mut() {
-            proven = proof(scan, id, *offset, missing).await?;
+            highest = highest.max(known_from(scan, id, *offset).await);
             onward = header.successor;
         }
-        if let Some(columns) = onward.filter(|c| !proven && drives.hold(c)) {
+        if let Some(columns) = onward.filter(|c| drives.hold(c)) {
             let mut scan = SegmentScan::new(exec.clone(), drives.clone(), columns);
-            proven = proof(&mut scan, id, SEGMENT_HEADER_BYTES, missing).await?;
-        }
-        if proven {
-            return Err(corrupt(
-                id,
-                &format!("commit {missing} was acknowledged and does not hold any more"),
-            ));
+            highest = highest.max(known_from(&mut scan, id, SEGMENT_HEADER_BYTES).await);
         }
     }
-    Ok(())
+    highest
 }
 
-/// True when a commit at or behind `offset` says that `missing` was durable.
-async fn proof(
-    scan: &mut SegmentScan,
-    id: &LogIdentity,
-    offset: u32,
-    missing: u64,
-) -> Result<bool, StoreError> {
+/// Up to which number commits of a segment at or behind `offset` say that all was durable. What can't be read says nothing: mostly
+/// nothing was ever written there.
+async fn known_from(scan: &mut SegmentScan, id: &LogIdentity, offset: u32) -> u64 {
     let end = offset.saturating_add(LOOK_BEHIND_BYTES);
-    let mut at = offset;
+    let (mut at, mut highest) = (offset, 0);
     while at < end {
-        let found = scan.commit(id, None, at).await.map_err(|reason| StoreError::Medium { reason })?;
-        if found.is_some_and(|f| f.0.place.durable_through >= missing) {
-            return Ok(true);
+        if let Ok(Some(found)) = scan.commit(id, None, at).await {
+            highest = highest.max(found.0.place.durable_through);
         }
         at += PAGE_BYTES;
     }
-    Ok(false)
+    highest
 }

@@ -13,6 +13,7 @@ use crate::location::{GRANULE_BYTES, Slot};
 use crate::parity;
 use crate::stored::{BlockVersion, Form, Forms};
 use dolmen_io::{Buf, exec::Handle};
+use std::collections::BTreeSet;
 use std::rc::Rc;
 
 /// Bytes that are read ahead while commits are small: a few of them. Of larger ones only the header is wanted.
@@ -35,6 +36,31 @@ pub(crate) struct SegmentScan {
     ahead: u32,
 }
 
+/// What the columns of a commit give.
+pub(crate) struct Payload {
+    /// The data columns as they should be: header and blocks in their places, zeros in all others.
+    pub(crate) columns: Vec<Vec<u8>>,
+    /// Blocks of which nobody can say what they hold, since no drive could read them: by their places in the order of the records.
+    pub(crate) unread: Vec<usize>,
+    /// Pages of the columns, counted from the commit's offset, at which such blocks lie.
+    unread_pages: BTreeSet<usize>,
+}
+
+impl Payload {
+    /// The runs of pages (from, to; bytes behind the commit's offset) at which all columns are known.
+    pub(crate) fn known(&self) -> Vec<(usize, usize)> {
+        let (page, depth) = (PAGE_BYTES as usize, self.columns.first().map_or(0, Vec::len));
+        let mut runs: Vec<(usize, usize)> = Vec::new();
+        for at in (0..depth / page).filter(|p| !self.unread_pages.contains(p)).map(|p| p * page) {
+            match runs.last_mut() {
+                Some(last) if last.1 == at => last.1 += page,
+                _ => runs.push((at, at + page)),
+            }
+        }
+        runs
+    }
+}
+
 /// One stored block of a commit, and where it lies in the commit's columns.
 struct Block {
     column: usize,
@@ -46,6 +72,11 @@ struct Block {
 }
 
 impl Block {
+    /// The pages of its column that it touches, counted from the commit's offset.
+    fn pages(&self) -> std::ops::Range<usize> {
+        self.from / PAGE_BYTES as usize..(self.from + self.len).div_ceil(PAGE_BYTES as usize)
+    }
+
     fn holds(&self, forms: &mut Forms, column: &[u8]) -> Result<bool, StoreError> {
         match column.get(self.from..self.from + self.len) {
             Some(stored) => forms.holds(self.form, self.version, stored, self.check),
@@ -73,7 +104,12 @@ impl SegmentScan {
             };
             let mut buf = self.exec.alloc(SEGMENT_HEADER_BYTES as usize).await;
             buf.set_len(SEGMENT_HEADER_BYTES as usize);
-            match self.exec.read(file, at, buf).await {
+            let mut read = self.exec.read(file, at, buf).await;
+            if let Err((_, Some(buf))) = read {
+                // What fails once may be a hiccup.
+                read = self.exec.read(file, at, buf).await;
+            }
+            match read {
                 Ok(buf) => {
                     let header = SegmentHeader::decode(&buf).filter(|h| {
                         usize::from(h.column) == column
@@ -130,45 +166,90 @@ impl SegmentScan {
         Ok(found)
     }
 
-    /// The data columns of a commit as they should be: header and blocks in their places, zeros in all others. `None` when some
-    /// block can't be had, directly or through other columns. Fails without a key that would tell: then nothing is decided.
-    pub(crate) async fn whole(
-        &self,
-        shard: &Shared,
-        found: &Found,
-    ) -> Result<Option<Vec<Vec<u8>>>, StoreError> {
+    /// What a commit's columns give, directly or through other columns. `None` when some block was read and is not what was written:
+    /// the commit was torn, or has rotted. What could only not be read speaks against nothing. Fails without a key that would tell:
+    /// then nothing is decided.
+    pub(crate) async fn payload(&self, shard: &Shared, found: &Found) -> Result<Option<Payload>, StoreError> {
         let (header, bytes) = found;
         let Some(blocks) = blocks_of(header, bytes) else { return Ok(None) };
         let depth = header.depth as usize;
-        let mut image = vec![vec![0; depth]; self.columns.data()];
-        image[0][..bytes.len()].copy_from_slice(bytes);
-        for (column, target) in image.iter_mut().enumerate() {
-            let here: Vec<&Block> = blocks.iter().filter(|b| b.column == column).collect();
-            if here.is_empty() {
+        let columns = vec![vec![0; depth]; self.columns.data()];
+        let mut payload = Payload { columns, unread: Vec::new(), unread_pages: BTreeSet::new() };
+        payload.columns[0][..bytes.len()].copy_from_slice(bytes);
+        for (column, target) in payload.columns.iter_mut().enumerate() {
+            let here = blocks.iter().enumerate().filter(|(_, b)| b.column == column);
+            let mut missing: Vec<(usize, &Block)> = here.collect();
+            if missing.is_empty() {
                 continue;
             }
-            let mut missing = here;
+            let mut wrong = BTreeSet::new();
             let sources = parity::sources(self.columns.data(), self.columns.parity(), column);
             for way in std::iter::once(vec![column]).chain(sources) {
-                let Ok(part) = self.column(column, &way, header.place.offset, depth).await else { continue };
-                let mut left = Vec::new();
-                for b in missing {
-                    if b.holds(&mut shard.borrow_mut().forms, &part)? {
-                        target[b.from..b.from + b.len].copy_from_slice(&part[b.from..b.from + b.len]);
-                    } else {
-                        left.push(b);
-                    }
-                }
-                missing = left;
                 if missing.is_empty() {
                     break;
                 }
+                if !self.is_there(&way) {
+                    continue;
+                }
+                let (part, unread) = self.part(column, &way, header.place.offset, depth).await;
+                let mut left = Vec::new();
+                for (i, b) in missing {
+                    if b.pages().any(|page| unread.contains(&page)) {
+                        left.push((i, b));
+                    } else if b.holds(&mut shard.borrow_mut().forms, &part)? {
+                        target[b.from..b.from + b.len].copy_from_slice(&part[b.from..b.from + b.len]);
+                    } else {
+                        wrong.insert(i);
+                        left.push((i, b));
+                    }
+                }
+                missing = left;
             }
-            if !missing.is_empty() {
+            if missing.iter().any(|(i, _)| wrong.contains(i)) {
                 return Ok(None);
             }
+            payload.unread.extend(missing.iter().map(|(i, _)| *i));
+            payload.unread_pages.extend(missing.iter().flat_map(|(_, b)| b.pages()));
         }
-        Ok(Some(image))
+        Ok(Some(payload))
+    }
+
+    /// True when no drive of these columns is out.
+    fn is_there(&self, columns: &[usize]) -> bool {
+        let place = |&c: &usize| self.drives.place(self.columns.unit(c)?, 0);
+        columns.iter().all(|c| place(c).is_some())
+    }
+
+    /// Bytes of a column like [`SegmentScan::column`], and which pages of them could not be read: what fails is read once more, page by
+    /// page.
+    async fn part(
+        &self,
+        column: usize,
+        sources: &[usize],
+        offset: u32,
+        len: usize,
+    ) -> (Vec<u8>, BTreeSet<usize>) {
+        let (mut bytes, mut unread) = (Vec::with_capacity(len), BTreeSet::new());
+        let place = |at: usize| offset + u32::try_from(at).expect("within a unit");
+        while bytes.len() < len {
+            let step = (len - bytes.len()).min(STAGE_BYTES);
+            if let Ok(part) = self.column(column, sources, place(bytes.len()), step).await {
+                bytes.extend_from_slice(&part);
+                continue;
+            }
+            let end = bytes.len() + step;
+            while bytes.len() < end {
+                let (at, step) = (bytes.len(), (end - bytes.len()).min(PAGE_BYTES as usize));
+                match self.column(column, sources, place(at), step).await {
+                    Ok(part) => bytes.extend_from_slice(&part),
+                    Err(_) => {
+                        unread.insert(at / PAGE_BYTES as usize);
+                        bytes.resize(at + step, 0);
+                    }
+                }
+            }
+        }
+        (bytes, unread)
     }
 
     /// True when a data column of a commit, as it was read, has what it should: the header if it is the first one, and the blocks. Of
@@ -224,7 +305,11 @@ impl SegmentScan {
                 Some(i) => parity::sources(self.columns.data(), self.columns.parity(), 0).swap_remove(i),
             };
             let place = Place { columns: self.columns, column: 0, offset };
-            self.drives.combine(&self.exec, place, &sources, &mut buf).await?;
+            if self.drives.combine(&self.exec, place, &sources, &mut buf).await.is_err() {
+                // What was asked for may be readable where what lies behind it is not.
+                buf.set_len(len as usize);
+                self.drives.combine(&self.exec, place, &sources, &mut buf).await?;
+            }
             self.windows[way] = Some((offset, buf));
         }
         let window = self.windows[way].as_ref().map(|(start, buf)| {

@@ -308,7 +308,7 @@ impl Scrubber {
         if bad.is_empty() || !self.is_still(name) {
             return Ok(());
         }
-        if matches!(scan.whole(&self.shard, found).await, Ok(None)) {
+        if scan.payload(&self.shard, found).await.is_ok_and(|p| p.is_none_or(|p| !p.unread.is_empty())) {
             self.what_is_lost(found).await?;
         }
         self.shard.borrow_mut().scrub_mends(name.slot, columns, &bad);

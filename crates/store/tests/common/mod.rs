@@ -266,7 +266,8 @@ impl Node {
         node.until_ready()
     }
 
-    fn until_ready(mut self) -> Result<Node, StoreError> {
+    /// Turns until it serves.
+    pub fn until_ready(mut self) -> Result<Node, StoreError> {
         let node = &mut self;
         for _ in 0..200_000 {
             if let Some(fault) = node.fault.take() {

@@ -47,7 +47,33 @@ impl Run {
         }
     }
 
-    /// Some sectors of one drive rot; a round of scrubbing later another drive may be lost.
+    /// While the node is down some sectors of one drive become unreadable, where everything can be had without that drive. Which one.
+    pub(crate) fn spoil(&mut self) -> &'static str {
+        let name = self.some_drive().0;
+        self.spoil_on(name);
+        name
+    }
+
+    fn some_drive(&mut self) -> (&'static str, u64) {
+        let pick = self.below(self.setup.drives.len() as u64) as usize;
+        self.setup.drives[pick]
+    }
+
+    fn spoil_on(&mut self, name: &'static str) {
+        for _ in 0..=self.below(6) {
+            let at = self.some_sector(name);
+            self.world.spoil(NODE, path(name), at, 512);
+            self.spoilt += 1;
+        }
+    }
+
+    /// Offset of some sector of a drive's units.
+    fn some_sector(&mut self, name: &str) -> u64 {
+        let size = self.setup.drives.iter().find(|d| d.0 == name).unwrap().1;
+        (4 << 20) + self.below((size - (4 << 20)) / 512) * 512
+    }
+
+    /// Some sectors of one drive rot or become unreadable; a round of scrubbing later another drive may be lost.
     pub(crate) fn decay(&mut self) {
         if self.setup.parity == 0 || self.lost.is_some() || !self.node.is_protected() {
             return;
@@ -58,12 +84,15 @@ impl Run {
         if !self.node.is_protected() {
             return;
         }
-        let pick = self.below(self.setup.drives.len() as u64) as usize;
-        let (name, size) = self.setup.drives[pick];
-        for _ in 0..=self.below(6) {
-            let at = (4 << 20) + self.below((size - (4 << 20)) / 512) * 512 + self.below(500);
-            self.world.overwrite(NODE, path(name), at, b"rot");
-            self.rotten += 1;
+        let name = self.some_drive().0;
+        if self.below(2) == 0 {
+            self.spoil_on(name);
+        } else {
+            for _ in 0..=self.below(6) {
+                let at = self.some_sector(name) + self.below(500);
+                self.world.overwrite(NODE, path(name), at, b"rot");
+                self.rotten += 1;
+            }
         }
         let reports = self.node.stores.iter().map(|s| s.scrub().unwrap());
         let round = 1 + reports.map(|r| r.running.max(r.finished)).max().unwrap();
@@ -74,6 +103,8 @@ impl Run {
             let reports: Vec<ScrubReport> = self.node.stores.iter().map(|s| s.scrub().unwrap()).collect();
             assert!(reports.iter().all(|r| r.lost == 0), "{reports:?}");
             if reports.iter().all(|r| r.finished == round) && self.node.is_protected() {
+                // What holds nothing that counts was not looked at.
+                self.world.unspoil(NODE, path(name));
                 return;
             }
             self.node.turn();

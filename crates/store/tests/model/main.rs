@@ -88,7 +88,7 @@ fn several_drives_shards_and_cores() {
 
 #[test]
 fn drives_that_fail_vanish_hang_and_come_back() {
-    let mut losses = 0;
+    let (mut losses, mut spoilt) = (0, 0);
     for (count, mib, parity) in [(2, 6, 1), (3, 6, 1), (4, 6, 1), (5, 6, 1), (4, 9, 2), (5, 9, 2)] {
         for seed in seeds(4 + 10 * u64::from(parity) + count as u64, 3) {
             let mut setup = Setup { drives: drives(count, mib), parity, ..Setup::tiny(0) };
@@ -105,10 +105,10 @@ fn drives_that_fail_vanish_hang_and_come_back() {
             let mut run = Run::new(seed, setup, u32::from(shards), 90);
             run.versions = seed % 3 == 0;
             run.run(500);
-            losses += run.losses;
+            (losses, spoilt) = (losses + run.losses, spoilt + run.spoilt);
         }
     }
-    assert!(losses > 12, "{losses} drives lost only");
+    assert!(losses > 12 && spoilt > 12, "{losses} drives lost, {spoilt} sectors unreadable only");
 }
 
 #[test]
@@ -204,12 +204,13 @@ fn soak() {
         };
         let (elapsed, (checkpoints, cleaned)) = (began.elapsed().as_secs(), run.totals);
         println!(
-            "{elapsed:>6} s  seed {seed} ({kind}): {checkpoints} checkpoints, {} KiB moved, {} drives lost, {} added, {} removed, {} sectors rotten, {} batches refused",
+            "{elapsed:>6} s  seed {seed} ({kind}): {checkpoints} checkpoints, {} KiB moved, {} drives lost, {} added, {} removed, {} sectors rotten, {} unreadable, {} batches refused",
             cleaned / 1024,
             run.losses,
             run.exchanged.0,
             run.exchanged.1,
             run.rotten,
+            run.spoilt,
             run.refused
         );
         if elapsed >= seconds {

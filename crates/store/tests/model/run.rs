@@ -41,6 +41,8 @@ pub(crate) struct Run {
     /// Sectors rot now and then, and are scrubbed.
     pub(crate) rots: bool,
     pub(crate) rotten: u64,
+    /// Sectors that could not be read.
+    pub(crate) spoilt: u64,
     /// Drives are added and removed now and then.
     pub(crate) exchanges: bool,
     /// Drives that were bought; those that have left.
@@ -91,6 +93,7 @@ impl Run {
             versions: false,
             rots: false,
             rotten: 0,
+            spoilt: 0,
             exchanges: false,
             bought: 0,
             shelf: Vec::new(),
@@ -189,13 +192,18 @@ impl Run {
         let twice = self.below(3) == 0;
         // A drive that is protected against may be gone when the node comes back.
         let spare = self.setup.parity > 0 && self.lost.is_none() && self.can_lose();
+        // Or have sectors that can't be read.
+        let spoils = spare && self.node.is_protected() && self.below(3) == 0;
         self.given_up = None;
         if self.below(3) == 0 {
             self.world.kill_node(NODE)
         } else {
             self.world.crash()
         }
-        if spare && self.below(3) == 0 {
+        let mut spoilt = None;
+        if spoils {
+            spoilt = Some(self.spoil());
+        } else if spare && self.below(3) == 0 {
             // Maybe one that never quite joined.
             let pick = self.below(self.setup.drives.len() as u64) as usize;
             let name = self.setup.drives[pick].0;
@@ -239,6 +247,9 @@ impl Run {
         }
         self.sweep_keys();
         self.verify();
+        if let Some(name) = spoilt {
+            self.world.unspoil(NODE, path(name));
+        }
     }
 
     pub(crate) fn run(&mut self, steps: u64) {

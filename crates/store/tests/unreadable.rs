@@ -1,0 +1,181 @@
+//! Sectors that can't be read: what they hold is lost, and nothing else. A start tells them from what was torn; cleaning takes along
+//! whatever lies round them.
+#![allow(clippy::cast_possible_truncation, clippy::unwrap_used)]
+
+mod common;
+use common::*;
+use dolmen_sim::{Fault, World};
+use dolmen_store::*;
+
+const LABEL: u64 = 4 << 20;
+
+/// One drive, and a log of small commits that no checkpoint has cut short.
+fn long_log(units: u64) -> Setup {
+    let mut setup = Setup::tiny(units);
+    (setup.tuning.delta_entries, setup.tuning.commit_bytes) = (4096, 12 * 1024);
+    setup
+}
+
+/// Two blocks for each of so many writes, all acknowledged, the last ones under way together; then the power goes.
+fn filled(world: &World, setup: &Setup, writes: u64) {
+    let mut node = Node::open(world, setup).unwrap();
+    node.commit(0, 1, vec![create(1)]).unwrap();
+    let mut under_way = Vec::new();
+    for i in 0..writes {
+        // Every block is overwritten once: what was there before must not come back.
+        for (lba, seq) in [(2 * (i + 1), 2 * i + 2), (2 * i, 2 * i + 3)] {
+            let record = node.write(1, lba, &[seq * 10, seq * 10 + 1]);
+            under_way.push(node.append(0, seq, vec![record]).unwrap());
+        }
+        if i + 2 < writes {
+            under_way.drain(..).for_each(|ticket| assert_eq!(node.wait(ticket).result, Ok(())));
+        }
+    }
+    under_way.into_iter().for_each(|ticket| assert_eq!(node.wait(ticket).result, Ok(())));
+    drop(node);
+    world.crash();
+}
+
+fn value(lba: u64, writes: u64) -> u64 {
+    let seq = if lba / 2 == writes { 2 * writes } else { 2 * (lba / 2) + 3 };
+    seq * 10 + lba % 2
+}
+
+/// Reads everything; which blocks can't be read. Anything but that and what was written last fails.
+fn unreadable(node: &mut Node, writes: u64) -> Vec<u64> {
+    let is_lost = |lba: &u64| match node.read(0, 1, *lba, 1) {
+        Ok(is) => {
+            assert_eq!(is, [value(*lba, writes)], "block {lba}");
+            false
+        }
+        Err(StoreError::Medium { .. }) => true,
+        Err(other) => panic!("block {lba}: {other}"),
+    };
+    (0..2 * writes + 2).filter(is_lost).collect()
+}
+
+/// Pages in use of a drive's units: offset, and the page.
+fn pages(world: &World, setup: &Setup, drive: &str) -> Vec<(u64, Vec<u8>)> {
+    let (image, mut page) = (world.image(NODE, path(drive)), vec![0; BLOCK]);
+    let size = setup.drives.iter().find(|d| d.0 == drive).unwrap().1;
+    let read = |at| {
+        image.read(at, &mut page);
+        (at, page.clone())
+    };
+    (LABEL..size).step_by(BLOCK).map(read).collect()
+}
+
+fn number_of(header: &[u8]) -> u64 {
+    u64::from_le_bytes(header[64..72].try_into().unwrap())
+}
+
+fn is_commit(page: &[u8]) -> bool {
+    page.starts_with(b"dolmCOMT")
+}
+
+/// Every page of the units by itself: a start goes on, and lacks what was there alone. It stops only where nobody can know whether the
+/// log goes on: at headers, and at the place behind the last commit.
+#[test]
+fn any_page_that_cannot_be_read_costs_what_it_held() {
+    let (setup, writes) = (long_log(20), 8);
+    let (mut counts, mut told) = ([0; 3], 0);
+    let world = World::new(1);
+    filled(&world, &setup, writes);
+    let all = pages(&world, &setup, "d0");
+    let (last, header) = all.iter().filter(|p| is_commit(&p.1)).max_by_key(|p| number_of(&p.1)).unwrap();
+    let end = last + u64::from(u32::from_le_bytes(header[52..56].try_into().unwrap()));
+    for (at, page) in &all {
+        let world = World::new(1);
+        filled(&world, &setup, writes);
+        world.spoil(NODE, path("d0"), at + 1024, 512);
+        let is_header = is_commit(page) || (page.starts_with(b"dolmSEGM") && *at < end);
+        match Node::open(&world, &setup) {
+            Err(StoreError::Medium { .. }) if is_header || *at == end => counts[0] += 1,
+            Err(error) => panic!("page at {at}, the log ends at {end}: {error}"),
+            Ok(mut node) => {
+                assert!(!is_header, "a header at {at} can be done without");
+                let lost = unreadable(&mut node, writes);
+                assert!(lost.len() <= 1, "{lost:?}");
+                counts[1 + lost.len()] += 1;
+                let named = node.stores[0].scrub().unwrap().lost;
+                assert!(named <= lost.len() as u64, "page at {at}: {named} told, {lost:?} lost");
+                told += named;
+                for lba in lost {
+                    // Another start sees the same, and what is written anew is there.
+                    drop(node);
+                    world.crash();
+                    node = Node::open(&world, &setup).unwrap();
+                    assert_eq!(unreadable(&mut node, writes), [lba]);
+                    let record = node.write(1, lba, &[value(lba, writes)]);
+                    node.commit(0, 100, vec![record]).unwrap();
+                    assert!(unreadable(&mut node, writes).is_empty());
+                }
+            }
+        }
+    }
+    let [refused, harmless, lost] = counts;
+    assert!(refused > 16 && harmless > 150 && lost == 2 * writes as usize + 2, "{counts:?}");
+    // Of what was not proven by a later commit all is looked at.
+    assert!(told > 2, "{told}");
+}
+
+/// A read that fails once costs nothing, whenever in a start it is.
+#[test]
+fn a_read_that_fails_once_loses_nothing() {
+    let (setup, writes) = (long_log(20), 8);
+    let mut refused = 0;
+    for turn in 0..120 {
+        let world = World::new(2);
+        filled(&world, &setup, writes);
+        let mut node = Node::start(&world, &setup).unwrap();
+        (0..turn).for_each(|_| node.turn());
+        world.fail_next(NODE, path("d0"), Fault::Read);
+        let mut node = match node.until_ready() {
+            Ok(node) => node,
+            // An anchor that can't be read.
+            Err(StoreError::Medium { .. }) => {
+                refused += 1;
+                world.crash();
+                Node::open(&world, &setup).unwrap()
+            }
+            Err(error) => panic!("turn {turn}: {error}"),
+        };
+        // It may be one of these that fails.
+        let lost = unreadable(&mut node, writes);
+        assert!(lost.len() <= 1, "turn {turn}: {lost:?}");
+        assert!(unreadable(&mut node, writes).is_empty(), "turn {turn}");
+    }
+    assert!(refused < 20, "{refused} of 120 refused");
+}
+
+/// With copies on other drives nothing is lost; with the last copy alone what can't be read is, and only that.
+#[test]
+fn a_copy_elsewhere_is_as_good() {
+    let writes = 8;
+    let setup = Setup { drives: drives(2, 4), parity: 1, ..long_log(0) };
+    let world = World::new(3);
+    filled(&world, &setup, writes);
+    let all = pages(&world, &setup, "d0");
+    let blocks = all.iter().filter(|(_, page)| page.iter().any(|b| *b != 0));
+    let (mut headers, mut lost_alone) = (0, 0);
+    for (at, page) in blocks {
+        for alone in [false, true] {
+            let world = World::new(3);
+            filled(&world, &setup, writes);
+            world.spoil(NODE, path("d0"), *at, 512);
+            if alone {
+                world.remove_drive(NODE, path("d1"));
+            }
+            match Node::open(&world, &setup) {
+                Ok(mut node) => {
+                    let lost = unreadable(&mut node, writes);
+                    assert!(lost.len() <= usize::from(alone), "page at {at}, alone {alone}: {lost:?}");
+                    lost_alone += lost.len();
+                }
+                Err(StoreError::Medium { .. }) if alone && page.starts_with(b"dolm") => headers += 1,
+                Err(error) => panic!("page at {at}, alone {alone}: {error}"),
+            }
+        }
+    }
+    assert!(headers > 16 && lost_alone == 2 * writes as usize + 2, "{headers} {lost_alone}");
+}
