@@ -428,8 +428,9 @@ async fn check_columns(shard: &Shared, exec: &Handle, report: &mut CheckReport) 
         };
         let id = LogIdentity { incarnation: header.incarnation, salt: header.salt, ..id };
         let (mut offset, mut seen) = (SEGMENT_HEADER_BYTES, 0);
+        let of = (segment.stream, segment.stream_seq);
         while seen < segment.last_commit {
-            let Ok(Some((commit, _))) = scan.commit(&id, Some(slot), offset).await else { break };
+            let Ok(Some((commit, _))) = scan.commit(&id, of, offset).await else { break };
             (seen, offset) = (commit.place.number, u32::try_from(commit.end()).unwrap_or(u32::MAX));
             report.commits += 1;
             let at = of_unit(&report.drives, segment.columns.units()[0], commit.place.offset);

@@ -9,8 +9,8 @@ use crate::format::keys::KeyPage;
 use crate::format::page::{self, Leaf, Level, PageRef};
 use crate::format::superblock::{SUPERBLOCK_BYTES, Superblock};
 use crate::format::{PAGE_BYTES, anchor::ANCHOR_BYTES, segment::SEGMENT_HEADER_BYTES};
-use crate::format::{anchor, anchor::Anchor, body::Body, segment::SegmentHeader};
-use crate::location::{Location, Slot};
+use crate::format::{anchor, anchor::Anchor, body::Body, segment::SegmentHeader, segment::Stream};
+use crate::location::Location;
 use crate::stored::{BlockVersion, Form, Forms};
 use crate::{DataKey, Keyring};
 use dolmen_types::limits::BLOCK_BYTES;
@@ -103,7 +103,8 @@ fn commit(data: &[u8]) {
         incarnation: word(80),
         salt: 0,
     };
-    let Some(header) = commit::decode(&bytes, &id, Some(Slot(half(44))), half(48), 1 << 26) else { return };
+    let Some(stream) = Stream::from_number(bytes[42]) else { return };
+    let Some(header) = commit::decode(&bytes, &id, (stream, word(96)), half(48), 1 << 26) else { return };
     assert!(header.end() <= 1 << 26);
     for record in commit::records(&bytes, &header).flatten() {
         if let LogRecord::Write { lba, blocks, .. } = record {

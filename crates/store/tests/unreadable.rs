@@ -179,3 +179,32 @@ fn a_copy_elsewhere_is_as_good() {
     }
     assert!(headers > 16 && lost_alone == 2 * writes as usize + 2, "{headers} {lost_alone}");
 }
+
+/// What the segment before left in a unit, where the log of the one that has it now ends, hides nothing.
+#[test]
+fn what_another_stream_left_behind_is_nothing() {
+    let (setup, writes) = (long_log(24), 20);
+    let world = World::new(5);
+    filled(&world, &setup, writes);
+    let all = pages(&world, &setup, "d0");
+    let unit = u64::from(setup.unit_bytes);
+    // The first commit of a segment that others follow, and the place behind the last one of that segment.
+    let (first, header) = all.iter().find(|(_, page)| is_commit(page)).unwrap();
+    let segment = (first - LABEL) / unit * unit + LABEL;
+    let salt =
+        all.iter().find(|p| p.0 == segment).map(|p| u64::from_le_bytes(p.1[56..64].try_into().unwrap()));
+    let mut here = all.iter().filter(|(at, page)| (segment..segment + unit).contains(at) && is_commit(page));
+    let (last, newest) = here.next_back().unwrap();
+    let end = last + u64::from(u32::from_le_bytes(newest[52..56].try_into().unwrap()));
+    assert!(end + (BLOCK as u64) <= segment + unit, "there is no room behind the last commit");
+    let mut left = header.clone();
+    left[42] = 1;
+    left[48..52].copy_from_slice(&((end - segment) as u32).to_le_bytes());
+    left[52..56].copy_from_slice(&4096u32.to_le_bytes());
+    left[20..24].fill(0);
+    let check = dolmen_kernels::check64(salt.unwrap(), &left[16..]);
+    left[8..16].copy_from_slice(&check.to_le_bytes());
+    world.overwrite(NODE, path("d0"), end, &left);
+    let mut node = Node::open(&world, &setup).unwrap_or_else(|e| panic!("{e}"));
+    assert!(unreadable(&mut node, writes).is_empty());
+}

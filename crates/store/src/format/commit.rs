@@ -366,12 +366,15 @@ pub(crate) fn claimed_len(first: &[u8]) -> Option<usize> {
     (len >= ALIGN && len.is_multiple_of(ALIGN) && len <= MAX_HEADER_BYTES).then_some(len)
 }
 
-/// Decodes a whole header of this log that claims to be at `slot` (any, when its segment has lost its header) and
-/// `offset` of a unit of `unit_bytes`.
+/// Which segment a commit must be of: its stream, and its number in that.
+pub(crate) type OfSegment = (Stream, u64);
+
+/// Decodes a whole header of this log, and of this segment, that claims to be at `offset` of a unit of `unit_bytes`. Units and slots are
+/// used again within an incarnation, and what lay there before is not erased: only stream and number tell whose commit it is.
 pub(crate) fn decode(
     bytes: &[u8],
     id: &LogIdentity,
-    slot: Option<Slot>,
+    of: OfSegment,
     offset: u32,
     unit_bytes: u32,
 ) -> Option<CommitHeader> {
@@ -385,8 +388,7 @@ pub(crate) fn decode(
     let (number, previous, incarnation, durable_through) = (r.u64()?, r.u64()?, r.u64()?, r.u64()?);
     let stream_seq = r.u64()?;
     let ours = pool == id.pool && shard == id.shard && incarnation == id.incarnation;
-    let here =
-        slot.is_none_or(|s| s == own_slot) && own_offset == offset && header_len as usize == bytes.len();
+    let here = (stream, stream_seq) == of && own_offset == offset && header_len as usize == bytes.len();
     let place = CommitPlace {
         stream,
         stream_seq,

@@ -262,11 +262,15 @@ fn round_trips() {
     assert_eq!(SegmentHeader::decode(&segment().encode()), Some(segment()));
     let (header, bytes, payload) = commit();
     assert_eq!(commit::claimed_len(&bytes), Some(4096));
-    assert_eq!(commit::decode(&bytes, &LOG, Some(Slot(17)), 4096, 1 << 20), Some(header));
-    assert_eq!(commit::decode(&bytes, &LOG, Some(Slot(18)), 4096, 1 << 20), None);
-    assert_eq!(commit::decode(&bytes, &LOG, Some(Slot(17)), 8192, 1 << 20), None);
-    assert_eq!(commit::decode(&bytes, &LogIdentity { salt: 1, ..LOG }, None, 4096, 1 << 20), None);
-    assert_eq!(commit::decode(&bytes, &LOG, None, 4096, 8192), None);
+    let of = (header.place.stream, header.place.stream_seq);
+    assert_eq!(commit::decode(&bytes, &LOG, of, 4096, 1 << 20), Some(header));
+    assert_eq!(commit::decode(&bytes, &LOG, (of.0, of.1 + 1), 4096, 1 << 20), None);
+    for other in Stream::LOGS.into_iter().filter(|s| *s != of.0) {
+        assert_eq!(commit::decode(&bytes, &LOG, (other, of.1), 4096, 1 << 20), None);
+    }
+    assert_eq!(commit::decode(&bytes, &LOG, of, 8192, 1 << 20), None);
+    assert_eq!(commit::decode(&bytes, &LogIdentity { salt: 1, ..LOG }, of, 4096, 1 << 20), None);
+    assert_eq!(commit::decode(&bytes, &LOG, of, 4096, 8192), None);
     assert_eq!(header.depth, 8192);
     // The header fills the first page of column 0, the payload the rest of it and then column 1.
     let places = [0, 256, 512].map(|at| header.location(at).place(1 << 20));
@@ -331,10 +335,11 @@ proptest! {
             1 => drop(Anchor::decode(&resealed(mutate(anchor().encode()), 0))),
             2 => drop(SegmentHeader::decode(&resealed(mutate(segment().encode()), 0))),
             3 => {
-                let (_, bytes, _) = commit();
+                let (header, bytes, _) = commit();
+                let of = (header.place.stream, header.place.stream_seq);
                 let bytes = resealed(mutate(bytes), LOG.salt);
                 commit::claimed_len(&bytes);
-                if let Some(header) = commit::decode(&bytes, &LOG, None, 4096, 1 << 20) {
+                if let Some(header) = commit::decode(&bytes, &LOG, of, 4096, 1 << 20) {
                     prop_assert!(records(&bytes, &header).count() < 1000);
                     header.location(0);
                 }
@@ -367,7 +372,7 @@ proptest! {
     fn noise_is_nothing(bytes in proptest::collection::vec(any::<u8>(), 4096)) {
         prop_assert_eq!(Anchor::decode(&bytes), None);
         prop_assert_eq!(SegmentHeader::decode(&bytes), None);
-        prop_assert_eq!(commit::decode(&bytes, &LOG, None, 4096, 1 << 20), None);
+        prop_assert_eq!(commit::decode(&bytes, &LOG, (Stream::Hot, 0), 4096, 1 << 20), None);
         prop_assert_eq!(Body::decode(&bytes), None);
     }
 }

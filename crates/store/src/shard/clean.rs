@@ -193,10 +193,11 @@ struct Left(usize);
 
 /// Moves everything that lives in a segment and can be had.
 async fn clean(shard: &Shared, exec: &Handle, slot: Slot) -> Result<Left, Damaged> {
-    let (mut scan, id, last) = {
+    let (mut scan, id, of, last) = {
         let s = shard.borrow();
         let segment = s.segments.at(slot).ok_or(Damaged)?;
-        (SegmentScan::new(exec.clone(), s.drives.clone(), segment.columns), s.id, segment.last_commit)
+        let scan = SegmentScan::new(exec.clone(), s.drives.clone(), segment.columns);
+        (scan, s.id, (segment.stream, segment.stream_seq), segment.last_commit)
     };
     let header =
         scan.header(|h| h.slot == slot && h.shard == id.shard).await.ok().flatten().ok_or(Damaged)?;
@@ -204,9 +205,7 @@ async fn clean(shard: &Shared, exec: &Handle, slot: Slot) -> Result<Left, Damage
     let (mut offset, mut seen) = (SEGMENT_HEADER_BYTES, 0);
     let (mut items, mut left) = (Vec::new(), 0);
     while seen < last {
-        let Some((commit, bytes)) = scan.commit(&id, Some(slot), offset).await.map_err(|_| Damaged)? else {
-            break;
-        };
+        let Some((commit, bytes)) = scan.commit(&id, of, offset).await.map_err(|_| Damaged)? else { break };
         seen = commit.place.number;
         offset = u32::try_from(commit.end()).map_err(|_| Damaged)?;
         items.extend(items_of(&(commit, bytes)));

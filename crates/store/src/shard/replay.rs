@@ -20,7 +20,7 @@ use crate::columns::Columns;
 use crate::format::PAGE_BYTES;
 use crate::format::anchor::{Era, Start};
 use crate::format::body::SegmentRow;
-use crate::format::commit::{CommitHeader, LogIdentity};
+use crate::format::commit::{CommitHeader, LogIdentity, OfSegment};
 use crate::format::segment::{SEGMENT_HEADER_BYTES, SegmentHeader, Stream};
 use crate::map::Held;
 use crate::parity;
@@ -217,7 +217,7 @@ async fn next(
 ) -> Result<Option<Found>, StoreError> {
     for cursor in cursors.iter_mut() {
         if cursor.peeked.is_none() {
-            cursor.peek(shard, exec, id).await?;
+            cursor.peek(shard, exec, id, number).await?;
         }
         let fits = |f: &mut Found| f.0.place.number == number && f.0.place.previous == chain;
         if let Some(found) = cursor.peeked.take_if(fits) {
@@ -235,8 +235,15 @@ async fn next(
 }
 
 impl Cursor {
-    /// Looks at the next commit of the stream, in this segment or in its successor.
-    async fn peek(&mut self, shard: &Shared, exec: &Handle, id: &LogIdentity) -> Result<(), StoreError> {
+    /// Looks at the next commit of the stream, in this segment or in its successor. Commits before `number` are applied: what has such a
+    /// number is none.
+    async fn peek(
+        &mut self,
+        shard: &Shared,
+        exec: &Handle,
+        id: &LogIdentity,
+        number: u64,
+    ) -> Result<(), StoreError> {
         self.unread = None;
         if self.at.is_none() {
             let Some(start) = self.start else { return Ok(()) };
@@ -250,8 +257,9 @@ impl Cursor {
             self.at = Some((scan, header, start.offset.max(SEGMENT_HEADER_BYTES)));
         }
         let Some((scan, header, offset)) = self.at.as_mut() else { return Ok(()) };
-        match scan.commit(id, Some(header.slot), *offset).await {
-            Ok(found) => self.peeked = found.filter(|f| f.0.place.stream_seq == header.stream_seq),
+        let due = |f: &Found| f.0.place.number >= number;
+        match scan.commit(id, (self.stream, header.stream_seq), *offset).await {
+            Ok(found) => self.peeked = found.filter(due),
             Err(reason) => self.unread = Some(reason),
         }
         if self.peeked.is_some() {
@@ -261,9 +269,9 @@ impl Cursor {
         let stream_seq = header.stream_seq + 1;
         let opened = open(shard, exec, id, self.stream, successor, stream_seq).await;
         if let Some((mut scan, header)) = self.unless_unread(opened)? {
-            let first = scan.commit(id, Some(header.slot), SEGMENT_HEADER_BYTES).await;
+            let first = scan.commit(id, (self.stream, stream_seq), SEGMENT_HEADER_BYTES).await;
             let first = self.unless_unread(first.map_err(|reason| StoreError::Medium { reason }))?;
-            if let Some(found) = first.filter(|f| f.0.place.stream_seq == stream_seq) {
+            if let Some(found) = first.filter(due) {
                 self.peeked = Some(found);
                 self.at = Some((scan, header, SEGMENT_HEADER_BYTES));
             }
@@ -283,6 +291,12 @@ impl Cursor {
     }
 }
 
+/// True for the header of this segment of this log.
+fn is_of(h: &SegmentHeader, id: &LogIdentity, of: OfSegment) -> bool {
+    let log = LogIdentity { pool: h.pool, shard: h.shard, incarnation: h.incarnation, salt: h.salt };
+    log == *id && (h.stream, h.stream_seq) == of
+}
+
 /// Opens a segment of this era, if the unit holds the expected one, and enters it into the table.
 async fn open(
     shard: &Shared,
@@ -297,18 +311,10 @@ async fn open(
         return Err(corrupt(id, &format!("the log goes on in {columns:?}, which is nowhere")));
     }
     let mut scan = SegmentScan::new(exec.clone(), drives.clone(), columns);
-    let expected = |h: &SegmentHeader| {
-        h.pool == id.pool
-            && h.shard == id.shard
-            && h.stream == stream
-            && h.stream_seq == stream_seq
-            && h.incarnation == id.incarnation
-            && h.salt == id.salt
-    };
-    let header = match scan.header(expected).await {
+    let header = match scan.header(|h| is_of(h, id, (stream, stream_seq))).await {
         Ok(header) => header,
         // It is written together with its first commit: where there is none it was not begun, or nothing of that was acknowledged.
-        Err(reason) => match scan.commit(id, None, SEGMENT_HEADER_BYTES).await {
+        Err(reason) => match scan.commit(id, (stream, stream_seq), SEGMENT_HEADER_BYTES).await {
             Ok(None) => None,
             _ => return Err(StoreError::Medium { reason }),
         },
@@ -345,15 +351,16 @@ async fn known_behind(shard: &Shared, exec: &Handle, id: &LogIdentity, cursors: 
     let drives = shard.borrow().drives.clone();
     let mut highest = 0;
     for cursor in cursors {
-        let mut onward = cursor.start.map(|s| s.columns);
+        let mut onward = cursor.start.map(|s| (s.columns, s.stream_seq));
         // A commit that was looked at, and does not fit, lies there: those behind it may know more than it does.
         if let Some((scan, header, offset)) = cursor.at.as_mut() {
-            highest = highest.max(known_from(scan, id, *offset).await);
-            onward = header.successor;
+            highest = highest.max(known_from(scan, id, (cursor.stream, header.stream_seq), *offset).await);
+            onward = header.successor.map(|columns| (columns, header.stream_seq + 1));
         }
-        if let Some(columns) = onward.filter(|c| drives.hold(c)) {
+        if let Some((columns, stream_seq)) = onward.filter(|(c, _)| drives.hold(c)) {
             let mut scan = SegmentScan::new(exec.clone(), drives.clone(), columns);
-            highest = highest.max(known_from(&mut scan, id, SEGMENT_HEADER_BYTES).await);
+            let of = (cursor.stream, stream_seq);
+            highest = highest.max(known_from(&mut scan, id, of, SEGMENT_HEADER_BYTES).await);
         }
     }
     highest
@@ -361,11 +368,11 @@ async fn known_behind(shard: &Shared, exec: &Handle, id: &LogIdentity, cursors: 
 
 /// Up to which number commits of a segment at or behind `offset` say that all was durable. What can't be read says nothing: mostly
 /// nothing was ever written there.
-async fn known_from(scan: &mut SegmentScan, id: &LogIdentity, offset: u32) -> u64 {
+async fn known_from(scan: &mut SegmentScan, id: &LogIdentity, of: OfSegment, offset: u32) -> u64 {
     let end = offset.saturating_add(LOOK_BEHIND_BYTES);
     let (mut at, mut highest) = (offset, 0);
     while at < end {
-        if let Ok(Some(found)) = scan.commit(id, None, at).await {
+        if let Ok(Some(found)) = scan.commit(id, of, at).await {
             highest = highest.max(found.0.place.durable_through);
         }
         at += PAGE_BYTES;

@@ -7,9 +7,9 @@ use super::{Drives, Shared};
 use crate::StoreError;
 use crate::columns::Columns;
 use crate::format::PAGE_BYTES;
-use crate::format::commit::{self, CommitHeader, LogIdentity, LogRecord, StoredBlock, records};
+use crate::format::commit::{self, CommitHeader, LogIdentity, LogRecord, OfSegment, StoredBlock, records};
 use crate::format::segment::{SEGMENT_HEADER_BYTES, SegmentHeader};
-use crate::location::{GRANULE_BYTES, Slot};
+use crate::location::GRANULE_BYTES;
 use crate::parity;
 use crate::stored::{BlockVersion, Form, Forms};
 use dolmen_io::{Buf, exec::Handle};
@@ -128,16 +128,17 @@ impl SegmentScan {
         if lost > self.columns.parity() { Err(last) } else { Ok(None) }
     }
 
-    /// The commit of this log at `offset`: its header and the header's bytes. `None` when there is none that holds.
+    /// The commit of this log, and of this segment, at `offset`: its header and the header's bytes. `None` when there is none that
+    /// holds. What was left there by a segment that had the units before is none.
     pub(crate) async fn commit(
         &mut self,
         id: &LogIdentity,
-        slot: Option<Slot>,
+        of: OfSegment,
         offset: u32,
     ) -> Result<Option<Found>, String> {
         let (mut read, mut last) = (false, String::new());
         for way in 0..self.windows.len() {
-            match self.commit_by(way, id, slot, offset).await {
+            match self.commit_by(way, id, of, offset).await {
                 Ok(None) => read = true,
                 Ok(found) => return Ok(found),
                 Err(why) => last = why,
@@ -150,7 +151,7 @@ impl SegmentScan {
         &mut self,
         way: usize,
         id: &LogIdentity,
-        slot: Option<Slot>,
+        of: OfSegment,
         offset: u32,
     ) -> Result<Option<Found>, String> {
         let (unit_bytes, data) = (self.drives.unit_bytes, self.columns.data());
@@ -158,7 +159,7 @@ impl SegmentScan {
         let Some(len) = commit::claimed_len(first) else { return Ok(None) };
         let len = u32::try_from(len).expect("at most MAX_HEADER_BYTES");
         let Some(bytes) = self.bytes(way, offset, len).await? else { return Ok(None) };
-        let header = commit::decode(bytes, id, slot, offset, unit_bytes);
+        let header = commit::decode(bytes, id, of, offset, unit_bytes);
         let found = header.filter(|h| usize::from(h.place.data) == data).map(|h| (h, bytes.to_vec()));
         if let Some((header, _)) = &found {
             self.ahead = if header.depth > WINDOW_BYTES / 2 { PAGE_BYTES } else { WINDOW_BYTES };

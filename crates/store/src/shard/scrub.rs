@@ -225,7 +225,7 @@ impl Scrubber {
         let id = LogIdentity { incarnation: header.incarnation, salt: header.salt, ..id };
         let (mut offset, mut seen) = (SEGMENT_HEADER_BYTES, 0);
         while seen < last && self.is_still(name) {
-            let Ok(Some(found)) = scan.commit(&id, Some(slot), offset).await else {
+            let Ok(Some(found)) = scan.commit(&id, (name.stream, name.stream_seq), offset).await else {
                 self.gone(name, format!("a commit of segment {} at {offset}", slot.0));
                 break;
             };
