@@ -180,6 +180,39 @@ fn a_copy_elsewhere_is_as_good() {
     assert!(headers > 16 && lost_alone == 2 * writes as usize + 2, "{headers} {lost_alone}");
 }
 
+/// Where a drive is emptied that has bad sectors, in headers and in payloads, everything round them comes along.
+#[test]
+fn a_drive_with_bad_sectors_is_emptied_as_far_as_can_be() {
+    let (setup, writes) = (Setup { drives: drives(2, 6), ..long_log(0) }, 40);
+    let world = World::new(4);
+    filled(&world, &setup, writes);
+    let mut node = Node::open(&world, &setup).unwrap();
+    node.checkpoint();
+    // Every other commit is overwritten by now.
+    let needed = |page: &(u64, Vec<u8>)| is_commit(&page.1) && number_of(&page.1) % 2 == 1;
+    let commits: Vec<u64> =
+        pages(&world, &setup, "d0").into_iter().filter(needed).map(|p| p.0).skip(1).collect();
+    let spoilt = [commits[1], commits[3] + BLOCK as u64];
+    spoilt.iter().for_each(|&at| world.spoil(NODE, path("d0"), at, 512));
+    node.owner.remove_drive(0).unwrap();
+    let mut before = Vec::new();
+    for round in 0.. {
+        // It is at an end when two minutes changed nothing.
+        let until = world.now().plus_ms(150_000);
+        while world.now() < until {
+            node.turn();
+        }
+        let held: Vec<u32> = node.owner.drives().iter().map(|d| d.held_units).collect();
+        if std::mem::replace(&mut before, held.clone()) == held {
+            break;
+        }
+        assert!(round < 20, "{held:?}");
+    }
+    world.remove_drive(NODE, path("d0"));
+    let lost = unreadable(&mut node, writes);
+    assert_eq!(lost.len(), 3, "{lost:?}");
+}
+
 /// What the segment before left in a unit, where the log of the one that has it now ends, hides nothing.
 #[test]
 fn what_another_stream_left_behind_is_nothing() {

@@ -202,10 +202,12 @@ async fn clean(shard: &Shared, exec: &Handle, slot: Slot) -> Result<Left, Damage
     let header =
         scan.header(|h| h.slot == slot && h.shard == id.shard).await.ok().flatten().ok_or(Damaged)?;
     let id = LogIdentity { incarnation: header.incarnation, salt: header.salt, ..id };
-    let (mut offset, mut seen) = (SEGMENT_HEADER_BYTES, 0);
+    let (mut offset, mut seen, mut gaps) = (SEGMENT_HEADER_BYTES, 0, false);
     let (mut items, mut left) = (Vec::new(), 0);
     while seen < last {
-        let Some((commit, bytes)) = scan.commit(&id, of, offset).await.map_err(|_| Damaged)? else { break };
+        // What is behind a commit that can't be read any more is needed as well.
+        let Some((commit, bytes)) = scan.next(&id, of, offset, seen).await else { break };
+        gaps |= commit.place.offset != offset;
         seen = commit.place.number;
         offset = u32::try_from(commit.end()).map_err(|_| Damaged)?;
         items.extend(items_of(&(commit, bytes)));
@@ -216,7 +218,7 @@ async fn clean(shard: &Shared, exec: &Handle, slot: Slot) -> Result<Left, Damage
         }
     }
     left += move_items(shard, exec, &items).await?;
-    if seen < last { Err(Damaged) } else { Ok(Left(left)) }
+    if seen < last || gaps { Err(Damaged) } else { Ok(Left(left)) }
 }
 
 /// The versions that a commit stores.

@@ -19,6 +19,9 @@ use std::rc::Rc;
 /// Bytes that are read ahead while commits are small: a few of them. Of larger ones only the header is wanted.
 const WINDOW_BYTES: u32 = 32 * 1024;
 
+/// So many pages in a row that can't be read are no bad sectors in the midst of a log any more.
+const MAX_UNREAD_PAGES: u32 = 64;
+
 /// A commit's header and its bytes.
 pub(crate) type Found = (CommitHeader, Vec<u8>);
 
@@ -145,6 +148,27 @@ impl SegmentScan {
             }
         }
         if read { Ok(None) } else { Err(last) }
+    }
+
+    /// The next commit of a segment at or behind `offset` with a number above `after`, whatever lies before it. `None` at the end, and
+    /// where nothing can be read any more.
+    pub(crate) async fn next(
+        &mut self,
+        id: &LogIdentity,
+        of: OfSegment,
+        offset: u32,
+        after: u64,
+    ) -> Option<Found> {
+        let (mut at, mut unread) = (offset, 0);
+        while at < self.drives.unit_bytes && unread < MAX_UNREAD_PAGES {
+            match self.commit(id, of, at).await {
+                Ok(Some(found)) if found.0.place.number > after => return Some(found),
+                Ok(_) => unread = 0,
+                Err(_) => unread += 1,
+            }
+            at += PAGE_BYTES;
+        }
+        None
     }
 
     async fn commit_by(

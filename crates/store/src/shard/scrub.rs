@@ -225,10 +225,11 @@ impl Scrubber {
         let id = LogIdentity { incarnation: header.incarnation, salt: header.salt, ..id };
         let (mut offset, mut seen) = (SEGMENT_HEADER_BYTES, 0);
         while seen < last && self.is_still(name) {
-            let Ok(Some(found)) = scan.commit(&id, (name.stream, name.stream_seq), offset).await else {
+            let next = scan.next(&id, (name.stream, name.stream_seq), offset, seen).await;
+            if next.as_ref().is_none_or(|found| found.0.place.offset != offset) {
                 self.gone(name, format!("a commit of segment {} at {offset}", slot.0));
-                break;
-            };
+            }
+            let Some(found) = next else { break };
             seen = found.0.place.number;
             offset = u32::try_from(found.0.end()).unwrap_or(u32::MAX);
             self.commit(&scan, name, &segment.columns, &found).await?;
