@@ -169,6 +169,8 @@ struct Lying {
     at: u64,
     number: u64,
     durable_through: u64,
+    /// It stores blocks.
+    stores: bool,
 }
 
 fn commits(world: &World, setup: &Setup) -> Vec<Lying> {
@@ -176,7 +178,9 @@ fn commits(world: &World, setup: &Setup) -> Vec<Lying> {
     let commit = |at| {
         image.read(at, &mut page);
         let word = |at: usize| u64::from_le_bytes(page[at..at + 8].try_into().unwrap());
-        page.starts_with(b"dolmCOMT").then(|| Lying { at, number: word(64), durable_through: word(88) })
+        let stores = word(16) >> 32 != 0;
+        let is = page.starts_with(b"dolmCOMT");
+        is.then(|| Lying { at, number: word(64), durable_through: word(88), stores })
     };
     (0..setup.drives[0].1).step_by(BLOCK).filter_map(commit).collect()
 }
@@ -216,6 +220,41 @@ fn a_rotten_commit_is_missed_when_another_knows_of_it() {
         }
     }
     assert!(refused > 0 && ends > 0, "{refused} refused, {ends} taken for ends");
+}
+
+/// A commit whose blocks rot is believed when any other says that it was durable, one behind a hole too.
+#[test]
+fn a_rotten_payload_hides_no_commit_that_another_knows() {
+    let setup =
+        Setup { tuning: ShardTuning { delta_entries: 4096, ..Setup::tiny(24).tuning }, ..Setup::tiny(24) };
+    let (mut rotten, mut holes) = (0, 0);
+    for seed in 0..12 {
+        let world = World::new(seed);
+        cut_off(&world, &setup, seed);
+        let all = commits(&world, &setup);
+        let known = all.iter().map(|c| c.durable_through).max().unwrap();
+        let says = |c: &Lying| c.number > known + 1 && c.durable_through == known;
+        let hole = all.iter().find(|c| c.number == known + 1 && all.iter().any(says)).map(|c| c.at);
+        holes += usize::from(hole.is_some());
+        let blocks = |damaged: Option<u64>| {
+            let world = World::new(seed);
+            cut_off(&world, &setup, seed);
+            for at in hole.into_iter().chain(damaged) {
+                world.overwrite(NODE, path("d0"), at + 20, b"rot");
+            }
+            let mut node = Node::open(&world, &setup).unwrap_or_else(|e| panic!("seed {seed}: {e}"));
+            (0..96).map(|lba| node.read(0, 1, lba, 1)).collect::<Vec<_>>()
+        };
+        let sound = blocks(None);
+        for commit in all.iter().filter(|c| c.stores && c.number <= known && c.number + 8 > known) {
+            for (lba, (is, was)) in blocks(Some(commit.at + BLOCK as u64)).iter().zip(&sound).enumerate() {
+                let damaged = matches!(is, Err(StoreError::Integrity { .. }));
+                assert!(damaged || is == was, "seed {seed}, commit {}, block {lba}: {is:?}", commit.number);
+                rotten += usize::from(damaged);
+            }
+        }
+    }
+    assert!(rotten > 0 && holes > 0, "{rotten} blocks rotten, {holes} holes");
 }
 
 /// Any damage anywhere: an error or right data, never wrong data, never a panic.

@@ -89,6 +89,10 @@ pub(super) async fn era(shard: &Shared, exec: &Handle, era: &Era) -> Result<Vec<
         let what = format!("commit {} was acknowledged and does not hold any more", number + 1);
         return Err(corrupt(&id, &what));
     }
+    // Those behind a hole know of those before it.
+    while waiting.front().is_some_and(|w| w.0.place.number <= known) {
+        apply(shard, waiting.pop_front().as_ref());
+    }
     // What may have been under way is believed only when its payload is there too.
     let mut tail = Vec::new();
     for found in waiting {
@@ -357,10 +361,15 @@ async fn known_behind(shard: &Shared, exec: &Handle, id: &LogIdentity, cursors: 
             highest = highest.max(known_from(scan, id, (cursor.stream, header.stream_seq), *offset).await);
             onward = header.successor.map(|columns| (columns, header.stream_seq + 1));
         }
-        if let Some((columns, stream_seq)) = onward.filter(|(c, _)| drives.hold(c)) {
+        // Small units are filled by a few commits each.
+        let mut left = LOOK_BEHIND_BYTES;
+        while let Some((columns, stream_seq)) = onward.take().filter(|(c, _)| left > 0 && drives.hold(c)) {
             let mut scan = SegmentScan::new(exec.clone(), drives.clone(), columns);
             let of = (cursor.stream, stream_seq);
             highest = highest.max(known_from(&mut scan, id, of, SEGMENT_HEADER_BYTES).await);
+            let header = scan.header(|h| is_of(h, id, of)).await.ok().flatten();
+            onward = header.and_then(|h| h.successor).map(|columns| (columns, stream_seq + 1));
+            left = left.saturating_sub(drives.unit_bytes);
         }
     }
     highest
