@@ -313,13 +313,41 @@ fn a_drive_that_has_left_is_left_alone() {
 fn a_start_that_gets_no_unit_says_so() {
     let (world, setup) = (World::new(5), three());
     filled(&world, &setup);
-    match Node::open_without_units(&world, &setup) {
+    match Node::open_without_units(&world, &setup, &[Purpose::Control, Purpose::Clean]) {
         Err(StoreError::Drive(text)) => assert!(text.contains("one more drive"), "{text}"),
         Err(other) => panic!("{other:?}"),
         Ok(_) => panic!("it serves without a unit for its log"),
     }
     world.crash();
     verify(&mut Node::open(&world, &setup).unwrap());
+}
+
+/// Nor does one that writes a checkpoint, since there were so many since the last one.
+#[test]
+fn a_start_that_gets_no_unit_for_a_checkpoint_says_so() {
+    let (world, setup) = (World::new(5), three());
+    filled(&world, &setup);
+    let mut seq = 40;
+    let refused =
+        (0..40).find_map(|_| match Node::open_without_units(&world, &setup, &[Purpose::Metadata]) {
+            Ok(mut node) => {
+                seq += 1;
+                let record = node.write(1, 1000, &[seq]);
+                node.commit(0, seq, vec![record]).unwrap();
+                drop(node);
+                world.crash();
+                None
+            }
+            Err(error) => Some(error),
+        });
+    match refused.expect("some start writes a checkpoint") {
+        StoreError::Drive(text) => assert!(text.contains("one more drive"), "{text}"),
+        other => panic!("{other:?}"),
+    }
+    world.crash();
+    let mut node = Node::open(&world, &setup).unwrap();
+    verify(&mut node);
+    assert_eq!(node.read(0, 1, 1000, 1).unwrap(), [seq]);
 }
 
 /// Overwrites of a small pool that has to clean, with checkpoints in the midst, up to a power cut; true when nothing got stuck.

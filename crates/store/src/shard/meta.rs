@@ -2,7 +2,9 @@
 //!
 //! What is written here counts only once an anchor names it; a crash before leaves garbage that nobody looks at.
 
+use super::fetch::within;
 use super::members::on_all;
+use super::recover::{FIRST_LEASES_MS, NO_UNIT};
 use super::{Phase, Shared};
 use crate::Purpose;
 use crate::columns::Columns;
@@ -177,8 +179,10 @@ impl MetaWriter {
     }
 
     /// Takes up to `most` bytes of the open segment, whole pages and at least one, and says how many. A segment that has room may be
-    /// closed whenever something is waited for, so nothing is between the look and the taking.
+    /// closed whenever something is waited for, so nothing is between the look and the taking. A start waits for a unit so long and no
+    /// longer.
     async fn take(&mut self, most: u32) -> Result<(Placed, u32), String> {
+        let mut late = None;
         loop {
             let header = {
                 let mut shard = self.shard.borrow_mut();
@@ -199,12 +203,22 @@ impl MetaWriter {
             match header {
                 Some(header) => self.begin(&header).await?,
                 None => {
-                    let bell = {
+                    let (bell, starting) = {
                         let mut shard = self.shard.borrow_mut();
                         shard.want(Purpose::Metadata);
-                        shard.lease_bell.clone()
+                        (shard.lease_bell.clone(), shard.phase == Phase::Recovering)
                     };
-                    bell.notified().await;
+                    if !starting {
+                        bell.notified().await;
+                        continue;
+                    }
+                    // Cleaning, which could free some, begins after the start.
+                    let now = self.exec.now();
+                    let until = *late.get_or_insert(now.plus_ms(FIRST_LEASES_MS));
+                    let left_ms = until.since(now).div_ceil(1_000_000);
+                    if left_ms == 0 || within(&self.exec, left_ms, bell.notified()).await.is_none() {
+                        return Err(NO_UNIT.into());
+                    }
                 }
             }
         }

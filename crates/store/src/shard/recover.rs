@@ -28,8 +28,10 @@ use std::task::Poll;
 /// Node pages that are read at a time.
 const READ_AHEAD: usize = 32;
 
-/// How long a start waits for the first units. Milliseconds.
-const FIRST_LEASES_MS: u64 = 30_000;
+/// How long a start waits for units, and what it says when none came. Milliseconds.
+pub(super) const FIRST_LEASES_MS: u64 = 30_000;
+pub(super) const NO_UNIT: &str = "the pool is so full that no unit is free for its log to go on in: start it with one more drive, a \
+                                  blank one, or with a drive that it lacks";
 
 /// The life of a shard as a task: recovery, then checkpoints until it ends. Cleaning gets a task of its own.
 pub(crate) async fn run(shard: Shared, exec: Handle) {
@@ -454,9 +456,7 @@ async fn first_leases(shard: &Shared, exec: &Handle) -> Result<(), String> {
             }
         }
         if is_late {
-            return Err("the pool is so full that no unit is free for its log to go on in: start it with one more drive, a blank \
-                        one, or with a drive that it lacks"
-                .into());
+            return Err(NO_UNIT.into());
         }
         let mut rung = pin!(bell.notified());
         poll_fn(|cx| {

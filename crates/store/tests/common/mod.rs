@@ -96,8 +96,8 @@ pub struct Node {
     files: Vec<Option<dolmen_io::FileId>>,
     /// A drive that is being prepared to join.
     preparing: Option<(dolmen_io::FileId, Prepared)>,
-    /// What shards want does not reach the pool's owner.
-    no_units: bool,
+    /// What shards want for these purposes does not reach the pool's owner.
+    no_units: Vec<Purpose>,
 }
 
 /// What comes of preparing a drive.
@@ -255,14 +255,18 @@ impl Node {
             asked: false,
             files,
             preparing: None,
-            no_units: false,
+            no_units: Vec::new(),
         })
     }
 
-    /// Opens the pool while its owner has no unit to give.
-    pub fn open_without_units(world: &World, setup: &Setup) -> Result<Node, StoreError> {
+    /// Opens the pool while its owner has no unit to give for these purposes.
+    pub fn open_without_units(
+        world: &World,
+        setup: &Setup,
+        purposes: &[Purpose],
+    ) -> Result<Node, StoreError> {
         let mut node = Node::start(world, setup)?;
-        node.no_units = true;
+        node.no_units = purposes.to_vec();
         node.until_ready()
     }
 
@@ -325,9 +329,7 @@ impl Node {
         for store in &mut self.stores {
             store.drain_pool(&mut up);
         }
-        if self.no_units {
-            up.retain(|message| !matches!(message, ToPool::Want { .. }));
-        }
+        up.retain(|m| !matches!(m, ToPool::Want { purpose, .. } if self.no_units.contains(purpose)));
         for message in up {
             if let Err(error) = self.owner.on_shard(message) {
                 self.fault = Some(error);
