@@ -335,7 +335,7 @@ impl Trial {
             let at = self.pick(self.volumes.len());
             let volume = self.volumes.remove(at);
             println!("volume {} is deleted", volume.name);
-            self.node.cli(&["volume", "delete", &volume.name]);
+            self.node.cli(&["volume", "delete", &volume.name, "--yes"]);
         } else if !self.snapshots.is_empty() {
             let at = self.pick(self.snapshots.len());
             let snapshot = self.snapshots.remove(at);

@@ -163,7 +163,12 @@ fn a_volume_from_create_to_delete() {
     assert!(String::from_utf8_lossy(&said.stderr).contains("volume deny web --ip ALLOW_ANY"));
     let why = bad(4, &["--data", data.to_str().unwrap(), "volume", "create", "web", "--size", "1GiB"]);
     assert!(why.contains("exists already"), "{why}");
-    assert!(on(&["volume", "delete", "web"]).contains("is deleted"));
+    // Nobody is at the terminal.
+    let why = bad(1, &["--data", data.to_str().unwrap(), "volume", "delete", "web"]);
+    assert!(why.contains("volume 'web' of 20 GiB is lost") && why.contains("no snapshots"), "{why}");
+    assert!(why.contains("nothing was deleted") && why.contains("--yes"), "{why}");
+    assert!(on(&["volume", "show", "web"]).contains(uuid));
+    assert!(on(&["volume", "delete", "web", "--yes"]).contains("is deleted"));
     let why = bad(3, &["--data", data.to_str().unwrap(), "volume", "show", "web"]);
     assert!(why.contains("does not exist") && why.contains("volume list"), "{why}");
     let args = [
@@ -223,6 +228,8 @@ fn a_snapshot_from_create_to_delete() {
     assert_eq!(runs[1]["offset"], 409_600);
     let why = bad(1, &["--data", data, "volume", "rollback", "v", "--to", "s"]);
     assert!(why.contains("nothing was changed") && why.contains("--yes"), "{why}");
+    assert!(why.contains("no host is connected"), "{why}");
+    assert!(bad(1, &["--data", data, "volume", "delete", "v"]).contains("its 2 snapshots stay"));
     assert!(on(&["volume", "rollback", "v", "--to", "s", "--yes"]).contains("is as it was at"));
     bad(1, &["--data", data, "volume", "rollback", "c", "--to", "s", "--yes"]);
     assert!(on(&["snapshot", "delete", "s"]).contains("is deleted"));
@@ -248,7 +255,7 @@ fn snapshots_are_listed_by_volume_whatever_that_is_named_now() {
     assert!(of("b").contains("ever"), "{}", of("b"));
     assert!(of("a").contains("There are no snapshots"), "{}", of("a"));
     // Of a volume that is not there the name is all that is known.
-    on(&["volume", "delete", "a"]);
+    on(&["volume", "delete", "a", "--yes"]);
     assert!(of("a").contains("ever") && of("nothing").contains("There are no snapshots"), "{}", of("a"));
     node.control.stop();
 }

@@ -140,7 +140,7 @@ fn a_volume_that_grows_is_larger_for_new_connections_and_others_come_and_go() {
         client(&["nbdinfo", "--list", "--json", &uri(&socket, "")]).is_none_or(|l| l.contains(name))
     };
     within(&|| "the new volume".into(), || listed(&more));
-    door.node.cli(&["volume", "delete", "more"]);
+    door.node.cli(&["volume", "delete", "more", "--yes"]);
     if client(&["nbdinfo", "--version"]).is_some() {
         within(&|| "the end of the new volume".into(), || !listed(&more));
     }
@@ -183,7 +183,7 @@ fn a_path_that_discovery_adds_or_takes_away_under_load_costs_no_request() {
         };
         for _ in 0..2 {
             flows(64 << 10);
-            second.cli(&["volume", "delete", "way"]);
+            second.cli(&["volume", "delete", "way", "--yes"]);
             within(&|| "the end of the way that is told of no more".into(), || wire.is_unused());
             assert!(copying.try_wait().unwrap().is_none(), "the copy ended before the path did");
             // Nobody misses it now.

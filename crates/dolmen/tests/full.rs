@@ -27,7 +27,7 @@ fn a_full_pool_refuses_serves_and_recovers() {
     node.host(2).verify(2, kept);
     assert!(node.host(2).try_fill(2, 4096).is_err());
     // What is overwritten takes no more than there is: a full pool is no reason for that to fail for good.
-    node.cli(&["volume", "delete", "second"]);
+    node.cli(&["volume", "delete", "second", "--yes"]);
     within(&|| "room for 24 MiB".into(), || node.host(1).try_fill(3, 24).is_ok());
     node.until_event("PoolReady");
     node.host(1).verify(3, 24);

@@ -487,14 +487,14 @@ fn deleting_erases_the_key_on_every_drive() {
     let goes = *both.difference(&others).next().unwrap();
     assert_eq!(machine.count(&goes), 4, "two copies on each drive");
     machine.cli(&["snapshot", "create", "s", "goes"]);
-    machine.cli(&["volume", "delete", "goes"]);
+    machine.cli(&["volume", "delete", "goes", "--yes"]);
     within("the volume's end", || !machine.run(&["volume", "show", "goes"]).status.success());
     std::thread::sleep(Duration::from_millis(500));
     assert_eq!(machine.count(&goes), 4, "the snapshot needs it");
     machine.cli(&["volume", "create", "copy", "--from-snapshot", "s", "--acl", HOST]);
     machine.holds("copy", &data);
     machine.cli(&["snapshot", "delete", "s"]);
-    machine.cli(&["volume", "delete", "copy"]);
+    machine.cli(&["volume", "delete", "copy", "--yes"]);
     within("the erasure", || machine.wrapped() == others);
     assert_eq!(machine.count(&goes), 0);
     assert_eq!(machine.json(&["key", "show"])["dataKeys"], 1);
@@ -504,7 +504,7 @@ fn deleting_erases_the_key_on_every_drive() {
         machine.create("short", &[]);
         machine.write("short", &data);
         assert_eq!(machine.wrapped().len(), 2);
-        machine.cli(&["volume", "delete", "short"]);
+        machine.cli(&["volume", "delete", "short", "--yes"]);
         std::thread::sleep(Duration::from_millis(wait_ms));
         machine.kill();
         machine.start(&[]);

@@ -264,10 +264,13 @@ pub enum VolumeCommand {
     },
     /// Give a volume another QoS policy or another name
     Update(UpdateArgs),
-    /// Delete a volume and its data
+    /// Delete a volume and its data, whoever uses it; its snapshots stay
     Delete {
         /// Name or UUID
         volume: String,
+        /// Don't ask
+        #[arg(long)]
+        yes: bool,
     },
     /// Admit hosts
     Allow(AccessArgs),

@@ -1,9 +1,11 @@
 //! The command line: what was asked, who answers, and with which exit code it ends.
 
 pub mod args;
+mod ask;
 pub mod bench;
 mod client;
 mod connect;
+mod discard;
 mod drive;
 mod duration;
 mod error;
@@ -29,15 +31,12 @@ use crate::{
     node::{self, DriveIdentity},
 };
 use args::{Cli, Command, DriveCommand, Global, KeyCommand, PoolCommand};
+use ask::Loss;
 use clap::{CommandFactory, FromArgMatches};
 use client::Client;
 use error::{CliError, Exit};
 use output::Output;
-use std::{
-    io::{self, IsTerminal},
-    path::Path,
-    process::ExitCode,
-};
+use std::{path::Path, process::ExitCode};
 
 /// Runs the program with the process's own arguments.
 pub fn run() -> ExitCode {
@@ -169,16 +168,11 @@ fn wipe(output: &Output, path: &Path, yes: bool) -> Result<(), CliError> {
         DriveIdentity::Foreign(what) => what,
     };
     if !yes {
-        if !io::stdin().is_terminal() {
-            let text = format!("{} holds {holds}; nothing was wiped", path.display());
-            return Err(CliError::new(Exit::Failed, text).hint("if all of it may be lost: add --yes"));
-        }
-        eprint!("{} holds {holds}. All of it will be lost. Type 'yes': ", path.display());
-        let mut line = String::new();
-        let _ = io::stdin().read_line(&mut line);
-        if line.trim() != "yes" {
-            return Err(CliError::new(Exit::Failed, "nothing was wiped"));
-        }
+        ask::meant(&Loss {
+            what: format!("{} holds {holds}", path.display()),
+            advice: "All of it will be lost.",
+            spared: "nothing was wiped",
+        })?;
     }
     node::wipe_drive(path).map_err(failed)?;
     let answer = serde_json::json!({"path": path.display().to_string(), "blank": true});

@@ -69,7 +69,8 @@ fn create(client: &Client, output: &Output, args: SnapshotCreateArgs) -> Result<
     })
 }
 
-fn list(client: &Client, output: &Output, volume: Option<&str>) -> Result<(), CliError> {
+/// All that there are.
+pub(crate) fn all(client: &Client) -> Result<Vec<Value>, CliError> {
     let mut snapshots: Vec<Value> = Vec::new();
     loop {
         // In pages, since the API bounds each.
@@ -77,10 +78,14 @@ fn list(client: &Client, output: &Output, volume: Option<&str>) -> Result<(), Cl
         let page = client.get(&format!("{SNAPSHOTS}?showAll=true{after}"))?;
         let page = page["snapshots"].as_array().cloned().unwrap_or_default();
         if page.is_empty() {
-            break;
+            return Ok(snapshots);
         }
         snapshots.extend(page);
     }
+}
+
+fn list(client: &Client, output: &Output, volume: Option<&str>) -> Result<(), CliError> {
+    let mut snapshots = all(client)?;
     if let Some(volume) = volume {
         // A snapshot keeps the name that its volume had: a volume that is there is told by its identity.
         let (field, wanted) = match volume::fetch(client, volume) {

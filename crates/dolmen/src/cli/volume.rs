@@ -3,6 +3,7 @@
 use super::{
     args::{AccessArgs, CreateArgs, Kind, UpdateArgs, VolumeCommand},
     client::Client,
+    discard,
     error::{CliError, Exit},
     output::{Align, Output, pairs, ratio, size, table, text, texts},
     snapshot,
@@ -10,11 +11,7 @@ use super::{
 use crate::config::Switch;
 use dolmen_types::{ByteSize, Uuid};
 use serde_json::{Value, json};
-use std::{
-    io::{self, IsTerminal},
-    thread,
-    time::Duration,
-};
+use std::{thread, time::Duration};
 
 /// How often a new volume is looked at until it is Available, and how long in all.
 const POLL: Duration = Duration::from_millis(200);
@@ -32,9 +29,9 @@ pub(crate) fn run(client: &Client, output: &Output, command: VolumeCommand) -> R
         VolumeCommand::List => list(client, output),
         VolumeCommand::Show { volume } => show(client, output, &volume),
         VolumeCommand::Resize { volume, size } => resize(client, output, &volume, size),
-        VolumeCommand::Rollback { volume, to, yes } => roll_back(client, output, &volume, &to, yes),
+        VolumeCommand::Rollback { volume, to, yes } => discard::roll_back(client, output, &volume, &to, yes),
         VolumeCommand::Update(args) => update(client, output, args),
-        VolumeCommand::Delete { volume } => delete(client, output, &volume),
+        VolumeCommand::Delete { volume, yes } => discard::delete(client, output, &volume, yes),
         VolumeCommand::Allow(args) => {
             let seen = access(client, output, &args, allowed)?;
             for (field, given, flag) in [("acl", &args.hosts, ""), ("IPAcl", &args.ip, "--ip ")] {
@@ -52,7 +49,7 @@ pub(crate) fn run(client: &Client, output: &Output, command: VolumeCommand) -> R
 }
 
 /// The path of a volume by name or UUID under `base`.
-fn path(base: &str, volume: &str) -> Result<String, CliError> {
+pub(super) fn path(base: &str, volume: &str) -> Result<String, CliError> {
     if volume.parse::<Uuid>().is_ok() {
         return Ok(format!("{base}/{volume}"));
     }
@@ -65,7 +62,8 @@ pub(crate) fn fetch(client: &Client, volume: &str) -> Result<Value, CliError> {
     client.get(&path("/dolmen/v1/volumes", volume)?).map_err(|why| missing(client, why))
 }
 
-fn missing(client: &Client, error: CliError) -> CliError {
+/// A volume that is not there, with the way to see which are.
+pub(super) fn missing(client: &Client, error: CliError) -> CliError {
     match error.exit {
         Exit::NotFound => {
             error.hint(format!("this tells which volumes there are: {}", client.suggest("volume list")))
@@ -318,45 +316,6 @@ fn update_body(args: &UpdateArgs, seen: &Value) -> Option<Value> {
         body["newName"] = name.as_str().into();
     }
     body.as_object().is_some_and(|fields| !fields.is_empty()).then_some(body)
-}
-
-/// Puts a volume back. People at a terminal are asked first; a script has to say that it means it.
-fn roll_back(
-    client: &Client,
-    output: &Output,
-    volume: &str,
-    snapshot: &str,
-    yes: bool,
-) -> Result<(), CliError> {
-    let (seen, to) = (fetch(client, volume)?, snapshot::fetch(client, snapshot)?);
-    let (name, taken) = (text(&seen, "name"), text(&to, "creationTime"));
-    if !yes {
-        let loses = format!("volume '{name}' loses what was written since {taken}");
-        if !io::stdin().is_terminal() {
-            return Err(CliError::new(Exit::Failed, format!("{loses}; nothing was changed"))
-                .hint("if that is meant: add --yes"));
-        }
-        eprint!("{loses}. Hosts must not use it now. Type 'yes': ");
-        let mut line = String::new();
-        let _ = io::stdin().read_line(&mut line);
-        if line.trim() != "yes" {
-            return Err(CliError::new(Exit::Failed, "nothing was changed"));
-        }
-    }
-    let uuid = text(&seen, "UUID");
-    let body = json!({"srcSnapshotUUID": to["UUID"]});
-    client.put(&format!("/api/v2/volumes/{uuid}/rollback"), &text(&seen, "ETag"), &body)?;
-    let changed = fetch(client, &uuid)?;
-    output.put(&changed, |_| format!("volume '{name}' is as it was at {taken}"))
-}
-
-fn delete(client: &Client, output: &Output, volume: &str) -> Result<(), CliError> {
-    let seen = fetch(client, volume)?;
-    let done =
-        client.delete(&path("/api/v2/volumes", &text(&seen, "UUID"))?).map_err(|why| missing(client, why))?;
-    output.put(&done, |_| {
-        format!("volume '{}' is deleted; its space comes back in the background", text(&seen, "name"))
-    })
 }
 
 /// Makes a new list from the old one, the words of the command line and the field's name.
