@@ -139,8 +139,9 @@ pub(crate) async fn create(
             return Err(Error::invalid("resourceUUID", "a volume's UUID or name is needed").into());
         }
     };
-    let (schedule, retention_ms) = schedule(&fields, (app.now)())?
-        .ok_or_else(|| Error::invalid("schedulePolicy", "how often is needed"))?;
+    let asked = (app.now)();
+    let (schedule, retention_ms) =
+        schedule(&fields, asked)?.ok_or_else(|| Error::invalid("schedulePolicy", "how often is needed"))?;
     let plan = SchedulePlan {
         name: fields.nonempty("name")?.unwrap_or_default(),
         project,
@@ -148,6 +149,7 @@ pub(crate) async fn create(
         description: fields.text("description")?.unwrap_or_default(),
         schedule,
         retention_ms,
+        asked,
     };
     let made = app.cluster.create_schedule(plan).await?;
     Ok(Json(one(&app, &made.project, made.uuid).await?))
@@ -203,9 +205,11 @@ pub(crate) async fn update(
     let fields = Fields::parse(&body_bytes(body).await?, &HashMap::new())?;
     let project = project_of(&path)?;
     caller.project(&project, Level::Admin)?;
+    let asked = (app.now)();
     let change = ScheduleChange {
-        schedule: schedule(&fields, (app.now)())?,
+        schedule: schedule(&fields, asked)?,
         description: fields.text("description")?,
+        asked,
     };
     app.cluster.update_schedule(project, uuid_of(&path)?, change).await?;
     Ok(Json(json!({})))

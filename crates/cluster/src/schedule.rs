@@ -103,8 +103,15 @@ pub struct SnapshotPolicy {
     pub schedule: Schedule,
     /// How long its snapshots are kept; for ever if not given. Milliseconds.
     pub retention_ms: Option<u64>,
-    /// When it last took a snapshot, or was made.
+    /// When it last took a snapshot, or what [`before`] made of when it was asked for.
     pub last: UnixMillis,
+}
+
+/// What a schedule that is asked for at a time has behind it: all times before. One that begins at that very instant, as it does when
+/// no start is named, is due at once.
+#[must_use]
+pub(crate) fn before(asked: UnixMillis) -> UnixMillis {
+    UnixMillis(asked.0.saturating_sub(1))
 }
 
 impl SnapshotPolicy {

@@ -277,6 +277,12 @@ fn a_snapshot_policy_from_create_to_delete() {
     assert!(on(&["policy", "show", "w"]).contains("Friday from 2100"));
     assert!(on(&["policy", "delete", "d"]).contains("its snapshots stay"));
     assert!(bad(3, &["--data", data, "policy", "show", "d"]).contains("policy list"));
+    on(&["policy", "create", "at-once", "v", "--days", "1"]);
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(60);
+    while !on(&["snapshot", "list"]).contains("at-once-") {
+        assert!(std::time::Instant::now() < deadline, "no first snapshot: {}", on(&["snapshot", "list"]));
+        std::thread::sleep(std::time::Duration::from_millis(50));
+    }
     bad(2, &["--data", data, "policy", "create", "x", "v"]);
     bad(2, &["--data", data, "policy", "create", "x", "v", "--hours", "1", "--days", "1"]);
     bad(1, &["--data", data, "policy", "create", "x", "v", "--hours", "0"]);

@@ -7,7 +7,7 @@ use super::{Command, Model, rotation::Rotation};
 use crate::{
     Error, Kind,
     event::{Component, Occurrence, Severity},
-    schedule::{MAX_SNAPSHOT_POLICIES, Schedule, SnapshotPolicy},
+    schedule::{MAX_SNAPSHOT_POLICIES, Schedule, SnapshotPolicy, before},
     snapshot::SnapshotSpec,
     volume::VolumeKey,
 };
@@ -47,6 +47,8 @@ pub struct SchedulePlan {
     pub schedule: Schedule,
     /// How long its snapshots are kept. Milliseconds.
     pub retention_ms: Option<u64>,
+    /// When that was asked for: earlier times are not made up. Where no start was named, it is this.
+    pub asked: UnixMillis,
 }
 
 impl Model {
@@ -62,12 +64,7 @@ impl Model {
     }
 
     /// The policy that `plan` describes, if it may be made. It counts from [`Model::put_schedule`] on.
-    pub fn new_schedule(
-        &self,
-        plan: SchedulePlan,
-        uuid: Uuid,
-        now: UnixMillis,
-    ) -> Result<SnapshotPolicy, Error> {
+    pub fn new_schedule(&self, plan: SchedulePlan, uuid: Uuid) -> Result<SnapshotPolicy, Error> {
         let volume = self.find(Some(&plan.project), &plan.volume)?.descriptor;
         if volume.kind != dolmen_types::volume::VolumeKind::Durable {
             return Err(Error::invalid("resourceName", "a test volume has no snapshots"));
@@ -85,10 +82,10 @@ impl Model {
             );
             return Err(Error::new(Kind::AlreadyExists, text));
         }
-        let SchedulePlan { name, project, description, schedule, retention_ms, .. } = plan;
-        let volume = volume.uuid;
+        let SchedulePlan { name, project, description, schedule, retention_ms, asked, .. } = plan;
+        let (volume, last) = (volume.uuid, before(asked));
         let policy =
-            SnapshotPolicy { uuid, name, project, volume, description, schedule, retention_ms, last: now };
+            SnapshotPolicy { uuid, name, project, volume, description, schedule, retention_ms, last };
         policy.check()?;
         Ok(policy)
     }

@@ -6,9 +6,9 @@ use crate::{
     model::{PolicyView, SchedulePlan},
     plane::Answer,
     qos::{PolicyChange, PolicyKey, PolicySpec, QosPolicy},
-    schedule::{Schedule, SnapshotPolicy},
+    schedule::{Schedule, SnapshotPolicy, before},
 };
-use dolmen_types::Uuid;
+use dolmen_types::{UnixMillis, Uuid};
 
 /// What a [`super::Handle`] asks about QoS and snapshot policies.
 #[derive(Debug)]
@@ -32,6 +32,8 @@ pub struct ScheduleChange {
     pub schedule: Option<(Schedule, Option<u64>)>,
     /// A new description.
     pub description: Option<String>,
+    /// When that was asked for: a new schedule makes up no earlier times.
+    pub asked: UnixMillis,
 }
 
 impl Service {
@@ -93,7 +95,7 @@ impl Service {
     }
 
     async fn create_schedule(&mut self, plan: SchedulePlan) -> Result<SnapshotPolicy, Error> {
-        let policy = self.model.new_schedule(plan, (self.ambient.uuid)(), (self.ambient.now)())?;
+        let policy = self.model.new_schedule(plan, (self.ambient.uuid)())?;
         self.keep_schedule(policy).await
     }
 
@@ -107,7 +109,7 @@ impl Service {
         if let Some((schedule, retention_ms)) = change.schedule {
             (policy.schedule, policy.retention_ms) = (schedule, retention_ms);
             // The times of the old schedule are not made up by the new one.
-            policy.last = (self.ambient.now)();
+            policy.last = before(change.asked);
         }
         policy.description = change.description.unwrap_or(policy.description);
         policy.check()?;

@@ -11,9 +11,9 @@ fn schedules_take_snapshots_in_virtual_time_and_go_with_their_volume() {
     let mut model = Model::recover(Marks::default(), Marks::default(), Vec::new());
     let d = made(&mut model, "v", 1);
     let plan = hourly("hourly", start);
-    let policy = model.new_schedule(plan.clone(), Uuid([9; 16]), UnixMillis(start)).unwrap();
+    let policy = model.new_schedule(plan.clone(), Uuid([9; 16])).unwrap();
     model.put_schedule(policy.clone());
-    let taken = model.new_schedule(plan, Uuid([8; 16]), UnixMillis(start)).unwrap_err();
+    let taken = model.new_schedule(plan, Uuid([8; 16])).unwrap_err();
     assert_eq!(taken.kind, Kind::AlreadyExists);
     let (mut held, mut saved, mut told) = (BTreeMap::new(), policy, 0);
     let mut next = 0u128;
@@ -99,6 +99,7 @@ pub(super) fn hourly(name: &str, start: u64) -> SchedulePlan {
         description: String::new(),
         schedule: Schedule::Hourly { start_ms: start, hours: 1 },
         retention_ms: Some(3 * HOUR),
+        asked: UnixMillis(start),
     }
 }
 
@@ -128,7 +129,7 @@ fn a_clock_that_is_set_back_costs_no_snapshots() {
     let mut model = Model::recover(Marks::default(), Marks::default(), Vec::new());
     let d = made(&mut model, "v", 1);
     let policy = SchedulePlan { retention_ms: None, ..hourly("hourly", start) };
-    model.put_schedule(model.new_schedule(policy, Uuid([9; 16]), UnixMillis(start)).unwrap());
+    model.put_schedule(model.new_schedule(policy, Uuid([9; 16])).unwrap());
     let (mut held, mut saved) = tick(&mut model, start + 240 * HOUR);
     assert_eq!(held.len(), 1, "the clock is ten days ahead");
     // It is put right; from the third hour on the process starts anew all the time.
@@ -152,8 +153,7 @@ fn a_clock_that_nobody_believes_deletes_nothing() {
     let start = 1000 * HOUR;
     let mut model = Model::recover(Marks::default(), Marks::default(), Vec::new());
     made(&mut model, "v", 1);
-    model
-        .put_schedule(model.new_schedule(hourly("hourly", start), Uuid([9; 16]), UnixMillis(start)).unwrap());
+    model.put_schedule(model.new_schedule(hourly("hourly", start), Uuid([9; 16])).unwrap());
     let (taken, _) = tick(&mut model, start + HOUR);
     assert_eq!(taken.len(), 1);
     let mut late = |sure| {
@@ -162,4 +162,26 @@ fn a_clock_that_nobody_believes_deletes_nothing() {
         commands.iter().filter(|c| matches!(c, Command::DeleteSnapshot { .. })).count()
     };
     assert_eq!((late(false), late(true)), (0, 1));
+}
+
+/// "First time [default: now]": somebody who sets up a daily one before a risky change has a snapshot of the time before it.
+#[test]
+fn a_schedule_that_begins_now_takes_its_first_snapshot_at_once() {
+    let (asked, day) = (1000 * HOUR, 24 * HOUR);
+    let daily = |start_ms| Schedule::Daily { start_ms, days: 1 };
+    let now_on = [
+        daily(asked),
+        Schedule::Hourly { start_ms: asked, hours: 1 },
+        Schedule::Weekly { days: (0..7).map(|weekday| (asked, weekday)).collect() },
+    ];
+    // A time of day that was named is kept to, whether that first time is over or to come.
+    let later = [daily(asked - day / 4), daily(asked + day / 4), daily(asked - 9 * day - 1)];
+    for (schedule, at_once) in now_on.map(|s| (s, 1)).into_iter().chain(later.map(|s| (s, 0))) {
+        let mut model = Model::recover(Marks::default(), Marks::default(), Vec::new());
+        made(&mut model, "v", 1);
+        let plan = SchedulePlan { schedule: schedule.clone(), ..hourly("p", asked) };
+        model.put_schedule(model.new_schedule(plan, Uuid([9; 16])).unwrap());
+        let taken: Vec<usize> = [1, 2].map(|ms| tick(&mut model, asked + ms).0.len()).into();
+        assert_eq!(taken, [at_once, 0], "{schedule:?}");
+    }
 }

@@ -92,7 +92,7 @@ fn policies_that_cannot_run_keep_no_others() {
     let mut model = model((0..17).map(|n| (n, PgId(u32::from(n == 16)))));
     for n in 0..17 {
         let plan = SchedulePlan { volume: VolumeKey::Uuid(uuid(n)), ..hourly(&format!("p{n}"), 0) };
-        model.put_schedule(model.new_schedule(plan, uuid(n), UnixMillis(0)).unwrap());
+        model.put_schedule(model.new_schedule(plan, uuid(n)).unwrap());
     }
     let taken: BTreeSet<Uuid> = (0..10).flat_map(|at| tick(&mut model, UnixMillis(hour + at))).collect();
     assert_eq!(taken, BTreeSet::from([uuid(16)]));
