@@ -88,6 +88,9 @@ pub async fn open_pool(
     drives: Vec<Candidate>,
     options: PoolOptions,
 ) -> Result<PoolPlan, StoreError> {
+    if let (true, Some((_, why))) = (drives.is_empty(), options.absent.first()) {
+        return Err(StoreError::Refused(why.clone()));
+    }
     let found = survey(&exec, &drives).await?;
     let newest = view::in_force(&found, options.expect)?;
     if newest.is_none() {

@@ -2,7 +2,10 @@
 
 use std::{
     fs::{self, File},
-    os::unix::fs::MetadataExt,
+    os::{
+        fd::RawFd,
+        unix::fs::{FileTypeExt, MetadataExt},
+    },
     path::{Path, PathBuf},
 };
 
@@ -59,6 +62,20 @@ pub(crate) fn users_of_device(path: &Path) -> String {
         users.extend(holder.map(|h| format!("by {h}")));
     }
     users.join(", ")
+}
+
+/// Where this process has a file or block device open already, by another descriptor than `but`.
+pub(crate) fn open_here(of: &fs::Metadata, but: Option<RawFd>) -> Option<PathBuf> {
+    // A device has as many inodes as it has nodes.
+    let identity = |m: &fs::Metadata| match m.file_type().is_block_device() {
+        true => (true, m.rdev(), 0),
+        false => (false, m.dev(), m.ino()),
+    };
+    let but = but.map(|fd| fd.to_string());
+    let others = fs::read_dir("/proc/self/fd").ok()?.flatten();
+    let mut others = others.filter(|fd| but.as_ref().is_none_or(|but| fd.file_name().to_str() != Some(but)));
+    let found = others.find(|fd| fs::metadata(fd.path()).is_ok_and(|m| identity(&m) == identity(of)))?;
+    fs::read_link(found.path()).ok()
 }
 
 /// The living process that holds the advisory lock on a file, if it can be seen.

@@ -163,11 +163,22 @@ fn open_direct(path: &Path, claim: bool) -> Result<(File, bool), Error> {
         if !busy(&e) {
             return failed("open", path, &e);
         }
+        if let Some(other) = fs::metadata(path).ok().and_then(|meta| identify::open_here(&meta, None)) {
+            return same_drive(path, &other, Some(libc::EBUSY));
+        }
         let users = identify::users_of_device(path);
         let by = if users.is_empty() { "by another process or the kernel" } else { &users };
         let context = format!("{} is in use: {by}", path.display());
         Error { kind: ErrorKind::Refused, context, errno: Some(libc::EBUSY) }
     })
+}
+
+/// A drive that has two names.
+fn same_drive(path: &Path, other: &Path, errno: Option<i32>) -> Error {
+    let (path, other) = (path.display(), other.display());
+    let context =
+        format!("{path} is the same drive as {other}, which this process has open already; name it once");
+    Error { kind: ErrorKind::Refused, context, errno }
 }
 
 /// Tries again for a while as long as the failure `may_pass`: the kernel lets go of a killed process's operations, and with
@@ -198,6 +209,10 @@ fn lock(file: &File, path: &Path) -> Result<(), Error> {
     patiently(attempt, |e| taken(e) && holder().is_none()).map_err(|e| {
         if !taken(&e) {
             return failed("lock", path, &e);
+        }
+        let other = file.metadata().ok().and_then(|meta| identify::open_here(&meta, Some(file.as_raw_fd())));
+        if let Some(other) = other {
+            return same_drive(path, &other, None);
         }
         let holder = holder().unwrap_or_else(|| "another process".into());
         let context = format!("{} is in use by {holder}; a drive belongs to one daemon", path.display());

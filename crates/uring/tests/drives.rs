@@ -155,6 +155,15 @@ fn a_second_open_is_refused_by_name_and_the_lock_dies_with_its_holder() {
     let error = core.io.open_drive(&options(&path)).unwrap_err();
     assert_eq!(error.kind, ErrorKind::Refused);
     assert!(error.to_string().contains("this process") && error.to_string().contains("d0"), "{error}");
+    // By another name it is told as the same drive.
+    let (link, hard) = (folder.0.join("link"), folder.0.join("hard"));
+    std::os::unix::fs::symlink(&path, &link).unwrap();
+    std::fs::hard_link(&path, &hard).unwrap();
+    for other in [link, hard] {
+        let why = core.io.open_drive(&options(&other)).unwrap_err().to_string();
+        let same = format!("{} is the same drive as {}", other.display(), path.display());
+        assert!(why.contains(&same), "{why}");
+    }
     // Other cores of the process share the lock, and it lives as long as one of them.
     let handle = core.io.export_drive(info.file).unwrap();
     let mut other = Core::new(&config("none"));

@@ -57,7 +57,8 @@ pub(super) struct Opened {
 /// Drives that can't be opened: their paths, and why.
 type Absent = Vec<(String, String)>;
 
-/// Opens drives; those that can't be opened are told apart. One that a daemon holds is an error.
+/// Opens drives; those that can't be opened are told apart. One that a daemon holds or that we may not open is an error, and so it is
+/// when none can be opened.
 pub(super) fn open(paths: &[PathBuf]) -> Result<(Opened, Absent), ServeError> {
     let config = UringConfig { pool: PoolConfig::sized(POOL_BYTES), ..UringConfig::default() };
     let mut io = Io::new(Box::new(Uring::new(&config).map_err(ServeError::system)?));
@@ -73,7 +74,10 @@ pub(super) fn open(paths: &[PathBuf]) -> Result<(Opened, Absent), ServeError> {
             Err(why) => absent.push((path.display().to_string(), why.to_string())),
         }
     }
-    Ok((Opened { io, exec, drives }, absent))
+    match absent.first() {
+        Some((_, why)) if drives.is_empty() => Err(ServeError::new(why.clone())),
+        _ => Ok((Opened { io, exec, drives }, absent)),
+    }
 }
 
 impl Opened {
@@ -238,9 +242,6 @@ pub fn recover(data: &Path, named: &[PathBuf], key: &KeyPlace) -> Result<Recover
         )));
     }
     let (mut opened, absent) = open(named)?;
-    if let Some((_, why)) = absent.first().filter(|_| opened.drives.is_empty()) {
-        return Err(ServeError::new(why.clone()));
-    }
     let keyring = keyring_for(&mut opened, Some(data), key)?;
     let contents = opened.run(|exec, drives| read_contents(exec, drives, keyring), || ())?;
     let catalog = Catalog::read(contents.objects.iter().map(|(pg, key, value)| (*pg, *key, &**value)));
