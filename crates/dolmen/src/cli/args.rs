@@ -663,8 +663,8 @@ pub struct ReprotectArgs {
 /// How the pool is scrubbed.
 #[derive(Debug, Args)]
 pub struct ScrubArgs {
-    /// Begin a round now
-    #[arg(long)]
+    /// Begin a round now; while it is paused, as soon as it goes on
+    #[arg(long, conflicts_with = "pause")]
     pub start: bool,
     /// Read nothing for the time being
     #[arg(long, conflicts_with = "resume")]

@@ -52,7 +52,7 @@ pub(crate) fn pool_pairs(client: &Client, p: &Value) -> Vec<(&'static str, Strin
         ("  of that, cleaning", ratio(p, "writeAmplificationCleaning")),
         ("  of that, the map", ratio(p, "writeAmplificationMap")),
         ("Memory of the map", size(p, "mapMemoryBytes")),
-        ("Scrubbing", scrub_line(&p["scrub"])),
+        ("Scrubbing", scrub_line(client, &p["scrub"])),
     ]
 }
 
@@ -80,11 +80,16 @@ fn protection(client: &Client, r: &Value) -> String {
 }
 
 /// How far scrubbing is, in a line.
-fn scrub_line(s: &Value) -> String {
+fn scrub_line(client: &Client, s: &Value) -> String {
     let state = text(s, "state").to_lowercase();
     let (done, all, ended) = (text(s, "segmentsDone"), text(s, "segments"), text(s, "finished"));
+    // Times are written so that later ones sort after earlier ones; before any there is nothing.
+    let begun = text(s, "started") > ended;
     let progress = match (state.as_str(), ended.is_empty()) {
         ("running", _) => format!("{done} of {all} segments"),
+        ("paused", _) if begun => {
+            format!("a round has begun and waits for `{}`", client.suggest("pool scrub --resume"))
+        }
         (_, true) => "no round yet".into(),
         (_, false) => format!("last round ended {ended}"),
     };
@@ -92,12 +97,12 @@ fn scrub_line(s: &Value) -> String {
     format!("{state}, {progress}; {mended} damaged places mended, {lost} lost")
 }
 
-fn scrub_pairs(s: &Value) -> Vec<(&'static str, String)> {
+fn scrub_pairs(client: &Client, s: &Value) -> Vec<(&'static str, String)> {
     let days = s["everySeconds"].as_f64().unwrap_or(0.0) / 86400.0;
     let (rate, places) = (text(s, "bytesPerSecond"), texts(&s["lostPlaces"]));
     let at_most = || format!("{} a second", size(s, "bytesPerSecond"));
     vec![
-        ("Scrubbing", scrub_line(s)),
+        ("Scrubbing", scrub_line(client, s)),
         ("A round every", if days == 0.0 { "(by hand)".into() } else { format!("{days} days") }),
         ("At most", if rate == "0" { "(as the period asks)".into() } else { at_most() }),
         ("Verified since the start", size(s, "checkedBytes")),
@@ -126,5 +131,5 @@ fn scrub(client: &Client, output: &Output, args: &ScrubArgs) -> Result<(), CliEr
     } else {
         client.get("/dolmen/v1/pool")?["scrub"].clone()
     };
-    output.put(&status, |s| pairs(&scrub_pairs(s)))
+    output.put(&status, |s| pairs(&scrub_pairs(client, s)))
 }

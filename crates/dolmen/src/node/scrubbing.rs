@@ -33,7 +33,8 @@ struct Settings {
     paused: bool,
     /// The newest round.
     round: u64,
-    /// When it began, and when the last one ended. Milliseconds since 1970; 0: not yet.
+    /// When it began, and when the last one ended. Milliseconds since 1970; 0: not yet. Before the first round, when that began to be
+    /// waited for.
     started_ms: u64,
     finished_ms: u64,
 }
@@ -116,7 +117,6 @@ impl Scrubbing {
             if s.started_ms == 0 {
                 // A pool that nobody ever looked at: its first round comes one period from now.
                 s.started_ms = now.0;
-                s.finished_ms = now.0;
             } else if through && s.every_s > 0 && now.0 >= s.started_ms.saturating_add(s.every_s * 1000) {
                 begin(s, report, now);
             }
@@ -185,9 +185,11 @@ mod tests {
         let scrubbing = Scrubbing::load(folder.path());
         assert_eq!(scrubbing.look(&report(0), 2, 0, at(0)).round, 0, "a fresh pool is not scrubbed at once");
         assert_eq!(scrubbing.look(&report(0), 2, 0, at(13)).round, 0);
+        assert_eq!(scrubbing.status(&report(0)).finished, UnixMillis(0));
         let plan = scrubbing.look(&report(0), 2, 0, at(14));
         assert_eq!(plan, ScrubPlan { round: 1, paused: false, bytes_per_s: 2 << 20 });
         assert!(scrubbing.status(&report(0)).running);
+        assert_eq!(scrubbing.status(&report(0)).finished, UnixMillis(0), "no round has ended yet");
         // The round takes longer than the period: no second one is begun.
         assert_eq!(scrubbing.look(&report(0), 2, 0, at(30)).round, 1);
         let scrubbing = Scrubbing::load(folder.path());
