@@ -77,8 +77,20 @@ pub enum VolumeKey {
     Name(String),
 }
 
-/// Checks a volume's or label's name: 1 to 253 of letters, digits, `-`, `_` and `.`.
+/// Checks the name of a volume, a snapshot or a policy: a word, and no UUID. Where either may stand, a UUID is taken for one, and what is
+/// meant for the object of that name would be done to another.
 pub fn check_name(field: &str, name: &str) -> Result<(), Error> {
+    if name.parse::<Uuid>().is_ok() {
+        return Err(Error::invalid(
+            field,
+            format!("'{name}' is a UUID; a name is none, lest it be taken for that of something else"),
+        ));
+    }
+    check_word(field, name)
+}
+
+/// Checks a word, such as a label's: 1 to 253 of letters, digits, `-`, `_` and `.`.
+pub fn check_word(field: &str, name: &str) -> Result<(), Error> {
     let good = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.');
     if name.is_empty() {
         return Err(Error::invalid(field, "a name is needed"));
@@ -177,8 +189,8 @@ pub fn check_labels(field: &str, labels: &[(String, String)]) -> Result<(), Erro
     }
     let mut keys = BTreeSet::new();
     for (key, value) in labels {
-        check_name(field, key)?;
-        check_name(field, value)?;
+        check_word(field, key)?;
+        check_word(field, value)?;
         if !keys.insert(key) {
             return Err(Error::invalid(field, format!("the key '{}' appears twice", shortened(key))));
         }
@@ -250,6 +262,11 @@ mod tests {
         for bad in ["", "a b", "ä", "a/b", &"x".repeat(254)] {
             assert!(check_name("name", bad).is_err(), "{bad}");
         }
+        // A label may say whose it is.
+        let uuid = "5C1D3F4E-0000-4000-8000-000000000009";
+        assert!(check_name("name", uuid).unwrap_err().text.contains("is a UUID"));
+        assert!(check_name("name", &format!("pvc-{uuid}")).is_ok());
+        assert!(check_labels("labels", &[("owner".into(), uuid.into())]).is_ok());
         for bad in ["", "A", "-a", "a-", "a_b", &"x".repeat(64)] {
             assert!(check_project("projectName", bad).is_err(), "{bad}");
         }

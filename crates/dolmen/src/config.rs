@@ -466,7 +466,7 @@ fn parse_nqn(text: &str) -> Result<Nqn, ConfigError> {
 
 fn check_cluster_name(name: Option<String>) -> Result<Option<String>, ConfigError> {
     if let Some(name) = &name {
-        dolmen_cluster::volume::check_name("--cluster-name", name)
+        dolmen_cluster::volume::check_word("--cluster-name", name)
             .map_err(|why| ConfigError::new(why.to_string()))?;
     }
     Ok(name)

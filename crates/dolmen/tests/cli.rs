@@ -237,6 +237,17 @@ fn a_snapshot_from_create_to_delete() {
     assert!(bad(3, &["--data", data, "snapshot", "show", "x"]).contains("snapshot list"));
     bad(2, &["--data", data, "volume", "create", "x"]);
     bad(2, &["--data", data, "snapshot", "create", "x"]);
+    let uuid = "5c1d3f4e-0000-4000-8000-000000000009";
+    for made in [
+        &["volume", "create", uuid, "--size", "1GiB"][..],
+        &["volume", "update", "v", "--name", uuid],
+        &["snapshot", "create", uuid, "v"],
+        &["policy", "create", uuid, "v", "--days", "1"],
+        &["qos", "create", uuid],
+    ] {
+        let why = bad(1, &[&["--data", data], made].concat());
+        assert!(why.contains("is a UUID; a name is none"), "{why}");
+    }
     node.control.stop();
 }
 
