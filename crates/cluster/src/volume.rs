@@ -152,8 +152,8 @@ pub fn parse_acl(field: &str, values: &[String]) -> Result<HostAccess, Error> {
     }
     let mut hosts = BTreeSet::new();
     for value in values {
-        let nqn: Nqn =
-            value.parse().map_err(|why| Error::invalid(field, format!("'{}' is {why}", shortened(value))))?;
+        let nqn = Nqn::of_host(value)
+            .map_err(|why| Error::invalid(field, format!("'{}' is {why}", shortened(value))))?;
         hosts.insert(nqn);
     }
     if hosts.len() > limits::MAX_ACL_ENTRIES {

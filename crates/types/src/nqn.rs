@@ -1,5 +1,6 @@
 //! NVMe Qualified Names (NVM Express Base Specification 2.0, section 4.5).
 
+use crate::Uuid;
 use std::{fmt, str::FromStr};
 
 /// A well-formed NQN: `nqn.yyyy-mm.reverse-domain[:text]`, at most 223 bytes of UTF-8 without control characters.
@@ -12,6 +13,18 @@ impl Nqn {
     /// The well-known discovery subsystem.
     pub const DISCOVERY: &'static str = "nqn.2014-08.org.nvmexpress.discovery";
 
+    /// What hosts' own names begin with (section 4.5.1): a UUID follows, and nothing else.
+    pub const UUID_PREFIX: &'static str = "nqn.2014-08.org.nvmexpress:uuid:";
+
+    /// The name of a host that is to be admitted. One that says to have a UUID must have one: no host is called by what only stands
+    /// for it, and a list with such a name admits nobody without a word.
+    pub fn of_host(text: &str) -> Result<Nqn, NqnError> {
+        match text.strip_prefix(Nqn::UUID_PREFIX) {
+            Some(uuid) if uuid.parse::<Uuid>().is_err() => Err(NqnError::NoUuid),
+            _ => text.parse(),
+        }
+    }
+
     /// The name as text.
     #[must_use]
     pub fn as_str(&self) -> &str {
@@ -20,18 +33,28 @@ impl Nqn {
 
     /// Parses the zero-terminated, zero-padded field of a Connect command's data.
     pub fn from_field(field: &[u8]) -> Result<Nqn, NqnError> {
-        let end = field.iter().position(|&b| b == 0).ok_or(NqnError)?;
-        std::str::from_utf8(&field[..end]).map_err(|_| NqnError)?.parse()
+        let end = field.iter().position(|&b| b == 0).ok_or(NqnError::Malformed)?;
+        std::str::from_utf8(&field[..end]).map_err(|_| NqnError::Malformed)?.parse()
     }
 }
 
-/// Not a well-formed NVMe Qualified Name.
+/// Why a text is no NVMe Qualified Name, or not one of a host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct NqnError;
+pub enum NqnError {
+    /// Not well-formed.
+    Malformed,
+    /// It says to have a UUID, and has none.
+    NoUuid,
+}
 
 impl fmt::Display for NqnError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("not an NQN (want nqn.YYYY-MM.reverse.domain[:name], at most 223 bytes)")
+        f.write_str(match self {
+            NqnError::Malformed => "not an NQN (want nqn.YYYY-MM.reverse.domain[:name], at most 223 bytes)",
+            NqnError::NoUuid => {
+                "not a host's NQN (want a whole UUID after ':uuid:', as the host's /etc/nvme/hostnqn has it)"
+            }
+        })
     }
 }
 
@@ -51,7 +74,7 @@ impl FromStr for Nqn {
             && digits(9..11)
             && b[11] == b'.'
             && !s.chars().any(|c| c.is_control() || c.is_whitespace());
-        if well_formed { Ok(Nqn(s.into())) } else { Err(NqnError) }
+        if well_formed { Ok(Nqn(s.into())) } else { Err(NqnError::Malformed) }
     }
 }
 
@@ -89,7 +112,21 @@ mod tests {
             ["", "nqn.", "nqn.2014-08.", "iqn.2014-08.org.a", "nqn.2o14-08.org.a", "nqn.2014-08.a b", &long]
         {
             assert!(bad.parse::<Nqn>().is_err(), "{bad}");
+            assert!(Nqn::of_host(bad).is_err(), "{bad}");
         }
         assert!(Nqn::from_field(&[b'a'; 256]).is_err());
+    }
+
+    /// What stands for a UUID in a manual is no host.
+    #[test]
+    fn a_host_that_says_to_have_a_uuid_has_one() {
+        let uuid = "00000000-0000-4000-8000-000000000000";
+        for good in [&format!("{}{uuid}", Nqn::UUID_PREFIX), "nqn.2016-01.com.lightbitslabs:uuid:x"] {
+            assert_eq!(Nqn::of_host(good).unwrap().as_str(), good);
+        }
+        for rest in ["...", "XYZ", "", &uuid[1..], &format!("{uuid}0")] {
+            let bad = format!("{}{rest}", Nqn::UUID_PREFIX);
+            assert_eq!(Nqn::of_host(&bad), Err(NqnError::NoUuid), "{bad}");
+        }
     }
 }

@@ -22,7 +22,7 @@ Exit codes:
 
 Examples:
   dolmen serve --data /var/lib/dolmen --drive /dev/nvme1n1
-  dolmen --data /var/lib/dolmen volume create web --size 10GiB --acl nqn.2014-08.org.nvmexpress:uuid:...
+  dolmen --data /var/lib/dolmen volume create web --size 10GiB --acl NQN
   dolmen --data /var/lib/dolmen connect-help web
   dolmen --endpoint https://192.0.2.1:8443 --token-file token status";
 
@@ -751,7 +751,13 @@ fn parse_host(text: &str) -> Result<String, String> {
     if text == "ALLOW_ANY" || text == "ALLOW_NONE" {
         return Ok(text.into());
     }
-    text.parse::<Nqn>().map(|nqn| nqn.to_string()).map_err(|why| why.to_string())
+    Nqn::of_host(text).map(|nqn| nqn.to_string()).map_err(|why| why.to_string())
+}
+
+/// As [`parse_host`], and whatever a list may hold already.
+fn parse_listed(text: &str) -> Result<String, String> {
+    parse_host(text)
+        .or_else(|_| text.parse::<Nqn>().map(|nqn| nqn.to_string()).map_err(|why| why.to_string()))
 }
 
 fn parse_address(text: &str) -> Result<String, String> {

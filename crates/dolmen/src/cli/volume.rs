@@ -9,7 +9,7 @@ use super::{
     snapshot,
 };
 use crate::config::Switch;
-use dolmen_types::{ByteSize, Uuid};
+use dolmen_types::{ByteSize, Nqn, Uuid};
 use serde_json::{Value, json};
 use std::{thread, time::Duration};
 
@@ -343,12 +343,17 @@ fn access(client: &Client, output: &Output, args: &AccessArgs, edit: Edit) -> Re
 }
 
 /// The list with `words` added.
-fn allowed(old: &[String], words: &[String], _field: &str) -> Result<Vec<String>, CliError> {
+fn allowed(old: &[String], words: &[String], field: &str) -> Result<Vec<String>, CliError> {
     if words.iter().any(|w| w == ANY) {
         return Ok(vec![ANY.into()]);
     }
     if words.iter().any(|w| w == NONE) {
         return Err(CliError::usage("ALLOW_NONE admits nobody; to stop admitting: dolmen volume deny"));
+    }
+    if field == "acl" {
+        for word in words {
+            Nqn::of_host(word).map_err(|why| CliError::usage(format!("'{word}' is {why}")))?;
+        }
     }
     if old == [ANY] {
         // Every host is admitted already; a list would narrow that.
@@ -389,7 +394,7 @@ mod tests {
 
     #[test]
     fn allowing_adds_and_denying_takes_away() {
-        let add = |old: &[&str], words: &[&str]| allowed(&list(old), &list(words), "acl").unwrap();
+        let add = |old: &[&str], words: &[&str]| allowed(&list(old), &list(words), "IPAcl").unwrap();
         assert_eq!(add(&[NONE], &["a"]), ["a"]);
         assert_eq!(add(&["a"], &["b", "a"]), ["a", "b"]);
         assert_eq!(add(&["a"], &[ANY]), [ANY]);
@@ -402,6 +407,9 @@ mod tests {
         assert_eq!(take(&[NONE], &["a"]).unwrap(), [NONE]);
         assert!(take(&[ANY], &["a"]).is_err());
         assert!(allowed(&list(&["a"]), &list(&[NONE]), "acl").is_err());
+        let manual = "nqn.2014-08.org.nvmexpress:uuid:...";
+        assert_eq!(allowed(&list(&[NONE]), &list(&[manual]), "acl").unwrap_err().exit, Exit::Usage);
+        assert_eq!(take(&[manual], &[manual]).unwrap(), [NONE]);
     }
 
     /// The answer "not now" may be wrong.

@@ -46,8 +46,9 @@ impl NbdOptions {
             return Err(ConfigError::new("--nbd 0: clients need to know the port; choose one"));
         }
         let host = host.unwrap_or(HOST);
-        let host: Nqn =
-            host.parse().map_err(|why| ConfigError::new(format!("--nbd-host '{host}': {why}")))?;
+        // No volume can admit any other.
+        let host =
+            Nqn::of_host(host).map_err(|why| ConfigError::new(format!("--nbd-host '{host}' is {why}")))?;
         Ok(Some(NbdOptions { listen, access: NbdAccess { host, read_only } }))
     }
 }
