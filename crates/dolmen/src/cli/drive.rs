@@ -4,6 +4,7 @@ use super::{
     args::DriveCommand,
     client::Client,
     error::{CliError, Exit},
+    locate::quoted,
     output::{Align, Output, pairs, size, table, text},
     system::rows,
 };
@@ -25,6 +26,7 @@ pub(crate) fn run(client: &Client, output: &Output, command: DriveCommand) -> Re
             if no_wait {
                 return output.put(&find(client, &drive)?, |d| format!("drive {} is {}", name(d), state(d)));
             }
+            output.remark(&goes_on(client, &found, !force.is_empty()));
             emptied(client, output, &found)?;
             let gone = json!({"path": found["path"], "UUID": found["UUID"], "state": "Gone"});
             output.put(&gone, |d| format!("drive {} has left the pool and can be taken away", name(d)))
@@ -72,6 +74,15 @@ fn add(client: &Client, output: &Output, given: &str) -> Result<(), CliError> {
 
 fn shown(path: &Path) -> String {
     path.display().to_string()
+}
+
+/// What somebody should know who would rather not wait, or not have it at all.
+fn goes_on(client: &Client, drive: &Value, forced: bool) -> String {
+    if forced {
+        return "This goes on by itself, also when this command is interrupted.".into();
+    }
+    let keep = client.suggest(&format!("drive keep {}", quoted(Path::new(&name(drive)))));
+    format!("This goes on by itself, also when this command is interrupted. To call it off: {keep}")
 }
 
 /// Waits until a drive has left, and tells how far it is; an error, if it stays after all.
