@@ -69,6 +69,7 @@ fn dispatch(cli: Cli) -> Result<ExitCode, CliError> {
     match command {
         Command::Serve(args) => return serve(&global, *args),
         Command::Demo(args) => {
+            takes_no_node(&global)?;
             return demo::demo(&args).map_err(|why| CliError::new(Exit::Failed, why.to_string()));
         }
         Command::Export { command } => export::run(&Output::new(global.output), &command)?,
@@ -122,6 +123,23 @@ fn answer(client: &Client, output: &Output, command: Command) -> Result<(), CliE
         | Command::Export { .. }
         | Command::Completions { .. } => Ok(()),
     }
+}
+
+/// The demo makes a node of its own: one that is named would be left alone without a word.
+fn takes_no_node(global: &Global) -> Result<(), CliError> {
+    for (given, flag) in [
+        (global.data.is_some(), "--data"),
+        (global.endpoint.is_some(), "--endpoint"),
+        (global.token_file.is_some(), "--token-file"),
+        (global.certificate.is_some(), "--certificate"),
+    ] {
+        if given {
+            return Err(CliError::usage(format!(
+                "demo doesn't take {flag}: it makes a node of its own, in a folder of its own"
+            )));
+        }
+    }
+    Ok(())
 }
 
 fn serve(global: &Global, args: crate::config::ServeArgs) -> Result<ExitCode, CliError> {

@@ -72,11 +72,11 @@ pub fn demo(args: &DemoArgs) -> Result<ExitCode, Box<dyn Error>> {
     }
     let _ = session.disconnect();
 
-    say!("\nTo use the volume from a Linux host:\n");
-    run_cli(&data, &["connect-help", "demo"])?;
-    say!("\nTo look around, in another terminal:\n");
-    say!("    {} --data {} status", child::program()?.display(), data.display());
     if !args.once && !interrupts::seen() {
+        say!("\nTo use the volume from a Linux host:\n");
+        run_cli(&data, &["connect-help", "demo"])?;
+        say!("\nTo look around, in another terminal:\n");
+        say!("    {} --data {} status", child::program()?.display(), data.display());
         say!("\nServing until Ctrl-C. The folder is removed then.");
         while !interrupts::seen() && node.is_running()? {
             std::thread::sleep(Duration::from_millis(200));
