@@ -163,6 +163,10 @@ fn a_volume_from_create_to_delete() {
     assert!(String::from_utf8_lossy(&said.stderr).contains("volume deny web --ip ALLOW_ANY"));
     let why = bad(4, &["--data", data.to_str().unwrap(), "volume", "create", "web", "--size", "1GiB"]);
     assert!(why.contains("exists already"), "{why}");
+    let dashed = ["--data", data.to_str().unwrap(), "volume", "create", "--size", "1GiB", "--", "-x"];
+    let said = run(&dashed);
+    let said = String::from_utf8_lossy(&said.stderr);
+    assert!(said.contains("volume allow -- -x NQN") && said.contains("connect-help -- -x"), "{said}");
     // Nobody is at the terminal.
     let why = bad(1, &["--data", data.to_str().unwrap(), "volume", "delete", "web"]);
     assert!(why.contains("volume 'web' of 20 GiB is lost") && why.contains("no snapshots"), "{why}");
@@ -391,6 +395,10 @@ fn endpoint_and_token_from_elsewhere() {
     std::fs::write(&copy, "not.a.token").unwrap();
     let why = bad(6, &with);
     assert!(why.contains("malformed") && why.contains("DIR/token"), "{why}");
+    // What is no certificate is not the node's own, which a start would make anew.
+    let why = bad(1, &["--endpoint", &url, "--token-file", token, "--certificate", copied, "status"]);
+    assert!(why.contains("is no certificate") && why.contains("copy DIR/tls.crt"), "{why}");
+    assert!(!why.contains("start again"), "{why}");
     // Another node's certificate: not the node that was meant.
     let other = tempfile::tempdir().unwrap();
     let stranger = start(other.path()).unwrap();
@@ -471,7 +479,13 @@ fn wrong_command_lines_end_with_two() {
         &["volume", "create", "v", "--size", "10"],
         &["volume", "create", "v", "--size", "10GiB", "--acl", "host"],
         &["volume", "create", "v", "--size", "10GiB", "--sector-size", "520"],
+        &["volume", "create", "v", "--size", "10GiB", "--acl", "nqn.2014-08.org.nvmexpress:uuid:..."],
         &["volume", "allow", "v"],
+        &["volume", "deny", "v"],
+        &["volume", "update", "v"],
+        &["qos", "update", "q"],
+        &["pool", "scrub", "--start", "--pause"],
+        &["demo", "--data", "/tmp/x"],
         &["event", "list", "--limit", "0"],
         &["serve"],
         &["serve", "--data", "/tmp/x"],
@@ -486,6 +500,14 @@ fn wrong_command_lines_end_with_two() {
         assert!(!output.stderr.is_empty(), "{args:?}");
     }
     assert!(bad(2, &["volume", "create", "v", "--size", "10"]).contains("10GiB"));
+    // What would do is named in full.
+    assert!(bad(2, &["volume", "update", "v"]).contains("<--qos <POLICY>|--name <NAME>>"));
+    for verb in ["allow", "deny"] {
+        assert!(bad(2, &["volume", verb, "v"]).contains("--ip <IP>"));
+    }
+    assert!(bad(2, &["qos", "update", "q"]).contains("--read-iops <COUNT>"));
+    let manual = ["volume", "create", "v", "--size", "1GiB", "--acl", "nqn.2014-08.org.nvmexpress:uuid:XYZ"];
+    assert!(bad(2, &manual).contains("/etc/nvme/hostnqn"));
 }
 
 #[test]

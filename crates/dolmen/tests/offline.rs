@@ -3,8 +3,15 @@
 
 mod node;
 
-use node::Node;
-use std::{fs, os::unix::fs::FileExt};
+use node::{DOLMEN, Node};
+use std::{
+    fs,
+    os::unix::{
+        fs::{FileExt, PermissionsExt},
+        process::CommandExt,
+    },
+    process::{Command, Output},
+};
 
 const THREE: [&str; 3] = ["d0", "d1", "d2"];
 
@@ -36,6 +43,33 @@ fn rot(node: &Node, drive: &str) {
     let size = file.metadata().unwrap().len();
     for at in ((1 << 20) + 8192..size - 4096).step_by(16384) {
         file.write_all_at(b"rot", at).unwrap();
+    }
+}
+
+/// Somebody else's drives: as a script is told, that is another thing than a check that finds something.
+#[test]
+fn a_check_without_rights_says_so_by_its_exit_code() {
+    let mut node = Node::new();
+    node.start(&THREE, &[]);
+    node.stop();
+    if !rustix::process::geteuid().is_root() {
+        return;
+    }
+    let nobody = |args: &[&str]| {
+        let mut command = Command::new(DOLMEN);
+        command.args(args).uid(65534).gid(65534).output()
+    };
+    // Where the program itself is out of reach there is nothing to see.
+    if nobody(&["--version"]).is_err() {
+        return;
+    }
+    let (data, drive) = (node.data().display().to_string(), node.drive("d0").display().to_string());
+    fs::set_permissions(node.dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    for args in [["--data", &data, "pool", "check"], ["pool", "check", "--drive", &drive]] {
+        let Output { status, stderr, .. } = nobody(&args).unwrap();
+        let why = String::from_utf8_lossy(&stderr);
+        assert_eq!(status.code(), Some(6), "{args:?}: {why}");
+        assert!(why.contains("as root"), "{why}");
     }
 }
 

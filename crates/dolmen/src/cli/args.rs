@@ -5,7 +5,7 @@ use crate::{
     config::{ServeArgs, Switch},
     demo::DemoArgs,
 };
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
 use dolmen_types::{ByteSize, Nqn};
 use std::{net::IpAddr, path::PathBuf};
 
@@ -17,7 +17,7 @@ Exit codes:
   3  the object does not exist
   4  a conflict: the name is taken, or the object changed in between
   5  no daemon answers
-  6  not permitted: the token is missing, expired or lacks the role
+  6  not permitted: the token is missing, expired or lacks the role, or this user may not read the node's files
   7  can't be done now: try again
 
 Examples:
@@ -263,6 +263,7 @@ pub enum VolumeCommand {
         yes: bool,
     },
     /// Give a volume another QoS policy or another name
+    #[command(override_usage = "dolmen volume update [OPTIONS] <VOLUME> <--qos <POLICY>|--name <NAME>>...")]
     Update(UpdateArgs),
     /// Delete a volume and its data, whoever uses it; its snapshots stay
     Delete {
@@ -273,8 +274,10 @@ pub enum VolumeCommand {
         yes: bool,
     },
     /// Admit hosts
+    #[command(override_usage = "dolmen volume allow [OPTIONS] <VOLUME> <NQN|--ip <IP>>...")]
     Allow(AccessArgs),
     /// Stop admitting hosts
+    #[command(override_usage = "dolmen volume deny [OPTIONS] <VOLUME> <NQN|--ip <IP>>...")]
     Deny(AccessArgs),
 }
 
@@ -365,11 +368,12 @@ pub enum Kind {
 
 /// Arguments of `volume update`.
 #[derive(Args, Debug)]
+#[command(group(ArgGroup::new("change").args(["qos", "name"]).required(true).multiple(true)))]
 pub struct UpdateArgs {
     /// Name or UUID
     pub volume: String,
     /// The QoS policy, by name or UUID; no-limit-policy takes all limits away
-    #[arg(long, value_name = "POLICY", required_unless_present = "name")]
+    #[arg(long, value_name = "POLICY")]
     pub qos: Option<String>,
     /// The new name
     #[arg(long, value_name = "NAME")]
@@ -504,6 +508,7 @@ pub enum QosCommand {
         policy: String,
     },
     /// Change a policy; the volumes that have it follow at once
+    #[command(override_usage = "dolmen qos update [OPTIONS] <POLICY> <WHAT TO CHANGE>...")]
     Update(QosUpdateArgs),
     /// Delete a policy that no volume has
     Delete {
@@ -556,8 +561,21 @@ pub struct QosCreateArgs {
     pub project: Vec<String>,
 }
 
+/// What can be changed of a QoS policy.
+const QOS_CHANGES: [&str; 8] = [
+    "read_iops",
+    "write_iops",
+    "read_mb",
+    "write_mb",
+    "read_iops_per_gib",
+    "write_iops_per_gib",
+    "description",
+    "name",
+];
+
 /// Arguments of `qos update`.
 #[derive(Args, Debug)]
+#[command(group(ArgGroup::new("change").args(QOS_CHANGES).required(true).multiple(true)))]
 pub struct QosUpdateArgs {
     /// Name or UUID
     pub policy: String,
@@ -574,11 +592,12 @@ pub struct QosUpdateArgs {
 
 /// Arguments of `volume allow` and `volume deny`.
 #[derive(Args, Debug)]
+#[command(group(ArgGroup::new("who").args(["hosts", "ip"]).required(true).multiple(true)))]
 pub struct AccessArgs {
     /// Name or UUID
     pub volume: String,
     /// Host NQNs, or ALLOW_ANY for every host
-    #[arg(value_name = "NQN", value_parser = parse_host, required_unless_present = "ip")]
+    #[arg(value_name = "NQN", value_parser = parse_listed)]
     pub hosts: Vec<String>,
     /// A source address, or ALLOW_ANY. Repeatable
     #[arg(long, value_name = "IP", value_parser = parse_address)]

@@ -46,12 +46,20 @@ enum Failure {
     Timeout,
 }
 
+/// A name and what follows it in a command that is suggested: one that begins as a flag does has to be told from flags.
+pub(crate) fn operand(name: &str, rest: &str) -> String {
+    match (name.starts_with('-'), rest.trim_start().starts_with('-')) {
+        (false, _) => format!("{name}{rest}"),
+        (true, false) => format!("-- {name}{rest}"),
+        (true, true) => format!("{} -- {name}", rest.trim_start()),
+    }
+}
+
 impl Client {
     /// A client of this daemon; nothing is sent yet.
     pub(crate) fn new(target: Target) -> Result<Client, CliError> {
         install_crypto();
-        let config = pinned_client_config(&target.certificate)
-            .map_err(|why| CliError::new(Exit::Failed, format!("the node's certificate: {why}")))?;
+        let config = pinned_client_config(&target.certificate).map_err(|why| unusable(&target, &why))?;
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
@@ -178,6 +186,21 @@ fn authority(target: &Target) -> String {
     } else {
         format!("{}:{}", target.host, target.port)
     }
+}
+
+/// Why the certificate is none to know the node by. It is a copy of the node's own, and nothing that a start makes anew here.
+fn unusable(target: &Target, why: &dolmen_security::Error) -> CliError {
+    let text = match why {
+        dolmen_security::Error::Damaged { path, what } => {
+            format!("{} is no certificate to know the node by: {what}", path.display())
+        }
+        other => format!("the node's certificate: {other}"),
+    };
+    let hint = match &target.folder {
+        Some(_) => "the node makes it anew when tls.crt and tls.key are removed and it is started again",
+        None => "copy DIR/tls.crt of the node again",
+    };
+    CliError::new(Exit::Failed, text).hint(hint)
 }
 
 /// A refusal of the daemon as an error of ours.

@@ -1,7 +1,7 @@
 //! `dolmen connect-help`: the exact commands for a host, once and for every boot.
 
 use super::{
-    client::Client,
+    client::{Client, operand},
     error::CliError,
     output::{Output, text, texts},
     volume,
@@ -31,7 +31,7 @@ pub(crate) fn help(client: &Client, output: &Output, name: &str) -> Result<(), C
         "everyBoot": steps.every_boot(),
         "disconnect": steps.disconnect(),
     });
-    let allow = client.suggest(&format!("volume allow {} NQN", text(&seen, "name")));
+    let allow = client.suggest(&format!("volume allow {}", operand(&text(&seen, "name"), " NQN")));
     output.put(&value, |_| page(&seen, &steps, &allow))
 }
 

@@ -18,6 +18,10 @@ use std::{
 };
 
 fn failed(why: &node::ServeError) -> CliError {
+    if why.is_denied() {
+        return CliError::new(Exit::NotPermitted, why.to_string())
+            .hint("run this command as the user that runs the daemon, or as root");
+    }
     CliError::new(Exit::Failed, why.to_string())
 }
 

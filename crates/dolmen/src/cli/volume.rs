@@ -2,7 +2,7 @@
 
 use super::{
     args::{AccessArgs, CreateArgs, Kind, UpdateArgs, VolumeCommand},
-    client::Client,
+    client::{Client, operand},
     discard,
     error::{CliError, Exit},
     output::{Align, Output, pairs, ratio, size, table, text, texts},
@@ -36,7 +36,8 @@ pub(crate) fn run(client: &Client, output: &Output, command: VolumeCommand) -> R
             let seen = access(client, output, &args, allowed)?;
             for (field, given, flag) in [("acl", &args.hosts, ""), ("IPAcl", &args.ip, "--ip ")] {
                 if texts(&seen[field]["values"]) == [ANY] && given.iter().any(|word| word != ANY) {
-                    let deny = client.suggest(&format!("volume deny {} {flag}{ANY}", args.volume));
+                    let deny = client
+                        .suggest(&format!("volume deny {}", operand(&args.volume, &format!(" {flag}{ANY}"))));
                     output.remark(&format!(
                         "That narrows nothing: the list said {ANY} already. To admit only some, first: {deny}"
                     ));
@@ -130,10 +131,13 @@ fn create(client: &Client, output: &Output, args: CreateArgs) -> Result<(), CliE
     if nobody {
         output.remark(&format!(
             "Nobody is admitted yet. On the host: cat /etc/nvme/hostnqn; then here: {}",
-            client.suggest(&format!("volume allow {name} NQN"))
+            client.suggest(&format!("volume allow {}", operand(&name, " NQN")))
         ));
     }
-    output.remark(&format!("How a host connects: {}", client.suggest(&format!("connect-help {name}"))));
+    output.remark(&format!(
+        "How a host connects: {}",
+        client.suggest(&format!("connect-help {}", operand(&name, "")))
+    ));
     Ok(())
 }
 

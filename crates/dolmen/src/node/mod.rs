@@ -36,25 +36,39 @@ use std::fmt;
 
 /// Why the daemon can't serve; the text says what was tried and what to do.
 #[derive(Debug)]
-pub struct ServeError(String);
+pub struct ServeError {
+    text: String,
+    denied: bool,
+}
 
 impl ServeError {
     pub(crate) fn new(text: impl Into<String>) -> ServeError {
-        ServeError(text.into())
+        ServeError { text: text.into(), denied: false }
+    }
+
+    /// Of somebody who may not do that.
+    pub(crate) fn denied(error: impl fmt::Display) -> ServeError {
+        ServeError { text: error.to_string(), denied: true }
     }
 
     pub(crate) fn config(error: impl fmt::Display) -> ServeError {
-        ServeError(format!("configuration: {error}"))
+        ServeError::new(format!("configuration: {error}"))
     }
 
     pub(crate) fn system(error: impl fmt::Display) -> ServeError {
-        ServeError(error.to_string())
+        ServeError::new(error.to_string())
+    }
+
+    /// True where another user may do it.
+    #[must_use]
+    pub fn is_denied(&self) -> bool {
+        self.denied
     }
 }
 
 impl fmt::Display for ServeError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
+        f.write_str(&self.text)
     }
 }
 

@@ -29,6 +29,7 @@ use std::{
     cell::RefCell,
     fs,
     future::Future,
+    io,
     os::unix::fs::DirBuilderExt,
     path::{Path, PathBuf},
     rc::Rc,
@@ -42,6 +43,9 @@ const LOOK_MS: u64 = 100;
 
 /// EBUSY: somebody else has the device.
 const BUSY: i32 = 16;
+
+/// EPERM and EACCES: it is not for us.
+const DENIED: [i32; 2] = [1, 13];
 
 /// Tasks at a time: the work, and what it waits for.
 const TASKS: usize = 16;
@@ -70,6 +74,9 @@ pub(super) fn open(paths: &[PathBuf]) -> Result<(Opened, Absent), ServeError> {
             Ok(info) => drives.push(Candidate { info, path: path.display().to_string() }),
             Err(why) if why.kind == ErrorKind::Refused && why.errno.is_none_or(|errno| errno == BUSY) => {
                 return Err(ServeError::system(why));
+            }
+            Err(why) if why.errno.is_some_and(|errno| DENIED.contains(&errno)) => {
+                return Err(ServeError::denied(why));
             }
             Err(why) => absent.push((path.display().to_string(), why.to_string())),
         }
@@ -205,6 +212,11 @@ pub fn check(
     key: &KeyPlace,
     mut look: impl FnMut(u32),
 ) -> Result<Checked, ServeError> {
+    if let Some(folder) = data
+        && fs::read_dir(folder).is_err_and(|why| why.kind() == io::ErrorKind::PermissionDenied)
+    {
+        return Err(ServeError::denied(format!("the data folder {} can't be read", folder.display())));
+    }
     let lock = data.filter(|folder| folder.exists()).map(FolderLock::take).transpose();
     let _lock = lock.map_err(ServeError::system)?;
     let (mut opened, absent) = open(&drives_of(data, named)?)?;
