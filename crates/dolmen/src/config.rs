@@ -129,7 +129,7 @@ pub enum LogFormat {
 #[derive(Args, Clone, Debug, Default, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
 pub struct ServeArgs {
-    /// Configuration file (TOML); its keys are the names of these flags, and flags win over it
+    /// Configuration file (TOML); its keys are the names of these flags, all but --degraded, and flags win over it
     #[arg(long, value_name = "FILE")]
     #[serde(skip)]
     pub config: Option<PathBuf>,
