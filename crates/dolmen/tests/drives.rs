@@ -3,7 +3,7 @@
 
 mod node;
 
-use node::{Node, within};
+use node::{DOLMEN, Node, within};
 use serde_json::Value;
 use std::{
     path::Path,

@@ -91,8 +91,10 @@ impl Meter {
 pub struct CheckReport {
     /// The pool.
     pub pool: Uuid,
-    /// Its drives, by path.
+    /// Its drives, by path, but for those that have left.
     pub drives: Vec<String>,
+    /// All places of its table of drives, by path: how places on drives are told.
+    table: Vec<String>,
     /// Shards that were looked at.
     pub shards: u16,
     /// Lines that exist.
@@ -179,7 +181,8 @@ pub async fn check_pool_with(
     let pool_drives = Rc::new(Drives::new(&plan, &files, &ShardTuning::default()));
     let mut report = CheckReport {
         pool: plan.pool,
-        drives: plan.drives.iter().map(|d| d.path.clone()).collect(),
+        drives: plan.drives_of_it().map(|d| d.path.clone()).collect(),
+        table: plan.drives.iter().map(|d| d.path.clone()).collect(),
         shards: plan.shards,
         findings: plan.findings.clone(),
         meter: Meter { progress, shards: (0, plan.shards), ..Meter::default() },
@@ -202,7 +205,7 @@ pub async fn check_pool_with(
         for unit in held {
             if let Some(other) = holders.insert(unit, id) {
                 let what = damage(format!("shards {other} and {id} both hold this unit"));
-                report.problem(Damage { place: of_unit(&report.drives, unit, 0), ..what });
+                report.problem(Damage { place: of_unit(&report.table, unit, 0), ..what });
             }
         }
         check_shard(&shard, &exec, &mut report).await;
@@ -284,7 +287,7 @@ async fn check_shard(shard: &Shared, exec: &Handle, report: &mut CheckReport) {
         }
         for (node, page) in leaves {
             if is_nowhere(page.location) {
-                let at = place(shard, &report.drives, node.location);
+                let at = place(shard, &report.table, node.location);
                 let what =
                     "all from here on, up to the next node of the map, can't be found: the node is damaged";
                 report.problem(of_block(line, page.first, at, what));
@@ -299,7 +302,7 @@ async fn check_shard(shard: &Shared, exec: &Handle, report: &mut CheckReport) {
                     check_blocks(shard, exec, line, &entries, report).await;
                 }
                 Err(why) => {
-                    let at = place(shard, &report.drives, page.location);
+                    let at = place(shard, &report.table, page.location);
                     let what =
                         format!("all from here on, up to the next leaf of the map, can't be found: {why}");
                     report.problem(of_block(line, page.first, at, what));
@@ -337,7 +340,7 @@ async fn read_leaf(
     match stored_how(shard, exec, page.location, buf, holds).await {
         Ok((bytes, way)) => {
             if way == Way::Mended {
-                let at = place(shard, &report.drives, page.location);
+                let at = place(shard, &report.table, page.location);
                 report.mended(of_block(line, page.first, at, "the leaf of the map from here on"));
             }
             let leaf = Leaf::trusted(&bytes);
@@ -378,11 +381,11 @@ async fn check_blocks(
             match read_run(shard, exec, line, &[(*lba, *entry)]).await {
                 Ok(Way::Direct | Way::Around) => {}
                 Ok(Way::Mended) => {
-                    let at = place(shard, &report.drives, entry.location);
+                    let at = place(shard, &report.table, entry.location);
                     report.mended(of_block(line, *lba, at, "not what was written"));
                 }
                 Err(error) => {
-                    let at = place(shard, &report.drives, entry.location);
+                    let at = place(shard, &report.table, entry.location);
                     report.problem(of_block(line, *lba, at, error.to_string()));
                 }
             }
@@ -420,7 +423,7 @@ async fn check_columns(shard: &Shared, exec: &Handle, report: &mut CheckReport) 
             (s.drives.clone(), s.id)
         };
         let mut scan = SegmentScan::new(exec.clone(), drives, segment.columns);
-        let first = of_unit(&report.drives, segment.columns.units()[0], 0);
+        let first = of_unit(&report.table, segment.columns.units()[0], 0);
         report.meter.add(segment.columns.len() as u64 * u64::from(shard.borrow().drives.unit_bytes));
         let Ok(Some(header)) = scan.header(|h| h.slot == slot && h.shard == id.shard).await else {
             report.problem(Damage { place: first, ..damage("a segment has lost its header") });
@@ -433,7 +436,7 @@ async fn check_columns(shard: &Shared, exec: &Handle, report: &mut CheckReport) 
             let Ok(Some((commit, _))) = scan.commit(&id, of, offset).await else { break };
             (seen, offset) = (commit.place.number, u32::try_from(commit.end()).unwrap_or(u32::MAX));
             report.commits += 1;
-            let at = of_unit(&report.drives, segment.columns.units()[0], commit.place.offset);
+            let at = of_unit(&report.table, segment.columns.units()[0], commit.place.offset);
             let what = match columns_agree(
                 &scan,
                 &segment.columns,

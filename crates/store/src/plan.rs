@@ -92,6 +92,11 @@ impl PoolPlan {
         (0..self.shards).filter(|&s| usize::from(s) % cores == core).map(ShardId).collect()
     }
 
+    /// The drives that are the pool's: all but those that have left.
+    pub fn drives_of_it(&self) -> impl Iterator<Item = &PlanDrive> {
+        self.drives.iter().filter(|d| d.state != DriveState::Gone)
+    }
+
     /// Where the drives stand.
     #[must_use]
     pub fn members(&self) -> Members {

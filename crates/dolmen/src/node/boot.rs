@@ -208,7 +208,7 @@ pub async fn bring_up(cores: &Talk, start: Start) -> Result<Booted, ServeError> 
     let plan = Arc::new(plan.map_err(ServeError::system)?);
     plan.findings.iter().for_each(log_finding);
     tracing::info!(
-        pool = %plan.pool, drives = plan.drives.len(), shards = plan.shards, unit_bytes = plan.unit_bytes,
+        pool = %plan.pool, drives = plan.drives_of_it().count(), shards = plan.shards, unit_bytes = plan.unit_bytes,
         parity = plan.parity, created = plan.created, "pool opened"
     );
     let left = dismiss(cores, &plan, &paths, &opened, &leaving).await?;

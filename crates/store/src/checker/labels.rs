@@ -74,5 +74,5 @@ pub(super) async fn check_anchors(shard: &Shared, exec: &Handle, report: &mut Ch
 
 /// Where a drive is.
 fn path(report: &CheckReport, drive: u16) -> String {
-    report.drives.get(usize::from(drive)).cloned().unwrap_or_default()
+    report.table.get(usize::from(drive)).cloned().unwrap_or_default()
 }

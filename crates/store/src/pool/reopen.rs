@@ -375,7 +375,7 @@ impl<'a> Matching<'a> {
             .map(|(drive, ((known, _), reason))| Finding::Lost {
                 path: known.path.clone(),
                 drive,
-                reason: reason.clone().unwrap_or_else(|| "it is not there".into()),
+                reason: reason.clone().unwrap_or_else(|| "it was not named".into()),
             })
             .collect()
     }
