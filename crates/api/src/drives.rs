@@ -44,6 +44,7 @@ pub(crate) async fn add(
 ) -> ApiResult<Json<Value>> {
     caller.cluster(Level::Admin)?;
     let fields = Fields::parse(&body_bytes(body).await?, &query)?;
+    fields.only(&["path", "sizeBytes"])?;
     let path = fields.nonempty("path")?.ok_or_else(|| Error::invalid("path", "is missing"))?;
     app.cluster.add_drive(path, fields.number("sizeBytes")?).await?;
     all(&app).await
@@ -57,7 +58,9 @@ pub(crate) async fn remove(
     Query(query): Params,
 ) -> ApiResult<Json<Value>> {
     caller.cluster(Level::Admin)?;
-    let force = Fields::parse(b"", &query)?.flag("force")?.unwrap_or(false);
+    let fields = Fields::parse(b"", &query)?;
+    fields.only(&["force"])?;
+    let force = fields.flag("force")?.unwrap_or(false);
     let change = if force { DriveChange::ForceOut } else { DriveChange::Remove };
     app.cluster.change_drive(named(&path)?, change).await?;
     all(&app).await
@@ -93,7 +96,9 @@ pub(crate) async fn light(
     body: Body,
 ) -> ApiResult<Json<Value>> {
     caller.cluster(Level::Admin)?;
-    let blink = Fields::parse(&body_bytes(body).await?, &query)?.flag("blink")?.unwrap_or(true);
+    let fields = Fields::parse(&body_bytes(body).await?, &query)?;
+    fields.only(&["blink"])?;
+    let blink = fields.flag("blink")?.unwrap_or(true);
     Ok(Json(wire::location(&app.cluster.locate_drive(named(&path)?, Some(blink)).await?)))
 }
 
@@ -107,6 +112,7 @@ pub(crate) async fn set_reprotection(
 ) -> ApiResult<Json<Value>> {
     caller.cluster(Level::Admin)?;
     let fields = Fields::parse(&body_bytes(body).await?, &query)?;
+    fields.only(&["paused", "bytesPerSecond"])?;
     app.cluster.set_reprotection(fields.flag("paused")?, fields.number("bytesPerSecond")?).await?;
     Ok(Json(wire::pool(&app.cluster.pool().await?)))
 }

@@ -122,6 +122,20 @@ impl Fields {
         Ok(Some(labels.ok_or_else(wrong)?).filter(|labels| !labels.is_empty()))
     }
 
+    /// Refuses any other field than these. For our own paths, where what is spelled wrong would be left undone without a word; clients of
+    /// LightOS send some that are none of ours.
+    pub(crate) fn only(&self, known: &[&str]) -> Result<(), Error> {
+        match self.0.keys().find(|name| !known.contains(&name.as_str())) {
+            None => Ok(()),
+            Some(other) => {
+                let other: String = other.chars().take(64).collect();
+                let known = if known.is_empty() { "none".into() } else { known.join(", ") };
+                let why = format!("'{other}' is no field of this request; there are: {known}");
+                Err(Error::new(Kind::InvalidArgument, why))
+            }
+        }
+    }
+
     /// True when the field is there and is not the empty text, list or object.
     pub(crate) fn given(&self, name: &str) -> bool {
         match self.value(name) {

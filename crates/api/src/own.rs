@@ -64,6 +64,7 @@ pub(crate) async fn scrub(
 ) -> ApiResult<Json<Value>> {
     caller.cluster(Level::Admin)?;
     let fields = Fields::parse(&body_bytes(body).await?, &query)?;
+    fields.only(&["start", "paused", "bytesPerSecond", "everySeconds"])?;
     let change = ScrubChange {
         start: fields.flag("start")?.unwrap_or(false),
         paused: fields.flag("paused")?,
@@ -120,6 +121,27 @@ pub(crate) async fn volume(
     Ok(Json(wire::own_volume(&app.cluster, &report)))
 }
 
+/// What there is to say of a new volume.
+const VOLUME_FIELDS: [&str; 17] = [
+    "name",
+    "projectName",
+    "size",
+    "acl",
+    "IPAcl",
+    "labels",
+    "sectorSize",
+    "compression",
+    "encryption",
+    "kind",
+    "qosPolicyName",
+    "qosPolicyUUID",
+    "sourceSnapshotName",
+    "sourceSnapshotUUID",
+    "replicaCount",
+    "minReplicas",
+    "placementRestrictions",
+];
+
 /// `POST /dolmen/v1/volumes`: as `/api/v2/volumes`, with `kind`.
 pub(crate) async fn create_volume(
     State(app): State<Arc<App>>,
@@ -129,6 +151,7 @@ pub(crate) async fn create_volume(
     body: Body,
 ) -> ApiResult<Json<Value>> {
     let fields = Fields::parse(&body_bytes(body).await?, &query)?;
+    fields.only(&VOLUME_FIELDS)?;
     let kind = match fields.nonempty("kind")?.as_deref() {
         None | Some("durable") => VolumeKind::Durable,
         Some("null") => VolumeKind::Null,

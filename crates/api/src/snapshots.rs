@@ -109,6 +109,7 @@ pub(crate) async fn create_together(
     body: Body,
 ) -> ApiResult<Json<Value>> {
     let fields = Fields::parse(&body_bytes(body).await?, &query)?;
+    fields.only(&["projectName", "volumes", "name", "description", "retentionTime"])?;
     let project = fields.nonempty("projectName")?.unwrap_or_else(|| DEFAULT_PROJECT.into());
     caller.project(&project, Level::Admin)?;
     check_project_exists(&project)?;

@@ -313,6 +313,27 @@ async fn the_rest_of_the_objects() {
     node.stop().await;
 }
 
+/// What is spelled wrong on our own paths is not left undone without a word; clients of LightOS send what is none of ours.
+#[tokio::test]
+async fn fields_that_nobody_knows_are_refused_under_our_own_paths() {
+    let (_dir, node) = started().await;
+    let mut volume = spec("a");
+    volume["compresion"] = true.into();
+    for (method, path, body) in [
+        ("POST", "/dolmen/v1/volumes", volume.clone()),
+        ("POST", "/dolmen/v1/pool/scrub", json!({"pause": true, "start": true})),
+        ("PUT", "/dolmen/v1/pool/reprotection", json!({"rate": "1"})),
+        ("POST", "/dolmen/v1/drives", json!({"path": "/drives/b", "size": "1"})),
+        ("POST", "/dolmen/v1/snapshots", json!({"name": "s", "volumes": ["a"], "keep": "1s"})),
+    ] {
+        let why = node.call(method, path, &body.to_string()).await.refusal(400, 3);
+        assert!(why.contains("is no field of this request"), "{path}: {why}");
+    }
+    node.call("POST", "/dolmen/v1/pool/scrub", "{}").await.ok();
+    node.call("POST", VOLUMES, &volume.to_string()).await.ok();
+    node.stop().await;
+}
+
 #[tokio::test]
 async fn test_volumes_only_where_allowed() {
     let dir = tempfile::tempdir().unwrap();

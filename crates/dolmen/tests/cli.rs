@@ -175,6 +175,11 @@ fn a_volume_from_create_to_delete() {
     assert!(on(&["volume", "delete", "web", "--yes"]).contains("is deleted"));
     let why = bad(3, &["--data", data.to_str().unwrap(), "volume", "show", "web"]);
     assert!(why.contains("does not exist") && why.contains("volume list"), "{why}");
+    let why = bad(3, &["--data", data.to_str().unwrap(), "-o", "json", "volume", "show", "web"]);
+    let why: Value = serde_json::from_str(&why).unwrap();
+    assert_eq!(why["exitCode"], 3);
+    let says = |field: &str, what: &str| why[field].as_str().unwrap().contains(what);
+    assert!(says("error", "does not exist") && says("hint", "volume list"), "{why}");
     let args = [
         "volume",
         "create",

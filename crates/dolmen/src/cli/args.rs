@@ -58,7 +58,7 @@ pub struct Global {
     #[arg(long, global = true, value_name = "FILE", help_heading = "Global options", display_order = 903)]
     pub certificate: Option<PathBuf>,
 
-    /// Tables for people, or JSON for programs
+    /// Tables for people, or JSON for programs; an error is then an object on stderr: error, hint, exitCode
     #[arg(
         long,
         short,
@@ -180,7 +180,7 @@ pub enum Command {
 /// How `top` shows things.
 #[derive(Args, Clone, Debug)]
 pub struct TopArgs {
-    /// What happens in one interval, then end; also what a pipe gets
+    /// What happens in one interval, then end; also what a pipe gets, but for --output json: a line for each interval there
     #[arg(long)]
     pub once: bool,
     /// Seconds between two looks

@@ -1,5 +1,6 @@
 //! How a command ends: exit codes, and errors that say what to do.
 
+use serde_json::{Value, json};
 use std::{fmt, process::ExitCode};
 
 /// Exit codes, as `dolmen --help` documents them.
@@ -51,6 +52,11 @@ impl CliError {
 
     pub(crate) fn hint(self, hint: impl Into<String>) -> CliError {
         CliError { hint: Some(hint.into()), ..self }
+    }
+
+    /// For programs.
+    pub(crate) fn json(&self) -> Value {
+        json!({"error": self.text, "hint": self.hint, "exitCode": self.exit as u8})
     }
 }
 

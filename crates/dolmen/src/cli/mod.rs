@@ -30,7 +30,7 @@ use crate::{
     demo,
     node::{self, DriveIdentity},
 };
-use args::{Cli, Command, DriveCommand, Global, KeyCommand, PoolCommand};
+use args::{Cli, Command, DriveCommand, Format, Global, KeyCommand, PoolCommand};
 use ask::Loss;
 use clap::{CommandFactory, FromArgMatches};
 use client::Client;
@@ -55,10 +55,14 @@ pub fn run() -> ExitCode {
             return Exit::Usage.into();
         }
     };
+    let format = cli.global.output;
     match dispatch(cli) {
         Ok(code) => code,
         Err(error) => {
-            eprintln!("{error}");
+            match format {
+                Format::Table => eprintln!("{error}"),
+                Format::Json => eprintln!("{}", error.json()),
+            }
             error.exit.into()
         }
     }
