@@ -727,7 +727,8 @@ pub enum DriveCommand {
         /// Path or UUID
         drive: String,
     },
-    /// Tell where a drive is, and let its light blink where the machine has one
+    /// Tell where a drive is, and let its light blink where the machine has one that the daemon may touch: a service needs to be
+    /// allowed to, see packaging/dolmen.service
     Locate {
         /// Path or UUID
         drive: String,

@@ -91,8 +91,14 @@ pub(super) fn locate(sys: &Path, sought: &Sought, light: Option<bool>) -> Result
                 at.path, at.model, at.serial
             ));
         };
-        fs::write(&found.file, if on { found.on } else { "0" })
-            .map_err(|why| format!("the light of {} ({}): {why}", at.path, found.file.display()))?;
+        let (file, word) = (found.file.display(), if on { found.on } else { "0" });
+        fs::write(&found.file, word).map_err(|why| {
+            format!(
+                "the light of {} ({file}): {why}. It is in {}; as root on the node: echo {word} > '{file}'. What a service needs to \
+                 do it stands in packaging/dolmen.service",
+                at.path, at.slot
+            )
+        })?;
     }
     at.light = found.map(|light| {
         let now = fs::read_to_string(light.file).unwrap_or_default();
@@ -239,6 +245,21 @@ mod tests {
         let at = locate(sys.path(), drive, Some(true)).unwrap();
         assert_eq!((at.slot.as_str(), at.light), ("enclosure slot Slot 03", Some(true)));
         assert_eq!(locate(sys.path(), drive, Some(false)).unwrap().light, Some(false));
+    }
+
+    /// Under the systemd unit as it is shipped.
+    #[test]
+    fn who_may_not_touch_a_light_is_told_who_may_and_how() {
+        let (sys, drive) = (machine(), &sought("/dev/nvme7n1", "", true));
+        // No user may write to a folder.
+        let light = sys.path().join("class/leds/nvme7n1:red:locate/brightness");
+        fs::create_dir_all(&light).unwrap();
+        let why = locate(sys.path(), drive, Some(true)).unwrap_err();
+        assert!(why.contains(&format!("as root on the node: echo 1 > '{}'", light.display())), "{why}");
+        assert!(
+            why.contains("packaging/dolmen.service") && why.contains("PCI address 0000:3b:00.0"),
+            "{why}"
+        );
     }
 
     #[test]
