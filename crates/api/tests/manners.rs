@@ -1,6 +1,8 @@
 //! Codes, formats and limits of the API over real TLS: what is refused, how, and that nothing refused leaves a trace.
 #![allow(clippy::unwrap_used)] // a test that can't go on fails
 
+#[path = "support/page.rs"]
+mod page;
 mod support;
 
 use serde_json::{Value, json};
@@ -371,18 +373,8 @@ async fn the_metrics_page_is_well_formed() {
     let answer = node.request("GET", "/metrics", &[("Authorization", &bearer), ("Accept", accept)], "").await;
     assert_eq!(answer.status, 200);
     assert!(answer.head.contains("application/openmetrics-text"));
-    let (mut helps, mut types) = (0, 0);
-    for line in answer.text.lines() {
-        helps += usize::from(line.starts_with("# HELP dolmen_"));
-        types += usize::from(line.starts_with("# TYPE dolmen_"));
-        if !line.starts_with('#') {
-            let (name, value) = line.rsplit_once(' ').unwrap();
-            assert!(name.starts_with("dolmen_"), "{line}");
-            value.parse::<f64>().unwrap();
-        }
-    }
-    assert_eq!(helps, types);
-    assert!(answer.text.ends_with("# EOF\n"));
+    page::well_formed(&plain.text);
+    page::well_formed(answer.text.strip_suffix("# EOF\n").unwrap());
     for wanted in [
         "dolmen_volume_read_operations_total{volume=",
         "dolmen_volume_write_bytes_total{volume=",

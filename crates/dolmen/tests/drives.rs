@@ -8,6 +8,7 @@ use serde_json::Value;
 use std::{
     path::Path,
     process::{Command, Output},
+    sync::atomic::{AtomicBool, Ordering},
     time::{Duration, Instant},
 };
 
@@ -77,6 +78,42 @@ fn a_drive_joins_and_another_leaves_while_a_host_writes() {
     node.host(1).verify(2, 48);
 }
 
+#[test]
+fn a_start_without_any_drive_says_why() {
+    let node = Node::new();
+    let none = node.drive("none").display().to_string();
+    let why = node.refused(&[], &["--drive", &none]);
+    let last = why.lines().rfind(|line| line.starts_with("error:")).unwrap_or_default();
+    assert!(last.contains(&format!("there is no drive {none}")), "{why}");
+    // One drive by two names is one drive.
+    let link = node.drive("link");
+    std::fs::File::create(node.drive("d0")).unwrap().set_len(256 << 20).unwrap();
+    std::os::unix::fs::symlink(node.drive("d0"), &link).unwrap();
+    let why = node.refused(&["d0"], &["--drive", link.to_str().unwrap()]);
+    assert!(why.contains("is the same drive as"), "{why}");
+}
+
+#[test]
+fn who_removes_a_drive_is_told_how_to_call_it_off_and_it_is_no_drive_of_the_pool_then() {
+    let mut node = filled_on(&FOUR);
+    let second = node.drive("d1");
+    let mut command = Command::new(DOLMEN);
+    command.arg("--data").arg(node.data()).args(["drive", "remove"]).arg(&second);
+    let Output { status, stderr, .. } = command.output().unwrap();
+    let said = String::from_utf8_lossy(&stderr);
+    assert!(status.success() && said.contains("when this command is interrupted"), "{said}");
+    assert!(said.contains(&format!("drive keep {}", second.display())), "{said}");
+    node.kill();
+    let checked = node.cli(&["pool", "check"]);
+    let drives = checked["drives"].as_array().unwrap();
+    assert!(drives.len() == 3 && !drives.contains(&second.to_str().unwrap().into()), "{checked}");
+    // A drive that nobody names is not told as one that is gone.
+    let named = ["d0", "d2"].map(|d| node.drive(d).display().to_string());
+    let checked = node.answers(0, &["pool", "check", "--drive", &named[0], "--drive", &named[1]]);
+    let missing = checked["missing"].to_string();
+    assert!(missing.contains("d3: it was not named") && !missing.contains("not there"), "{checked}");
+}
+
 /// A drive that is cut to nothing while a host writes: out at once with an event, the data is made good, the wreck does not keep the
 /// next start from serving, and a fresh one takes its place.
 #[test]
@@ -84,10 +121,26 @@ fn a_drive_dies() {
     let mut node = filled();
     node.cli(&["pool", "reprotect", "--pause", "--rate", "64MiB"]);
     let dead = node.drive("d2");
-    std::fs::OpenOptions::new().write(true).open(&dead).unwrap().set_len(0).unwrap();
-    // What is read there now is not what was written; an operator gives it up.
-    node.host(1).verify(1, 32);
-    node.cli(&["drive", "remove", dead.to_str().unwrap(), "--force", "--no-wait"]);
+    // A host writes the second half of the volume over and over, until the drive is out and once more.
+    let over = AtomicBool::new(false);
+    let rounds = std::thread::scope(|scope| {
+        let writing = scope.spawn(|| {
+            let (mut writer, mut rounds) = (node.host(1), 0);
+            // Bounded, lest a failure on the other side goes untold.
+            while rounds < 400 && (!over.load(Ordering::Acquire) || rounds == 0) {
+                rounds += 1;
+                writer.fill_from(rounds, 32, 16);
+            }
+            rounds
+        });
+        std::fs::OpenOptions::new().write(true).open(&dead).unwrap().set_len(0).unwrap();
+        // What is read there now is not what was written; an operator gives it up.
+        node.host(1).verify(1, 32);
+        node.cli(&["drive", "remove", dead.to_str().unwrap(), "--force", "--no-wait"]);
+        over.store(true, Ordering::Release);
+        writing.join().unwrap()
+    });
+    node.host(1).verify_from(rounds, 32, 16);
     node.until_event("DriveFailed");
     within(&|| node.cli(&["pool", "show"]).to_string(), || {
         node.cli(&["pool", "show"])["reprotection"]["state"] == "Paused"
@@ -103,6 +156,7 @@ fn a_drive_dies() {
     assert!(node.events().starts_with(&events), "{:?} then {:?}", events, node.events());
     assert_eq!(node.cli(&["pool", "show"])["reprotection"]["paused"], true);
     node.host(1).verify(1, 32);
+    node.host(1).verify_from(rounds, 32, 16);
     node.cli(&["pool", "reprotect", "--resume", "--rate", "0B"]);
     node.until_event("ReprotectionFinished");
     node.until_protected();

@@ -234,10 +234,27 @@ impl Host {
         Ok(())
     }
 
+    /// The same from so many MiB on.
+    pub fn fill_from(&mut self, seed: u64, from: u64, mib: u64) {
+        for at in Host::chunks(from, mib) {
+            let lba = at * (CHUNK as u64 / u64::from(self.namespace.block_bytes));
+            self.session.write(&self.namespace, lba, &Host::chunk(seed, at)).unwrap();
+        }
+    }
+
+    fn chunks(from: u64, mib: u64) -> std::ops::Range<u64> {
+        from << 20 >> CHUNK.trailing_zeros()..(from + mib) << 20 >> CHUNK.trailing_zeros()
+    }
+
     /// Reads it back.
     pub fn verify(&mut self, seed: u64, mib: u64) {
+        self.verify_from(seed, 0, mib);
+    }
+
+    /// The same from so many MiB on.
+    pub fn verify_from(&mut self, seed: u64, from: u64, mib: u64) {
         let mut got = vec![0; CHUNK];
-        for at in 0..mib << 20 >> CHUNK.trailing_zeros() {
+        for at in Host::chunks(from, mib) {
             let lba = at * (CHUNK as u64 / u64::from(self.namespace.block_bytes));
             self.session.read(&self.namespace, lba, &mut got).unwrap();
             assert!(got == Host::chunk(seed, at), "chunk {at} of {seed}");
