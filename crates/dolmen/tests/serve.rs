@@ -103,7 +103,8 @@ fn a_drive_that_was_left_behind_does_not_serve_alone_though_the_folder_forgot() 
     let back = |path: &Path| std::fs::rename(path.with_extension("away"), path).unwrap();
     away(&a);
     served_once(&data, &both);
-    (away(&b), back(&a));
+    away(&b);
+    back(&a);
     let known = data.join("pool-sequence");
     let number = std::fs::read_to_string(&known).unwrap();
     for damage in ["", "\0\0\0\0"] {
@@ -115,7 +116,8 @@ fn a_drive_that_was_left_behind_does_not_serve_alone_though_the_folder_forgot() 
     let why = refused(1, serve(&data, &both));
     assert!(why.contains(known.to_str().unwrap()), "{why}");
     // The one that went on serves alone: it knows that the other is out. What it says is written down anew.
-    (away(&a), back(&b));
+    away(&a);
+    back(&b);
     served_once(&data, &both);
     let after = std::fs::read_to_string(&known).unwrap();
     assert!(after.trim().parse::<u64>().unwrap() > number.trim().parse().unwrap(), "{after}");

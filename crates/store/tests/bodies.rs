@@ -150,10 +150,10 @@ fn cut_anywhere_around_a_list() {
     let durable = fill_with_objects(&mut node);
     world.start_recording();
     let mut seq = durable;
-    for round in 0..2 {
+    for round in 2..4u8 {
         for id in 0..3 {
             seq += 1;
-            node.commit(0, seq, vec![put(id, 2 + round as u8)]).unwrap();
+            node.commit(0, seq, vec![put(id, round)]).unwrap();
             world.mark(seq);
         }
         node.checkpoint();

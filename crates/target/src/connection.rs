@@ -233,7 +233,7 @@ impl Connection {
     /// counts as one that does not read.
     pub(crate) fn watch_send(&mut self, io: &Io) {
         let now = io.now();
-        if !self.sending.is_some_and(|since| now > since.plus_ms(LONG_SEND_MS)) {
+        if self.sending.is_none_or(|since| now <= since.plus_ms(LONG_SEND_MS)) {
             return;
         }
         if let Some(taken) = io.bytes_taken(self.sock)

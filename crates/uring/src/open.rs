@@ -173,11 +173,12 @@ fn open_direct(path: &Path, claim: bool) -> Result<(File, bool), Error> {
     })
 }
 
-/// A drive that has two names.
+/// A drive that is named twice, perhaps by two names: only the file's own is known of the other one.
 fn same_drive(path: &Path, other: &Path, errno: Option<i32>) -> Error {
-    let (path, other) = (path.display(), other.display());
+    let file = if path == other { String::new() } else { format!(", {}", other.display()) };
+    let path = path.display();
     let context =
-        format!("{path} is the same drive as {other}, which this process has open already; name it once");
+        format!("{path} is the same drive as one that this process has open already{file}; name it once");
     Error { kind: ErrorKind::Refused, context, errno }
 }
 

@@ -161,7 +161,7 @@ fn a_second_open_is_refused_by_name_and_the_lock_dies_with_its_holder() {
     std::fs::hard_link(&path, &hard).unwrap();
     for other in [link, hard] {
         let why = core.io.open_drive(&options(&other)).unwrap_err().to_string();
-        let same = format!("{} is the same drive as {}", other.display(), path.display());
+        let same = format!("{} is the same drive as one", other.display());
         assert!(why.contains(&same), "{why}");
     }
     // Other cores of the process share the lock, and it lives as long as one of them.
@@ -247,7 +247,7 @@ fn block_devices() {
         assert_eq!((info.size_bytes, info.align_bytes), (8 * MIB, 512));
         exercise(&mut core, &info);
         let error = core.io.open_drive(&drive).unwrap_err();
-        assert!(error.to_string().contains("in use"), "{error}");
+        assert!(error.to_string().contains("same drive"), "{error}");
         let shared = OpenDrive { exclusive: false, ..drive.clone() };
         assert!(core.io.open_drive(&shared).is_ok());
     }

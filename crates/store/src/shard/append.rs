@@ -107,10 +107,8 @@ impl Shard {
                     packs |= attributes.compress;
                     made |= attributes != LineAttributes::default() || !lies_on_pages(data);
                 }
-                Record::Unmap { lba, blocks, .. } => {
-                    if lba.0.checked_add(blocks.0).is_none() {
-                        return invalid("an unmap ends beyond the last address");
-                    }
+                Record::Unmap { lba, blocks, .. } if lba.0.checked_add(blocks.0).is_none() => {
+                    return invalid("an unmap ends beyond the last address");
                 }
                 Record::Put { key, value } => {
                     if value.len() > MAX_OBJECT_BYTES {
