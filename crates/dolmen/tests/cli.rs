@@ -167,12 +167,8 @@ fn a_volume_from_create_to_delete() {
     let said = run(&dashed);
     let said = String::from_utf8_lossy(&said.stderr);
     assert!(said.contains("volume allow -- -x NQN") && said.contains("connect-help -- -x"), "{said}");
-    // Nobody is at the terminal.
-    let why = bad(1, &["--data", data.to_str().unwrap(), "volume", "delete", "web"]);
-    assert!(why.contains("volume 'web' of 20 GiB is lost") && why.contains("no snapshots"), "{why}");
-    assert!(why.contains("nothing was deleted") && why.contains("--yes"), "{why}");
-    assert!(on(&["volume", "show", "web"]).contains(uuid));
-    assert!(on(&["volume", "delete", "web", "--yes"]).contains("is deleted"));
+    // Nobody is at the terminal, and nobody uses it.
+    assert!(on(&["volume", "delete", "web"]).contains("is deleted"));
     let why = bad(3, &["--data", data.to_str().unwrap(), "volume", "show", "web"]);
     assert!(why.contains("does not exist") && why.contains("volume list"), "{why}");
     let why = bad(3, &["--data", data.to_str().unwrap(), "-o", "json", "volume", "show", "web"]);
@@ -238,7 +234,6 @@ fn a_snapshot_from_create_to_delete() {
     let why = bad(1, &["--data", data, "volume", "rollback", "v", "--to", "s"]);
     assert!(why.contains("nothing was changed") && why.contains("--yes"), "{why}");
     assert!(why.contains("no host is connected"), "{why}");
-    assert!(bad(1, &["--data", data, "volume", "delete", "v"]).contains("its 2 snapshots stay"));
     assert!(on(&["volume", "rollback", "v", "--to", "s", "--yes"]).contains("is as it was at"));
     bad(1, &["--data", data, "volume", "rollback", "c", "--to", "s", "--yes"]);
     assert!(on(&["snapshot", "delete", "s"]).contains("is deleted"));

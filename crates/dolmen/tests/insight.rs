@@ -107,6 +107,10 @@ fn a_policy_that_holds_back_is_blamed_by_name() {
     for word in ["bronze", "STAGE", "qos", "The slowest commands", "held back by the QoS policy"] {
         assert!(page.contains(word), "{word} in\n{page}");
     }
+    // A host is connected, and nobody is there to be asked.
+    let why = node.fails(1, &["volume", "delete", "v"]);
+    assert!(why.contains("connected to it: nqn.2014-08.org.example:host; it has no snapshots"), "{why}");
+    assert!(why.contains("nothing was deleted") && why.contains("--yes"), "{why}");
     let why = node.fails(3, &["why-slow", "w"]);
     assert!(why.contains("volume list"), "{why}");
 

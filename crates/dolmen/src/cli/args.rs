@@ -265,11 +265,11 @@ pub enum VolumeCommand {
     /// Give a volume another QoS policy or another name
     #[command(override_usage = "dolmen volume update [OPTIONS] <VOLUME> <--qos <POLICY>|--name <NAME>>...")]
     Update(UpdateArgs),
-    /// Delete a volume and its data, whoever uses it; its snapshots stay
+    /// Delete a volume and its data; its snapshots stay
     Delete {
         /// Name or UUID
         volume: String,
-        /// Don't ask
+        /// Don't ask, whoever uses it. Without it people at a terminal are asked, and a script is refused while a host is connected
         #[arg(long)]
         yes: bool,
     },

@@ -13,10 +13,15 @@ pub(crate) struct Loss {
     pub(crate) spared: &'static str,
 }
 
+/// True when there is somebody to ask.
+pub(crate) fn at_terminal() -> bool {
+    io::stdin().is_terminal()
+}
+
 /// Fails unless it is meant.
 pub(crate) fn meant(loss: &Loss) -> Result<(), CliError> {
     let Loss { what, advice, spared } = loss;
-    if !io::stdin().is_terminal() {
+    if !at_terminal() {
         return Err(
             CliError::new(Exit::Failed, format!("{what}; {spared}")).hint("if that is meant: add --yes")
         );

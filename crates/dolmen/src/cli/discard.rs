@@ -63,7 +63,9 @@ fn deleted(volume: &Value, snapshots: usize) -> String {
 
 pub(super) fn delete(client: &Client, output: &Output, volume: &str, yes: bool) -> Result<(), CliError> {
     let seen = fetch(client, volume)?;
-    if !yes {
+    // A script that deletes what nobody uses means it.
+    let in_use = !texts(&seen["connectedHosts"]).is_empty();
+    if !yes && (in_use || ask::at_terminal()) {
         let snapshots = snapshot::all(client)?;
         let uuid = text(&seen, "UUID");
         let own = snapshots.iter().filter(|s| text(s, "sourceVolumeUUID") == uuid).count();
