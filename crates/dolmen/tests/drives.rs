@@ -363,6 +363,8 @@ fn a_dead_drive_is_not_where_another_one_is() {
         found["UUID"].as_str().unwrap().to_string()
     };
     let (dead, other) = (uuid("d1"), uuid("d2"));
+    // Else the dead one may hold nothing any more, and be forgotten, before it is looked for.
+    node.cli(&["pool", "reprotect", "--pause"]);
     node.stop();
     std::fs::rename(node.drive("d2"), &second).unwrap();
     start_on_devices(&mut node, &THREE);
