@@ -13,7 +13,7 @@ mod rotation;
 mod schedules;
 mod snapshots;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod words;
 
 use crate::{

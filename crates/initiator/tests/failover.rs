@@ -6,9 +6,9 @@ mod common;
 #[path = "common/multi.rs"]
 mod multi;
 
-use common::Behaviour;
+use common::{Behaviour, namespace};
 use dolmen_initiator::{
-    Fencing, Namespace, Policy,
+    Fencing, Policy,
     load::{Load, LoadOptions, Mix, Pattern, Rng},
 };
 use dolmen_nvme::spec::AnaState;
@@ -30,14 +30,6 @@ struct Trouble {
 }
 
 fn load(m: &Multi, seed: u64) -> Load {
-    let namespace = Namespace {
-        nsid: 1,
-        block_bytes: 4096,
-        blocks: 1024,
-        uuid: None,
-        nguid: [0; 16],
-        deallocated_reads_zero: true,
-    };
     let options = LoadOptions {
         // Small, so that blocks are written again and again.
         region_bytes: 96 * 4096,
@@ -46,7 +38,7 @@ fn load(m: &Multi, seed: u64) -> Load {
         mix: Mix { reads: 40, zeroes: 10 },
         verify: Some(0xd01),
         seed,
-        ..LoadOptions::new(namespace)
+        ..LoadOptions::new(namespace())
     };
     Load::new(m.id, options).unwrap()
 }

@@ -6,9 +6,9 @@ mod common;
 #[path = "common/pair.rs"]
 mod pair;
 
-use common::{BLOCK, Behaviour};
+use common::{BLOCK, Behaviour, namespace};
 use dolmen_initiator::{
-    Command, Data, ErrorKind, Failure, NO_DEADLINE, Namespace, Notice, Request, Resend, State, SubmitError,
+    Command, Data, ErrorKind, Failure, NO_DEADLINE, Notice, Request, Resend, State, SubmitError,
     load::{Load, LoadOptions, Mix, Pattern, Rng},
     spare_buffers,
 };
@@ -18,17 +18,6 @@ use dolmen_nvme::{
     tcp::Digests,
 };
 use pair::{HOST, Pair, TARGET};
-
-fn namespace() -> Namespace {
-    Namespace {
-        nsid: 1,
-        block_bytes: 4096,
-        blocks: 1024,
-        uuid: None,
-        nguid: [0; 16],
-        deallocated_reads_zero: true,
-    }
-}
 
 fn load_options(seed: u64) -> LoadOptions {
     LoadOptions {

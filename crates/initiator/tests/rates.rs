@@ -5,31 +5,20 @@ mod common;
 #[path = "common/multi.rs"]
 mod multi;
 
-use common::Behaviour;
-use dolmen_initiator::{
-    Namespace,
-    load::{Load, LoadOptions, Mix},
-};
+use common::{Behaviour, namespace};
+use dolmen_initiator::load::{Load, LoadOptions, Mix};
 use multi::Multi;
 
 const PER_SECOND: u64 = 1000;
 const DEPTH: usize = 4;
 
 fn load(m: &Multi) -> Load {
-    let namespace = Namespace {
-        nsid: 1,
-        block_bytes: 4096,
-        blocks: 1024,
-        uuid: None,
-        nguid: [0; 16],
-        deallocated_reads_zero: true,
-    };
     let options = LoadOptions {
         depth: DEPTH,
         queues: 1,
         mix: Mix::READ,
         per_second: Some(PER_SECOND),
-        ..LoadOptions::new(namespace)
+        ..LoadOptions::new(namespace())
     };
     Load::new(m.id, options).unwrap()
 }

@@ -25,7 +25,7 @@ impl Dice {
     }
 }
 
-fn spec(name: &str) -> VolumeSpec {
+pub(crate) fn spec(name: &str) -> VolumeSpec {
     VolumeSpec {
         name: name.into(),
         project: "default".into(),

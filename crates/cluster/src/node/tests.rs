@@ -3,9 +3,9 @@
 use super::*;
 use crate::{
     event::{Component, Severity},
+    model::tests::spec,
     state::{FirstStart, disk},
 };
-use dolmen_types::volume::{HostAccess, IpAccess, VolumeKind};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 fn fresh() -> Uuid {
@@ -16,23 +16,6 @@ fn fresh() -> Uuid {
 fn first() -> FirstStart {
     let uuids = [1, 2, 3].map(|b| Uuid::from_random([b; 16]));
     FirstStart { cluster_name: None, node_name: "n".into(), subsystem_nqn: None, uuids }
-}
-
-fn spec(name: &str) -> VolumeSpec {
-    VolumeSpec {
-        name: name.into(),
-        project: "default".into(),
-        size_bytes: 4096,
-        sector: None,
-        compression: None,
-        encryption: None,
-        kind: VolumeKind::Durable,
-        acl: HostAccess::None,
-        ip_acl: IpAccess::Any,
-        labels: Vec::new(),
-        qos: None,
-        source: None,
-    }
 }
 
 /// A service over this state; its data plane makes every volume.

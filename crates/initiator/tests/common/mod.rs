@@ -821,6 +821,18 @@ impl Connection {
 }
 
 /// A discovery log entry.
+/// The controller's namespace, as far as a load has to know it.
+pub fn namespace() -> dolmen_initiator::Namespace {
+    dolmen_initiator::Namespace {
+        nsid: 1,
+        block_bytes: 4096,
+        blocks: 1024,
+        uuid: None,
+        nguid: [0; 16],
+        deallocated_reads_zero: true,
+    }
+}
+
 pub fn entry(nqn: &str, addr: SocketAddr) -> DiscoveryEntry {
     DiscoveryEntry::tcp(SubsystemType::NVM, nqn, addr.ip(), addr.port(), 1)
 }
