@@ -16,7 +16,9 @@ use crate::map::{Entry, Version, is_nowhere};
 use crate::parity;
 use crate::pool::read_plan;
 use crate::segments::Segment;
-use crate::shard::{Drives, FetchError, SegmentScan, Shared, Span, Way, load_shard, stored_how};
+use crate::shard::{
+    Drives, FetchError, MoveItem, SegmentScan, Shared, Span, Way, load_shard, still_held, stored_how,
+};
 use crate::store::new_shard;
 use crate::stored::BlockVersion;
 use crate::{Candidate, Finding, Key, Keyring, PlanDrive, PoolPlan, ShardTuning, StoreError, UnitId};
@@ -296,10 +298,9 @@ async fn check_shard(shard: &Shared, exec: &Handle, report: &mut CheckReport) {
             report.leaves += 1;
             report.meter.add(BLOCK_BYTES as u64);
             match read_leaf(shard, exec, line, &page, report).await {
-                Ok(mut entries) => {
-                    // What the log since the checkpoint has overwritten counts no more.
-                    entries.retain(|(lba, entry)| still_named(shard, line, *lba, entry));
-                    check_blocks(shard, exec, line, &entries, report).await;
+                Ok(entries) => {
+                    let needed = still_needed(shard, exec, line, entries).await;
+                    check_blocks(shard, exec, line, &needed, report).await;
                 }
                 Err(why) => {
                     let at = place(shard, &report.table, page.location);
@@ -313,18 +314,27 @@ async fn check_shard(shard: &Shared, exec: &Handle, report: &mut CheckReport) {
             let s = shard.borrow();
             s.map.live.line(line).into_iter().flat_map(|d| d.entries()).map(|(lba, e)| (lba, *e)).collect()
         };
-        check_blocks(shard, exec, line, &recent, report).await;
+        let needed = still_needed(shard, exec, line, recent).await;
+        check_blocks(shard, exec, line, &needed, report).await;
     }
 }
 
-/// True unless the log since the checkpoint says that the version is elsewhere, or that nobody sees it any more.
-fn still_named(shard: &Shared, line: u64, lba: u64, entry: &Entry) -> bool {
-    let s = shard.borrow();
-    let Some(tree) = s.map.lines.get(&line) else { return false };
-    let Some(delta) = s.map.live.line(line) else { return true };
-    let moved = delta.entry(lba, entry.seq).is_some_and(|e| e != entry);
-    let hidden = delta.successor(lba, entry.seq).is_some_and(|next| !tree.now.needs(entry.seq, Some(next)));
-    !moved && !hidden
+/// Without what the log since the checkpoint has moved or overwritten, and what nobody sees since: cleaning may have given its place
+/// to others.
+async fn still_needed(
+    shard: &Shared,
+    exec: &Handle,
+    line: u64,
+    entries: Vec<(u64, Entry)>,
+) -> Vec<(u64, Entry)> {
+    let (mut needed, mut lost) = (Vec::new(), Vec::new());
+    for (lba, entry) in entries {
+        // Of what nobody can say it is told.
+        if !matches!(still_held(shard, exec, &MoveItem { line, lba, entry }, &mut lost).await, Ok(false)) {
+            needed.push((lba, entry));
+        }
+    }
+    needed
 }
 
 async fn read_leaf(
@@ -352,7 +362,9 @@ async fn read_leaf(
                     report.problem(of_block(line, lba, String::new(), what));
                 }
             }
-            Ok(leaf.slots().filter_map(|(lba, v)| v.stored().map(|e| (lba, *e))).collect())
+            let stored = leaf.slots().filter_map(|(lba, v)| v.stored().map(|e| (lba, *e))).collect();
+            shard.borrow_mut().map.leaf_read(LineId(line), page, &bytes);
+            Ok(stored)
         }
         Err(error) => Err(error.to_string()),
     }

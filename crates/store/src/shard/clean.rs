@@ -33,7 +33,7 @@ const RUN_BYTES: usize = 128 * 1024;
 const AGAIN_NS: u64 = 60_000_000_000;
 
 /// What made the cleaner give a segment up: it can't be gone through, or the shard stops.
-pub(super) struct Damaged;
+pub(crate) struct Damaged;
 
 /// The last segment that was made safe: when that began, and what it took. Bytes.
 #[derive(Clone, Copy, Default)]
@@ -327,7 +327,7 @@ async fn applied(shard: &Shared, number: u64) -> Result<(), Damaged> {
 
 /// True when the map holds this very version at this very place, and somebody sees it. `lost` are leaves that could not be had: they
 /// are not read again and again.
-pub(super) async fn still_held(
+pub(crate) async fn still_held(
     shard: &Shared,
     exec: &Handle,
     item: &MoveItem,

@@ -34,6 +34,7 @@ mod span;
 mod staging;
 
 pub(crate) use announced::Announced;
+pub(crate) use clean::still_held;
 pub(crate) use drives::{Complaint, Drives};
 pub(crate) use fetch::{FetchError, Way, stored_how, within};
 pub(crate) use log::{Flight, Lease, Log};
