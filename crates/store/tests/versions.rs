@@ -104,6 +104,73 @@ fn a_batch_of_all_kinds_is_one_instant() {
     assert_eq!((info(&node, 1), info(&node, 4)), (None, None));
 }
 
+/// A volume that was rolled back, rolled back again and written anew takes what it holds, whether its snapshots go before or after, and
+/// by itself: nobody asks for a checkpoint.
+#[test]
+fn what_was_overwritten_since_a_rollback_comes_back() {
+    const BLOCKS: u64 = 300;
+    let fresh = |n: u64| -> Vec<u64> { (0..BLOCKS).map(|lba| n * 1000 + lba).collect() };
+    let write_all = |node: &mut Node, seq: &mut u64, line: u64| {
+        *seq += 1;
+        for part in 0..BLOCKS / 5 {
+            let values = &fresh(*seq)[(part * 5) as usize..((part + 1) * 5) as usize];
+            let record = node.write(line, part * 5, values);
+            node.commit(0, *seq + part, vec![record]).unwrap();
+        }
+        *seq += BLOCKS / 5;
+        fresh(*seq - BLOCKS / 5)
+    };
+    let stored = |node: &Node| (node.space().live_bytes - node.space().map_bytes) / BLOCK as u64;
+    for (case, early) in [true, false].into_iter().enumerate() {
+        let world = World::new(60 + case as u64);
+        let mut node = Node::open(&world, &Setup::tiny(160)).unwrap();
+        node.commit(0, 1, vec![create(1)]).unwrap();
+        let mut seq = 1;
+        write_all(&mut node, &mut seq, 1);
+        for line in [1, 2] {
+            // A snapshot, half of it overwritten, and back.
+            let (at, overwritten) = (seq + 1, vec![7; 5]);
+            node.commit(0, at, vec![snapshot(line)]).unwrap();
+            let record = node.write(line, 0, &overwritten);
+            node.commit(0, at + 1, vec![record]).unwrap();
+            node.commit(0, at + 2, vec![clone_line(line + 1, line, at), drop_line(line)]).unwrap();
+            seq = at + 2;
+            if early {
+                seq += 1;
+                node.commit(0, seq, vec![drop_snapshot(line, at)]).unwrap();
+            }
+            if line == 1 {
+                // The middle one of three lines holds some blocks itself.
+                let record = node.write(2, 50, &[8; 5]);
+                seq += 1;
+                node.commit(0, seq, vec![record]).unwrap();
+            }
+        }
+        let want = write_all(&mut node, &mut seq, 3);
+        assert!(stored(&node) >= BLOCKS);
+        if !early {
+            let snapshots: Vec<(u64, u64)> = [1, 2]
+                .iter()
+                .flat_map(|&l| info(&node, l).unwrap().snapshots.into_iter().map(move |s| (l, s.0)))
+                .collect();
+            assert_eq!(snapshots.len(), 2);
+            seq += 1;
+            node.commit(0, seq, snapshots.into_iter().map(|(l, at)| drop_snapshot(l, at)).collect()).unwrap();
+        }
+        // A minute: the last changes are looked at ten seconds later at most.
+        for _ in 0..1200 {
+            node.turn();
+        }
+        assert_eq!(stored(&node), BLOCKS, "{:?}", node.space());
+        for life in 0..2 {
+            let parts = (0..BLOCKS).step_by(10).map(|lba| node.read(0, 3, lba, 10).unwrap());
+            assert_eq!(parts.collect::<Vec<_>>().concat(), want, "life {life}");
+            world.crash();
+            node = Node::open(&world, &Setup::tiny(160)).unwrap();
+        }
+    }
+}
+
 /// A line that was dropped stays until checkpoints have freed what it had; nothing new takes its place meanwhile.
 #[test]
 fn a_line_is_new_once() {

@@ -60,6 +60,20 @@ impl Lineage {
         index.checked_sub(1).map(|i| self.points[i].seq)
     }
 
+    /// The point that the only line was cloned from which still shows anything of this one. Once there is such a line it stays so:
+    /// without a head there are no new points, and without a snapshot no new clones.
+    pub(crate) fn inherited(&self) -> Option<u64> {
+        match self.points[..] {
+            [Point { seq, snapshot: false, clones: 1, .. }] if !self.head => Some(seq),
+            _ => None,
+        }
+    }
+
+    /// The oldest state that is kept, as lookups name it. What it hides of a parent, all others hide too.
+    pub(crate) fn oldest(&self) -> u64 {
+        self.points.first().map_or(u64::MAX, |p| p.seq)
+    }
+
     /// True when a point lies in `from..to`.
     pub(crate) fn keeps(&self, from: u64, to: u64) -> bool {
         let index = self.points.partition_point(|p| p.seq < from);

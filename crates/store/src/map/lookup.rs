@@ -95,7 +95,8 @@ impl Map {
         let Some(top) = self.lines.get(&line.0) else { return Lookup::NoLine };
         match at {
             None if !top.now.head => return Lookup::NoLine,
-            Some(point) if top.now.point(point).is_none() => return Lookup::NoSnapshot,
+            // What clones alone keep of a state may have been given back in part.
+            Some(point) if top.now.point(point).is_none_or(|p| !p.snapshot) => return Lookup::NoSnapshot,
             _ => {}
         }
         let mut scratch = std::mem::take(&mut self.scratch);
@@ -114,11 +115,12 @@ impl Map {
             };
             scratch.clear();
             scratch.resize(run, Content::Nothing);
-            let Some((known, missing, deeper)) = self.search(holder, seq, lba + i as u64, &mut scratch)
-            else {
+            let Some(tree) = self.lines.get(&holder) else {
                 outcome = Lookup::NoLine;
                 break;
             };
+            let deeper = tree.now.parent.is_some();
+            let (known, missing) = self.search(holder, seq, lba + i as u64, &mut scratch, true);
             let results = blocks[i..].iter_mut().zip(&mut levels[i..]).zip(&scratch[..known]);
             for ((block, level), content) in results {
                 match content {
@@ -152,20 +154,22 @@ impl Map {
         Some(view)
     }
 
-    /// What one line says as of `at` of the blocks from `lba` on: how many blocks are known, the leaf that is missing for the
-    /// others, and whether the line has a parent. `None` when there is no such line.
-    fn search(
+    /// What one line itself says as of `at` of the blocks from `lba` on: how many blocks are known, and the leaf that is missing for
+    /// the others. Without `live` it is what the running checkpoint will say.
+    pub(crate) fn search(
         &mut self,
         line: u64,
         at: u64,
         lba: u64,
         contents: &mut [Content],
-    ) -> Option<(usize, Option<PageRef>, bool)> {
-        let tree = self.lines.get(&line)?;
+        live: bool,
+    ) -> (usize, Option<PageRef>) {
+        let Some(tree) = self.lines.get(&line) else { return (contents.len(), None) };
         let end = lba.saturating_add(contents.len() as u64);
         let (mut next, mut missing) = (lba, None);
         // Of one version at two places the newer delta's counts.
-        for delta in self.frozen.iter().chain(std::iter::once(&self.live)).filter_map(|d| d.line(line)) {
+        let deltas = self.frozen.iter().chain(live.then_some(&self.live));
+        for delta in deltas.filter_map(|d| d.line(line)) {
             delta.overlay(at, lba, contents);
             // When a host wrote all of it in this delta's time, what lies below is older.
             if delta.written_from().is_some_and(|from| contents.iter().all(|c| c.seq() >= Some(from))) {
@@ -187,8 +191,7 @@ impl Map {
             }
             next = stop;
         }
-        let known = usize::try_from(next - lba).expect("inside the window");
-        Some((known, missing, tree.now.parent.is_some()))
+        (usize::try_from(next - lba).expect("inside the window"), missing)
     }
 
     /// Keeps a verified leaf of `line` that a miss asked for.

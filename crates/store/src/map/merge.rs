@@ -16,16 +16,18 @@ pub(crate) struct Merged {
 
 /// Merges the changes to the addresses `from..to` into all the old slots of that part. Of the same version at two places the
 /// change's place is kept. Kept is what somebody sees by `lineage`; of holes only those that hide something: an older
-/// version that is kept, or the parent.
+/// version that is kept, or the parent. `hidden` are more holes (first block, block behind the last, number): what nobody sees
+/// though the line by itself can't tell.
 pub(crate) fn merge(
     old: impl Iterator<Item = (u64, Version)>,
     delta: &LineDelta,
-    from: u64,
-    to: u64,
+    (from, to): (u64, u64),
+    hidden: &[(u64, u64, u64)],
     lineage: &Lineage,
     out: &mut Merged,
 ) {
     let mut holes: Vec<(u64, u64, u64)> = delta.holes_in(from, to).collect();
+    holes.extend(hidden);
     let mut lost = Vec::new();
     let [mut stored, mut entries] = std::mem::take(&mut out.scratch);
     stored.clear();
@@ -128,7 +130,9 @@ impl Sweeper<'_> {
             while let Some(((first, stop, seq), rest)) = holes.split_first()
                 && *first <= at
             {
-                self.active.insert(*seq, *stop);
+                // Of one number there may be one of the line itself and one of what is hidden.
+                let covered = self.active.entry(*seq).or_default();
+                *covered = (*covered).max(*stop);
                 holes = rest;
             }
             self.active.retain(|_, stop| *stop > at);
@@ -167,13 +171,11 @@ impl Sweeper<'_> {
         if self.end != at {
             before = Open::default();
         }
-        let mut versions: Vec<(u64, Option<Entry>)> = self
-            .active
-            .keys()
-            .map(|&seq| (seq, None))
-            .chain(here.iter().map(|(_, e)| (e.seq, Some(*e))))
-            .collect();
-        versions.sort_unstable_by_key(|(seq, _)| *seq);
+        let entries = here.iter().map(|(_, e)| (e.seq, Some(*e)));
+        let mut versions: Vec<(u64, Option<Entry>)> =
+            entries.chain(self.active.keys().map(|&seq| (seq, None))).collect();
+        // A hole hides what has its number, too.
+        versions.sort_by_key(|(seq, _)| *seq);
         // What the last version that was kept shows; nothing shows the parent.
         let mut shows_data = self.lineage.parent.is_some();
         if let Some((_, until)) = self.lost {

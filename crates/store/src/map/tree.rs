@@ -139,6 +139,8 @@ pub(crate) struct Line {
     pub(crate) counts: Counts,
     /// What the checkpoints have to sweep.
     pub(crate) sweep: Option<Sweep>,
+    /// Checkpoints come for that sweep, and for the one behind it. Otherwise it goes with those that come anyway.
+    pub(crate) urgent: (bool, bool),
     /// A point or the head went since the last checkpoint began.
     pub(crate) shrunk: bool,
     /// The newest change of a host in its leaves when the running checkpoint began, and with that checkpoint. Numbers of a line
@@ -165,11 +167,39 @@ impl Line {
         self.base = Some(self.now.clone());
         if std::mem::take(&mut self.shrunk) {
             self.counts.rebase(&self.now);
-            self.sweep = match self.sweep {
-                Some(sweep) if sweep.from > 0 => Some(Sweep { again: true, ..sweep }),
-                _ => Some(Sweep::default()),
-            };
+            self.sweep_all(true);
         }
+    }
+
+    /// Something may have become free anywhere.
+    pub(crate) fn sweep_all(&mut self, urgent: bool) {
+        match &mut self.sweep {
+            Some(sweep) if sweep.from > 0 => {
+                sweep.again = true;
+                self.urgent.1 |= urgent;
+            }
+            begun => {
+                self.urgent.0 = urgent || (begun.is_some() && self.urgent.0);
+                *begun = Some(Sweep::default());
+            }
+        }
+    }
+
+    /// A checkpoint has swept up to an address, or everything.
+    pub(crate) fn swept_to(&mut self, end: u64) {
+        match &mut self.sweep {
+            Some(sweep) if end < u64::MAX => sweep.from = end,
+            Some(Sweep { again: true, .. }) => {
+                self.sweep = Some(Sweep::default());
+                self.urgent = (self.urgent.1, false);
+            }
+            _ => self.sweep = None,
+        }
+    }
+
+    /// True when checkpoints have to come for it.
+    pub(crate) fn wants_checkpoint(&self) -> bool {
+        self.shrunk || (self.sweep.is_some() && self.urgent.0) || self.now.is_doomed()
     }
 
     /// The leaf in which the newest version of a block at or below `at` is, if there is one (node, leaf), and the first slot

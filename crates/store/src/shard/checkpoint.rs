@@ -20,7 +20,10 @@ use dolmen_io::exec::Handle;
 use dolmen_types::LineId;
 use std::collections::BTreeSet;
 
+mod heirs;
 mod merge;
+
+use heirs::Heirs;
 
 /// What a checkpoint fixes when it begins.
 struct Frozen {
@@ -31,6 +34,7 @@ struct Frozen {
     /// Segments of map pages that are rewritten to be emptied.
     evacuate: BTreeSet<Slot>,
     lines: Vec<u64>,
+    heirs: Heirs,
 }
 
 /// One whole checkpoint. An error is the reason to stop the shard.
@@ -39,7 +43,8 @@ pub(crate) async fn run(shard: &Shared, exec: &Handle) -> Result<(), String> {
     let mut writer = MetaWriter::new(shard.clone(), exec.clone());
     let name = |line| PageName { pool: shard.borrow().id.pool, line, generation: frozen.generation };
     for &line in &frozen.lines {
-        merge::line(shard, exec, &mut writer, &name(line), &frozen.evacuate).await?;
+        let heirs = frozen.heirs.of(line);
+        merge::line(shard, exec, &mut writer, &name(line), &frozen.evacuate, &heirs).await?;
         exec.yield_now().await;
     }
     let (bytes, empty) = build_body(shard, &frozen);
@@ -77,11 +82,14 @@ fn freeze(shard: &Shared) -> Result<Frozen, String> {
     s.segments.freeze();
     let frozen = s.map.frozen.as_ref();
     s.map.lines.iter_mut().for_each(|(&number, line)| line.freeze(frozen.and_then(|f| f.line(number))));
+    let heirs = Heirs::find(&mut s.map);
+    s.checkpoint.inherits = heirs.hide_something(&s.map);
     s.cleaned = 0;
     s.checkpoint.next_starts = starts.iter().flatten().map(|start| start.columns).collect();
     s.checkpoint.running = true;
     s.checkpoint.requested = false;
     s.checkpoint.begun += 1;
+    s.checkpoint.frozen_at = s.now;
     s.checkpoint.log_bytes = 0;
     s.checkpoint.lost_leaves = 0;
     let evacuate = pages_to_move(s);
@@ -92,6 +100,7 @@ fn freeze(shard: &Shared) -> Result<Frozen, String> {
         starts,
         evacuate,
         lines: s.map.lines.keys().copied().collect(),
+        heirs,
     })
 }
 
@@ -135,7 +144,8 @@ fn build_body(shard: &Shared, frozen: &Frozen) -> (Vec<u8>, Vec<Slot>) {
         }
         !ends
     });
-    s.checkpoint.dropping = s.map.lines.values().any(|l| l.shrunk || l.sweep.is_some() || l.now.is_doomed());
+    s.checkpoint.dropping = s.map.lines.values().any(Line::wants_checkpoint);
+    s.checkpoint.sweeping = s.map.lines.values().any(|l| l.sweep.is_some());
     let stale: Vec<(Slot, u32)> = s.segments.retired().collect();
     let needed = |columns| frozen.starts.iter().flatten().any(|start| start.columns == columns);
     let mut empty: Vec<Slot> = s
@@ -240,6 +250,7 @@ fn finish(shard: &Shared, anchor: &Anchor, chunks: Vec<(Slot, Chunk)>, empty: &[
     s.checkpoint.chunks = chunks.into_iter().map(|(_, chunk)| chunk).collect();
     s.checkpoint.running = false;
     s.checkpoint.finished += 1;
+    s.checkpoint.inherited = false;
     s.end_gone();
     s.retire_cleaned();
     if !gone.is_empty() {

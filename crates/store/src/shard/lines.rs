@@ -48,25 +48,36 @@ impl Shard {
     pub(super) fn drop_line(&mut self, line: u64) {
         let Some(tree) = self.map.lines.get_mut(&line).filter(|l| l.now.head) else { return };
         Rc::make_mut(&mut tree.now).head = false;
-        tree.shrunk = true;
-        self.checkpoint.dropping = true;
-        if tree.now.is_doomed() {
-            self.doom(line);
-        }
+        self.shrink(line);
     }
 
-    /// A point loses what kept it. If that was the last of its line, the line goes, and with it its hold on its parent.
+    /// A point loses what kept it.
     fn release(&mut self, line: u64, at: u64, hold: Hold) {
         let Some(tree) = self.map.lines.get_mut(&line) else { return };
-        if !Rc::make_mut(&mut tree.now).release(at, hold) {
+        if Rc::make_mut(&mut tree.now).release(at, hold) {
+            let deltas = self.map.frozen.iter_mut().chain(std::iter::once(&mut self.map.live));
+            deltas.for_each(|delta| delta.point_gone(line, at, &tree.now));
+            self.map.points -= 1;
+        } else if tree.now.inherited().is_none() {
             return;
         }
-        let deltas = self.map.frozen.iter_mut().chain(std::iter::once(&mut self.map.live));
-        deltas.for_each(|delta| delta.point_gone(line, at, &tree.now));
-        self.map.points -= 1;
-        tree.shrunk = true;
+        self.shrink(line);
+    }
+
+    /// Less of a line is needed: a state of it is gone, or what its heir hides is from now on. The line may then hide more of the one
+    /// that it is heir to. If that was the last of it the line goes, and with it its hold on its parent.
+    fn shrink(&mut self, line: u64) {
         self.checkpoint.dropping = true;
-        if tree.now.is_doomed() {
+        let mut next = Some(line);
+        while let Some(tree) = next.and_then(|line| self.map.lines.get_mut(&line)) {
+            tree.shrunk = true;
+            next = tree
+                .now
+                .parent
+                .map(|p| p.0)
+                .filter(|parent| self.map.lines.get(parent).is_some_and(|p| p.now.inherited().is_some()));
+        }
+        if self.map.lines.get(&line).is_some_and(|tree| tree.now.is_doomed()) {
             self.doom(line);
         }
     }

@@ -154,6 +154,14 @@ pub(crate) struct CheckpointState {
     pub(crate) finished: u64,
     /// Lines or points that were dropped wait for what they needed to be freed.
     pub(crate) dropping: bool,
+    /// Some line is swept, be it without haste.
+    pub(crate) sweeping: bool,
+    /// Some line that stores something has an heir, which may come to hide it.
+    pub(crate) inherits: bool,
+    /// The running one has given up what an heir hides: that counts when it has finished, and not before.
+    pub(crate) inherited: bool,
+    /// When the last one began.
+    pub(crate) frozen_at: Nanos,
     /// Leaves that the running checkpoint, or the start, could not have.
     pub(crate) lost_leaves: usize,
     /// Encrypted lines of which nothing is left, with the last commit that may name them: a checkpoint that holds it makes their

@@ -42,6 +42,8 @@ pub(crate) async fn run(shard: Shared, exec: Handle) {
     {
         let mut s = shard.borrow_mut();
         s.phase = Phase::Serving;
+        // What was replayed is as if it were written now.
+        s.log.written_at = exec.now();
         // What lacks a drive since before, or since this opening, is moved at once, and told.
         s.weigh_risk();
         // Drives may have failed on other cores meanwhile.
@@ -239,15 +241,17 @@ async fn restore_lines(shard: &Shared, exec: &Handle, rows: Vec<LineRow>) -> Res
         };
         let mut s = shard.borrow_mut();
         s.map.points += row.points.len();
-        s.checkpoint.dropping |= row.sweep.is_some() || now.is_doomed();
         if !now.is_doomed() {
             clones.extend(row.parent.map(|(parent, at)| (row.line, parent, at)));
         }
         let attributes = row.attributes;
         let merged_to = (row.merged_to, row.merged_to);
         let (now, sweep) = (Rc::new(now), row.sweep);
-        let mut line = Line { attributes, nodes, now, counts, sweep, merged_to, ..Line::default() };
+        let urgent = (sweep.is_some(), false);
+        let mut line = Line { attributes, nodes, now, counts, sweep, urgent, merged_to, ..Line::default() };
         line.weigh();
+        s.checkpoint.dropping |= line.wants_checkpoint();
+        s.checkpoint.inherits |= row.parent.is_some();
         s.map.lines.insert(row.line, line);
     }
     let mut s = shard.borrow_mut();

@@ -25,7 +25,8 @@ impl Shard {
             self.checkpoint.starts.iter().chain(&self.checkpoint.next_starts).any(|c| *c == columns)
         };
         // Slots that are kept for stale names alone are bounded: a checkpoint frees them.
-        self.segments.retired_count() + self.retiring.len() < self.drives.total_units()
+        !self.checkpoint.inherited
+            && self.segments.retired_count() + self.retiring.len() < self.drives.total_units()
             && self.segments.named(name).is_some_and(|s| {
                 s.cleaned
                     && s.closed

@@ -24,6 +24,9 @@ pub(crate) struct Seen {
 /// How often it is looked at whether a checkpoint would free space. Nanoseconds.
 const FREES_NS: u64 = 1_000_000;
 
+/// When nothing was written for so long, a checkpoint comes for what only waits to be swept. Nanoseconds.
+const QUIET_NS: u64 = 10_000_000_000;
+
 /// A unit that was asked for this long ago is not to be had without a checkpoint. Nanoseconds.
 const STARVED_NS: u64 = 10_000_000;
 
@@ -302,6 +305,13 @@ impl Shard {
         freeable >= goal || (freeable > 0 && cleaner_waits) || (hosts_wait && freeable > goal / 2)
     }
 
+    /// True when a checkpoint may come for a sweep that is in no haste, or for what an heir was written.
+    fn may_sweep(&self) -> bool {
+        let changed = self.log.written_at > self.checkpoint.frozen_at;
+        let quiet = !changed || self.now.since(self.log.written_at) >= QUIET_NS;
+        quiet && (self.checkpoint.sweeping || (self.checkpoint.inherits && changed))
+    }
+
     /// Wakes the checkpoint task when a checkpoint is due.
     pub(crate) fn ring_checkpoint(&mut self) {
         if self.checkpoint.running || self.phase != Phase::Serving {
@@ -313,6 +323,7 @@ impl Shard {
             || self.map.live.len() >= self.delta_limit()
             || self.checkpoint.log_bytes >= self.tuning.log_bytes
             || self.checkpoint.dropping
+            || self.may_sweep()
             || self.has_gone()
             || self.checkpoint_frees();
         self.checkpoint.requested = due;

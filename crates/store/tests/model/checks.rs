@@ -125,6 +125,17 @@ impl Run {
         panic!("{lines:?}");
     }
 
+    /// The power is off: what the map names is there, even what nobody could read.
+    pub(crate) fn check_offline(&self) {
+        if self.losses > 0 || self.spoilt > 0 || self.rotten > 0 || self.exchanges {
+            return;
+        }
+        let (mut io, mut exec, drives) = offline(&self.world, &self.setup);
+        let checking = check_pool(exec.handle(), drives, keyring());
+        let report = run(&mut io, &mut exec, checking).unwrap();
+        assert_eq!(report.problems, 0, "{report:?}");
+    }
+
     /// What is told of each line is what the model makes of it: its head's blocks, what the head alone needs, what it shares with
     /// snapshots, what snapshots alone need.
     fn exact_usage(&self) -> Result<(), String> {
@@ -155,7 +166,8 @@ impl Run {
         let mapped = head.map_or(0, BTreeMap::len) as u64;
         let head: BTreeSet<u64> = head.into_iter().flat_map(|s| s.values().copied()).filter(own).collect();
         let points = model.points.range((line, 0)..(line + 1, 0));
-        let kept: BTreeSet<u64> = points.flat_map(|(_, p)| p.state.values().copied()).filter(own).collect();
+        let kept: BTreeSet<u64> =
+            points.flat_map(|(&(_, at), _)| model.kept(line, at).into_values()).filter(own).collect();
         LineUsage {
             mapped_blocks: mapped,
             own_blocks: head.len() as u64,

@@ -200,6 +200,9 @@ impl Run {
         } else {
             self.world.crash()
         }
+        if self.fresh.is_multiple_of(4) {
+            self.check_offline();
+        }
         let mut spoilt = None;
         if spoils {
             spoilt = Some(self.spoil());

@@ -107,11 +107,27 @@ impl Model {
         self.points.iter().filter(|(_, p)| p.listed).map(|(k, _)| *k).collect()
     }
 
+    /// What has to be kept of a state: all of it, but of one that a single clone alone shows what that clone still shows.
+    pub(crate) fn kept(&self, line: u64, at: u64) -> State {
+        let point = &self.points[&(line, at)];
+        let alone = !self.heads.contains_key(&line)
+            && self.points.range((line, 0)..(line + 1, 0)).count() == 1
+            && !point.listed
+            && point.clones == 1;
+        let Some(heir) = self.parents.iter().find(|(_, p)| alone && **p == (line, at)).map(|(l, _)| *l)
+        else {
+            return point.state.clone();
+        };
+        let oldest = self.points.range((heir, 0)..(heir + 1, 0)).next().map(|((_, at), _)| *at);
+        let shown = oldest.map_or_else(|| self.heads[&heir].clone(), |at| self.kept(heir, at));
+        point.state.iter().filter(|(lba, v)| shown.get(lba) == Some(v)).map(|(lba, v)| (*lba, *v)).collect()
+    }
+
     /// Bytes that must be stored: every value was written once.
     pub(crate) fn stored(&self) -> usize {
-        let heads = self.heads.iter().map(|(line, s)| (*line, s));
-        let states = heads.chain(self.points.iter().map(|((line, _), p)| (*line, &p.state)));
-        let values = states.flat_map(|(line, s)| s.values().map(move |v| (*v, self.compresses[&line])));
+        let heads = self.heads.iter().map(|(line, s)| (*line, s.clone()));
+        let states = heads.chain(self.points.keys().map(|&(line, at)| (line, self.kept(line, at))));
+        let values = states.flat_map(|(line, s)| s.into_values().map(move |v| (v, self.compresses[&line])));
         let all: BTreeMap<u64, bool> = values.collect();
         all.into_iter().map(|(value, compressed)| stored_bytes(value, compressed)).sum()
     }

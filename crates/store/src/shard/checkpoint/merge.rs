@@ -8,13 +8,14 @@
 use super::super::fetch::{FetchError, Started, begin, end, stored};
 use super::super::meta::{MetaWriter, READ_AHEAD, keep_page, page_buffer};
 use super::super::{Shard, Shared};
+use super::heirs::{self, Heir, Hidden};
 use crate::format::PAGE_BYTES;
 use crate::format::page::{
     Leaf, Level, NODE_SLOTS, PAGE_SLOTS, PageName, PageRef, encode_leaf, encode_node, verify,
 };
 use crate::location::{Location, Slot};
 use crate::map::{
-    Counts, Entry, LeafRef, Line, LineDelta, Lineage, Merged, Node, Page, Sweep, Version, merge, split,
+    Counts, Entry, LeafRef, Line, LineDelta, Lineage, Merged, Node, Page, Version, merge, split,
 };
 use dolmen_io::exec::Handle;
 use std::collections::BTreeSet;
@@ -42,7 +43,7 @@ const TRY_AGAIN_MS: u64 = 1000;
 const MAX_GIVEN_UP: usize = 64;
 
 /// A leaf's bytes; `None` when nothing gives them any more.
-type Loaded = Option<Vec<u8>>;
+pub(super) type Loaded = Option<Vec<u8>>;
 
 /// A leaf of the nodes to come: one that stays, or one to be written.
 enum Planned {
@@ -76,6 +77,8 @@ struct Job<'a> {
     swept: Range<u64>,
     /// Leaves that may still be looked at for that reason.
     budget: usize,
+    /// Those that alone show anything of it.
+    heirs: &'a [Heir],
 }
 
 /// Merges the frozen delta into `name.line`, or frees a part of a line of which nothing is needed any more.
@@ -85,6 +88,7 @@ pub(super) async fn line(
     writer: &mut MetaWriter,
     name: &PageName,
     evacuate: &BTreeSet<Slot>,
+    heirs: &[Heir],
 ) -> Result<(), String> {
     let found = shard.borrow().map.lines.get(&name.line).map(|l| (l.base.clone(), l.sweep));
     // A line that is younger than the checkpoint's beginning is not part of it.
@@ -94,7 +98,7 @@ pub(super) async fn line(
     }
     let swept = sweep.map_or(0..0, |s| s.from..u64::MAX);
     let budget = swept_leaves(shard.borrow().tuning.delta_entries);
-    let mut job = Job { shard, exec, name, evacuate, base, swept, budget };
+    let mut job = Job { shard, exec, name, evacuate, base, swept, budget, heirs };
     let mut index = 0;
     loop {
         let nodes = shard.borrow().map.lines.get(&name.line).map_or(0, |l| l.nodes.len());
@@ -104,7 +108,9 @@ pub(super) async fn line(
         index += job.node(writer, index).await?;
     }
     if let Some(line) = shard.borrow_mut().map.lines.get_mut(&name.line) {
-        line.sweep = job.swept_up(sweep);
+        if sweep.is_some() {
+            line.swept_to(job.swept.end);
+        }
         line.weigh();
     }
     Ok(())
@@ -133,11 +139,15 @@ impl Job<'_> {
         };
         let pages: Vec<PageRef> = dirty.iter().flat_map(|g| &g.leaves).map(LeafRef::page).collect();
         let old = load(self.shard, self.exec, line, &pages).await?;
-        let plan = self.plan(&nodes, &dirty, &old);
+        let whole = nodes.is_empty().then_some((0, u64::MAX));
+        let ranges: Vec<(u64, u64)> = dirty.iter().map(|g| (g.from, g.to)).chain(whole).collect();
+        let hidden = heirs::hidden(self.shard, self.exec, line, self.heirs, &old, &ranges).await;
+        let plan = self.plan(&nodes, &dirty, &old, &hidden);
         let written = write(writer, self.name, plan.leaves).await?;
         let count = written.len();
         let mut s = self.shard.borrow_mut();
         let s = &mut *s;
+        s.checkpoint.inherited |= !hidden.is_empty() && !plan.freed.is_empty();
         for freed in &plan.freed {
             s.segments.sub_base(freed.location.slot(), freed.bytes());
         }
@@ -151,12 +161,11 @@ impl Job<'_> {
         }
         tree.counts.replace(&plan.before, &plan.after);
         let fresh: Vec<Node> = written.into_iter().map(|n| n.node).collect();
-        let whole = tree.nodes.is_empty().then_some((0, u64::MAX));
         drop(tree.nodes.splice(nodes, fresh));
         // From here on these leaves speak for themselves: a hole may be gone with all that it hid, and what the delta has of
         // that must not show through.
         if let Some(frozen) = &mut s.map.frozen {
-            for (from, to) in dirty.iter().map(|g| (g.from, g.to)).chain(whole) {
+            for (from, to) in ranges {
                 frozen.change(line, |d| d.forget(from, to, &tree.now));
             }
         }
@@ -165,7 +174,7 @@ impl Job<'_> {
     }
 
     /// Merges the dirty groups (`old` holds their leaves' bytes, one behind the other).
-    fn plan(&self, nodes: &Range<usize>, dirty: &[Group], old: &[Loaded]) -> Plan {
+    fn plan(&self, nodes: &Range<usize>, dirty: &[Group], old: &[Loaded], hidden: &[Hidden]) -> Plan {
         let s = self.shard.borrow();
         let nothing = LineDelta::default();
         let delta = s.map.frozen.as_ref().and_then(|f| f.line(self.name.line)).unwrap_or(&nothing);
@@ -173,7 +182,7 @@ impl Job<'_> {
         let Some(tree) = s.map.lines.get(&self.name.line) else { return plan };
         let mut merged = Merged::default();
         if tree.nodes.is_empty() {
-            merge(std::iter::empty(), delta, 0, u64::MAX, &self.base, &mut merged);
+            merge(std::iter::empty(), delta, (0, u64::MAX), hidden, &self.base, &mut merged);
             self.emit(&mut merged, &mut Vec::new(), &mut plan);
             plan.freed = merged.freed;
             return plan;
@@ -201,7 +210,9 @@ impl Job<'_> {
                 }
             }
             let slots = before[own..].iter().flat_map(|(_, leaf)| leaf.slots());
-            merge(slots.chain(lost), delta, group.from, group.to, &self.base, &mut merged);
+            let within = |h: &&Hidden| group.from <= h.0 && h.0 < group.to;
+            let hidden: Vec<Hidden> = hidden.iter().filter(within).copied().collect();
+            merge(slots.chain(lost), delta, (group.from, group.to), &hidden, &self.base, &mut merged);
             let right_neighbour_too = next.peek().is_some_and(|g| g.index == at);
             if merged.slots.len() >= SPARSE || !right_neighbour_too {
                 self.emit(&mut merged, &mut before, &mut plan);
@@ -237,15 +248,6 @@ impl Job<'_> {
             plan.replaced.push(leaf.page().location);
         }
         before.clear();
-    }
-
-    /// What is left to be swept.
-    fn swept_up(&self, sweep: Option<Sweep>) -> Option<Sweep> {
-        let sweep = sweep?;
-        if self.swept.end < u64::MAX {
-            return Some(Sweep { from: self.swept.end, ..sweep });
-        }
-        sweep.again.then(Sweep::default)
     }
 }
 
