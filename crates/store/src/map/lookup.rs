@@ -17,9 +17,16 @@ pub(crate) struct Map {
     pub(crate) frozen: Option<Delta>,
     /// Leaves in memory.
     pub(crate) cache: Cache,
+    /// How often merges have given up what heirs hide. A lookup that goes on behind such a merge where it was before may have come
+    /// past what has been written since: it begins anew.
+    pub(crate) given_up: u64,
     /// Memory of lookups.
     scratch: Vec<Content>,
 }
+
+/// How the running checkpoint looks things up: without the live delta, and with a leaf that it has read itself, which the cache need
+/// not keep.
+pub(crate) type Aside = Option<(PageRef, Vec<u8>)>;
 
 /// A stored block that a lookup found. Its check (and key and tweak) belong to the line that it was written to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -77,6 +84,7 @@ impl Map {
             live: Delta::default(),
             frozen: None,
             cache: Cache::new(cache_bytes),
+            given_up: 0,
             scratch: Vec::new(),
         }
     }
@@ -120,7 +128,7 @@ impl Map {
                 break;
             };
             let deeper = tree.now.parent.is_some();
-            let (known, missing) = self.search(holder, seq, lba + i as u64, &mut scratch, true);
+            let (known, missing) = self.search(holder, seq, lba + i as u64, &mut scratch, None);
             let results = blocks[i..].iter_mut().zip(&mut levels[i..]).zip(&scratch[..known]);
             for ((block, level), content) in results {
                 match content {
@@ -155,20 +163,20 @@ impl Map {
     }
 
     /// What one line itself says as of `at` of the blocks from `lba` on: how many blocks are known, and the leaf that is missing for
-    /// the others. Without `live` it is what the running checkpoint will say.
+    /// the others.
     pub(crate) fn search(
         &mut self,
         line: u64,
         at: u64,
         lba: u64,
         contents: &mut [Content],
-        live: bool,
+        aside: Option<&Aside>,
     ) -> (usize, Option<PageRef>) {
         let Some(tree) = self.lines.get(&line) else { return (contents.len(), None) };
         let end = lba.saturating_add(contents.len() as u64);
         let (mut next, mut missing) = (lba, None);
         // Of one version at two places the newer delta's counts.
-        let deltas = self.frozen.iter().chain(live.then_some(&self.live));
+        let deltas = self.frozen.iter().chain(aside.is_none().then_some(&self.live));
         for delta in deltas.filter_map(|d| d.line(line)) {
             delta.overlay(at, lba, contents);
             // When a host wrote all of it in this delta's time, what lies below is older.
@@ -183,7 +191,12 @@ impl Map {
             if let Some((node, leaf)) = found {
                 let leaf = &tree.nodes[node].leaves[leaf];
                 let page = leaf.page();
-                let Some(bytes) = self.cache.at(leaf.hint, &page) else {
+                let read = aside.and_then(Option::as_ref).filter(|(read, _)| *read == page);
+                let bytes = match read {
+                    Some((_, bytes)) => Some(bytes.as_slice()),
+                    None => self.cache.at(leaf.hint, &page),
+                };
+                let Some(bytes) = bytes else {
                     missing = Some(page);
                     break;
                 };

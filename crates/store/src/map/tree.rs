@@ -197,9 +197,14 @@ impl Line {
         }
     }
 
+    /// The sweep under way, or the one behind it, is in haste.
+    pub(crate) fn is_urgent(&self) -> bool {
+        self.urgent.0 || self.urgent.1
+    }
+
     /// True when checkpoints have to come for it.
     pub(crate) fn wants_checkpoint(&self) -> bool {
-        self.shrunk || (self.sweep.is_some() && self.urgent.0) || self.now.is_doomed()
+        self.shrunk || (self.sweep.is_some() && self.is_urgent()) || self.now.is_doomed()
     }
 
     /// The leaf in which the newest version of a block at or below `at` is, if there is one (node, leaf), and the first slot

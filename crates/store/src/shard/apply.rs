@@ -136,6 +136,9 @@ impl Shard {
         for of_line in named.chunk_by(|a, b| a.line == b.line) {
             let line = of_line[0].line;
             let Some(tree) = self.map.lines.get(&line).filter(|l| !l.now.is_doomed()) else { continue };
+            if of_line[0].written && tree.now.parent.is_some() {
+                self.checkpoint.heir_written(line, self.now);
+            }
             let segments = &mut self.segments;
             self.map.live.change(line, |delta| {
                 for some in of_line.chunks(AT_ONCE) {
@@ -155,6 +158,9 @@ impl Shard {
 
     fn unmap(&mut self, line: u64, lba: u64, end: u64, seq: u64) {
         let Some(tree) = self.map.lines.get(&line).filter(|l| !l.now.is_doomed()) else { return };
+        if tree.now.parent.is_some() {
+            self.checkpoint.heir_written(line, self.now);
+        }
         let segments = &mut self.segments;
         self.map.live.change(line, |delta| {
             delta.written(seq);

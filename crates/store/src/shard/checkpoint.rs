@@ -24,6 +24,7 @@ mod heirs;
 mod merge;
 
 use heirs::Heirs;
+pub(super) use heirs::heirs_of;
 
 /// What a checkpoint fixes when it begins.
 struct Frozen {
@@ -35,6 +36,8 @@ struct Frozen {
     evacuate: BTreeSet<Slot>,
     lines: Vec<u64>,
     heirs: Heirs,
+    /// What sweeps without haste may look at, in all lines together.
+    unhurried_leaves: usize,
 }
 
 /// One whole checkpoint. An error is the reason to stop the shard.
@@ -42,9 +45,10 @@ pub(crate) async fn run(shard: &Shared, exec: &Handle) -> Result<(), String> {
     let frozen = freeze(shard)?;
     let mut writer = MetaWriter::new(shard.clone(), exec.clone());
     let name = |line| PageName { pool: shard.borrow().id.pool, line, generation: frozen.generation };
+    let mut unhurried = frozen.unhurried_leaves;
     for &line in &frozen.lines {
         let heirs = frozen.heirs.of(line);
-        merge::line(shard, exec, &mut writer, &name(line), &frozen.evacuate, &heirs).await?;
+        merge::line(shard, exec, &mut writer, &name(line), &frozen.evacuate, &heirs, &mut unhurried).await?;
         exec.yield_now().await;
     }
     let (bytes, empty) = build_body(shard, &frozen);
@@ -78,18 +82,19 @@ fn freeze(shard: &Shared) -> Result<Frozen, String> {
     let mut s = shard.borrow_mut();
     let s = &mut *s;
     let starts = s.log.starts().ok_or("a stream has nowhere to go on")?;
+    // One that comes for them has time.
+    let swept_for = if s.may_sweep() { s.tuning.delta_entries } else { s.map.live.len() };
     s.map.frozen = Some(std::mem::take(&mut s.map.live));
     s.segments.freeze();
     let frozen = s.map.frozen.as_ref();
     s.map.lines.iter_mut().for_each(|(&number, line)| line.freeze(frozen.and_then(|f| f.line(number))));
     let heirs = Heirs::find(&mut s.map);
-    s.checkpoint.inherits = heirs.hide_something(&s.map);
     s.cleaned = 0;
     s.checkpoint.next_starts = starts.iter().flatten().map(|start| start.columns).collect();
     s.checkpoint.running = true;
     s.checkpoint.requested = false;
     s.checkpoint.begun += 1;
-    s.checkpoint.frozen_at = s.now;
+    s.checkpoint.heirs_written = None;
     s.checkpoint.log_bytes = 0;
     s.checkpoint.lost_leaves = 0;
     let evacuate = pages_to_move(s);
@@ -101,6 +106,7 @@ fn freeze(shard: &Shared) -> Result<Frozen, String> {
         evacuate,
         lines: s.map.lines.keys().copied().collect(),
         heirs,
+        unhurried_leaves: merge::swept_leaves(swept_for),
     })
 }
 
@@ -145,6 +151,7 @@ fn build_body(shard: &Shared, frozen: &Frozen) -> (Vec<u8>, Vec<Slot>) {
         !ends
     });
     s.checkpoint.dropping = s.map.lines.values().any(Line::wants_checkpoint);
+    s.checkpoint.heirs = heirs_of(&s.map);
     s.checkpoint.sweeping = s.map.lines.values().any(|l| l.sweep.is_some());
     let stale: Vec<(Slot, u32)> = s.segments.retired().collect();
     let needed = |columns| frozen.starts.iter().flatten().any(|start| start.columns == columns);
@@ -250,7 +257,7 @@ fn finish(shard: &Shared, anchor: &Anchor, chunks: Vec<(Slot, Chunk)>, empty: &[
     s.checkpoint.chunks = chunks.into_iter().map(|(_, chunk)| chunk).collect();
     s.checkpoint.running = false;
     s.checkpoint.finished += 1;
-    s.checkpoint.inherited = false;
+    s.checkpoint.inherited.clear();
     s.end_gone();
     s.retire_cleaned();
     if !gone.is_empty() {

@@ -158,7 +158,6 @@ impl Shard {
         if measured {
             self.log.made_block_ns = work_ns / blocks.max(1);
         }
-        self.log.written_at = io.now();
         let mut run = io.slices();
         let payload_len;
         (payload_len, self.log.spare_pieces) = staging.finish(&mut run);

@@ -1,6 +1,7 @@
 //! Lines that come, branch and go: what the records of commits do to them.
 
 use super::Shard;
+use super::checkpoint::heirs_of;
 use crate::LineAttributes;
 use crate::map::{Hold, Line};
 use std::rc::Rc;
@@ -68,14 +69,18 @@ impl Shard {
     /// that it is heir to. If that was the last of it the line goes, and with it its hold on its parent.
     fn shrink(&mut self, line: u64) {
         self.checkpoint.dropping = true;
-        let mut next = Some(line);
+        let (mut next, mut inherited) = (Some(line), false);
         while let Some(tree) = next.and_then(|line| self.map.lines.get_mut(&line)) {
             tree.shrunk = true;
+            inherited |= tree.now.inherited().is_some();
             next = tree
                 .now
                 .parent
                 .map(|p| p.0)
                 .filter(|parent| self.map.lines.get(parent).is_some_and(|p| p.now.inherited().is_some()));
+        }
+        if inherited {
+            self.checkpoint.heirs = heirs_of(&self.map);
         }
         if self.map.lines.get(&line).is_some_and(|tree| tree.now.is_doomed()) {
             self.doom(line);

@@ -115,8 +115,6 @@ pub(crate) struct Log {
     pub(crate) applied_chain: u64,
     /// Host payload under way. Bytes.
     pub(crate) payload: u64,
-    /// When hosts' batches were formed into a commit last.
-    pub(crate) written_at: Nanos,
     /// The newest anchor says where the bulk stream goes on: before that nothing may be appended to it.
     pub(crate) bulk_named: bool,
     /// Memory of finished headers, for reuse.

@@ -49,6 +49,7 @@ pub(crate) use span::Span;
 use crate::columns::Columns;
 use crate::format::anchor::Chunk;
 use crate::format::commit::LogIdentity;
+use crate::location::Slot;
 use crate::map::Map;
 use crate::segments::{SegmentName, SegmentTable};
 use crate::stored::Forms;
@@ -156,12 +157,12 @@ pub(crate) struct CheckpointState {
     pub(crate) dropping: bool,
     /// Some line is swept, be it without haste.
     pub(crate) sweeping: bool,
-    /// Some line that stores something has an heir, which may come to hide it.
-    pub(crate) inherits: bool,
-    /// The running one has given up what an heir hides: that counts when it has finished, and not before.
-    pub(crate) inherited: bool,
-    /// When the last one began.
-    pub(crate) frozen_at: Nanos,
+    /// Lines that may come to hide more of others.
+    pub(crate) heirs: BTreeSet<u64>,
+    /// When hosts wrote to one of them, first and last, since the last one began.
+    pub(crate) heirs_written: Option<(Nanos, Nanos)>,
+    /// Segments of which the running one has given up something that an heir hides: that counts when it has finished, and not before.
+    pub(crate) inherited: BTreeSet<Slot>,
     /// Leaves that the running checkpoint, or the start, could not have.
     pub(crate) lost_leaves: usize,
     /// Encrypted lines of which nothing is left, with the last commit that may name them: a checkpoint that holds it makes their
@@ -172,6 +173,16 @@ pub(crate) struct CheckpointState {
     /// Segments in which replay from the newest anchor begins, and from the one that the running checkpoint will write.
     pub(crate) starts: Vec<Columns>,
     pub(crate) next_starts: Vec<Columns>,
+}
+
+impl CheckpointState {
+    /// A host has written to a line that is a clone: if it is an heir, it may hide more now.
+    fn heir_written(&mut self, line: u64, now: Nanos) {
+        if self.heirs.contains(&line) {
+            let first = self.heirs_written.map_or(now, |(first, _)| first);
+            self.heirs_written = Some((first, now));
+        }
+    }
 }
 
 /// What waits for space.

@@ -1,7 +1,7 @@
 //! Recovery of one shard: newest anchor, its checkpoint, the log since; then the seal that makes a discarded tail void
 //! for good, and service.
 
-use super::checkpoint::{chunk_holds, flush_drives, write_anchor};
+use super::checkpoint::{chunk_holds, flush_drives, heirs_of, write_anchor};
 use super::fetch::{FetchError, Place, begin, end};
 use super::meta::keep_buffers;
 use super::replay::Believed;
@@ -42,8 +42,6 @@ pub(crate) async fn run(shard: Shared, exec: Handle) {
     {
         let mut s = shard.borrow_mut();
         s.phase = Phase::Serving;
-        // What was replayed is as if it were written now.
-        s.log.written_at = exec.now();
         // What lacks a drive since before, or since this opening, is moved at once, and told.
         s.weigh_risk();
         // Drives may have failed on other cores meanwhile.
@@ -247,11 +245,10 @@ async fn restore_lines(shard: &Shared, exec: &Handle, rows: Vec<LineRow>) -> Res
         let attributes = row.attributes;
         let merged_to = (row.merged_to, row.merged_to);
         let (now, sweep) = (Rc::new(now), row.sweep);
-        let urgent = (sweep.is_some(), false);
+        // Whether it is in haste is known when the points are.
+        let urgent = (false, false);
         let mut line = Line { attributes, nodes, now, counts, sweep, urgent, merged_to, ..Line::default() };
         line.weigh();
-        s.checkpoint.dropping |= line.wants_checkpoint();
-        s.checkpoint.inherits |= row.parent.is_some();
         s.map.lines.insert(row.line, line);
     }
     let mut s = shard.borrow_mut();
@@ -263,6 +260,12 @@ async fn restore_lines(shard: &Shared, exec: &Handle, rows: Vec<LineRow>) -> Res
             ));
         }
     }
+    for tree in s.map.lines.values_mut() {
+        tree.urgent.0 = tree.sweep.is_some() && tree.now.inherited().is_none();
+    }
+    s.checkpoint.dropping = s.map.lines.values().any(Line::wants_checkpoint);
+    s.checkpoint.sweeping = s.map.lines.values().any(|l| l.sweep.is_some());
+    s.checkpoint.heirs = heirs_of(&s.map);
     Ok(())
 }
 

@@ -25,7 +25,7 @@ impl Shard {
             self.checkpoint.starts.iter().chain(&self.checkpoint.next_starts).any(|c| *c == columns)
         };
         // Slots that are kept for stale names alone are bounded: a checkpoint frees them.
-        !self.checkpoint.inherited
+        !self.checkpoint.inherited.contains(&name.slot)
             && self.segments.retired_count() + self.retiring.len() < self.drives.total_units()
             && self.segments.named(name).is_some_and(|s| {
                 s.cleaned

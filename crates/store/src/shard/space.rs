@@ -24,8 +24,9 @@ pub(crate) struct Seen {
 /// How often it is looked at whether a checkpoint would free space. Nanoseconds.
 const FREES_NS: u64 = 1_000_000;
 
-/// When nothing was written for so long, a checkpoint comes for what only waits to be swept. Nanoseconds.
+/// A checkpoint comes for what heirs were written when that has ended for so long, or has gone on for so long. Nanoseconds.
 const QUIET_NS: u64 = 10_000_000_000;
+const LASTING_NS: u64 = 600_000_000_000;
 
 /// A unit that was asked for this long ago is not to be had without a checkpoint. Nanoseconds.
 const STARVED_NS: u64 = 10_000_000;
@@ -227,6 +228,13 @@ impl Shard {
                 self.space.blocked = Some((begun + 1, u64::MAX));
                 self.checkpoint.requested = true;
             }
+            // What heirs hide comes back bit by bit.
+            Some((finished, u64::MAX))
+                if self.checkpoint.finished >= finished && self.checkpoint.sweeping =>
+            {
+                self.space.blocked = Some((self.checkpoint.begun + 1, u64::MAX));
+                self.checkpoint.requested = true;
+            }
             Some((finished, u64::MAX)) if self.checkpoint.finished >= finished => {
                 self.report_live();
                 self.space.blocked = Some((finished, self.space.answers + 1));
@@ -305,11 +313,12 @@ impl Shard {
         freeable >= goal || (freeable > 0 && cleaner_waits) || (hosts_wait && freeable > goal / 2)
     }
 
-    /// True when a checkpoint may come for a sweep that is in no haste, or for what an heir was written.
-    fn may_sweep(&self) -> bool {
-        let changed = self.log.written_at > self.checkpoint.frozen_at;
-        let quiet = !changed || self.now.since(self.log.written_at) >= QUIET_NS;
-        quiet && (self.checkpoint.sweeping || (self.checkpoint.inherits && changed))
+    /// True when a checkpoint may come for a sweep that is in no haste, or for what heirs were written.
+    pub(super) fn may_sweep(&self) -> bool {
+        match self.checkpoint.heirs_written {
+            Some((first, last)) => self.now.since(last) >= QUIET_NS || self.now.since(first) >= LASTING_NS,
+            None => self.checkpoint.sweeping,
+        }
     }
 
     /// Wakes the checkpoint task when a checkpoint is due.

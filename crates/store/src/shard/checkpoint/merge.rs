@@ -28,9 +28,9 @@ const SPARSE: usize = PAGE_SLOTS / 4;
 /// Nodes of dropped lines that one checkpoint frees.
 const FREED_NODES: usize = 64;
 
-/// Leaves of a line that one checkpoint looks at only because a point was dropped; the next one goes on. About as many as it
-/// merges changes into anyway.
-fn swept_leaves(delta_entries: usize) -> usize {
+/// Leaves that one checkpoint looks at only because something may have become free: of each line where a point was dropped, and of all
+/// others together. The next one goes on. About as many as it merges changes into anyway.
+pub(super) fn swept_leaves(delta_entries: usize) -> usize {
     (delta_entries / 16).clamp(4, 8192)
 }
 
@@ -89,15 +89,16 @@ pub(super) async fn line(
     name: &PageName,
     evacuate: &BTreeSet<Slot>,
     heirs: &[Heir],
+    unhurried: &mut usize,
 ) -> Result<(), String> {
-    let found = shard.borrow().map.lines.get(&name.line).map(|l| (l.base.clone(), l.sweep));
+    let found = shard.borrow().map.lines.get(&name.line).map(|l| (l.base.clone(), l.sweep, l.is_urgent()));
     // A line that is younger than the checkpoint's beginning is not part of it.
-    let Some((Some(base), sweep)) = found else { return Ok(()) };
+    let Some((Some(base), sweep, urgent)) = found else { return Ok(()) };
     if base.is_doomed() {
         return free(shard, exec, name.line).await;
     }
     let swept = sweep.map_or(0..0, |s| s.from..u64::MAX);
-    let budget = swept_leaves(shard.borrow().tuning.delta_entries);
+    let budget = if urgent { swept_leaves(shard.borrow().tuning.delta_entries) } else { *unhurried };
     let mut job = Job { shard, exec, name, evacuate, base, swept, budget, heirs };
     let mut index = 0;
     loop {
@@ -110,6 +111,7 @@ pub(super) async fn line(
     if let Some(line) = shard.borrow_mut().map.lines.get_mut(&name.line) {
         if sweep.is_some() {
             line.swept_to(job.swept.end);
+            *unhurried = if urgent { *unhurried } else { job.budget };
         }
         line.weigh();
     }
@@ -126,9 +128,10 @@ impl Job<'_> {
             let nodes = joined_nodes(tree, index);
             let delta = s.map.frozen.as_ref().and_then(|f| f.line(line));
             let dirty = dirty_groups(tree, &nodes, |group, from, to| {
-                delta.is_some_and(|d| d.touches(from, to))
-                    || group.iter().any(|l| self.evacuate.contains(&l.page().location.slot()))
-                    || sweeps(&mut self.budget, &mut self.swept, &self.base, group, to)
+                let needed = delta.is_some_and(|d| d.touches(from, to))
+                    || group.iter().any(|l| self.evacuate.contains(&l.page().location.slot()));
+                let swept = !needed && sweeps(&mut self.budget, &mut self.swept, &self.base, group, to);
+                (needed || swept).then_some(needed)
             });
             let moves = |n: &Node| self.evacuate.contains(&n.page.location.slot());
             let touched = tree.nodes.is_empty() && delta.is_some_and(|d| d.touches(0, u64::MAX));
@@ -137,8 +140,10 @@ impl Job<'_> {
             }
             (nodes, dirty)
         };
-        let pages: Vec<PageRef> = dirty.iter().flat_map(|g| &g.leaves).map(LeafRef::page).collect();
+        let pages = |g: &Group| g.leaves.iter().map(|leaf| (leaf.page(), g.is_needed)).collect::<Vec<_>>();
+        let pages: Vec<(PageRef, bool)> = dirty.iter().flat_map(pages).collect();
         let old = load(self.shard, self.exec, line, &pages).await?;
+        let (dirty, old) = without_missing(dirty, old);
         let whole = nodes.is_empty().then_some((0, u64::MAX));
         let ranges: Vec<(u64, u64)> = dirty.iter().map(|g| (g.from, g.to)).chain(whole).collect();
         let hidden = heirs::hidden(self.shard, self.exec, line, self.heirs, &old, &ranges).await;
@@ -147,7 +152,10 @@ impl Job<'_> {
         let count = written.len();
         let mut s = self.shard.borrow_mut();
         let s = &mut *s;
-        s.checkpoint.inherited |= !hidden.is_empty() && !plan.freed.is_empty();
+        if !hidden.is_empty() {
+            s.map.given_up += 1;
+            s.checkpoint.inherited.extend(plan.freed.iter().map(|freed| freed.location.slot()));
+        }
         for freed in &plan.freed {
             s.segments.sub_base(freed.location.slot(), freed.bytes());
         }
@@ -210,9 +218,9 @@ impl Job<'_> {
                 }
             }
             let slots = before[own..].iter().flat_map(|(_, leaf)| leaf.slots());
-            let within = |h: &&Hidden| group.from <= h.0 && h.0 < group.to;
-            let hidden: Vec<Hidden> = hidden.iter().filter(within).copied().collect();
-            merge(slots.chain(lost), delta, (group.from, group.to), &hidden, &self.base, &mut merged);
+            let begin = |lba: u64| hidden.partition_point(|h| h.0 < lba);
+            let hidden = &hidden[begin(group.from)..begin(group.to)];
+            merge(slots.chain(lost), delta, (group.from, group.to), hidden, &self.base, &mut merged);
             let right_neighbour_too = next.peek().is_some_and(|g| g.index == at);
             if merged.slots.len() >= SPARSE || !right_neighbour_too {
                 self.emit(&mut merged, &mut before, &mut plan);
@@ -259,6 +267,8 @@ struct Group {
     /// Its addresses.
     from: u64,
     to: u64,
+    /// Something is merged into it, or it has to move. Otherwise it is only swept.
+    is_needed: bool,
 }
 
 impl Group {
@@ -281,11 +291,24 @@ fn joined_nodes(tree: &Line, index: usize) -> Range<usize> {
     index.min(end)..end
 }
 
-/// The groups of some nodes that `is_dirty` (leaves, first address, address behind the last).
+/// The groups that can be looked at, and the bytes of their leaves: one that is only swept is left as it is when it can't be had.
+fn without_missing(dirty: Vec<Group>, old: Vec<Loaded>) -> (Vec<Group>, Vec<Loaded>) {
+    let mut bytes = old.into_iter();
+    let loaded = dirty.into_iter().map(|group| {
+        let leaves: Vec<Loaded> = bytes.by_ref().take(group.leaves.len()).collect();
+        (group, leaves)
+    });
+    let there =
+        |(group, leaves): &(Group, Vec<Loaded>)| group.is_needed || leaves.iter().all(Option::is_some);
+    let (groups, leaves): (Vec<Group>, Vec<Vec<Loaded>>) = loaded.filter(there).unzip();
+    (groups, leaves.into_iter().flatten().collect())
+}
+
+/// The groups of some nodes that `is_dirty` (leaves, first address, address behind the last), and whether they are needed.
 fn dirty_groups(
     tree: &Line,
     nodes: &Range<usize>,
-    mut is_dirty: impl FnMut(&[LeafRef], u64, u64) -> bool,
+    mut is_dirty: impl FnMut(&[LeafRef], u64, u64) -> Option<bool>,
 ) -> Vec<Group> {
     let leaves: Vec<LeafRef> = tree.nodes[nodes.clone()].iter().flat_map(|n| &n.leaves).copied().collect();
     let behind = tree.nodes.get(nodes.end).map_or(u64::MAX, Node::first);
@@ -294,8 +317,8 @@ fn dirty_groups(
         // What lies before the first leaf of all belongs to it.
         let from = if nodes.start == 0 && index == 0 { 0 } else { group[0].first() };
         let to = leaves.get(index + group.len()).map_or(behind, LeafRef::first);
-        if is_dirty(group, from, to) {
-            dirty.push(Group { index, leaves: group.to_vec(), from, to });
+        if let Some(is_needed) = is_dirty(group, from, to) {
+            dirty.push(Group { index, leaves: group.to_vec(), from, to, is_needed });
         }
         index += group.len();
     }
@@ -316,12 +339,17 @@ fn sweeps(budget: &mut usize, swept: &mut Range<u64>, base: &Lineage, group: &[L
     true
 }
 
-/// The bytes of leaves, from the cache or the drives, verified.
-async fn load(shard: &Shared, exec: &Handle, line: u64, leaves: &[PageRef]) -> Result<Vec<Loaded>, String> {
+/// The bytes of leaves, from the cache or the drives, verified. Those that are needed are given up when nothing gives them.
+async fn load(
+    shard: &Shared,
+    exec: &Handle,
+    line: u64,
+    leaves: &[(PageRef, bool)],
+) -> Result<Vec<Loaded>, String> {
     let mut loaded = Vec::with_capacity(leaves.len());
     for part in leaves.chunks(READ_AHEAD) {
         let mut waiting = Vec::new();
-        for page in part {
+        for (page, _) in part {
             let cached = {
                 let mut s = shard.borrow_mut();
                 let s = &mut *s;
@@ -336,10 +364,10 @@ async fn load(shard: &Shared, exec: &Handle, line: u64, leaves: &[PageRef]) -> R
                 None => Err(begin(shard, exec, page.location, page_buffer(shard, exec).await)),
             });
         }
-        for (page, wait) in part.iter().zip(waiting) {
+        for ((page, is_needed), wait) in part.iter().zip(waiting) {
             loaded.push(match wait {
                 Ok(bytes) => Some(bytes),
-                Err(started) => leaf(shard, exec, line, page, started).await?,
+                Err(started) => leaf(shard, exec, line, (page, *is_needed), started).await?,
             });
         }
     }
@@ -351,14 +379,14 @@ async fn leaf(
     shard: &Shared,
     exec: &Handle,
     line: u64,
-    page: &PageRef,
+    (page, is_needed): (&PageRef, bool),
     started: Started,
 ) -> Result<Loaded, String> {
     let holds = |bytes: &[u8]| verify(bytes, Level::Leaf, line, page);
     let mut read = end(shard, exec, started, holds).await;
     for _ in 0..TRIES {
         // What is there and wrong stays wrong.
-        if !matches!(read, Err(FetchError::Medium(_))) {
+        if !is_needed || !matches!(read, Err(FetchError::Medium(_))) {
             break;
         }
         exec.sleep_until(exec.now().plus_ms(TRY_AGAIN_MS)).await;
@@ -370,6 +398,7 @@ async fn leaf(
             keep_page(shard, buf);
             Ok(Some(bytes))
         }
+        Err(_) if !is_needed => Ok(None),
         Err(error) => shard.borrow_mut().give_up_page(line, page, &error).map(|()| None),
     }
 }
@@ -449,11 +478,11 @@ async fn free(shard: &Shared, exec: &Handle, line: u64) -> Result<(), String> {
     for _ in 0..FREED_NODES {
         let node = shard.borrow().map.lines.get(&line).and_then(|l| l.nodes.last().cloned());
         let Some(node) = node else { break };
-        let leaves: Vec<PageRef> = node.leaves.iter().map(LeafRef::page).collect();
+        let leaves: Vec<(PageRef, bool)> = node.leaves.iter().map(|leaf| (leaf.page(), true)).collect();
         let old = load(shard, exec, line, &leaves).await?;
         let mut s = shard.borrow_mut();
         let s = &mut *s;
-        for (page, bytes) in leaves.iter().zip(&old) {
+        for ((page, _), bytes) in leaves.iter().zip(&old) {
             let slots = bytes.iter().flat_map(|bytes| Leaf::trusted(bytes).slots());
             for entry in slots.filter_map(|(_, v): (u64, Version)| v.stored().copied()) {
                 s.segments.sub_base(entry.location.slot(), entry.bytes());

@@ -26,8 +26,9 @@ pub(super) struct Request {
     pub(super) blocks: usize,
     /// What the map said, block by block, as far as it is known.
     pub(super) entries: Vec<Option<Found>>,
-    /// How far the map's answer is, block by block.
+    /// How far the map's answer is, block by block; as long as merges have given up no more than this.
     pub(super) levels: Vec<u8>,
+    pub(super) given_up: u64,
     pub(super) pieces: Vec<Piece>,
     pub(super) outstanding: usize,
     pub(super) error: Option<StoreError>,
@@ -70,6 +71,13 @@ impl Request {
         (self.serial, self.since, self.mending) = (0, Nanos(0), false);
         (self.outstanding, self.error, self.damaged, self.attempts) = (0, None, None, 0);
         self.timing = Timing::default();
+    }
+
+    /// Before its lookup goes on: where merges have given up more since, it begins anew.
+    pub(super) fn go_on(&mut self, given_up: u64) {
+        if std::mem::replace(&mut self.given_up, given_up) != given_up {
+            self.levels.iter_mut().filter(|level| **level != RESOLVED).for_each(|level| *level = 0);
+        }
     }
 
     /// Takes what the map says of its first block; true when that is all that it asks for.
