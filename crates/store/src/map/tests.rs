@@ -63,6 +63,8 @@ enum Act {
     DropSnapshot(u64, usize),
     Clone(usize),
     DropHead(u64),
+    /// The child is what is left of the parent.
+    RollBack,
     Move(u64, usize),
     Freeze,
     Merge,
@@ -79,6 +81,7 @@ fn act() -> impl Strategy<Value = Act> {
         2 => (line.clone(), any::<usize>()).prop_map(|(l, i)| Act::DropSnapshot(l, i)),
         2 => any::<usize>().prop_map(Act::Clone),
         1 => line.clone().prop_map(Act::DropHead),
+        1 => Just(Act::RollBack),
         3 => (line, any::<usize>()).prop_map(|(l, i)| Act::Move(l, i)),
         2 => Just(Act::Freeze),
         2 => Just(Act::Merge),
@@ -126,7 +129,7 @@ impl Bench {
         let line = match *act {
             Act::Write(l, ..) | Act::Unmap(l, ..) | Act::UnmapThenWrite(l, _) => l,
             Act::Snapshot(l) | Act::DropSnapshot(l, _) | Act::DropHead(l) | Act::Move(l, _) => l,
-            Act::Clone(_) | Act::Freeze | Act::Merge | Act::Full => PARENT,
+            Act::Clone(_) | Act::RollBack | Act::Freeze | Act::Merge | Act::Full => PARENT,
         };
         let Some(model) = self.model.get(&line).cloned() else { return };
         match *act {
@@ -144,13 +147,8 @@ impl Bench {
             }
             Act::DropSnapshot(_, i) if !model.points.is_empty() => {
                 let point = *model.points.iter().nth(i % model.points.len()).unwrap();
-                let tree = self.map.lines.get_mut(&line).unwrap();
-                tree.shrunk = true;
-                if Rc::make_mut(&mut tree.now).release(point, Hold::Snapshot) {
-                    let deltas = self.map.frozen.iter_mut().chain(std::iter::once(&mut self.map.live));
-                    deltas.for_each(|delta| delta.point_gone(line, point, &tree.now));
-                    self.model.get_mut(&line).unwrap().points.remove(&point);
-                }
+                self.release(line, point, Hold::Snapshot);
+                self.let_go();
             }
             Act::Clone(i) if !self.model.contains_key(&CHILD) && !model.points.is_empty() => {
                 let point = *model.points.iter().nth(i % model.points.len()).unwrap();
@@ -162,6 +160,14 @@ impl Bench {
             Act::DropHead(_) => {
                 Rc::make_mut(&mut self.map.lines.get_mut(&line).unwrap().now).head = false;
                 self.model.get_mut(&line).unwrap().head = false;
+                self.let_go();
+            }
+            Act::RollBack if model.head && !self.model.contains_key(&CHILD) => {
+                self.run(&Act::Snapshot(PARENT));
+                let points = self.model[&PARENT].points.len();
+                self.run(&Act::Clone(points - 1));
+                self.run(&Act::DropHead(PARENT));
+                (0..points).rev().for_each(|i| self.run(&Act::DropSnapshot(PARENT, i)));
             }
             Act::Move(_, i) => self.relocate(line, i, &model),
             Act::Freeze => self.freeze(),
@@ -172,6 +178,26 @@ impl Bench {
                 self.merge();
             }
             _ => {}
+        }
+    }
+
+    fn release(&mut self, line: u64, point: u64, hold: Hold) {
+        let tree = self.map.lines.get_mut(&line).unwrap();
+        tree.shrunk = true;
+        if Rc::make_mut(&mut tree.now).release(point, hold) {
+            let deltas = self.map.frozen.iter_mut().chain(std::iter::once(&mut self.map.live));
+            deltas.for_each(|delta| delta.point_gone(line, point, &tree.now));
+            self.model.get_mut(&line).unwrap().points.remove(&point);
+        }
+    }
+
+    /// A child of which nothing is left holds its parent no more.
+    fn let_go(&mut self) {
+        let Some(child) = self.model.get_mut(&CHILD).filter(|c| !c.head && c.points.is_empty()) else {
+            return;
+        };
+        if let Some((parent, point)) = child.parent.take() {
+            self.release(parent, point, Hold::Clone);
         }
     }
 
@@ -189,8 +215,11 @@ impl Bench {
         let (lba, seq, place, needed) = versions[i % versions.len()];
         let entry = Entry { seq, location: Location(place), check: 0, granules: 256, form: Form(0) };
         let held = self.map.holds(LineId(line), lba, &entry);
-        assert_eq!(held, if needed { Held::Yes } else { Held::No }, "line {line} block {lba} version {seq}");
-        if needed {
+        // What the child hides goes with the next merge.
+        let seen = self.needed(line, lba).contains(&(seq, Some(place)));
+        let told = if needed { Held::Yes } else { Held::No };
+        assert!(held == told || !seen && held == Held::No, "line {line} block {lba} version {seq}: {held:?}");
+        if held == Held::Yes {
             let newest = model.blocks[&lba].clone();
             self.insert(line, lba, seq);
             // A move does not make it the newest.
@@ -225,6 +254,7 @@ impl Bench {
 
     fn merge_line(&mut self, line: u64) {
         let nothing = LineDelta::default();
+        let hidden = self.hidden(line);
         {
             let Some(tree) = self.map.lines.get_mut(&line) else { return };
             let Some(base) = tree.base.take() else { return };
@@ -235,7 +265,7 @@ impl Bench {
             }
             let mut merged = Merged::default();
             let delta = self.map.frozen.as_ref().and_then(|f| f.line(line)).unwrap_or(&nothing);
-            merge::merge(old.into_iter(), delta, (0, u64::MAX), &[], &base, &mut merged);
+            merge::merge(old.into_iter(), delta, (0, u64::MAX), &hidden, &base, &mut merged);
             for freed in merged.freed {
                 assert!(self.used.remove(&freed.location.0), "freed once");
             }
@@ -261,6 +291,34 @@ impl Bench {
             let lineage = &self.map.lines[&line].now;
             frozen.change(line, |d| d.forget(0, u64::MAX, lineage));
         }
+    }
+
+    /// What the child hides of the line for good, by the states that the checkpoint began with.
+    fn hidden(&mut self, line: u64) -> Vec<(u64, u64, u64)> {
+        let base = |line| self.map.lines.get(&line).and_then(|tree| tree.base.clone());
+        let (Some(of), Some(child)) = (base(line), base(CHILD)) else { return Vec::new() };
+        let Some(point) = of.inherited().filter(|p| child.parent == Some((line, *p))) else {
+            return Vec::new();
+        };
+        let (at, map) = (child.oldest(), &mut self.map);
+        let mut hides = |lba: u64| {
+            let mut content = [Content::Nothing];
+            map.search(CHILD, at, lba, &mut content, Some(&None));
+            !child.is_doomed() && content != [Content::Nothing]
+        };
+        (0..BLOCKS + 8).filter(|&lba| hides(lba)).map(|lba| (lba, lba + 1, point)).collect()
+    }
+
+    /// Versions of a block that somebody sees, if need be by way of the child.
+    fn needed(&self, line: u64, lba: u64) -> BTreeSet<(u64, Option<u64>)> {
+        let (model, child) = (&self.model[&line], self.model.get(&CHILD));
+        let inherited = self.map.lines.get(&line).and_then(|tree| tree.now.inherited());
+        let heir = child.filter(|c| inherited.is_some() && c.parent == inherited.map(|p| (line, p)));
+        let hides = heir.is_some_and(|child| {
+            let oldest = child.points.first().copied().or(child.head.then_some(u64::MAX));
+            oldest.is_some_and(|at| child.at(lba, at).is_some())
+        });
+        if hides { BTreeSet::new() } else { model.needed(lba) }
     }
 
     fn expected(&self, line: u64, at: u64, lba: u64) -> Option<(u64, u64)> {
@@ -343,7 +401,7 @@ impl Bench {
             let (mut head, mut shared, mut all) = (0, 0, 0);
             for &lba in model.blocks.keys() {
                 let of_head = model.head.then(|| model.at(lba, u64::MAX)).flatten().and_then(|v| v.1);
-                for (seq, place) in model.needed(lba) {
+                for (seq, place) in self.needed(line, lba) {
                     let Some(place) = place else { continue };
                     needed.insert(place);
                     all += 1;
