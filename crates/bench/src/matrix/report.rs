@@ -17,6 +17,9 @@ use std::{fmt, fs, path::Path};
 const BEGIN: &str = "<!-- written by cargo xtask bench --docs: begin -->";
 const END: &str = "<!-- written by cargo xtask bench --docs: end -->";
 
+/// The largest free pieces that Linux keeps: 2 to that power of pages.
+const MAX_PAGE_ORDER: u32 = 10;
+
 /// The machine, as far as it matters here.
 #[derive(Clone, Debug, Serialize)]
 struct Machine {
@@ -25,6 +28,8 @@ struct Machine {
     congestion_control: String,
     /// Cache-line round trip between the two CPUs, over all samples. Nanoseconds.
     line_ns: Option<Spread>,
+    /// What is free goes back to the host of a virtual machine, and is slow when it is touched anew.
+    free_memory_leaves: bool,
 }
 
 /// Everything that was measured.
@@ -52,6 +57,7 @@ impl Report {
             kernel: read("/proc/sys/kernel/osrelease").trim().to_string(),
             congestion_control: congestion.unwrap_or_else(|| "unknown".into()),
             line_ns: Spread::of(samples().map(|s| s.line_ns[0] as f64)),
+            free_memory_leaves: free_memory_leaves(),
         };
         let verdicts = rows.iter().flat_map(Row::verdicts).chain(costs).collect();
         Report {
@@ -69,13 +75,14 @@ impl Report {
     }
 
     fn head(&self) -> String {
-        let Machine { cpu, kernel, congestion_control, line_ns } = &self.machine;
+        let Machine { cpu, kernel, congestion_control, line_ns, free_memory_leaves } = &self.machine;
+        let leaves = if *free_memory_leaves { "; its free memory goes back to the host" } else { "" };
         let line = line_ns.map_or_else(String::new, |s| {
             format!(", cache line there and back {:.0} ns ({:.0} to {:.0})", s.median, s.min, s.max)
         });
         let count = |state| self.rows.iter().filter(|r| r.state == Some(state)).count();
         format!(
-            "{cpu}, Linux {kernel}, congestion control {congestion_control}; servers on CPU {}, clients on CPU {}{line}\n\
+            "{cpu}, Linux {kernel}, congestion control {congestion_control}; servers on CPU {}, clients on CPU {}{line}{leaves}\n\
              {} rounds, each contestant {} s after {} s of ramp; rows in the machine's fast state: {}, slow: {}, unfit: {}",
             self.server_cpu,
             self.client_cpu,
@@ -96,6 +103,16 @@ impl Report {
         fs::write(&file, replaced(&text, &block)?)?;
         plot::draw(&self.rows, &folder.join("performance.svg"))
     }
+}
+
+/// True when the kernel reports free pages to the host by way of a memory balloon (feature 5 of virtio's memory balloon device) as
+/// large as it has them by default.
+fn free_memory_leaves() -> bool {
+    let order = read("/sys/module/page_reporting/parameters/page_reporting_order");
+    let devices = fs::read_dir("/sys/bus/virtio/drivers/virtio_balloon").into_iter().flatten().flatten();
+    let reports = |device: &Path| read(device.join("features")).as_bytes().get(5) == Some(&b'1');
+    order.trim().parse::<u32>().is_ok_and(|order| order <= MAX_PAGE_ORDER)
+        && devices.map(|device| device.path()).any(|device| reports(&device))
 }
 
 /// The command that measures this again.
@@ -122,7 +139,7 @@ fn replaced(document: &str, block: &str) -> Result<String> {
     Ok(format!("{before}{BEGIN}\n{block}{END}{after}"))
 }
 
-fn read(path: &str) -> String {
+fn read(path: impl AsRef<Path>) -> String {
     fs::read_to_string(path).unwrap_or_default()
 }
 
