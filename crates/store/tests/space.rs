@@ -64,6 +64,20 @@ fn figures(report: SpaceReport) -> SpaceReport {
     report
 }
 
+/// Space comes back by itself: what a full pool refuses now it takes before long. `seq` is that of the last batch.
+fn until_written(node: &mut Node, seq: &mut u64, lba: u64, values: &[u64]) {
+    for _ in 0..100 {
+        *seq += 1;
+        let record = node.write(1, lba, values);
+        match node.commit(0, *seq, vec![record]) {
+            Ok(()) => return,
+            Err(StoreError::Full) => (0..50).for_each(|_| node.turn()),
+            Err(other) => panic!("{other}"),
+        }
+    }
+    panic!("space does not come back: {:?}", node.space());
+}
+
 /// The figure of a pool of real proportions; takes a while.
 #[test]
 #[ignore = "a minute or more; run by hand for the figures"]
@@ -121,18 +135,7 @@ fn a_full_pool_refuses_writes_takes_the_rest_and_comes_back() {
     // Trimmed space comes back by itself.
     seq += 1;
     node.commit(0, seq, vec![unmap(1, 0, lba / 2)]).unwrap();
-    let mut tries = 0;
-    loop {
-        seq += 1;
-        let record = node.write(1, 0, &[77]);
-        match node.commit(0, seq, vec![record]) {
-            Ok(()) => break,
-            Err(StoreError::Full) => (0..50).for_each(|_| node.turn()),
-            Err(other) => panic!("{other}"),
-        }
-        tries += 1;
-        assert!(tries < 100, "space does not come back: {:?}", node.space());
-    }
+    until_written(&mut node, &mut seq, 0, &[77]);
     // The rest of what was trimmed can be written too.
     for first in (2..lba / 2 - 12).step_by(2) {
         seq += 1;
@@ -522,18 +525,7 @@ fn trim_a_clone_until_refused(
     seq += 2;
     (0..4).for_each(|_| node.checkpoint());
     assert!(node.space().map_bytes < held, "{held}: {:?}", node.space());
-    let mut tries = 0;
-    loop {
-        seq += 1;
-        let record = node.write(1, lba, &[seq, seq]);
-        match node.commit(0, seq, vec![record]) {
-            Ok(()) => break,
-            Err(StoreError::Full) => (0..50).for_each(|_| node.turn()),
-            Err(other) => panic!("{other}"),
-        }
-        tries += 1;
-        assert!(tries < 100, "space does not come back: {:?}", node.space());
-    }
+    until_written(&mut node, &mut seq, lba, &[1, 2]);
 }
 
 #[test]

@@ -120,7 +120,6 @@ fn what_was_overwritten_since_a_rollback_comes_back() {
         *seq += BLOCKS / 5;
         fresh(*seq - BLOCKS / 5)
     };
-    let stored = |node: &Node| (node.space().live_bytes - node.space().map_bytes) / BLOCK as u64;
     for (case, early) in [true, false].into_iter().enumerate() {
         let world = World::new(60 + case as u64);
         let mut node = Node::open(&world, &Setup::tiny(160)).unwrap();
@@ -171,12 +170,9 @@ fn what_was_overwritten_since_a_rollback_comes_back() {
     }
 }
 
-/// A leaf of the old line that drives fail to read for a while is left alone: nobody needs it for what the new one was written.
-#[test]
-fn what_is_only_swept_is_not_given_up() {
-    let world = World::new(78);
-    let setup = Setup::tiny(160);
-    let mut node = Node::open(&world, &setup).unwrap();
+/// After a restart: line 2 shows the blocks 11, 12, 13 of line 1, of which nothing else is left.
+fn rolled_back(world: &World, setup: &Setup) -> Node {
+    let mut node = Node::open(world, setup).unwrap();
     let record = node.write(1, 0, &[11, 12, 13]);
     node.commit(0, 1, vec![create(1), record]).unwrap();
     node.commit(0, 2, vec![snapshot(1)]).unwrap();
@@ -184,7 +180,19 @@ fn what_is_only_swept_is_not_given_up() {
     (0..3).for_each(|_| node.checkpoint());
     drop(node);
     world.crash();
-    let mut node = Node::open(&world, &setup).unwrap();
+    Node::open(world, setup).unwrap()
+}
+
+/// Stored blocks that count.
+fn stored(node: &Node) -> u64 {
+    (node.space().live_bytes - node.space().map_bytes) / BLOCK as u64
+}
+
+/// A leaf of the old line that drives fail to read for a while is left alone: nobody needs it for what the new one was written.
+#[test]
+fn what_is_only_swept_is_not_given_up() {
+    let (world, setup) = (World::new(78), Setup::tiny(160));
+    let mut node = rolled_back(&world, &setup);
     let (image, mut page, mut spoilt) = (world.image(NODE, path("d0")), vec![0; BLOCK], 0);
     for at in (4 << 20..setup.drives[0].1).step_by(BLOCK) {
         image.read(at, &mut page);
@@ -203,7 +211,7 @@ fn what_is_only_swept_is_not_given_up() {
     let record = node.write(2, 1, &[22]);
     node.commit(0, 5, vec![record]).unwrap();
     (0..3).for_each(|_| node.checkpoint());
-    assert_eq!((node.space().live_bytes - node.space().map_bytes) / BLOCK as u64, 3);
+    assert_eq!(stored(&node), 3);
     assert_eq!(node.read(0, 2, 0, 3).unwrap(), [21, 22, 13]);
 }
 
@@ -211,18 +219,9 @@ fn what_is_only_swept_is_not_given_up() {
 /// is there now or what was there before.
 #[test]
 fn a_read_under_way_does_not_fall_between_two_lines() {
-    let world = World::new(77);
-    let setup = Setup::tiny(160);
-    let mut node = Node::open(&world, &setup).unwrap();
-    let record = node.write(1, 0, &[11, 12, 13]);
-    node.commit(0, 1, vec![create(1), record]).unwrap();
-    node.commit(0, 2, vec![snapshot(1)]).unwrap();
-    node.commit(0, 3, vec![clone_line(2, 1, 2), drop_line(1), drop_snapshot(1, 2)]).unwrap();
-    (0..3).for_each(|_| node.checkpoint());
-    drop(node);
-    world.crash();
+    let (world, setup) = (World::new(77), Setup::tiny(160));
+    let mut node = rolled_back(&world, &setup);
     // Its leaf is on the drive alone, and takes a while.
-    let mut node = Node::open(&world, &setup).unwrap();
     let slow = DriveFaults { latency_ns: (900_000_000, 900_000_000), ..DriveFaults::default() };
     world.set_faults(NODE, path("d0"), slow);
     let reads = [node.start_read(0, 2, 0, 1), node.start_read(0, 2, 0, 3)];
@@ -231,8 +230,7 @@ fn a_read_under_way_does_not_fall_between_two_lines() {
     let record = node.write(2, 0, &[21]);
     node.commit(0, 4, vec![record]).unwrap();
     node.checkpoint();
-    let stored = (node.space().live_bytes - node.space().map_bytes) / BLOCK as u64;
-    assert_eq!((stored, node.done.len()), (3, 0), "the old block is given up while the reads wait");
+    assert_eq!((stored(&node), node.done.len()), (3, 0), "the old block is given up while the reads wait");
     for (ticket, want) in reads.into_iter().zip([&[21][..], &[21, 12, 13]]) {
         let done = node.wait(ticket);
         done.result.unwrap();

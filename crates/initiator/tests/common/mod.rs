@@ -820,7 +820,6 @@ impl Connection {
     }
 }
 
-/// A discovery log entry.
 /// The controller's namespace, as far as a load has to know it.
 pub fn namespace() -> dolmen_initiator::Namespace {
     dolmen_initiator::Namespace {
@@ -833,6 +832,7 @@ pub fn namespace() -> dolmen_initiator::Namespace {
     }
 }
 
+/// A discovery log entry.
 pub fn entry(nqn: &str, addr: SocketAddr) -> DiscoveryEntry {
     DiscoveryEntry::tcp(SubsystemType::NVM, nqn, addr.ip(), addr.port(), 1)
 }

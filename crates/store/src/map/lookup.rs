@@ -17,8 +17,7 @@ pub(crate) struct Map {
     pub(crate) frozen: Option<Delta>,
     /// Leaves in memory.
     pub(crate) cache: Cache,
-    /// How often merges have given up what heirs hide. A lookup that goes on behind such a merge where it was before may have come
-    /// past what has been written since: it begins anew.
+    /// How often merges have given up what heirs hide.
     pub(crate) given_up: u64,
     /// Memory of lookups.
     scratch: Vec<Content>,
@@ -38,7 +37,41 @@ pub(crate) struct Found {
 }
 
 /// Level of a block that is resolved: no line is that deep.
-pub(crate) const RESOLVED: u8 = u8::MAX;
+const RESOLVED: u8 = u8::MAX;
+
+/// How far a lookup is: of each block, how many generations above to look at next. That holds as long as merges give up nothing more
+/// that heirs hide.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Levels {
+    of: Vec<u8>,
+    given_up: u64,
+}
+
+impl Levels {
+    /// A lookup of so many blocks that has not begun.
+    pub(crate) fn new(blocks: usize) -> Levels {
+        Levels { of: vec![0; blocks], given_up: 0 }
+    }
+
+    /// The same in the memory of another.
+    pub(crate) fn begin(&mut self, blocks: usize) {
+        self.of.clear();
+        self.of.resize(blocks, 0);
+    }
+
+    /// What the map holds of a block is known otherwise.
+    pub(crate) fn resolve(&mut self, block: usize) {
+        self.of[block] = RESOLVED;
+    }
+
+    /// Goes on. Where merges have given up more since, what was written meanwhile may have been passed: it begins anew.
+    fn go_on(&mut self, given_up: u64) -> &mut [u8] {
+        if std::mem::replace(&mut self.given_up, given_up) != given_up {
+            self.of.iter_mut().filter(|level| **level != RESOLVED).for_each(|level| *level = 0);
+        }
+        &mut self.of
+    }
+}
 
 /// What a lookup came to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -90,7 +123,7 @@ impl Map {
     }
 
     /// Resolves the blocks from `lba` on as of the snapshot `at`, or as of now: `None` for an unmapped one. Before the first
-    /// call `blocks` and `levels` are as long as the range and empty of results (`None` and 0); after a miss the call is
+    /// call `blocks` are as many as the range and `None`, and `levels` new; after a miss the call is
     /// repeated with what it left there.
     pub(crate) fn lookup(
         &mut self,
@@ -98,7 +131,7 @@ impl Map {
         at: Option<u64>,
         lba: u64,
         blocks: &mut [Option<Found>],
-        levels: &mut [u8],
+        levels: &mut Levels,
     ) -> Lookup {
         let Some(top) = self.lines.get(&line.0) else { return Lookup::NoLine };
         match at {
@@ -107,6 +140,7 @@ impl Map {
             Some(point) if top.now.point(point).is_none_or(|p| !p.snapshot) => return Lookup::NoSnapshot,
             _ => {}
         }
+        let levels = levels.go_on(self.given_up);
         let mut scratch = std::mem::take(&mut self.scratch);
         let mut outcome = Lookup::Complete;
         let mut i = 0;

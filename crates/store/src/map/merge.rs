@@ -207,7 +207,8 @@ impl Sweeper<'_> {
 
     /// Keeps a hole, as part of the one before it if no kept state tells the two apart: none lies between their numbers. The
     /// lower number is that of both then. It hides nothing that the higher one did not hide: what lies between the two is in no
-    /// kept state, was freed by this merge, and is not moved any more either, since moves are of what is needed.
+    /// kept state, was freed by this merge, and is not moved any more either, since moves are of what is needed. What was moved
+    /// meanwhile of that which only an heir hides shows again, and nobody sees it: the next merge frees it.
     fn hole(&mut self, at: u64, blocks: u64, seq: u64, before: Option<OpenHole>) -> OpenHole {
         let until = self.lost.map_or(0, |(_, until)| until);
         if let Some(before) = before

@@ -31,7 +31,7 @@ pub(crate) use delta::{DELTA_ENTRY_BYTES, Delta, LineDelta};
 pub(crate) use entry::{Content, Entry, Version, is_nowhere};
 pub(crate) use holes::Holes;
 pub(crate) use lineage::{Hold, Lineage, Point};
-pub(crate) use lookup::{Aside, Found, Held, Lookup, Map, NextStored, RESOLVED};
+pub(crate) use lookup::{Aside, Found, Held, Levels, Lookup, Map, NextStored};
 pub(crate) use merge::{Merged, merge};
 pub(crate) use split::{Page, split};
 pub(crate) use together::{AT_ONCE, Asked, Newest};

@@ -347,7 +347,7 @@ impl Bench {
                     let mut got = Vec::new();
                     for first in (0..want.len()).step_by(window) {
                         let count = window.min(want.len() - first);
-                        let (mut blocks, mut levels) = (vec![None; count], vec![0; count]);
+                        let (mut blocks, mut levels) = (vec![None; count], Levels::new(count));
                         let found = self.map.lookup(LineId(line), at, first as u64, &mut blocks, &mut levels);
                         assert_eq!(found, Lookup::Complete);
                         got.extend(blocks.into_iter().map(|b| b.map(|f| (f.line, f.entry.location.0))));
@@ -573,7 +573,7 @@ fn an_older_version_does_not_show_over_what_is_lost() {
     });
     for (at, lba, lost) in [(None, 110, true), (Some(7), 110, true), (None, 120, false), (Some(7), 120, true)]
     {
-        let (mut blocks, mut levels) = ([None], [0]);
+        let (mut blocks, mut levels) = ([None], Levels::new(1));
         assert_eq!(map.lookup(LineId(1), at, lba, &mut blocks, &mut levels), Lookup::Complete);
         assert_eq!(blocks[0].map(|f| f.entry.is_lost()), Some(lost), "block {lba} as of {at:?}");
     }
@@ -620,7 +620,7 @@ fn a_thousand_snapshots_cost_a_lookup_no_further_leaf() {
         for lba in 0..7 {
             // Nothing is in memory but what the lookup asks for.
             let mut pages = std::mem::replace(&mut bench.map.cache, Cache::new(0));
-            let (mut blocks, mut levels, mut searched) = (vec![None], vec![0], 0);
+            let (mut blocks, mut levels, mut searched) = (vec![None], Levels::new(1), 0);
             while let Lookup::Miss { line, page } =
                 bench.map.lookup(LineId(PARENT), at, lba, &mut blocks, &mut levels)
             {

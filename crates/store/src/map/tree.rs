@@ -139,8 +139,8 @@ pub(crate) struct Line {
     pub(crate) counts: Counts,
     /// What the checkpoints have to sweep.
     pub(crate) sweep: Option<Sweep>,
-    /// Checkpoints come for that sweep, and for the one behind it. Otherwise it goes with those that come anyway.
-    pub(crate) urgent: (bool, bool),
+    /// For so many rounds of it checkpoints come. Others go with those that come anyway.
+    pub(crate) urgent_rounds: u8,
     /// A point or the head went since the last checkpoint began.
     pub(crate) shrunk: bool,
     /// The newest change of a host in its leaves when the running checkpoint began, and with that checkpoint. Numbers of a line
@@ -171,40 +171,37 @@ impl Line {
         }
     }
 
-    /// Something may have become free anywhere.
+    /// Something may have become free anywhere: a round begins, behind the one under way if there is one.
     pub(crate) fn sweep_all(&mut self, urgent: bool) {
-        match &mut self.sweep {
+        let rounds = match &mut self.sweep {
             Some(sweep) if sweep.from > 0 => {
                 sweep.again = true;
-                self.urgent.1 |= urgent;
+                2
             }
             begun => {
-                self.urgent.0 = urgent || (begun.is_some() && self.urgent.0);
                 *begun = Some(Sweep::default());
+                1
             }
+        };
+        if urgent {
+            self.urgent_rounds = self.urgent_rounds.max(rounds);
         }
     }
 
     /// A checkpoint has swept up to an address, or everything.
     pub(crate) fn swept_to(&mut self, end: u64) {
-        match &mut self.sweep {
-            Some(sweep) if end < u64::MAX => sweep.from = end,
-            Some(Sweep { again: true, .. }) => {
-                self.sweep = Some(Sweep::default());
-                self.urgent = (self.urgent.1, false);
-            }
-            _ => self.sweep = None,
+        let Some(sweep) = &mut self.sweep else { return };
+        if end < u64::MAX {
+            sweep.from = end;
+            return;
         }
-    }
-
-    /// The sweep under way, or the one behind it, is in haste.
-    pub(crate) fn is_urgent(&self) -> bool {
-        self.urgent.0 || self.urgent.1
+        self.sweep = sweep.again.then(Sweep::default);
+        self.urgent_rounds = self.urgent_rounds.saturating_sub(1);
     }
 
     /// True when checkpoints have to come for it.
     pub(crate) fn wants_checkpoint(&self) -> bool {
-        self.shrunk || (self.sweep.is_some() && self.is_urgent()) || self.now.is_doomed()
+        self.shrunk || self.urgent_rounds > 0 || self.now.is_doomed()
     }
 
     /// The leaf in which the newest version of a block at or below `at` is, if there is one (node, leaf), and the first slot

@@ -7,7 +7,7 @@
 use super::Shared;
 use super::fetch::{FetchError, begin, buffer_now, end as read_end};
 use crate::format::page::{Level, PageRef, verify};
-use crate::map::{Found, Lookup, NextStored};
+use crate::map::{Found, Levels, Lookup, NextStored};
 use crate::{ChangedRange, DiffPage, DiffRequest, MAX_DIFF_RANGES, StoreError, View};
 use dolmen_io::exec::Handle;
 use dolmen_types::limits::BLOCK_BYTES;
@@ -160,7 +160,7 @@ async fn resolve(
     count: usize,
     end: Lba,
 ) -> Result<Vec<Option<Found>>, StoreError> {
-    let (mut blocks, mut levels) = (vec![None; count], vec![0; count]);
+    let (mut blocks, mut levels) = (vec![None; count], Levels::new(count));
     let at = view.at.map(|s| s.0);
     loop {
         let found = shard.borrow_mut().map.lookup(view.line, at, lba, &mut blocks, &mut levels);

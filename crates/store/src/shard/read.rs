@@ -141,7 +141,6 @@ impl Shard {
     fn resolve(&mut self, io: &mut Io, index: usize) {
         let Some(mut request) = self.reads.slots[index].take() else { return };
         let at = request.at.map(|s| s.0);
-        request.go_on(self.map.given_up);
         let found = self.map.lookup(request.line, at, request.lba, &mut request.entries, &mut request.levels);
         match found {
             Lookup::NoLine => {

@@ -245,9 +245,7 @@ async fn restore_lines(shard: &Shared, exec: &Handle, rows: Vec<LineRow>) -> Res
         let attributes = row.attributes;
         let merged_to = (row.merged_to, row.merged_to);
         let (now, sweep) = (Rc::new(now), row.sweep);
-        // Whether it is in haste is known when the points are.
-        let urgent = (false, false);
-        let mut line = Line { attributes, nodes, now, counts, sweep, urgent, merged_to, ..Line::default() };
+        let mut line = Line { attributes, nodes, now, counts, sweep, merged_to, ..Line::default() };
         line.weigh();
         s.map.lines.insert(row.line, line);
     }
@@ -261,7 +259,7 @@ async fn restore_lines(shard: &Shared, exec: &Handle, rows: Vec<LineRow>) -> Res
         }
     }
     for tree in s.map.lines.values_mut() {
-        tree.urgent.0 = tree.sweep.is_some() && tree.now.inherited().is_none();
+        tree.urgent_rounds = u8::from(tree.sweep.is_some() && tree.now.inherited().is_none());
     }
     s.checkpoint.dropping = s.map.lines.values().any(Line::wants_checkpoint);
     s.checkpoint.sweeping = s.map.lines.values().any(|l| l.sweep.is_some());

@@ -91,7 +91,8 @@ pub(super) async fn line(
     heirs: &[Heir],
     unhurried: &mut usize,
 ) -> Result<(), String> {
-    let found = shard.borrow().map.lines.get(&name.line).map(|l| (l.base.clone(), l.sweep, l.is_urgent()));
+    let found =
+        shard.borrow().map.lines.get(&name.line).map(|l| (l.base.clone(), l.sweep, l.urgent_rounds > 0));
     // A line that is younger than the checkpoint's beginning is not part of it.
     let Some((Some(base), sweep, urgent)) = found else { return Ok(()) };
     if base.is_doomed() {

@@ -1,6 +1,6 @@
 //! One read under way: what it asks for, what the map said, and the pieces that it is read in.
 
-use crate::map::{Entry, Found, Newest, RESOLVED};
+use crate::map::{Entry, Found, Levels, Newest};
 use crate::shard::Span;
 use crate::stored::{BlockVersion, Forms};
 use crate::{StoreError, Ticket, Timing};
@@ -26,9 +26,8 @@ pub(super) struct Request {
     pub(super) blocks: usize,
     /// What the map said, block by block, as far as it is known.
     pub(super) entries: Vec<Option<Found>>,
-    /// How far the map's answer is, block by block; as long as merges have given up no more than this.
-    pub(super) levels: Vec<u8>,
-    pub(super) given_up: u64,
+    /// How far the map's answer is, block by block.
+    pub(super) levels: Levels,
     pub(super) pieces: Vec<Piece>,
     pub(super) outstanding: usize,
     pub(super) error: Option<StoreError>,
@@ -73,13 +72,6 @@ impl Request {
         self.timing = Timing::default();
     }
 
-    /// Before its lookup goes on: where merges have given up more since, it begins anew.
-    pub(super) fn go_on(&mut self, given_up: u64) {
-        if std::mem::replace(&mut self.given_up, given_up) != given_up {
-            self.levels.iter_mut().filter(|level| **level != RESOLVED).for_each(|level| *level = 0);
-        }
-    }
-
     /// Takes what the map says of its first block; true when that is all that it asks for.
     pub(super) fn settle(&mut self, answer: &Newest) -> bool {
         if self.blocks > 1 || self.at.is_some() {
@@ -90,7 +82,7 @@ impl Request {
             Newest::Nothing => None,
             Newest::Unknown => return false,
         };
-        self.levels[0] = RESOLVED;
+        self.levels.resolve(0);
         true
     }
 
@@ -131,11 +123,10 @@ pub(super) fn take_piece(
 }
 
 /// Nothing is known of so many blocks.
-pub(super) fn unresolve(entries: &mut Vec<Option<Found>>, levels: &mut Vec<u8>, blocks: usize) {
+pub(super) fn unresolve(entries: &mut Vec<Option<Found>>, levels: &mut Levels, blocks: usize) {
     entries.clear();
     entries.resize(blocks, None);
-    levels.clear();
-    levels.resize(blocks, 0);
+    levels.begin(blocks);
 }
 
 /// Zeros the parts of the caller's buffer that no piece fills.
