@@ -5,7 +5,7 @@ use dolmen_initiator::{
     Completion, Initiator, Notice, OWNER, Options, State, SubsystemId,
     load::{Histogram, Load},
 };
-use dolmen_io::{Event, Io, Poller, PoolConfig, Tag, Turn};
+use dolmen_io::{Event, Io, Poller, Tag, Turn};
 use dolmen_types::Nanos;
 use dolmen_uring::{Uring, UringConfig};
 use std::time::Duration;
@@ -17,7 +17,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A ring of this thread.
 pub(crate) fn io() -> Result<Io> {
-    let config = UringConfig { pool: PoolConfig::sized(POOL_BYTES), ..UringConfig::default() };
+    let config = UringConfig::without_drives(POOL_BYTES);
     Ok(Io::new(Box::new(Uring::new(&config)?)))
 }
 

@@ -7,7 +7,7 @@ use crate::{
     types::{CCompletion, COptions},
 };
 use dolmen_initiator::{Command, Completion, NO_DEADLINE, Request, State, SubsystemId, polled};
-use dolmen_io::{Io, PoolConfig};
+use dolmen_io::Io;
 use dolmen_uring::{Uring, UringConfig};
 use std::{
     collections::VecDeque,
@@ -146,8 +146,8 @@ pub unsafe extern "C" fn dolmen_options_init(options: *mut COptions) {
 /// A client, or NULL.
 #[unsafe(no_mangle)]
 pub extern "C" fn dolmen_client_new(pool_bytes: usize) -> *mut Client {
-    let pool = PoolConfig::sized(pool_bytes.max(LEAST_POOL_BYTES));
-    let Ok(uring) = Uring::new(&UringConfig { pool, ..UringConfig::default() }) else {
+    let config = UringConfig::without_drives(pool_bytes.max(LEAST_POOL_BYTES));
+    let Ok(uring) = Uring::new(&config) else {
         return std::ptr::null_mut();
     };
     Box::into_raw(Box::new(Client {

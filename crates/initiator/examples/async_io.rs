@@ -21,7 +21,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let options =
         Options::new(addr.parse()?, subsystem.parse()?, host, Uuid::from_random(*b"async_io.rs / 01"));
 
-    let mut runtime = Runtime::new(Io::new(Box::new(Uring::new(&UringConfig::default())?)));
+    let mut runtime = Runtime::new(Io::new(Box::new(Uring::new(&UringConfig::without_drives(32 << 20))?)));
     let (handle, tasks) = (runtime.handle(), runtime.tasks());
     runtime.block_on(async move {
         let subsystem = handle.connect(options).await?.with_timeout_ms(10_000);

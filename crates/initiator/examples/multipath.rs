@@ -9,7 +9,7 @@ use dolmen_initiator::{
     Command, Discovered, NO_DEADLINE, Options, PathOptions, Policy, Request, State, blocking::Session,
     polled::Client,
 };
-use dolmen_io::{Io, PoolConfig};
+use dolmen_io::Io;
 use dolmen_types::{Nqn, Uuid};
 use dolmen_uring::{Uring, UringConfig};
 use std::time::Duration;
@@ -50,7 +50,7 @@ fn main() -> Result<()> {
 }
 
 fn io() -> Result<Io> {
-    let config = UringConfig { pool: PoolConfig::sized(32 << 20), ..UringConfig::default() };
+    let config = UringConfig::without_drives(32 << 20);
     Ok(Io::new(Box::new(Uring::new(&config)?)))
 }
 

@@ -22,7 +22,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let options =
         Options::new(addr.parse()?, subsystem.parse()?, host, Uuid::from_random(*b"polled.rs /...01"));
 
-    let mut client = Client::new(Io::new(Box::new(Uring::new(&UringConfig::default())?)));
+    let mut client = Client::new(Io::new(Box::new(Uring::new(&UringConfig::without_drives(32 << 20))?)));
     let id = client.connect(options)?;
     let (mut submitted, mut completed, mut spare) = (0, 0, Vec::new());
     while completed < commands {

@@ -18,7 +18,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         words.get(2).map_or("nqn.2014-08.org.nvmexpress:uuid:6f5a0c1e-7d1f-4b52-9d2b-0d6a3f6e5b11", |h| h);
 
     // The loop's door to the world: one io_uring, used by this thread alone.
-    let io = Io::new(Box::new(Uring::new(&UringConfig::default())?));
+    let io = Io::new(Box::new(Uring::new(&UringConfig::without_drives(32 << 20))?));
     let host_id = Uuid::from_random(*b"read_write.rs/01");
     let options = Options::new(addr.parse()?, subsystem.parse::<Nqn>()?, host.parse()?, host_id);
     let mut session = Session::connect(io, options)?;

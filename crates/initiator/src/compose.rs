@@ -239,7 +239,7 @@ mod tests {
     use dolmen_nvme::spec::ReportHeader;
 
     fn pool() -> Pool {
-        Pool::new(&PoolConfig { classes: vec![(4096, 2), (16 * 1024, 1)] })
+        Pool::new(&PoolConfig::new(vec![(4096, 2), (16 * 1024, 1)]))
     }
 
     fn parts(command: Command) -> (Sqe, Vec<u8>, Resend) {

@@ -1,7 +1,7 @@
 //! What one queue sends next, staged in order.
 //!
 //! Headers and small payloads are copied one behind the other into a pool buffer; large payloads are named where they
-//! lie. [`Outbox::take`] turns that into the views of one send: a single one, when nothing large was named.
+//! lie, with their headers if these were written before them. [`Outbox::take`] turns that into the views of one send: a single one, when nothing was named.
 
 use dolmen_io::{Buf, Pool, PoolConfig, Slice, Slices};
 use std::ops::Range;
@@ -23,12 +23,13 @@ pub(crate) struct Outbox {
     used: usize,
     /// Start of what was staged in `current` since the last named payload.
     mark: usize,
+    /// What was staged and named since `current` is there.
     parts: Vec<Part>,
 }
 
 impl Outbox {
     pub(crate) fn is_empty(&self) -> bool {
-        self.ready.is_empty() && self.used == 0
+        self.ready.is_empty() && self.parts.is_empty() && self.used == 0
     }
 
     /// Room for `bytes` bytes in one piece, at most a chunk of the pool; `None` when the pool is empty.
@@ -52,9 +53,16 @@ impl Outbox {
 
     /// Puts a payload behind what is staged, without copying it.
     pub(crate) fn name(&mut self, payload: Slice) {
-        self.parts.push(Part::Staged(self.mark..self.used));
+        self.mark_staged();
         self.parts.push(Part::Named(payload));
-        self.mark = self.used;
+    }
+
+    /// What was staged since the last mark becomes a part.
+    fn mark_staged(&mut self) {
+        if self.mark < self.used {
+            self.parts.push(Part::Staged(self.mark..self.used));
+            self.mark = self.used;
+        }
     }
 
     /// Everything staged, as the views of one send; `spare` is an empty vector for the next.
@@ -64,19 +72,16 @@ impl Outbox {
     }
 
     fn seal(&mut self) {
-        let Some(mut buf) = self.current.take() else { return };
-        buf.set_len(self.used);
-        let buf = buf.freeze();
-        if self.parts.is_empty() {
-            self.ready.push(buf);
-        } else {
-            self.parts.push(Part::Staged(self.mark..self.used));
-            for part in self.parts.drain(..) {
-                match part {
-                    Part::Staged(range) if range.is_empty() => {}
-                    Part::Staged(range) => self.ready.push(buf.slice(range)),
-                    Part::Named(payload) => self.ready.push(payload),
-                }
+        self.mark_staged();
+        let staged = self.current.take().map(|mut buf| {
+            buf.set_len(self.used);
+            buf.freeze()
+        });
+        for part in self.parts.drain(..) {
+            match (part, &staged) {
+                (Part::Staged(range), Some(staged)) => self.ready.push(staged.slice(range)),
+                (Part::Staged(_), None) => unreachable!("what was staged lies somewhere"),
+                (Part::Named(payload), _) => self.ready.push(payload),
             }
         }
         (self.used, self.mark) = (0, 0);
@@ -94,7 +99,7 @@ mod tests {
 
     #[test]
     fn keeps_the_order_of_staged_and_named_bytes() {
-        let pool = Pool::new(&PoolConfig { classes: vec![(4096, 4), (PoolConfig::CHUNK_BYTES, 2)] });
+        let pool = Pool::new(&PoolConfig::new(vec![(4096, 4), (PoolConfig::CHUNK_BYTES, 2)]));
         let mut outbox = Outbox::default();
         assert!(outbox.is_empty() && outbox.take(Vec::new()).is_empty());
         let mut wanted = Vec::new();
@@ -116,8 +121,29 @@ mod tests {
     }
 
     #[test]
+    fn nothing_is_staged_for_what_has_its_header_before_it() {
+        let heads = Pool::new(&PoolConfig::new(vec![(4096, 2)]).with_heads());
+        let empty = Pool::new(&PoolConfig::new(vec![(4096, 1)]));
+        let _all = empty.alloc(4096).unwrap();
+        let mut outbox = Outbox::default();
+        for n in 0..2 {
+            let mut payload = heads.alloc(4000).unwrap();
+            payload.with_head(72)[..72].fill(10 + n);
+            payload.fill(n);
+            outbox.name(payload.freeze_with_head(72));
+            assert!(!outbox.is_empty());
+        }
+        assert!(outbox.room(&empty, 1).is_none());
+        let views = outbox.take(Vec::new());
+        assert!(outbox.is_empty() && views.len() == 2);
+        for (n, view) in (0u8..).zip(views) {
+            assert_eq!((&view[..72], &view[72..]), (&[10 + n; 72][..], &[n; 4000][..]));
+        }
+    }
+
+    #[test]
     fn one_view_when_nothing_is_named_and_none_when_the_pool_is_empty() {
-        let pool = Pool::new(&PoolConfig { classes: vec![(4096, 1)] });
+        let pool = Pool::new(&PoolConfig::new(vec![(4096, 1)]));
         let mut outbox = Outbox::default();
         stage(&mut outbox, &pool, b"abc");
         stage(&mut outbox, &pool, b"def");

@@ -8,7 +8,7 @@ use crate::{
     Error, ErrorKind, Options,
     initiator::Key,
     outbox::Outbox,
-    slots::{Payload, Place, Reply, SlotId, Slots, Under},
+    slots::{Payload, Place, Reply, Slot, SlotId, Slots, Under},
 };
 use arrivals::Arrivals;
 pub use arrivals::spare_buffers;
@@ -195,28 +195,52 @@ impl Queue {
             Payload::Out(_) | Payload::Shared(_) if in_capsule => CommandData::WriteInCapsule(length),
             Payload::Out(_) | Payload::Shared(_) => CommandData::Write(length),
         };
-        let stage = usize::try_from(length).unwrap_or(usize::MAX) <= self.stage_bytes;
-        let inline = matches!(data, CommandData::WriteInCapsule(_));
-        let payload_room = if inline && stage { slot.payload.len() } else { 0 };
-        let Some(out) = self.outbox.room(pool, MAX_HEADER_BYTES + payload_room + DIGEST_BYTES) else {
-            return Dispatch::NoMemory;
-        };
-        let header = match self.host.write_command_as(out, cid, &slot.sqe, data) {
-            Ok(bytes) => bytes,
-            Err(CommandError::NoRoom | CommandError::BadIdentifier | CommandError::NotReady) => {
-                return Dispatch::Full;
-            }
-        };
-        self.outbox.advance(header);
-        self.arrivals.expect(if let CommandData::Read(length) = data { length } else { 0 });
-        if inline {
-            put_data(&mut self.outbox, &self.host, pool, &mut slot.payload, (0, slot_len(length)), stage);
+        if let Err(why) = self.stage_command(pool, slot, cid, data, slot_len(length)) {
+            return why;
         }
+        self.arrivals.expect(if let CommandData::Read(length) = data { length } else { 0 });
         self.free.pop();
         self.under[usize::from(cid)] = id;
         slot.place = Place::Sent(Under { path: self.path, queue: self.number, cid });
         slot.sent = now;
         Dispatch::Sent
+    }
+
+    /// Stages a command with what travels in its capsule, or why not.
+    fn stage_command(
+        &mut self,
+        pool: &Pool,
+        slot: &mut Slot,
+        cid: u16,
+        data: CommandData,
+        length: usize,
+    ) -> Result<(), Dispatch> {
+        let refused = |why| match why {
+            CommandError::NoRoom | CommandError::BadIdentifier | CommandError::NotReady => Dispatch::Full,
+        };
+        let inline = matches!(data, CommandData::WriteInCapsule(_));
+        let stage = length <= self.stage_bytes;
+        let head = self.host.capsule_header_bytes();
+        if inline
+            && !stage
+            && !self.host.negotiated().digests.data
+            && let Payload::Out(buf) = &mut slot.payload
+            && buf.head_bytes() >= head
+        {
+            let out = &mut buf.with_head(head)[..head];
+            self.host.write_command_as(out, cid, &slot.sqe, data).map_err(refused)?;
+            self.outbox.name(share(&mut slot.payload, head));
+            return Ok(());
+        }
+        let payload_room = if inline && stage { length } else { 0 };
+        let out = self.outbox.room(pool, MAX_HEADER_BYTES + payload_room + DIGEST_BYTES);
+        let out = out.ok_or(Dispatch::NoMemory)?;
+        let header = self.host.write_command_as(out, cid, &slot.sqe, data).map_err(refused)?;
+        self.outbox.advance(header);
+        if inline {
+            put_data(&mut self.outbox, &self.host, pool, &mut slot.payload, (0, length), stage);
+        }
+        Ok(())
     }
 
     /// Stages the data that the controller asked for, as far as the pool has memory. True: something is left.
@@ -303,7 +327,7 @@ fn put_data(
         outbox.advance(length + digest);
         return;
     }
-    let slice = share(payload).slice(offset..offset + length);
+    let slice = share(payload, 0).slice(offset..offset + length);
     let digest = host.negotiated().digests.data.then(|| {
         let mut digest = DataDigest::new();
         digest.update(&slice);
@@ -317,16 +341,20 @@ fn put_data(
     }
 }
 
-/// Freezes a payload that is to be sent from where it lies.
-fn share(payload: &mut Payload) -> &dolmen_io::Slice {
-    if let Payload::Out(_) = payload
-        && let Payload::Out(buf) = std::mem::replace(payload, Payload::None)
-    {
-        *payload = Payload::Shared(buf.freeze());
-    }
-    match payload {
-        Payload::Shared(slice) => slice,
-        Payload::None | Payload::In(_) | Payload::Out(_) => {
+/// Freezes a payload that is to be sent from where it lies, with the last `head` bytes before it, which only a payload has that was
+/// not shared yet.
+fn share(payload: &mut Payload, head: usize) -> dolmen_io::Slice {
+    match std::mem::replace(payload, Payload::None) {
+        Payload::Out(buf) => {
+            let whole = buf.freeze_with_head(head);
+            *payload = Payload::Shared(whole.slice(head..whole.len()));
+            whole
+        }
+        Payload::Shared(slice) if head == 0 => {
+            *payload = Payload::Shared(slice.clone());
+            slice
+        }
+        Payload::None | Payload::In(_) | Payload::Shared(_) => {
             unreachable!("only commands that bring data are asked for it")
         }
     }

@@ -9,7 +9,7 @@ use dolmen_initiator::{
     aio::{CallError, Runtime},
     polled::Client,
 };
-use dolmen_io::{Io, PoolConfig, Wait, exec};
+use dolmen_io::{Io, Wait, exec};
 use dolmen_nvme::spec::{CopyCommand, Status};
 use dolmen_types::{Nqn, Uuid};
 use dolmen_uring::{Uring, UringConfig};
@@ -25,7 +25,7 @@ use std::{
 };
 
 fn io() -> Io {
-    let config = UringConfig { pool: PoolConfig::sized(32 << 20), ..UringConfig::default() };
+    let config = UringConfig::without_drives(32 << 20);
     Io::new(Box::new(Uring::new(&config).unwrap()))
 }
 

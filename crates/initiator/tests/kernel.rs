@@ -10,7 +10,7 @@ use dolmen_initiator::{
     load::{Load, LoadOptions, Mix, Pattern},
     polled::Client,
 };
-use dolmen_io::{Io, PoolConfig};
+use dolmen_io::Io;
 use dolmen_nvme::spec::notice;
 use dolmen_types::{Nqn, Uuid};
 use dolmen_uring::{Uring, UringConfig};
@@ -19,7 +19,7 @@ use std::{net::SocketAddr, time::Duration};
 const HOST: &str = "nqn.2014-08.org.nvmexpress:uuid:6f5a0c1e-7d1f-4b52-9d2b-0d6a3f6e5b12";
 
 fn io() -> Io {
-    let config = UringConfig { pool: PoolConfig::sized(32 << 20), ..UringConfig::default() };
+    let config = UringConfig::without_drives(32 << 20);
     Io::new(Box::new(Uring::new(&config).unwrap()))
 }
 

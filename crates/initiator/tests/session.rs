@@ -9,7 +9,7 @@ use dolmen_initiator::{
     blocking::{Session, SessionError},
     load::{Load, LoadOptions, Mix, Pattern},
 };
-use dolmen_io::{Io, PoolConfig, Wait};
+use dolmen_io::{Io, Wait};
 use dolmen_nvme::spec::Status;
 use dolmen_types::{Nqn, Uuid};
 use dolmen_uring::{Uring, UringConfig};
@@ -20,7 +20,7 @@ use std::{
 };
 
 fn io() -> Io {
-    let config = UringConfig { pool: PoolConfig::sized(32 << 20), ..UringConfig::default() };
+    let config = UringConfig::without_drives(32 << 20);
     Io::new(Box::new(Uring::new(&config).unwrap()))
 }
 

@@ -23,7 +23,7 @@ use std::{
 };
 
 fn io() -> Io {
-    let config = UringConfig { pool: PoolConfig::sized(32 << 20), ..UringConfig::default() };
+    let config = UringConfig::without_drives(32 << 20);
     Io::new(Box::new(Uring::new(&config).unwrap()))
 }
 

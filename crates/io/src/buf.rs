@@ -7,7 +7,8 @@
 //! the reply carries it back.
 //!
 //! Memory is zeroed when the pool is made and never uninitialised; a reused slot holds old bytes, so whoever hands a buffer to
-//! a host has filled it first. Slots are aligned to [`ALIGN_BYTES`].
+//! a host has filled it first. Slots are aligned to [`ALIGN_BYTES`], unless they have room for a header before their data
+//! ([`PoolConfig::with_heads`]).
 
 use crate::Wake;
 use std::{
@@ -23,14 +24,19 @@ use std::{
     },
 };
 
-/// Alignment of every buffer, enough for direct I/O. Bytes.
+/// Alignment of buffers, enough for direct I/O. Bytes.
 pub const ALIGN_BYTES: usize = 4096;
+
+/// Alignment of buffers with room before them: a cache line. Bytes.
+const HEAD_ALIGN_BYTES: usize = 64;
 
 /// Sizes and numbers of a pool's buffers, smallest size first.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PoolConfig {
     /// (bytes per buffer, number of buffers); sizes ascend and are multiples of [`ALIGN_BYTES`].
     pub classes: Vec<(usize, u32)>,
+    /// Room before the data of every buffer. A multiple of 64; with any, buffers are aligned to that and not for direct I/O. Bytes.
+    pub head_bytes: usize,
 }
 
 impl PoolConfig {
@@ -40,18 +46,32 @@ impl PoolConfig {
     pub const LARGE_BYTES: usize =
         dolmen_types::limits::MAX_COMMAND_BLOCKS * dolmen_types::limits::BLOCK_BYTES;
 
+    /// Room for the header of any message with data, before that ([`PoolConfig::with_heads`]). Bytes.
+    pub const HEAD_BYTES: usize = 128;
+
+    /// A pool of such classes.
+    #[must_use]
+    pub fn new(classes: Vec<(usize, u32)>) -> PoolConfig {
+        PoolConfig { classes, head_bytes: 0 }
+    }
+
+    /// The same with room before each buffer's data, for who moves data over sockets and not to drives: a message whose header lies
+    /// there is one piece to the kernel, which takes a vector for each.
+    #[must_use]
+    pub fn with_heads(self) -> PoolConfig {
+        PoolConfig { head_bytes: Self::HEAD_BYTES, ..self }
+    }
+
     /// A pool with the usual three classes that takes about `bytes` of address space: half in 4 KiB blocks, a quarter
     /// each in chunks and in large buffers. Pages that are never used are never touched.
     #[must_use]
     pub fn sized(bytes: usize) -> PoolConfig {
         let count = |share: usize, each: usize| u32::try_from((share / each).max(8)).unwrap_or(u32::MAX);
-        PoolConfig {
-            classes: vec![
-                (ALIGN_BYTES, count(bytes / 2, ALIGN_BYTES)),
-                (Self::CHUNK_BYTES, count(bytes / 4, Self::CHUNK_BYTES)),
-                (Self::LARGE_BYTES, count(bytes / 4, Self::LARGE_BYTES)),
-            ],
-        }
+        PoolConfig::new(vec![
+            (ALIGN_BYTES, count(bytes / 2, ALIGN_BYTES)),
+            (Self::CHUNK_BYTES, count(bytes / 4, Self::CHUNK_BYTES)),
+            (Self::LARGE_BYTES, count(bytes / 4, Self::LARGE_BYTES)),
+        ])
     }
 }
 
@@ -89,9 +109,12 @@ struct Inner {
 /// no more than where this is, so that they move in registers.
 struct Slot {
     inner: NonNull<Inner>,
-    ptr: NonNull<u8>,
+    /// Where the room before the data begins.
+    base: NonNull<u8>,
     number: u32,
-    /// Bytes there are, and of them in use by a [`Buf`].
+    /// Length of that room; the data begins behind it.
+    head: u32,
+    /// Bytes of data there are, and of them in use by a [`Buf`].
     capacity: u32,
     len: Cell<u32>,
     /// Its [`Slice`]s.
@@ -126,6 +149,10 @@ impl Pool {
     #[must_use]
     pub fn new(config: &PoolConfig) -> Pool {
         assert!(!config.classes.is_empty(), "a pool needs at least one class");
+        assert!(
+            config.head_bytes.is_multiple_of(HEAD_ALIGN_BYTES),
+            "a head is a multiple of {HEAD_ALIGN_BYTES} bytes"
+        );
         let (mut classes, mut base, mut slots) = (Vec::<Class>::new(), 0usize, 0u32);
         for &(bytes, count) in &config.classes {
             assert!(
@@ -140,7 +167,7 @@ impl Pool {
                 first_slot: slots,
                 free: RefCell::new((0..count).rev().collect()),
             });
-            base += bytes * count as usize;
+            base += (config.head_bytes + bytes) * count as usize;
             slots += count;
         }
         assert!(base > 0, "a pool has at least one buffer");
@@ -164,20 +191,23 @@ impl Pool {
             remote: Mutex::default(),
         })));
         let mut pool = Pool { inner, _not_send: PhantomData };
-        pool.lay_out();
+        pool.lay_out(config.head_bytes);
         pool
     }
 
     /// Describes every slot of a pool that was just made.
-    fn lay_out(&mut self) {
+    fn lay_out(&mut self, head_bytes: usize) {
         let (inner, mut slots) = (self.inner, Vec::new());
         for class in &self.inner().classes {
             let capacity = u32::try_from(class.bytes).expect("a class is far below 4 GiB");
+            let head = u32::try_from(head_bytes).expect("a head is shorter than a buffer");
             for index in 0..class.count {
                 // SAFETY: the slot lies within the region that the classes were laid out in.
-                let ptr = unsafe { self.inner().region.add(class.base + index as usize * class.bytes) };
+                let base = unsafe {
+                    self.inner().region.add(class.base + index as usize * (head_bytes + class.bytes))
+                };
                 let (number, len, refs) = (class.first_slot + index, Cell::new(0), Cell::new(0));
-                slots.push(Slot { inner, ptr, number, capacity, len, refs });
+                slots.push(Slot { inner, base, number, head, capacity, len, refs });
             }
         }
         // SAFETY: this is the only handle yet, and nobody looks at the slots before there are any.
@@ -284,6 +314,15 @@ impl Pool {
         self.inner().classes.last().map_or(0, |c| c.bytes)
     }
 
+    /// Alignment of its buffers. Bytes.
+    #[must_use]
+    pub fn align_bytes(&self) -> usize {
+        match self.inner().slots.first() {
+            Some(slot) if slot.head > 0 => HEAD_ALIGN_BYTES,
+            _ => ALIGN_BYTES,
+        }
+    }
+
     /// The pool's memory, for registration with the kernel: base address and length in bytes.
     #[must_use]
     pub fn region(&self) -> (*mut u8, usize) {
@@ -357,6 +396,18 @@ impl Inner {
 }
 
 impl Slot {
+    /// Where the last `bytes` bytes before the data begin.
+    ///
+    /// # Panics
+    /// When there are fewer.
+    #[inline]
+    fn before_data(&self, bytes: usize) -> NonNull<u8> {
+        let head = self.head as usize;
+        assert!(bytes <= head, "{bytes} bytes before the data of {head}");
+        // SAFETY: the head is part of the slot's memory.
+        unsafe { self.base.add(head - bytes) }
+    }
+
     /// Gives back a slot that nobody holds any more.
     ///
     /// # Safety
@@ -414,12 +465,55 @@ impl Buf {
         self.slot().len.set(u32::try_from(len).expect("at most the capacity"));
     }
 
+    /// Room before the data. Bytes.
+    #[inline]
+    #[must_use]
+    pub fn head_bytes(&self) -> usize {
+        self.slot().head as usize
+    }
+
+    /// The last `bytes` bytes before the data.
+    ///
+    /// # Panics
+    /// When there are fewer.
+    #[inline]
+    #[must_use]
+    pub fn head(&self, bytes: usize) -> &[u8] {
+        // SAFETY: a slot's head and data are initialised, and owned by us alone.
+        unsafe { std::slice::from_raw_parts(self.slot().before_data(bytes).as_ptr(), bytes) }
+    }
+
+    /// The last `bytes` bytes before the data, and the data behind them.
+    ///
+    /// # Panics
+    /// When there are fewer.
+    #[inline]
+    #[must_use]
+    pub fn with_head(&mut self, bytes: usize) -> &mut [u8] {
+        let slot = self.slot();
+        let first = slot.before_data(bytes);
+        // SAFETY: as in `head`, and `&mut self` is unique.
+        unsafe { std::slice::from_raw_parts_mut(first.as_ptr(), bytes + slot.len.get() as usize) }
+    }
+
     /// Makes the contents read-only and shareable.
     #[must_use]
     pub fn freeze(self) -> Slice {
+        self.freeze_with_head(0)
+    }
+
+    /// The same, for the last `bytes` bytes before the data and the data behind them.
+    ///
+    /// # Panics
+    /// When there are fewer.
+    #[must_use]
+    pub fn freeze_with_head(self, bytes: usize) -> Slice {
         let this = std::mem::ManuallyDrop::new(self);
-        this.slot().refs.set(1);
-        Slice { slot: this.slot, start: 0, end: this.slot().len.get() }
+        let slot = this.slot();
+        let start = u32::try_from(bytes).ok().and_then(|bytes| slot.head.checked_sub(bytes));
+        let start = start.unwrap_or_else(|| panic!("{bytes} bytes before the data of {}", slot.head));
+        slot.refs.set(1);
+        Slice { slot: this.slot, start, end: slot.head + slot.len.get() }
     }
 }
 
@@ -429,7 +523,7 @@ impl Deref for Buf {
     fn deref(&self) -> &[u8] {
         let slot = self.slot();
         // SAFETY: the slot has `capacity >= len` initialised bytes, owned by us alone.
-        unsafe { std::slice::from_raw_parts(slot.ptr.as_ptr(), slot.len.get() as usize) }
+        unsafe { std::slice::from_raw_parts(slot.before_data(0).as_ptr(), slot.len.get() as usize) }
     }
 }
 
@@ -437,7 +531,7 @@ impl DerefMut for Buf {
     fn deref_mut(&mut self) -> &mut [u8] {
         let slot = self.slot();
         // SAFETY: as in `deref`, and `&mut self` is unique.
-        unsafe { std::slice::from_raw_parts_mut(slot.ptr.as_ptr(), slot.len.get() as usize) }
+        unsafe { std::slice::from_raw_parts_mut(slot.before_data(0).as_ptr(), slot.len.get() as usize) }
     }
 }
 
@@ -457,6 +551,7 @@ impl fmt::Debug for Buf {
 /// A counted, read-only view of a frozen buffer.
 pub struct Slice {
     slot: NonNull<Slot>,
+    /// From where the room before the data begins.
     start: u32,
     end: u32,
 }
@@ -487,7 +582,7 @@ impl Slice {
             return Err(self);
         }
         let this = std::mem::ManuallyDrop::new(self);
-        this.slot().len.set(this.end);
+        this.slot().len.set(this.end.saturating_sub(this.slot().head));
         Ok(Buf { slot: this.slot })
     }
 }
@@ -504,9 +599,9 @@ impl Deref for Slice {
     type Target = [u8];
 
     fn deref(&self) -> &[u8] {
-        // SAFETY: start <= end <= capacity; nobody writes while views exist, since `Buf` was given up for them.
+        // SAFETY: start <= end <= head and capacity; nobody writes while views exist, since `Buf` was given up for them.
         unsafe {
-            let first = self.slot().ptr.as_ptr().add(self.start as usize);
+            let first = self.slot().base.as_ptr().add(self.start as usize);
             std::slice::from_raw_parts(first, (self.end - self.start) as usize)
         }
     }
@@ -530,110 +625,4 @@ impl fmt::Debug for Slice {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn small() -> Pool {
-        Pool::new(&PoolConfig { classes: vec![(4096, 2), (8192, 1)] })
-    }
-
-    #[test]
-    fn takes_the_smallest_class_that_fits_and_ends_empty() {
-        let pool = small();
-        let a = pool.alloc(1).unwrap();
-        let b = pool.alloc(4096).unwrap();
-        let c = pool.alloc(10).unwrap();
-        assert_eq!((a.capacity(), b.capacity(), c.capacity(), a.len()), (4096, 4096, 8192, 1));
-        assert!(pool.alloc(1).is_none());
-        assert_eq!([1, 4096, 5000, 9000].map(|len| pool.fitting(len)), [2, 2, 1, 0], "in use or not");
-        drop(b);
-        assert!(pool.alloc(5000).is_none());
-        assert!(pool.alloc(4000).is_some());
-    }
-
-    #[test]
-    fn buffers_are_aligned_and_do_not_overlap() {
-        let pool = small();
-        let mut bufs: Vec<Buf> = (0..3).map(|_| pool.alloc(4096).unwrap()).collect();
-        for (i, b) in bufs.iter_mut().enumerate() {
-            assert_eq!(b.as_ptr() as usize % ALIGN_BYTES, 0);
-            b.fill(u8::try_from(i).unwrap());
-        }
-        for (i, b) in bufs.iter().enumerate() {
-            assert!(b.iter().all(|&x| usize::from(x) == i));
-        }
-    }
-
-    #[test]
-    fn slices_share_and_the_last_one_returns_the_slot() {
-        let pool = small();
-        let mut buf = pool.alloc(8).unwrap();
-        buf.copy_from_slice(b"abcdefgh");
-        let whole = buf.freeze();
-        let part = whole.slice(2..5).slice(1..3);
-        assert_eq!(&*part, b"de");
-        let whole = whole.try_into_buf().unwrap_err();
-        drop(whole);
-        assert_eq!(pool.available(4096), 2);
-        drop(part);
-        assert_eq!(pool.available(4096), 3);
-    }
-
-    #[test]
-    fn a_buffer_dropped_elsewhere_comes_home() {
-        let pool = small();
-        let buf = pool.alloc(4096).unwrap();
-        std::thread::spawn(move || drop(buf)).join().unwrap();
-        assert_eq!(pool.available(4096), 3);
-    }
-
-    #[test]
-    fn the_pool_outlives_its_handle_while_buffers_are_out() {
-        let buf = {
-            let pool = small();
-            let mut b = pool.alloc(4096).unwrap();
-            b.fill(7);
-            b
-        };
-        assert!(buf.iter().all(|&x| x == 7));
-    }
-
-    #[test]
-    fn who_asks_for_what_is_plentiful_leaves_an_eighth_of_each_class() {
-        let pool = Pool::new(&PoolConfig { classes: vec![(4096, 16), (8192, 8)] });
-        let taken: Vec<_> = std::iter::from_fn(|| pool.alloc_plentiful(4096)).collect();
-        let sizes = |bytes| taken.iter().filter(|buf| buf.capacity() == bytes).count();
-        assert_eq!((sizes(4096), sizes(8192)), (14, 7));
-        assert_eq!((pool.available(1), pool.is_plentiful(4096)), (3, false));
-        let others: Vec<_> = (0..3).map(|_| pool.alloc(4096).unwrap()).collect();
-        assert!(pool.alloc(4096).is_none());
-        drop(others);
-        assert!(pool.alloc_plentiful(4096).is_none() && pool.alloc_plentiful(9000).is_none());
-        drop(taken);
-        assert!(pool.alloc_plentiful(4096).is_some());
-    }
-
-    #[test]
-    fn who_shares_leaves_the_others_what_it_holds_itself() {
-        let pool = Pool::new(&PoolConfig { classes: vec![(4096, 32)] });
-        let mut held: Vec<Vec<Buf>> = Vec::new();
-        for _ in 0..3 {
-            held.push(Vec::new());
-            loop {
-                let before: usize = held.iter().map(Vec::len).sum();
-                for mine in &mut held {
-                    mine.extend(pool.alloc_share(4096, mine.len() * 4096));
-                }
-                if before == held.iter().map(Vec::len).sum() {
-                    break;
-                }
-            }
-        }
-        // Of 28: the half, half of the rest, and of that the half again; who comes later finds some.
-        assert_eq!(held.iter().map(Vec::len).collect::<Vec<_>>(), [14, 7, 4]);
-        assert_eq!(pool.lacking(), 4096);
-        held.remove(0);
-        assert_eq!(pool.lacking(), 0);
-        assert!(pool.alloc_share(4096, 16 * 4096).is_some() && pool.alloc_share(4096, 17 * 4096).is_none());
-    }
-}
+mod tests;

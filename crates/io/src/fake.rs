@@ -22,7 +22,7 @@ fn refused(what: &str) -> Error {
 
 impl Fake {
     pub(crate) fn new() -> Fake {
-        let pool = Pool::new(&PoolConfig { classes: vec![(4096, 4)] });
+        let pool = Pool::new(&PoolConfig::new(vec![(4096, 4)]));
         Fake { pool, now: Nanos(1), disk: vec![0; 1 << 20], done: Vec::new() }
     }
 

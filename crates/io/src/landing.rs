@@ -14,7 +14,7 @@ pub struct Landing {
     /// What of which buffer is filled before all else.
     lead: Option<(Buf, Range<usize>)>,
     head_bytes: usize,
-    /// One every `stride` bytes.
+    /// For headers of parts that have no room for them: one every `stride` bytes.
     heads: Vec<u8>,
     /// `head_bytes`, but never 0: what is cut into pieces has pieces of some length.
     stride: usize,
@@ -98,12 +98,22 @@ impl Landing {
         self.parts
     }
 
-    /// A header and its part.
+    /// What came before a part.
     #[inline]
     #[must_use]
-    pub fn frame(&mut self, at: usize) -> (&[u8], &mut Buf) {
-        let head = at * self.stride;
-        (&self.heads[head..head + self.head_bytes], &mut self.parts[at])
+    pub fn head(&self, at: usize) -> &[u8] {
+        let (part, elsewhere) = (&self.parts[at], at * self.stride);
+        match part.head_bytes() >= self.head_bytes {
+            true => part.head(self.head_bytes),
+            false => &self.heads[elsewhere..elsewhere + self.head_bytes],
+        }
+    }
+
+    /// A part, to be filled or to be changed for another of its length. Its header is to be looked at before.
+    #[inline]
+    #[must_use]
+    pub fn part(&mut self, at: usize) -> &mut Buf {
+        &mut self.parts[at]
     }
 
     /// For drivers: what is to be filled, in order. Never empty.
@@ -113,7 +123,11 @@ impl Landing {
         let lead = self.lead.as_mut().map(|(buf, range)| &mut buf[range.clone()]);
         let heads = self.heads.chunks_exact_mut(self.stride).map(move |head| &mut head[..head_bytes]);
         let frames = heads.zip(&mut self.parts).take(self.used);
-        let rooms = frames.flat_map(|(head, part)| [head, &mut part[..]]).map(move |room| {
+        let rooms = frames.flat_map(move |(head, part)| match part.head_bytes() >= head_bytes {
+            true => [&mut [], part.with_head(head_bytes)],
+            false => [head, &mut part[..]],
+        });
+        let rooms = rooms.map(move |room| {
             let gone = skip.min(room.len());
             skip -= gone;
             &mut room[gone..]
@@ -127,12 +141,15 @@ mod tests {
     use super::*;
     use crate::{Pool, PoolConfig};
 
+    fn lengths(landing: &mut Landing) -> Vec<usize> {
+        landing.rooms().map(|room| room.len()).collect()
+    }
+
     #[test]
     fn rooms_follow_what_came_before() {
-        let pool = Pool::new(&PoolConfig { classes: vec![(4096, 4)] });
+        let pool = Pool::new(&PoolConfig::new(vec![(4096, 4)]));
         let parts = (0..3).map(|_| pool.alloc(10).unwrap()).collect();
         let mut landing = Landing::new(4, parts);
-        let lengths = |landing: &mut Landing| landing.rooms().map(|room| room.len()).collect::<Vec<_>>();
         assert_eq!(lengths(&mut landing), [4, 10, 4, 10, 4, 10]);
         landing.use_parts(2);
         landing.begin(1, 3);
@@ -142,14 +159,31 @@ mod tests {
         landing.begin(0, 13);
         assert_eq!(lengths(&mut landing), [1, 4, 10]);
         landing.rooms().zip(1u8..).for_each(|(room, n)| room.fill(n));
-        let (head, part) = landing.frame(1);
-        assert_eq!((head, &part[..]), (&[2u8; 4][..], &[3u8; 10][..]));
-        assert_eq!(landing.frame(0).1[9], 1);
+        assert_eq!(landing.head(1), [2; 4]);
+        assert_eq!(landing.part(1)[..], [3; 10]);
+        assert_eq!(landing.part(0)[9], 1);
+    }
+
+    #[test]
+    fn a_header_goes_before_its_part_where_there_is_room() {
+        let heads = Pool::new(&PoolConfig::new(vec![(4096, 4)]).with_heads());
+        let plain = Pool::new(&PoolConfig::new(vec![(4096, 4)]));
+        let parts = [&heads, &plain, &heads].map(|pool| pool.alloc(10).unwrap());
+        let mut landing = Landing::new(4, parts.into());
+        assert_eq!(lengths(&mut landing), [14, 4, 10, 14]);
+        landing.begin(0, 5);
+        assert_eq!(lengths(&mut landing), [9, 4, 10, 14]);
+        landing.begin(0, 0);
+        for (n, room) in (1u8..).zip(landing.rooms()) {
+            room.fill(n);
+        }
+        let found = [0, 1, 2].map(|at| (landing.head(at).to_vec(), landing.part(at).to_vec()));
+        assert_eq!(found, [(1, 1), (2, 3), (4, 4)].map(|(head, part)| (vec![head; 4], vec![part; 10])));
     }
 
     #[test]
     fn the_lead_is_filled_first() {
-        let pool = Pool::new(&PoolConfig { classes: vec![(4096, 4)] });
+        let pool = Pool::new(&PoolConfig::new(vec![(4096, 4)]));
         let mut landing = Landing::new(0, vec![pool.alloc(6).unwrap()]);
         landing.set_lead(pool.alloc(10).unwrap(), 3..8);
         landing.rooms().zip(1u8..).for_each(|(room, n)| room.fill(n));

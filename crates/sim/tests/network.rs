@@ -13,7 +13,7 @@ fn tag(key: u64) -> Tag {
 }
 
 fn core(world: &World, node: NodeId) -> Io {
-    let pool = PoolConfig { classes: vec![(4096, 16), (32 * 1024, 4)] };
+    let pool = PoolConfig::new(vec![(4096, 16), (32 * 1024, 4)]);
     Io::new(Box::new(world.driver(CoreConfig { node, pool })))
 }
 

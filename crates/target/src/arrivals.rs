@@ -154,7 +154,7 @@ impl Target {
             self.own_again(whose, buf);
         }
         let rest = bytes - data;
-        let left = self.parse(io, near, key, &landing.frame(0).1[..rest]);
+        let left = self.parse(io, near, key, &landing.part(0)[..rest]);
         if left > 0 {
             self.keep_room(key, *landing, rest - left..rest);
         } else {

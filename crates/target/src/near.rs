@@ -9,7 +9,7 @@ use crate::{
     connection::{Capsule, Connection, Phase, Stage},
     io_queue::{begin_data, end_attached, end_data, stage_response},
     lifecycle::NewRequest,
-    outbox::{Reserve, WRITE_BYTES},
+    outbox::{ATTACH_BYTES, Reserve, WRITE_BYTES},
     slab::Key,
     target::Target,
 };
@@ -185,7 +185,7 @@ fn read(
         return false;
     };
     let bytes = length as usize;
-    if bytes < WRITE_BYTES {
+    if bytes < ATTACH_BYTES || (bytes < WRITE_BYTES && !data.is_zeros()) {
         let Some(staged) = begin_data(connection, reserve, io, (cid, length), bytes) else { return false };
         data.read(&mut connection.outbox.room()[staged.header..][..bytes]);
         end_data(connection, cid, &staged, bytes);

@@ -253,7 +253,7 @@ fn a_deep_queue_of_everything_against_a_model() {
 
 #[test]
 fn little_memory_means_waiting_and_never_losing() {
-    let pool = PoolConfig { classes: vec![(4096, 24), (32 * 1024, 28), (PoolConfig::LARGE_BYTES, 6)] };
+    let pool = PoolConfig::new(vec![(4096, 24), (32 * 1024, 28), (PoolConfig::LARGE_BYTES, 6)]);
     let mut rig = Rig::with(20, 1, |c| c.bounds.requests = 1000, pool);
     rig.set(&[space(1, BLOCKS, HostAccess::Any)]);
     let ctrl = rig.controller(0, HOST);

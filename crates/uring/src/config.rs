@@ -24,6 +24,15 @@ pub struct UringConfig {
     pub mask: Mask,
 }
 
+impl UringConfig {
+    /// For a core that moves data over sockets and has no drives, like an initiator's: with about so many bytes of buffers, which have room
+    /// for a header each.
+    #[must_use]
+    pub fn without_drives(pool_bytes: usize) -> UringConfig {
+        UringConfig { pool: PoolConfig::sized(pool_bytes).with_heads(), ..UringConfig::default() }
+    }
+}
+
 impl Default for UringConfig {
     fn default() -> UringConfig {
         UringConfig {

@@ -14,8 +14,8 @@ use crate::{
     waker::Waker,
 };
 use dolmen_io::{
-    DriveCounters, DriveHandle, DriveInfo, Driver, Error, Event, FileId, Landing, ListenerId, Op, OpenDrive,
-    Pool, SocketId, Tag, Wait, Wake,
+    ALIGN_BYTES, DriveCounters, DriveHandle, DriveInfo, Driver, Error, Event, FileId, Landing, ListenerId,
+    Op, OpenDrive, Pool, SocketId, Tag, Wait, Wake,
 };
 use dolmen_types::{Nanos, UnixMillis};
 use io_uring::{opcode, types};
@@ -193,6 +193,17 @@ impl Uring {
     }
 }
 
+impl Uring {
+    /// Refuses drives where buffers are not aligned for them.
+    fn takes_drives(&self) -> Result<(), Error> {
+        if self.io.pool.align_bytes() < ALIGN_BYTES {
+            let what = "a drive: this core's buffers have room for headers (PoolConfig::with_heads), so they are not aligned for it";
+            return Err(errors::refused(what.into()));
+        }
+        Ok(())
+    }
+}
+
 impl Driver for Uring {
     fn submit(&mut self, ops: &mut Vec<(Tag, Op)>) {
         let mut written = 0;
@@ -297,6 +308,7 @@ impl Driver for Uring {
     }
 
     fn open_drive(&mut self, options: &OpenDrive) -> Result<DriveInfo, Error> {
+        self.takes_drives()?;
         let (opened, info) = open::open(options)?;
         let file = self.io.drives.insert(Arc::new(opened));
         Ok(DriveInfo { file, ..info })
@@ -304,7 +316,7 @@ impl Driver for Uring {
 
     fn share_drive(&mut self, drive: &DriveHandle) -> Result<FileId, Error> {
         match drive.0.clone().downcast::<Opened>() {
-            Ok(opened) => Ok(self.io.drives.insert(opened)),
+            Ok(opened) => self.takes_drives().map(|()| self.io.drives.insert(opened)),
             Err(_) => Err(errors::refused("share a drive of another driver".into())),
         }
     }

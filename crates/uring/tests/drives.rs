@@ -5,6 +5,7 @@ mod common;
 
 use common::{Core, Folder, MASKS, config, pattern, tag};
 use dolmen_io::{DriveInfo, ErrorKind, Event, OpenDrive};
+use dolmen_uring::UringConfig;
 use std::{os::unix::fs::MetadataExt, path::Path, process::Command};
 
 const MIB: u64 = 1 << 20;
@@ -272,4 +273,13 @@ fn large_writes_do_not_wait_for_the_next_look() {
     });
     assert!(came);
     assert!(matches!(core.next(1), Event::Written(_)));
+}
+
+#[test]
+fn buffers_with_heads_are_not_for_drives() {
+    let folder = Folder::new();
+    let mut core = Core::new(&UringConfig::without_drives(8 << 20));
+    let error = core.io.open_drive(&options(&folder.0.join("drive"))).unwrap_err();
+    assert_eq!(error.kind, ErrorKind::Refused, "{error}");
+    assert!(!folder.0.join("drive").exists(), "nothing is made for nobody");
 }

@@ -86,7 +86,7 @@ fn large_sends_through_small_windows() {
 #[test]
 fn an_exhausted_pool_holds_the_peer_and_recovers() {
     for mask in MASKS {
-        let pool = PoolConfig { classes: vec![(4096, 64), (32 * 1024, 8)] };
+        let pool = PoolConfig::new(vec![(4096, 64), (32 * 1024, 8)]);
         let mut core = Core::new(&UringConfig { pool, ..config(mask) });
         let (client, server) = core.pair();
         core.io.receive(tag(1), server);
@@ -122,7 +122,7 @@ fn an_exhausted_pool_holds_the_peer_and_recovers() {
 
 #[test]
 fn a_chunk_dropped_by_another_thread_wakes_the_core() {
-    let pool = PoolConfig { classes: vec![(4096, 64), (32 * 1024, 1)] };
+    let pool = PoolConfig::new(vec![(4096, 64), (32 * 1024, 1)]);
     let mut core = Core::new(&UringConfig { pool, ..config("none") });
     let (client, server) = core.pair();
     core.io.receive(tag(1), server);
@@ -477,7 +477,7 @@ fn spinning_and_sleeping_take_turns() {
 /// Chunks that the kernel was given are of no use to a core that asks by itself: where the pool has no others, the kernel goes on receiving.
 #[test]
 fn who_finds_no_chunk_leaves_receiving_to_the_kernel() {
-    let pool = PoolConfig { classes: vec![(4096, 64), (32 * 1024, 16)] };
+    let pool = PoolConfig::new(vec![(4096, 64), (32 * 1024, 16)]);
     let mut core = Core::new(&UringConfig { pool, ..config("none") });
     let (_sock, mut peer) = receiver(&mut core);
     let mut events = Vec::new();
@@ -566,8 +566,12 @@ fn directly_asked_sockets_stop_end_and_close_like_others() {
 /// A stream through landings, chunks and sleeps, as they come: every byte once and in order.
 #[test]
 fn landings_and_chunks_take_turns() {
-    for mask in MASKS {
-        let mut core = Core::new(&config(mask));
+    for (mask, heads) in MASKS.into_iter().flat_map(|mask| [(mask, false), (mask, true)]) {
+        let mut config = config(mask);
+        if heads {
+            config.pool = config.pool.with_heads();
+        }
+        let mut core = Core::new(&config);
         let (sock, mut peer) = receiver(&mut core);
         let period = pattern(70_001, 1);
         let (pieces, done) = (period.clone(), Arc::new(AtomicU32::new(0)));

@@ -7,7 +7,7 @@ use dolmen_initiator::{
     blocking::Session,
     load::{Load, LoadOptions, Mix, Pattern},
 };
-use dolmen_io::{Io, PoolConfig};
+use dolmen_io::Io;
 use dolmen_types::{Nanos, Nqn, Uuid};
 use dolmen_uring::{Uring, UringConfig};
 use std::{net::SocketAddr, sync::Arc, time::Duration};
@@ -59,7 +59,7 @@ pub(crate) struct Watch<'a> {
 }
 
 fn io(gauge: Option<&Arc<Gauge>>) -> Result<Io> {
-    let config = UringConfig { pool: PoolConfig::sized(POOL_BYTES), ..UringConfig::default() };
+    let config = UringConfig::without_drives(POOL_BYTES);
     let uring = Uring::new(&config)?;
     Ok(Io::new(match gauge {
         Some(gauge) => Box::new(Gauged::new(uring, gauge.clone())),

@@ -425,7 +425,7 @@ mod tests {
 
     #[test]
     fn a_read_comes_in_pieces_and_goes_out_in_order() {
-        let pool = Pool::new(&PoolConfig { classes: vec![(8192, 16)] });
+        let pool = Pool::new(&PoolConfig::new(vec![(8192, 16)]));
         let mut read = make(command::READ, 0, 4196, 20_000).unwrap();
         let mut ranges = Vec::new();
         while let Next::Range(range) = read.next() {

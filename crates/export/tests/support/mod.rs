@@ -161,7 +161,7 @@ impl Rig {
     pub fn new(seed: u64, exports: Vec<Export>, change: impl FnOnce(&mut ServerConfig)) -> Rig {
         let world = World::new(seed);
         let core = |node| {
-            let pool = PoolConfig { classes: vec![(4096, 64), (32 << 10, 96), (MAX_DATA_BYTES, 24)] };
+            let pool = PoolConfig::new(vec![(4096, 64), (32 << 10, 96), (MAX_DATA_BYTES, 24)]);
             Io::new(Box::new(world.driver(CoreConfig { node, pool })))
         };
         let (mut io, client_io) = (core(SERVER), core(CLIENT));

@@ -111,12 +111,11 @@ impl Queue {
             let frame_bytes = landing.frame_bytes();
             let to = frame_bytes.min(from + left);
             left -= to - from;
-            let (head, part) = landing.frame(at);
-            if from == 0 && to == frame_bytes && self.take_whole(head, part, slots, heard) {
+            if from == 0 && to == frame_bytes && self.take_whole(&mut landing, at, slots, heard) {
                 score += 1;
             } else {
-                result =
-                    self.take_frame(pool, (head, part), from..to, slots, heard).map(|said| score += said);
+                let frame = (&mut *landing, at, from..to);
+                result = self.take_frame(pool, frame, slots, heard).map(|said| score += said);
             }
             if to == frame_bytes {
                 (at, from) = (at + 1, 0);
@@ -138,13 +137,19 @@ impl Queue {
 
     /// A header and data that answer a read, as expected; false when they don't.
     #[inline]
-    fn take_whole(&mut self, head: &[u8], part: &mut Buf, slots: &mut Slots, heard: &mut Vec<Heard>) -> bool {
-        let length = u32::try_from(part.len()).expect("a pool buffer is small");
-        let Some(cid) = self.host.take_landed(head, length) else { return false };
+    fn take_whole(
+        &mut self,
+        landing: &mut Landing,
+        at: usize,
+        slots: &mut Slots,
+        heard: &mut Vec<Heard>,
+    ) -> bool {
+        let length = u32::try_from(landing.part_bytes()).expect("a pool buffer is small");
+        let Some(cid) = self.host.take_landed(landing.head(at), length) else { return false };
         let id = self.answered(cid);
         let slot = slots.get_mut(id);
         if let Payload::In(own) = &mut slot.payload {
-            take_place(own, part);
+            take_place(own, landing.part(at));
         }
         slot.reply = Reply { cqe: Cqe::new(cid, Status::SUCCESS), received: length, intact: true };
         heard.push(Heard::Completed(id));
@@ -156,18 +161,19 @@ impl Queue {
     fn take_frame(
         &mut self,
         pool: &Pool,
-        (head, part): (&[u8], &mut Buf),
-        range: Range<usize>,
+        (landing, at, range): (&mut Landing, usize, Range<usize>),
         slots: &mut Slots,
         heard: &mut Vec<Heard>,
     ) -> Result<i32, Error> {
         if range.start < HEAD_BYTES {
-            self.receive(pool, &head[range.start..range.end.min(HEAD_BYTES)], slots, heard)?;
+            let came = range.start..range.end.min(HEAD_BYTES);
+            self.receive(pool, &landing.head(at)[came], slots, heard)?;
         }
         if range.end <= HEAD_BYTES {
             return Ok(0);
         }
         let range = range.start.max(HEAD_BYTES) - HEAD_BYTES..range.end - HEAD_BYTES;
+        let part = landing.part(at);
         let whole = range.end == part.len();
         if !self.stays(&range, part.len(), slots) {
             let little = range.len() < part.len() / 2;
@@ -221,7 +227,7 @@ impl Queue {
         if let Payload::In(own) = &mut slots.get_mut(self.under[usize::from(cid)]).payload
             && let Some(landing) = &mut self.arrivals.landing
         {
-            own[..came].copy_from_slice(&landing.frame(0).1[..came]);
+            own[..came].copy_from_slice(&landing.part(0)[..came]);
         }
     }
 

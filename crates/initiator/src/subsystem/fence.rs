@@ -299,7 +299,7 @@ mod tests {
         assert_eq!(of(NvmOpcode::WRITE), Some(span(2, 5..8)));
         assert_eq!(of(NvmOpcode::READ), None);
         assert_eq!(of(NvmOpcode::COPY), Some(span(2, EVERYTHING)));
-        let pool = Pool::new(&PoolConfig { classes: vec![(4096, 1)] });
+        let pool = Pool::new(&PoolConfig::new(vec![(4096, 1)]));
         let mut list = pool.alloc(48).unwrap();
         list.fill(0);
         for (at, (start, blocks)) in [(9u64, 2u32), (3, 1), (100, 5)].into_iter().enumerate() {

@@ -2,7 +2,7 @@
 //! one namespace in RAM, and can be told to misbehave.
 #![allow(dead_code, unreachable_pub, clippy::unwrap_used, clippy::cast_possible_truncation)] // helpers of several test programs
 
-use dolmen_io::{Event, Io, Owner, SocketId, Tag};
+use dolmen_io::{Event, Io, Owner, PoolConfig, SocketId, Tag};
 use dolmen_nvme::{
     spec::{
         AbortCommand, AdminOpcode, AnaGroupDescriptor, AnaLogHeader, AnaState, Capabilities, Cns,
@@ -20,6 +20,12 @@ use dolmen_nvme::{
 use dolmen_types::{Nqn, Uuid};
 use std::{cell::RefCell, collections::VecDeque, net::SocketAddr, rc::Rc};
 use zerocopy::{FromBytes, FromZeros, IntoBytes};
+
+/// A host's buffers: with room for headers, and without.
+pub fn host_pool(seed: u64) -> PoolConfig {
+    let pool = PoolConfig::sized(32 << 20);
+    if seed % 2 == 1 { pool.with_heads() } else { pool }
+}
 
 pub const PEER: Owner = Owner(9);
 pub const BLOCK: usize = 4096;
@@ -138,7 +144,7 @@ struct Connection {
     out: Vec<u8>,
     sending: bool,
     dead: bool,
-    admin: bool,
+    queue: u16,
     /// In-capsule data under way.
     capsule: Option<(Sqe, Vec<u8>)>,
     transfers: Vec<Option<Transfer>>,
@@ -177,7 +183,8 @@ pub struct Ram {
     /// What several controllers of one subsystem have in common.
     pub shared: Option<Rc<RefCell<Vec<u8>>>>,
     held: Vec<(usize, Sqe, Vec<u8>)>,
-    swallowed: Vec<(usize, u16)>,
+    /// Connection, queue and identifier.
+    swallowed: Vec<(usize, u16, u16)>,
     /// Aborts that are to be answered in a step: whose, and how.
     aborting: Vec<(usize, Cqe)>,
     /// Identify commands that are not answered for now, with their connections.
@@ -240,7 +247,7 @@ impl Ram {
             out: Vec::new(),
             sending: false,
             dead: false,
-            admin: true,
+            queue: 0,
             capsule: None,
             transfers: Vec::new(),
             events: Vec::new(),
@@ -368,12 +375,12 @@ impl Ram {
         if sqe.is_fabrics() {
             return self.fabrics(c, sqe, data);
         }
-        if c.admin {
+        if c.queue == 0 {
             return self.admin(c, sqe);
         }
         if self.behaviour.swallow > 0 {
             self.behaviour.swallow -= 1;
-            self.swallowed.push((c.key, cid));
+            self.swallowed.push((c.key, c.queue, cid));
             return;
         }
         if let Some(status) = self.ana_status(sqe.nsid.get()) {
@@ -491,10 +498,10 @@ impl Ram {
 
     fn abort(&mut self, c: &mut Connection, sqe: &Sqe) {
         self.counts.aborts += 1;
-        let wanted = AbortCommand::of(sqe).cid;
-        let found = self.swallowed.iter().position(|(_, cid)| *cid == wanted);
+        let AbortCommand { queue, cid } = AbortCommand::of(sqe);
+        let found = self.swallowed.iter().position(|&(_, q, c)| (q, c) == (queue, cid));
         let found = found.filter(|_| self.behaviour.aborts).map(|at| self.swallowed.swap_remove(at));
-        if let Some((key, cid)) = found
+        if let Some((key, ..)) = found
             && let Some(victim) = &mut self.connections[key]
         {
             victim.respond(&Cqe::new(cid, Status::ABORT_REQUESTED));
@@ -535,9 +542,9 @@ impl Ram {
                 let page = ConnectData::ref_from_bytes(data).unwrap();
                 assert!(Nqn::from_field(&page.host_nqn).is_ok() && page.host_id != [0; 16]);
                 assert!(connect.flow_control_disabled());
-                c.admin = connect.queue == 0;
-                let in_capsule = if c.admin { 8192 } else { self.behaviour.in_capsule_bytes };
-                if self.behaviour.mute && !c.admin {
+                c.queue = connect.queue;
+                let in_capsule = if c.queue == 0 { 8192 } else { self.behaviour.in_capsule_bytes };
+                if self.behaviour.mute && c.queue > 0 {
                     return self.counts.muted += 1;
                 }
                 let max_transfers = connect.sq_size + 1;

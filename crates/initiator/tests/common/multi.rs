@@ -1,7 +1,7 @@
 //! One host and several controllers of one subsystem in a simulated world.
 #![allow(dead_code, unreachable_pub, clippy::unwrap_used, clippy::cast_possible_truncation)] // helpers of several test programs
 
-use super::common::{BLOCK, Behaviour, PEER, Ram};
+use super::common::{BLOCK, Behaviour, PEER, Ram, host_pool};
 use dolmen_initiator::{
     Command, Completion, Initiator, NO_DEADLINE, Notice, OWNER, Options, PathOptions, PathReport, Request,
     State, SubsystemId,
@@ -36,17 +36,14 @@ impl Multi {
     /// As many controllers as behaviours; all share what they store.
     pub fn new(seed: u64, behaviours: Vec<Behaviour>, change: impl FnOnce(&mut Options)) -> Multi {
         let world = World::new(seed);
-        let core = |node| {
-            let pool = PoolConfig::sized(32 << 20);
-            Io::new(Box::new(world.driver(CoreConfig { node, pool })))
-        };
-        let mut io = core(HOST);
+        let core = |node, pool| Io::new(Box::new(world.driver(CoreConfig { node, pool })));
+        let mut io = core(HOST, host_pool(seed));
         let stored = Rc::new(RefCell::new(vec![0; 1024 * BLOCK]));
         let peers: Vec<(Io, Ram)> = (0..)
             .zip(behaviours)
             .map(|(path, mut behaviour)| {
                 behaviour.controller_id = u16::try_from(path).unwrap() + 1;
-                let mut io = core(node(path));
+                let mut io = core(node(path), PoolConfig::sized(32 << 20));
                 let mut ram = Ram::listen(&mut io, addr(path), behaviour);
                 ram.shared = Some(stored.clone());
                 (io, ram)

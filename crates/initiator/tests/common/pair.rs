@@ -1,7 +1,7 @@
 //! Host and controller in one simulated world, stepped turn by turn.
 #![allow(dead_code, unreachable_pub, clippy::unwrap_used)] // helpers of several test programs
 
-use super::common::{Behaviour, PEER, Ram};
+use super::common::{Behaviour, PEER, Ram, host_pool};
 use dolmen_initiator::{
     Command, Completion, Initiator, NO_DEADLINE, Notice, OWNER, Options, Request, State, SubsystemId,
 };
@@ -25,8 +25,7 @@ pub struct Pair {
     pause_ns: u64,
 }
 
-fn core(world: &World, node: NodeId) -> Io {
-    let pool = PoolConfig::sized(32 << 20);
+fn core(world: &World, node: NodeId, pool: PoolConfig) -> Io {
     Io::new(Box::new(world.driver(CoreConfig { node, pool })))
 }
 
@@ -40,7 +39,8 @@ pub fn options(addr: SocketAddr) -> Options {
 impl Pair {
     pub fn new(seed: u64, behaviour: Behaviour, change: impl FnOnce(&mut Options)) -> Pair {
         let world = World::new(seed);
-        let (mut io, mut peer_io) = (core(&world, HOST), core(&world, TARGET));
+        let mut io = core(&world, HOST, host_pool(seed));
+        let mut peer_io = core(&world, TARGET, PoolConfig::sized(32 << 20));
         let peer = Ram::listen(&mut peer_io, SocketAddr::new(TARGET.addr(), 4420), behaviour);
         let mut initiator = Initiator::new(OWNER);
         let mut o = options(peer.addr);

@@ -85,6 +85,11 @@ impl Framer {
         Framer { digests, alignment: alignment_bytes(alignment) }
     }
 
+    /// Length of a digested PDU's header before data, with digest and padding. Bytes.
+    pub(crate) fn header_bytes<T: Pdu>(&self) -> usize {
+        (size_of::<T>() + self.digests.header_bytes()).next_multiple_of(self.alignment)
+    }
+
     /// Writes a digested PDU's header, with digest and padding, for `data_len` bytes of data (0: no data). `pdu`
     /// starts with a common header whose kind, HLEN and own flags are set.
     ///
@@ -195,6 +200,7 @@ mod tests {
         let mut out = [0xee; 63];
         let framer = Framer::new(Digests::BOTH, 15);
         assert_eq!(framer.header(&mut out, &pdu, 8), None);
+        assert_eq!(framer.header_bytes::<DataHeader>(), 64);
         let mut out = [0xee; 76];
         let start = framer.header(&mut out, &pdu, 8).unwrap();
         assert_eq!(start, 64);
@@ -213,5 +219,6 @@ mod tests {
         let mut out = [0xee; 24];
         assert_eq!(Framer::new(Digests::NONE, 0).header(&mut out, &pdu, 0), Some(24));
         assert_eq!(out[..8], [9, 0, 24, 0, 24, 0, 0, 0]);
+        assert_eq!(Framer::new(Digests::NONE, 0).header_bytes::<DataHeader>(), 24);
     }
 }

@@ -248,6 +248,12 @@ impl Host {
         Ok(written)
     }
 
+    /// Length of the header of a command whose data travels in its capsule. Bytes.
+    #[must_use]
+    pub fn capsule_header_bytes(&self) -> usize {
+        self.framer.header_bytes::<CapsuleCmd>()
+    }
+
     /// Writes the header of the next H2CData PDU of a command whose data was asked for, with at most `max_payload` bytes of
     /// payload; `None` when nothing is asked for, `out` is too short for the header, or `max_payload` is 0.
     pub fn write_h2c_data(&mut self, out: &mut [u8], cid: u16, max_payload: u32) -> Option<H2cPiece> {

@@ -106,7 +106,7 @@ type Prepared = Rc<RefCell<Option<Result<NewDrive, StoreError>>>>;
 const EXEC: Owner = Owner(3);
 
 fn pool_config() -> PoolConfig {
-    PoolConfig { classes: vec![(BLOCK, 256), (32 * 1024, 64), (260 * 1024, 32)] }
+    PoolConfig::new(vec![(BLOCK, 256), (32 * 1024, 64), (260 * 1024, 32)])
 }
 
 /// Runs one future to its end on a loop that has nothing else.

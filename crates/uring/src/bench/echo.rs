@@ -15,7 +15,7 @@ const OPEN: Tag = Tag { owner: Owner(1), key: 3 };
 /// When a ring or loopback sockets can't be had.
 pub fn measure(run: &Run, config: &UringConfig) -> Result<Rate, Error> {
     let largest = (REPLY_BYTES * run.depth).next_multiple_of(4096).max(PoolConfig::LARGE_BYTES);
-    let pool = PoolConfig { classes: vec![(4096, 256), (PoolConfig::CHUNK_BYTES, 256), (largest, 8)] };
+    let pool = PoolConfig::new(vec![(4096, 256), (PoolConfig::CHUNK_BYTES, 256), (largest, 8)]);
     let config = UringConfig { pool, ..config.clone() };
     let (address, server_at) = mpsc::channel();
     let (server_config, server_run) = (config.clone(), run.clone());

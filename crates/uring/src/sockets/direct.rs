@@ -316,7 +316,7 @@ mod tests {
     /// A core that sleeps now and then never comes to a decision; connections that come and go meanwhile leave nothing.
     #[test]
     fn closed_sockets_leave_nothing() {
-        let pool = PoolConfig { classes: vec![(PoolConfig::CHUNK_BYTES, 64)] };
+        let pool = PoolConfig::new(vec![(PoolConfig::CHUNK_BYTES, 64)]);
         let config = UringConfig { pool, mask: Mask::default(), ..UringConfig::default() };
         let pool = Pool::new(&config.pool);
         let mut ring = Ring::new(&config, &pool).unwrap();

@@ -17,7 +17,7 @@ pub(crate) fn tag(key: u64) -> Tag {
 }
 
 pub(crate) fn config(mask: &str) -> UringConfig {
-    let pool = PoolConfig { classes: vec![(4096, 1024), (32 * 1024, 64), (266_240, 4)] };
+    let pool = PoolConfig::new(vec![(4096, 1024), (32 * 1024, 64), (266_240, 4)]);
     UringConfig { pool, register_pool: true, mask: mask.parse().unwrap(), ..UringConfig::default() }
 }
 

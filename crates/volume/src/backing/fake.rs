@@ -86,7 +86,7 @@ impl FakeLog {
         let classes = vec![(4096, 40), (65 * 4096, 8)];
         FakeLog {
             now: Nanos(1),
-            pool: Pool::new(&PoolConfig { classes }),
+            pool: Pool::new(&PoolConfig::new(classes)),
             disk,
             appends: VecDeque::new(),
             reads: Vec::new(),

@@ -84,7 +84,7 @@ impl Bench {
         let mut bench = Bench {
             volumes: Volumes::new(CORE, &pgs, restart, Owner(5)),
             log: FakeLog::new(disk),
-            data: Pool::new(&PoolConfig { classes: vec![(4096, 64), (65 * 4096, 64)] }),
+            data: Pool::new(&PoolConfig::new(vec![(4096, 64), (65 * 4096, 64)])),
             replies: BTreeMap::new(),
             controls: BTreeMap::new(),
             notices: Vec::new(),

@@ -229,7 +229,7 @@ fn pool(connections: u16, depth: u16, bs: u64) -> PoolConfig {
         Some((_, count)) => *count += places,
         None => classes.push((bs.next_multiple_of(4096), places + 8)),
     }
-    PoolConfig { classes }
+    PoolConfig::new(classes).with_heads()
 }
 
 fn goes_on(load: &Load) -> bool {

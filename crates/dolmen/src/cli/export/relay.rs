@@ -14,7 +14,7 @@ use dolmen_initiator::{
     Completion, Identity, Initiator, Namespace, Notice, OWNER, State, SubsystemId,
     discovery::DiscoveryOptions, namespaces::Namespaces,
 };
-use dolmen_io::{Event, Io, Owner, Poller, PoolConfig, Tag, Turn, Wait};
+use dolmen_io::{Event, Io, Owner, Poller, Tag, Turn, Wait};
 use dolmen_uring::{Uring, UringConfig};
 use std::{collections::BTreeMap, net::SocketAddr, sync::Arc};
 
@@ -97,7 +97,7 @@ impl Relay {
     pub(super) fn start(args: &NbdArgs, start: Start) -> Result<Relay, CliError> {
         let failed = |why: String| CliError::new(Exit::Failed, why);
         dolmen_uring::raise_descriptor_limit();
-        let config = UringConfig { pool: PoolConfig::sized(POOL_BYTES), ..UringConfig::default() };
+        let config = UringConfig::without_drives(POOL_BYTES);
         let uring = Uring::new(&config).map_err(|why| failed(why.to_string()))?;
         let mut io = Io::new(Box::new(uring));
         let mut initiator = Initiator::new(OWNER);

@@ -6,7 +6,7 @@ use dolmen_initiator::{
     Digests, Discovered, DiscoveredSubsystem, Options,
     blocking::{Session, SessionError},
 };
-use dolmen_io::{Io, PoolConfig};
+use dolmen_io::Io;
 use dolmen_types::{Nqn, Uuid};
 use dolmen_uring::{Uring, UringConfig};
 pub(crate) use paths::{PathArgs, Reached, reach_all};
@@ -123,7 +123,7 @@ fn resolve(target: &str) -> Result<(Vec<SocketAddr>, bool), CliError> {
 }
 
 fn io() -> Result<Io, CliError> {
-    let config = UringConfig { pool: PoolConfig::sized(8 << 20), ..UringConfig::default() };
+    let config = UringConfig::without_drives(8 << 20);
     let uring = Uring::new(&config).map_err(|why| CliError::new(Exit::Failed, why.to_string()))?;
     Ok(Io::new(Box::new(uring)))
 }
