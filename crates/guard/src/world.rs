@@ -70,14 +70,16 @@ impl Wake for Nobody {
 impl World {
     /// With so many drives of so many bytes.
     pub(crate) fn new(drives: usize, bytes: usize) -> World {
-        let pool = || Pool::new(&PoolConfig::sized(POOL_BYTES));
+        let pool = PoolConfig::sized(POOL_BYTES);
+        // Side 0 is a node with drives, side 1 a host.
+        let pools = [Pool::new(&pool), Pool::new(&pool.with_heads())];
         World(Rc::new(RefCell::new(Shared {
             now: STEP_NS,
             sockets: Vec::new(),
             listeners: Vec::new(),
             drives: (0..drives).map(|_| vec![0; bytes]).collect(),
             ready: [Vec::new(), Vec::new()],
-            pools: [pool(), pool()],
+            pools,
             random: 0x9e37_79b9_7f4a_7c15,
         })))
     }

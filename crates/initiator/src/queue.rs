@@ -12,7 +12,7 @@ use crate::{
 };
 use arrivals::Arrivals;
 pub use arrivals::spare_buffers;
-use dolmen_io::{Io, Owner, Pool, Slices, SocketId, Tag};
+use dolmen_io::{Io, Owner, Pool, Slice, Slices, SocketId, Tag};
 use dolmen_nvme::{
     spec::Fuse,
     tcp::{
@@ -229,7 +229,7 @@ impl Queue {
         {
             let out = &mut buf.with_head(head)[..head];
             self.host.write_command_as(out, cid, &slot.sqe, data).map_err(refused)?;
-            self.outbox.name(share(&mut slot.payload, head));
+            self.outbox.name(share_with_head(&mut slot.payload, head));
             return Ok(());
         }
         let payload_room = if inline && stage { length } else { 0 };
@@ -327,7 +327,7 @@ fn put_data(
         outbox.advance(length + digest);
         return;
     }
-    let slice = share(payload, 0).slice(offset..offset + length);
+    let slice = share(payload).slice(offset..offset + length);
     let digest = host.negotiated().digests.data.then(|| {
         let mut digest = DataDigest::new();
         digest.update(&slice);
@@ -341,21 +341,25 @@ fn put_data(
     }
 }
 
-/// Freezes a payload that is to be sent from where it lies, with the last `head` bytes before it, which only a payload has that was
-/// not shared yet.
-fn share(payload: &mut Payload, head: usize) -> dolmen_io::Slice {
-    match std::mem::replace(payload, Payload::None) {
-        Payload::Out(buf) => {
-            let whole = buf.freeze_with_head(head);
-            *payload = Payload::Shared(whole.slice(head..whole.len()));
-            whole
-        }
-        Payload::Shared(slice) if head == 0 => {
-            *payload = Payload::Shared(slice.clone());
-            slice
-        }
-        Payload::None | Payload::In(_) | Payload::Shared(_) => {
+/// Freezes a payload that is to be sent from where it lies.
+fn share(payload: &mut Payload) -> &Slice {
+    if let Payload::Out(_) = payload {
+        share_with_head(payload, 0);
+    }
+    match payload {
+        Payload::Shared(slice) => slice,
+        Payload::None | Payload::In(_) | Payload::Out(_) => {
             unreachable!("only commands that bring data are asked for it")
         }
     }
+}
+
+/// The same for one that was not shared yet; a view of it with the last `head` bytes before it.
+fn share_with_head(payload: &mut Payload, head: usize) -> Slice {
+    let Payload::Out(buf) = std::mem::replace(payload, Payload::None) else {
+        unreachable!("what is before a payload that is shared is not ours any more")
+    };
+    let whole = buf.freeze_with_head(head);
+    *payload = Payload::Shared(whole.slice(head..whole.len()));
+    whole
 }

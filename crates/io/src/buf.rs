@@ -97,6 +97,8 @@ struct Inner {
     layout: Layout,
     region: NonNull<u8>,
     region_bytes: usize,
+    /// Room before the data of each slot. Bytes.
+    head: usize,
     classes: Vec<Class>,
     slots: Box<[Slot]>,
     /// Slots that are out, plus one per `Pool` handle; `Inner` is freed at 0.
@@ -109,11 +111,9 @@ struct Inner {
 /// no more than where this is, so that they move in registers.
 struct Slot {
     inner: NonNull<Inner>,
-    /// Where the room before the data begins.
-    base: NonNull<u8>,
+    /// Where the data begins; the pool's `head` bytes before it are the slot's too.
+    ptr: NonNull<u8>,
     number: u32,
-    /// Length of that room; the data begins behind it.
-    head: u32,
     /// Bytes of data there are, and of them in use by a [`Buf`].
     capacity: u32,
     len: Cell<u32>,
@@ -184,6 +184,7 @@ impl Pool {
             layout,
             region,
             region_bytes: base,
+            head: config.head_bytes,
             classes,
             slots: Box::default(),
             holders: Cell::new(1),
@@ -191,23 +192,21 @@ impl Pool {
             remote: Mutex::default(),
         })));
         let mut pool = Pool { inner, _not_send: PhantomData };
-        pool.lay_out(config.head_bytes);
+        pool.lay_out();
         pool
     }
 
     /// Describes every slot of a pool that was just made.
-    fn lay_out(&mut self, head_bytes: usize) {
-        let (inner, mut slots) = (self.inner, Vec::new());
+    fn lay_out(&mut self) {
+        let (inner, head, mut slots) = (self.inner, self.inner().head, Vec::new());
         for class in &self.inner().classes {
             let capacity = u32::try_from(class.bytes).expect("a class is far below 4 GiB");
-            let head = u32::try_from(head_bytes).expect("a head is shorter than a buffer");
             for index in 0..class.count {
+                let at = class.base + index as usize * (head + class.bytes) + head;
                 // SAFETY: the slot lies within the region that the classes were laid out in.
-                let base = unsafe {
-                    self.inner().region.add(class.base + index as usize * (head_bytes + class.bytes))
-                };
+                let ptr = unsafe { self.inner().region.add(at) };
                 let (number, len, refs) = (class.first_slot + index, Cell::new(0), Cell::new(0));
-                slots.push(Slot { inner, base, number, head, capacity, len, refs });
+                slots.push(Slot { inner, ptr, number, capacity, len, refs });
             }
         }
         // SAFETY: this is the only handle yet, and nobody looks at the slots before there are any.
@@ -317,10 +316,7 @@ impl Pool {
     /// Alignment of its buffers. Bytes.
     #[must_use]
     pub fn align_bytes(&self) -> usize {
-        match self.inner().slots.first() {
-            Some(slot) if slot.head > 0 => HEAD_ALIGN_BYTES,
-            _ => ALIGN_BYTES,
-        }
+        if self.inner().head > 0 { HEAD_ALIGN_BYTES } else { ALIGN_BYTES }
     }
 
     /// The pool's memory, for registration with the kernel: base address and length in bytes.
@@ -402,10 +398,16 @@ impl Slot {
     /// When there are fewer.
     #[inline]
     fn before_data(&self, bytes: usize) -> NonNull<u8> {
-        let head = self.head as usize;
-        assert!(bytes <= head, "{bytes} bytes before the data of {head}");
+        assert!(bytes <= self.head(), "{bytes} bytes before the data of {}", self.head());
         // SAFETY: the head is part of the slot's memory.
-        unsafe { self.base.add(head - bytes) }
+        unsafe { self.ptr.sub(bytes) }
+    }
+
+    /// Room before the data. Bytes.
+    #[inline]
+    fn head(&self) -> usize {
+        // SAFETY: `holders` counts this slot while it is out, so `Inner` is alive.
+        unsafe { self.inner.as_ref() }.head
     }
 
     /// Gives back a slot that nobody holds any more.
@@ -469,7 +471,7 @@ impl Buf {
     #[inline]
     #[must_use]
     pub fn head_bytes(&self) -> usize {
-        self.slot().head as usize
+        self.slot().head()
     }
 
     /// The last `bytes` bytes before the data.
@@ -510,10 +512,10 @@ impl Buf {
     pub fn freeze_with_head(self, bytes: usize) -> Slice {
         let this = std::mem::ManuallyDrop::new(self);
         let slot = this.slot();
-        let start = u32::try_from(bytes).ok().and_then(|bytes| slot.head.checked_sub(bytes));
-        let start = start.unwrap_or_else(|| panic!("{bytes} bytes before the data of {}", slot.head));
+        assert!(bytes == 0 || bytes <= slot.head(), "{bytes} bytes before the data of {}", slot.head());
         slot.refs.set(1);
-        Slice { slot: this.slot, start, end: slot.head + slot.len.get() }
+        let part = |bytes| i32::try_from(bytes).expect("a buffer is far below 2 GiB");
+        Slice { slot: this.slot, start: -part(bytes), end: part(slot.len.get() as usize) }
     }
 }
 
@@ -523,7 +525,7 @@ impl Deref for Buf {
     fn deref(&self) -> &[u8] {
         let slot = self.slot();
         // SAFETY: the slot has `capacity >= len` initialised bytes, owned by us alone.
-        unsafe { std::slice::from_raw_parts(slot.before_data(0).as_ptr(), slot.len.get() as usize) }
+        unsafe { std::slice::from_raw_parts(slot.ptr.as_ptr(), slot.len.get() as usize) }
     }
 }
 
@@ -531,7 +533,7 @@ impl DerefMut for Buf {
     fn deref_mut(&mut self) -> &mut [u8] {
         let slot = self.slot();
         // SAFETY: as in `deref`, and `&mut self` is unique.
-        unsafe { std::slice::from_raw_parts_mut(slot.before_data(0).as_ptr(), slot.len.get() as usize) }
+        unsafe { std::slice::from_raw_parts_mut(slot.ptr.as_ptr(), slot.len.get() as usize) }
     }
 }
 
@@ -551,9 +553,9 @@ impl fmt::Debug for Buf {
 /// A counted, read-only view of a frozen buffer.
 pub struct Slice {
     slot: NonNull<Slot>,
-    /// From where the room before the data begins.
-    start: u32,
-    end: u32,
+    /// From where the data begins; below 0 in the room before it.
+    start: i32,
+    end: i32,
 }
 
 impl Slice {
@@ -569,7 +571,7 @@ impl Slice {
     #[must_use]
     pub fn slice(&self, range: Range<usize>) -> Slice {
         assert!(range.start <= range.end && range.end <= self.len(), "{range:?} of {} bytes", self.len());
-        let (from, to) = (u32::try_from(range.start), u32::try_from(range.end));
+        let (from, to) = (i32::try_from(range.start), i32::try_from(range.end));
         let mut part = self.clone();
         part.end = self.start + to.expect("within a buffer");
         part.start = self.start + from.expect("within a buffer");
@@ -582,7 +584,7 @@ impl Slice {
             return Err(self);
         }
         let this = std::mem::ManuallyDrop::new(self);
-        this.slot().len.set(this.end.saturating_sub(this.slot().head));
+        this.slot().len.set(u32::try_from(this.end).unwrap_or(0));
         Ok(Buf { slot: this.slot })
     }
 }
@@ -599,10 +601,10 @@ impl Deref for Slice {
     type Target = [u8];
 
     fn deref(&self) -> &[u8] {
-        // SAFETY: start <= end <= head and capacity; nobody writes while views exist, since `Buf` was given up for them.
+        // SAFETY: start <= end lie within head and capacity; nobody writes while views exist, since `Buf` was given up for them.
         unsafe {
-            let first = self.slot().base.as_ptr().add(self.start as usize);
-            std::slice::from_raw_parts(first, (self.end - self.start) as usize)
+            let first = self.slot().ptr.as_ptr().offset(self.start as isize);
+            std::slice::from_raw_parts(first, self.start.abs_diff(self.end) as usize)
         }
     }
 }

@@ -185,19 +185,20 @@ fn read(
         return false;
     };
     let bytes = length as usize;
-    if bytes < ATTACH_BYTES || (bytes < WRITE_BYTES && !data.is_zeros()) {
-        let Some(staged) = begin_data(connection, reserve, io, (cid, length), bytes) else { return false };
-        data.read(&mut connection.outbox.room()[staged.header..][..bytes]);
-        end_data(connection, cid, &staged, bytes);
-    } else {
-        let room = connection.outbox.bytes() + bytes <= MAX_WAITING_BYTES;
-        let Some(zeros) = zeros.filter(|_| room && data.is_zeros()) else { return false };
+    let named = bytes >= ATTACH_BYTES && connection.outbox.bytes() + bytes <= MAX_WAITING_BYTES;
+    if let Some(zeros) = zeros.filter(|_| named && data.is_zeros()) {
         let Some(staged) = begin_data(connection, reserve, io, (cid, length), 0) else { return false };
         end_attached(connection, cid, &staged, |outbox, digest| {
             outbox.attach_zeros(zeros, bytes);
             digest.into_iter().for_each(|digest| digest_zeros(digest, zeros, bytes));
         });
         data.pass();
+    } else if bytes < WRITE_BYTES {
+        let Some(staged) = begin_data(connection, reserve, io, (cid, length), bytes) else { return false };
+        data.read(&mut connection.outbox.room()[staged.header..][..bytes]);
+        end_data(connection, cid, &staged, bytes);
+    } else {
+        return false;
     }
     connection.capsule = Capsule::Discard;
     true

@@ -6,8 +6,8 @@
 //! response.
 //!
 //! Small payloads are copied into the staging buffer, because many small vectors cost the kernel more than the copy; from
-//! [`ATTACH_BYTES`] on a payload goes out from its own buffer. One that has none, since its volume writes it where it is told to, is
-//! written there up to a longer length ([`WRITE_BYTES`]).
+//! [`ATTACH_BYTES`] on a payload goes out from its own buffer, and zeros from one that all share. One that has none, since its volume
+//! writes it where it is told to, is written there up to a longer length ([`WRITE_BYTES`]).
 
 use dolmen_io::{Buf, Io, PoolConfig, Slice, Slices};
 use dolmen_nvme::tcp::MAX_HEADER_BYTES;
