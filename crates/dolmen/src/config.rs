@@ -51,7 +51,7 @@ pub struct ServeOptions {
     pub api_port: u16,
     /// Which cores serve.
     pub cores: Cores,
-    /// The address told to hosts; `None` for the one that each connection came to.
+    /// The address told to hosts; `None` for the one that each connection came to and the others that are listened on.
     pub advertise: Option<IpAddr>,
     /// The subsystem's name, at first start.
     pub subsystem_nqn: Option<Nqn>,
@@ -178,7 +178,7 @@ pub struct ServeArgs {
     #[serde(deserialize_with = "number_or_text")]
     pub cores: Option<String>,
 
-    /// Address told to hosts [default: the one that they connected to]
+    /// Address told to hosts [default: the one that they connected to, and the others of --listen]
     #[arg(long, value_name = "IP")]
     pub advertise: Option<IpAddr>,
 

@@ -127,7 +127,7 @@ pub struct TargetConfig {
     pub io_listen: Vec<SocketAddr>,
     /// Addresses of the discovery port (8009) to listen on. Both ports answer both kinds of controller.
     pub discovery_listen: Vec<SocketAddr>,
-    /// The address told to hosts; `None`: the local address of the connection that asks.
+    /// The address told to hosts; `None`: the local address of the connection that asks, and the others of `io_listen`.
     pub advertise: Option<IpAddr>,
     /// First controller id of this node, at least 1.
     pub first_controller_id: u16,
