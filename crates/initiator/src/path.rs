@@ -41,6 +41,8 @@ pub(crate) enum Answer {
     ShutDown,
     /// A page that was asked for on behalf of the subsystem came, or why not.
     Page(Origin, Result<Buf, Status>),
+    /// The controller ended an I/O queue. The others live on, for all we know, and are to end as well.
+    QueueEnded(Error),
     /// An Abort was answered: whether the controller aborted what was sent then from the victim's slot.
     Abort { victim: SlotId, sent: Nanos, aborted: bool },
 }
@@ -84,8 +86,10 @@ pub(crate) struct Path {
     keeping_alive: bool,
     /// Something was answered since the last look at the keep-alive.
     heard_of: bool,
-    /// The controller knows that the association is over: it ended it itself, or confirmed our reset.
+    /// The controller knows that the association is over: it ended the admin queue, or confirmed our reset.
     told: bool,
+    /// Why the controller is being reset.
+    why: Option<Error>,
     retry_at: Nanos,
 }
 
@@ -109,6 +113,7 @@ impl Path {
             keeping_alive: false,
             heard_of: false,
             told: false,
+            why: None,
             retry_at: Nanos(0),
         }
     }
@@ -208,7 +213,8 @@ impl Path {
             return Ok(());
         }
         let lost = |what: String| Error::new(ErrorKind::Connection, what);
-        let addr = self.addr;
+        let (addr, phase) = (self.addr, self.phase);
+        let ended = || lost(format!("{addr} closed the connection of queue {number}"));
         let mut heard = std::mem::take(&mut self.heard);
         let Some(queue) = self.queue(number) else { return Ok(()) };
         let result = match event {
@@ -221,10 +227,17 @@ impl Path {
                 queue.sent(io, slices);
                 Ok(())
             }
-            Event::EndOfStream => {
+            // What is waited for comes on the admin queue.
+            Event::EndOfStream | Event::Failed { .. } if number > 0 && phase == Phase::Resetting => Ok(()),
+            Event::EndOfStream if number == 0 => {
                 self.told = true;
-                Err(lost(format!("{addr} closed the connection of queue {number}")))
+                Err(ended())
             }
+            Event::EndOfStream if phase == Phase::Live => {
+                answers.push(Answer::QueueEnded(ended()));
+                Ok(())
+            }
+            Event::EndOfStream => Err(ended()),
             // A reset proves nothing: something on the way may have sent it.
             Event::Failed { error, .. } => Err(lost(format!("queue {number} to {addr}: {error}"))),
             _ => Ok(()),
@@ -333,8 +346,7 @@ impl Path {
             }
             Origin::Reset => {
                 self.told = cqe.status().is_success();
-                let what = format!("{} was reset since a command stayed unanswered", self.addr);
-                Err(Error::new(ErrorKind::Timeout, what))
+                Err(self.reset_ended("and was reset"))
             }
             Origin::Shutdown => {
                 self.step_until = io.now();
@@ -430,11 +442,18 @@ impl Path {
     }
 
     /// Tells the controller to reset itself, which ends the association whether it answers or not.
-    pub(crate) fn reset(&mut self, io: &mut Io, shared: &mut Shared) -> Result<(), Error> {
-        self.phase = Phase::Resetting;
+    pub(crate) fn reset(&mut self, io: &mut Io, shared: &mut Shared, why: Error) -> Result<(), Error> {
+        (self.phase, self.why) = (Phase::Resetting, Some(why));
         self.step_until = io.now().plus_ms(RESET_MS);
         let set = PropertySet { property: Property::CC, wide: false, value: 0 };
         self.send_own(io, shared, 0, Origin::Reset, set.encode(0), &bringup::Payload::None)
+    }
+
+    /// What the association ended with, whose controller is being reset.
+    fn reset_ended(&mut self, how: &str) -> Error {
+        let mut why = self.why.take().expect("a reset has its reason");
+        why.context = format!("{}, {how}", why.context);
+        why
     }
 
     fn request_event(&mut self, io: &mut Io, shared: &mut Shared) -> Result<(), Error> {
@@ -536,8 +555,7 @@ impl Path {
             }
         }
         if self.phase == Phase::Resetting && now >= self.step_until {
-            let what = format!("{} answered neither a command nor its reset", self.addr);
-            return Err(Error::new(ErrorKind::Timeout, what));
+            return Err(self.reset_ended("and did not confirm its reset"));
         }
         if self.is_live() && now >= self.keep_alive_at {
             return self.keep_alive(io, shared);

@@ -95,8 +95,8 @@ pub(crate) struct Subsystem {
     answers: Vec<Answer>,
     /// Something happened since the last [`Subsystem::step`]: there may be something to send.
     stirred: bool,
-    /// The controller that is being heard didn't abort what it was asked to.
-    to_reset: bool,
+    /// Why the controller that is being heard is to be reset.
+    to_reset: Option<Error>,
     state: State,
     /// Since when no path is live.
     down_since: Nanos,
@@ -132,7 +132,7 @@ impl Subsystem {
             lent: Vec::new(),
             answers: Vec::new(),
             stirred: true,
-            to_reset: false,
+            to_reset: None,
             state: State::Connecting,
             down_since: now,
             failing: false,
@@ -384,8 +384,8 @@ impl Subsystem {
         }
         self.answers = answers;
         self.after(io, at, result, out);
-        if std::mem::take(&mut self.to_reset) {
-            self.reset(io, at, out);
+        if let Some(why) = self.to_reset.take() {
+            self.reset(io, at, why, out);
         }
         if !self.lent.is_empty() {
             self.settle_lent(io.now(), out);
@@ -436,8 +436,11 @@ impl Subsystem {
             Answer::ShutDown => self.wake_at = io.now(),
             Answer::Page(origin, page) => return self.page(io, at, (origin, page), out),
             // Not before everything else that was heard is taken.
+            Answer::QueueEnded(why) => self.to_reset = Some(why),
             Answer::Abort { victim, sent, aborted } => {
-                self.to_reset |= self.abort_answered(at, (victim, sent), aborted);
+                if self.abort_answered(at, (victim, sent), aborted) {
+                    self.to_reset = Some(self.unanswered(at));
+                }
             }
         }
         Ok(())

@@ -6,9 +6,9 @@ mod common;
 mod multi;
 
 use common::{BLOCK, Behaviour};
-use dolmen_initiator::{Command, ErrorKind, Fencing, NO_DEADLINE, Options, PathOptions, Policy};
+use dolmen_initiator::{Command, ErrorKind, Fencing, NO_DEADLINE, Options, PathOptions, Policy, Request};
 use dolmen_nvme::spec::notice;
-use multi::{Multi, addr};
+use multi::{HOST, Multi, addr, node};
 
 fn two() -> Vec<Behaviour> {
     vec![Behaviour::default(); 2]
@@ -177,6 +177,51 @@ fn a_controller_that_ended_the_connection_itself_needs_no_keep_alive_time() {
     assert_eq!(m.write(3, 0x22).result, Ok(0));
     let waited = m.io.now().since(before);
     assert!((400_000_000..2_000_000_000).contains(&waited), "CQT alone: {waited}");
+}
+
+/// Holds a write of block 3 on the first I/O queue of path 0, whose controller then ends the other one; until we hear of that.
+fn one_queue_ends(m: &mut Multi) {
+    m.peer(0).behaviour.hold = true;
+    let buf = m.buf(BLOCK, 0x11);
+    let command = Command::Write { nsid: 1, lba: 3, blocks: 1, buf, fua: false };
+    let request = Request { ticket: 1, deadline: NO_DEADLINE, queue: Some(0), command };
+    m.initiator.submit(&mut m.io, m.id, request).map_err(|(_, e)| e).unwrap();
+    m.until("held", |m| m.peer(0).held() == 1);
+    let (io, peer) = &mut m.peers[0];
+    peer.drop_queue(io, 2);
+    m.until("heard", |m| !m.paths()[0].live);
+}
+
+/// The other queues of the controller live on, and so may what is on its way to them.
+#[test]
+fn an_io_queue_that_ends_does_not_prove_that_its_controller_has_ended() {
+    let slow = Behaviour { quiesce_ms: 500, ..Behaviour::default() };
+    let mut m = Multi::new(43, vec![slow.clone(), slow], quick);
+    m.live();
+    one_queue_ends(&mut m);
+    // Nothing that we say from now on reaches it.
+    m.world.partition(HOST, node(0));
+    let lost = m.io.now();
+    assert_eq!(m.wait(1).result, Ok(0));
+    m.submit_write(2, 3, 0x22);
+    m.until("the last moment", |m| m.io.now() >= lost.plus_ms(2 * 2000 + 400));
+    assert!(!m.done(2), "the block is fenced");
+    m.peer(0).carry_out();
+    assert_eq!((m.wait(2).result, m.byte(3)), (Ok(0), 0x22));
+}
+
+/// It is asked to end the others as well, and what it confirms is proof.
+#[test]
+fn a_controller_that_ended_one_queue_is_reset_and_needs_no_keep_alive_time() {
+    let slow = Behaviour { quiesce_ms: 500, ..Behaviour::default() };
+    let mut m = Multi::new(44, vec![slow.clone(), slow], |o| o.keep_alive_ms = 60_000);
+    m.live();
+    one_queue_ends(&mut m);
+    let lost = m.io.now();
+    assert_eq!((m.wait(1).result, m.write(3, 0x22).result), (Ok(0), Ok(0)));
+    let waited = m.io.now().since(lost);
+    assert!((400_000_000..2_000_000_000).contains(&waited), "CQT alone: {waited}");
+    assert_eq!((m.peer(0).counts.resets, m.paths()[0].statistics.losses, m.byte(3)), (1, 1, 0x22));
 }
 
 /// What a path sends on its own behalf changes no blocks, on whichever queue: nothing waits for it.

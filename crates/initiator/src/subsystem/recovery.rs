@@ -95,7 +95,8 @@ impl Subsystem {
                     Error::new(ErrorKind::Timeout, format!("the deadline of a change passed ({addr})"));
                 self.path_lost(io, at, &error, out);
             } else if found.stuck & 1 << at != 0 {
-                self.reset(io, at, out);
+                let why = self.unanswered(at);
+                self.reset(io, at, why, out);
             }
         }
     }
@@ -175,15 +176,21 @@ impl Subsystem {
         !aborted && slots.is_under_way(victim, sent)
     }
 
-    /// Resets a controller that doesn't answer; the association ends with its answer, or without it a little later.
-    pub(super) fn reset(&mut self, io: &mut Io, at: usize, out: &mut Out) {
+    /// Why a controller is reset that leaves a command alone.
+    pub(super) fn unanswered(&self, at: usize) -> Error {
+        let what = format!("{} left a command unanswered", self.routes[at].path.addr());
+        Error::new(ErrorKind::Timeout, what)
+    }
+
+    /// Resets a controller; the association ends with its answer, or without it a little later.
+    pub(super) fn reset(&mut self, io: &mut Io, at: usize, why: Error, out: &mut Out) {
         let route = &mut self.routes[at];
         if !route.path.is_live() {
             // It is being reset already, or on its way up: that has its own timeout.
             return;
         }
         route.statistics.resets += 1;
-        let result = route.path.reset(io, &mut self.shared);
+        let result = route.path.reset(io, &mut self.shared, why);
         self.choices.forget();
         self.after(io, at, result, out);
     }

@@ -261,6 +261,13 @@ impl Ram {
         }
     }
 
+    /// Closes the connections of one queue.
+    pub fn drop_queue(&mut self, io: &mut Io, queue: u16) {
+        let its = |c: &Option<Connection>| c.as_ref().is_some_and(|c| c.queue == queue);
+        let keys: Vec<usize> = (0..self.connections.len()).filter(|&k| its(&self.connections[k])).collect();
+        keys.into_iter().for_each(|key| self.close(io, key));
+    }
+
     /// Closes every connection.
     pub fn drop_all(&mut self, io: &mut Io) {
         (0..self.connections.len()).for_each(|key| self.close(io, key));
