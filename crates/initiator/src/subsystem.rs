@@ -86,8 +86,8 @@ pub(crate) struct Subsystem {
     shelter: VecDeque<SlotId>,
     fences: Fences,
     pieces: Pieces,
-    /// Changes that were answered as expired and may still be carried out by the path that is ending.
-    expired: Vec<Span>,
+    /// Changes that were answered as expired and may still be carried out by a path that is ending, with its number.
+    expired: Vec<(u8, Span)>,
     /// Commands of callers that have not been completed.
     callers: usize,
     /// Commands that are answered but whose payload is still lent to a send.

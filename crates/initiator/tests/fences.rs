@@ -6,7 +6,9 @@ mod common;
 mod multi;
 
 use common::{BLOCK, Behaviour};
-use dolmen_initiator::{Command, ErrorKind, Fencing, NO_DEADLINE, Options, PathOptions, Policy, Request};
+use dolmen_initiator::{
+    Command, ErrorKind, Failure, Fencing, NO_DEADLINE, Options, PathOptions, Policy, Request,
+};
 use dolmen_nvme::spec::notice;
 use multi::{HOST, Multi, addr, node};
 
@@ -222,6 +224,36 @@ fn a_controller_that_ended_one_queue_is_reset_and_needs_no_keep_alive_time() {
     let waited = m.io.now().since(lost);
     assert!((400_000_000..2_000_000_000).contains(&waited), "CQT alone: {waited}");
     assert_eq!((m.peer(0).counts.resets, m.paths()[0].statistics.losses, m.byte(3)), (1, 1, 0x22));
+}
+
+/// Each path has a time of its own until what was under way on it is over.
+#[test]
+fn changes_that_expire_together_on_several_paths_are_fenced_by_their_own() {
+    let slow = Behaviour { quiesce_ms: 5000, ..Behaviour::default() };
+    let mut m = Multi::new(45, vec![Behaviour::default(), slow.clone(), slow], |o| {
+        quick(o);
+        o.policy = Policy::RoundRobin;
+    });
+    m.live();
+    m.peer(0).behaviour.hold = true;
+    m.peer(1).behaviour.hold = true;
+    let deadline = m.io.now().plus_ms(500);
+    for lba in 3..6 {
+        let buf = m.buf(BLOCK, 0x11);
+        m.submit(lba, deadline, Command::Write { nsid: 1, lba, blocks: 1, buf, fua: false });
+    }
+    m.until("held", |m| m.peer(0).held() == 1 && m.peer(1).held() == 1);
+    let lba = m.peer(1).held_blocks()[0];
+    m.until("expired", |m| m.completions.len() == 3);
+    assert_eq!(m.completions.iter().filter(|c| c.result == Err(Failure::Expired)).count(), 2);
+    let lost = m.io.now();
+    m.peer(0).behaviour.hold = false;
+    m.peer(1).behaviour.hold = false;
+    m.submit_write(9, lba, 0x22);
+    m.until("the last moment", |m| m.io.now() >= lost.plus_ms(2 * 2000 + 4900));
+    assert!(!m.done(9), "the block is fenced");
+    m.peer(1).carry_out();
+    assert_eq!((m.wait(9).result, m.byte(lba)), (Ok(0), 0x22));
 }
 
 /// What a path sends on its own behalf changes no blocks, on whichever queue: nothing waits for it.

@@ -167,9 +167,9 @@ impl Fences {
 impl Subsystem {
     /// Fences the blocks of changes whose outcome is unknown: what was under way on a path that is over.
     pub(super) fn fence(&mut self, at: usize, now: Nanos) {
-        let expired = std::mem::take(&mut self.expired);
-        let Some(until) = self.quiet_at(at, now) else { return };
         let path = number(at);
+        let expired: Vec<(u8, Span)> = self.expired.extract_if(.., |(its, _)| *its == path).collect();
+        let Some(until) = self.quiet_at(at, now) else { return };
         let mut lost = Vec::new();
         for (id, slot) in self.shared.slots.iter() {
             if slot.under().is_some_and(|under| under.path == path)
@@ -183,7 +183,7 @@ impl Subsystem {
         if expired.is_empty() && lost.is_empty() {
             return;
         }
-        for span in expired {
+        for (_, span) in expired {
             self.fences.add(span, until, None);
         }
         for (owner, span) in lost {

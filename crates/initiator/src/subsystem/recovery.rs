@@ -210,7 +210,7 @@ impl Subsystem {
                 Place::Parked { .. } => self.finish(id, Err(Failure::Expired), now, out),
                 Place::Sent(under) if slot.changes_data() => {
                     fences |= 1 << under.path;
-                    self.expired.extend(slot.span());
+                    self.expired.extend(slot.span().map(|span| (under.path, span)));
                     self.finish(id, Err(Failure::Expired), now, out);
                 }
                 Place::Sent(under) => self.abandon(id, under, now, out),

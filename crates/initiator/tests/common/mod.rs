@@ -503,6 +503,11 @@ impl Ram {
         self.held.len()
     }
 
+    /// The first block of each.
+    pub fn held_blocks(&self) -> Vec<u64> {
+        self.held.iter().map(|(_, sqe, _)| sqe.read_write().start).collect()
+    }
+
     fn abort(&mut self, c: &mut Connection, sqe: &Sqe) {
         self.counts.aborts += 1;
         let AbortCommand { queue, cid } = AbortCommand::of(sqe);
