@@ -256,6 +256,28 @@ fn changes_that_expire_together_on_several_paths_are_fenced_by_their_own() {
     assert_eq!((m.wait(9).result, m.byte(lba)), (Ok(0), 0x22));
 }
 
+/// Of a pair whose compare is answered the write may still be carried out.
+#[test]
+fn a_pair_that_expires_half_answered_is_fenced() {
+    let slow = Behaviour { quiesce_ms: 5000, ..Behaviour::default() };
+    let mut m = Multi::new(46, vec![slow.clone(), slow], quick);
+    m.live();
+    m.peer(0).behaviour.hold = true;
+    let (compare, write) = (m.buf(BLOCK, 0), m.buf(BLOCK, 0x11));
+    let deadline = m.io.now().plus_ms(500);
+    m.submit(1, deadline, Command::CompareAndWrite { nsid: 1, lba: 3, blocks: 1, compare, write });
+    m.until("held", |m| m.peer(0).held() == 2);
+    m.peer(0).carry_out_first(1);
+    assert_eq!(m.wait(1).result, Err(Failure::Expired));
+    let lost = m.io.now();
+    m.peer(0).behaviour.hold = false;
+    m.submit_write(2, 3, 0x22);
+    m.until("the last moment", |m| m.io.now() >= lost.plus_ms(2 * 2000 + 4900));
+    assert!(!m.done(2), "the block is fenced");
+    m.peer(0).carry_out();
+    assert_eq!((m.wait(2).result, m.byte(3)), (Ok(0), 0x22));
+}
+
 /// What a path sends on its own behalf changes no blocks, on whichever queue: nothing waits for it.
 #[test]
 fn a_reconnect_that_fails_fences_nothing() {

@@ -208,15 +208,14 @@ impl Subsystem {
                     self.finish(id, Err(Failure::Expired), now, out);
                 }
                 Place::Parked { .. } => self.finish(id, Err(Failure::Expired), now, out),
-                Place::Sent(under) if slot.changes_data() => {
-                    fences |= 1 << under.path;
-                    self.expired.extend(slot.span().map(|span| (under.path, span)));
-                    self.finish(id, Err(Failure::Expired), now, out);
-                }
-                Place::Sent(under) => self.abandon(id, under, now, out),
-                Place::Half => {
-                    let second = self.partner(id).and_then(|other| self.shared.slots.get(other).under());
-                    fences |= second.map_or(0, |under| 1 << under.path);
+                Place::Sent(under) if !slot.changes_data() => self.abandon(id, under, now, out),
+                Place::Sent(_) | Place::Half => {
+                    // Of a pair that is answered by half the other half may be carried out yet.
+                    let second = || self.shared.slots.get(self.partner(id)?).under();
+                    if let Some(under) = slot.under().or_else(second) {
+                        fences |= 1 << under.path;
+                        self.expired.extend(slot.span().map(|span| (under.path, span)));
+                    }
                     self.finish(id, Err(Failure::Expired), now, out);
                 }
                 _ => {}

@@ -486,7 +486,12 @@ impl Ram {
 
     /// Carries out the changes that were held back, whether anybody still waits for them or not.
     pub fn carry_out(&mut self) {
-        for (key, sqe, data) in std::mem::take(&mut self.held) {
+        self.carry_out_first(self.held.len());
+    }
+
+    /// The first `count` of them.
+    pub fn carry_out_first(&mut self, count: usize) {
+        for (key, sqe, data) in self.held.drain(..count).collect::<Vec<_>>() {
             let cid = sqe.cid.get();
             let mut c = self.connections[key].take();
             self.counts.late += usize::from(c.is_none());
