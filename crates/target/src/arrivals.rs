@@ -119,7 +119,7 @@ impl Target {
         match io.recall(connection.sock) {
             Some(landing) => self.take_back(whose, landing),
             // It would hold bytes that come after these, at places for what comes before: better a new connection.
-            None => self.close(io, key),
+            None => self.give_up(io, key, Target::close),
         }
     }
 

@@ -5,7 +5,8 @@
 //!                          ▲                        │
 //!                          └───── CC.EN cleared ────┤  all I/O queues end
 //!                                     CC.SHN set ───┤  all I/O queues end, SHST complete
-//!          keep alive expired, admin queue gone ────┘  everything ends
+//!          keep alive expired, admin queue gone, ───┘  everything ends
+//!          an I/O queue that we gave up
 //! ```
 
 use crate::{

@@ -295,7 +295,8 @@ impl Target {
                 self.joined(io, connection, membership.controller, membership.qid, result);
             }
             Message::Leave { controller, qid, queue } => self.left(io, controller, qid, queue),
-            Message::Close { connection } => self.close(io, connection),
+            Message::GiveUp { controller, qid, queue } => self.given_up(io, controller, (qid, queue)),
+            Message::Close { connection } => self.close_with_controller(io, connection),
             Message::Settle { host_id, asks } => self.settle(io, host_id, asks),
             Message::Settled { connection } => self.settled(io, connection),
             Message::CalledOff { ticket } => self.called_off(ticket),

@@ -124,6 +124,35 @@ impl Target {
         }
     }
 
+    /// Ends a connection that we can't go on with, in the way of `end`; with an I/O queue its whole association. A host may take the
+    /// end of one of its queues for the end of all, since we don't offer to delete them one by one, and send elsewhere again what
+    /// it had sent to the others.
+    pub(crate) fn give_up(&mut self, io: &mut Io, key: Key, end: fn(&mut Target, &mut Io, Key)) {
+        let queue = self.connections.get(key).and_then(|c| c.queue());
+        let Some((controller, qid)) = queue.filter(|(_, qid)| *qid > 0) else { return end(self, io, key) };
+        match self.config.core_of(controller) {
+            Some(core) if core != self.config.core => {
+                let queue = QueueAt { core: self.config.core, connection: key };
+                // Before it leaves.
+                let message = Message::GiveUp { controller, qid, queue };
+                self.outputs.messages.push(Envelope { to: core, message });
+                end(self, io, key);
+            }
+            _ => {
+                end(self, io, key);
+                self.end_controller(io, controller);
+            }
+        }
+    }
+
+    /// A queue of a controller of this core was given up.
+    pub(crate) fn given_up(&mut self, io: &mut Io, controller: u16, member: (u16, QueueAt)) {
+        // Unless the controller is another one by now.
+        if self.controllers.get(controller).is_some_and(|c| c.queues.contains(&member)) {
+            self.end_controller(io, controller);
+        }
+    }
+
     /// Ends our side of a stream on which nothing is under way, and goes on receiving until the host has ended its own side: were the
     /// socket closed at once, what the host still sends would be answered with a reset, and Linux gives SIGPIPE to the
     /// process whose command meets that.
@@ -246,7 +275,7 @@ impl Target {
 
     fn close_queue(&mut self, io: &mut Io, host_id: [u8; 16], queue: QueueAt) {
         if queue.core == self.config.core {
-            self.close(io, queue.connection);
+            self.close_with_controller(io, queue.connection);
         } else {
             self.await_queue(io, host_id, queue);
             let message = Message::Close { connection: queue.connection };
@@ -261,11 +290,13 @@ impl Target {
         for (_, queue) in controller.queues {
             self.close_queue(io, controller.host.id, queue);
         }
-        // An admin queue that ends has its reason for it to say yet, or waits for its host.
-        let ends = self.connections.get(controller.admin);
-        let ends = ends.is_some_and(|c| matches!(c.phase, Phase::Ending | Phase::Parting));
-        if !ends {
-            self.close(io, controller.admin);
+        self.close_with_controller(io, controller.admin);
+    }
+
+    /// Closes a queue whose controller ends. One that is ending already has its reason for it to say yet, or waits for its host.
+    pub(crate) fn close_with_controller(&mut self, io: &mut Io, key: Key) {
+        if self.connections.get(key).is_some_and(|c| !c.is_over()) {
+            self.close(io, key);
         }
     }
 
@@ -304,7 +335,7 @@ impl Target {
         late.dedup();
         for key in late {
             self.stats.timeouts += 1;
-            self.close(io, key);
+            self.give_up(io, key, Target::close);
         }
         self.abandon_halves(io);
         let expired: Vec<u16> =

@@ -6,6 +6,7 @@
 //!   Connect(CNTLID, QID) ──── Join ─────▶  checks, remembers the queue
 //!                        ◀─── Joined ────  yes or no
 //!   connection ends      ──── Leave ────▶  forgets the queue
+//!   gives it up          ──── GiveUp ───▶  ends
 //!   closes it            ◀─── Close ─────  reset, shutdown, keep alive expired, admin queue lost
 //! ```
 //!
@@ -47,6 +48,7 @@ impl Envelope {
             }
             Message::Joined { .. }
             | Message::Leave { .. }
+            | Message::GiveUp { .. }
             | Message::Close { .. }
             | Message::Settled { .. }
             | Message::CalledOff { .. } => None,
@@ -76,6 +78,8 @@ pub(crate) enum Message {
     Joined { connection: Key, membership: Membership, result: Result<(), (Status, u32)> },
     /// A queue that joined has ended.
     Leave { controller: u16, qid: u16, queue: QueueAt },
+    /// A queue that joined can't go on, and its controller is to end.
+    GiveUp { controller: u16, qid: u16, queue: QueueAt },
     /// A queue is to end.
     Close { connection: Key },
     /// Are you done with this host?

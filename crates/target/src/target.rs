@@ -179,7 +179,7 @@ impl Target {
         }
         for key in self.connections.keys(|c| !matches!(c.phase, Phase::Closing)) {
             self.stats.timeouts += 1;
-            self.close(io, key);
+            self.give_up(io, key, Target::close);
         }
     }
 

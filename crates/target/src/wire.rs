@@ -405,7 +405,7 @@ impl Target {
         {
             outbox.commit(n);
         }
-        self.end(io, key);
+        self.give_up(io, key, Target::end);
     }
 }
 

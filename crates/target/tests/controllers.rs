@@ -250,6 +250,50 @@ fn a_queue_can_be_disconnected_alone() {
 }
 
 #[test]
+fn a_queue_whose_host_closes_its_connection_ends_alone() {
+    let mut rig = Rig::new(3, 3);
+    rig.set(&[space(1, 1024, only(HOST))]);
+    let ctrl = rig.controller(0, HOST);
+    let queues: Vec<Conn> = (1..=6).map(|qid| rig.io_queue(&ctrl, HOST, qid, Digests::NONE)).collect();
+    for &queue in &queues[..5] {
+        rig.machines[0].close(queue);
+    }
+    rig.turns(100);
+    assert!(rig.read(0, queues[5], 1, 0, 1).cqe.status().is_success());
+    // As Linux does it: it closes its I/O queues first, and then shuts the controller down.
+    rig.machines[0].close(queues[5]);
+    rig.turns(100);
+    let shutdown = ControllerConfig::ENABLE.with_shutdown(ShutdownRequest::Normal);
+    assert!(rig.set_config(&ctrl, shutdown).cqe.status().is_success());
+}
+
+/// We don't say that queues can be deleted one by one, so a host may take the end of one for the end of all, and go on by another path:
+/// what it had sent to the others must not be carried out then.
+#[test]
+fn a_queue_that_the_target_gives_up_takes_its_association_along() {
+    for cores in [1, 3] {
+        let mut rig = Rig::new(4, cores);
+        rig.set(&[space(1, 1024, only(HOST)), space(2, 1024, only(OTHER))]);
+        for broken in 0..6 {
+            let ctrl = rig.controller(0, HOST);
+            let queues: Vec<Conn> =
+                (1..=6).map(|qid| rig.io_queue(&ctrl, HOST, qid, Digests::NONE)).collect();
+            let other = rig.controller(1, OTHER);
+            rig.machines[0].send_raw(queues[broken], &[0xff; 128]);
+            rig.turns(100);
+            assert!(rig.machines[0].terminated(queues[broken]).is_some(), "it is told why");
+            let gone = |&queue: &Conn| rig.machines[0].is_gone(queue);
+            assert!(queues.iter().all(gone) && gone(&ctrl.admin), "{cores} cores");
+            assert!(rig.identify(&other, Cns::CONTROLLER, 0).cqe.status().is_success());
+            rig.machines[1].close(other.admin);
+            rig.turns(100);
+            let left = |c: &Core| (c.target.stats().controllers, c.target.stats().connections);
+            assert!(rig.cores.iter().all(|c| left(c) == (0, 0)), "{cores} cores");
+        }
+    }
+}
+
+#[test]
 fn the_queue_head_is_told_only_under_flow_control() {
     let mut rig = rig();
     for (attributes, first) in [(0, 1), (4, 0xffff)] {

@@ -118,10 +118,11 @@ fn every_state_of_a_connection_has_a_deadline() {
         rig.machines[0].send_raw(conn, IcReq::new(0, 0, 0).as_bytes());
     }
     rig.turns(20);
-    let ctrl = rig.controller(0, HOST);
-    for (qid, conn) in [(5, half), (6, no_data)] {
-        rig.machines[0].send_raw(conn, &connect(qid, ctrl.id, HOST));
-    }
+    let admins = [half, no_data].map(|conn| {
+        let ctrl = rig.controller(0, HOST);
+        rig.machines[0].send_raw(conn, &connect(5, ctrl.id, HOST));
+        ctrl.admin
+    });
     rig.turns(20);
     let mut sqe =
         Sqe::with_read_write(NvmOpcode::WRITE, 3, 1, ReadWrite { blocks: 8, ..ReadWrite::default() });
@@ -139,7 +140,9 @@ fn every_state_of_a_connection_has_a_deadline() {
     rig.pass_ms(10_000);
     assert_eq!(gone(&rig), [true; 4]);
     assert_eq!(rig.cores[0].target.stats().timeouts, 4);
+    assert!(admins.iter().all(|&admin| rig.machines[0].is_gone(admin)), "with their queues");
     // An idle queue is not a slow one.
+    let ctrl = rig.controller(0, HOST);
     let io = rig.io_queue(&ctrl, HOST, 1, Digests::NONE);
     rig.pass_ms(120_000);
     assert!(rig.read(0, io, 1, 0, 1).cqe.status().is_success());
@@ -175,8 +178,8 @@ fn a_host_that_does_not_read_loses_its_connection_and_holds_up_no_one() {
 #[test]
 fn a_command_may_come_in_pieces_after_a_long_rest() {
     let mut rig = rig(11);
-    let ctrl = rig.controller(0, HOST);
     let [whole, cut] = [5, 6].map(|qid| {
+        let ctrl = rig.controller(0, HOST);
         let conn = rig.machines[0].dial_raw(server(4420));
         rig.turns(20);
         rig.machines[0].send_raw(conn, IcReq::new(0, 0, 0).as_bytes());
