@@ -118,6 +118,7 @@ impl Target {
 
     fn refuse(&mut self, io: &mut Io, key: Key, cid: u16, (status, dword): Refusal) {
         self.stats.connects_refused += 1;
+        self.take_back_grant(key);
         if let Some(connection) = self.connections.get(key) {
             let cqe = connection.completion(cid, status).with_dw0(dword);
             self.respond(io, key, cqe);
@@ -220,7 +221,6 @@ impl Target {
         connection.start_queue(command.sq_size + 1, !command.flow_control_disabled());
         connection.host_nqn = Some(host.nqn.clone());
         connection.host_id = host.id;
-        connection.since = io.now();
         connection.phase = Phase::Joining(Box::new(Joining { cid, controller, qid: command.queue }));
         let join = Box::new(Join {
             controller,

@@ -95,14 +95,19 @@ impl Target {
         let Some(connection) = self.connections.get_mut(key) else { return false };
         // One more: Connect itself came before there was a queue.
         let wanted = u32::from(entries) + 1;
-        let before = connection.granted;
-        let total = self.granted - before + wanted;
-        if total > self.config.bounds.requests {
+        if self.granted + wanted > self.config.bounds.requests {
             return false;
         }
-        connection.granted = wanted;
-        self.granted = total;
+        connection.granted += wanted;
+        self.granted += wanted;
         true
+    }
+
+    /// Those of a queue that is over, or did not come to be.
+    pub(crate) fn take_back_grant(&mut self, key: Key) {
+        if let Some(connection) = self.connections.get_mut(key) {
+            self.granted -= std::mem::take(&mut connection.granted);
+        }
     }
 
     // Connections.
@@ -196,8 +201,8 @@ impl Target {
         connection.unsolicited.clear();
         connection.parked.clear();
         connection.first_half = None;
-        self.granted -= std::mem::take(&mut connection.granted);
         let (view, outstanding) = (connection.view.take(), connection.outstanding);
+        self.take_back_grant(key);
         if let Some(view) = view {
             self.views.release(view);
         }

@@ -361,6 +361,38 @@ fn no_more_queues_than_there_are_request_slots() {
     assert_eq!(join(&mut rig), Status::SUCCESS);
 }
 
+/// A Connect that is refused, with what it asked for.
+fn refused(rig: &mut Rig, conn: Conn) -> u16 {
+    let data = ConnectData::new(HOST_ID, 1, SUBSYSTEM, HOST);
+    let payload = Payload::InCapsule(data.as_bytes().to_vec());
+    rig.send(0, conn, Rig::connect_command(1, 0).encode(0), payload)
+}
+
+#[test]
+fn a_refused_connect_takes_no_request_slots_from_others() {
+    let mut rig = Rig::with(12, 1, |c| c.bounds.requests = 200, PoolConfig::sized(16 << 20));
+    rig.set(&[space(1, 16, HostAccess::Any)]);
+    let conn = rig.dial(0, 4420, Digests::NONE, 32);
+    let cid = refused(&mut rig, conn);
+    let status = rig.wait(0, conn, cid).cqe.status();
+    assert_eq!(status, Status::CONNECT_INVALID_PARAMETERS, "there is no such controller");
+    let ctrl = rig.controller(1, OTHER);
+    rig.io_queue(&ctrl, OTHER, 1, Digests::NONE);
+    assert!(!rig.machines[0].is_gone(conn));
+}
+
+#[test]
+fn connects_that_are_refused_again_and_again_win_no_time() {
+    let mut rig = rig(13);
+    let conn = rig.dial(0, 4420, Digests::NONE, 32);
+    for _ in 0..12 {
+        refused(&mut rig, conn);
+        rig.pass_ms(1000);
+    }
+    assert!(rig.machines[0].is_gone(conn));
+    assert_eq!(rig.cores[0].target.stats().timeouts, 1);
+}
+
 /// A stream that a real host could send.
 fn honest(controller: Option<u16>, rng: &mut dolmen_sim::Rng) -> Vec<u8> {
     let mut out = IcReq::new(0, 0, 0).as_bytes().to_vec();
