@@ -103,6 +103,8 @@ impl Target {
             Ok(Answer::Page(page)) => {
                 self.stage_page(key, sqe.cid.get(), &page);
                 self.succeed(io, key, sqe, 0);
+                // That a log page was read may let the next event come.
+                self.send_events_of(io, key);
             }
             Ok(Answer::Later) => self.send_events_of(io, key),
             Err(status) => self.fail(io, key, sqe, status),

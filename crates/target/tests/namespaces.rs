@@ -242,7 +242,7 @@ fn reservation_notices_reach_the_host_they_concern() {
     let one = space(1, 64, HostAccess::Any);
     rig.set(&[Arc::clone(&one)]);
     let ctrl = rig.controller(0, HOST);
-    let cid = aer(&mut rig, &ctrl);
+    let [cid, next] = [(); 2].map(|()| aer(&mut rig, &ctrl));
     let tell = |rig: &mut Rig, host: [u8; 16], kind| {
         let notice = dolmen_volume::Notice { volume: one.volume, nsid: one.nsid, host, kind };
         let core = &mut rig.cores[0];
@@ -258,5 +258,9 @@ fn reservation_notices_reach_the_host_they_concern() {
     for (kind, left) in [(2, 1), (3, 0), (0, 0)] {
         let page = rig.log(&ctrl, LogId::RESERVATION_NOTIFICATION, 0, 64, false);
         assert_eq!((page.data[8], page.data[9]), (kind, left));
+        if left > 0 {
+            // It is told to the request that waits, now that the page has been read.
+            assert_eq!(rig.wait(0, ctrl.admin, next).cqe.dw0.get(), notice::RESERVATION.dword());
+        }
     }
 }
