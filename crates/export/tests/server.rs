@@ -72,8 +72,10 @@ fn reads_are_answered_in_chunks_where_that_was_agreed() {
     assert_eq!(head(&mut r), (1, 0x8001, vec![0, 0, 0, 5, 0, 0]));
     r.request(c, (READ, 0, 9, u64::MAX, 4096), &[]);
     assert_eq!(head(&mut r), (1, 0x8001, vec![0, 0, 0, 22, 0, 0]));
-    r.request(c, (READ, 0, 9, 0, 0), &[]);
-    assert_eq!(head(&mut r), (1, 0, vec![]));
+    for at in [0, 100, 1 << 20] {
+        r.request(c, (READ, 0, 9, at, 0), &[]);
+        assert_eq!(head(&mut r), (1, 0, vec![]));
+    }
 }
 
 #[test]

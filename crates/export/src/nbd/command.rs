@@ -145,6 +145,7 @@ impl Command {
         }
         let block = u64::from(export.block_bytes);
         let blocks = match kind {
+            Kind::Read if asked.is_empty() => asked.clone(),
             // A read hands out a part of a block, a trim leaves one.
             Kind::Read => asked.start / block * block..asked.end.next_multiple_of(block),
             // A part of the answer is an answer.
@@ -491,6 +492,14 @@ mod tests {
         assert_eq!(told(command_flag::REQ_ONE, 0, 24_576, &disk), Ok(vec![(8192, true)]));
         assert_eq!(told(0, 0, 24_576, &[]), Err(Errno::Io));
         assert_eq!(make(command::BLOCK_STATUS, 0, 0, 0).map(drop).unwrap_err(), Errno::Invalid);
+    }
+
+    #[test]
+    fn a_read_of_nothing_asks_nothing_and_is_over_at_once() {
+        for offset in [0, 100, 4096, 5000] {
+            let read = make(command::READ, 0, offset, 0).unwrap();
+            assert_eq!((read.next(), read.is_over(), read.moved()), (Next::Nothing, true, (0, 0)));
+        }
     }
 
     #[test]
