@@ -169,4 +169,6 @@ pub struct SpaceLevel {
     pub shape: Shape,
     /// Drives with much less free than the others, where hosts get no more units: what the others have waits for them.
     pub(crate) scarce: u64,
+    /// How many of them a wide segment takes a unit of now.
+    pub(crate) takes_scarce: u32,
 }

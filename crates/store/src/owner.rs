@@ -347,8 +347,9 @@ impl PoolOwner {
         Some(columns)
     }
 
-    /// What wide segments can be made of with what is free, and the drives that have so little that units of others wait for theirs.
-    fn straits(&self) -> (Shape, u64) {
+    /// What wide segments can be made of with what is free, the drives that have so little that units of others wait for theirs, and of how
+    /// many of those such a segment has a unit.
+    fn straits(&self) -> (Shape, u64, u32) {
         let free: Vec<u32> = self.active().map(|i| self.free_on(i)).collect();
         let parity = self.members.shape.parity;
         let shapes = (1..=self.members.shape.data).rev().map(|data| Shape { data, parity });
@@ -357,7 +358,10 @@ impl PoolOwner {
         let has_little = |&i: &usize| self.free_on(i) as usize * free.len() * 2 < all as usize;
         let scarce =
             self.active().filter(has_little).map(|i| drive_bit(u16::try_from(i).unwrap_or(u16::MAX)));
-        (shape.unwrap_or(Shape { data: 1, parity }), scarce.fold(0, |set, bit| set | bit))
+        let scarce = scarce.fold(0, |set, bit| set | bit);
+        let shape = shape.unwrap_or(Shape { data: 1, parity });
+        let others = u32::try_from(free.len()).unwrap_or(u32::MAX) - scarce.count_ones();
+        (shape, scarce, shape.wide().saturating_sub(others))
     }
 
     /// Tells shards where the pool stands: `asked` in any case, the others when it matters to them.
@@ -373,7 +377,8 @@ impl PoolOwner {
         let free_units = self.free_units();
         let clean = free_units <= self.reserve.clean_below;
         let pressure = self.reserve.pressure(free_units);
-        let (shape, scarce) = if pressure < 1000 { (self.members.shape, 0) } else { self.straits() };
+        let (shape, scarce, takes_scarce) =
+            if pressure < 1000 { (self.members.shape, 0, 0) } else { self.straits() };
         for (index, view) in (0u16..).zip(&mut self.shards) {
             let allowance_bytes = view.footprint_bytes + share;
             let holes_bytes = view.footprint_bytes + share_of_holes;
@@ -386,6 +391,7 @@ impl PoolOwner {
                 pressure,
                 shape,
                 scarce,
+                takes_scarce,
             };
             let moved = view.level.allowance_bytes.abs_diff(level.allowance_bytes) > share / 8;
             if moved

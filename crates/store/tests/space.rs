@@ -431,6 +431,51 @@ fn re_protection_that_may_take_little_does_not_hold_up_cleaning() {
     (0..2).for_each(|seed| lose_a_drive_under_load(seed, (false, 66), 4096));
 }
 
+/// A drive that is added to a full pool makes room as if it had been there from the start, though what the others hold was made for
+/// fewer columns; and cleaning comes to an end.
+#[test]
+fn a_drive_that_is_added_to_a_full_pool_makes_room() {
+    let world = World::new(5);
+    let tuning = ShardTuning { full_wait_ms: 10_000, cache_bytes: 4 << 20, ..ShardTuning::default() };
+    let setup = Setup {
+        drives: drives(3, 64),
+        parity: 1,
+        shards: 2,
+        unit_bytes: 128 << 10,
+        tuning,
+        ..Setup::tiny(0)
+    };
+    let mut node = Node::open(&world, &setup).unwrap();
+    node.commit(0, 1, vec![create(1)]).unwrap();
+    let (mut seq, mut lba) = (1, 0);
+    fill_up(&mut node, (0, 1), (&mut seq, &mut lba), 16);
+    let three = lba;
+    world.add_drive(NODE, path("d3"), dolmen_sim::DriveSpec::file(67 << 20));
+    node.add_drive("d3").unwrap();
+    seq += 16;
+    for _ in 0..3 {
+        // What does not fit now may do so once cleaning went on.
+        fill_up(&mut node, (0, 1), (&mut seq, &mut lba), 16);
+        seq += 16;
+    }
+    let free = node.owner.free_units_by_drive();
+    assert!(
+        lba * 3 >= three * 4,
+        "{three} blocks on three drives, {lba} on four, {free:?} free, {:?}",
+        node.space()
+    );
+    let until = node.io.now().plus_ms(120_000);
+    let mut moved = (node.io.now(), 0);
+    while node.io.now() < until {
+        node.turn();
+        let now = node.space().cleaned_bytes;
+        if now != moved.1 {
+            moved = (node.io.now(), now);
+        }
+    }
+    assert!(moved.0.plus_ms(30_000) < until, "cleaning ends");
+}
+
 /// Re-protection moves no more than it may, however long it has to rest for that after each segment, and what it may from then on when
 /// that is changed.
 #[test]

@@ -146,9 +146,13 @@ impl super::Shard {
     /// come out any denser, and in a pool without anything to gain cleaning must come to an end.
     fn worth_bytes(&self, s: &Segment) -> u64 {
         // A unit on a drive that units of others wait for brings one of those with it.
-        let given = self.given_bytes(s) + self.given_by(s.columns.lost(self.space.level.scarce));
+        let scarce = s.columns.lost(self.space.level.scarce);
+        let given = self.given_bytes(s) + self.given_by(scarce);
+        // It takes less of what is scarce once it lies elsewhere too, as after a drive was added; then no longer.
+        let relieves = scarce > self.space.level.takes_scarce as usize;
         match u64::from(s.moved_in) {
             0 => given,
+            _ if relieves => given,
             moved_in => given.min(self.shape_now().raw(moved_in)),
         }
     }
