@@ -10,7 +10,7 @@ use crate::columns::Columns;
 use crate::location::Location;
 use crate::parity;
 use dolmen_io::exec::{Completion, Handle};
-use dolmen_io::{Buf, Event, Op};
+use dolmen_io::{Buf, Event, FileId, Op};
 use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::pin::{Pin, pin};
@@ -79,6 +79,15 @@ pub(super) async fn buffer_now(exec: &Handle, len: usize) -> Option<Buf> {
         buf.set_len(len);
         buf
     })
+}
+
+/// Reads from a drive, and once more when that fails, which may be a hiccup. What the drive said the second time.
+pub(super) async fn read_again(exec: &Handle, file: FileId, offset: u64, buf: Buf) -> Result<Buf, String> {
+    let mut read = exec.read(file, offset, buf).await;
+    if let Err((_, Some(buf))) = read {
+        read = exec.read(file, offset, buf).await;
+    }
+    read.map_err(|(error, _)| error.to_string())
 }
 
 async fn buffer(exec: &Handle, len: usize) -> Buf {

@@ -8,6 +8,7 @@
 //!   read   -> map (leaf read on a miss) -> drive -> check -> Done
 //! ```
 
+mod anchors;
 mod announced;
 mod append;
 mod apply;

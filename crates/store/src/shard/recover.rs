@@ -5,11 +5,9 @@ use super::checkpoint::{chunk_holds, flush_drives, heirs_of, write_anchor};
 use super::fetch::{FetchError, Place, begin, end};
 use super::meta::keep_buffers;
 use super::replay::Believed;
-use super::{Phase, SegmentScan, Shared, checkpoint, clean, mend, replay, scrub};
+use super::{Phase, SegmentScan, Shared, anchors, checkpoint, clean, mend, replay, scrub};
 use crate::format::PAGE_BYTES;
-use crate::format::anchor::{
-    ANCHOR_BYTES, ANCHOR_COPIES, ANCHOR_SLOTS, Anchor, Chunk, Era, MAX_ERAS, anchor_offset, decode_list,
-};
+use crate::format::anchor::{Anchor, Chunk, Era, MAX_ERAS, decode_list};
 use crate::format::body::{Body, LineRow, SegmentRow};
 use crate::format::page::{Level, PageRef, node_refs, verify};
 use crate::format::segment::{SegmentHeader, Stream};
@@ -73,7 +71,7 @@ pub(crate) struct Loaded {
 
 /// Brings the shard's state into memory, and changes nothing on the drives.
 pub(crate) async fn load(shard: &Shared, exec: &Handle) -> Result<Loaded, StoreError> {
-    let mut loaded = Loaded { anchor: newest_anchor(shard, exec).await?, ..Loaded::default() };
+    let mut loaded = Loaded { anchor: anchors::newest(shard, exec).await?, ..Loaded::default() };
     if let Some(anchor) = &loaded.anchor {
         restore(shard, exec, anchor).await?;
         (loaded.eras, loaded.tail) = replay_all(shard, exec, anchor).await?;
@@ -114,52 +112,6 @@ async fn recover(shard: &Shared, exec: &Handle) -> Result<(), StoreError> {
     s.checkpoint.generation = sealed.generation;
     s.checkpoint.base = sealed.base;
     Ok(())
-}
-
-/// The newest anchor of this shard on any drive. `None` for a shard that never served.
-async fn newest_anchor(shard: &Shared, exec: &Handle) -> Result<Option<Anchor>, StoreError> {
-    let (drives, id) = {
-        let s = shard.borrow();
-        (s.drives.clone(), s.id)
-    };
-    let (mut newest, mut untouched, mut unreadable) = (None::<Anchor>, true, None);
-    let mut failed = 0;
-    for drive in drives.in_service() {
-        let Some(file) = drives.file(drive) else { continue };
-        let before = unreadable.is_some();
-        for (slot, copy) in (0..ANCHOR_SLOTS).flat_map(|s| (0..ANCHOR_COPIES).map(move |c| (s, c))) {
-            let mut buf = exec.alloc(ANCHOR_BYTES).await;
-            buf.set_len(ANCHOR_BYTES);
-            let buf = match exec.read(file, anchor_offset(id.shard, slot, copy), buf).await {
-                Ok(buf) => buf,
-                Err((error, _)) => {
-                    unreadable = Some(error.to_string());
-                    continue;
-                }
-            };
-            // The very first writing (generation 1, slot 1) may have been torn in its first copy, nothing else.
-            let first_writing = slot == 1 && copy == 0;
-            untouched &= first_writing || buf.iter().all(|&b| b == 0);
-            let anchor = Anchor::decode(&buf).filter(|a| a.pool == id.pool && a.shard == id.shard);
-            if let Some(anchor) =
-                anchor.filter(|a| newest.as_ref().is_none_or(|n| n.generation < a.generation))
-            {
-                newest = Some(anchor);
-            }
-        }
-        failed += usize::from(!before && unreadable.is_some());
-    }
-    // The drives of what it names have it, and so many of them may keep silent.
-    if let Some(reason) = unreadable.filter(|_| failed > usize::from(drives.members().spare)) {
-        return Err(StoreError::Medium { reason });
-    }
-    if newest.is_none() && !untouched {
-        return Err(StoreError::Corrupt(format!(
-            "no anchor of shard {} checks, on any drive: its checkpoint cannot be found; nothing was changed",
-            id.shard
-        )));
-    }
-    Ok(newest)
 }
 
 /// Puts the checkpoint's contents into the shard.

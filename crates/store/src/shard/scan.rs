@@ -1,7 +1,7 @@
 //! Reading a segment as a log: its header, then commit after commit, through windows. What a column can't give is computed from
 //! the others.
 
-use super::fetch::Place;
+use super::fetch::{Place, read_again};
 use super::meta::STAGE_BYTES;
 use super::{Drives, Shared};
 use crate::StoreError;
@@ -107,12 +107,7 @@ impl SegmentScan {
             };
             let mut buf = self.exec.alloc(SEGMENT_HEADER_BYTES as usize).await;
             buf.set_len(SEGMENT_HEADER_BYTES as usize);
-            let mut read = self.exec.read(file, at, buf).await;
-            if let Err((_, Some(buf))) = read {
-                // What fails once may be a hiccup.
-                read = self.exec.read(file, at, buf).await;
-            }
-            match read {
+            match read_again(&self.exec, file, at, buf).await {
                 Ok(buf) => {
                     let header = SegmentHeader::decode(&buf).filter(|h| {
                         usize::from(h.column) == column
@@ -124,7 +119,7 @@ impl SegmentScan {
                         return Ok(header);
                     }
                 }
-                Err((error, _)) => (lost, last) = (lost + 1, error.to_string()),
+                Err(reason) => (lost, last) = (lost + 1, reason),
             }
         }
         // With so many columns gone nobody can say that it was not begun.
