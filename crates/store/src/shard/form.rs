@@ -6,12 +6,12 @@ use super::layout::Bufs;
 use super::retire::{RETIRE_BYTES, RETIRED_AT_ONCE};
 use super::staging::{Stage, Staging};
 use super::{Flight, Pending, Phase, Shard, layout};
-use crate::columns::Columns;
+use crate::columns::{Columns, MAX_DATA_COLUMNS};
 use crate::format::anchor::Start;
 use crate::format::commit::{CommitPlace, FIXED_BYTES, HeaderWriter, MAX_HEADER_BYTES, NO_PG, depth_of};
 use crate::format::segment::{SEGMENT_HEADER_BYTES, SegmentHeader, Stream};
 use crate::stored::BlockVersion;
-use crate::{Purpose, Record, Ticket};
+use crate::{Purpose, Record, ShardTuning, Ticket};
 use dolmen_io::{Buf, Io, PoolConfig, Slices, Tag};
 use dolmen_types::limits::BLOCK_BYTES;
 use dolmen_types::{Epoch, Nanos, Seq};
@@ -24,6 +24,12 @@ const BULK_COLUMN_BYTES: usize = 64 * 1024;
 const SMALL_BYTES: usize = 64 * 1024;
 
 const PAGE: usize = SEGMENT_HEADER_BYTES as usize;
+
+/// Bytes that a commit takes at most in each column.
+pub(super) fn most_depth(tuning: &ShardTuning) -> usize {
+    let moves = PAGE * (1 + MOVE_BLOCKS + MAX_DATA_COLUMNS);
+    tuning.commit_bytes.max(moves).next_multiple_of(PAGE)
+}
 
 /// One of so many commits is measured: how long making the stored forms in it takes.
 const MEASURED_OF: u64 = 8;

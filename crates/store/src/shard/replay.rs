@@ -11,11 +11,11 @@
 //! blocks are lost. Where a header can't be read nobody knows whether the log goes on, and the shard is not opened.
 
 use super::clean::items_of;
+use super::form::most_depth;
 use super::members::on_all;
 use super::meta::STAGE_BYTES;
 use super::scan::Found;
 use super::{SegmentScan, Shared};
-use crate::StoreError;
 use crate::columns::Columns;
 use crate::format::PAGE_BYTES;
 use crate::format::anchor::{Era, Start};
@@ -24,13 +24,11 @@ use crate::format::commit::{CommitHeader, LogIdentity, OfSegment};
 use crate::format::segment::{SEGMENT_HEADER_BYTES, SegmentHeader, Stream};
 use crate::map::Held;
 use crate::parity;
+use crate::{ShardTuning, StoreError};
 use dolmen_io::exec::Handle;
 use dolmen_io::{Buf, Op};
 use dolmen_types::LineId;
 use std::collections::VecDeque;
-
-/// How far behind the end of the log is looked for proof that it is not the end: no more can have been under way.
-const LOOK_BEHIND_BYTES: u32 = 4 << 20;
 
 /// Where one stream's replay is.
 struct Cursor {
@@ -349,36 +347,56 @@ async fn open(
     Ok(Some((scan, header)))
 }
 
+/// How far behind the end of the log is looked for proof that it is not the end.
+struct Behind {
+    /// As many commits as can be under way together, and one more, which knows of the first of them. In a stream there may be a step out
+    /// of a segment that lacks a column besides; a step is small.
+    commits: usize,
+    /// What they take at most in a segment. Bytes.
+    bytes: u32,
+}
+
+impl Behind {
+    fn of(tuning: &ShardTuning) -> Behind {
+        let commits = tuning.commits_in_flight + 1;
+        let bytes = commits.saturating_mul(most_depth(tuning));
+        Behind { commits, bytes: u32::try_from(bytes).unwrap_or(u32::MAX) }
+    }
+}
+
 /// Up to which number valid commits behind the end of the log say that all was durable. Looked for where the streams end and where
 /// they would go on, whether or not the segment there still has its header.
 async fn known_behind(shard: &Shared, exec: &Handle, id: &LogIdentity, cursors: &mut [Cursor; 3]) -> u64 {
-    let drives = shard.borrow().drives.clone();
+    let (drives, behind) = {
+        let s = shard.borrow();
+        (s.drives.clone(), Behind::of(&s.tuning))
+    };
     let mut highest = 0;
     for cursor in cursors {
         let mut onward = cursor.start.map(|s| (s.columns, s.stream_seq));
         // A commit that was looked at, and does not fit, lies there: those behind it may know more than it does.
         if let Some((scan, header, offset)) = cursor.at.as_mut() {
-            highest = highest.max(known_from(scan, id, (cursor.stream, header.stream_seq), *offset).await);
+            let of = (cursor.stream, header.stream_seq);
+            highest = highest.max(known_from(scan, id, of, *offset, behind.bytes).await);
             onward = header.successor.map(|columns| (columns, header.stream_seq + 1));
         }
-        // Small units are filled by a few commits each.
-        let mut left = LOOK_BEHIND_BYTES;
-        while let Some((columns, stream_seq)) = onward.take().filter(|(c, _)| left > 0 && drives.hold(c)) {
+        // Every one of them may be alone in its segment.
+        for _ in 0..behind.commits {
+            let Some((columns, stream_seq)) = onward.take().filter(|(c, _)| drives.hold(c)) else { break };
             let mut scan = SegmentScan::new(exec.clone(), drives.clone(), columns);
             let of = (cursor.stream, stream_seq);
-            highest = highest.max(known_from(&mut scan, id, of, SEGMENT_HEADER_BYTES).await);
+            highest = highest.max(known_from(&mut scan, id, of, SEGMENT_HEADER_BYTES, behind.bytes).await);
             let header = scan.header(|h| is_of(h, id, of)).await.ok().flatten();
             onward = header.and_then(|h| h.successor).map(|columns| (columns, stream_seq + 1));
-            left = left.saturating_sub(drives.unit_bytes);
         }
     }
     highest
 }
 
-/// Up to which number commits of a segment at or behind `offset` say that all was durable. What can't be read says nothing: mostly
+/// Up to which number commits of a segment in so many bytes from `offset` on say that all was durable. What can't be read says nothing: mostly
 /// nothing was ever written there.
-async fn known_from(scan: &mut SegmentScan, id: &LogIdentity, of: OfSegment, offset: u32) -> u64 {
-    let end = offset.saturating_add(LOOK_BEHIND_BYTES);
+async fn known_from(scan: &mut SegmentScan, id: &LogIdentity, of: OfSegment, offset: u32, bytes: u32) -> u64 {
+    let end = offset.saturating_add(bytes);
     let (mut at, mut highest) = (offset, 0);
     while at < end {
         if let Ok(Some(found)) = scan.commit(id, of, at).await {
