@@ -1,10 +1,12 @@
-//! Anchors that can't be read: a start takes the newest one that was ever complete, or none.
+//! Anchors that can't be read, and such as the power cut short: a start takes the newest one that was ever complete or none, and nothing
+//! that an older one needs goes before that.
 #![allow(clippy::cast_possible_truncation, clippy::unwrap_used)]
 
 mod common;
 use common::*;
-use dolmen_sim::{DriveSpec, Fault, World};
+use dolmen_sim::{CrashLimits, DriveSpec, Fault, World};
 use dolmen_store::*;
+use dolmen_types::ShardId;
 
 /// Where the anchors of shard 0 are, and how long a slot and a copy are (`docs/format/anchor.md`).
 const ANCHORS: u64 = 32 << 10;
@@ -135,4 +137,87 @@ fn a_read_that_fails_once_hides_no_anchor() {
         // Two reads that fail one after the other are of one copy.
         assert_eq!(is_there, Ok(true), "{times} times");
     }
+}
+
+/// Blocks of each line that the last start but one finds.
+const BLOCKS: u64 = 40;
+
+/// Writes all blocks of a shard's line anew.
+fn overwrite(node: &mut Node, pg: u32, seq: u64) {
+    let values: Vec<u64> = (0..BLOCKS).map(|i| seq * 100 + i).collect();
+    for (i, part) in (0..).zip(values.chunks(20)) {
+        let record = node.write(1 + u64::from(pg), i * 20, part);
+        node.commit(pg, 2 * seq + i, vec![record]).unwrap();
+    }
+}
+
+/// Two shards, and a checkpoint of the first one whose anchor came to one copy on d0: units that its log was in are free by that anchor,
+/// and needed by the one before, which is all that the other drive has.
+fn cut_short(setup: &Setup) -> World {
+    let world = World::new(4);
+    let mut node = Node::open(&world, setup).unwrap();
+    for pg in 0..2 {
+        node.commit(pg, 1, vec![create(1 + u64::from(pg))]).unwrap();
+        overwrite(&mut node, pg, 1);
+    }
+    node.checkpoint();
+    (2..8).for_each(|seq| overwrite(&mut node, 0, seq));
+    let before = ["d0", "d1"].map(|d| anchors(&world, d));
+    let count = node.stores[0].checkpoints();
+    node.stores[0].checkpoint();
+    while node.stores[0].checkpoints() == count {
+        node.turn();
+    }
+    drop(node);
+    world.crash();
+    let copy = newest_slot(&world, "d0") - ANCHORS;
+    let complete = anchors(&world, "d0");
+    for (drive, before) in ["d0", "d1"].iter().zip(&before) {
+        world.overwrite(NODE, path(drive), ANCHORS, before);
+    }
+    world.overwrite(NODE, path("d0"), ANCHORS + copy, &complete[copy as usize..][..COPY as usize]);
+    world
+}
+
+/// Whatever the other shard writes where the older anchor's log was, and whenever the power goes again, with either drive or both.
+#[test]
+fn an_anchor_that_one_drive_alone_has_is_on_all_before_anything_goes_by_it() {
+    let setup = mirror(2);
+    let world = cut_short(&setup);
+    world.start_recording();
+    let mut node = Node::start(&world, &setup).unwrap();
+    // The first shard does not come to its own next anchor.
+    node.starved = Some(ShardId(0));
+    while node.stores[1].ready() != Some(Ok(())) {
+        node.turn();
+    }
+    let mut written = 0;
+    for seq in 100..400 {
+        let values: Vec<u64> = (0..20).map(|i| seq * 100 + i).collect();
+        let record = node.write(2, 1000 + seq * 20, &values);
+        if node.commit(1, seq, vec![record]).is_err() {
+            break;
+        }
+        written += 1;
+    }
+    assert!(written > 20, "{written}");
+    assert_eq!(node.stores[0].ready(), None);
+    let recording = world.stop_recording().unwrap();
+    drop(node);
+    let mut states = 0;
+    for state in recording.crash_states(CrashLimits { per_point: 12, total: 240, seed: 5 }) {
+        states += 1;
+        for lost in [Some("d0"), Some("d1"), None] {
+            let world = World::restore(states, &state);
+            lost.iter().for_each(|d| world.remove_drive(NODE, path(d)));
+            let found = Node::open(&world, &setup);
+            let mut node = found.unwrap_or_else(|e| panic!("{}, without {lost:?}: {e}", state.label));
+            for (pg, seq) in [(0, 7), (1, 1)] {
+                let is = node.read(pg, 1 + u64::from(pg), 0, BLOCKS as usize).unwrap();
+                let expected: Vec<u64> = (0..BLOCKS).map(|i| seq * 100 + i).collect();
+                assert_eq!(is, expected, "{}, without {lost:?}", state.label);
+            }
+        }
+    }
+    assert!(states > 100, "{states}");
 }

@@ -31,10 +31,17 @@ const _: () = assert!(ANCHOR_SLOTS == 2 && ANCHOR_COPIES == 2);
 type Copies = [Found; 2];
 
 /// The copies on one drive, slot by slot.
-struct OnDrive([Copies; 2]);
+struct OnDrive(u16, [Copies; 2]);
+
+/// The newest anchor.
+pub(super) struct Newest {
+    pub(super) anchor: Anchor,
+    /// Drives in service, and copies of it that they lack: none, if it was complete and nothing happened since.
+    pub(super) lacking: Vec<(u16, u64)>,
+}
 
 /// The newest anchor of this shard on any drive. `None` for a shard that never served.
-pub(super) async fn newest(shard: &Shared, exec: &Handle) -> Result<Option<Anchor>, StoreError> {
+pub(super) async fn newest(shard: &Shared, exec: &Handle) -> Result<Option<Newest>, StoreError> {
     let (drives, id) = {
         let s = shard.borrow();
         (s.drives.clone(), s.id)
@@ -42,8 +49,8 @@ pub(super) async fn newest(shard: &Shared, exec: &Handle) -> Result<Option<Ancho
     let mut found = Vec::new();
     for drive in drives.in_service() {
         let Some(file) = drives.file(drive) else { continue };
-        let mut on_drive = OnDrive(std::array::from_fn(|_| [Found::Wrong, Found::Wrong]));
-        for (slot, copies) in (0u64..).zip(&mut on_drive.0) {
+        let mut on_drive = OnDrive(drive, std::array::from_fn(|_| [Found::Wrong, Found::Wrong]));
+        for (slot, copies) in (0u64..).zip(&mut on_drive.1) {
             for (copy, found) in (0u64..).zip(copies) {
                 *found = look(exec, file, &id, anchor_offset(id.shard, slot, copy)).await;
             }
@@ -69,7 +76,7 @@ async fn look(exec: &Handle, file: FileId, id: &LogIdentity, offset: u64) -> Fou
 }
 
 /// Which one counts.
-fn weigh(found: &[OnDrive], id: &LogIdentity) -> Result<Option<Anchor>, StoreError> {
+fn weigh(found: &[OnDrive], id: &LogIdentity) -> Result<Option<Newest>, StoreError> {
     let newest = found.iter().flat_map(OnDrive::anchors).max_by_key(|a| a.generation);
     if let Some(reason) = found.iter().find_map(OnDrive::hides)
         && !found.iter().any(OnDrive::speaks)
@@ -84,12 +91,13 @@ fn weigh(found: &[OnDrive], id: &LogIdentity) -> Result<Option<Anchor>, StoreErr
         );
         return if untouched { Ok(None) } else { Err(StoreError::Corrupt(why)) };
     };
-    Ok(Some(newest.clone()))
+    let lacking = found.iter().flat_map(|drive| drive.lacks(newest.generation)).collect();
+    Ok(Some(Newest { anchor: newest.clone(), lacking }))
 }
 
 impl OnDrive {
     fn anchors(&self) -> impl Iterator<Item = &Anchor> {
-        self.0.iter().flatten().filter_map(|found| match found {
+        self.1.iter().flatten().filter_map(|found| match found {
             Found::Holds(anchor) => Some(&**anchor),
             _ => None,
         })
@@ -98,7 +106,7 @@ impl OnDrive {
     /// The slots of which nobody knows what they hold. One copy is enough to know: they are written one after the other.
     fn silent(&self) -> impl Iterator<Item = &Copies> {
         let tells = |found: &Found| matches!(found, Found::Zeros | Found::Holds(_));
-        self.0.iter().filter(move |slot| !slot.iter().any(tells))
+        self.1.iter().filter(move |slot| !slot.iter().any(tells))
     }
 
     /// True when the drive has every anchor that was ever complete.
@@ -117,8 +125,16 @@ impl OnDrive {
     /// True when no writing of an anchor ever ended here. The very first one (generation 1, slot 1) may have been torn in its first copy,
     /// nothing else.
     fn is_untouched(&self) -> bool {
-        let [slot_0, [first, second]] = &self.0;
+        let [slot_0, [first, second]] = &self.1;
         let rest = slot_0.iter().chain([second]).all(|found| !matches!(found, Found::Wrong));
         rest && !matches!(first, Found::Holds(_))
+    }
+
+    /// The copies of that anchor which the drive does not have.
+    fn lacks(&self, generation: u64) -> impl Iterator<Item = (u16, u64)> {
+        let OnDrive(drive, slots) = self;
+        let is = move |found: &Found| matches!(found, Found::Holds(a) if a.generation == generation);
+        let slot = &slots[usize::from(generation % ANCHOR_SLOTS == 1)];
+        (0u64..).zip(slot).filter(move |(_, found)| !is(found)).map(|(copy, _)| (*drive, copy))
     }
 }

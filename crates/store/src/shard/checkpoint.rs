@@ -222,6 +222,16 @@ pub(super) async fn flush_drives(shard: &Shared, exec: &Handle) -> Result<(), St
 
 /// Writes an anchor into its slot on every drive, first one copy, then the other, so that a crash tears one at most.
 pub(super) async fn write_anchor(shard: &Shared, exec: &Handle, anchor: &Anchor) -> Result<(), String> {
+    write_copies(shard, exec, anchor, |_, _| true).await
+}
+
+/// Writes those copies of an anchor that drives `lack`, in the same order.
+pub(super) async fn write_copies(
+    shard: &Shared,
+    exec: &Handle,
+    anchor: &Anchor,
+    lack: impl Fn(u16, u64) -> bool,
+) -> Result<(), String> {
     let drives = shard.borrow().drives.clone();
     let mut pages = Vec::new();
     for part in anchor.encode().chunks_exact(PAGE_BYTES as usize) {
@@ -235,7 +245,8 @@ pub(super) async fn write_anchor(shard: &Shared, exec: &Handle, anchor: &Anchor)
             let file = drives.file(drive)?;
             Some((drive, Op::Write { file, offset, data: pages.clone(), durable: true }))
         };
-        on_all(shard, exec, drives.in_service().into_iter().filter_map(op).collect()).await?;
+        let lacking = drives.in_service().into_iter().filter(|&drive| lack(drive, copy));
+        on_all(shard, exec, lacking.filter_map(op).collect()).await?;
     }
     pages.into_iter().filter_map(|p| p.try_into_buf().ok()).for_each(|buf| keep_page(shard, buf));
     let written = ANCHOR_COPIES * ANCHOR_BYTES as u64;

@@ -1,7 +1,8 @@
 //! Recovery of one shard: newest anchor, its checkpoint, the log since; then the seal that makes a discarded tail void
 //! for good, and service.
 
-use super::checkpoint::{chunk_holds, flush_drives, heirs_of, write_anchor};
+use super::anchors::Newest;
+use super::checkpoint::{chunk_holds, flush_drives, heirs_of, write_anchor, write_copies};
 use super::fetch::{FetchError, Place, begin, end};
 use super::meta::keep_buffers;
 use super::replay::Believed;
@@ -62,7 +63,7 @@ pub(crate) async fn run(shard: Shared, exec: Handle) {
 /// What the drives hold of a shard.
 #[derive(Default)]
 pub(crate) struct Loaded {
-    anchor: Option<Anchor>,
+    newest: Option<Newest>,
     /// The anchor's eras as they ended.
     eras: Vec<Era>,
     /// The commits at the end that were believed without proof that every drive has them.
@@ -71,8 +72,8 @@ pub(crate) struct Loaded {
 
 /// Brings the shard's state into memory, and changes nothing on the drives.
 pub(crate) async fn load(shard: &Shared, exec: &Handle) -> Result<Loaded, StoreError> {
-    let mut loaded = Loaded { anchor: anchors::newest(shard, exec).await?, ..Loaded::default() };
-    if let Some(anchor) = &loaded.anchor {
+    let mut loaded = Loaded { newest: anchors::newest(shard, exec).await?, ..Loaded::default() };
+    if let Some(Newest { anchor, .. }) = &loaded.newest {
         restore(shard, exec, anchor).await?;
         (loaded.eras, loaded.tail) = replay_all(shard, exec, anchor).await?;
     }
@@ -80,10 +81,16 @@ pub(crate) async fn load(shard: &Shared, exec: &Handle) -> Result<Loaded, StoreE
 }
 
 async fn recover(shard: &Shared, exec: &Handle) -> Result<(), StoreError> {
-    let Loaded { anchor: old, mut eras, tail } = load(shard, exec).await?;
+    let Loaded { newest, mut eras, tail } = load(shard, exec).await?;
     // What was read may still sit in a volatile cache; from here on it counts.
     let drive = |text| StoreError::Drive(text);
     flush_drives(shard, exec).await.map_err(drive)?;
+    if let Some(Newest { anchor, lacking }) = newest.as_ref().filter(|n| !n.lacking.is_empty()) {
+        // A crash cut it short, and it could be lost with a drive. What the one before needs is not given up until then.
+        let lacks = |drive, copy| lacking.contains(&(drive, copy));
+        write_copies(shard, exec, anchor, lacks).await.map_err(drive)?;
+    }
+    let old = newest.map(|n| n.anchor);
     for believed in &tail {
         replay::make_whole(shard, exec, believed).await?;
     }

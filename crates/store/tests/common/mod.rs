@@ -7,7 +7,7 @@ use dolmen_io::exec::Exec;
 use dolmen_io::{DriveInfo, Io, OpenDrive, Owner, PoolConfig, Tag, Wait};
 use dolmen_sim::{CoreConfig, NodeId, Rng, World};
 use dolmen_store::*;
-use dolmen_types::{Blocks, Epoch, Lba, LineId, PgId, Seq, Uuid};
+use dolmen_types::{Blocks, Epoch, Lba, LineId, PgId, Seq, ShardId, Uuid};
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -98,6 +98,8 @@ pub struct Node {
     preparing: Option<(dolmen_io::FileId, Prepared)>,
     /// What shards want for these purposes does not reach the pool's owner.
     no_units: Vec<Purpose>,
+    /// Nor does what this shard wants for any.
+    pub starved: Option<ShardId>,
 }
 
 /// What comes of preparing a drive.
@@ -256,6 +258,7 @@ impl Node {
             files,
             preparing: None,
             no_units: Vec::new(),
+            starved: None,
         })
     }
 
@@ -329,7 +332,13 @@ impl Node {
         for store in &mut self.stores {
             store.drain_pool(&mut up);
         }
-        up.retain(|m| !matches!(m, ToPool::Want { purpose, .. } if self.no_units.contains(purpose)));
+        let is_lost = |m: &ToPool| match m {
+            ToPool::Want { shard, purpose } => {
+                self.starved == Some(*shard) || self.no_units.contains(purpose)
+            }
+            _ => false,
+        };
+        up.retain(|m| !is_lost(m));
         for message in up {
             if let Err(error) = self.owner.on_shard(message) {
                 self.fault = Some(error);
