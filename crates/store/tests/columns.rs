@@ -116,6 +116,30 @@ fn a_drive_that_goes_costs_nothing() {
     }
 }
 
+/// What has failed is nobody's peer: beside a drive that fails at once, while a checkpoint writes to both, the other one of a mirror is
+/// waited for, however long that takes.
+#[test]
+fn a_slow_drive_beside_one_that_fails_stays() {
+    for seed in 0..4 {
+        let world = World::new(seed);
+        let mut setup = setup(2);
+        setup.tuning.stuck_write_ms = 200;
+        let mut filled = Filled::new(&world, &setup);
+        (0..200).for_each(|_| filled.node.turn());
+        world.set_faults(NODE, path("d0"), DriveFaults { write_ppm: 1_000_000, ..DriveFaults::default() });
+        lag(&world, "d1", 300);
+        filled.node.stores[0].checkpoint();
+        (0..500).for_each(|_| filled.node.turn());
+        assert_eq!(filled.node.stores[0].stopped(), None);
+        lag(&world, "d1", 0);
+        filled.node.checkpoint();
+        assert_ne!(filled.state(0), DriveState::In);
+        assert_eq!(filled.state(1), DriveState::In);
+        filled.write_some(2, 5);
+        filled.verify();
+    }
+}
+
 #[test]
 fn more_than_the_pool_can_lose_stops_it_and_loses_nothing() {
     let world = World::new(1);

@@ -220,31 +220,39 @@ pub(super) async fn cast_out(shard: &Shared, drive: u16, reason: String) -> Resu
     }
 }
 
-/// Does the same on several drives at once and waits for all; a drive that fails, or does not end while others have, is out
+/// Does the same on several drives at once and waits for all; a drive that fails, or does not end while another one has done it, is out
 /// before this returns. An error when the pool can't lose it.
 pub(super) async fn on_all(shard: &Shared, exec: &Handle, ops: Vec<(u16, Op)>) -> Result<(), String> {
     let bound_ms = shard.borrow().tuning.stuck_write_ms;
-    let mut waiting: Vec<(u16, Completion, Option<Event>)> =
-        ops.into_iter().map(|(drive, op)| (drive, exec.start(op), None)).collect();
+    let mut waiting: Vec<(u16, Completion)> =
+        ops.into_iter().map(|(drive, op)| (drive, exec.start(op))).collect();
     let mut sleep = pin!(exec.sleep_until(exec.now().plus_ms(bound_ms)));
-    let mut late = false;
-    poll_fn(|cx| {
-        for (_, completion, ended) in waiting.iter_mut().filter(|w| w.2.is_none()) {
-            if let Poll::Ready(event) = Pin::new(completion).poll(cx) {
-                *ended = Some(event);
+    let (mut late, mut done, mut failed) = (false, false, Vec::new());
+    // A drive goes out one at a time, and until then others may end: nobody is blamed by an earlier look.
+    let mut next = poll_fn(|cx| {
+        waiting.retain_mut(|(drive, completion)| match Pin::new(completion).poll(cx) {
+            Poll::Pending => true,
+            Poll::Ready(Event::Failed { error, .. }) => {
+                failed.push((*drive, error.to_string()));
+                false
             }
-        }
+            Poll::Ready(_) => {
+                done = true;
+                false
+            }
+        });
         late = late || sleep.as_mut().poll(cx).is_ready();
-        let ended = waiting.iter().filter(|w| w.2.is_some()).count();
-        if ended == waiting.len() || (late && ended > 0) { Poll::Ready(()) } else { Poll::Pending }
-    })
-    .await;
-    for (drive, _, ended) in waiting {
-        match ended {
-            Some(Event::Failed { error, .. }) => cast_out(shard, drive, error.to_string()).await?,
-            None => cast_out(shard, drive, format!("an operation did not end within {bound_ms} ms")).await?,
-            Some(_) => {}
+        let stuck = failed.is_empty() && late && done;
+        if let Some((drive, _)) = if stuck { waiting.pop() } else { None } {
+            failed.push((drive, format!("an operation did not end within {bound_ms} ms")));
         }
+        match failed.pop() {
+            None if !waiting.is_empty() => Poll::Pending,
+            found => Poll::Ready(found),
+        }
+    });
+    while let Some((drive, reason)) = (&mut next).await {
+        cast_out(shard, drive, reason).await?;
     }
     Ok(())
 }
