@@ -58,6 +58,8 @@ pub(crate) struct Membership {
     exec: Option<Handle>,
     /// States that are wanted and differ from the durable ones.
     wanted: BTreeMap<u16, DriveState>,
+    /// The drive among them that is to be out although it does what it is told: it stays when the pool comes to need it.
+    given_up: Option<u16>,
     /// A drive that is to join.
     joining: Option<NewDrive>,
     /// What has come of the last one that was.
@@ -85,6 +87,7 @@ impl Membership {
             files: files.to_vec(),
             exec,
             wanted: BTreeMap::new(),
+            given_up: None,
             joining: None,
             joined: None,
             reasons: plan.findings.iter().filter_map(lost).collect(),
@@ -102,11 +105,12 @@ impl Membership {
         self.block.drives.get(usize::from(drive)).map_or(DriveState::Gone, |d| d.state)
     }
 
-    /// The same for people, to whom a drive is leaving from when that was asked for: who waits for it to leave does not have to know that
-    /// this takes a superblock first.
+    /// The same for people, to whom a drive is leaving from when that was asked for, or that it be given up: who waits for it to leave does
+    /// not have to know that this takes a superblock first.
     pub(crate) fn shown(&self, drive: u16) -> DriveState {
         match (self.state(drive), self.wanted.get(&drive)) {
             (DriveState::In, Some(DriveState::Leaving)) => DriveState::Leaving,
+            (DriveState::In, Some(DriveState::Out)) if self.given_up == Some(drive) => DriveState::Leaving,
             (state, _) => state,
         }
     }
@@ -128,9 +132,20 @@ impl Membership {
 
     /// A drive does not do what it is told.
     pub(crate) fn fail(&mut self, drive: u16, reason: String) {
-        if self.state(drive).counts() && self.wanted.get(&drive) != Some(&DriveState::Out) {
+        // One that was given up has no choice any more.
+        let given_up = self.given_up.take_if(|d| *d == drive).is_some();
+        if self.state(drive).counts() && (given_up || self.wanted.get(&drive) != Some(&DriveState::Out)) {
             self.wanted.insert(drive, DriveState::Out);
             self.reasons.insert(drive, reason);
+        }
+    }
+
+    /// The pool is better without a drive that does what it is told, and [can spare](Membership::can_spare) it. Should another one fail before
+    /// this is durable, it stays.
+    pub(crate) fn give_up(&mut self, drive: u16, reason: String) {
+        if self.state(drive).counts() {
+            self.fail(drive, reason);
+            self.given_up = Some(drive);
         }
     }
 
@@ -267,10 +282,7 @@ impl Membership {
                     self.joining = None;
                     self.joined = Some(Err(reason));
                 }
-                Err((drive, reason)) => {
-                    self.wanted.insert(drive, DriveState::Out);
-                    self.reasons.insert(drive, reason);
-                }
+                Err((drive, reason)) => self.fail(drive, reason),
             }
         }
         if self.writing.is_none() {
@@ -279,6 +291,7 @@ impl Membership {
                 let entry = block.drives.get(usize::from(d));
                 entry.is_some_and(|e| e.state != *state && e.state != DriveState::Gone)
             });
+            self.given_up = self.given_up.filter(|drive| self.wanted.contains_key(drive));
             if !self.wanted.is_empty() || self.joining.is_some() || self.renew || self.good.is_some() {
                 return self.begin();
             }
@@ -321,6 +334,12 @@ impl Membership {
         }
         let failed = self.wanted.iter().filter(|(_, s)| **s == DriveState::Out).map(|(&d, _)| usize::from(d));
         if !block.lose(failed) {
+            if let Some(drive) = self.given_up.take() {
+                // A wish, which stands behind what has failed.
+                self.wanted.remove(&drive);
+                self.reasons.remove(&drive);
+                return self.poll();
+            }
             let failed = self.reasons.iter().map(|(&d, why)| {
                 let path = self.block.drives.get(usize::from(d)).map_or("", |e| e.path.as_str());
                 if why.contains(path) { why.clone() } else { format!("{path}: {why}") }

@@ -121,7 +121,7 @@ impl PoolOwner {
             ToPool::Failed { drive, reason, .. } => self.membership.fail(drive, reason),
             ToPool::Ailing { drive, reason, .. } => {
                 if self.can_spare(drive) {
-                    self.membership.fail(drive, reason);
+                    self.membership.give_up(drive, reason);
                 }
             }
         }

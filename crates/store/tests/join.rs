@@ -206,6 +206,34 @@ fn until(node: &mut Node, drive: usize, state: DriveState) {
     panic!("drive {drive} is not {state:?}: {:?}", node.owner.drives());
 }
 
+/// A drive that works is given up by hand, and another one fails before that is written down: the one that works stays.
+#[test]
+fn a_drive_given_up_by_hand_stays_when_another_one_fails() {
+    for (turns, failing) in [(0, Fault::Write), (1, Fault::Write), (0, Fault::Flush), (1, Fault::Flush)] {
+        let world = World::new(17);
+        let mut node = Node::open(&world, &pool(4, 1)).unwrap();
+        let mut load = Load::begin(&mut node);
+        load.run(&mut node, 40);
+        node.owner.force_out(0, "by hand".into()).unwrap();
+        (0..turns).for_each(|_| node.turn());
+        // Until it is out, it leaves: whoever has asked for that sees it come back.
+        assert_eq!(node.owner.drives()[0].state, DriveState::Leaving);
+        world.fail_next(NODE, path("d1"), failing);
+        until(&mut node, 1, DriveState::Gone);
+        let given_up = &node.owner.drives()[0];
+        assert_eq!((given_up.state, &given_up.reason), (DriveState::In, &None), "{turns}, {failing:?}");
+        node.until_protected();
+        load.run(&mut node, 20);
+        // Now it may be given up, or fail.
+        node.owner.force_out(0, "by hand".into()).unwrap();
+        until(&mut node, 0, DriveState::Gone);
+        load.verify(&mut node);
+        drop(node);
+        world.crash();
+        load.verify(&mut Node::open(&world, &pool(4, 1)).unwrap());
+    }
+}
+
 /// A drive fails while another one is being emptied, or while that is still being written down: what the pool can't do without stays.
 #[test]
 fn a_drive_stays_when_another_one_fails() {

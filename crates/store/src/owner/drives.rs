@@ -52,7 +52,8 @@ impl PoolOwner {
         ))
     }
 
-    /// Gives a drive up at once, as if it had failed: what it holds is made good from the others. Refused when the pool can't.
+    /// Gives a drive up at once, as if it had failed: what it holds is made good from the others. Refused when the pool can't. Should another
+    /// one fail before this is written down, the drive stays after all: it is leaving until it is out, and in service again then.
     pub fn force_out(&mut self, drive: u16, reason: String) -> Result<(), String> {
         match self.membership.state(drive) {
             DriveState::Out => return Ok(()),
@@ -66,7 +67,7 @@ impl PoolOwner {
                     .into(),
             );
         }
-        self.membership.fail(drive, reason);
+        self.membership.give_up(drive, reason);
         Ok(())
     }
 
