@@ -209,6 +209,25 @@ impl SegmentTable {
         self.retired
     }
 
+    /// Slots that were ever taken.
+    pub(crate) fn slots(&self) -> usize {
+        self.slots.len()
+    }
+
+    /// The map names so many bytes of pages in each slot; false when that is not what was counted.
+    pub(crate) fn recount_pages(&mut self, live: &[u32]) -> bool {
+        let mut as_counted = true;
+        for (segment, &live) in self.slots.iter_mut().zip(live) {
+            if let Some(s) = segment.as_mut().filter(|s| s.stream == Stream::Meta) {
+                as_counted &= s.base == live;
+                self.live = self.live - u64::from(s.base) + u64::from(live);
+                self.meta = self.meta - u64::from(s.base) + u64::from(live);
+                s.base = live;
+            }
+        }
+        as_counted
+    }
+
     /// The segment in a slot.
     pub(crate) fn at(&self, slot: Slot) -> Option<&Segment> {
         self.slots.get(slot.0 as usize)?.as_ref().filter(|s| !s.retired)

@@ -5,7 +5,7 @@
 //! groups divide the addresses among them, and a version is found with one search and in one leaf, however many there are.
 
 use super::cache::NO_FRAME;
-use super::{Counts, LineDelta, Lineage};
+use super::{Counts, LineDelta, Lineage, is_nowhere};
 use crate::LineAttributes;
 use crate::format::page::PageRef;
 use crate::location::Location;
@@ -52,6 +52,11 @@ impl LeafRef {
     /// Address and sequence number of its first slot.
     pub(crate) fn key(&self) -> (u64, u64) {
         (self.first, self.seq)
+    }
+
+    /// It stands for leaves that nobody knows any more.
+    pub(crate) fn is_lost(&self) -> bool {
+        is_nowhere(self.location)
     }
 
     /// Some block has several versions in it, or it holds holes: dropping a point may free something.

@@ -19,8 +19,10 @@ use std::task::Poll;
 /// How often reads and writes under way are looked at for lateness. Nanoseconds.
 const LOOK_NS: u64 = 20_000_000;
 
-/// Pause between two checkpoints that are begun for segments at risk alone. Nanoseconds.
+/// Pause between two checkpoints that are begun for segments at risk alone, twice as long after each one that takes nothing further, and
+/// the longest. Nanoseconds.
 const CHECKPOINT_NS: u64 = 200_000_000;
+const VAIN_CHECKPOINT_NS: u64 = 60_000_000_000;
 
 /// Segments at risk, as of the last look.
 #[derive(Clone, Copy, Debug, Default)]
@@ -35,14 +37,18 @@ pub(crate) struct Risk {
     needs: u64,
     /// A checkpoint would give some of them back, or empty them of map pages.
     checkpoint: bool,
-    /// When a checkpoint was asked for last.
+    /// When a checkpoint was asked for last, and when the next one may be.
     asked: Nanos,
+    pause_ns: u64,
+    /// Segments and live bytes then.
+    before: (u64, u64),
 }
 
 impl Shard {
     /// The membership has changed, durably.
     pub(crate) fn members_changed(&mut self, members: Members) {
         self.drives.set_members(members);
+        self.risk.pause_ns = CHECKPOINT_NS;
         self.drop_leases();
         self.weigh_risk();
         self.apply_durable();
@@ -133,7 +139,8 @@ impl Shard {
     pub(crate) fn weigh_risk(&mut self) {
         self.space.ahead = None;
         let out = self.drives.members().out;
-        let mut risk = Risk { asked: self.risk.asked, ..Risk::default() };
+        let Risk { asked, pause_ns, before, .. } = self.risk;
+        let mut risk = Risk { asked, pause_ns, before, ..Risk::default() };
         for (_, segment) in self.segments.iter().filter(|(_, s)| self.is_at_risk(s)) {
             risk.any = true;
             risk.segments += 1;
@@ -161,9 +168,13 @@ impl Shard {
 
     /// True when a checkpoint now takes re-protection further.
     pub(crate) fn risk_wants_checkpoint(&mut self) -> bool {
-        let wants = self.risk.checkpoint && self.now.since(self.risk.asked) >= CHECKPOINT_NS;
+        let risk = &mut self.risk;
+        let wants = risk.checkpoint && self.now.since(risk.asked) >= risk.pause_ns;
         if wants {
-            self.risk.asked = self.now;
+            let left = (risk.segments, risk.bytes);
+            let pause_ns = if left == risk.before { risk.pause_ns * 2 } else { 0 };
+            risk.pause_ns = pause_ns.clamp(CHECKPOINT_NS, VAIN_CHECKPOINT_NS);
+            (risk.asked, risk.before) = (self.now, left);
         }
         wants
     }

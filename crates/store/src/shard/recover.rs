@@ -6,7 +6,7 @@ use super::checkpoint::{chunk_holds, flush_drives, heirs_of, write_anchor, write
 use super::fetch::{FetchError, Place, begin, end};
 use super::meta::keep_buffers;
 use super::replay::Believed;
-use super::{Phase, SegmentScan, Shared, anchors, checkpoint, clean, mend, replay, scrub};
+use super::{Phase, SegmentScan, Shard, Shared, anchors, checkpoint, clean, mend, replay, scrub};
 use crate::format::PAGE_BYTES;
 use crate::format::anchor::{Anchor, Chunk, Era, MAX_ERAS, decode_list};
 use crate::format::body::{Body, LineRow, SegmentRow};
@@ -171,7 +171,34 @@ async fn restore(shard: &Shared, exec: &Handle, anchor: &Anchor) -> Result<(), S
     }
     drop(bytes);
     place_body(shard, exec, anchor, chunks, &mut by_unit).await?;
-    restore_lines(shard, exec, body.lines).await
+    restore_lines(shard, exec, body.lines).await?;
+    recount_pages(&mut shard.borrow_mut());
+    Ok(())
+}
+
+/// Counts the live pages of the map by what names them: what lies under a node that can't be had would count for ever, and keep its
+/// segments, since nobody knows any more which pages those are. Leaves where no pages are any more, since the node above was given up
+/// before and can be had now, are lost with it.
+fn recount_pages(s: &mut Shard) {
+    let (mut live, mut lost) = (vec![0; s.segments.slots()], false);
+    for node in s.map.lines.values_mut().flat_map(|line| &mut line.nodes) {
+        for leaf in &mut node.leaves {
+            let page = leaf.page();
+            if s.segments.at(page.location.slot()).is_none_or(|s| s.stream != Stream::Meta) {
+                (*leaf, lost) = (LeafRef::new(lost_leaf(&page)), true);
+            }
+        }
+        let leaves = node.leaves.iter().map(|leaf| leaf.page().location);
+        for page in leaves.chain([node.page.location]) {
+            if let Some(live) = live.get_mut(page.slot().0 as usize) {
+                *live += PAGE_BYTES;
+            }
+        }
+    }
+    let as_said = s.segments.recount_pages(&live);
+    debug_assert!(as_said || lost, "a map without damage has the pages that its checkpoint counts");
+    // What was under them is others' once a checkpoint has given its segments back: the same one says that it is lost.
+    s.checkpoint.requested |= lost;
 }
 
 /// Puts the lines of a checkpoint into the map.
@@ -356,7 +383,7 @@ async fn load_nodes(
     Ok(nodes)
 }
 
-/// What stands for the leaves of a node that can't be had: one that can't either. The next checkpoint that needs it settles that.
+/// What stands for the leaves of a node that can't be had: one that can't either. The first checkpoint settles that.
 fn lost_leaf(node: &PageRef) -> PageRef {
     let flags = PageRef::HISTORY | PageRef::HOLES;
     PageRef { location: Entry::lost(0).location, check: 0, count: 0, flags, ..*node }

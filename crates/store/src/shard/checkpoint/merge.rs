@@ -15,7 +15,7 @@ use crate::format::page::{
 };
 use crate::location::{Location, Slot};
 use crate::map::{
-    Counts, Entry, LeafRef, Line, LineDelta, Lineage, Merged, Node, Page, Version, merge, split,
+    Counts, Entry, LeafRef, Line, LineDelta, Lineage, Merged, Node, Page, Version, is_nowhere, merge, split,
 };
 use dolmen_io::exec::Handle;
 use std::collections::BTreeSet;
@@ -129,8 +129,9 @@ impl Job<'_> {
             let nodes = joined_nodes(tree, index);
             let delta = s.map.frozen.as_ref().and_then(|f| f.line(line));
             let dirty = dirty_groups(tree, &nodes, |group, from, to| {
+                // What was lost before this start is lost for good: its pages go with this checkpoint.
                 let needed = delta.is_some_and(|d| d.touches(from, to))
-                    || group.iter().any(|l| self.evacuate.contains(&l.page().location.slot()));
+                    || group.iter().any(|l| l.is_lost() || self.evacuate.contains(&l.page().location.slot()));
                 let swept = !needed && sweeps(&mut self.budget, &mut self.swept, &self.base, group, to);
                 (needed || swept).then_some(needed)
             });
@@ -361,13 +362,15 @@ async fn load(
                 hint.and_then(|h| s.map.cache.at(h, page)).map(<[u8]>::to_vec)
             };
             waiting.push(match cached {
-                Some(bytes) => Ok(bytes),
+                Some(bytes) => Ok(Some(bytes)),
+                // The start has given it up.
+                None if is_nowhere(page.location) => Ok(None),
                 None => Err(begin(shard, exec, page.location, page_buffer(shard, exec).await)),
             });
         }
         for ((page, is_needed), wait) in part.iter().zip(waiting) {
             loaded.push(match wait {
-                Ok(bytes) => Some(bytes),
+                Ok(bytes) => bytes,
                 Err(started) => leaf(shard, exec, line, (page, *is_needed), started).await?,
             });
         }
