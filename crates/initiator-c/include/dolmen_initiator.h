@@ -127,8 +127,9 @@ struct dolmen_range {
     uint32_t reserved;       /* 0 */
 };
 
-/* A client with so many bytes of buffers (address space; memory is taken when used). NULL when the kernel has no io_uring
- * for us. */
+/* A client with so many bytes of buffers, 4 MiB to 64 GiB (address space; memory is taken when used): half of them in buffers of
+ * 4 KiB, a quarter in 32 KiB, a quarter in 260 KiB. An eighth of each kind stays for the client's own use. NULL when there is no
+ * memory for so much, or the kernel has no io_uring for us. */
 dolmen_client *dolmen_client_new(size_t pool_bytes);
 /* Ends all connections at once. Buffers outlive the client and are to be freed as ever. NULL is allowed. */
 void dolmen_client_free(dolmen_client *client);
@@ -150,7 +151,7 @@ int dolmen_connect(dolmen_client *client, const struct dolmen_options *options, 
 /* Ends a subsystem: its commands complete with DOLMEN_DISCONNECTED, its connections close in the polls to come. */
 int dolmen_disconnect(dolmen_client *client, uint32_t subsystem);
 /* enum dolmen_state. */
-int dolmen_state(const dolmen_client *client, uint32_t subsystem);
+int dolmen_state(dolmen_client *client, uint32_t subsystem);
 
 /* These three wait, polling meanwhile. Completions of commands under way are kept for dolmen_completions(). */
 int dolmen_wait_live(dolmen_client *client, uint32_t subsystem, uint64_t timeout_ms);
@@ -159,7 +160,7 @@ int dolmen_namespaces(dolmen_client *client, uint32_t subsystem, uint64_t timeou
 int dolmen_describe(dolmen_client *client, uint32_t subsystem, uint64_t timeout_ms, uint32_t nsid,
                     struct dolmen_namespace *out);
 
-/* A buffer of the client's pool; NULL when it has none. What it holds is undefined. */
+/* A buffer of the client's pool; NULL when it has none to spare. What it holds is undefined. */
 dolmen_buffer *dolmen_buffer_new(dolmen_client *client, size_t bytes);
 /* Where its bytes are; NULL while a command has it, and perhaps elsewhere after one than before, since what is read may have
    come into another one's memory. */

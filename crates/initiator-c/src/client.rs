@@ -16,8 +16,9 @@ use std::{
     time::Duration,
 };
 
-/// The smallest pool that a client can work with. Bytes.
+/// The smallest pool that a client can work with, and the largest that is made. Bytes.
 const LEAST_POOL_BYTES: usize = 4 << 20;
+const MOST_POOL_BYTES: usize = 64 << 30;
 
 /// A command under way, by the ticket that the initiator knows it by.
 struct Pending {
@@ -60,7 +61,9 @@ impl Client {
         (buffer, own): (*mut Buffer, bool),
         command: Command,
     ) -> Result<(), (Command, c_int)> {
-        let Some(id) = self.subsystem(handle) else { return Err((command, GONE)) };
+        let Some(id) = self.subsystem(handle) else {
+            return Err((command, self.fail(GONE, "no such subsystem")));
+        };
         let slot = self.free.pop().unwrap_or_else(|| {
             self.pending.push(None);
             self.pending.len() - 1
@@ -146,10 +149,9 @@ pub unsafe extern "C" fn dolmen_options_init(options: *mut COptions) {
 /// A client, or NULL.
 #[unsafe(no_mangle)]
 pub extern "C" fn dolmen_client_new(pool_bytes: usize) -> *mut Client {
-    let config = UringConfig::without_drives(pool_bytes.max(LEAST_POOL_BYTES));
-    let Ok(uring) = Uring::new(&config) else {
-        return std::ptr::null_mut();
-    };
+    let config = UringConfig::without_drives(pool_bytes.clamp(LEAST_POOL_BYTES, MOST_POOL_BYTES));
+    let uring = (pool_bytes <= MOST_POOL_BYTES).then(|| Uring::new(&config));
+    let Some(Ok(uring)) = uring else { return std::ptr::null_mut() };
     Box::into_raw(Box::new(Client {
         inner: polled::Client::new(Io::new(Box::new(uring))),
         text: CString::default(),
@@ -240,7 +242,10 @@ pub unsafe extern "C" fn dolmen_connect(
 ) -> c_int {
     // SAFETY: the caller's promise.
     let (client, size) = unsafe { (client.as_mut(), options.cast::<usize>().as_ref()) };
-    let (Some(client), Some(&size), false) = (client, size, subsystem.is_null()) else { return INVALID };
+    let Some(client) = client else { return INVALID };
+    let (Some(&size), false) = (size, subsystem.is_null()) else {
+        return client.fail(INVALID, "the options, or the place for the subsystem, are NULL");
+    };
     if size < size_of::<COptions>() {
         return client.fail(INVALID, "the options' size is not set: call dolmen_options_init");
     }
@@ -279,15 +284,15 @@ pub unsafe extern "C" fn dolmen_disconnect(client: *mut Client, subsystem: u32) 
 /// # Safety
 /// `client` is NULL or a client of this thread.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn dolmen_state(client: *const Client, subsystem: u32) -> c_int {
+pub unsafe extern "C" fn dolmen_state(client: *mut Client, subsystem: u32) -> c_int {
     // SAFETY: the caller's promise.
-    let Some(client) = (unsafe { client.as_ref() }) else { return INVALID };
+    let Some(client) = (unsafe { client.as_mut() }) else { return INVALID };
     match client.subsystem(subsystem).map(|id| client.inner.state(id)) {
         Some(State::Connecting) => 0,
         Some(State::Live { .. }) => 1,
         Some(State::Lost(_)) => 2,
         Some(State::Closing | State::Closed) => 3,
-        None => GONE,
+        None => client.fail(GONE, "no such subsystem"),
     }
 }
 

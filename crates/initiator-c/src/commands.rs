@@ -35,7 +35,8 @@ impl Whither {
     unsafe fn with(self, buffer: *mut Buffer, make: impl FnOnce(Buf) -> Command) -> c_int {
         // SAFETY: the caller's promise.
         let (client, handle) = unsafe { (self.client.as_mut(), buffer.as_mut()) };
-        let (Some(client), Some(handle)) = (client, handle) else { return INVALID };
+        let Some(client) = client else { return INVALID };
+        let Some(handle) = handle else { return client.fail(INVALID, "the buffer is NULL") };
         if handle.busy {
             return client.fail(BUSY, "the buffer belongs to a command");
         }
@@ -144,14 +145,15 @@ pub unsafe extern "C" fn dolmen_compare_and_write(
     compare: *const Buffer,
     write: *mut Buffer,
 ) -> c_int {
-    if std::ptr::eq(compare, write) {
-        return INVALID;
-    }
     // SAFETY: the caller's promise.
     let (inner, wanted) = unsafe { (client.as_mut(), compare.as_ref()) };
-    let (Some(inner), Some(wanted)) = (inner, wanted) else { return INVALID };
+    let Some(inner) = inner else { return INVALID };
+    let Some(wanted) = wanted.filter(|_| !std::ptr::eq(compare, write)) else {
+        return inner
+            .fail(INVALID, "what is compared and what is written are two buffers, neither of them NULL");
+    };
     let Some(wanted) = &wanted.buf else { return inner.fail(BUSY, "the buffer belongs to a command") };
-    let Some(mut copy) = inner.inner.alloc(wanted.len()) else {
+    let Some(mut copy) = inner.inner.parts().0.alloc(wanted.len()) else {
         return inner.fail(NO_MEMORY, "no buffer left in the pool");
     };
     copy.copy_from_slice(wanted);
@@ -212,7 +214,10 @@ pub unsafe extern "C" fn dolmen_trim(
     count: usize,
 ) -> c_int {
     // SAFETY: the caller's promise.
-    let Some(ranges) = (unsafe { list(ranges, count) }) else { return INVALID };
+    let ranges = match unsafe { list(client.as_mut(), ranges, count) } {
+        Ok((_, ranges)) => ranges,
+        Err(code) => return code,
+    };
     let command = Command::Deallocate { nsid, ranges: ranges.into() };
     // SAFETY: the caller's promise.
     unsafe { Whither { client, subsystem, ticket, timeout_ms }.plain(command) }
@@ -234,8 +239,10 @@ pub unsafe extern "C" fn dolmen_copy(
     count: usize,
 ) -> c_int {
     // SAFETY: the caller's promise.
-    let (inner, sources) = unsafe { (client.as_mut(), list(sources, count)) };
-    let (Some(inner), Some(sources)) = (inner, sources) else { return INVALID };
+    let (inner, sources) = match unsafe { list(client.as_mut(), sources, count) } {
+        Ok(both) => both,
+        Err(code) => return code,
+    };
     let pool = inner.inner.parts().0.pool().clone();
     match Command::copy(&pool, nsid, destination, &sources) {
         // SAFETY: the caller's promise.
@@ -248,11 +255,16 @@ pub unsafe extern "C" fn dolmen_copy(
 ///
 /// # Safety
 /// `ranges` is NULL or points to `count` ranges.
-unsafe fn list(ranges: *const CRange, count: usize) -> Option<Vec<BlockRange>> {
+unsafe fn list(
+    client: Option<&mut Client>,
+    ranges: *const CRange,
+    count: usize,
+) -> Result<(&mut Client, Vec<BlockRange>), c_int> {
+    let Some(client) = client else { return Err(INVALID) };
     if ranges.is_null() || !(1..=256).contains(&count) {
-        return None;
+        return Err(client.fail(INVALID, format!("{count} ranges, or NULL: a command has 1 to 256")));
     }
     // SAFETY: the caller's promise.
     let ranges = unsafe { std::slice::from_raw_parts(ranges, count) };
-    Some(ranges.iter().map(|r| BlockRange { lba: r.lba, blocks: r.blocks }).collect())
+    Ok((client, ranges.iter().map(|r| BlockRange { lba: r.lba, blocks: r.blocks }).collect()))
 }

@@ -87,7 +87,10 @@ pub unsafe extern "C" fn dolmen_describe(
     out: *mut CNamespace,
 ) -> c_int {
     // SAFETY: the caller's promise.
-    let Some(client) = (unsafe { client.as_mut() }).filter(|_| !out.is_null()) else { return INVALID };
+    let Some(client) = (unsafe { client.as_mut() }) else { return INVALID };
+    if out.is_null() {
+        return client.fail(INVALID, "the place for the namespace is NULL");
+    }
     let until = client.inner.clock().plus_ms(timeout_ms);
     let mut page = |cns| identify(client, subsystem, until, (cns, nsid));
     let described = match (page(Cns::NAMESPACE), page(Cns::NAMESPACE_DESCRIPTORS)) {
@@ -113,7 +116,7 @@ fn identify(
     until: Nanos,
     (cns, nsid): (Cns, u32),
 ) -> Result<Buf, c_int> {
-    let Some(buf) = client.inner.alloc(IdentifyCommand::DATA_BYTES) else {
+    let Some(buf) = client.inner.parts().0.alloc(IdentifyCommand::DATA_BYTES) else {
         return Err(client.fail(NO_MEMORY, "no buffer left in the pool"));
     };
     let left_ms = until.since(client.inner.clock()).div_ceil(1_000_000).max(1);

@@ -10,6 +10,7 @@
 
 #define BLOCK 4096u
 #define COMMANDS 64u
+#define MANY 8192u
 #define CHECK(what)                                                          \
     do {                                                                     \
         if (!(what)) {                                                       \
@@ -52,11 +53,13 @@ int main(int argc, char **argv)
     struct dolmen_completion done[COMMANDS];
     struct dolmen_range ranges[2] = {{8, 4, 0}, {20, 1, 0}};
     dolmen_buffer *buffers[COMMANDS];
+    static dolmen_buffer *many[MANY];
     struct epoll_event event;
     uint32_t subsystem, nsids[8], i;
     size_t count, left;
 
     CHECK(argc == 4 && dolmen_abi() == DOLMEN_ABI);
+    CHECK(dolmen_client_new((size_t)-1) == NULL);
     client = dolmen_client_new(16u << 20);
     CHECK(client != NULL);
     memset(&event, 0, sizeof event);
@@ -122,6 +125,7 @@ int main(int argc, char **argv)
     CHECK(dolmen_compare_and_write(client, subsystem, 91, 10000, 1, 9, 1, buffers[0], buffers[1]) == DOLMEN_OK);
     CHECK(turn(done, 1) == 1 && done[0].outcome == DOLMEN_STATUS && (done[0].status & 0x7ff) == 0x285);
     CHECK(dolmen_compare_and_write(client, subsystem, 92, 0, 1, 9, 1, buffers[1], buffers[1]) == DOLMEN_INVALID);
+    CHECK(strstr(dolmen_error_text(client), "two buffers") != NULL);
     memset(dolmen_buffer_data(buffers[0]), 6, BLOCK);
     CHECK(dolmen_compare(client, subsystem, 100, 10000, 1, 5, 1, buffers[0]) == DOLMEN_OK);
     one(100, DOLMEN_DONE);
@@ -136,8 +140,25 @@ int main(int argc, char **argv)
     CHECK(dolmen_read(client, subsystem, 105, 10000, 1, ns.blocks, 1, buffers[0]) == DOLMEN_OK);
     one(105, DOLMEN_STATUS);
     CHECK(dolmen_trim(client, subsystem, 106, 0, 1, ranges, 0) == DOLMEN_INVALID);
+    CHECK(strstr(dolmen_error_text(client), "1 to 256") != NULL);
+    CHECK(dolmen_state(client, 77) == DOLMEN_GONE && strstr(dolmen_error_text(client), "subsystem") != NULL);
     CHECK(dolmen_read(client, subsystem, 106, 0, 1, 0, 0, buffers[0]) == DOLMEN_INVALID);
     CHECK(dolmen_buffer_data(buffers[0]) != NULL); /* what was not taken is still ours */
+
+    /* Who takes all buffers there are can still use them. */
+    for (count = 0; count < MANY && (many[count] = dolmen_buffer_new(client, BLOCK)) != NULL; count++)
+        ;
+    CHECK(count > COMMANDS && count < MANY);
+    for (i = 0; i < COMMANDS; i++)
+        CHECK(dolmen_read(client, subsystem, i, 10000, 1, i, 1, many[i]) == DOLMEN_OK);
+    for (left = COMMANDS; left > 0;) {
+        size_t came = turn(done, COMMANDS);
+        for (i = 0; i < came; i++)
+            CHECK(done[i].outcome == DOLMEN_DONE);
+        left -= came;
+    }
+    while (count > 0)
+        CHECK(dolmen_buffer_free(many[--count]) == DOLMEN_OK);
 
     /* A buffer outlives its client; one that a command has comes free when the client goes. */
     CHECK(dolmen_read(client, subsystem, 107, 0, 1, 0, 1, buffers[1]) == DOLMEN_OK);

@@ -122,10 +122,11 @@ impl Client {
         self.notices.drain(..)
     }
 
-    /// A buffer of `len` bytes (old contents) for a command; `None` when the pool has none.
+    /// A buffer of `len` bytes (old contents) for a command; `None` when the pool has none to spare: an eighth of it stays for sending and
+    /// receiving.
     #[must_use]
     pub fn alloc(&self, len: usize) -> Option<Buf> {
-        self.io.alloc(len)
+        self.io.pool().alloc_plentiful(len)
     }
 
     /// The client's clock, for deadlines.

@@ -12,7 +12,7 @@
 
 use crate::Wake;
 use std::{
-    alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error},
+    alloc::{Layout, alloc_zeroed, dealloc},
     cell::{Cell, RefCell},
     fmt,
     marker::PhantomData,
@@ -145,39 +145,47 @@ impl Pool {
     /// Makes a pool that belongs to the calling thread.
     ///
     /// # Panics
-    /// When the classes are empty, out of order, misaligned, or exceed the address space: a defect of the caller.
+    /// When the classes are empty, out of order, misaligned, or take more than there is: a defect of the caller.
     #[must_use]
     pub fn new(config: &PoolConfig) -> Pool {
+        Pool::try_new(config).expect("there is memory for the pool")
+    }
+
+    /// The same; `None` when there is no room for so much.
+    ///
+    /// # Panics
+    /// When the classes are empty, out of order or misaligned: a defect of the caller.
+    #[must_use]
+    pub fn try_new(config: &PoolConfig) -> Option<Pool> {
         assert!(!config.classes.is_empty(), "a pool needs at least one class");
         assert!(
             config.head_bytes.is_multiple_of(HEAD_ALIGN_BYTES),
             "a head is a multiple of {HEAD_ALIGN_BYTES} bytes"
         );
-        let (mut classes, mut base, mut slots) = (Vec::<Class>::new(), 0usize, 0u32);
-        for &(bytes, count) in &config.classes {
+        let (mut bases, mut base, mut slots) = (Vec::new(), 0usize, 0u32);
+        for (at, &(bytes, count)) in config.classes.iter().enumerate() {
             assert!(
                 bytes > 0 && bytes.is_multiple_of(ALIGN_BYTES),
                 "a class is a multiple of {ALIGN_BYTES} bytes"
             );
-            assert!(classes.last().is_none_or(|c| c.bytes < bytes), "classes ascend");
-            classes.push(Class {
-                bytes,
-                count,
-                base,
-                first_slot: slots,
-                free: RefCell::new((0..count).rev().collect()),
-            });
-            base += (config.head_bytes + bytes) * count as usize;
-            slots += count;
+            assert!(config.classes[..at].last().is_none_or(|c| c.0 < bytes), "classes ascend");
+            bases.push((base, slots));
+            base = base.checked_add((config.head_bytes + bytes).checked_mul(count as usize)?)?;
+            slots = slots.checked_add(count)?;
         }
         assert!(base > 0, "a pool has at least one buffer");
         // Aligned by hand: asked for zeroed memory of large alignment, std would write zeros to every page of it, while
         // memory of ordinary alignment comes from the kernel untouched.
-        let layout = Layout::from_size_align(base + ALIGN_BYTES, 8).expect("the pool fits the address space");
+        let layout = Layout::from_size_align(base.checked_add(ALIGN_BYTES)?, 8).ok()?;
         // SAFETY: the layout has a non-zero size, checked above.
-        let Some(block) = NonNull::new(unsafe { alloc_zeroed(layout) }) else { handle_alloc_error(layout) };
+        let block = NonNull::new(unsafe { alloc_zeroed(layout) })?;
         // SAFETY: the block is `ALIGN_BYTES` longer than the region, and the offset is below that.
         let region = unsafe { block.add(block.align_offset(ALIGN_BYTES)) };
+        let class = |(&(bytes, count), (base, first_slot))| {
+            let free = RefCell::new((0..count).rev().collect());
+            Class { bytes, count, base, first_slot, free }
+        };
+        let classes = config.classes.iter().zip(bases).map(class).collect();
         let inner = NonNull::from(Box::leak(Box::new(Inner {
             thread: thread_token(),
             block,
@@ -193,7 +201,7 @@ impl Pool {
         })));
         let mut pool = Pool { inner, _not_send: PhantomData };
         pool.lay_out();
-        pool
+        Some(pool)
     }
 
     /// Describes every slot of a pool that was just made.

@@ -74,7 +74,8 @@ impl Uring {
         if let Some(name) = &config.congestion {
             sys::check_congestion(name)?;
         }
-        let pool = Pool::new(&config.pool);
+        let pool = Pool::try_new(&config.pool)
+            .ok_or_else(|| errors::refused("buffers: there is no memory for so many".into()))?;
         sys::prefer_large_pages(pool.region());
         let ring = Ring::new(config, &pool)?;
         let chunks = Chunks::new(&ring.submitter(), config.most_chunks, &pool)?;

@@ -44,9 +44,9 @@ impl Subsystem {
     /// A buffer of `len` bytes (old contents).
     ///
     /// # Errors
-    /// [`CallError::Memory`] when the pool has none.
+    /// [`CallError::Memory`] when the pool has none to spare: an eighth of it stays for sending and receiving.
     pub fn alloc(&self, len: usize) -> Result<Buf> {
-        self.handle.inner.borrow().pool.alloc(len).ok_or(CallError::Memory)
+        self.handle.inner.borrow().pool.alloc_plentiful(len).ok_or(CallError::Memory)
     }
 
     /// One command of any kind, to its end; commands of one task that are to be under way together are started first and
