@@ -1,5 +1,6 @@
 //! `dolmen top`: what the node does now, live in the terminal, once, or line by line for programs.
 
+mod fit;
 mod live;
 mod rates;
 mod view;

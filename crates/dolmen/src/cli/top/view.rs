@@ -1,6 +1,9 @@
 //! How rates look: as a page of text, and on a screen of any size.
 
-use super::rates::{Object, Rates};
+use super::{
+    fit,
+    rates::{Object, Rates},
+};
 use crate::cli::{
     args::TopSort,
     output::{self, Align, Column},
@@ -18,8 +21,19 @@ use ratatui::{
 struct Section {
     title: &'static str,
     columns: Vec<Column>,
+    /// Of each column: those with the largest are left out first where there is no room.
+    ranks: &'static [u8],
     rows: Vec<Vec<String>>,
 }
+
+/// What the keys do, in as many words as there is room for.
+const KEYS: [&str; 5] = [
+    "q quit   s sort by: i iops, b bandwidth, l latency, d depth, n name   + - interval   up down scroll",
+    "q quit  s sort: i iops b bandwidth l latency d depth n name  +- pace  ↑↓ scroll",
+    "q quit  s sort (i b l d n)  +- interval  up down scroll",
+    "q quit  s sort  +- interval",
+    "q quit",
+];
 
 /// What the screen shows beside the rates.
 #[derive(Clone, Debug)]
@@ -123,6 +137,7 @@ fn sections(rates: &Rates) -> [Section; 4] {
                 ("CONNECTIONS", Right),
                 ("BUFFERS", Right),
             ],
+            ranks: &[0, 1, 2, 5, 4, 3],
             rows: cores.collect(),
         },
         Section {
@@ -139,6 +154,7 @@ fn sections(rates: &Rates) -> [Section; 4] {
                     ("FAILED", Right),
                 ],
             ),
+            ranks: &[0, 1, 2, 6, 7, 9, 3, 10, 4, 8, 11, 5],
             rows: volumes.collect(),
         },
         Section {
@@ -147,6 +163,7 @@ fn sections(rates: &Rates) -> [Section; 4] {
                 io("DRIVE"),
                 &[("R MEAN", Right), ("W MEAN", Right), ("NOW", Right), ("ERRORS", Right), ("STATE", Left)],
             ),
+            ranks: &[0, 2, 3, 4, 5, 6, 7, 9, 8, 1],
             rows: drives.collect(),
         },
         Section {
@@ -159,6 +176,7 @@ fn sections(rates: &Rates) -> [Section; 4] {
                 ("NOW", Right),
                 ("QUEUES", Right),
             ],
+            ranks: &[0, 1, 2, 3, 4, 5],
             rows: hosts.collect(),
         },
     ]
@@ -180,8 +198,12 @@ pub(super) fn draw(frame: &mut Frame<'_>, rates: Option<&Rates>, screen: &Screen
     let [head, body, foot] =
         Layout::vertical([Constraint::Length(1), Constraint::Min(0), Constraint::Length(1)]).areas(area);
     let bold = Style::new().add_modifier(Modifier::BOLD);
-    let node = rates.map_or("", |r| r.node.as_str());
-    let title = format!("dolmen top  {node}  every {:.1} s  by {}", screen.interval_s, screen.sort.name());
+    let room = usize::from(area.width);
+    let rest = format!("  every {:.1} s  by {}", screen.interval_s, screen.sort.name());
+    let left = room.saturating_sub("dolmen top  ".len() + rest.len());
+    let node = fit::name(rates.map_or("", |r| r.node.as_str()), left);
+    let titles = [format!("dolmen top  {node}{rest}"), rest.trim_start().into()];
+    let title = fit::first(&titles.each_ref().map(String::as_str), room).to_string();
     let line = match &screen.trouble {
         Some(why) => Line::from(vec![
             Span::styled(title, bold),
@@ -191,8 +213,7 @@ pub(super) fn draw(frame: &mut Frame<'_>, rates: Option<&Rates>, screen: &Screen
         None => Line::styled(title, bold),
     };
     frame.render_widget(Paragraph::new(line), head);
-    let keys =
-        "q quit   s sort by: i iops, b bandwidth, l latency, d depth, n name   + - interval   up down scroll";
+    let keys = fit::first(&KEYS, room);
     frame.render_widget(Paragraph::new(Line::styled(keys, Style::new().add_modifier(Modifier::DIM))), foot);
     let Some(rates) = rates else {
         frame.render_widget(Paragraph::new("waiting for the first figures"), body);
@@ -238,42 +259,30 @@ fn draw_section(frame: &mut Frame<'_>, section: &Section, area: Rect, skipped: u
     if area.height == 0 {
         return;
     }
-    let widths: Vec<u16> = (0..section.columns.len())
+    let natural: Vec<usize> = (0..section.columns.len())
         .map(|i| {
             let longest = section.rows.iter().map(|r| r[i].chars().count()).max().unwrap_or(0);
-            u16::try_from(longest.max(section.columns[i].0.len())).unwrap_or(u16::MAX)
+            longest.max(section.columns[i].0.len())
         })
         .collect();
-    let pad = |text: &str, i: usize| {
-        let width = usize::from(widths[i]);
-        if section.columns[i].1 == Align::Right {
-            format!("{text:>width$}")
-        } else {
-            format!("{text:width$}")
-        }
+    let shown = fit::columns(&natural, section.ranks, area.width.into());
+    let cells = |text: &dyn Fn(usize) -> String| {
+        let cell = |&(i, width): &(usize, usize)| {
+            let text = fit::name(&text(i), width);
+            match section.columns[i].1 {
+                Align::Right => Cell::from(format!("{text:>width$}")),
+                Align::Left => Cell::from(format!("{text:width$}")),
+            }
+        };
+        Row::new(shown.iter().map(cell).collect::<Vec<_>>())
     };
-    let cells = |texts: Vec<&str>| {
-        Row::new(texts.into_iter().enumerate().map(|(i, text)| Cell::from(pad(text, i))).collect::<Vec<_>>())
-    };
-    let header = cells(section.columns.iter().map(|(title, _)| *title).collect());
-    let rows: Vec<Row<'_>> = section
-        .rows
-        .iter()
-        .skip(skipped)
-        .map(|row| cells(row.iter().map(String::as_str).collect()))
-        .collect();
-    // A name may be cut when the screen is narrow, a figure may not.
-    let constraints: Vec<Constraint> = widths
-        .iter()
-        .zip(&section.columns)
-        .map(|(&w, (_, align))| match align {
-            Align::Left => Constraint::Max(w),
-            Align::Right => Constraint::Length(w),
-        })
-        .collect();
-    let table = Table::new(rows, constraints)
+    let header = cells(&|i| section.columns[i].0.into());
+    let rows: Vec<Row<'_>> =
+        section.rows.iter().skip(skipped).map(|row| cells(&|i| row[i].clone())).collect();
+    let widths = shown.iter().map(|&(_, width)| Constraint::Length(u16::try_from(width).unwrap_or(u16::MAX)));
+    let table = Table::new(rows, widths.collect::<Vec<_>>())
         .header(header.style(Style::new().add_modifier(Modifier::BOLD | Modifier::REVERSED)))
-        .column_spacing(2);
+        .column_spacing(u16::try_from(fit::GAP).unwrap_or(0));
     frame.render_widget(table, area);
 }
 
@@ -307,6 +316,58 @@ mod tests {
         }
         let trouble = Screen { trouble: Some("no daemon answers".into()), ..screen() };
         assert!(drawn(Some(&rates), &trouble, 120, 20).contains("no daemon answers"));
+    }
+
+    /// A node that is busy in every column, with names as long as they come.
+    fn busy() -> Rates {
+        let (before, now) = two();
+        let mut rates = Rates::between(&before, &now);
+        rates.node = "storage-node-17.rack-4.example.org".into();
+        for (volume, name) in rates.volumes.iter_mut().zip(["database-primary-data-0001", "web"]) {
+            volume.name = name.into();
+            (volume.reads.per_second, volume.writes.per_second) = (1002.0, 1003.0);
+        }
+        rates.drives[0].name = "/dev/disk/by-id/nvme-VENDOR_MODEL_SERIAL-0042".into();
+        rates.drives[0].healthy = false;
+        rates.hosts[0].name = "nqn.2014-08.org.nvmexpress:uuid:d01be9c4-0000-4000-8000-000000000042".into();
+        rates.cores[0].core = 7;
+        rates
+    }
+
+    #[test]
+    fn figures_are_whole_or_left_out_and_every_row_has_its_name() {
+        let rates = busy();
+        let whole: Vec<String> = sections(&rates)
+            .iter()
+            .flat_map(|s| {
+                s.rows.iter().flat_map(|row| row[1..].to_vec()).chain(s.columns.iter().map(|c| c.0.into()))
+            })
+            .flat_map(|cell: String| cell.split_whitespace().map(String::from).collect::<Vec<_>>())
+            .collect();
+        for width in [40, 60, 70, 80, 100, 120] {
+            let shown = drawn(Some(&rates), &screen(), width, 24);
+            let lines: Vec<&str> = shown.lines().map(|line| line.trim_matches('"').trim_end()).collect();
+            for line in &lines[1..lines.len() - 1] {
+                for word in line.split_whitespace().filter(|word| !word.contains('…')) {
+                    let known = whole.iter().any(|w| w == word)
+                        || ["web", "database-primary-data-0001", "7"].contains(&word)
+                        || word.starts_with("/dev/")
+                        || word.starts_with("nqn.");
+                    assert!(known, "{word} is cut at {width}:\n{shown}");
+                }
+            }
+            for row in ["web ", "data", "0042", "0001", "7  "] {
+                assert!(
+                    lines.iter().any(|line| line.contains(row)),
+                    "{row} is not there at {width}:\n{shown}"
+                );
+            }
+            assert!(shown.contains("1002") && shown.contains("failed"), "at {width}:\n{shown}");
+            assert!(
+                lines[0].contains("every 2.0 s") && lines[lines.len() - 1].starts_with("q quit"),
+                "{shown}"
+            );
+        }
     }
 
     #[test]
