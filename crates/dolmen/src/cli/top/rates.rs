@@ -155,33 +155,71 @@ impl Growth<'_> {
             .take_while(|i| self.now.pointer(&path(&format!("latency/{i}"))).is_some())
             .map(|i| self.count(&path(&format!("latency/{i}"))))
             .collect();
+        let spread = Spread::of(&buckets, real(time_ns));
         Flow {
             per_second: real(operations) / self.seconds,
             bytes_per_second: self.rate(&path("bytes")),
             mean_ns: if operations > 0 { real(time_ns) / real(operations) } else { 0.0 },
-            p50_ns: percentile(&buckets, 0.5),
-            p99_ns: percentile(&buckets, 0.99),
+            p50_ns: spread.percentile(&buckets, 0.5),
+            p99_ns: spread.percentile(&buckets, 0.99),
             errors: self.count(&path("errors")),
             busy: real(time_ns) / 1e9 / self.seconds,
         }
     }
 }
 
-/// The time that a part of the commands did not exceed, from counts of those below 2^i microseconds; within a bucket as if they
-/// were spread evenly. Nanoseconds.
-fn percentile(buckets: &[u64], part: f64) -> f64 {
-    let all: u64 = buckets.iter().sum();
-    let wanted = real(all) * part;
-    let mut below = 0.0;
-    for (count, i) in buckets.iter().zip(0i32..) {
-        let here = real(*count);
-        if here > 0.0 && below + here >= wanted {
-            let low = if i == 0 { 0.0 } else { 2f64.powi(i - 1) };
-            return (low + (2f64.powi(i) - low) * ((wanted - below) / here)) * 1000.0;
+/// Where in their buckets commands lie. Bucket i has those that took less than 2^i microseconds and not less than half of that, which
+/// alone would be wrong by up to a half. But what all took together is known exactly: every bucket is taken to be filled evenly, from one
+/// of its ends on, as far as that sum demands.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Spread {
+    /// From the lower end, this part of the width.
+    Low(f64),
+    /// From the upper end.
+    High(f64),
+}
+
+impl Spread {
+    /// What fits the counts and the time of all together. Nanoseconds.
+    fn of(buckets: &[u64], time_ns: f64) -> Spread {
+        let sum = |at: fn((f64, f64)) -> f64| -> f64 {
+            buckets.iter().zip(0..).map(|(&count, i)| real(count) * at(ends(i))).sum()
+        };
+        let (low, middle, high) =
+            (sum(|(low, _)| low), sum(|(low, high)| (low + high) / 2.0), sum(|(_, high)| high));
+        // Time and counts may be of slightly different moments.
+        if time_ns <= middle {
+            Spread::Low(((time_ns - low) / (middle - low).max(1.0)).clamp(0.0, 1.0))
+        } else {
+            Spread::High(((high - time_ns) / (high - middle).max(1.0)).clamp(0.0, 1.0))
         }
-        below += here;
     }
-    0.0
+
+    /// The time that a part of the commands did not exceed. Nanoseconds.
+    fn percentile(self, buckets: &[u64], part: f64) -> f64 {
+        let all: u64 = buckets.iter().sum();
+        let wanted = real(all) * part;
+        let mut below = 0.0;
+        for (&count, i) in buckets.iter().zip(0..) {
+            let here = real(count);
+            if here > 0.0 && below + here >= wanted {
+                let (low, high) = ends(i);
+                let (from, width) = match self {
+                    Spread::Low(part) => (low, (high - low) * part),
+                    Spread::High(part) => (high - (high - low) * part, (high - low) * part),
+                };
+                return from + width * ((wanted - below) / here);
+            }
+            below += here;
+        }
+        0.0
+    }
+}
+
+/// The ends of a bucket. Nanoseconds.
+fn ends(i: i32) -> (f64, f64) {
+    let low = if i == 0 { 0.0 } else { 2f64.powi(i - 1) };
+    (low * 1000.0, 2f64.powi(i) * 1000.0)
 }
 
 impl Rates {
@@ -377,6 +415,25 @@ pub(crate) mod tests {
             (2, 505.0, 3)
         );
         assert_eq!(rates.drives[0].depth, 3.0);
+    }
+
+    #[test]
+    fn percentiles_agree_with_the_mean() {
+        let mut buckets = [0; 28];
+        // A thousand near 646 ms, which share a bucket from 524 to 1049 ms.
+        buckets[20] = 1000;
+        let spread = Spread::of(&buckets, 1000.0 * 646e6);
+        let (p50, p99) = (spread.percentile(&buckets, 0.5), spread.percentile(&buckets, 0.99));
+        assert!((p50 - 646e6).abs() < 1e6 && p99 < 770e6, "{p50} {p99}");
+        // Near the upper end.
+        let spread = Spread::of(&buckets, 1000.0 * 1e9);
+        let (p50, p99) = (spread.percentile(&buckets, 0.5), spread.percentile(&buckets, 0.99));
+        assert!((p50 - 1e9).abs() < 1e6 && (1e9..1.049e9).contains(&p99), "{p50} {p99}");
+        // A few slow ones beside many quick ones.
+        buckets[5] = 100_000;
+        let spread = Spread::of(&buckets, 1000.0 * 646e6 + 100_000.0 * 20e3);
+        assert!((16e3..32e3).contains(&spread.percentile(&buckets, 0.5)));
+        assert_eq!(Spread::of(&[0; 28], 0.0).percentile(&[0; 28], 0.5).to_bits(), 0);
     }
 
     /// A drive that has died is listed still when another one serves at its path.
