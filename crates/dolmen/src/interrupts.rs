@@ -8,7 +8,7 @@ use std::{
 use tokio::signal::unix::{SignalKind, signal};
 
 /// How long an interrupted verb waits for others.
-const PATIENCE: Duration = Duration::from_secs(5);
+const PATIENCE: Duration = Duration::from_secs(1);
 
 static SEEN: AtomicUsize = AtomicUsize::new(0);
 
@@ -17,7 +17,7 @@ pub(crate) fn seen() -> bool {
     SEEN.load(Ordering::Relaxed) > 0
 }
 
-/// When an interrupted verb stops waiting for what others still owe it: some seconds after the first interruption, or with the second.
+/// When an interrupted verb stops waiting for what others still owe it: a second after the first interruption, or with the second.
 #[derive(Debug, Default)]
 pub(crate) struct Patience(Option<Instant>);
 

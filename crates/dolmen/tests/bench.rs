@@ -1,16 +1,19 @@
 //! `dolmen bench` as its users run it, against a real daemon.
 #![allow(clippy::unwrap_used)] // a test that can't go on fails
 
+mod door;
 mod figures;
 mod node;
 
+use door::Wire;
 use figures::{add_up, compares, number};
 use node::{DOLMEN, Node, within};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use std::{
-    process::{Command, Output, Stdio},
-    time::Duration,
+    process::{Child, Command, Output, Stdio},
+    thread::sleep,
+    time::{Duration, Instant},
 };
 
 const HOST: &str = "nqn.2014-08.org.example:bench";
@@ -55,6 +58,21 @@ impl Bench {
         let run = serde_json::from_slice(&output.stdout).unwrap();
         add_up(&run);
         run
+    }
+
+    /// A stretch of network before the data port, and what a run through it says of the target.
+    fn wire(&self) -> (Wire, [String; 2]) {
+        let run = self.good(&["--runtime", "0.05", "--ramp", "0"]);
+        let of = |what: &str| run["targets"][0][what].as_str().unwrap().to_string();
+        (Wire::to(of("address").parse().unwrap()), [of("subsystem"), run["targets"][0]["nsid"].to_string()])
+    }
+
+    /// Begins a run by way of a wire.
+    fn begin(&self, (wire, [nqn, nsid]): &(Wire, [String; 2]), args: &[&str]) -> Child {
+        let mut command = Command::new(DOLMEN);
+        command.args(["bench", &wire.addr.to_string(), "--nqn", nqn, "--nsid", nsid, "--host-nqn", HOST]);
+        command.args(["--output", "json", "--ramp", "0"]).args(args);
+        command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
     }
 
     fn bad(&self, code: i32, args: &[&str]) -> String {
@@ -187,12 +205,12 @@ fn an_interrupted_run_does_not_wait_for_a_target_that_stands_still() {
     let mut command = Command::new(DOLMEN);
     command.args(["bench", &b.target, "--host-nqn", HOST, "--output", "json", "--runtime", "600s"]);
     let mut run = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
-    std::thread::sleep(Duration::from_secs(2));
+    sleep(Duration::from_secs(2));
     b.node.signal(Signal::STOP);
-    std::thread::sleep(Duration::from_millis(200));
+    sleep(Duration::from_millis(200));
     for _ in 0..2 {
         kill_process(Pid::from_child(&run), Signal::INT).unwrap();
-        std::thread::sleep(Duration::from_millis(100));
+        sleep(Duration::from_millis(100));
     }
     within(&|| "it still waits".into(), || run.try_wait().unwrap().is_some());
     b.node.signal(Signal::CONT);
@@ -200,4 +218,108 @@ fn an_interrupted_run_does_not_wait_for_a_target_that_stands_still() {
     let run: Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!(run["interrupted"], true);
     assert!(number(&run, "/reads/operations") > 0.0, "{run}");
+}
+
+/// How a run ended: its code, what it reported, what it said.
+fn end(run: Child) -> (Option<i32>, Value, String) {
+    let Output { status, stdout, stderr } = run.wait_with_output().unwrap();
+    let said = String::from_utf8(stderr).unwrap();
+    let report = serde_json::from_slice(&stdout).unwrap_or_else(|why| panic!("{why}: {said}"));
+    (status.code(), report, said)
+}
+
+fn interrupt(run: &Child) {
+    kill_process(Pid::from_child(run), Signal::INT).unwrap();
+}
+
+fn empty_slices(run: &Value) -> usize {
+    let slices = run["slices"].as_array().unwrap();
+    slices.iter().filter(|slice| number(slice, "/iops") < 0.5 && slice["p50"].is_null()).count()
+}
+
+#[test]
+fn a_connection_that_stays_away_ends_the_run_with_an_error() {
+    let b = Bench::new();
+    b.volume("one", "null");
+    let wire = b.wire();
+    let writes = ["--rw", "randwrite", "--destroy-data", "--rate", "500", "--runtime", "4"];
+    let run = b.begin(&wire, &[&writes[..], &["--loss-timeout", "6"]].concat());
+    sleep(Duration::from_millis(1500));
+    wire.0.cut();
+    let (code, run, said) = end(run);
+    assert_eq!(code, Some(1), "{said}");
+    assert!(said.contains("commands failed") && said.contains("lost"), "{said}");
+    assert!(number(&run, "/errors") > 0.5, "{run}");
+    assert_eq!((&run["connectionsLost"], &run["connectionsMadeAgain"]), (&1.into(), &0.into()));
+    // What was counted ends by the clock, and the outage is in it.
+    assert!((4.0..5.0).contains(&number(&run, "/seconds")), "{run}");
+    assert!((20..=22).contains(&run["slices"].as_array().unwrap().len()), "{run}");
+    assert!(empty_slices(&run) >= 6, "{run}");
+}
+
+#[test]
+fn an_outage_that_heals_is_in_the_slices_and_in_the_comparison() {
+    let b = Bench::new();
+    b.volume("one", "null");
+    let wire = b.wire();
+    let saved = ["before", "after"].map(|name| b.node.drive(name).to_str().unwrap().to_string());
+    for (save, outage) in saved.iter().zip([false, true]) {
+        let run = b.begin(&wire, &["--rate", "500", "--runtime", "3", "--save", save]);
+        sleep(Duration::from_millis(1000));
+        if outage {
+            wire.0.cut();
+            sleep(Duration::from_millis(900));
+            wire.0.mend();
+        }
+        let (code, run, said) = end(run);
+        assert_eq!(code, Some(0), "{said}");
+        let lost = u64::from(outage);
+        assert_eq!((&run["connectionsLost"], &run["connectionsMadeAgain"]), (&lost.into(), &lost.into()));
+        assert!((20..=22).contains(&run["slices"].as_array().unwrap().len()), "{run}");
+        assert!(!outage || empty_slices(&run) >= 3, "{run}");
+    }
+    let [before, after] = &saved;
+    let compared =
+        Command::new(DOLMEN).args(["bench", "compare", before, after, "--output", "json"]).output();
+    let compared: Value = serde_json::from_slice(&compared.unwrap().stdout).unwrap();
+    let rows = compared["rows"].as_array().unwrap();
+    let latency = rows.iter().find(|row| row["name"] == "mean latency").unwrap();
+    assert_eq!(latency["verdict"], "worse", "{compared}");
+    let differences = compared["differences"].to_string();
+    assert!(differences.contains("connections lost"), "{differences}");
+}
+
+#[test]
+fn an_interrupted_verification_says_that_nothing_was_read_back() {
+    let b = Bench::new();
+    b.volume("one", "null");
+    let wire = b.wire();
+    let run = b.begin(
+        &wire,
+        &["--rw", "randwrite", "--destroy-data", "--verify", "--rate", "500", "--runtime", "60"],
+    );
+    sleep(Duration::from_millis(1500));
+    interrupt(&run);
+    let (code, run, said) = end(run);
+    assert_eq!((code, &run["interrupted"]), (Some(1), &true.into()), "{said}");
+    assert!(said.contains("was not read back"), "{said}");
+    assert_eq!(run["verified"]["notReadBack"], "it was interrupted");
+    assert_eq!(run["verified"]["blocksReadBack"], 0);
+}
+
+#[test]
+fn who_is_interrupted_does_not_wait_for_a_connection_that_is_away() {
+    let b = Bench::new();
+    b.volume("one", "null");
+    let wire = b.wire();
+    let run = b.begin(&wire, &["--rate", "500", "--runtime", "60", "--loss-timeout", "never"]);
+    sleep(Duration::from_millis(1000));
+    wire.0.cut();
+    sleep(Duration::from_millis(500));
+    interrupt(&run);
+    let begun = Instant::now();
+    let (code, run, said) = end(run);
+    assert!(begun.elapsed() < Duration::from_secs(4), "{:?}", begun.elapsed());
+    assert_eq!(code, Some(1), "{said}");
+    assert!(number(&run, "/unanswered") > 0.5 && said.contains("not answered"), "{said}");
 }

@@ -350,19 +350,24 @@ impl Session {
     /// at least ten times a second, even if nothing completes.
     pub fn run(&mut self, load: &mut Load, mut each_turn: impl FnMut(&mut Load, Nanos) -> bool) {
         loop {
-            load.step(&mut self.io, &mut self.initiator);
-            let look = self.io.now().plus_ms(LOOK_MS);
-            self.turn_until(load.wake_at().map_or(look, |at| at.min(look)));
-            for completion in self.completions.drain(..) {
-                if load.owns(&completion) {
-                    load.on_completion(completion);
-                }
-            }
+            self.turn_load(load);
             if !each_turn(load, self.io.now()) {
                 load.stop();
             }
             if load.is_done() {
                 return;
+            }
+        }
+    }
+
+    /// One turn of a load, for those who look after the session meanwhile too; a tenth of a second at most.
+    pub fn turn_load(&mut self, load: &mut Load) {
+        load.step(&mut self.io, &mut self.initiator);
+        let look = self.io.now().plus_ms(LOOK_MS);
+        self.turn_until(load.wake_at().map_or(look, |at| at.min(look)));
+        for completion in self.completions.drain(..) {
+            if load.owns(&completion) {
+                load.on_completion(completion);
             }
         }
     }

@@ -1,6 +1,9 @@
 //! The grammar of `dolmen bench`.
 
-use crate::cli::{duration::duration, fabric::FabricArgs};
+use crate::cli::{
+    duration::{Span, duration, milliseconds_or_never},
+    fabric::FabricArgs,
+};
 use clap::{Args, Subcommand, ValueEnum};
 use dolmen_initiator::load::{Mix, Pattern, Skew};
 use dolmen_types::{ByteSize, limits::MAX_IO_QUEUES};
@@ -93,6 +96,10 @@ pub struct BenchArgs {
     /// Who is meant, and who we are.
     #[command(flatten)]
     pub fabric: FabricArgs,
+
+    /// A connection that has been away for so long is given up: what waits for it fails, and the run ends with an error
+    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = milliseconds_or_never)]
+    pub loss_timeout: Span,
 
     /// CPUs that the jobs are pinned to, one after the other: 2,3 or 2-5
     #[arg(long, value_name = "LIST", value_parser = cpus)]

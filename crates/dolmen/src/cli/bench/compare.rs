@@ -77,11 +77,12 @@ pub(super) fn text(before: &Report, after: &Report) -> String {
 }
 
 fn rows(before: &Report, after: &Report) -> Vec<Row> {
-    let noise = |of: fn(&SliceResult) -> f64| {
+    let noise = |of: fn(&SliceResult) -> Option<f64>| {
         let (a, b) = (before.spread(of)?, after.spread(of)?);
         Some((2.0 * (a * a + b * b).sqrt()).max(LEAST_NOISE))
     };
-    let (rate, middle, tail) = (noise(|s| s.iops), noise(|s| s.p50 as f64), noise(|s| s.p99 as f64));
+    let (rate, middle, tail) =
+        (noise(|s| Some(s.iops)), noise(|s| Some(s.p50? as f64)), noise(|s| Some(s.p99? as f64)));
     let mut rows = Vec::new();
     let mut push = |name, (before, after): (f64, f64), more_is_better: bool, noise, show| {
         if before > 0.0 && after > 0.0 {
@@ -129,6 +130,9 @@ fn differences(before: &Report, after: &Report) -> Vec<String> {
     check("processor", format!("{} of {}", a.cpus, a.cpu), format!("{} of {}", b.cpus, b.cpu));
     check("kernel", a.kernel.clone(), b.kernel.clone());
     check("congestion control", a.congestion_control.clone(), b.congestion_control.clone());
+    check("connections lost", before.connections_lost.to_string(), after.connections_lost.to_string());
+    let ended = |report: &Report| if report.interrupted { "interrupted" } else { "whole" }.to_string();
+    check("the run", ended(before), ended(after));
     found
 }
 

@@ -27,7 +27,12 @@ impl Goal {
     /// Asks the target for what was not given, and looks at the namespace.
     pub(super) fn find(target: &str, args: &BenchArgs) -> Result<Goal, CliError> {
         let (mut session, options) = reach(target, &args.fabric)?;
-        let options = Options { io_queues: args.connections, queue_depth: args.iodepth, ..options };
+        let options = Options {
+            io_queues: args.connections,
+            queue_depth: args.iodepth,
+            loss_timeout_ms: args.loss_timeout.0,
+            ..options
+        };
         let addr = options.addr;
         let nsid = namespace_of(&mut session, &args.fabric, &options)?;
         let namespace = session.namespace(nsid).failed(|| format!("namespace {nsid} at {addr}"))?;

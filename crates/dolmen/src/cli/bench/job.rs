@@ -2,9 +2,10 @@
 
 use super::{
     goal::Goal,
-    peer::{self, Peer},
+    meter::{Measured, Meter, goes_on},
+    peer::Peer,
     plan::{Plan, Run},
-    report::both,
+    told::{Link, TELL_MS, Told},
 };
 use crate::{
     cli::{
@@ -16,26 +17,16 @@ use crate::{
 use dolmen_initiator::{
     Failure,
     blocking::Session,
-    load::{Load, LoadStats, Violation},
+    load::{Load, Violation},
     spare_buffers,
 };
 use dolmen_io::{Io, PoolConfig};
 use dolmen_types::Nanos;
 use dolmen_uring::{Uring, UringConfig, pin_thread};
-use std::{
-    sync::{
-        atomic::{AtomicU64, Ordering::Relaxed},
-        mpsc::{Receiver, Sender},
-    },
-    time::Duration,
+use std::sync::{
+    atomic::Ordering::Relaxed,
+    mpsc::{Receiver, Sender},
 };
-
-/// Slices that a run is cut into, so that one can see how steady it is; of a run without a set end up to twice as many.
-pub(super) const SLICES: usize = 20;
-/// First length of a slice of a run without a set end.
-const FIRST_SLICE: Duration = Duration::from_millis(100);
-/// How often a job tells how far it is. Milliseconds.
-const TELL_MS: u64 = 100;
 
 /// What a job is to do next.
 #[derive(Clone, Copy, Debug)]
@@ -46,46 +37,23 @@ pub(super) enum Order {
     ReadBack,
 }
 
-/// What all see of a job while it works, on a cache line of its own.
-#[derive(Debug, Default)]
-#[repr(align(128))]
-pub(super) struct Told {
-    /// Commands done since the order.
-    pub(super) operations: AtomicU64,
-    /// Commands that the order will take, where that is known.
-    pub(super) of: AtomicU64,
-    /// Connections lost since the start.
-    pub(super) losses: AtomicU64,
-}
-
-/// A part of a run.
-#[derive(Clone, Debug)]
-pub(super) struct Slice {
-    /// How long it was. Nanoseconds.
-    pub(super) ns: u64,
-    /// What was counted.
-    pub(super) stats: LoadStats,
-}
-
-/// What a job counted between the end of the ramp and the end.
+/// What came of an order.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Counted {
-    /// Parts in order; the last one may be shorter.
-    pub(super) slices: Vec<Slice>,
-    /// CPU time of this thread. Nanoseconds; `None` where the system doesn't tell.
-    pub(super) cpu_ns: Option<u64>,
-    /// CPU time of the processes behind the target, by the job that was told to look.
-    pub(super) peer_ns: Option<u64>,
-    /// Commands that were due and not issued at the end.
-    pub(super) behind: u64,
-    /// Commands that failed, and the first one.
+    /// What was measured, of a run.
+    pub(super) run: Measured,
+    /// Commands that failed, and why the first one did.
     pub(super) errors: u64,
-    pub(super) first_error: Option<Failure>,
+    pub(super) first_error: Option<String>,
+    /// Commands that nobody waited for any longer.
+    pub(super) unanswered: u64,
     /// Blocks that are wrong, and the first one.
     pub(super) violations: u64,
     pub(super) first_violation: Option<Violation>,
     /// Blocks read back.
     pub(super) read_back: u64,
+    /// Blocks that were to be read back, and were not.
+    pub(super) unread: u64,
 }
 
 /// A connected job.
@@ -97,6 +65,9 @@ pub(super) struct Job<'a> {
     /// The processes to look at, if it is this job that does.
     peer: Option<&'a Peer>,
     session: Session,
+    link: Link,
+    /// Nobody waits for the target any longer.
+    silent: bool,
     load: Option<Load>,
 }
 
@@ -118,7 +89,8 @@ pub(super) fn follow(
         let Some(job) = &mut job else { return };
         let _ = results.send((number, job.obey(order)));
     }
-    if let Some(job) = job {
+    // A target that owes answers owes a good-bye too.
+    if let Some(job) = job.filter(|job| !job.silent) {
         job.session.disconnect();
     }
 }
@@ -148,7 +120,7 @@ impl<'a> Job<'a> {
                 format!("the target grants {queues} connections where {} are wanted", plan.connections);
             return Err(failed(text).hint("lower --connections"));
         }
-        Ok(Job { number, plan, goal, told, peer, session, load: None })
+        Ok(Job { number, plan, goal, told, peer, session, link: Link::default(), silent: false, load: None })
     }
 
     fn obey(&mut self, order: Order) -> Result<Counted, CliError> {
@@ -167,53 +139,68 @@ impl<'a> Job<'a> {
         }
         self.told.of.store(if run.once { load.units() } else { 0 }, Relaxed);
         let mut meter = Meter::new(run, self.session.now(), self.told, self.peer);
-        self.drive(&mut load, |load, now| meter.look(load, now));
-        let mut counted = meter.counted;
-        self.finish(&load, &mut counted);
+        let unanswered = self.drive(&mut load, |load, now| meter.look(load, now));
+        let counted = self.finish(&load, Counted { run: meter.measured(), unanswered, ..Counted::default() });
         self.load = Some(load);
         Ok(counted)
     }
 
-    /// Runs a load as the session does, but waits for nothing once patience has come to its end.
-    fn drive(&mut self, load: &mut Load, mut each_turn: impl FnMut(&mut Load, Nanos) -> bool) {
+    /// Runs a load as the session does, and looks after the connection. Who is interrupted waits for answers for a while, and not at
+    /// all while there is no connection; the number of commands that are not answered then.
+    fn drive(&mut self, load: &mut Load, mut each_turn: impl FnMut(&mut Load, Nanos) -> bool) -> u64 {
         let mut patience = Patience::default();
-        self.session.run(load, |load, now| {
-            if patience.is_over() {
-                load.abandon();
+        loop {
+            self.session.turn_load(load);
+            let now = self.session.now();
+            self.link.note(self.session.take_notices(), now, self.told);
+            if !each_turn(load, now) {
+                load.stop();
             }
-            each_turn(load, now)
-        });
+            if load.is_done() {
+                return 0;
+            }
+            if patience.is_over() || (interrupts::seen() && self.link.is_away()) {
+                load.abandon();
+                self.silent = true;
+                return load.under_way() as u64;
+            }
+        }
     }
 
     fn read_back(&mut self) -> Counted {
-        let mut counted = Counted::default();
-        let Some(mut load) = self.load.take() else { return counted };
+        let Some(mut load) = self.load.take() else { return Counted::default() };
         load.restart_counting();
-        self.told.of.store(load.read_back(), Relaxed);
+        let known = load.read_back();
+        self.told.of.store(known, Relaxed);
         let mut tell_at = self.session.now();
         let told = self.told;
-        self.drive(&mut load, |load, now| {
+        let unanswered = self.drive(&mut load, |load, now| {
             if now >= tell_at {
                 told.operations.store(load.stats().reads, Relaxed);
                 tell_at = now.plus_ms(TELL_MS);
             }
             goes_on(load)
         });
-        counted.read_back = load.stats().reads * (self.plan.bs / 4096);
-        self.finish(&load, &mut counted);
-        counted
+        let (read, blocks) = (load.stats().reads, self.plan.bs / 4096);
+        let (read_back, unread) = (read * blocks, known.saturating_sub(read) * blocks);
+        self.finish(&load, Counted { read_back, unread, unanswered, ..Counted::default() })
     }
 
-    /// What went wrong, whenever it did.
-    fn finish(&mut self, load: &Load, counted: &mut Counted) {
+    /// With what went wrong, whenever it did.
+    fn finish(&mut self, load: &Load, counted: Counted) -> Counted {
         let stats = load.stats();
-        (counted.errors, counted.first_error) = (stats.errors, stats.first_error);
-        (counted.violations, counted.first_violation) = (stats.violations, stats.first_violation.clone());
-        self.session.take_notices();
-        // Attempts to connect again that failed are no losses.
-        let losses = self.session.paths().iter().map(|path| path.statistics.losses).sum();
-        self.told.losses.store(losses, Relaxed);
         self.told.operations.store(0, Relaxed);
+        let why = |failure: Failure| match (failure, self.link.given_up()) {
+            (Failure::Lost, Some(why)) => format!("{failure} ({why})"),
+            _ => failure.to_string(),
+        };
+        Counted {
+            errors: stats.errors,
+            first_error: stats.first_error.map(why),
+            violations: stats.violations,
+            first_violation: stats.first_violation.clone(),
+            ..counted
+        }
     }
 }
 
@@ -230,142 +217,6 @@ fn pool(connections: u16, depth: u16, bs: u64) -> PoolConfig {
         None => classes.push((bs.next_multiple_of(4096), places + 8)),
     }
     PoolConfig::new(classes).with_heads()
-}
-
-fn goes_on(load: &Load) -> bool {
-    let stats = load.stats();
-    stats.errors == 0 && stats.violations == 0 && !interrupts::seen()
-}
-
-/// Decides when counting begins, when a slice ends and when the run does.
-struct Meter<'a> {
-    run: Run,
-    told: &'a Told,
-    peer: Option<&'a Peer>,
-    counted: Counted,
-    begin: Nanos,
-    /// When counting began.
-    counting: Option<Nanos>,
-    /// When the slice under way began, and when it ends: the ends don't drift, however late they are seen.
-    slice: Nanos,
-    slice_end: Nanos,
-    slice_ns: u64,
-    tell_at: Nanos,
-    before: (Option<u64>, Option<u64>),
-    done: bool,
-}
-
-impl<'a> Meter<'a> {
-    fn new(run: Run, now: Nanos, told: &'a Told, peer: Option<&'a Peer>) -> Meter<'a> {
-        let slice = if run.once { FIRST_SLICE } else { run.runtime / u32::try_from(SLICES).unwrap_or(1) };
-        Meter {
-            run,
-            told,
-            peer,
-            counted: Counted::default(),
-            begin: now,
-            counting: None,
-            slice: now,
-            slice_end: now,
-            slice_ns: nanos(slice).max(1),
-            tell_at: now,
-            before: (None, None),
-            done: false,
-        }
-    }
-
-    /// Once per turn; false to end.
-    fn look(&mut self, load: &mut Load, now: Nanos) -> bool {
-        if self.done {
-            return false;
-        }
-        if now >= self.tell_at {
-            let counted: u64 = self.counted.slices.iter().map(|s| s.stats.reads + s.stats.changes).sum();
-            self.told.operations.store(counted + load.stats().reads + load.stats().changes, Relaxed);
-            self.tell_at = now.plus_ms(TELL_MS);
-        }
-        let stops = !goes_on(load) || load.is_done();
-        let Some(counting) = self.counting else {
-            if stops || self.run.once || now.since(self.begin) >= nanos(self.run.ramp) {
-                self.count_from(load, now);
-            }
-            if stops {
-                self.end(load);
-            }
-            return !self.done;
-        };
-        let ends = stops || (!self.run.once && now.since(counting) >= nanos(self.run.runtime));
-        if ends {
-            load.count_open(now, self.usual_ns(load));
-        }
-        if ends || now >= self.slice_end {
-            self.counted.slices.push(Slice { ns: now.since(self.slice), stats: load.take_counts() });
-            self.slice = now;
-            self.coarsen();
-            let passed = now.since(counting) / self.slice_ns;
-            self.slice_end = Nanos(counting.0 + (passed + 1) * self.slice_ns);
-        }
-        if ends {
-            self.end(load);
-        }
-        !self.done
-    }
-
-    /// The end of the ramp. A load that goes over its range once is counted from its first command.
-    fn count_from(&mut self, load: &mut Load, now: Nanos) {
-        let from = if self.run.once { self.begin } else { now };
-        if !self.run.once {
-            load.restart_counting();
-        }
-        (self.counting, self.slice, self.slice_end) = (Some(from), from, Nanos(from.0 + self.slice_ns));
-        self.before = (peer::thread_ns(), self.peer.and_then(Peer::cpu_ns));
-    }
-
-    /// The median of what was counted so far.
-    fn usual_ns(&self, load: &Load) -> u64 {
-        let mut sum = both(load.stats());
-        self.counted.slices.iter().for_each(|slice| sum.merge(&both(&slice.stats)));
-        sum.percentile(50_000)
-    }
-
-    /// Twice as many slices become half as many.
-    fn coarsen(&mut self) {
-        if self.counted.slices.len() < 2 * SLICES {
-            return;
-        }
-        let slices = std::mem::take(&mut self.counted.slices);
-        for pair in slices.chunks(2) {
-            let mut slice = pair[0].clone();
-            for other in &pair[1..] {
-                slice.ns += other.ns;
-                add(&mut slice.stats, &other.stats);
-            }
-            self.counted.slices.push(slice);
-        }
-        self.slice_ns *= 2;
-    }
-
-    fn end(&mut self, load: &Load) {
-        let after = (peer::thread_ns(), self.peer.and_then(Peer::cpu_ns));
-        let passed = |before: Option<u64>, after: Option<u64>| Some(after?.saturating_sub(before?));
-        self.counted.cpu_ns = passed(self.before.0, after.0);
-        self.counted.peer_ns = passed(self.before.1, after.1);
-        self.counted.behind = load.behind();
-        self.done = true;
-    }
-}
-
-/// Adds up what was counted.
-pub(super) fn add(sum: &mut LoadStats, other: &LoadStats) {
-    sum.reads += other.reads;
-    sum.changes += other.changes;
-    sum.bytes += other.bytes;
-    sum.read_latency.merge(&other.read_latency);
-    sum.change_latency.merge(&other.change_latency);
-}
-
-fn nanos(duration: Duration) -> u64 {
-    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]

@@ -8,11 +8,13 @@ mod compare;
 mod goal;
 mod job;
 mod machine;
+mod meter;
 mod peer;
 mod plan;
 mod progress;
 mod report;
 mod text;
+mod told;
 
 pub use args::{BenchArgs, BenchVerb, CpuList, Rw};
 
@@ -22,7 +24,7 @@ use super::{
 };
 use crate::interrupts;
 use goal::Goal;
-use job::{Counted, Order, Told};
+use job::{Counted, Order};
 use machine::Machine;
 use peer::Peer;
 use plan::{Plan, Run};
@@ -31,10 +33,14 @@ use report::{LatencyTarget, Report, Try, Verified};
 use std::{
     path::Path,
     process::ExitCode,
-    sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel},
+    sync::{
+        atomic::{AtomicU64, Ordering::Relaxed},
+        mpsc::{Receiver, RecvTimeoutError, Sender, channel},
+    },
     thread::Scope,
     time::{Duration, SystemTime},
 };
+use told::Told;
 
 /// One try of a depth, under --latency-target.
 const TRY_RAMP: Duration = Duration::from_millis(200);
@@ -82,6 +88,12 @@ fn judge(report: &Report) -> Result<ExitCode, CliError> {
     if let Some(first) = &report.first_error {
         return failed(format!("{} commands failed; the first: {first}", report.errors));
     }
+    if report.unanswered > 0 {
+        return failed(format!("{} commands were not answered", report.unanswered));
+    }
+    if let Some(why) = verified.and_then(|v| v.not_read_back.as_ref()) {
+        return failed(format!("what was written was not read back: {why}"));
+    }
     Ok(Exit::Done.into())
 }
 
@@ -124,23 +136,16 @@ fn run(plan: &Plan, args: &BenchArgs) -> Result<Report, CliError> {
             latency_target = Some(found.1);
         }
         let run = Run { depth, ramp: args.ramp, runtime: args.runtime, once: args.once };
-        let mut counted =
+        let counted =
             crew.order(Order::Run(run), &format!("{} {}", text::rw(plan.rw), text::bytes(plan.bs)))?;
         let mut report = Report::new(plan, depth, &counted);
-        let sound = counted.iter().all(|job| job.errors == 0 && job.violations == 0);
         if plan.verify.is_some() {
-            if sound && !interrupts::seen() {
-                counted = crew.order(Order::ReadBack, "reading back")?;
-            }
-            report.verified = Some(verified(&counted));
-            let failure = counted.iter().find_map(|job| job.first_error);
-            report.errors = report.errors.max(counted.iter().map(|job| job.errors).sum());
-            report.first_error = report.first_error.or(failure.map(|f| f.to_string()));
+            report.verified = Some(crew.verify(counted, &mut report)?);
         }
         report.latency_target = latency_target;
         report.interrupted = interrupts::seen();
         report.target_processes = peers.as_ref().map_or_else(Clone::clone, |peer| peer.names.clone());
-        report.connections_lost = crew.losses();
+        (report.connections_lost, report.connections_made_again) = crew.losses();
         Ok(report)
     })
 }
@@ -149,15 +154,6 @@ fn run(plan: &Plan, args: &BenchArgs) -> Result<Report, CliError> {
 fn look_for_peers(plan: &Plan) -> Result<Peer, String> {
     let addresses: Vec<_> = plan.goals.iter().map(|goal| goal.options.addr).collect();
     Peer::find(&addresses)
-}
-
-fn verified(counted: &[Counted]) -> Verified {
-    let first = counted.iter().find_map(|job| job.first_violation.as_ref());
-    Verified {
-        blocks_read_back: counted.iter().map(|job| job.read_back).sum(),
-        violations: counted.iter().map(|job| job.violations).sum(),
-        first_violation: first.map(ToString::to_string),
-    }
 }
 
 impl<'a> Crew<'a> {
@@ -221,8 +217,36 @@ impl<'a> Crew<'a> {
         Ok(said.into_iter().flatten().collect())
     }
 
-    fn losses(&self) -> u64 {
-        self.told.iter().map(|told| told.losses.load(std::sync::atomic::Ordering::Relaxed)).sum()
+    /// Reads back what a run has written, if it ended well; what it found comes to the report.
+    fn verify(&mut self, run: Vec<Counted>, report: &mut Report) -> Result<Verified, CliError> {
+        let sound = run.iter().all(|job| job.errors == 0 && job.violations == 0);
+        let reads = sound && !interrupts::seen();
+        let counted = if reads { self.order(Order::ReadBack, "reading back")? } else { run };
+        let sum = |of: fn(&Counted) -> u64| counted.iter().map(of).sum::<u64>();
+        let violations = sum(|job| job.violations);
+        if reads {
+            report.errors = sum(|job| job.errors);
+            report.first_error = counted.iter().find_map(|job| job.first_error.clone());
+            report.unanswered += sum(|job| job.unanswered);
+        }
+        let why = match () {
+            () if violations > 0 => "blocks were wrong",
+            () if report.errors > 0 => "commands failed",
+            () => "it was interrupted",
+        };
+        let first = counted.iter().find_map(|job| job.first_violation.as_ref());
+        Ok(Verified {
+            blocks_read_back: sum(|job| job.read_back),
+            not_read_back: (!reads || sum(|job| job.unread) > 0).then(|| why.into()),
+            violations,
+            first_violation: first.map(ToString::to_string),
+        })
+    }
+
+    /// Connections lost, and those of them that came back.
+    fn losses(&self) -> (u64, u64) {
+        let sum = |of: fn(&Told) -> &AtomicU64| self.told.iter().map(|told| of(told).load(Relaxed)).sum();
+        (sum(|told| &told.losses), sum(|told| &told.returns))
     }
 
     /// The largest depth at which the percentile stays within the target, by halving; 1 if none does.
@@ -238,7 +262,7 @@ impl<'a> Crew<'a> {
             let depth = if tries.is_empty() { self.plan.depth } else { good.midpoint(bad) };
             let run = Run { depth, ramp: TRY_RAMP, runtime: TRY_RUNTIME, once: false };
             let counted = self.order(Order::Run(run), &format!("trying depth {depth}"))?;
-            if let Some(failure) = counted.iter().find_map(|job| job.first_error) {
+            if let Some(failure) = counted.iter().find_map(|job| job.first_error.as_ref()) {
                 return Err(CliError::new(Exit::Failed, format!("a command failed: {failure}")));
             }
             let (sum, seconds) = report::total(&counted);

@@ -3,7 +3,8 @@
 use super::{
     Machine,
     args::Rw,
-    job::{Counted, Slice, add},
+    job::Counted,
+    meter::{Measured, Slice, add},
     plan::Plan,
 };
 use dolmen_initiator::load::{Histogram, LoadStats, Pattern};
@@ -45,7 +46,7 @@ pub(super) struct Report {
     pub(super) reads: Option<Side>,
     /// Writes, if there were any.
     pub(super) writes: Option<Side>,
-    /// The run in slices of equal length, all jobs together.
+    /// The run in slices of equal length by the clock, all jobs together.
     pub(super) slices: Vec<SliceResult>,
     /// Each job.
     pub(super) jobs: Vec<JobResult>,
@@ -61,12 +62,18 @@ pub(super) struct Report {
     pub(super) verified: Option<Verified>,
     /// Commands that were due under --rate and not issued at the end.
     pub(super) behind: u64,
-    /// Connections lost and made again.
+    /// Connections lost.
     pub(super) connections_lost: u64,
+    /// Those of them that were made again.
+    #[serde(default)]
+    pub(super) connections_made_again: u64,
     /// Commands that failed.
     pub(super) errors: u64,
     /// The first of them.
     pub(super) first_error: Option<String>,
+    /// Commands that were not answered when an interruption ended the wait for them.
+    #[serde(default)]
+    pub(super) unanswered: u64,
     /// True when it ended before its time.
     pub(super) interrupted: bool,
 }
@@ -149,8 +156,9 @@ pub(super) struct Latency {
 pub(super) struct SliceResult {
     pub(super) seconds: f64,
     pub(super) iops: f64,
-    pub(super) p50: u64,
-    pub(super) p99: u64,
+    /// `None` where nothing was completed.
+    pub(super) p50: Option<u64>,
+    pub(super) p99: Option<u64>,
 }
 
 /// One job.
@@ -197,6 +205,9 @@ impl Try {
 pub(super) struct Verified {
     /// 4 KiB blocks read back at the end.
     pub(super) blocks_read_back: u64,
+    /// Why not all that was written was read back, if so.
+    #[serde(default)]
+    pub(super) not_read_back: Option<String>,
     /// Blocks that held what they cannot hold.
     pub(super) violations: u64,
     pub(super) first_violation: Option<String>,
@@ -279,8 +290,8 @@ pub(super) fn total(counted: &[Counted]) -> (LoadStats, f64) {
     let mut sum = LoadStats::default();
     let mut longest = 0;
     for job in counted {
-        job.slices.iter().for_each(|slice| add(&mut sum, &slice.stats));
-        longest = longest.max(job.slices.iter().map(|slice| slice.ns).sum());
+        job.run.slices.iter().for_each(|slice| add(&mut sum, &slice.stats));
+        longest = longest.max(job.run.ns());
     }
     (sum, longest as f64 / 1e9)
 }
@@ -293,9 +304,8 @@ impl Report {
         let all = Side::of(operations, plan.bs, seconds, &both(&sum));
         let side = |n: u64, latency| (n > 0).then(|| Side::of(n, plan.bs, seconds, latency));
         let per_io = |ns: Option<u64>, n: u64| ns.filter(|_| n > 0).map(|ns| ns as f64 / n as f64);
-        let cpu: Option<u64> = counted.iter().map(|job| job.cpu_ns).sum();
-        let peer = counted.iter().find_map(|job| job.peer_ns);
-        let failure = counted.iter().find_map(|job| job.first_error);
+        let cpu: Option<u64> = counted.iter().map(|job| job.run.cpu_ns).sum();
+        let peer = counted.iter().find_map(|job| job.run.peer_ns);
         Report {
             bench_format: FORMAT,
             program: concat!("dolmen ", env!("CARGO_PKG_VERSION")).into(),
@@ -306,28 +316,36 @@ impl Report {
             all,
             reads: side(sum.reads, &sum.read_latency),
             writes: side(sum.changes, &sum.change_latency),
-            slices: slices(counted),
+            slices: slices(&counted.iter().map(|job| &job.run).collect::<Vec<_>>()),
             jobs: counted.iter().enumerate().map(|(number, job)| JobResult::of(plan, number, job)).collect(),
             cpu_ns_per_io: per_io(cpu, operations),
             target_cpu_ns_per_io: per_io(peer, operations),
             target_processes: String::new(),
             latency_target: None,
             verified: None,
-            behind: counted.iter().map(|job| job.behind).sum(),
+            behind: counted.iter().map(|job| job.run.behind).sum(),
             connections_lost: 0,
+            connections_made_again: 0,
             errors: counted.iter().map(|job| job.errors).sum(),
-            first_error: failure.map(|f| f.to_string()),
+            first_error: counted.iter().find_map(|job| job.first_error.clone()),
+            unanswered: counted.iter().map(|job| job.unanswered).sum(),
             interrupted: false,
         }
     }
 
-    /// How much the slices of this run differ in something: standard deviation over mean; `None` for too few of them.
-    pub(super) fn spread(&self, of: impl Fn(&SliceResult) -> f64) -> Option<f64> {
-        let values: Vec<f64> = self.slices.iter().map(of).collect();
+    /// How much the slices of this run differ in something, of those that have it: standard deviation over mean; `None` for too few
+    /// of them.
+    pub(super) fn spread(&self, of: impl Fn(&SliceResult) -> Option<f64>) -> Option<f64> {
+        let values: Vec<f64> = self.slices.iter().filter_map(of).collect();
         let count = values.len() as f64;
         let mean = values.iter().sum::<f64>() / count;
         let squares: f64 = values.iter().map(|v| (v - mean) * (v - mean)).sum();
         (values.len() >= 4 && mean > 0.0).then(|| (squares / (count - 1.0)).sqrt() / mean)
+    }
+
+    /// Slices in which nothing was completed.
+    pub(super) fn empty_slices(&self) -> usize {
+        self.slices.iter().filter(|slice| slice.iops <= 0.0).count()
     }
 }
 
@@ -354,40 +372,58 @@ impl JobResult {
             target: plan.goal_of(number).options.addr.to_string(),
             cpu: plan.cpu_of(number),
             iops: rate,
-            cpu_ns_per_io: counted.cpu_ns.filter(|_| operations > 0).map(|ns| ns as f64 / operations as f64),
+            cpu_ns_per_io: counted
+                .run
+                .cpu_ns
+                .filter(|_| operations > 0)
+                .map(|ns| ns as f64 / operations as f64),
         }
     }
 }
 
-/// The slices of all jobs, one beside the other, as long as they are equally long; without the last one where that was cut
-/// short.
-fn slices(counted: &[Counted]) -> Vec<SliceResult> {
-    let Some(first) = counted.first() else { return Vec::new() };
-    let like = |a: u64, b: u64| a.abs_diff(b) <= a / 4;
-    let mut results = Vec::new();
-    for (at, slice) in first.slices.iter().enumerate() {
-        let beside: Option<Vec<&Slice>> = counted.iter().map(|job| job.slices.get(at)).collect();
-        let Some(beside) = beside.filter(|all| {
-            all.iter().all(|other| like(slice.ns, other.ns)) && like(first.slices[0].ns, slice.ns)
-        }) else {
-            break;
-        };
+/// The slices of all jobs, one beside the other, as wide as the widest of them, which the others divide; without the last one where
+/// that was cut short. A job that ended before the others did nothing from then on.
+fn slices(runs: &[&Measured]) -> Vec<SliceResult> {
+    let width = runs.iter().map(|run| run.slice_ns).max().unwrap_or(0).max(1);
+    let longest = runs.iter().map(|run| run.ns()).max().unwrap_or(0);
+    let beside = |at: u64| {
+        let part = |run: &&Measured| usize::try_from(width / run.slice_ns.max(1)).unwrap_or(1);
+        let all = runs
+            .iter()
+            .flat_map(move |run| run.slices.chunks(part(run)).nth(usize::try_from(at).ok()?))
+            .flatten();
         let mut sum = LoadStats::default();
-        beside.iter().for_each(|slice| add(&mut sum, &slice.stats));
-        let (latency, seconds) = (both(&sum), slice.ns as f64 / 1e9);
-        results.push(SliceResult {
-            seconds,
-            iops: (sum.reads + sum.changes) as f64 / seconds,
-            p50: latency.percentile(50_000),
-            p99: latency.percentile(99_000),
-        });
-    }
-    results
+        all.for_each(|slice: &Slice| add(&mut sum, &slice.stats));
+        let (latency, seconds) = (both(&sum), width.min(longest - at * width) as f64 / 1e9);
+        let percentile = |per| (latency.count() > 0).then(|| latency.percentile(per));
+        let iops = (sum.reads + sum.changes) as f64 / seconds;
+        SliceResult { seconds, iops, p50: percentile(50_000), p99: percentile(99_000) }
+    };
+    (0..(longest + width / 4) / width).map(beside).collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn slices_stand_beside_each_other_by_the_clock() {
+        let slice = |ns, reads: u64| {
+            let mut stats = LoadStats { reads, ..LoadStats::default() };
+            if reads > 0 {
+                stats.read_latency.record_many(50, reads);
+            }
+            Slice { ns, stats }
+        };
+        let run = |slice_ns, slices: Vec<Slice>| Measured { slice_ns, slices, ..Measured::default() };
+        let long = run(200, vec![slice(200, 8), slice(200, 0), slice(200, 4), slice(40, 1)]);
+        let short = run(100, vec![slice(100, 1), slice(100, 1), slice(100, 0), slice(90, 0)]);
+        let all = slices(&[&long, &short]);
+        let seen: Vec<_> = all.iter().map(|s| ((s.iops * s.seconds).round(), s.p50.is_some())).collect();
+        // The last one is cut short; where nothing was done there is no latency.
+        assert_eq!(seen, [(10.0, true), (0.0, false), (4.0, true)]);
+        assert!(slices(&[]).is_empty());
+    }
 
     #[test]
     fn a_try_in_which_nothing_was_completed_holds_no_latency() {

@@ -2,7 +2,7 @@
 
 use super::{
     args::Rw,
-    report::{Latency, Report, Side},
+    report::{Latency, Report, Side, Verified},
 };
 use crate::cli::output::{Align, table};
 use clap::ValueEnum;
@@ -143,11 +143,13 @@ fn histogram(latency: &Latency) -> String {
 /// What else there is to know.
 fn feet(report: &Report) -> String {
     let mut text = String::new();
-    if let Some(spread) = report.spread(|s| s.iops) {
-        let n = report.slices.len();
+    if let Some(spread) = report.spread(|s| Some(s.iops)) {
+        let (n, empty) = (report.slices.len(), report.empty_slices());
+        let empty =
+            if empty > 0 { format!("; in {empty} of them nothing was completed") } else { String::new() };
         let _ = writeln!(
             text,
-            "Steadiness: IOPS of {n} slices differ by {:.1} % (standard deviation)",
+            "Steadiness: IOPS of {n} slices differ by {:.1} % (standard deviation){empty}",
             spread * 100.0
         );
     }
@@ -207,15 +209,17 @@ fn feet(report: &Report) -> String {
         );
     }
     if let Some(verified) = &report.verified {
-        let blocks = count(verified.blocks_read_back as f64);
-        let _ = writeln!(
-            text,
-            "Verified: {blocks} blocks of 4 KiB read back at the end, {} wrong in all",
-            verified.violations
-        );
+        let _ = writeln!(text, "{}", verdict(verified));
     }
     if report.connections_lost > 0 {
-        let _ = writeln!(text, "Connections lost and made again: {}", report.connections_lost);
+        let (lost, again) = (report.connections_lost, report.connections_made_again);
+        let _ = writeln!(text, "Connections lost: {lost}, of which {again} came back");
+    }
+    if report.errors > 0 {
+        let _ = writeln!(text, "Failed: {} commands", count(report.errors as f64));
+    }
+    if report.unanswered > 0 {
+        let _ = writeln!(text, "Unanswered: {} commands", count(report.unanswered as f64));
     }
     if report.interrupted {
         text.push_str("It was interrupted: this is what was counted until then\n");
@@ -223,9 +227,43 @@ fn feet(report: &Report) -> String {
     text
 }
 
+/// What is known of what was written.
+fn verdict(verified: &Verified) -> String {
+    let (blocks, wrong) = (count(verified.blocks_read_back as f64), verified.violations);
+    match &verified.not_read_back {
+        None => format!("Verified: {blocks} blocks of 4 KiB read back at the end, {wrong} wrong in all"),
+        Some(why) if verified.blocks_read_back == 0 => {
+            format!(
+                "NOT verified: what was written was not read back ({why}); {wrong} blocks were wrong until then"
+            )
+        }
+        Some(why) => format!(
+            "NOT verified: only {blocks} blocks of 4 KiB of what was written were read back ({why}), {wrong} wrong in all"
+        ),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_was_not_read_back_is_not_called_verified() {
+        let of = |blocks_read_back, why: Option<&str>| {
+            verdict(&Verified {
+                blocks_read_back,
+                not_read_back: why.map(Into::into),
+                violations: 0,
+                first_violation: None,
+            })
+        };
+        assert!(of(8, None).starts_with("Verified: 8 blocks"));
+        assert!(
+            of(0, Some("it was interrupted"))
+                .starts_with("NOT verified: what was written was not read back (it was")
+        );
+        assert!(of(8, Some("commands failed")).starts_with("NOT verified: only 8 blocks"));
+    }
 
     #[test]
     fn quantities_are_short_and_exact_enough() {
