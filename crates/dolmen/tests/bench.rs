@@ -183,7 +183,8 @@ fn rates_depths_and_ranges_are_kept() {
     for (wrong, why) in [
         (&["--bs", "1000"][..], "multiple of the block"),
         (&["--bs", "4MiB"], "more than one command may move"),
-        (&["--offset", "64MiB"], "no room"),
+        (&["--offset", "64MiB"], "beyond the end"),
+        (&["--bs", "64KiB", "--size", "4k"], "no room"),
         (&["--size", "65MiB"], "beyond the end"),
         (&["--verify"], "choose a --rw that writes"),
         (&["--hot", "90/10", "--rw", "read"], "--hot is for random"),
@@ -322,4 +323,25 @@ fn who_is_interrupted_does_not_wait_for_a_connection_that_is_away() {
     assert!(begun.elapsed() < Duration::from_secs(4), "{:?}", begun.elapsed());
     assert_eq!(code, Some(1), "{said}");
     assert!(number(&run, "/unanswered") > 0.5 && said.contains("not answered"), "{said}");
+}
+
+#[test]
+fn a_range_is_gone_over_once_and_whole() {
+    let b = Bench::new();
+    b.volume("one", "durable");
+    let range = ["--once", "--bs", "16k", "--size", "16MiB", "--jobs", "3"];
+    // Jobs end when they are through, so that their rates are not those of one time.
+    let run = |args: &[&str]| {
+        let Output { status, stdout, stderr } = b.run(&[&range[..], args].concat());
+        assert!(status.success(), "{}", String::from_utf8_lossy(&stderr));
+        serde_json::from_slice::<Value>(&stdout).unwrap()
+    };
+    for rw in ["randwrite", "write"] {
+        let run = run(&["--rw", rw, "--verify", "--destroy-data"]);
+        assert_eq!(
+            (&run["verified"]["blocksReadBack"], &run["writes"]["operations"]),
+            (&4096.into(), &1024.into())
+        );
+    }
+    assert_eq!(run(&["--rw", "randread"])["reads"]["operations"], 1024);
 }

@@ -1,4 +1,4 @@
-//! Loads with a rate in virtual time: what is said of a target that holds it, and of one that does not.
+//! Loads in virtual time: what is said of a target that holds a rate, and of one that does not; and what is gone over once.
 #![allow(clippy::unwrap_used)] // tests
 
 mod common;
@@ -6,7 +6,7 @@ mod common;
 mod multi;
 
 use common::{Behaviour, namespace};
-use dolmen_initiator::load::{Load, LoadOptions, Mix};
+use dolmen_initiator::load::{Load, LoadOptions, Mix, Pattern, Start};
 use multi::Multi;
 
 const PER_SECOND: u64 = 1000;
@@ -69,4 +69,30 @@ fn what_is_open_at_the_end_has_taken_as_long_as_it_has_waited() {
     let of = |per_100_000| after.read_latency.percentile(per_100_000) / 1_000_000;
     assert!((900..1000).contains(&of(99_000)) && (400..600).contains(&of(75_000)), "{}", of(75_000));
     assert_eq!(after.read_latency.min(), before.read_latency.min(), "what has only begun says nothing");
+}
+
+/// A command that is not taken, since there is no room, is none of those that were to be: its turn comes again.
+#[test]
+fn a_pass_over_the_range_leaves_nothing_out_where_commands_find_no_room() {
+    for pattern in [Pattern::Sequential, Pattern::Shuffled] {
+        let mut m = Multi::new(3, vec![Behaviour::default()], |o| (o.queue_depth, o.backlog) = (2, 1));
+        m.live();
+        let options = LoadOptions {
+            depth: 16,
+            queues: 1,
+            verify: Some(7),
+            start: Start::Anything,
+            ..LoadOptions::new(namespace())
+        };
+        let mut load = Load::new(m.id, options).unwrap();
+        let units = load.units();
+        load.set_work(pattern, Mix::WRITE, units);
+        m.until("the pass is over", |m| {
+            std::mem::take(&mut m.completions).into_iter().for_each(|c| load.on_completion(c));
+            load.step(&mut m.io, &mut m.initiator);
+            load.is_done()
+        });
+        assert_eq!((load.stats().changes, load.stats().errors), (units, 0));
+        assert_eq!(load.read_back(), units, "{pattern:?}");
+    }
 }

@@ -9,6 +9,7 @@ mod options;
 mod pace;
 mod rng;
 mod runner;
+mod shuffle;
 mod stamp;
 mod stats;
 

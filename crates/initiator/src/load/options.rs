@@ -14,6 +14,8 @@ pub enum Pattern {
     Random,
     /// At random, some addresses more often than others.
     Skewed(Skew),
+    /// At random, every address once; then again in another order.
+    Shuffled,
     /// One after the other, from the start again at the end.
     Sequential,
 }

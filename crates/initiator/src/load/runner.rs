@@ -9,6 +9,7 @@ use super::{
     options::{LoadError, LoadOptions, Mix, Pattern},
     pace::Pace,
     rng::Rng,
+    shuffle::Shuffle,
     stamp::{STAMP_BYTES, inspect},
     stats::LoadStats,
 };
@@ -53,7 +54,10 @@ pub struct Load {
     blocks: u32,
     model: Option<Model>,
     rng: Rng,
+    /// How many units of a pattern with an order were taken in this pass.
     next_unit: u64,
+    /// The order of a shuffled one's pass.
+    shuffle: Shuffle,
     /// Units without a known change are passed over.
     only_known: bool,
     /// When commands are due; begins with the first step.
@@ -97,14 +101,18 @@ impl Load {
         };
         let block_bytes = u64::from(options.namespace.block_bytes);
         let lbas = options.size_bytes as u64 / block_bytes;
+        let rng = Rng::new(options.seed);
+        // From numbers of its own: the other patterns have the same as without it.
+        let shuffle = Shuffle::new(units, &mut Rng::new(!options.seed));
         Ok(Load {
             subsystem,
             units,
             first_lba: options.region_start / block_bytes,
             blocks: u32::try_from(lbas).expect("a command's blocks are counted in 32 bits"),
             model,
-            rng: Rng::new(options.seed),
+            rng,
             next_unit: 0,
+            shuffle,
             only_known: false,
             pace: None,
             behind: 0,
@@ -310,9 +318,11 @@ impl Load {
                 return;
             }
             let Some(index) = self.idle.pop() else { return };
+            let order = (self.next_unit, self.shuffle);
             if !self.issue(io, initiator, index) {
-                // Another place may have a buffer where this one found none: it goes first next time.
+                // Another place may have a buffer where this one found none: it goes first next time. The unit's turn comes again.
                 self.idle.insert(0, index);
+                (self.next_unit, self.shuffle) = order;
                 return;
             }
             self.places[index].since = io.now();
@@ -437,6 +447,15 @@ impl Load {
         }
     }
 
+    fn next_shuffled(&mut self) -> u64 {
+        let unit = self.shuffle.at(self.next_unit);
+        self.next_unit += 1;
+        if self.next_unit == self.units {
+            (self.next_unit, self.shuffle) = (0, Shuffle::new(self.units, &mut self.rng));
+        }
+        unit
+    }
+
     /// Which unit is next; `None` when all that were tried are being changed.
     fn choose_unit(&mut self, work: Work) -> Option<u64> {
         for _ in 0..TRIES {
@@ -451,6 +470,7 @@ impl Load {
                     }
                 }
                 Pattern::Sequential => self.next_in_order(),
+                Pattern::Shuffled => self.next_shuffled(),
             };
             let blocks = self.options.size_bytes / STAMP_BYTES;
             let free = |model: &Model| !model.busy(first_block(unit, blocks), blocks);
@@ -490,6 +510,19 @@ mod tests {
         let hot = units.iter().filter(|&&unit| unit < 100).count();
         assert!((8_800..9_200).contains(&hot), "{hot}");
         assert!(units.iter().all(|&unit| unit < 1000) && units.iter().any(|&unit| unit > 990));
+    }
+
+    #[test]
+    fn a_shuffled_load_takes_every_unit_once_in_each_pass() {
+        let mut load = load(|o| o.pattern = Pattern::Shuffled);
+        let mut pass = || (0..1000).map(|_| load.choose_unit(Work::Write).unwrap()).collect::<Vec<u64>>();
+        let (first, second) = (pass(), pass());
+        assert_ne!(first, second);
+        for mut units in [first, second] {
+            assert!(!units.is_sorted());
+            units.sort_unstable();
+            assert!(units.into_iter().eq(0..1000));
+        }
     }
 
     #[test]

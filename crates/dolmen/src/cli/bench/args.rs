@@ -28,7 +28,8 @@ pub struct BenchArgs {
     #[command(subcommand)]
     pub verb: Option<BenchVerb>,
 
-    /// Where a target listens: ADDRESS or ADDRESS:PORT, a name or an IP. Jobs are spread over several
+    /// Where a target listens: ADDRESS or ADDRESS:PORT, a name or an IP. Jobs are spread over several. The port is 4420 with --nqn;
+    /// without it that of a discovery service, 8009
     #[arg(required = true, value_name = "TARGET")]
     pub targets: Vec<String>,
 
@@ -36,29 +37,29 @@ pub struct BenchArgs {
     #[arg(long, value_name = "WORKLOAD", default_value = "randread")]
     pub rw: Rw,
     /// Data of one command
-    #[arg(long, value_name = "SIZE", default_value = "4k", value_parser = size, visible_alias = "block-size")]
+    #[arg(long, value_name = "SIZE", default_value = "4k", allow_negative_numbers = true, value_parser = size, visible_alias = "block-size")]
     pub bs: ByteSize,
-    /// Reads among the commands of randrw and rw, in per cent
-    #[arg(long, value_name = "PERCENT", default_value_t = 50, value_parser = clap::value_parser!(u8).range(0..=100))]
-    pub rwmixread: u8,
+    /// Reads among the commands of randrw and rw, in per cent [default: 50]
+    #[arg(long, value_name = "PERCENT", allow_negative_numbers = true, value_parser = clap::value_parser!(u8).range(0..=100))]
+    pub rwmixread: Option<u8>,
     /// Commands under way on each connection
-    #[arg(long, value_name = "COUNT", default_value_t = 32, value_parser = clap::value_parser!(u16).range(1..=1023))]
+    #[arg(long, value_name = "COUNT", default_value_t = 32, allow_negative_numbers = true, value_parser = clap::value_parser!(u16).range(1..=1023))]
     pub iodepth: u16,
     /// Threads, each with connections of its own
-    #[arg(long, value_name = "COUNT", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=256), visible_alias = "numjobs")]
+    #[arg(long, value_name = "COUNT", default_value_t = 1, allow_negative_numbers = true, value_parser = clap::value_parser!(u16).range(1..=256), visible_alias = "numjobs")]
     pub jobs: u16,
     /// Connections (I/O queues) of each job
-    #[arg(long, value_name = "COUNT", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=i64::from(MAX_IO_QUEUES)))]
+    #[arg(long, value_name = "COUNT", default_value_t = 1, allow_negative_numbers = true, value_parser = clap::value_parser!(u16).range(1..=i64::from(MAX_IO_QUEUES)))]
     pub connections: u16,
     /// How long is counted: seconds, or with a unit (500ms, 30s, 5m, 2h)
-    #[arg(long, value_name = "TIME", default_value = "10", value_parser = duration)]
+    #[arg(long, value_name = "TIME", default_value = "10", allow_negative_numbers = true, value_parser = duration)]
     pub runtime: Duration,
     /// How long it runs before counting begins
-    #[arg(long, value_name = "TIME", default_value = "1", value_parser = duration, visible_alias = "ramp-time")]
+    #[arg(long, value_name = "TIME", default_value = "1", allow_negative_numbers = true, value_parser = duration, visible_alias = "ramp-time")]
     pub ramp: Duration,
     /// Commands a second, all jobs together; latency counts from when a command was due, and to the end of the run for those
     /// that are late then [default: as fast as it goes]
-    #[arg(long, value_name = "IOPS", value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, value_name = "IOPS", allow_negative_numbers = true, value_parser = rate)]
     pub rate: Option<u64>,
     /// Find the largest depth, up to --iodepth, at which latency stays within this (200us, 1ms), and measure there
     #[arg(long, value_name = "TIME", value_parser = duration, conflicts_with_all = ["rate", "verify", "once"])]
@@ -66,15 +67,15 @@ pub struct BenchArgs {
     /// The percentile that --latency-target is about
     #[arg(long, value_name = "PERCENT", default_value_t = 99.0, value_parser = percentile, requires = "latency_target")]
     pub latency_percentile: f64,
-    /// End when the range has been gone over once, instead of after --runtime; counting begins at once
+    /// End when the range has been gone over once, every block of it, instead of after --runtime; counting begins at once
     #[arg(long)]
     pub once: bool,
     /// Where the range starts in the namespace
-    #[arg(long, value_name = "SIZE", default_value = "0", value_parser = size)]
+    #[arg(long, value_name = "SIZE", default_value = "0", allow_negative_numbers = true, value_parser = size)]
     pub offset: ByteSize,
     /// How long the range is [default: to the end of the namespace]. Jobs share it at random, and have a part each when
-    /// sequential or verified
-    #[arg(long, value_name = "SIZE", value_parser = size)]
+    /// sequential, verified or gone over once
+    #[arg(long, value_name = "SIZE", allow_negative_numbers = true, value_parser = size)]
     pub size: Option<ByteSize>,
     /// Random commands that go to a hot part of the range: 90/10 sends 90 % of them to the first 10 %
     #[arg(long, value_name = "PERCENT/PERCENT", value_parser = skew)]
@@ -82,9 +83,9 @@ pub struct BenchArgs {
     /// Same seed, same addresses
     #[arg(long, default_value_t = 1)]
     pub seed: u64,
-    /// How much of what is written is zeroes, in per cent; the rest is noise that nothing compresses
-    #[arg(long, value_name = "PERCENT", default_value_t = 0, value_parser = clap::value_parser!(u8).range(0..=100))]
-    pub compressible: u8,
+    /// How much of what is written is zeroes, in per cent; the rest is noise that nothing compresses [default: 0]
+    #[arg(long, value_name = "PERCENT", allow_negative_numbers = true, value_parser = clap::value_parser!(u8).range(0..=100))]
+    pub compressible: Option<u8>,
 
     /// Stamp every 4 KiB that is written, check every read, and read everything back at the end
     #[arg(long)]
@@ -167,7 +168,7 @@ impl BenchArgs {
         match self.rw {
             Rw::Randread | Rw::Read => Mix::READ,
             Rw::Randwrite | Rw::Write => Mix::WRITE,
-            Rw::Randrw | Rw::Rw => Mix { reads: self.rwmixread, zeroes: 0 },
+            Rw::Randrw | Rw::Rw => Mix { reads: self.rwmixread.unwrap_or(50), zeroes: 0 },
         }
     }
 
@@ -176,6 +177,7 @@ impl BenchArgs {
         match self.hot {
             _ if self.rw.is_sequential() => Pattern::Sequential,
             Some(skew) => Pattern::Skewed(skew),
+            None if self.once => Pattern::Shuffled,
             None => Pattern::Random,
         }
     }
@@ -183,6 +185,13 @@ impl BenchArgs {
 
 fn size(text: &str) -> Result<ByteSize, String> {
     ByteSize::parse_lenient(text).map_err(|why| why.to_string())
+}
+
+fn rate(text: &str) -> Result<u64, String> {
+    text.parse()
+        .ok()
+        .filter(|&rate| rate > 0)
+        .ok_or_else(|| "a whole number of commands a second, at least 1".into())
 }
 
 fn percentile(text: &str) -> Result<f64, String> {
@@ -229,5 +238,6 @@ mod tests {
         for wrong in ["", "a", "3-1", "1,,2", "99999"] {
             assert!(cpus(wrong).is_err(), "{wrong}");
         }
+        assert_eq!((rate("20000"), rate("0").is_err(), rate("-1").is_err()), (Ok(20_000), true, true));
     }
 }

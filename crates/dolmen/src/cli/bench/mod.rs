@@ -57,7 +57,7 @@ pub(crate) fn bench(output: &Output, args: &BenchArgs) -> Result<ExitCode, CliEr
     let earlier = args.compare.as_deref().map(read).transpose()?;
     let goals = args.targets.iter().map(|target| Goal::find(target, args)).collect::<Result<_, _>>()?;
     let plan = Plan::new(args, goals, stamp())?;
-    for text in plan.crowd().into_iter().chain(plan.shallow(args.iodepth)) {
+    for text in [plan.crowd(), plan.shallow(args.iodepth), plan.rest()].into_iter().flatten() {
         output.remark(&text);
     }
     interrupts::catch().map_err(|why| CliError::new(Exit::Failed, format!("signals: {why}")))?;

@@ -30,6 +30,8 @@ pub(super) struct Plan {
     pub(super) zero_fill: u8,
     /// What tells this run's stamps from others'.
     pub(super) verify: Option<u64>,
+    /// The range is gone over once.
+    once: bool,
     pub(super) spin_ns: u64,
     cpus: Vec<usize>,
     /// One for each target.
@@ -67,8 +69,9 @@ impl Plan {
             offset: args.offset.0,
             size: 0,
             seed: args.seed,
-            zero_fill: args.compressible,
+            zero_fill: args.compressible.unwrap_or(0),
             verify: args.verify.then_some(stamp),
+            once: args.once,
             spin_ns: if args.poll { u64::MAX } else { args.poll_window_us.saturating_mul(1000) },
             cpus: args.cpus.clone().map(|list| list.0).unwrap_or_default(),
             goals,
@@ -84,7 +87,13 @@ impl Plan {
     fn check_commands(&self, goal: &Goal) -> Result<(), CliError> {
         let (block, bs) = (u64::from(goal.namespace.block_bytes), self.bs);
         let most = goal.most_bytes;
-        if bs == 0 || !bs.is_multiple_of(block) {
+        if bs == 0 {
+            return Err(CliError::usage(format!(
+                "--bs is at least the block of {block} bytes of {}",
+                goal.name()
+            )));
+        }
+        if !bs.is_multiple_of(block) {
             return Err(CliError::usage(format!(
                 "--bs {bs} is not a multiple of the block of {block} bytes of {}",
                 goal.name()
@@ -110,7 +119,12 @@ impl Plan {
         if !offset.is_multiple_of(self.bs) {
             return Err(CliError::usage(format!("--offset {offset} is not a multiple of --bs {}", self.bs)));
         }
-        let left = smallest.saturating_sub(offset);
+        if offset >= smallest {
+            let text =
+                format!("--offset {offset} is beyond the end of the namespace, which has {smallest} bytes");
+            return Err(CliError::usage(text));
+        }
+        let left = smallest - offset;
         let size = args.size.map_or(left, |size| size.0);
         if size > left {
             let text = format!(
@@ -138,6 +152,12 @@ impl Plan {
     fn check_flags(&self, args: &BenchArgs) -> Result<(), CliError> {
         if args.hot.is_some() && self.rw.is_sequential() {
             return Err(CliError::usage("--hot is for random commands; take randread, randwrite or randrw"));
+        }
+        self.check_use(args)?;
+        if args.hot.is_some() && args.once {
+            return Err(CliError::usage(
+                "--once takes every block once, --hot some more often than others; give one",
+            ));
         }
         if !args.once && args.runtime.is_zero() {
             return Err(CliError::usage("--runtime 0 counts nothing"));
@@ -169,9 +189,28 @@ impl Plan {
         .hint("if all of that may be lost: add --destroy-data"))
     }
 
+    /// Refuses what would be without effect.
+    fn check_use(&self, args: &BenchArgs) -> Result<(), CliError> {
+        let is_mixed = matches!(self.rw, Rw::Randrw | Rw::Rw);
+        let idle = match () {
+            () if args.rwmixread.is_some() && !is_mixed => "--rwmixread is for --rw randrw and rw",
+            () if args.compressible.is_some() && self.mix.reads == 100 => {
+                "--compressible is for a --rw that writes"
+            }
+            () if args.compressible.is_some() && args.verify => {
+                "--verify writes stamps, which --compressible says nothing of; give one"
+            }
+            () if self.goals.len() > usize::from(self.jobs) => {
+                "there are more targets than jobs to spread over them; raise --jobs"
+            }
+            () => return Ok(()),
+        };
+        Err(CliError::usage(idle))
+    }
+
     /// Whether each job has a part of the range of its own.
     fn is_parted(&self) -> bool {
-        self.rw.is_sequential() || self.verify.is_some()
+        self.rw.is_sequential() || self.verify.is_some() || self.once
     }
 
     /// Where a job's connections go.
@@ -189,6 +228,17 @@ impl Plan {
         let depth = self.depth;
         (depth < asked).then(|| {
             format!("note: a connection takes {depth} commands at once there, not --iodepth {asked}; the depth is {depth}")
+        })
+    }
+
+    /// What is to be known of a range that whole commands do not fill.
+    pub(super) fn rest(&self) -> Option<String> {
+        let rest = self.size % self.bs;
+        (rest > 0).then(|| {
+            format!(
+                "note: --bs {} does not divide the range of {} bytes; its last {rest} bytes are left alone",
+                self.bs, self.size
+            )
         })
     }
 
@@ -214,16 +264,15 @@ impl Plan {
     /// The load of one job.
     pub(super) fn load(&self, job: usize, goal: &Goal, depth: u16) -> LoadOptions {
         let number = job as u64;
+        // The first jobs take what doesn't divide.
+        let jobs = u64::from(self.jobs);
+        let share = |all: u64| all / jobs + u64::from(number < all % jobs);
         let (region_start, region_bytes) = if self.is_parted() {
-            let part = self.size / u64::from(self.jobs) / self.bs * self.bs;
-            (self.offset + number * part, part)
+            let commands = self.size / self.bs;
+            let before = commands / jobs * number + number.min(commands % jobs);
+            (self.offset + before * self.bs, share(commands) * self.bs)
         } else {
             (self.offset, self.size)
-        };
-        // The first jobs take what doesn't divide.
-        let share = |rate: u64| {
-            let jobs = u64::from(self.jobs);
-            rate / jobs + u64::from(number < rate % jobs)
         };
         LoadOptions {
             region_start,
@@ -256,17 +305,11 @@ mod tests {
         args: BenchArgs,
     }
 
-    #[test]
-    fn a_depth_that_a_target_does_not_take_is_not_told() {
+    fn goal(most_depth: u16) -> Goal {
         let host: Nqn = "nqn.2014-08.org.example:host".parse().unwrap();
         let subsystem: Nqn = "nqn.2014-08.org.example:subsystem".parse().unwrap();
-        let goal = |most_depth: u16| Goal {
-            options: Options::new(
-                ([192, 0, 2, 1], 4420).into(),
-                subsystem.clone(),
-                host.clone(),
-                Uuid([7; 16]),
-            ),
+        Goal {
+            options: Options::new(([192, 0, 2, 1], 4420).into(), subsystem, host, Uuid([7; 16])),
             namespace: Namespace {
                 nsid: 1,
                 block_bytes: 4096,
@@ -278,11 +321,63 @@ mod tests {
             most_bytes: 1 << 20,
             most_depth,
             model: String::new(),
-        };
-        let args = Line::parse_from(["bench", "192.0.2.1", "--iodepth", "512"]).args;
+        }
+    }
+
+    fn plan(words: &[&str]) -> Result<Plan, CliError> {
+        let args = Line::parse_from([&["bench", "192.0.2.1"], words].concat()).args;
+        Plan::new(&args, vec![goal(1023)], 1)
+    }
+
+    #[test]
+    fn a_depth_that_a_target_does_not_take_is_not_told() {
+        let args = Line::parse_from(["bench", "192.0.2.1", "--iodepth", "512", "--jobs", "2"]).args;
         let plan = Plan::new(&args, vec![goal(1023), goal(127)], 1).unwrap();
         assert_eq!(plan.depth, 127);
         assert!(plan.shallow(512).unwrap().contains("127 commands at once"));
         assert_eq!(Plan::new(&args, vec![goal(1023)], 1).unwrap().shallow(512), None);
+    }
+
+    #[test]
+    fn what_has_no_effect_and_what_cannot_be_is_refused_with_its_reason() {
+        for (words, reason) in [
+            (&["--rwmixread", "70"][..], "--rwmixread is for"),
+            (&["--compressible", "50"], "a --rw that writes"),
+            (&["--rw", "randwrite", "--verify", "--compressible", "50"], "writes stamps"),
+            (&["--once", "--hot", "90/10"], "--once takes every block once"),
+            (&["--offset", "8MiB"], "beyond the end of the namespace, which has 4194304 bytes"),
+            (&["--bs", "0"], "at least the block of 4096 bytes"),
+        ] {
+            let why = plan(words).unwrap_err();
+            assert!(why.exit == Exit::Usage && why.text.contains(reason), "{words:?}: {why}");
+        }
+        let args = Line::parse_from(["bench", "192.0.2.1", "192.0.2.2"]).args;
+        assert!(Plan::new(&args, vec![goal(8), goal(8)], 1).unwrap_err().text.contains("raise --jobs"));
+        for (flag, reason) in
+            [("--bs", "size"), ("--rate", "at least 1"), ("--offset", "size"), ("--runtime", "seconds")]
+        {
+            let Err(why) = Line::try_parse_from(["bench", "192.0.2.1", flag, "-1"]) else { panic!("{flag}") };
+            let why = why.to_string();
+            assert!(why.contains(reason) && !why.contains("-- -1"), "{why}");
+        }
+    }
+
+    #[test]
+    fn parts_of_jobs_are_the_whole_range_and_the_rest_is_told() {
+        for words in [
+            &["--rw", "write", "--destroy-data"][..],
+            &["--rw", "randwrite", "--verify", "--destroy-data"],
+            &["--rw", "randread", "--once"],
+        ] {
+            let more = ["--jobs", "3", "--bs", "16k", "--offset", "16k", "--size", "1000KiB"];
+            let plan = plan(&[words, &more].concat()).unwrap();
+            let parts: Vec<_> = (0..3)
+                .map(|job| plan.load(job, plan.goal_of(job), 1))
+                .map(|load| (load.region_start >> 14, load.region_bytes >> 14))
+                .collect();
+            assert_eq!(parts, [(1, 21), (22, 21), (43, 20)], "{words:?}");
+            assert!(plan.rest().unwrap().contains("last 8192 bytes"));
+        }
+        assert_eq!(plan(&["--bs", "8k"]).unwrap().rest(), None);
     }
 }

@@ -228,7 +228,7 @@ impl Workload {
             size: plan.size,
             hot: match plan.pattern {
                 Pattern::Skewed(skew) => Some([skew.commands, skew.region]),
-                Pattern::Random | Pattern::Sequential => None,
+                Pattern::Random | Pattern::Shuffled | Pattern::Sequential => None,
             },
             seed: plan.seed,
             compressible: plan.zero_fill,
