@@ -107,6 +107,10 @@ fn a_path_that_is_lost_under_load_costs_no_request() {
     }
     let (from, back) = (std::fs::read(from).unwrap(), std::fs::read(back).unwrap());
     assert!(back == from, "what was written and read over lost paths differs");
+    // Each loss is told once, and its end too.
+    let told = |what: &str| relay.said().matches(what).count();
+    within(&|| relay.said(), || told("connected again") == 4);
+    assert_eq!(told("connecting again"), 4, "{}", relay.said());
     relay.stop();
 }
 

@@ -84,7 +84,8 @@ impl Relay {
         let mut command = Command::new(DOLMEN);
         command.args(["--output", "json", "export", "nbd"]).args(args);
         command.args(["--listen", &format!("unix:{}", socket.display())]);
-        let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
+        let log = std::fs::File::create(socket.with_extension("log")).unwrap();
+        let mut child = command.stdout(Stdio::piped()).stderr(log).spawn().unwrap();
         // It is one JSON value, and the process goes on.
         let mut lines = BufReader::new(child.stdout.take().unwrap());
         let (mut text, mut told) = (String::new(), None);
@@ -104,10 +105,16 @@ impl Relay {
         self.told["paths"].as_array().unwrap().iter().map(|at| at.as_str().unwrap().to_string()).collect()
     }
 
+    /// What it said since then.
+    pub fn said(&self) -> String {
+        std::fs::read_to_string(self.socket.with_extension("log")).unwrap()
+    }
+
     pub fn stop(mut self) {
         let pid = Pid::from_raw(i32::try_from(self.child.id()).unwrap()).unwrap();
         kill_process(pid, Signal::TERM).unwrap();
-        assert!(self.child.wait().unwrap().success());
+        assert!(self.child.wait().unwrap().success(), "{}", self.said());
+        assert!(!self.socket.exists(), "it leaves its socket behind");
     }
 }
 

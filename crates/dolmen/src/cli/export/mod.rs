@@ -26,8 +26,9 @@ pub enum ExportCommand {
 /// Options of `export nbd`.
 #[derive(Args, Clone, Debug)]
 pub struct NbdArgs {
-    /// Where the NVMe/TCP target listens: ADDRESS or ADDRESS:PORT. Repeatable: each is another path to the same subsystem. Without
-    /// --nqn it is where a discovery service listens; what that tells are the paths, also when it changes
+    /// Where the NVMe/TCP target listens: ADDRESS or ADDRESS:PORT, by default port 4420. Repeatable: each is another path to the same
+    /// subsystem. Without --nqn it is where a discovery service listens, by default port 8009; what that tells are the paths, also when
+    /// it changes
     #[arg(long, value_name = "TARGET", required = true)]
     pub target: Vec<String>,
 

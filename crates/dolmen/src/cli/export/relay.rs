@@ -16,7 +16,11 @@ use dolmen_initiator::{
 };
 use dolmen_io::{Event, Io, Owner, Poller, Tag, Turn, Wait};
 use dolmen_uring::{Uring, UringConfig};
-use std::{collections::BTreeMap, net::SocketAddr, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::SocketAddr,
+    sync::Arc,
+};
 
 /// Tags of the server's operations.
 const NBD: Owner = Owner(6);
@@ -40,8 +44,9 @@ pub(super) struct Relay {
     namespaces: Namespaces,
     ways: Option<Ways>,
     shown: Shown,
-    /// Where it listens, for people.
-    told: Vec<String>,
+    bound: Vec<Listen>,
+    /// Paths that are away.
+    away: BTreeSet<u8>,
     poller: Poller,
     last: Turn,
     events: Vec<(Tag, Event)>,
@@ -119,12 +124,9 @@ impl Relay {
         let mut server = Server::new(ServerConfig::new(args.listen.clone()), NBD);
         server.set_exports(&mut io, Arc::new(Exports::new(exports)));
         let bound = server.start(&mut io).map_err(|why| failed(why.to_string()).hint("see --listen"))?;
-        let told = bound.iter().map(|at| match at {
-            Listen::Tcp(addr) => addr.to_string(),
-            Listen::Unix(path) => format!("unix:{}", path.display()),
-        });
         Ok(Relay {
-            told: told.collect(),
+            bound,
+            away: BTreeSet::new(),
             namespaces: Namespaces::new(subsystem, FOLLOW, namespaces),
             ways,
             shown,
@@ -140,9 +142,13 @@ impl Relay {
         })
     }
 
-    /// Where it listens.
+    /// Where it listens, for people.
     pub(super) fn told(&self) -> Vec<String> {
-        self.told.clone()
+        let told = self.bound.iter().map(|at| match at {
+            Listen::Tcp(addr) => addr.to_string(),
+            Listen::Unix(path) => format!("unix:{}", path.display()),
+        });
+        told.collect()
     }
 
     /// What it exports.
@@ -150,8 +156,19 @@ impl Relay {
         self.shown.sizes.keys().cloned().collect()
     }
 
-    /// Turns until it is interrupted, or the target is lost for good.
+    /// Serves until it is interrupted, or the target is lost for good.
     pub(super) fn run(&mut self) -> Result<(), CliError> {
+        let outcome = self.serve();
+        for at in &self.bound {
+            if let Listen::Unix(path) = at {
+                // It is of no use to anybody any more, and no harm if it is gone.
+                let _ = std::fs::remove_file(path);
+            }
+        }
+        outcome
+    }
+
+    fn serve(&mut self) -> Result<(), CliError> {
         while !interrupts::seen() {
             self.turn();
             self.tell()?;
@@ -249,8 +266,16 @@ impl Relay {
                 continue;
             }
             match notice {
+                // Attempts that fail are nothing new.
                 Notice::PathLost { path, error, .. } => {
-                    eprintln!("{}: {error}; connecting again", self.addr(path));
+                    if self.away.insert(path) {
+                        eprintln!("{}: {error}; connecting again", self.addr(path));
+                    }
+                }
+                Notice::PathLive { path, .. } => {
+                    if self.away.remove(&path) {
+                        eprintln!("{}: connected again", self.addr(path));
+                    }
                 }
                 Notice::State { state: State::Lost(error), .. } => {
                     return Err(CliError::new(
@@ -264,7 +289,7 @@ impl Relay {
                 Notice::Mismatch { nsid, path, .. } => {
                     eprintln!("{}: namespace {nsid} is another one there; not used", self.addr(path));
                 }
-                Notice::State { .. } | Notice::Event { .. } | Notice::PathLive { .. } => {}
+                Notice::State { .. } | Notice::Event { .. } => {}
             }
         }
         Ok(())

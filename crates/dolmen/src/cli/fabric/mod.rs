@@ -3,7 +3,7 @@
 use super::error::{CliError, Exit};
 use clap::Args;
 use dolmen_initiator::{
-    Digests, Discovered, DiscoveredSubsystem, Options,
+    Digests, Discovered, DiscoveredSubsystem, Error, ErrorKind, Options,
     blocking::{Session, SessionError},
 };
 use dolmen_io::Io;
@@ -98,6 +98,10 @@ impl Host {
             (None, _) => HOST_NQN.parse().expect("a valid constant"),
         };
         let id = args.host_id.or_else(|| file("/etc/nvme/hostid")?.parse().ok()).unwrap_or(HOST_ID);
+        if id.is_nil() {
+            return Err(CliError::usage("the host identifier is all zeroes, which names nobody")
+                .hint("take any other UUID for --host-id, the same each time"));
+        }
         Ok(Host { nqn, id })
     }
 
@@ -118,7 +122,9 @@ fn resolve(target: &str) -> Result<(Vec<SocketAddr>, bool), CliError> {
         Ok((addresses, has_port)) if !addresses.is_empty() => Ok((addresses, has_port)),
         Ok(_) => Err(CliError::usage(format!("target '{target}' has no address"))),
         Err(why) => Err(CliError::usage(format!("target '{target}': {why}"))
-            .hint("write an IP or a name, with :PORT if it is not 4420")),
+            .hint(format!(
+                "write an IP or a name, with :PORT if it is not the usual one: {DATA_PORT} with --nqn, without it {DISCOVERY_PORT}"
+            ))),
     }
 }
 
@@ -130,6 +136,10 @@ fn io() -> Result<Io, CliError> {
 
 fn connect(target: &str, options: &Options) -> Result<Session, CliError> {
     let unreachable = |why: SessionError| {
+        // Nothing was tried.
+        if let SessionError::Connect(Error { kind: ErrorKind::Options, .. }) = why {
+            return CliError::usage(why.to_string());
+        }
         CliError::new(Exit::Unreachable, format!("{target}: {why}")).hint(format!(
             "is it an NVMe/TCP target, and does it admit {}? --host-nqn is another name for us",
             options.host
@@ -199,6 +209,7 @@ fn discover(target: &str, addr: SocketAddr, has_port: bool, host: &Host) -> Resu
                 let service = Service { addr, has_port: has_port && port != DISCOVERY_PORT };
                 return choose(target, service, &host.nqn, &found?);
             }
+            Err(why) if why.exit != Exit::Unreachable => return Err(why),
             Err(why) => {
                 failure.get_or_insert(why);
             }
@@ -279,6 +290,22 @@ mod tests {
         assert_eq!(one("::1"), Some(("[::1]:4420".into(), false)));
         assert_eq!(one("[::1]:9"), Some(("[::1]:9".into(), true)));
         assert_eq!(one("127.0.0.1:x"), None);
+    }
+
+    #[test]
+    fn a_host_is_somebody() {
+        let nil = FabricArgs {
+            nqn: None,
+            nsid: None,
+            uuid: None,
+            host_nqn: HOST_NQN.parse().ok(),
+            host_id: Some(Uuid::NIL),
+            header_digest: false,
+            data_digest: false,
+        };
+        let exit = |args: &FabricArgs| Host::new(args).map(|_| ()).map_err(|why| why.exit);
+        assert_eq!(exit(&nil), Err(Exit::Usage));
+        assert_eq!(exit(&FabricArgs { host_id: Some(HOST_ID), ..nil }), Ok(()));
     }
 
     #[test]
