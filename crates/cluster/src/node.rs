@@ -50,6 +50,17 @@ pub struct Ambient {
     pub now: fn() -> UnixMillis,
     /// A fresh random UUID.
     pub uuid: fn() -> Uuid,
+    /// How long the machine has been up; `None` where nobody knows.
+    pub uptime: fn() -> Option<Uptime>,
+}
+
+/// How long a machine has been up, by a clock that nobody sets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Uptime {
+    /// Which start of the machine this counts from.
+    pub boot: Uuid,
+    /// Since then, sleep included. Milliseconds.
+    pub ms: u64,
 }
 
 /// What objects are where nobody says.

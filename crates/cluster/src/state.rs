@@ -1,14 +1,19 @@
 //! The embedded state of one node: one file in the data folder, for what must survive but isn't in the pool's log.
 //!
 //! It holds the identity (made once), the marks below which ids have been given out, the public keys of API
-//! credentials, the QoS and snapshot policies, and the ring of events. It never holds volumes: those are in the log. Every call blocks on the file;
+//! credentials, the QoS and snapshot policies, the last time that was believed, and the ring of events. It never holds volumes: those are in the log. Every call blocks on the file;
 //! the caller keeps it off the threads that serve.
+
+mod belief;
+#[cfg(test)]
+pub(crate) mod disk;
 
 use crate::{
     event::{Event, MAX_EVENTS},
     qos::{self, QosPolicy},
     schedule::{self, SnapshotPolicy},
 };
+pub use belief::Belief;
 use dolmen_types::{LineId, Nqn, Nsid, PgId, Uuid};
 use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
 use std::{
@@ -559,9 +564,6 @@ fn identity_of(first: &FirstStart) -> Identity {
         serial: hex[..20].to_string(),
     }
 }
-
-#[cfg(test)]
-pub(crate) mod disk;
 
 #[cfg(test)]
 mod tests {

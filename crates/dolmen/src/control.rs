@@ -11,7 +11,7 @@ use crate::config::ServeOptions;
 use dolmen_api::{Endpoints, Server, ServerOptions};
 use dolmen_cluster::{
     lock::{FolderLock, LockError},
-    node::{self, Ambient, Defaults, Handle},
+    node::{self, Ambient, Defaults, Handle, Uptime},
     plane::{Notice, Plane, Recovered},
     state::{Credential, FirstStart, Identity, State, StateError},
 };
@@ -130,6 +130,15 @@ pub fn now() -> UnixMillis {
     UnixMillis(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
 }
 
+/// How long the machine has been up, as the kernel counts.
+fn uptime() -> Option<Uptime> {
+    let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?.trim().parse().ok()?;
+    let text = fs::read_to_string("/proc/uptime").ok()?;
+    let (seconds, hundredths) = text.split(' ').next()?.split_once('.')?;
+    let ms = seconds.parse::<u64>().ok()?.checked_mul(1000)? + hundredths.parse::<u64>().ok()?.min(99) * 10;
+    Some(Uptime { boot, ms })
+}
+
 /// The data folder, taken and complete; nothing runs yet.
 #[derive(Debug)]
 pub struct Prepared {
@@ -210,7 +219,7 @@ impl Prepared {
         let (server, cluster, service, signals) = runtime.block_on(async {
             // From here on an order to stop is an orderly stop, however soon it comes after readiness.
             let signals = Signals::catch().map_err(ControlError::System)?;
-            let ambient = Ambient { now, uuid: fresh_uuid };
+            let ambient = Ambient { now, uuid: fresh_uuid, uptime };
             let defaults = Defaults { encryption: options.encryption };
             let (cluster, service) =
                 node::start(state, data.recovered, data.plane, data.notices, ambient, defaults)?;

@@ -100,7 +100,7 @@ impl Node {
             Recovered { volumes, snapshots: Vec::new(), highest_line: LineId(0), highest_nsid: Nsid(0) };
         let plane = tokio::spawn(plane::run(log, requests, 2));
         let (_notices, notices_out) = mpsc::channel(1);
-        let ambient = Ambient { now, uuid: fresh_uuid };
+        let ambient = Ambient { now, uuid: fresh_uuid, uptime: || None };
         let (cluster, service) =
             node::start(state, recovered, plane_end, notices_out, ambient, Defaults { encryption: true })
                 .unwrap();

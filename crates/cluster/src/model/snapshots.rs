@@ -64,6 +64,13 @@ impl Held {
         self.asked.is_none() && self.descriptor.state == SnapshotState::Deleting
     }
 
+    /// True when its time is over and nothing stands in the way of its deletion.
+    fn is_over(&self, now: UnixMillis) -> bool {
+        self.life() == Life::Available
+            && self.doubt.is_none()
+            && self.descriptor.expires.is_some_and(|at| at <= now)
+    }
+
     fn view(&self) -> SnapshotView {
         SnapshotView { descriptor: self.descriptor.clone(), life: self.life() }
     }
@@ -289,14 +296,16 @@ impl Model {
         vec![Command::DeleteSnapshot { uuid, pg, expected_revision }]
     }
 
+    /// How many snapshots would be deleted now, if the clock was believed; `None` for none.
+    #[must_use]
+    pub fn overdue(&self, now: UnixMillis) -> Option<usize> {
+        Some(self.snapshots.by_uuid.values().filter(|h| h.is_over(now)).count()).filter(|count| *count > 0)
+    }
+
     /// Deletes snapshots whose time is over.
     pub(super) fn expire(&mut self, now: UnixMillis) -> Vec<Command> {
-        let over = |h: &Held| {
-            h.view().life == Life::Available
-                && h.doubt.is_none()
-                && h.descriptor.expires.is_some_and(|at| at <= now)
-        };
         let Snapshots { by_uuid, expiring, .. } = &self.snapshots;
+        let over = |h: &Held| h.is_over(now);
         let late =
             expiring.order(|range| by_uuid.range(range).filter(|(_, h)| over(h)).map(|(uuid, _)| *uuid));
         let late: Vec<Uuid> = late.take(MAX_EXPIRING).collect();

@@ -5,6 +5,23 @@ use crate::{
     plane::{DriveNews, Notice, PoolState, ReprotectionNews},
 };
 use dolmen_types::ByteSize;
+use std::time::Duration;
+
+/// Snapshots stay beyond their time for as long as this yet, as an event.
+pub(super) fn overdue(count: usize, stays_for: Duration) -> Occurrence {
+    let minutes = stays_for.as_secs().div_ceil(60);
+    Occurrence {
+        component: Component::Cluster,
+        severity: Severity::Info,
+        name: "SnapshotsOverdue".into(),
+        subject: "pool".into(),
+        project: String::new(),
+        text: format!(
+            "snapshots whose time is over ({count}) are deleted in {minutes} minutes, if the clock holds until then: the machine was \
+             started or its clock was set, and by a clock that is ahead they would go too early"
+        ),
+    }
+}
 
 /// What the data plane noticed, as an event.
 pub(super) fn occurrence_of(notice: Notice) -> Occurrence {

@@ -1,6 +1,11 @@
 //! The task behind [`super::Handle`]: owns the model and the state file, executes the model's commands.
 
-use super::{Ambient, Defaults, EventFilter, clock::Clock, news::occurrence_of, policies::PolicyMessage};
+use super::{
+    Ambient, Defaults, EventFilter,
+    clock::Clock,
+    news::{occurrence_of, overdue},
+    policies::PolicyMessage,
+};
 use crate::{
     Error,
     event::{Event, MAX_EVENTS, Occurrence, Severity},
@@ -35,6 +40,9 @@ const EVENT_PERIOD: Duration = Duration::from_millis(50);
 
 /// How long after they could not be written.
 const EVENT_RETRY: Duration = Duration::from_secs(10);
+
+/// What it costs when the clock could not be kept for the next start.
+const NOT_KEPT: &str = "after a restart snapshots whose time is over stay for longer";
 
 /// What a [`super::Handle`] asks.
 #[derive(Debug)]
@@ -118,6 +126,8 @@ pub(super) struct Service {
     saved_event: u64,
     /// The last try to write events failed, and that was told.
     failing: bool,
+    /// It was told that snapshots stay beyond their time, since the clock is in doubt.
+    overdue_told: bool,
     /// True while a list has been asked for and not come.
     observing: bool,
     /// Why the last marks were not made durable, if they were not: an id that follows could be given out twice. The model has them
@@ -137,12 +147,16 @@ impl Service {
         let events = state.events()?;
         let taken = recovered.snapshots.iter().map(|s| s.created);
         let newest = taken.chain(events.back().map(Event::at)).max();
-        let clock = Clock::start(newest, (Instant::now(), (ambient.now)()));
+        let (now, uptime) = ((ambient.now)(), (ambient.uptime)());
+        let mut clock = Clock::start(state.belief()?, newest, (Instant::now(), now), uptime);
+        if let Some(why) = clock.take_belief(uptime).and_then(|belief| state.set_belief(&belief).err()) {
+            tracing::warn!("{NOT_KEPT}: {why}");
+        }
         let highest = Marks { nsid: recovered.highest_nsid, line: recovered.highest_line };
         let mut model = Model::recover(state.marks()?, highest, recovered.volumes);
         model.encrypt_by_default(defaults.encryption);
         model.restore_snapshots(recovered.snapshots);
-        model.restore_schedules(state.snapshot_policies()?, (ambient.now)());
+        model.restore_schedules(state.snapshot_policies()?, now);
         for policy in model.restore_policies(state.qos_policies()?, state.default_qos_policy()?) {
             tracing::info!(policy = policy.name, uuid = %policy.uuid, "QoS policy told again by its volumes");
             state.put_qos_policy(&policy)?;
@@ -162,6 +176,7 @@ impl Service {
             next_event: last_event + 1,
             saved_event: last_event,
             failing: false,
+            overdue_told: false,
             events,
             observing: false,
             marks_failed: None,
@@ -199,10 +214,7 @@ impl Service {
                 }
                 () = sleep_until(tick_at), if tick_at.is_some() => {
                     tick_at = None;
-                    let fresh = (0..MAX_DUE).map(|_| (self.ambient.uuid)()).collect();
-                    let now = (self.ambient.now)();
-                    let sure = self.clock.believes((Instant::now(), now));
-                    self.step(Input::Tick { now, sure, fresh }).await;
+                    self.tick().await;
                 }
                 () = sleep_until(save_at), if save_at.is_some() => {
                     save_at = None;
@@ -211,8 +223,35 @@ impl Service {
             }
         }
         self.save_events().await;
+        if self.clock.believes((Instant::now(), (self.ambient.now)())) {
+            self.keep_clock().await;
+        }
         let used = self.model.used();
         let _ = self.on_state(move |state| state.set_marks(used)).await;
+    }
+
+    /// Snapshots whose time is over go, those that are due are taken.
+    async fn tick(&mut self) {
+        let fresh = (0..MAX_DUE).map(|_| (self.ambient.uuid)()).collect();
+        let (looked, now) = (Instant::now(), (self.ambient.now)());
+        let sure = self.clock.believes((looked, now));
+        if sure {
+            self.overdue_told = false;
+            self.keep_clock().await;
+        } else if !self.overdue_told {
+            let stays_for = self.clock.holds_for(looked);
+            self.overdue_told =
+                self.model.overdue(now).map(|count| self.record(overdue(count, stays_for))).is_some();
+        }
+        self.step(Input::Tick { now, sure, fresh }).await;
+    }
+
+    /// Keeps what the clock says for the next start, when it is time to.
+    async fn keep_clock(&mut self) {
+        let Some(belief) = self.clock.take_belief((self.ambient.uptime)()) else { return };
+        if let Err(why) = self.on_state(move |state| state.set_belief(&belief)).await {
+            tracing::warn!("{NOT_KEPT}: {why}");
+        }
     }
 
     async fn on_message(&mut self, message: Message) {

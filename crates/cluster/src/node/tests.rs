@@ -4,9 +4,16 @@ use super::*;
 use crate::{
     event::{Component, Severity},
     model::tests::spec,
-    state::{FirstStart, disk},
+    state::{Belief, FirstStart, disk},
 };
-use std::sync::atomic::{AtomicU64, Ordering};
+use dolmen_types::{
+    LineId, PgId, Seq,
+    snapshot::{SnapshotDescriptor, SnapshotState},
+};
+use std::{
+    cell::Cell,
+    sync::atomic::{AtomicU64, Ordering},
+};
 
 fn fresh() -> Uuid {
     static NEXT: AtomicU64 = AtomicU64::new(1);
@@ -20,30 +27,87 @@ fn first() -> FirstStart {
 
 /// A service over this state; its data plane makes every volume.
 fn serve(state: State) -> (Handle, JoinHandle<()>) {
+    serve_with(state, Vec::new(), UP).0
+}
+
+/// How long the machine has been up.
+const UP: Uptime = Uptime { boot: Uuid([1; 16]), ms: 1000 };
+
+/// A state of a start before, which has nothing to write, and its file on a disk that is full.
+fn on_full_disk(folder: &std::path::Path) -> (State, Arc<AtomicU64>) {
+    let state = State::open(folder, &first()).unwrap();
+    state.set_belief(&Belief { at: UnixMillis(1000), uptime: Some(UP) }).unwrap();
+    let refused = disk::fill(&state);
+    (state, refused)
+}
+
+/// The same with snapshots, on a machine that has been up for so long; which of them it deletes.
+fn serve_with(
+    state: State,
+    snapshots: Vec<SnapshotDescriptor>,
+    up: Uptime,
+) -> ((Handle, JoinHandle<()>), mpsc::UnboundedReceiver<Uuid>) {
     let (plane, mut requests) = crate::plane::channel();
+    let (deleted, deletions) = mpsc::unbounded_channel();
     tokio::spawn(async move {
         while let Some(request) = requests.recv().await {
-            if let NodeRequest::CreateVolume { answer, .. } = request {
-                let _ = answer.send(Ok(()));
+            match request {
+                NodeRequest::CreateVolume { answer, .. } => {
+                    let _ = answer.send(Ok(()));
+                }
+                NodeRequest::DeleteSnapshot { uuid, .. } => {
+                    let _ = deleted.send(uuid);
+                }
+                _ => {}
             }
         }
     });
     let recovered = Recovered {
         volumes: Vec::new(),
-        snapshots: Vec::new(),
+        snapshots,
         highest_line: Default::default(),
         highest_nsid: dolmen_types::Nsid(0),
     };
     let (_, notices) = mpsc::channel(1);
-    let ambient = Ambient { now: || UnixMillis(1000), uuid: fresh };
-    start(state, recovered, plane, notices, ambient, Defaults { encryption: false }).unwrap()
+    UPTIME.set(Some(up));
+    let ambient = Ambient { now: || UnixMillis(1000), uuid: fresh, uptime: || UPTIME.get() };
+    (start(state, recovered, plane, notices, ambient, Defaults { encryption: false }).unwrap(), deletions)
+}
+
+fn snapshot_until(expires: UnixMillis) -> SnapshotDescriptor {
+    SnapshotDescriptor {
+        uuid: fresh(),
+        name: "s".into(),
+        project: "default".into(),
+        description: String::new(),
+        volume: fresh(),
+        volume_name: "v".into(),
+        pg: PgId(0),
+        line: LineId(1),
+        at: Seq(1),
+        size_bytes: 1 << 20,
+        sector: Default::default(),
+        compression: false,
+        encryption: false,
+        mapped_blocks: 0,
+        labels: Vec::new(),
+        created: UnixMillis(500),
+        expires: Some(expires),
+        policy: None,
+        revision: 1,
+        state: SnapshotState::Available,
+    }
+}
+
+thread_local! {
+    /// How long the machine of this test has been up.
+    static UPTIME: Cell<Option<Uptime>> = const { Cell::new(None) };
 }
 
 #[tokio::test]
 async fn a_disk_that_was_full_refuses_one_volume_and_none_later() {
     let dir = tempfile::tempdir().unwrap();
-    let state = State::open(dir.path(), &first()).unwrap();
-    disk::fill(&state);
+    let (state, _) = on_full_disk(dir.path());
     let (handle, task) = serve(state);
     let refused = handle.create_volume(spec("a")).await.unwrap_err();
     assert_eq!(refused.kind, Kind::Unavailable, "{refused}");
@@ -59,8 +123,7 @@ async fn a_disk_that_was_full_refuses_one_volume_and_none_later() {
 #[tokio::test]
 async fn events_that_could_not_be_written_are_written_later() {
     let dir = tempfile::tempdir().unwrap();
-    let state = State::open(dir.path(), &first()).unwrap();
-    let refused = disk::fill(&state);
+    let (state, refused) = on_full_disk(dir.path());
     let (handle, task) = serve(state);
     let what = |text: &str| Occurrence {
         component: Component::Node,
@@ -84,4 +147,36 @@ async fn events_that_could_not_be_written_are_written_later() {
     let kept = State::open(dir.path(), &first()).unwrap().events().unwrap();
     let texts: Vec<&str> = kept.iter().map(|e| e.what.text.as_str()).collect();
     assert_eq!(texts, ["one", "two"]);
+}
+
+#[tokio::test]
+async fn snapshots_whose_time_is_over_go_after_a_restart_too_and_wait_where_the_machine_was_started() {
+    let dir = tempfile::tempdir().unwrap();
+    let up = |boot, ms| Uptime { boot: Uuid([boot; 16]), ms };
+    let open = || State::open(dir.path(), &first()).unwrap();
+    // It was killed before it looked at anything.
+    let ((handle, task), _) = serve_with(open(), Vec::new(), up(1, 7000));
+    drop(handle);
+    task.abort();
+    let _ = task.await;
+    let late = snapshot_until(UnixMillis(900));
+    let soon = std::time::Duration::from_secs(12);
+    let ((handle, task), mut deletions) = serve_with(open(), vec![late.clone()], up(1, 7000));
+    let deleted = tokio::time::timeout(soon, deletions.recv()).await;
+    assert_eq!(deleted, Ok(Some(late.uuid)));
+    drop(handle);
+    task.await.unwrap();
+    let ((handle, _task), mut deletions) = serve_with(open(), vec![late], up(2, 7000));
+    let told = async {
+        loop {
+            let events = handle.events(EventFilter { limit: 10, ..EventFilter::default() }).await.unwrap();
+            if let Some(event) = events.into_iter().find(|e| e.what.name == "SnapshotsOverdue") {
+                return event.what.text;
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+        }
+    };
+    let told = tokio::time::timeout(soon, told).await.unwrap();
+    assert!(told.contains("(1) are deleted in 15 minutes"), "{told}");
+    assert!(deletions.try_recv().is_err());
 }
