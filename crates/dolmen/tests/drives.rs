@@ -305,6 +305,27 @@ fn a_drive_that_stays_was_not_removed() {
     assert!(told.contains("stays in the pool") && told.contains(&first), "{told}");
 }
 
+/// Who gives a drive up never finds it in service afterwards, and so is not told that it stays.
+#[test]
+fn a_drive_that_was_given_up_is_out_when_that_is_answered() {
+    let node = filled_on(&FOUR);
+    for name in ["d0", "d1", "d2", "d3"] {
+        let drive = node.drive(name).display().to_string();
+        node.cli(&["pool", "reprotect", "--pause"]);
+        let given_up = node.cli(&["drive", "remove", &drive, "--force", "--no-wait"]);
+        assert_eq!(given_up["state"], "Out", "{given_up}");
+        node.cli(&["pool", "reprotect", "--resume"]);
+        node.until_event("DriveKeysErased");
+        within(&|| format!("{:?}", node.states()), || node.states().iter().all(|(other, _)| other != name));
+        node.cli(&["drive", "add", &drive]);
+        node.until_protected();
+        node.cli(&["drive", "remove", &drive, "--force"]);
+        node.cli(&["drive", "add", &drive]);
+        node.until_protected();
+    }
+    node.host(1).verify(1, 32);
+}
+
 /// Nobody holds a drive that has left, although it was there from the start: it may be pulled, or come back.
 #[test]
 fn a_drive_that_has_left_may_come_back_at_once() {

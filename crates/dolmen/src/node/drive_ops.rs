@@ -22,11 +22,21 @@ use std::{
     collections::BTreeSet,
     path::{Path, PathBuf},
     sync::atomic::{AtomicBool, AtomicU64, Ordering},
+    time::Duration,
 };
-use tokio::sync::{Mutex, mpsc};
+use tokio::{
+    sync::{Mutex, mpsc},
+    time::{Instant, sleep},
+};
 
 /// The core that owns the pool's units.
 const OWNER: CoreId = CoreId(0);
+
+/// How long the drives may take to write down that one of them was given up. Until then it is in service.
+const OUT_DEADLINE: Duration = Duration::from_secs(10);
+
+/// Between two looks whether they have.
+const OUT_LOOK: Duration = Duration::from_millis(20);
 
 /// What changes of the drives need to know.
 pub(crate) struct DriveOps {
@@ -254,7 +264,27 @@ impl Node {
         if changed.is_err() {
             *settings = before;
         }
-        changed.and(self.remember(&settings))
+        changed.and(self.remember(&settings))?;
+        drop(settings);
+        if change == DriveChange::ForceOut { self.until_out(uuid, &path).await } else { Ok(()) }
+    }
+
+    /// Waits until a drive that was given up is out: who looks at it next must not find one in service.
+    async fn until_out(&self, uuid: Uuid, path: &str) -> Result<(), PlaneError> {
+        let deadline = Instant::now() + OUT_DEADLINE;
+        loop {
+            let reports = self.reports().await.ok_or_else(|| gone(()))?;
+            let serves = |d: &DriveStanding| matches!(d.state, DriveState::In | DriveState::Leaving);
+            if !standings(&reports).any(|(_, d)| d.uuid == uuid && serves(d)) {
+                return Ok(());
+            }
+            if Instant::now() >= deadline {
+                return Err(PlaneError::Unavailable(format!(
+                    "{path} is given up, and out once the other drives have that written down, which takes long; look again later"
+                )));
+            }
+            sleep(OUT_LOOK).await;
+        }
     }
 
     fn remember(&self, settings: &Settings) -> Result<(), PlaneError> {

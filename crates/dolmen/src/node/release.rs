@@ -23,10 +23,11 @@ use std::{collections::BTreeSet, path::Path, sync::PoisonError};
 const OWNER: CoreId = CoreId(0);
 
 impl Node {
-    /// Lets go of drives that were to leave and that nothing needs any more. Called before their handles are closed.
-    pub(super) async fn release_left(&self, reports: &[CoreReport]) {
+    /// Lets go of drives that were to leave and that nothing needs any more. Called before their handles are closed: false where it can't be
+    /// told now which those are, and none may be.
+    pub(super) async fn release_left(&self, reports: &[CoreReport]) -> bool {
         // While a change is under way the next look sees what has come of it.
-        let Ok(mut settings) = self.drives.settings.try_lock() else { return };
+        let Ok(mut settings) = self.drives.settings.try_lock() else { return false };
         for KnownDrive { uuid, path } in settings.leaving.clone() {
             let erased = match standings(reports).find(|(_, d)| d.uuid == uuid) {
                 Some((_, drive)) if drive.state == DriveState::Leaving => {
@@ -48,6 +49,7 @@ impl Node {
             self.keep_settings(&settings);
             self.tell(told(&path, erased)).await;
         }
+        true
     }
 
     /// What a start has found of drives that were to leave: those that have left are let go; a removal that a crash cut short goes on.

@@ -59,8 +59,9 @@ pub(super) async fn watch(node: Arc<Node>, mut sequence: SequenceFile, notices: 
         if let Some(pool) = reports.iter().find_map(|r| r.pool.as_ref()) {
             sequence.remember(pool.sequence);
         }
-        node.release_left(&reports).await;
-        node.close_lost(&reports).await;
+        if node.release_left(&reports).await {
+            node.close_lost(&reports).await;
+        }
         for notice in told.look(&node, &reports) {
             if notices.send(notice).await.is_err() {
                 return;
