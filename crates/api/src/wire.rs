@@ -322,10 +322,12 @@ fn reprotection(all: Reprotection) -> Value {
         (0, 0, _) => "Protected",
         (0, _, _) => "Degraded",
         (_, _, true) => "Paused",
+        _ if all.lacks_bytes > 0 => "WaitsForSpace",
         _ => "Running",
     };
     json!({
         "state": state,
+        "lacksBytes": all.lacks_bytes.to_string(),
         "atRiskBytes": all.at_risk_bytes.to_string(),
         "atRiskSegments": all.at_risk_segments.to_string(),
         "deficit": all.deficit,

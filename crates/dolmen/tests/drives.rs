@@ -326,6 +326,31 @@ fn a_drive_that_was_given_up_is_out_when_that_is_answered() {
     node.host(1).verify(1, 32);
 }
 
+/// A drive is given up, and the others are too small for what the pool has: who did it is told, and a drive more ends it.
+#[test]
+fn what_has_no_room_on_the_drives_that_remain_is_said_to_wait_for_space() {
+    let mut node = Node::new();
+    node.start(&FOUR, &[]);
+    node.cli(&["volume", "create", "v", "--size", "1GiB", "--acl", "ALLOW_ANY", "--compression", "off"]);
+    let usable: u64 = node.cli(&["pool", "show"])["usableBytes"].as_str().unwrap().parse().unwrap();
+    let mib = (usable >> 20) * 85 / 100;
+    node.host(1).fill(1, mib);
+    let first = node.drive("d0").display().to_string();
+    let why = node.fails(1, &["drive", "remove", &first]);
+    assert!(why.contains("the other 3 drives hold"), "{why}");
+    let mut command = Command::new(DOLMEN);
+    command.arg("--data").arg(node.data()).args(["drive", "remove", "--force", "--no-wait"]).arg(&first);
+    let Output { status, stderr, .. } = command.output().unwrap();
+    let said = String::from_utf8_lossy(&stderr);
+    assert!(status.success() && said.contains("warning: the other drives hold"), "{said}");
+    node.until_event("ReprotectionLacksSpace");
+    let state = || node.cli(&["pool", "show"])["reprotection"]["state"].to_string();
+    within(&state, || state() == "\"WaitsForSpace\"");
+    node.cli(&["drive", "add", &format!("{}:256MiB", node.drive("d4").display())]);
+    within(&state, || state() == "\"Protected\"");
+    node.host(1).verify(1, mib);
+}
+
 /// Nobody holds a drive that has left, although it was there from the start: it may be pulled, or come back.
 #[test]
 fn a_drive_that_has_left_may_come_back_at_once() {

@@ -128,6 +128,13 @@ fn reprotection_news(what: ReprotectionNews) -> (Severity, &'static str, String)
             let text = format!("{} are being moved to where they are protected", ByteSize(bytes));
             (Severity::Medium, "ReprotectionStarted", text)
         }
+        ReprotectionNews::LacksSpace(bytes) => {
+            let text = format!(
+                "re-protection waits for space: the drives in service are too small for what the pool has; delete {} or add a drive",
+                ByteSize(bytes)
+            );
+            (Severity::High, "ReprotectionLacksSpace", text)
+        }
         ReprotectionNews::Finished => {
             let text = "everything is protected as the drives in service allow".into();
             (Severity::Info, "ReprotectionFinished", text)

@@ -90,6 +90,8 @@ pub enum DriveNews {
 pub enum ReprotectionNews {
     /// So many bytes are to be moved.
     Started(u64),
+    /// It waits until so many bytes are deleted, or a drive joins.
+    LacksSpace(u64),
     /// Everything is protected as the drives in service allow.
     Finished,
     /// It rests.

@@ -206,6 +206,8 @@ pub struct Reprotection {
     pub at_risk_segments: u64,
     /// Of the drives that the pool was made to lose, how many it can't lose now: what was lost before is not made good. Count.
     pub deficit: u8,
+    /// What has to be deleted, or to join, before there is room to make it good; 0 while there is enough. Bytes.
+    pub lacks_bytes: u64,
     /// The most that was to be moved since everything was protected last. Bytes.
     pub begun_bytes: u64,
     /// Whether it rests.

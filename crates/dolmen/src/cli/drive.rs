@@ -23,6 +23,9 @@ pub(crate) fn run(client: &Client, output: &Output, command: DriveCommand) -> Re
             let found = find(client, &drive)?;
             let force = if force { "?force=true" } else { "" };
             client.delete(&format!("/dolmen/v1/drives/{}{force}", text(&found, "UUID")))?;
+            if !force.is_empty() {
+                warn_of_space(client, output, &found)?;
+            }
             if no_wait {
                 return output.put(&find(client, &drive)?, |d| format!("drive {} is {}", name(d), state(d)));
             }
@@ -83,6 +86,20 @@ fn goes_on(client: &Client, drive: &Value, forced: bool) -> String {
     }
     let keep = client.suggest(&format!("drive keep {}", quoted(Path::new(&name(drive)))));
     format!("This goes on by itself, also when this command is interrupted. To call it off: {keep}")
+}
+
+/// Tells when what a drive held that was given up has no room on the others.
+fn warn_of_space(client: &Client, output: &Output, drive: &Value) -> Result<(), CliError> {
+    let pool = client.get("/dolmen/v1/pool")?;
+    let lacks = &pool["reprotection"];
+    if !matches!(text(lacks, "lacksBytes").as_str(), "" | "0") {
+        let (drive, room, more) = (name(drive), size(&pool, "usableBytes"), size(lacks, "lacksBytes"));
+        output.remark(&format!(
+            "warning: the other drives hold {room} of data at most, and the pool has {more} more than that: until so much is deleted, or a \
+             drive is added, what {drive} held is not protected again"
+        ));
+    }
+    Ok(())
 }
 
 /// Waits until a drive has left, and tells how far it is; an error, if it stays after all.

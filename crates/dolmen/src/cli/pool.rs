@@ -66,6 +66,12 @@ fn protection(client: &Client, r: &Value) -> String {
     let (left, segments) = (size(r, "atRiskBytes"), text(r, "atRiskSegments"));
     match text(r, "state").as_str() {
         "Running" => format!("re-protecting: {percent} % done, {left} in {segments} segments to go{bound}"),
+        "WaitsForSpace" => {
+            let lacks = size(r, "lacksBytes");
+            format!(
+                "waits for space, with {left} in {segments} segments at risk: delete {lacks} or add a drive"
+            )
+        }
         "Paused" => {
             let resume = client.suggest("pool reprotect --resume");
             format!("re-protection rests: {left} in {segments} segments at risk; `{resume}`")

@@ -136,6 +136,11 @@ fn used_and_free(sum: &SpaceReport, usable_bytes: u64) -> (u64, u64) {
     (used_bytes, usable_bytes.saturating_sub(sum.live_bytes))
 }
 
+/// What the pool has and its drives in service have no room for, since one was lost. Bytes.
+fn lacks_bytes(sum: &SpaceReport, usable_bytes: u64) -> u64 {
+    sum.live_bytes.saturating_sub(usable_bytes)
+}
+
 /// How far all shards are scrubbed.
 pub(super) fn scrub(reports: &[CoreReport]) -> ScrubReport {
     let all = reports.iter().filter_map(|r| r.scrub.clone());
@@ -160,6 +165,7 @@ pub(super) fn pool(plan: &PoolPlan, reports: &[CoreReport]) -> PoolStatus {
         None if free_bytes < full_below(usable_bytes) || sum.refusing_shards > 0 => PoolState::Full,
         None => PoolState::Ready,
     };
+    let deficit = reports.iter().find_map(|r| r.pool.as_ref()).map_or(0, |p| p.deficit);
     PoolStatus {
         uuid: plan.pool,
         physical_bytes,
@@ -180,9 +186,10 @@ pub(super) fn pool(plan: &PoolPlan, reports: &[CoreReport]) -> PoolStatus {
         scrub: ScrubStatus::default(),
         state,
         reprotection: Reprotection {
+            lacks_bytes: if deficit > 0 { lacks_bytes(&sum, usable_bytes) } else { 0 },
             at_risk_bytes: sum.at_risk_bytes,
             at_risk_segments: sum.at_risk_segments,
-            deficit: reports.iter().find_map(|r| r.pool.as_ref()).map_or(0, |p| p.deficit),
+            deficit,
             ..Reprotection::default()
         },
         mended_reads: sum.mended_reads,

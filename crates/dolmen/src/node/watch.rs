@@ -79,6 +79,8 @@ struct Told {
     drives: BTreeMap<Uuid, DriveState>,
     /// Something is to be protected anew.
     at_risk: bool,
+    /// Re-protection waits for space.
+    lacks_space: bool,
     /// What scrubbing found up to the round that was told of last, and what it gave up as lost.
     mended: u64,
     lost: u64,
@@ -111,6 +113,7 @@ impl Told {
         let pool = node.pool_status(reports);
         notices.extend(self.pool(&pool));
         notices.extend(self.reprotection(pool.reprotection));
+        notices.extend(self.lacks_space(pool.reprotection));
         notices.extend(self.scrub(&tell::scrub(reports)));
         notices.extend(self.unerased(reports.iter().find_map(|report| report.unerased.as_ref())));
         notices
@@ -154,6 +157,13 @@ impl Told {
         };
         self.at_risk = at_risk;
         Some(Notice::Reprotection(news))
+    }
+
+    /// When it begins to wait for space; what is short by more since is the same wait.
+    fn lacks_space(&mut self, now: Reprotection) -> Option<Notice> {
+        let lacks = now.lacks_bytes > 0;
+        let before = std::mem::replace(&mut self.lacks_space, lacks);
+        (lacks && !before).then_some(Notice::Reprotection(ReprotectionNews::LacksSpace(now.lacks_bytes)))
     }
 
     /// Hosts with a controller that is more than a look into discovery.
@@ -246,6 +256,19 @@ mod tests {
         let end = told.scrub(&report(0, 4, 1));
         assert!(end.len() == 1 && !lost(&end[0]), "{end:?}");
         assert!(told.scrub(&report(0, 4, 1)).is_empty());
+    }
+
+    #[test]
+    fn that_space_is_missing_is_told_once_each_time() {
+        let mut told = Told::default();
+        let lacks =
+            |lacks_bytes| Reprotection { lacks_bytes, at_risk_segments: 1, ..Reprotection::default() };
+        assert!(told.lacks_space(lacks(0)).is_none());
+        let first = told.lacks_space(lacks(7));
+        assert_eq!(first, Some(Notice::Reprotection(ReprotectionNews::LacksSpace(7))));
+        assert!(told.lacks_space(lacks(9)).is_none());
+        assert!(told.lacks_space(lacks(0)).is_none());
+        assert!(told.lacks_space(lacks(2)).is_some());
     }
 
     #[test]
