@@ -58,6 +58,8 @@ pub mod files {
     pub const CERTIFICATE_KEY: &str = "tls.key";
     /// Where the running daemon answers.
     pub const ENDPOINT: &str = "endpoint";
+    /// What must survive and isn't in the log; there from the first start, or the recovery, on.
+    pub const STATE: &str = "state.redb";
 }
 
 /// Why the control side can't run. The texts are for the operator.

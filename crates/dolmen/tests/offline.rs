@@ -124,6 +124,9 @@ fn a_data_folder_is_made_from_drives_alone() {
     let found = node.cli(&recover);
     assert_eq!(found["subsystemNQN"], status["subsystemNQN"], "{found}");
     assert_eq!(found["snapshots"][0], "then");
+    assert!(found["notRecovered"].to_string().contains("snapshot policies"), "{found}");
+    // Nothing has served it yet.
+    assert!(node.fails(5, &["policy", "list"]).contains("is not running"));
     assert!(node.fails(1, &recover).contains("not there yet"));
     node.start(&THREE, &[]);
     let after = node.cli(&["status"]);

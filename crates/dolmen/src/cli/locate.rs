@@ -86,7 +86,7 @@ fn no_endpoint(folder: &Path) -> CliError {
         )
         .hint("try again in a moment; the daemon's log says how far it is");
     }
-    if folder.join(files::TOKEN).exists() {
+    if folder.join(files::STATE).exists() {
         CliError::new(Exit::Unreachable, format!("the node of {shown} is not running"))
             .hint(format!("start it: dolmen serve --data {shown} --drive ..."))
     } else {

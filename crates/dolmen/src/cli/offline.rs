@@ -136,6 +136,15 @@ fn people(value: &Value) -> String {
     text_of_all
 }
 
+/// What was in the lost data folder and nowhere else.
+const NOT_RECOVERED: [&str; 5] = [
+    "snapshot policies (the snapshots that they took are there): make them again",
+    "QoS policies that no volume has, and which one is the default",
+    "how scrubbing and re-protection were told to go on",
+    "the administrator's token and the API's certificate: the first start makes new ones",
+    "events",
+];
+
 /// Makes a data folder from drives alone.
 pub(crate) fn recover(output: &Output, data: Option<&Path>, args: &RecoverArgs) -> Result<(), CliError> {
     let Some(data) = data else {
@@ -167,6 +176,7 @@ pub(crate) fn recover(output: &Output, data: Option<&Path>, args: &RecoverArgs) 
         "volumes": volumes,
         "snapshots": found.catalog.snapshots.iter().map(|s| s.name.clone()).collect::<Vec<_>>(),
         "unknownRecords": found.catalog.unknown.iter().map(ToString::to_string).collect::<Vec<_>>(),
+        "notRecovered": NOT_RECOVERED,
         "serve": serve,
     });
     output.put(&value, |_| {
@@ -177,6 +187,7 @@ pub(crate) fn recover(output: &Output, data: Option<&Path>, args: &RecoverArgs) 
             ("Volumes", names(found.catalog.volumes.iter().map(|v| v.name.as_str()).collect())),
             ("Snapshots", names(found.catalog.snapshots.iter().map(|s| s.name.as_str()).collect())),
             ("Not understood", found.catalog.unknown.len().to_string()),
+            ("Not recovered", NOT_RECOVERED.join("\n")),
             ("Serve it", serve),
         ])
     })

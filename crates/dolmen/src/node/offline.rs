@@ -2,6 +2,7 @@
 //!
 //! The drives are locked meanwhile, so that no daemon takes them, and are only read.
 
+use crate::control::files;
 use crate::node::{
     ServeError,
     keys::{ClusterKeys, KeySource, LineKey},
@@ -247,7 +248,7 @@ pub struct Recovery {
 /// Makes a data folder from drives alone: with it, and these drives, a daemon serves the same volumes under the same names. The
 /// folder must not have served a pool.
 pub fn recover(data: &Path, named: &[PathBuf], key: &KeyPlace) -> Result<Recovery, ServeError> {
-    if data.join("state.redb").exists() {
+    if data.join(files::STATE).exists() {
         return Err(ServeError::new(format!(
             "{} is the data folder of a node; recover into one that is not there yet",
             data.display()
