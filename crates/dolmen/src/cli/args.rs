@@ -291,7 +291,7 @@ pub enum KeyCommand {
     Rotate,
     /// Print the key, to keep elsewhere: without it nobody reads encrypted volumes
     Export {
-        /// Seal it with the passphrase in this file; without one whoever sees the text has the key
+        /// Seal it with the passphrase in this file, of at least 12 bytes; without one whoever sees the text has the key
         #[arg(long, value_name = "FILE")]
         passphrase_file: Option<PathBuf>,
         /// Write it to this file, for its owner alone, instead of printing it; over an older copy of the same key, and over nothing else

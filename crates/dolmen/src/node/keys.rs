@@ -116,7 +116,7 @@ impl ClusterKeys {
             KeySource::Given(key) => Ok(only(key.clone())),
             KeySource::Passphrase(files) => files
                 .load(&pool.0, |key| needed.contains(&key.id()))
-                .map_err(|why| ServeError::new(format!("{}: {why}", files.path().display()))),
+                .map_err(|why| ServeError::new(of_file(files.path(), &why))),
             KeySource::Files(files) => {
                 let known = files.load().map_err(ServeError::system)?;
                 warn_of_readers(files.path());
@@ -148,7 +148,8 @@ impl ClusterKeys {
                 (
                     format!("was looked for in {path}, and {there}"),
                     format!(
-                        "{aside}put the right one back: `dolmen key import` takes what `dolmen key export` gave"
+                        "{aside}put the right one back: `dolmen key import` takes what `dolmen key export` gave; or, if it follows from a \
+                         passphrase, name the file with that: --cluster-passphrase-file FILE"
                     ),
                 )
             }
@@ -280,7 +281,7 @@ impl ClusterKeys {
                 let next = files.begin_rotation(&pool.0).map_err(|why| {
                     let to_do =
                         "put the new passphrase there, for the daemon alone to read, and rotate again";
-                    PlaneError::Refused(format!("{}: {why}; {to_do}", path.display()))
+                    PlaneError::Refused(format!("{}; {to_do}", of_file(&path, &why)))
                 })?;
                 if current.is_some_and(|current| current == next) {
                     let text = format!("{} holds the passphrase that is in force", path.display());
@@ -360,6 +361,14 @@ fn stopping(_: impl std::fmt::Display) -> PlaneError {
 
 fn hex(id: &[u8; 16]) -> String {
     id.iter().map(|b| format!("{b:02x}")).collect()
+}
+
+/// What is wrong with a passphrase file, with its name once.
+fn of_file(path: &Path, why: &dolmen_security::Error) -> String {
+    match why {
+        dolmen_security::Error::Crypto(what) => format!("{}: {what}", path.display()),
+        named => named.to_string(),
+    }
 }
 
 #[cfg(test)]
