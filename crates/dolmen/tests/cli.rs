@@ -238,6 +238,9 @@ fn a_snapshot_from_create_to_delete() {
     bad(1, &["--data", data, "volume", "rollback", "c", "--to", "s", "--yes"]);
     assert!(on(&["snapshot", "delete", "s"]).contains("is deleted"));
     assert!(on(&["snapshot", "list"]).contains("Deleting"), "its clone is there");
+    assert!(
+        bad(4, &["--data", data, "snapshot", "create", "s", "v"]).contains("once its clones are deleted too")
+    );
     assert!(bad(3, &["--data", data, "snapshot", "show", "x"]).contains("snapshot list"));
     bad(2, &["--data", data, "volume", "create", "x"]);
     bad(2, &["--data", data, "snapshot", "create", "x"]);

@@ -212,8 +212,17 @@ impl Model {
         now: UnixMillis,
     ) -> Result<SnapshotDescriptor, Error> {
         spec.check()?;
-        if self.snapshots.names.contains_key(&(spec.project.clone(), spec.name.clone())) {
-            return Err(taken(&spec.name, &spec.project));
+        if let Ok(held) = self.snapshots.find(Some(&spec.project), &VolumeKey::Name(spec.name.clone())) {
+            let clones = self.snapshots.clones.contains_key(&held.descriptor.uuid);
+            return Err(if held.is_leaving() && clones {
+                let text = format!(
+                    "the snapshot '{}' was deleted, and its name is free once its clones are deleted too",
+                    spec.name
+                );
+                Error::new(Kind::AlreadyExists, text)
+            } else {
+                taken(&spec.name, &spec.project)
+            });
         }
         if self.snapshots.by_uuid.len() >= limits::MAX_SNAPSHOTS as usize {
             let text = format!("the cluster has its {} snapshots; delete some first", limits::MAX_SNAPSHOTS);
