@@ -175,7 +175,7 @@ fn time(d: &Value, key: &str) -> String {
     }
 }
 
-/// The drives, one a line.
+/// The drives, one a line, and under them why some do not serve.
 pub(crate) fn drive_table(drives: &Value) -> String {
     let columns = [
         ("DRIVE", Align::Left),
@@ -193,7 +193,7 @@ pub(crate) fn drive_table(drives: &Value) -> String {
         let file = d["file"] == true;
         vec![
             name(d),
-            state(d),
+            text(d, "state").to_lowercase(),
             size(d, "sizeBytes"),
             size(d, "usedBytes"),
             size(d, "liveBytes"),
@@ -204,5 +204,9 @@ pub(crate) fn drive_table(drives: &Value) -> String {
             text(d, "serial"),
         ]
     });
-    table(&columns, rows, "There are no drives.")
+    let mut shown = table(&columns, rows, "There are no drives.");
+    for d in drives.as_array().into_iter().flatten().filter(|d| !text(d, "reason").is_empty()) {
+        shown.push_str(&format!("\n{} is {}", name(d), state(d)));
+    }
+    shown
 }

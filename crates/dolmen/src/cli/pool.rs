@@ -48,7 +48,7 @@ pub(crate) fn pool_pairs(client: &Client, p: &Value) -> Vec<(&'static str, Strin
         ("Mended reads", text(p, "mendedReads")),
         ("Damaged blocks", text(p, "integrityErrors")),
         ("Reserve", percent(p, "reserveShare")),
-        ("Drive bytes per host byte", ratio(p, "writeAmplification")),
+        ("Drive bytes per host byte, parity aside", ratio(p, "writeAmplification")),
         ("  of that, cleaning", ratio(p, "writeAmplificationCleaning")),
         ("  of that, the map", ratio(p, "writeAmplificationMap")),
         ("Memory of the map", size(p, "mapMemoryBytes")),
