@@ -10,6 +10,7 @@ use dolmen_initiator::{
     Command, ErrorKind, Failure, Fencing, NO_DEADLINE, Options, PathOptions, Policy, Request,
 };
 use dolmen_nvme::spec::notice;
+use dolmen_types::Nanos;
 use multi::{HOST, Multi, addr, node};
 
 fn two() -> Vec<Behaviour> {
@@ -194,6 +195,15 @@ fn one_queue_ends(m: &mut Multi) {
     m.until("heard", |m| !m.paths()[0].live);
 }
 
+/// What is written to a block now waits until that time at least, and comes behind what a path's controller carries out only then.
+fn write_behind_the_fence(m: &mut Multi, lba: u64, (path, until): (usize, Nanos)) {
+    m.submit_write(99, lba, 0x22);
+    m.until("the last moment", |m| m.io.now() >= until);
+    assert!(!m.done(99), "the block is fenced");
+    m.peer(path).carry_out();
+    assert_eq!((m.wait(99).result, m.byte(lba)), (Ok(0), 0x22));
+}
+
 /// The other queues of the controller live on, and so may what is on its way to them.
 #[test]
 fn an_io_queue_that_ends_does_not_prove_that_its_controller_has_ended() {
@@ -205,11 +215,7 @@ fn an_io_queue_that_ends_does_not_prove_that_its_controller_has_ended() {
     m.world.partition(HOST, node(0));
     let lost = m.io.now();
     assert_eq!(m.wait(1).result, Ok(0));
-    m.submit_write(2, 3, 0x22);
-    m.until("the last moment", |m| m.io.now() >= lost.plus_ms(2 * 2000 + 400));
-    assert!(!m.done(2), "the block is fenced");
-    m.peer(0).carry_out();
-    assert_eq!((m.wait(2).result, m.byte(3)), (Ok(0), 0x22));
+    write_behind_the_fence(&mut m, 3, (0, lost.plus_ms(2 * 2000 + 400)));
 }
 
 /// It is asked to end the others as well, and what it confirms is proof.
@@ -249,11 +255,7 @@ fn changes_that_expire_together_on_several_paths_are_fenced_by_their_own() {
     let lost = m.io.now();
     m.peer(0).behaviour.hold = false;
     m.peer(1).behaviour.hold = false;
-    m.submit_write(9, lba, 0x22);
-    m.until("the last moment", |m| m.io.now() >= lost.plus_ms(2 * 2000 + 4900));
-    assert!(!m.done(9), "the block is fenced");
-    m.peer(1).carry_out();
-    assert_eq!((m.wait(9).result, m.byte(lba)), (Ok(0), 0x22));
+    write_behind_the_fence(&mut m, lba, (1, lost.plus_ms(2 * 2000 + 4900)));
 }
 
 /// Of a pair whose compare is answered the write may still be carried out.
@@ -271,11 +273,7 @@ fn a_pair_that_expires_half_answered_is_fenced() {
     assert_eq!(m.wait(1).result, Err(Failure::Expired));
     let lost = m.io.now();
     m.peer(0).behaviour.hold = false;
-    m.submit_write(2, 3, 0x22);
-    m.until("the last moment", |m| m.io.now() >= lost.plus_ms(2 * 2000 + 4900));
-    assert!(!m.done(2), "the block is fenced");
-    m.peer(0).carry_out();
-    assert_eq!((m.wait(2).result, m.byte(3)), (Ok(0), 0x22));
+    write_behind_the_fence(&mut m, 3, (0, lost.plus_ms(2 * 2000 + 4900)));
 }
 
 /// What a path sends on its own behalf changes no blocks, on whichever queue: nothing waits for it.

@@ -96,6 +96,12 @@ fn a_pool_at_80_per_cent_is_overwritten_for_ever() {
     assert!((report.drive_written_bytes as f64) < 12.0 * host);
 }
 
+/// Two shards over drives with one parity column, in units of so many bytes, where writes that find no room wait for so long.
+fn with_parity(drives: Vec<(&'static str, u64)>, unit_bytes: u32, full_wait_ms: u64) -> Setup {
+    let tuning = ShardTuning { full_wait_ms, cache_bytes: 4 << 20, ..ShardTuning::default() };
+    Setup { drives, parity: 1, shards: 2, unit_bytes, tuning, ..Setup::tiny(0) }
+}
+
 /// Writes so many blocks at a time behind each other until there is no room: the blocks from `lba` on hold seq, seq + 1 and so on.
 fn fill_up(node: &mut Node, (pg, line): (u32, u64), (seq, lba): (&mut u64, &mut u64), blocks: u64) {
     while *lba < 100_000 {
@@ -287,15 +293,7 @@ fn a_full_pool_that_lost_a_drive_can_be_stopped() {
 fn a_queue_of_batches_waits_for_room_as_long_as_one_and_cleaning_ends() {
     const WAIT_MS: u64 = 2000;
     let world = World::new(12);
-    let tuning = ShardTuning { full_wait_ms: WAIT_MS, cache_bytes: 4 << 20, ..ShardTuning::default() };
-    let setup = Setup {
-        drives: drives(3, 80),
-        parity: 1,
-        shards: 2,
-        unit_bytes: 128 << 10,
-        tuning,
-        ..Setup::tiny(0)
-    };
+    let setup = with_parity(drives(3, 80), 128 << 10, WAIT_MS);
     let mut node = Node::open(&world, &setup).unwrap();
     node.commit(0, 1, vec![create(1)]).unwrap();
     node.commit(1, 1, vec![create(2)]).unwrap();
@@ -344,16 +342,7 @@ fn a_queue_of_batches_waits_for_room_as_long_as_one_and_cleaning_ends() {
 #[test]
 fn a_full_pool_that_lost_a_drive_goes_on_after_every_restart() {
     let world = World::new(12);
-    let tuning = ShardTuning { full_wait_ms: 500, cache_bytes: 4 << 20, ..ShardTuning::default() };
-    let setup = Setup {
-        drives: drives(3, 24),
-        parity: 1,
-        shards: 2,
-        unit_bytes: 64 << 10,
-        tuning,
-        degraded: true,
-        ..Setup::tiny(0)
-    };
+    let setup = Setup { degraded: true, ..with_parity(drives(3, 24), 64 << 10, 500) };
     let mut node = Node::open(&world, &setup).unwrap();
     node.commit(0, 1, vec![create(1)]).unwrap();
     node.commit(1, 1, vec![create(2)]).unwrap();
@@ -387,13 +376,12 @@ fn a_full_pool_that_lost_a_drive_goes_on_after_every_restart() {
 /// and double parity; `bytes_per_s` is re-protection's share while hosts write.
 fn lose_a_drive_under_load(seed: u64, (six, live_mib): (bool, u64), bytes_per_s: u64) {
     let world = World::new(seed);
-    let tuning = ShardTuning { full_wait_ms: 10_000, cache_bytes: 4 << 20, ..ShardTuning::default() };
     let mut drives = drives(if six { 6 } else { 4 }, 64);
     if !six {
         drives[3].1 -= 24 << 20;
     }
     let parity = if six { 2 } else { 1 };
-    let setup = Setup { drives, parity, shards: 2, unit_bytes: 128 << 10, tuning, ..Setup::tiny(0) };
+    let setup = Setup { parity, ..with_parity(drives, 128 << 10, 10_000) };
     let mut node = Node::open(&world, &setup).unwrap();
     node.commit(0, 1, vec![create(1)]).unwrap();
     let (mut seq, mut rng, blocks) = (1, Rng::new(seed), live_mib << 8);
@@ -436,15 +424,7 @@ fn re_protection_that_may_take_little_does_not_hold_up_cleaning() {
 #[test]
 fn a_drive_that_is_added_to_a_full_pool_makes_room() {
     let world = World::new(5);
-    let tuning = ShardTuning { full_wait_ms: 10_000, cache_bytes: 4 << 20, ..ShardTuning::default() };
-    let setup = Setup {
-        drives: drives(3, 64),
-        parity: 1,
-        shards: 2,
-        unit_bytes: 128 << 10,
-        tuning,
-        ..Setup::tiny(0)
-    };
+    let setup = with_parity(drives(3, 64), 128 << 10, 10_000);
     let mut node = Node::open(&world, &setup).unwrap();
     node.commit(0, 1, vec![create(1)]).unwrap();
     let (mut seq, mut lba) = (1, 0);
