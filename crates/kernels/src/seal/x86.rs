@@ -4,9 +4,10 @@
 //! hash is POLYVAL over reversed bytes, which is GHASH (RFC 8452, appendix A): its products need no shift. Four lanes gather it; 128
 //! blocks are multiplied by falling powers of the key and reduced together, the last ones along with the block of lengths.
 //!
-//! A unit takes one vector a cycle. The rounds keep the first one busy, and everything else has to fit into the second: hence the
-//! tweaks are kept with the last round's key added, which that round wants and the first one takes out again with its own key, and
-//! products are summed two at a time. The rounds are written in assembler, for the order alone (see [`round`]).
+//! On Intel's processors a unit takes one vector a cycle. The rounds keep the first one busy, and everything else has to fit into the
+//! second: hence the tweaks are kept with the last round's key added, which that round wants and the first one takes out again with
+//! its own key, and products are summed two at a time. On AMD's the products take the rounds' units: hence there are three to a
+//! vector, not four, and they are spread over the rounds. The rounds are written in assembler, for the order alone (see [`round`]).
 
 use std::arch::asm;
 use std::arch::x86_64::*;
@@ -39,6 +40,8 @@ pub(super) struct Keys {
     decrypt: [[u64; 8]; ROUNDS + 1],
     /// Powers of the hash's key: at place i the one of [`POWERS`] - i, and zeros behind the first.
     powers: [[u64; 2]; POWERS + POWERS_SPARE],
+    /// Of the power at each place, and of the one four places on: the sum of its halves.
+    folded: [[u64; 2]; POWERS + POWERS_SPARE],
     tweak: [[u64; 2]; ROUNDS + 1],
     /// Of the GMAC, and of the block behind it.
     pad: [[u64; 2]; ROUNDS + 1],
@@ -50,6 +53,7 @@ impl Drop for Keys {
         self.encrypt.zeroize();
         self.decrypt.zeroize();
         self.powers.zeroize();
+        self.folded.zeroize();
         self.tweak.zeroize();
         self.pad.zeroize();
         self.last.zeroize();
@@ -83,6 +87,7 @@ impl Keys {
             encrypt: [[0; 8]; ROUNDS + 1],
             decrypt: [[0; 8]; ROUNDS + 1],
             powers: [[0; 2]; POWERS + POWERS_SPARE],
+            folded: [[0; 2]; POWERS + POWERS_SPARE],
             tweak: expand(&encryption[32..]).map(|k| words(k)),
             pad: pad.map(|k| words(k)),
             last: last.map(|k| words(k)),
@@ -98,6 +103,9 @@ impl Keys {
         for i in (0..POWERS).rev() {
             keys.powers[i] = words(power);
             power = times(power, hash);
+        }
+        for i in 0..POWERS + POWERS_SPARE - 4 {
+            keys.folded[i] = [i, i + 4].map(|i| keys.powers[i][0] ^ keys.powers[i][1]);
         }
         keys
     }
@@ -214,12 +222,20 @@ fn xor3(a: __m512i, b: __m512i, c: __m512i) -> __m512i {
     _mm512_ternarylogic_epi64::<XOR3>(a, b, c)
 }
 
-/// Sums of products, lane by lane, before they are reduced.
+/// The sum of each lane's halves, in both.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn halves_summed(x: __m512i) -> __m512i {
+    _mm512_xor_si512(x, _mm512_shuffle_epi32::<0x4e>(x))
+}
+
+/// Sums of products, lane by lane, before they are reduced. By halves, as Karatsuba multiplies: three products instead of four.
 #[derive(Clone, Copy)]
 struct Sum {
     low: __m512i,
-    middle: __m512i,
     high: __m512i,
+    /// Products of the halves' sums.
+    folded: __m512i,
 }
 
 impl Sum {
@@ -227,42 +243,72 @@ impl Sum {
     #[target_feature(enable = "avx512f")]
     fn zero() -> Sum {
         let zero = _mm512_setzero_si512();
-        Sum { low: zero, middle: zero, high: zero }
+        Sum { low: zero, high: zero, folded: zero }
     }
 
     #[inline]
-    #[target_feature(enable = "avx512f,vpclmulqdq")]
+    #[target_feature(enable = "avx512f,avx512bw,vpclmulqdq")]
     fn add(&mut self, x: __m512i, power: __m512i) {
+        let (x_sum, power_sum) = (halves_summed(x), halves_summed(power));
         self.low = _mm512_xor_si512(self.low, _mm512_clmulepi64_epi128::<0x00>(x, power));
         self.high = _mm512_xor_si512(self.high, _mm512_clmulepi64_epi128::<0x11>(x, power));
-        let (a, b) = (_mm512_clmulepi64_epi128::<0x01>(x, power), _mm512_clmulepi64_epi128::<0x10>(x, power));
-        self.middle = xor3(self.middle, a, b);
-    }
-
-    /// Two products at once, each by its own power.
-    #[inline]
-    #[target_feature(enable = "avx512f,vpclmulqdq")]
-    fn add_two(&mut self, [x, y]: [__m512i; 2], [p, q]: [__m512i; 2]) {
-        let (a, b) = (_mm512_clmulepi64_epi128::<0x00>(x, p), _mm512_clmulepi64_epi128::<0x00>(y, q));
-        self.low = xor3(self.low, a, b);
-        let (a, b) = (_mm512_clmulepi64_epi128::<0x11>(x, p), _mm512_clmulepi64_epi128::<0x11>(y, q));
-        self.high = xor3(self.high, a, b);
-        let (a, b) = (_mm512_clmulepi64_epi128::<0x01>(x, p), _mm512_clmulepi64_epi128::<0x10>(x, p));
-        self.middle = xor3(self.middle, a, b);
-        let (a, b) = (_mm512_clmulepi64_epi128::<0x01>(y, q), _mm512_clmulepi64_epi128::<0x10>(y, q));
-        self.middle = xor3(self.middle, a, b);
+        self.folded = _mm512_xor_si512(self.folded, _mm512_clmulepi64_epi128::<0x00>(x_sum, power_sum));
     }
 
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,vpclmulqdq")]
     fn reduced(self) -> __m512i {
         let factor = _mm512_set1_epi64(POLYVAL);
-        let low = _mm512_xor_si512(self.low, _mm512_bslli_epi128::<8>(self.middle));
-        let high = _mm512_xor_si512(self.high, _mm512_bsrli_epi128::<8>(self.middle));
+        let middle = xor3(self.folded, self.low, self.high);
+        let low = _mm512_xor_si512(self.low, _mm512_bslli_epi128::<8>(middle));
+        let high = _mm512_xor_si512(self.high, _mm512_bsrli_epi128::<8>(middle));
         let first = _mm512_shuffle_epi32::<0x4e>(_mm512_clmulepi64_epi128::<0x00>(low, factor));
         let first = _mm512_xor_si512(first, low);
         let second = _mm512_clmulepi64_epi128::<0x11>(first, factor);
         xor3(high, first, second)
+    }
+}
+
+/// Two vectors, the powers by which they are multiplied, and the sums of the powers' halves. Products are summed two at a time.
+struct Two {
+    x: __m512i,
+    y: __m512i,
+    p: __m512i,
+    q: __m512i,
+    folded: __m512i,
+}
+
+impl Two {
+    #[inline]
+    #[target_feature(enable = "avx512f,vpclmulqdq")]
+    fn low(&self, sum: &mut Sum) {
+        let (a, b) = (
+            _mm512_clmulepi64_epi128::<0x00>(self.x, self.p),
+            _mm512_clmulepi64_epi128::<0x00>(self.y, self.q),
+        );
+        sum.low = xor3(sum.low, a, b);
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512f,vpclmulqdq")]
+    fn high(&self, sum: &mut Sum) {
+        let (a, b) = (
+            _mm512_clmulepi64_epi128::<0x11>(self.x, self.p),
+            _mm512_clmulepi64_epi128::<0x11>(self.y, self.q),
+        );
+        sum.high = xor3(sum.high, a, b);
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512f,vpclmulqdq")]
+    fn folded(&self, sum: &mut Sum) {
+        let both =
+            _mm512_xor_si512(_mm512_unpacklo_epi64(self.x, self.y), _mm512_unpackhi_epi64(self.x, self.y));
+        let (a, b) = (
+            _mm512_clmulepi64_epi128::<0x00>(both, self.folded),
+            _mm512_clmulepi64_epi128::<0x11>(both, self.folded),
+        );
+        sum.folded = xor3(sum.folded, a, b);
     }
 }
 
@@ -302,15 +348,19 @@ impl<'a> Hash<'a> {
         assert!(self.power < POWERS, "a group ends with a step, but for the last");
     }
 
-    /// Two vectors of a step that has begun, the one with this number and the next.
+    /// Two vectors of a step that has begun, the one with this number and the next, and their powers.
     #[inline]
-    #[target_feature(enable = "avx512f,avx512bw,vpclmulqdq")]
-    fn add_two(&mut self, number: usize, x: &[__m512i; VECTORS]) {
-        // SAFETY: the step began below `POWERS`, and there are as many powers as a step has blocks behind.
-        let at = unsafe { self.keys.powers.as_ptr().add(self.power + 4 * number) };
-        // SAFETY: as above; the instruction needs no alignment.
-        let power = unsafe { [_mm512_loadu_si512(at.cast()), _mm512_loadu_si512(at.add(4).cast())] };
-        self.sum.add_two([reversed_lanes(x[number]), reversed_lanes(x[number + 1])], power);
+    #[target_feature(enable = "avx512f,avx512bw")]
+    fn two(&self, number: usize, x: &[__m512i; VECTORS]) -> Two {
+        let place = self.power + 4 * number;
+        let (powers, folded) = (self.keys.powers.as_ptr(), self.keys.folded.as_ptr());
+        // SAFETY: the step began below `POWERS`, and there are as many powers as a step has blocks behind, folded ones too; the
+        // instruction needs no alignment.
+        let [p, q, folded] = unsafe {
+            [powers.add(place), powers.add(place + 4), folded.add(place)]
+                .map(|at| _mm512_loadu_si512(at.cast()))
+        };
+        Two { x: reversed_lanes(x[number]), y: reversed_lanes(x[number + 1]), p, q, folded }
     }
 
     /// So many blocks of the step counted; the others were zeros.
@@ -339,22 +389,25 @@ impl<'a> Hash<'a> {
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,vpclmulqdq")]
 fn first_tweak(tweak: __m128i, from: u32, key: __m512i) -> __m512i {
-    let (all, carry) = (_mm512_broadcast_i32x4(tweak), _mm512_set1_epi64(TWEAK_CARRY));
-    let first = 1i64 << from;
-    let powers = _mm512_set_epi64(0, first << 3, 0, first << 2, 0, first << 1, 0, first);
-    let low = _mm512_clmulepi64_epi128::<0x00>(all, powers);
-    let high = _mm512_clmulepi64_epi128::<0x01>(all, powers);
-    let over = _mm512_clmulepi64_epi128::<0x01>(high, carry);
-    _mm512_xor_si512(xor3(low, _mm512_bslli_epi128::<8>(high), over), key)
+    let (all, by) = (_mm512_broadcast_i32x4(tweak), i64::from(from));
+    let by = _mm512_set_epi64(by + 3, by + 3, by + 2, by + 2, by + 1, by + 1, by, by);
+    // What each half loses above: the lower one's goes to the upper one, the upper one's comes back as x^128 does.
+    let out = _mm512_srlv_epi64(all, _mm512_sub_epi64(_mm512_set1_epi64(64), by));
+    let over = _mm512_clmulepi64_epi128::<0x01>(out, _mm512_set1_epi64(TWEAK_CARRY));
+    let shifted = xor3(_mm512_sllv_epi64(all, by), _mm512_bslli_epi128::<8>(out), over);
+    _mm512_xor_si512(shifted, key)
 }
 
-/// A tweak of the next step: times x^16. What is `added` makes up for what is added to the tweak.
+/// A tweak of the next step: times x^16, so what two bytes lose above comes back below. What is `added` makes up for what is added to
+/// the tweak.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,vpclmulqdq")]
 fn next_tweak(t: __m512i, added: __m512i) -> __m512i {
     const { assert!(BLOCKS == 16, "two bytes are shifted out") };
-    let over = _mm512_clmulepi64_epi128::<0x00>(_mm512_bsrli_epi128::<14>(t), _mm512_set1_epi64(TWEAK_CARRY));
-    xor3(_mm512_bslli_epi128::<2>(t), over, added)
+    // The two bytes are below already: the one in the factor is theirs.
+    let turned = _mm512_alignr_epi8::<14>(t, t);
+    let out = _mm512_and_si512(turned, _mm512_set_epi64(0, 0xffff, 0, 0xffff, 0, 0xffff, 0, 0xffff));
+    xor3(turned, _mm512_clmulepi64_epi128::<0x00>(out, _mm512_set1_epi64(TWEAK_CARRY ^ 1)), added)
 }
 
 #[inline]
@@ -414,7 +467,7 @@ fn four_of(key: &[u64; 8]) -> __m512i {
 fn cipher<const DECRYPT: bool>(
     schedule: &[[u64; 8]; ROUNDS + 1],
     mut x: [__m512i; VECTORS],
-    tweaks: &[__m512i; VECTORS],
+    (tweaks, added): (&mut [__m512i; VECTORS], __m512i),
     hash: &mut Hash<'_>,
     stored: &[__m512i; VECTORS],
 ) -> [__m512i; VECTORS] {
@@ -425,11 +478,31 @@ fn cipher<const DECRYPT: bool>(
     macro_rules! rounds {
         ($($number:literal)*) => { $(round::<DECRYPT>(&mut x, &schedule[$number]);)* }
     }
-    rounds!(1 2);
-    hash.add_two(0, stored);
-    rounds!(3 4 5 6 7);
-    hash.add_two(2, stored);
-    rounds!(8 9 10 11 12 13);
+    rounds!(1);
+    let two = hash.two(0, stored);
+    rounds!(2);
+    two.low(&mut hash.sum);
+    rounds!(3);
+    two.high(&mut hash.sum);
+    rounds!(4);
+    two.folded(&mut hash.sum);
+    rounds!(5);
+    tweaks[0] = next_tweak(t, added);
+    rounds!(6);
+    tweaks[1] = next_tweak(u, added);
+    rounds!(7);
+    let two = hash.two(2, stored);
+    rounds!(8);
+    two.low(&mut hash.sum);
+    rounds!(9);
+    two.high(&mut hash.sum);
+    rounds!(10);
+    two.folded(&mut hash.sum);
+    rounds!(11);
+    tweaks[2] = next_tweak(v, added);
+    rounds!(12);
+    tweaks[3] = next_tweak(w, added);
+    rounds!(13);
     [last::<DECRYPT>(x[0], t), last::<DECRYPT>(x[1], u), last::<DECRYPT>(x[2], v), last::<DECRYPT>(x[3], w)]
 }
 
@@ -544,19 +617,20 @@ unsafe fn run<const DECRYPT: bool>(
         let input = unsafe { load(from.add(at), blocks) };
         // What is stored is there at once when it is decrypted; when it is made, the step before is.
         let (stored, count) = if DECRYPT { (&input, blocks) } else { (&before, blocks_before) };
-        let x = cipher::<DECRYPT>(schedule, input, &tweaks, &mut hash, stored);
+        let x = cipher::<DECRYPT>(schedule, input, (&mut tweaks, added), &mut hash, stored);
         hash.end(count);
         // SAFETY: as above.
         before = unsafe { store(to.add(at), blocks, x) };
         blocks_before = blocks;
-        let [t, u, v, w] = tweaks;
-        tweaks = [next_tweak(t, added), next_tweak(u, added), next_tweak(v, added), next_tweak(w, added)];
         at += STEP_BYTES;
     }
     if !DECRYPT {
         hash.begin();
         for number in [0, 2] {
-            hash.add_two(number, &before);
+            let two = hash.two(number, &before);
+            two.low(&mut hash.sum);
+            two.high(&mut hash.sum);
+            two.folded(&mut hash.sum);
         }
         hash.end(blocks_before);
     }
