@@ -4,12 +4,16 @@ mod expand;
 
 use lz4_flex::block::{CompressTable, compress_into_with_table, get_maximum_output_size};
 
-/// Samples that [`looks_incompressible`] takes, eight bytes each.
+/// Samples that [`looks_incompressible`] takes, and the bytes of each.
 const SAMPLES: usize = 8;
+const SAMPLE_BYTES: usize = 8;
 
-/// Different bytes among the samples from which on they look like noise. 64 random bytes show 56.7 on average with a
-/// deviation of 2.3; text shows fewer than 35, half noise and half zeros fewer than 34.
-const NOISE: u32 = 46;
+/// How far apart bytes are that [`looks_incompressible`] compares.
+const DISTANCES: usize = 16;
+
+/// Equal pairs among the 1024 that are compared from which on bytes are not noise: that shows 4 on average, with a deviation of 2, English
+/// text 66, data with zeros in a quarter of its places 67, in an eighth 19.
+const REPEATS: u32 = 20;
 
 /// The compressor's memory: one per core, reused from block to block.
 pub struct Lz4(CompressTable);
@@ -47,22 +51,27 @@ pub fn expand(input: &[u8], out: &mut [u8]) -> bool {
     expand::expand(input, out).is_some()
 }
 
-/// True when a block is almost certainly not worth compressing: a sample of its bytes, spread over the whole of it, is as varied
-/// as noise.
+/// True when a block is almost certainly not worth compressing: in a sample of its bytes, spread over the whole of it, equal ones are
+/// about as rare as in noise (the index of coincidence of W. F. Friedman, 1922, over neighbours).
 #[must_use]
 pub fn looks_incompressible(block: &[u8]) -> bool {
+    const ALL: usize = SAMPLES * SAMPLE_BYTES;
     let stride = block.len() / SAMPLES;
-    if stride < 8 {
+    if stride < SAMPLE_BYTES {
         return false;
     }
-    // A place for each byte that may be seen: writing to them needs no look at what is there, so none waits for another.
-    let mut seen = [0u8; 256];
-    for chunk in block.chunks_exact(stride).take(SAMPLES) {
-        for byte in &chunk[..8] {
-            seen[usize::from(*byte)] = 1;
+    let mut bytes = [0; ALL + DISTANCES];
+    for (i, sample) in bytes[..ALL].chunks_exact_mut(SAMPLE_BYTES).enumerate() {
+        sample.copy_from_slice(&block[i * stride..][..SAMPLE_BYTES]);
+    }
+    bytes.copy_within(..DISTANCES, ALL);
+    let mut equal = [0u8; ALL];
+    for distance in 1..=DISTANCES {
+        for ((equal, one), other) in equal.iter_mut().zip(&bytes[..ALL]).zip(&bytes[distance..]) {
+            *equal += u8::from(one == other);
         }
     }
-    seen.iter().map(|&seen| u32::from(seen)).sum::<u32>() >= NOISE
+    equal.iter().map(|&n| u32::from(n)).sum::<u32>() < REPEATS
 }
 
 #[cfg(test)]
