@@ -131,7 +131,8 @@ impl Forms {
         }
     }
 
-    /// Makes the stored form of `block` at the start of `out`, which has room for a block.
+    /// Makes the stored form of `block` at the start of `out`, which has room for a block. It is tried whether compressing
+    /// pays when the attributes say so: whoever looked at the block already ([`Forms::packs`]) takes that out of them.
     ///
     /// # Panics
     /// When the key of an encrypted line is not here: [`Forms::has_key`] comes first, since going on would store plaintext.
@@ -142,20 +143,7 @@ impl Forms {
         block: &[u8],
         out: &mut [u8],
     ) -> Made {
-        let packs = attributes.compress && self.packs(block);
-        self.make_of(packs, attributes, version, block, out)
-    }
-
-    /// [`Forms::make`] of a block that was looked at: `packs` says whether compression is tried.
-    pub(crate) fn make_of(
-        &mut self,
-        packs: bool,
-        attributes: LineAttributes,
-        version: BlockVersion,
-        block: &[u8],
-        out: &mut [u8],
-    ) -> Made {
-        let packed = if packs { self.compress(block) } else { None };
+        let packed = if attributes.compress { self.compress(block) } else { None };
         let (len, mut form) = packed.map_or((block.len(), Form(0)), |len| (len, Form(Form::LZ4)));
         let out = &mut out[..len];
         if !attributes.encrypt {

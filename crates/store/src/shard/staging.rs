@@ -133,12 +133,19 @@ impl Stage<'_> {
                 self.header.unmap(version.line, version.lba, (to - from) as u64);
             } else if self.attributes.compress {
                 self.run_packed(version, data.slice(range));
-            } else if self.attributes.encrypt || !lies_on_pages(data) {
-                self.run_whole(version, &data[range]);
             } else {
-                self.run_lent(version, data.slice(range));
+                self.run_as_is(version, data.slice(range));
             }
             from = to;
+        }
+    }
+
+    /// Blocks that stay as long as they are, on pages.
+    fn run_as_is(&mut self, first: BlockVersion, data: Slice) {
+        if self.attributes.encrypt || !lies_on_pages(&data) {
+            self.run_whole(first, &data);
+        } else {
+            self.run_lent(first, data);
         }
     }
 
@@ -152,30 +159,39 @@ impl Stage<'_> {
         }
     }
 
-    /// Blocks that stay as long as they are: on pages, one behind the other.
+    /// Blocks that are encrypted or copied: one behind the other.
     fn run_whole(&mut self, first: BlockVersion, data: &[u8]) {
         self.staging.align();
         let count = u32::try_from(data.len() / BLOCK_BYTES).expect("a command's blocks are few");
         let form = if self.attributes.encrypt { Form(Form::ENCRYPTED) } else { Form(0) };
         let at = self.staging.room().0;
         self.header.write_even(first.line, first.lba, count, form, at);
+        let as_is = LineAttributes { compress: false, ..self.attributes };
         for (lba, block) in (first.lba..).zip(data.chunks_exact(BLOCK_BYTES)) {
-            let made =
-                self.forms.make(self.attributes, BlockVersion { lba, ..first }, block, self.staging.room().1);
+            let version = BlockVersion { lba, ..first };
+            let made = self.forms.make(as_is, version, block, self.staging.room().1);
             self.staging.took(made.len);
             self.header.check(made.check);
         }
     }
 
-    /// Blocks of whatever length they come to, packed. What stays as it is and would lie on a page of its own is written from where
-    /// it is.
+    /// Blocks of whatever length they come to, packed. What stays as it is and would lie on pages of its own is written from where it is.
     fn run_packed(&mut self, first: BlockVersion, data: Slice) {
-        let count = u32::try_from(data.len() / BLOCK_BYTES).expect("a command's blocks are few");
-        self.header.write_each(first.line, first.lba, count);
+        let count = data.len() / BLOCK_BYTES;
+        let whole = data.chunks_exact(BLOCK_BYTES).take_while(|block| !self.forms.packs(block)).count();
+        if whole == count && self.staging.is_aligned() {
+            return self.run_as_is(first, data);
+        }
         let lends = !self.attributes.encrypt && lies_on_pages(&data);
+        self.header.write_each(
+            first.line,
+            first.lba,
+            u32::try_from(count).expect("a command's blocks are few"),
+        );
         for (i, block) in data.chunks_exact(BLOCK_BYTES).enumerate() {
             let version = BlockVersion { lba: first.lba + i as u64, ..first };
-            let packs = self.forms.packs(block);
+            // Those before the first that packs were looked at, and it was.
+            let packs = i == whole || i > whole && self.forms.packs(block);
             if lends && !packs && self.staging.is_aligned() {
                 let at = self.staging.lend(data.slice(i * BLOCK_BYTES..(i + 1) * BLOCK_BYTES));
                 let check = Forms::plain_check(version, block);
@@ -184,7 +200,8 @@ impl Stage<'_> {
                 continue;
             }
             let (at, room) = self.staging.room();
-            let made = self.forms.make_of(packs, self.attributes, version, block, room);
+            let made =
+                self.forms.make(LineAttributes { compress: packs, ..self.attributes }, version, block, room);
             self.staging.took(made.len);
             let granules = u16::try_from(granules(made.len)).expect("a block at most");
             self.header.block(StoredBlock { at, granules, form: made.form, check: made.check });
