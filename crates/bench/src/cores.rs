@@ -4,7 +4,7 @@
 //! 160 ns, or about 360 ns, for seconds or minutes at a time. Runs are only comparable within one state, so the round
 //! trip is measured beside every run.
 
-use rustix::thread::{CpuSet, sched_setaffinity};
+use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 use std::{
     io,
     process::{Child, Command},
@@ -37,6 +37,12 @@ pub(crate) fn pin_to(cpus: &[usize]) -> io::Result<()> {
             format!("pinning to CPU {cpus:?}: {e}; choose others with --server-cpu and --client-cpu"),
         )
     })
+}
+
+/// A CPU that this process may use besides these.
+pub(crate) fn spare(taken: &[usize]) -> io::Result<Option<usize>> {
+    let allowed = sched_getaffinity(None)?;
+    Ok((0..CpuSet::MAX_CPU).find(|cpu| allowed.is_set(*cpu) && !taken.contains(cpu)))
 }
 
 /// Starts a process pinned to some CPUs.
