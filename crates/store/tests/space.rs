@@ -456,6 +456,27 @@ fn a_drive_that_is_added_to_a_full_pool_makes_room() {
     assert!(moved.0.plus_ms(30_000) < until, "cleaning ends");
 }
 
+/// Units run out before the allowance does where segments are small: nothing is worth cleaning by what the map knows, and only a
+/// checkpoint tells it what was unmapped since. Then hosts have room again, without anybody asking for it.
+#[test]
+fn what_is_unmapped_where_units_have_run_out_comes_back() {
+    let world = World::new(1);
+    let setup = Setup { shards: 1, ..with_parity(drives(3, 64), 128 << 10, 2000) };
+    let mut node = Node::open(&world, &setup).unwrap();
+    node.commit(0, 1, vec![create(1)]).unwrap();
+    let (mut seq, mut lba) = (1, 0);
+    fill_up(&mut node, (0, 1), (&mut seq, &mut lba), 4);
+    let report = node.space();
+    assert!(report.live_bytes + (1 << 20) < report.allowance_bytes, "it is units that lack: {report:?}");
+    for freed in [lba / 20, lba / 40, lba / 10] {
+        seq += 1;
+        lba -= freed;
+        node.commit(0, seq, vec![unmap(1, lba, freed)]).unwrap();
+        until_written(&mut node, &mut seq, lba, &vec![7; 16]);
+        fill_up(&mut node, (0, 1), (&mut seq, &mut lba), 4);
+    }
+}
+
 /// Re-protection moves no more than it may, however long it has to rest for that after each segment, and what it may from then on when
 /// that is changed.
 #[test]

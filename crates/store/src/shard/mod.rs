@@ -205,6 +205,8 @@ pub(crate) struct SpaceState {
     pub(crate) ahead: Option<space::Seen>,
     /// When it was last looked at whether a checkpoint would free space.
     pub(crate) weighed: Nanos,
+    /// When a checkpoint came last because hosts found no room and what they had changed might give some.
+    pub(crate) hoped: Nanos,
     /// What hosts may still write for what cleaning has moved. Bytes.
     pub(crate) credit: u64,
 }

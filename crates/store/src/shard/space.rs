@@ -24,6 +24,9 @@ pub(crate) struct Seen {
 /// How often it is looked at whether a checkpoint would free space. Nanoseconds.
 const FREES_NS: u64 = 1_000_000;
 
+/// The most often that one comes in the mere hope that it frees some. Nanoseconds.
+const HOPE_NS: u64 = 1_000_000_000;
+
 /// A checkpoint comes for what heirs were written when that has ended for so long, or has gone on for so long. Nanoseconds.
 const QUIET_NS: u64 = 10_000_000_000;
 const LASTING_NS: u64 = 600_000_000_000;
@@ -310,7 +313,22 @@ impl Shard {
         let (freeable, goal) = (self.freeable(), self.freeable_goal());
         let hosts_wait = !self.queue.is_empty() && self.starved(Stream::Hot);
         let cleaner_waits = self.cleaner_idle || (!self.move_jobs.is_empty() && self.starved(Stream::Cold));
-        freeable >= goal || (freeable > 0 && cleaner_waits) || (hosts_wait && freeable > goal / 2)
+        freeable >= goal
+            || (freeable > 0 && cleaner_waits)
+            || (hosts_wait && freeable > goal / 2)
+            || (cleaner_waits && self.hosts_hope(hosts_wait))
+    }
+
+    /// True when hosts find no room, and what was unmapped or overwritten since the last checkpoint is all that may give them some: by
+    /// what the map knew then nothing is worth cleaning.
+    fn hosts_hope(&mut self, hosts_wait: bool) -> bool {
+        let hopes = (hosts_wait || self.refuses(self.now))
+            && self.map.live.len() > 0
+            && self.now.since(self.space.hoped) >= HOPE_NS;
+        if hopes {
+            self.space.hoped = self.now;
+        }
+        hopes
     }
 
     /// True when a checkpoint may come for a sweep that is in no haste, or for what heirs were written.
