@@ -121,6 +121,7 @@ impl Shard {
         self.named = named;
         self.log.applied = header.place.number;
         self.log.applied_chain = header.check;
+        self.checkpoint.changed = self.now;
     }
 
     fn mark(&mut self, pg: PgId, epoch: Epoch, seq: Seq) {
@@ -161,6 +162,7 @@ impl Shard {
         if tree.now.parent.is_some() {
             self.checkpoint.heir_written(line, self.now);
         }
+        self.checkpoint.unmapped_blocks = self.checkpoint.unmapped_blocks.saturating_add(end - lba);
         let segments = &mut self.segments;
         self.map.live.change(line, |delta| {
             delta.written(seq);

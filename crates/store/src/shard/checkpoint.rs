@@ -96,6 +96,8 @@ fn freeze(shard: &Shared) -> Result<Frozen, String> {
     s.checkpoint.begun += 1;
     s.checkpoint.heirs_written = None;
     s.checkpoint.log_bytes = 0;
+    s.checkpoint.unmapped_blocks = 0;
+    s.checkpoint.frozen = s.now;
     s.checkpoint.lost_leaves = 0;
     let evacuate = pages_to_move(s);
     Ok(Frozen {

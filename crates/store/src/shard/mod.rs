@@ -147,6 +147,11 @@ pub(crate) struct CheckpointState {
     pub(crate) base: u64,
     /// Log bytes written since the last freeze.
     pub(crate) log_bytes: u64,
+    /// Blocks that were unmapped since then, be they mapped or not.
+    pub(crate) unmapped_blocks: u64,
+    /// When that was, and when a commit was applied last.
+    pub(crate) frozen: Nanos,
+    pub(crate) changed: Nanos,
     /// Commits and other reasons ask for one.
     pub(crate) requested: bool,
     /// One is running.
@@ -334,7 +339,7 @@ impl Shard {
         let under_way = !self.log.flights.is_empty() || self.reads.under_way();
         let waits = !self.queue.is_empty() || !self.move_jobs.is_empty() || self.reads.has_stalled();
         matches!(self.phase, Phase::Serving | Phase::Stopped(_)) && (waits || under_way)
-            || self.phase == Phase::Serving && self.risk.any
+            || self.phase == Phase::Serving && (self.risk.any || self.figures_lag())
             || self.closing && !self.down
     }
 

@@ -27,6 +27,15 @@ const FREES_NS: u64 = 1_000_000;
 /// The most often that one comes in the mere hope that it frees some. Nanoseconds.
 const HOPE_NS: u64 = 1_000_000_000;
 
+/// What was overwritten or unmapped counts as used until a checkpoint. So one comes for this many changes once no more have come for so
+/// long; and while they go on for a part of the pool that is unmapped, every so often. Blocks, nanoseconds.
+const LAG_BLOCKS: u64 = 256;
+const SETTLED_NS: u64 = 2_000_000_000;
+const LAG_NS: u64 = 10_000_000_000;
+
+/// That part of the pool: one of so many.
+const LAG_SHARE: u64 = 256;
+
 /// A checkpoint comes for what heirs were written when that has ended for so long, or has gone on for so long. Nanoseconds.
 const QUIET_NS: u64 = 10_000_000_000;
 const LASTING_NS: u64 = 600_000_000_000;
@@ -280,8 +289,11 @@ impl Shard {
     /// Changed blocks that make a checkpoint due: the knob, but no more than a small part of the pool, since what they
     /// supersede is not known to be free before.
     pub(crate) fn delta_limit(&self) -> usize {
-        let pool_blocks = self.drives.total_units() * (self.drives.unit_bytes as usize / BLOCK_BYTES);
-        self.tuning.delta_entries.min((pool_blocks / 8).max(64))
+        self.tuning.delta_entries.min((self.pool_blocks() / 8).max(64))
+    }
+
+    fn pool_blocks(&self) -> usize {
+        self.drives.total_units() * (self.drives.unit_bytes as usize / BLOCK_BYTES)
     }
 
     /// Segments that the next checkpoint gives back for certain.
@@ -339,6 +351,19 @@ impl Shard {
         }
     }
 
+    /// True when the figures of space may be wrong by more than a little.
+    pub(super) fn figures_lag(&self) -> bool {
+        self.map.live.len() as u64 >= LAG_BLOCKS || self.checkpoint.unmapped_blocks >= LAG_BLOCKS
+    }
+
+    /// True when a checkpoint is due so that they are right.
+    fn brings_figures_up_to_date(&self) -> bool {
+        let of = &self.checkpoint;
+        let settled = self.now.since(of.changed) >= SETTLED_NS;
+        let much = of.unmapped_blocks >= self.pool_blocks() as u64 / LAG_SHARE;
+        self.figures_lag() && (settled || much && self.now.since(of.frozen) >= LAG_NS)
+    }
+
     /// Wakes the checkpoint task when a checkpoint is due.
     pub(crate) fn ring_checkpoint(&mut self) {
         if self.checkpoint.running || self.phase != Phase::Serving {
@@ -352,6 +377,7 @@ impl Shard {
             || self.checkpoint.dropping
             || self.may_sweep()
             || self.has_gone()
+            || self.brings_figures_up_to_date()
             || self.checkpoint_frees();
         self.checkpoint.requested = due;
         // The last checkpoint waits for everything under way, and looks for itself whether it has ended.

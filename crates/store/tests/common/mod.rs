@@ -292,6 +292,14 @@ impl Node {
         panic!("recovery hangs");
     }
 
+    /// Turns of the loop for so long.
+    pub fn turns_for(&mut self, ms: u64) {
+        let until = self.io.now().plus_ms(ms);
+        while self.io.now() < until {
+            self.turn();
+        }
+    }
+
     /// One turn of the loop.
     pub fn turn(&mut self) {
         if std::mem::take(&mut self.asked) {
