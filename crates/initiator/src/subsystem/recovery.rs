@@ -46,15 +46,23 @@ impl Subsystem {
         self.fail_fast(io, out);
         for route in &self.routes {
             self.wake_at = self.wake_at.min(route.path.wake_at());
+            if let Some(until) = self.given_up_at(route) {
+                self.wake_at = self.wake_at.min(until);
+            }
         }
+    }
+
+    /// When a path that is down is given up, be an attempt under way then or not.
+    fn given_up_at(&self, route: &Route) -> Option<Nanos> {
+        let waits = route.life == Life::Connecting && route.attempts > 0;
+        let limit_ms = self.shared.options.loss_timeout_ms.filter(|_| waits)?;
+        Some(route.down_since.plus_ms(limit_ms))
     }
 
     fn tick_route(&mut self, io: &mut Io, at: usize, out: &mut Out) {
         let route = &mut self.routes[at];
         match &self.state {
-            State::Connecting | State::Live { .. }
-                if route.life == Life::Connecting && route.path.is_idle() =>
-            {
+            State::Connecting | State::Live { .. } if route.life == Life::Connecting => {
                 self.attempt(io, at, out);
             }
             State::Closing if route.path.shutdown_over(io.now()) => route.path.tear_down(io),
@@ -65,13 +73,13 @@ impl Subsystem {
     }
 
     fn attempt(&mut self, io: &mut Io, at: usize, out: &mut Out) {
-        let limit = self.shared.options.loss_timeout_ms;
+        let given_up = self.given_up_at(&self.routes[at]).is_some_and(|until| io.now() >= until);
         let route = &mut self.routes[at];
-        if route.attempts > 0 && limit.is_some_and(|ms| io.now() >= route.down_since.plus_ms(ms)) {
+        if given_up {
             let what = format!("{} stayed away longer than the loss timeout", route.path.addr());
             return self.give_up(io, at, &Error::new(ErrorKind::Timeout, what), out);
         }
-        if io.now() < route.path.retry_at() {
+        if !route.path.is_idle() || io.now() < route.path.retry_at() {
             return;
         }
         route.attempts = route.attempts.saturating_add(1);
