@@ -9,6 +9,7 @@ use dolmen_io::{ALIGN_BYTES, DriveHandle, DriveInfo, Error, ErrorKind, FileId, O
 use std::{
     ffi::CString,
     fs::{self, File, OpenOptions},
+    mem::ManuallyDrop,
     os::{
         fd::{AsRawFd, OwnedFd},
         unix::{
@@ -17,13 +18,14 @@ use std::{
         },
     },
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, mpsc},
+    thread,
     time::Duration,
 };
 
 /// An open drive. Cores of one process share it, and with it its lock.
 pub(crate) struct Opened {
-    pub(crate) fd: OwnedFd,
+    pub(crate) fd: ManuallyDrop<OwnedFd>,
     pub(crate) path: PathBuf,
     pub(crate) align_bytes: u32,
     /// Discards do something; see [`OpenDrive::sparse`].
@@ -94,7 +96,7 @@ pub(crate) fn open(options: &OpenDrive) -> Result<(Opened, DriveInfo), Error> {
         serial: identity.serial,
         model: identity.model,
     };
-    Ok((Opened { fd: file.into(), path: path.clone(), align_bytes, discards }, info))
+    Ok((Opened { fd: ManuallyDrop::new(file.into()), path: path.clone(), align_bytes, discards }, info))
 }
 
 /// Makes a file and what it takes to find it again durable. Where the file system can, the file has no name before it is
@@ -260,11 +262,29 @@ fn block_geometry(file: &File, path: &Path) -> Result<(u64, u32), Error> {
     Ok((bytes, u32::try_from(sector).unwrap_or(USUAL_ALIGN).max(512)))
 }
 
+/// How long a drive may take to be closed before nobody waits for it any more: until then a device that was claimed is free again when
+/// this returns.
+const CLOSE_PATIENCE: Duration = Duration::from_millis(100);
+
 impl Drop for Opened {
     fn drop(&mut self) {
         // The kernel may hold the open file for a moment after our last operation on it; the lock shall not wait for that.
         // SAFETY: no pointers. Without a lock there is nothing to undo.
         unsafe { libc::flock(self.fd.as_raw_fd(), libc::LOCK_UN) };
+        // SAFETY: nobody has it after this.
+        let fd = unsafe { ManuallyDrop::take(&mut self.fd) };
+        // Closing asks some drives to flush, and one that hangs never answers: that must not be a core's affair.
+        let (closed, wait) = mpsc::channel();
+        let close = move || {
+            drop(fd);
+            // Nobody may wait for it any more.
+            let _ = closed.send(());
+        };
+        // Where no thread is to be had it is closed here, by the closure's end.
+        if thread::Builder::new().name("close-drive".into()).spawn(close).is_ok() {
+            // Nothing depends on which of both it was.
+            let _ = wait.recv_timeout(CLOSE_PATIENCE);
+        }
     }
 }
 
@@ -272,5 +292,37 @@ impl Drop for Opened {
 impl std::fmt::Debug for Opened {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "Opened({})", String::from_utf8_lossy(self.path.as_os_str().as_bytes()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::{
+        io::Write,
+        net::{TcpListener, TcpStream},
+        time::Instant,
+    };
+
+    /// A socket stands for a drive that hangs: what it has sent nobody takes, and closing it waits for that.
+    #[test]
+    fn closing_what_hangs_holds_nobody_up() {
+        const LINGERS: Duration = Duration::from_secs(20);
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut hangs = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let _peer = listener.accept().unwrap();
+        hangs.set_nonblocking(true).unwrap();
+        while hangs.write(&[0; 65536]).is_ok() {}
+        let linger = libc::linger { l_onoff: 1, l_linger: LINGERS.as_secs().try_into().unwrap() };
+        let (value, len) = (std::ptr::from_ref(&linger).cast(), size_of_val(&linger).try_into().unwrap());
+        // SAFETY: the option's value lives across the call, and has that length.
+        let set =
+            unsafe { libc::setsockopt(hangs.as_raw_fd(), libc::SOL_SOCKET, libc::SO_LINGER, value, len) };
+        assert_eq!(set, 0);
+        let fd = ManuallyDrop::new(OwnedFd::from(hangs));
+        let opened = Opened { fd, path: PathBuf::from("hangs"), align_bytes: 512, discards: false };
+        let began = Instant::now();
+        drop(opened);
+        assert!(began.elapsed() < LINGERS / 2);
     }
 }
