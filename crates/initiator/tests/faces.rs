@@ -22,6 +22,7 @@ use std::{
     sync::mpsc::{Sender, TryRecvError, channel},
     task::Poll,
     thread::JoinHandle,
+    time::Duration,
 };
 
 fn io() -> Io {
@@ -111,6 +112,32 @@ fn the_polled_face_lives_in_a_loop_of_another() {
     while client.state(id) != State::Closed {
         sleep(&mut client);
         client.poll();
+    }
+}
+
+#[test]
+fn what_a_wait_took_does_not_keep_the_descriptor_readable() {
+    let peer = Peer::start();
+    let mut client = Client::new(io());
+    let id = client.connect(options(peer.addr)).unwrap();
+    // From the first wait on somebody may look at it.
+    assert!(client.descriptor().is_some());
+    while !matches!(client.state(id), State::Live { .. }) {
+        client.wait(Duration::from_secs(5));
+    }
+    for ticket in 0..50 {
+        client.submit(id, Request::new(ticket, Command::Flush { nsid: 1 })).map_err(|(_, e)| e).unwrap();
+        while client.completions().count() == 0 {
+            client.wait(Duration::from_secs(5));
+        }
+        // One turn may be needed for what came with the answer, and one to see that nothing else did.
+        for _ in 0..3 {
+            client.poll();
+        }
+        let descriptor = client.descriptor().unwrap();
+        let at_once = Timespec { tv_sec: 0, tv_nsec: 0 };
+        let ready = poll(&mut [PollFd::new(&descriptor, PollFlags::IN)], Some(&at_once)).unwrap();
+        assert_eq!(ready, 0, "after command {ticket}");
     }
 }
 

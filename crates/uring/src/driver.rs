@@ -187,6 +187,8 @@ impl Uring {
     fn take_completions(&mut self, events: &mut Events) {
         let mut cqes = std::mem::take(&mut self.cqes);
         self.ring.take(&mut cqes);
+        // Some may have come after the descriptor was made unreadable, while we slept above all.
+        self.event_is_old |= !cqes.is_empty();
         for cqe in cqes.drain(..) {
             self.complete(&cqe, events);
         }
