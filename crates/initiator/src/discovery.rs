@@ -347,6 +347,9 @@ impl Discovery {
             if due && matches!(initiator.state(service.id), State::Live { .. }) {
                 (service.wanted, service.phase) = (false, Phase::Header);
                 service.reading.clear();
+            } else if due {
+                // A notice tells when it is live; until then no time is worth waking for.
+                service.not_before = Nanos(0);
             }
             if service.asked || service.phase == Phase::Idle {
                 continue;

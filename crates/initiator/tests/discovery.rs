@@ -164,6 +164,27 @@ fn a_service_that_comes_back_is_read_again() {
 }
 
 #[test]
+fn a_reading_that_was_put_off_does_not_wake_who_waits_for_a_connection() {
+    let mut net = Net::new(vec![vec![subsystem(0)]], |o| o.keep_alive_ms = 2000);
+    net.follow(0);
+    // A log that is another one each time it is looked at is left alone for a while.
+    let mut next = 0;
+    while net.discovery.wake_at().is_none() {
+        next += 1;
+        net.services[0].1.set_discovery_silently(vec![subsystem(next)]);
+        net.turn();
+        assert!(next < 100_000);
+    }
+    net.world.partition(HOST, node(0));
+    net.world.reset(HOST, node(0));
+    let until = net.io.now().plus_ms(3000);
+    net.until("the pause is over", |n| n.io.now() > until);
+    assert_eq!(net.discovery.wake_at(), None, "nothing can be read now");
+    net.world.heal(HOST, node(0));
+    net.until("read again", |n| n.names() == [format!("sub{next}")]);
+}
+
+#[test]
 fn many_and_far_referrals_are_bounded() {
     let far = usize::try_from(MAX_DEPTH).unwrap() + 3;
     let chain = (0..far).map(|i| vec![subsystem(i), referral(addr(i + 1))]).collect();

@@ -275,9 +275,14 @@ impl Ram {
 
     /// Another discovery log; its readers are told if they asked.
     pub fn set_discovery(&mut self, entries: Vec<DiscoveryEntry>) {
+        self.set_discovery_silently(entries);
+        self.raise(notice::DISCOVERY_CHANGED.dword());
+    }
+
+    /// Another discovery log, of which nobody is told.
+    pub fn set_discovery_silently(&mut self, entries: Vec<DiscoveryEntry>) {
         self.behaviour.discovery = Some(entries);
         self.generation += 1;
-        self.raise(notice::DISCOVERY_CHANGED.dword());
     }
 
     /// Completes a waiting event request of every admin connection with this dword.
