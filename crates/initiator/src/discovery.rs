@@ -221,6 +221,11 @@ impl Discovery {
         all
     }
 
+    /// Everything that is named now, referrals too, with the service that names it.
+    pub fn named(&self) -> impl Iterator<Item = (SocketAddr, &DiscoveredSubsystem)> {
+        self.services.iter().flat_map(|s| s.records.iter().map(|record| (s.addr, record)))
+    }
+
     /// The services that are followed.
     pub fn services(&self) -> impl Iterator<Item = SocketAddr> + '_ {
         self.services.iter().map(|s| s.addr)

@@ -10,8 +10,8 @@
 //! Nothing here waits, and nothing is allocated per command once the vectors have found their size.
 
 use crate::{
-    Completion, Error, ErrorKind, Identity, Options, PathOptions, PathReport, Request, SubmitError,
-    SubsystemId,
+    Completion, Error, ErrorKind, Identity, Options, PathOptions, PathReport, PathStatistics, Request,
+    SubmitError, SubsystemId,
     subsystem::{Out, Subsystem},
 };
 use dolmen_io::{Event, Io, Owner, Tag, TimerId};
@@ -265,6 +265,12 @@ impl Initiator {
     #[must_use]
     pub fn paths(&self, id: SubsystemId) -> Vec<PathReport> {
         self.get(id).map_or_else(Vec::new, Subsystem::reports)
+    }
+
+    /// What happened on one of its paths, where it is kept; `None` when there is no such path.
+    #[must_use]
+    pub fn statistics(&self, id: SubsystemId, path: u8) -> Option<&PathStatistics> {
+        self.get(id).and_then(|subsystem| subsystem.statistics(path))
     }
 
     fn get(&self, id: SubsystemId) -> Option<&Subsystem> {

@@ -18,8 +18,8 @@
 //! namespace goes only where that namespace was seen to be the same (`agreed.rs`), and waits as long as that is only away.
 
 use crate::{
-    Completion, Error, ErrorKind, Failure, Identity, Notice, Options, PathOptions, PathReport, Request,
-    State, SubmitError, SubsystemId,
+    Completion, Error, ErrorKind, Failure, Identity, Notice, Options, PathOptions, PathReport,
+    PathStatistics, Request, State, SubmitError, SubsystemId,
     command::{Command, Lane},
     options::{ADMIN_ENTRIES, ENDLESS_FENCES},
     path::Answer,
@@ -152,6 +152,10 @@ impl Subsystem {
 
     pub(crate) fn reports(&self) -> Vec<PathReport> {
         (0..).zip(&self.routes).map(|(number, route)| route.report(number)).collect()
+    }
+
+    pub(crate) fn statistics(&self, path: u8) -> Option<&PathStatistics> {
+        self.routes.get(usize::from(path)).map(|route| &route.statistics)
     }
 
     /// Adds a path; it connects in the next [`Subsystem::tick`].

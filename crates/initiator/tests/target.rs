@@ -60,7 +60,7 @@ impl Peer {
                         server.set(generation, &[space(1, bytes), space(2, 8 << 20)]);
                     }
                     Ok(Order::Restart(pause)) => {
-                        let Server { io: old, target, addr, volumes } = server;
+                        let Server { io: old, target, addr, volumes, .. } = server;
                         drop((target, old));
                         std::thread::sleep(pause);
                         server = Server::start(io(), addr, Some(volumes));

@@ -7,7 +7,10 @@ use dolmen_types::{
     CoreId, Nsid, PgId, Uuid,
     volume::{HostAccess, IpAccess, SectorSize},
 };
-use dolmen_volume::{Command, Done, Near, Reply, Request, VolumeError, VolumeRef};
+use dolmen_volume::{
+    AcquireAction, Command, Done, HostId, Near, PersistChange, RegisterAction, Registrant, ReleaseAction,
+    Reply, Request, ReservationCommand, ReservationReport, VolumeError, VolumeRef,
+};
 use std::{net::SocketAddr, sync::Arc};
 
 pub const SUBSYSTEM: &str = "nqn.2016-01.com.lightbitslabs:uuid:11111111-2222-4333-8444-555555555555";
@@ -33,6 +36,8 @@ pub struct Server {
     pub addr: SocketAddr,
     /// By nsid - 1: block size and contents.
     pub volumes: Vec<(usize, Vec<u8>)>,
+    /// By nsid - 1.
+    pub reservations: [ReservationReport; 2],
 }
 
 impl Server {
@@ -51,7 +56,7 @@ impl Server {
         target.start(&mut io).unwrap();
         let addr = target.config().io_listen[0];
         let volumes = volumes.unwrap_or_else(|| vec![(4096, vec![0; 8 << 20]), (512, vec![0; 8 << 20])]);
-        let mut server = Server { io, target, addr, volumes };
+        let mut server = Server { io, target, addr, volumes, reservations: Default::default() };
         server.set(1, &[space(1, 8 << 20), space(2, 8 << 20)]);
         server
     }
@@ -123,8 +128,64 @@ impl Server {
             }
             Command::WriteZeroes { lba, blocks, .. } => data[span(lba, blocks)].fill(0),
             Command::Deallocate { ranges } => ranges.iter().for_each(|r| data[span(r.lba, r.blocks)].fill(0)),
+            Command::Reservation(command) => {
+                result = reserve(&mut self.reservations[index], request.host_id, command);
+            }
             _ => {}
         }
         Reply { token: request.token, result, buf: kept, buf2: None, stamps: request.stamps }
     }
+}
+
+/// As much of reservations as a host's own side can be seen to get right; what they keep others from is not here.
+fn reserve(
+    state: &mut ReservationReport,
+    host: HostId,
+    command: ReservationCommand,
+) -> Result<Done, VolumeError> {
+    let at = state.registrants.iter().position(|r| r.host == host);
+    let mine = |key: u64| at.filter(|&at| state.registrants[at].key == key);
+    match command {
+        ReservationCommand::Register { action, ignore_existing_key, persist, current_key, new_key } => {
+            let at = if ignore_existing_key { at } else { mine(current_key) };
+            match (action, at) {
+                (RegisterAction::Register, _) => {
+                    state.registrants.push(Registrant { host, key: new_key, holder: false });
+                }
+                (_, None) => return Err(VolumeError::ReservationConflict),
+                (RegisterAction::Unregister, Some(at)) => drop(state.registrants.remove(at)),
+                (RegisterAction::Replace, Some(at)) => state.registrants[at].key = new_key,
+            }
+            match persist {
+                PersistChange::Keep => {}
+                PersistChange::Clear => state.persists = false,
+                PersistChange::Set => state.persists = true,
+            }
+            state.generation += 1;
+        }
+        ReservationCommand::Acquire { action, kind, current_key, preempt_key, .. } => {
+            let mut at = mine(current_key).ok_or(VolumeError::ReservationConflict)?;
+            if action != AcquireAction::Acquire {
+                state.registrants.retain(|r| r.key != preempt_key);
+                at = state.registrants.iter().position(|r| r.host == host).unwrap();
+            } else if state.registrants.iter().any(|r| r.holder && r.host != host) {
+                return Err(VolumeError::ReservationConflict);
+            }
+            (state.registrants[at].holder, state.kind) = (true, kind);
+        }
+        ReservationCommand::Release { action, kind, current_key, .. } => {
+            let at = mine(current_key).ok_or(VolumeError::ReservationConflict)?;
+            if action == ReleaseAction::Clear {
+                state.registrants.clear();
+            } else if state.kind != kind {
+                return Err(VolumeError::Invalid);
+            } else {
+                state.registrants[at].holder = false;
+            }
+            state.kind = None;
+        }
+        ReservationCommand::SetPersistence { persists } => state.persists = persists,
+        ReservationCommand::Report => return Ok(Done::Report(Box::new(state.clone()))),
+    }
+    Ok(Done::Ok)
 }
