@@ -1,12 +1,12 @@
 //! `dolmen_client`: a polled client, and which C buffer belongs to which command under way.
 
 use crate::{
-    FAILED, GONE, INVALID, OK,
-    buffer::Buffer,
-    convert,
-    types::{CCompletion, COptions},
+    FAILED, GONE, INVALID, buffer::Buffer, convert, following::Following, notices::Notices,
+    types::CCompletion,
 };
-use dolmen_initiator::{Command, Completion, NO_DEADLINE, Request, State, SubsystemId, polled};
+use dolmen_initiator::{
+    Command, Completion, Initiator, NO_DEADLINE, Notice, Request, State, SubsystemId, polled,
+};
 use dolmen_io::Io;
 use dolmen_uring::{Uring, UringConfig};
 use std::{
@@ -29,16 +29,32 @@ struct Pending {
     own: bool,
 }
 
+/// A subsystem by its handle.
+struct Connected {
+    id: SubsystemId,
+    /// The I/O queue that its commands take, the emptiest one if `None`.
+    queue: Option<u16>,
+    /// The state that the caller was last told of.
+    told: Option<u8>,
+}
+
 /// What a `dolmen_client *` points to.
 pub struct Client {
     pub(crate) inner: polled::Client,
     text: CString,
-    subsystems: Vec<SubsystemId>,
+    /// By handle; their ids ascend.
+    subsystems: Vec<Connected>,
     pending: Vec<Option<Pending>>,
     free: Vec<usize>,
     ready: VecDeque<CCompletion>,
     /// The answer to our own command.
     pub(crate) answer: Option<Completion>,
+    pub(crate) following: Following,
+    pub(crate) notices: Notices,
+    /// What the last poll brought, while it is sorted.
+    came: (Vec<Notice>, Vec<Completion>),
+    /// What is followed asked for something in the last poll, which the next one sends: it is due at once.
+    more: bool,
 }
 
 impl Client {
@@ -50,7 +66,41 @@ impl Client {
     }
 
     pub(crate) fn subsystem(&self, handle: u32) -> Option<SubsystemId> {
-        self.subsystems.get(usize::try_from(handle).ok()?).copied()
+        self.connected(handle).map(|connected| connected.id)
+    }
+
+    fn connected(&self, handle: u32) -> Option<&Connected> {
+        self.subsystems.get(usize::try_from(handle).ok()?)
+    }
+
+    /// Gives a new subsystem its handle.
+    pub(crate) fn add(&mut self, id: SubsystemId) -> u32 {
+        let handle = u32::try_from(self.subsystems.len()).expect("far fewer than 2^32 connects");
+        self.subsystems.push(Connected { id, queue: None, told: None });
+        handle
+    }
+
+    /// The handle of a subsystem; none if it is one of our own.
+    pub(crate) fn handle(&self, id: SubsystemId) -> Option<u32> {
+        let at = self.subsystems.binary_search_by_key(&id, |connected| connected.id).ok()?;
+        u32::try_from(at).ok()
+    }
+
+    /// Notes that the caller is told of a state; false when it knows.
+    pub(crate) fn tell_state(&mut self, handle: u32, state: u8) -> bool {
+        let at = usize::try_from(handle).unwrap_or(usize::MAX);
+        self.subsystems.get_mut(at).is_some_and(|connected| connected.told.replace(state) != Some(state))
+    }
+
+    /// What is followed, and what it works with.
+    pub(crate) fn followed(&mut self) -> (&mut Following, (&mut Io, &mut Initiator)) {
+        (&mut self.following, self.inner.parts())
+    }
+
+    /// The I/O queue that a subsystem's commands take from now on, the emptiest one if `None`. False: there is no such subsystem.
+    pub(crate) fn use_queue(&mut self, handle: u32, queue: Option<u16>) -> bool {
+        let at = usize::try_from(handle).unwrap_or(usize::MAX);
+        self.subsystems.get_mut(at).map(|connected| connected.queue = queue).is_some()
     }
 
     /// Hands a command over; the buffer of one that is refused comes back.
@@ -61,7 +111,7 @@ impl Client {
         (buffer, own): (*mut Buffer, bool),
         command: Command,
     ) -> Result<(), (Command, c_int)> {
-        let Some(id) = self.subsystem(handle) else {
+        let Some(&Connected { id, queue, .. }) = self.connected(handle) else {
             return Err((command, self.fail(GONE, "no such subsystem")));
         };
         let slot = self.free.pop().unwrap_or_else(|| {
@@ -69,7 +119,7 @@ impl Client {
             self.pending.len() - 1
         });
         let deadline = if timeout_ms == 0 { NO_DEADLINE } else { self.inner.clock().plus_ms(timeout_ms) };
-        let request = Request { deadline, ..Request::new(slot as u64, command) };
+        let request = Request { deadline, queue, ..Request::new(slot as u64, command) };
         match self.inner.submit(id, request) {
             Ok(()) => {
                 self.pending[slot] = Some(Pending { ticket, subsystem: handle, buffer, own });
@@ -82,18 +132,51 @@ impl Client {
         }
     }
 
-    /// Takes what came, and sorts completions.
+    /// Takes what came, and sorts it.
     pub(crate) fn poll(&mut self, wait: Option<Duration>) -> bool {
         let worked = match wait {
             None => self.inner.poll(),
-            Some(at_most) => self.inner.wait(at_most),
+            Some(at_most) => {
+                let due = self.timeout().unwrap_or(at_most);
+                self.inner.wait(at_most.min(due))
+            }
         };
-        self.inner.notices().for_each(drop);
-        let done: Vec<Completion> = self.inner.completions().collect();
-        for completion in done {
-            self.completed(completion);
-        }
+        self.more = self.settle();
         worked
+    }
+
+    /// Sorts what came. True: what is followed may have something to send.
+    fn settle(&mut self) -> bool {
+        let (mut notices, mut done) = std::mem::take(&mut self.came);
+        notices.extend(self.inner.notices());
+        done.extend(self.inner.completions());
+        for notice in notices.drain(..) {
+            self.following.on_notice(&notice);
+            self.notice(notice);
+        }
+        for completion in done.drain(..) {
+            if Following::is_ours(&completion) || self.handle(completion.subsystem).is_none() {
+                let (following, world) = self.followed();
+                following.on_completion(world, completion);
+            } else {
+                self.completed(completion);
+            }
+        }
+        self.came = (notices, done);
+        let (following, world) = self.followed();
+        let more = following.step(world);
+        self.namespace_notices();
+        more
+    }
+
+    /// How long to wait at most.
+    fn timeout(&mut self) -> Option<Duration> {
+        if self.more {
+            return Some(Duration::ZERO);
+        }
+        let clock = self.inner.clock();
+        let due = self.following.wake_at().map(|at| Duration::from_nanos(at.since(clock)));
+        self.inner.timeout().into_iter().chain(due).min()
     }
 
     fn completed(&mut self, mut completion: Completion) {
@@ -134,18 +217,6 @@ impl Drop for Client {
     }
 }
 
-/// Fills in the usual values.
-///
-/// # Safety
-/// `options` is NULL or points to the header's structure.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn dolmen_options_init(options: *mut COptions) {
-    if !options.is_null() {
-        // SAFETY: the caller's promise; what was there before is plain data.
-        unsafe { options.write(convert::usual()) };
-    }
-}
-
 /// A client, or NULL.
 #[unsafe(no_mangle)]
 pub extern "C" fn dolmen_client_new(pool_bytes: usize) -> *mut Client {
@@ -160,6 +231,10 @@ pub extern "C" fn dolmen_client_new(pool_bytes: usize) -> *mut Client {
         free: Vec::new(),
         ready: VecDeque::new(),
         answer: None,
+        following: Following::default(),
+        notices: Notices::default(),
+        came: (Vec::new(), Vec::new()),
+        more: false,
     }))
 }
 
@@ -203,7 +278,7 @@ pub unsafe extern "C" fn dolmen_client_fd(client: *mut Client) -> c_int {
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn dolmen_client_timeout_ns(client: *mut Client) -> i64 {
     // SAFETY: the caller's promise.
-    let timeout = unsafe { client.as_mut() }.and_then(|client| client.inner.timeout());
+    let timeout = unsafe { client.as_mut() }.and_then(Client::timeout);
     timeout.map_or(-1, |time| i64::try_from(time.as_nanos()).unwrap_or(i64::MAX))
 }
 
@@ -227,73 +302,6 @@ pub unsafe extern "C" fn dolmen_client_wait(client: *mut Client, at_most_ns: u64
     // SAFETY: the caller's promise.
     let Some(client) = (unsafe { client.as_mut() }) else { return INVALID };
     c_int::from(client.poll(Some(Duration::from_nanos(at_most_ns))))
-}
-
-/// Starts to connect.
-///
-/// # Safety
-/// `client` is NULL or a client of this thread, `options` NULL or the header's structure as [`dolmen_options_init`] left
-/// it but for what the caller set, `subsystem` NULL or a place for a handle.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn dolmen_connect(
-    client: *mut Client,
-    options: *const COptions,
-    subsystem: *mut u32,
-) -> c_int {
-    // SAFETY: the caller's promise.
-    let (client, size) = unsafe { (client.as_mut(), options.cast::<usize>().as_ref()) };
-    let Some(client) = client else { return INVALID };
-    let (Some(&size), false) = (size, subsystem.is_null()) else {
-        return client.fail(INVALID, "the options, or the place for the subsystem, are NULL");
-    };
-    if size < size_of::<COptions>() {
-        return client.fail(INVALID, "the options' size is not set: call dolmen_options_init");
-    }
-    // SAFETY: the caller's promise, and the structure says that it is as long as ours.
-    let options = match unsafe { convert::options(&*options) } {
-        Ok(options) => options,
-        Err(text) => return client.fail(INVALID, text),
-    };
-    match client.inner.connect(options) {
-        Ok(id) => {
-            let handle = u32::try_from(client.subsystems.len()).expect("far fewer than 2^32 connects");
-            client.subsystems.push(id);
-            // SAFETY: not null, and a place for a handle by the caller's promise.
-            unsafe { subsystem.write(handle) };
-            OK
-        }
-        Err(error) => client.fail(INVALID, error.to_string()),
-    }
-}
-
-/// Ends a subsystem.
-///
-/// # Safety
-/// `client` is NULL or a client of this thread.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn dolmen_disconnect(client: *mut Client, subsystem: u32) -> c_int {
-    // SAFETY: the caller's promise.
-    let Some(client) = (unsafe { client.as_mut() }) else { return INVALID };
-    let Some(id) = client.subsystem(subsystem) else { return client.fail(GONE, "no such subsystem") };
-    client.inner.disconnect(id);
-    OK
-}
-
-/// How a subsystem stands.
-///
-/// # Safety
-/// `client` is NULL or a client of this thread.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn dolmen_state(client: *mut Client, subsystem: u32) -> c_int {
-    // SAFETY: the caller's promise.
-    let Some(client) = (unsafe { client.as_mut() }) else { return INVALID };
-    match client.subsystem(subsystem).map(|id| client.inner.state(id)) {
-        Some(State::Connecting) => 0,
-        Some(State::Live { .. }) => 1,
-        Some(State::Lost(_)) => 2,
-        Some(State::Closing | State::Closed) => 3,
-        None => client.fail(GONE, "no such subsystem"),
-    }
 }
 
 /// Hands completions out.

@@ -2,17 +2,17 @@
 //! at once if the command was not taken.
 
 use crate::{BUSY, INVALID, NO_MEMORY, OK, buffer::Buffer, client::Client, convert, types::CRange};
-use dolmen_initiator::{BlockRange, Command};
-use dolmen_io::Buf;
+use dolmen_initiator::{BlockRange, Command, Data, SubmitError};
+use dolmen_io::{Buf, Pool};
 use std::ffi::c_int;
 
 /// Where a command goes, and how long it may take.
 #[derive(Clone, Copy)]
-struct Whither {
-    client: *mut Client,
-    subsystem: u32,
-    ticket: u64,
-    timeout_ms: u64,
+pub(crate) struct Whither {
+    pub(crate) client: *mut Client,
+    pub(crate) subsystem: u32,
+    pub(crate) ticket: u64,
+    pub(crate) timeout_ms: u64,
 }
 
 impl Whither {
@@ -20,7 +20,7 @@ impl Whither {
     ///
     /// # Safety
     /// `self.client` is NULL or a client of this thread.
-    unsafe fn plain(self, command: Command) -> c_int {
+    pub(crate) unsafe fn plain(self, command: Command) -> c_int {
         // SAFETY: the caller's promise.
         let Some(client) = (unsafe { self.client.as_mut() }) else { return INVALID };
         let nothing = (std::ptr::null_mut(), false);
@@ -28,11 +28,26 @@ impl Whither {
         submitted.map_or_else(|(_, code)| code, |()| OK)
     }
 
+    /// Submits a command that `make` composes in the client's pool.
+    ///
+    /// # Safety
+    /// As [`Whither::plain`].
+    pub(crate) unsafe fn composed(self, make: impl FnOnce(&Pool) -> Result<Command, SubmitError>) -> c_int {
+        // SAFETY: the caller's promise.
+        let Some(client) = (unsafe { self.client.as_mut() }) else { return INVALID };
+        let pool = client.inner.parts().0.pool().clone();
+        match make(&pool) {
+            // SAFETY: the caller's promise.
+            Ok(command) => unsafe { self.plain(command) },
+            Err(error) => client.fail(convert::refusal(error), error.to_string()),
+        }
+    }
+
     /// Submits a command that `make` makes of the caller's buffer.
     ///
     /// # Safety
     /// `self.client` is NULL or a client of this thread, `buffer` NULL or a buffer of it.
-    unsafe fn with(self, buffer: *mut Buffer, make: impl FnOnce(Buf) -> Command) -> c_int {
+    pub(crate) unsafe fn with(self, buffer: *mut Buffer, make: impl FnOnce(Buf) -> Command) -> c_int {
         // SAFETY: the caller's promise.
         let (client, handle) = unsafe { (self.client.as_mut(), buffer.as_mut()) };
         let Some(client) = client else { return INVALID };
@@ -61,7 +76,15 @@ impl Whither {
 /// The buffer of a command that was not taken.
 fn buf_of(command: Command) -> Option<Buf> {
     match command {
-        Command::Read { buf, .. } | Command::Write { buf, .. } | Command::Compare { buf, .. } => Some(buf),
+        Command::Read { buf, .. }
+        | Command::Write { buf, .. }
+        | Command::Compare { buf, .. }
+        | Command::Identify { buf, .. }
+        | Command::GetLog { buf, .. } => Some(buf),
+        Command::Admin { data, .. } | Command::Io { data, .. } => match data {
+            Data::ToHost(buf) | Data::ToController(buf) => Some(buf),
+            Data::None => None,
+        },
         Command::CompareAndWrite { write, .. } => Some(write),
         _ => None,
     }
@@ -215,7 +238,7 @@ pub unsafe extern "C" fn dolmen_trim(
 ) -> c_int {
     // SAFETY: the caller's promise.
     let ranges = match unsafe { list(client.as_mut(), ranges, count) } {
-        Ok((_, ranges)) => ranges,
+        Ok(ranges) => ranges,
         Err(code) => return code,
     };
     let command = Command::Deallocate { nsid, ranges: ranges.into() };
@@ -239,16 +262,51 @@ pub unsafe extern "C" fn dolmen_copy(
     count: usize,
 ) -> c_int {
     // SAFETY: the caller's promise.
-    let (inner, sources) = match unsafe { list(client.as_mut(), sources, count) } {
-        Ok(both) => both,
+    let sources = match unsafe { list(client.as_mut(), sources, count) } {
+        Ok(sources) => sources,
         Err(code) => return code,
     };
-    let pool = inner.inner.parts().0.pool().clone();
-    match Command::copy(&pool, nsid, destination, &sources) {
-        // SAFETY: the caller's promise.
-        Ok(command) => unsafe { Whither { client, subsystem, ticket, timeout_ms }.plain(command) },
-        Err(error) => inner.fail(convert::refusal(error), error.to_string()),
-    }
+    let whither = Whither { client, subsystem, ticket, timeout_ms };
+    // SAFETY: the caller's promise.
+    unsafe { whither.composed(|pool| Command::copy(pool, nsid, destination, &sources)) }
+}
+
+/// Has the controller read blocks and check them.
+///
+/// # Safety
+/// `client` is NULL or a client of this thread.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn dolmen_verify(
+    client: *mut Client,
+    subsystem: u32,
+    ticket: u64,
+    timeout_ms: u64,
+    nsid: u32,
+    lba: u64,
+    blocks: u32,
+) -> c_int {
+    let whither = Whither { client, subsystem, ticket, timeout_ms };
+    // SAFETY: the caller's promise.
+    unsafe { whither.plain(Command::Verify { nsid, lba, blocks }) }
+}
+
+/// Marks blocks as unreadable.
+///
+/// # Safety
+/// `client` is NULL or a client of this thread.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn dolmen_write_uncorrectable(
+    client: *mut Client,
+    subsystem: u32,
+    ticket: u64,
+    timeout_ms: u64,
+    nsid: u32,
+    lba: u64,
+    blocks: u32,
+) -> c_int {
+    let whither = Whither { client, subsystem, ticket, timeout_ms };
+    // SAFETY: the caller's promise.
+    unsafe { whither.composed(|_| Command::write_uncorrectable(nsid, lba, blocks)) }
 }
 
 /// Ranges of the caller, at most as many as a command can have.
@@ -259,12 +317,12 @@ unsafe fn list(
     client: Option<&mut Client>,
     ranges: *const CRange,
     count: usize,
-) -> Result<(&mut Client, Vec<BlockRange>), c_int> {
+) -> Result<Vec<BlockRange>, c_int> {
     let Some(client) = client else { return Err(INVALID) };
     if ranges.is_null() || !(1..=256).contains(&count) {
         return Err(client.fail(INVALID, format!("{count} ranges, or NULL: a command has 1 to 256")));
     }
     // SAFETY: the caller's promise.
     let ranges = unsafe { std::slice::from_raw_parts(ranges, count) };
-    Ok((client, ranges.iter().map(|r| BlockRange { lba: r.lba, blocks: r.blocks }).collect()))
+    Ok(ranges.iter().map(|r| BlockRange { lba: r.lba, blocks: r.blocks }).collect())
 }

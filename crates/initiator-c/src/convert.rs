@@ -1,7 +1,13 @@
 //! From the header's types to the initiator's, and back.
 
-use crate::{FAILED, FULL, GONE, INVALID, NO_MEMORY, TOO_LARGE, types::COptions};
-use dolmen_initiator::{Digests, Failure, Fencing, Options, PathOptions, Policy, SubmitError};
+use crate::{
+    FAILED, FULL, GONE, INVALID, NO_MEMORY, TOO_LARGE,
+    types::{CDiscoveryOptions, COptions},
+};
+use dolmen_initiator::{
+    Digests, ErrorKind, Failure, Fencing, Options, PathOptions, Policy, State, SubmitError,
+    discovery::DiscoveryOptions,
+};
 use dolmen_types::{Nqn, Uuid};
 use std::{
     ffi::{CStr, c_char, c_int},
@@ -35,8 +41,7 @@ pub(crate) unsafe fn options(c: &COptions) -> Result<Options, String> {
         // SAFETY: the caller's promise.
         false => unsafe { text(c.more_addresses, "more_addresses")? },
     };
-    let more = more.split(',').map(str::trim).filter(|word| !word.is_empty()).map(parse_address);
-    let more = more.collect::<Result<Vec<_>, _>>()?;
+    let more = parse_addresses(more)?;
     let preferred = (1..=u8::MAX).chain(std::iter::repeat(u8::MAX));
     let paths = more.into_iter().zip(preferred).map(|(addr, preference)| PathOptions { addr, preference });
     let policy = match c.policy {
@@ -66,11 +71,42 @@ pub(crate) unsafe fn options(c: &COptions) -> Result<Options, String> {
         paths: paths.collect(),
         policy,
         fencing,
+        quiesce_ms: (c.quiesce_ms != u64::MAX).then_some(c.quiesce_ms),
+        backlog: c.backlog,
+        stage_bytes: c.stage_bytes,
+        reconnect_min_ms: c.reconnect_min_ms,
+        reconnect_max_ms: c.reconnect_max_ms,
+        retries: c.retries,
+        preference: c.preference,
         ..Options::new(addr, subsystem, host, Uuid(c.host_id))
     })
 }
 
-fn parse_address(text: &str) -> Result<SocketAddr, String> {
+/// Reads how to follow discovery services, and which.
+///
+/// # Safety
+/// Its strings are as [`text`] wants them.
+pub(crate) unsafe fn discovery_options(
+    c: &CDiscoveryOptions,
+) -> Result<(DiscoveryOptions, Vec<SocketAddr>), String> {
+    // SAFETY: the caller's promise, twice.
+    let (addresses, host) = unsafe { (text(c.addresses, "addresses")?, text(c.host, "host")?) };
+    let addresses = parse_addresses(addresses)?;
+    if addresses.is_empty() {
+        return Err("there is no address of a discovery service".into());
+    }
+    let host = host.parse().map_err(|e| format!("the host's NQN: {e}"))?;
+    let (keep_alive_ms, max_services) = (c.keep_alive_ms, c.max_services);
+    let usual = DiscoveryOptions::new(host, Uuid(c.host_id));
+    Ok((DiscoveryOptions { keep_alive_ms, max_services, ..usual }, addresses))
+}
+
+/// Addresses with commas between them.
+fn parse_addresses(text: &str) -> Result<Vec<SocketAddr>, String> {
+    text.split(',').map(str::trim).filter(|word| !word.is_empty()).map(parse_address).collect()
+}
+
+pub(crate) fn parse_address(text: &str) -> Result<SocketAddr, String> {
     text.parse().map_err(|_| format!("'{text}' is not an address with a port, like 192.0.2.1:4420"))
 }
 
@@ -97,6 +133,52 @@ pub(crate) fn usual() -> COptions {
         fast_fail_ms: usual.fast_fail_ms.unwrap_or(u64::MAX),
         loss_timeout_ms: usual.loss_timeout_ms.unwrap_or(u64::MAX),
         more_addresses: std::ptr::null(),
+        quiesce_ms: usual.quiesce_ms.unwrap_or(u64::MAX),
+        backlog: usual.backlog,
+        stage_bytes: usual.stage_bytes,
+        reconnect_min_ms: usual.reconnect_min_ms,
+        reconnect_max_ms: usual.reconnect_max_ms,
+        retries: usual.retries,
+        preference: usual.preference,
+        reserved: [0; 3],
+    }
+}
+
+/// The usual values of discovery, without names.
+pub(crate) fn usual_discovery() -> CDiscoveryOptions {
+    let nobody: Nqn = "nqn.2014-08.org.example:nobody".parse().expect("a name");
+    let usual = DiscoveryOptions::new(nobody, Uuid::NIL);
+    CDiscoveryOptions {
+        size: size_of::<CDiscoveryOptions>(),
+        addresses: std::ptr::null(),
+        host: std::ptr::null(),
+        host_id: [0; 16],
+        max_services: usual.max_services,
+        keep_alive_ms: usual.keep_alive_ms,
+        reserved: 0,
+    }
+}
+
+/// `enum dolmen_state`.
+pub(crate) fn state(state: &State) -> u8 {
+    match state {
+        State::Connecting => 0,
+        State::Live { .. } => 1,
+        State::Lost(_) => 2,
+        State::Closing | State::Closed => 3,
+    }
+}
+
+/// `enum dolmen_error_kind`.
+pub(crate) fn error_kind(kind: ErrorKind) -> i32 {
+    match kind {
+        ErrorKind::Options => 1,
+        ErrorKind::Connection => 2,
+        ErrorKind::Refused => 3,
+        ErrorKind::Protocol => 4,
+        ErrorKind::Timeout => 5,
+        ErrorKind::Unsupported => 6,
+        ErrorKind::Memory => 7,
     }
 }
 

@@ -7,10 +7,18 @@
 //! A panic cannot cross into C: it ends the process.
 #![allow(clippy::too_many_arguments)] // the header's functions are plain C
 
+pub mod admin;
 pub mod buffer;
 pub mod client;
 pub mod commands;
+pub mod connect;
 mod convert;
+pub mod discovery;
+mod following;
+pub mod notices;
+pub mod reservations;
+mod room;
+pub mod statistics;
 pub mod types;
 pub mod waits;
 

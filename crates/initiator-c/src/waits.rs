@@ -5,7 +5,7 @@ use crate::{
     client::{Client, given_up},
     types::CNamespace,
 };
-use dolmen_initiator::{Command, Namespace, State};
+use dolmen_initiator::{Command, Failure, Namespace, State};
 use dolmen_io::Buf;
 use dolmen_nvme::spec::{Cns, IdentifyCommand};
 use dolmen_types::{Nanos, Uuid};
@@ -119,9 +119,21 @@ fn identify(
     let Some(buf) = client.inner.parts().0.alloc(IdentifyCommand::DATA_BYTES) else {
         return Err(client.fail(NO_MEMORY, "no buffer left in the pool"));
     };
-    let left_ms = until.since(client.inner.clock()).div_ceil(1_000_000).max(1);
-    let command = Command::Identify { cns, nsid, buf };
-    let submitted = client.submit(subsystem, (0, left_ms), (std::ptr::null_mut(), true), command);
+    let left_ms = until.since(client.inner.clock()).div_ceil(1_000_000);
+    data(client, subsystem, left_ms, Command::Identify { cns, nsid, buf })
+}
+
+/// Carries out a command of our own, and waits for its data.
+pub(crate) fn data(
+    client: &mut Client,
+    subsystem: u32,
+    timeout_ms: u64,
+    command: Command,
+) -> Result<Buf, c_int> {
+    // 0 would be no deadline.
+    let timeout_ms = timeout_ms.max(1);
+    let until = client.inner.clock().plus_ms(timeout_ms);
+    let submitted = client.submit(subsystem, (0, timeout_ms), (std::ptr::null_mut(), true), command);
     submitted.map_err(|(_, code)| code)?;
     // The command's own deadline ends this, at the latest.
     let answer = loop {
@@ -132,13 +144,14 @@ fn identify(
     };
     match (answer.result, answer.buf) {
         (Ok(_), Some(page)) => Ok(page),
+        (Err(Failure::Expired), _) => Err(client.fail(TIMEOUT, "no answer came in time")),
         (Err(failure), _) => Err(client.fail(FAILED, failure.to_string())),
         (Ok(_), None) => Err(client.fail(FAILED, "no data came")),
     }
 }
 
 /// One turn that waits no longer than to `until`. False: it is past that.
-fn turn(client: &mut Client, until: Nanos) -> bool {
+pub(crate) fn turn(client: &mut Client, until: Nanos) -> bool {
     let left = until.since(client.inner.clock());
     // A command's deadline is the initiator's business: leave it a moment.
     client.poll(Some(Duration::from_nanos(left.clamp(1_000_000, 100_000_000))));
