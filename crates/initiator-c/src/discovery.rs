@@ -12,7 +12,7 @@ use dolmen_initiator::{
     Discovered, DiscoveredSubsystem,
     discovery::{Change, Discovery},
 };
-use std::{collections::HashSet, ffi::c_int, net::SocketAddr};
+use std::{collections::BTreeSet, ffi::c_int, net::SocketAddr};
 
 /// `enum dolmen_discovered_kind` of what a later specification has.
 const OTHER: i32 = 0x100;
@@ -236,12 +236,8 @@ const NOT_FOLLOWED: &str = "this client follows no discovery: dolmen_follow_disc
 
 /// Everything that is named, each once, with the first service that names it. There may be more than a hundred thousand.
 fn records(discovery: &Discovery) -> Vec<(SocketAddr, DiscoveredSubsystem)> {
-    let mut seen = HashSet::new();
-    let mut new = |record: &DiscoveredSubsystem| {
-        let port = (record.addr, record.port_id, record.needs_tls);
-        seen.insert((kind_of(record), record.nqn.clone(), port))
-    };
-    let named = discovery.named().filter(|(_, record)| new(record));
+    let mut seen = BTreeSet::new();
+    let named = discovery.named().filter(|(_, record)| seen.insert(*record));
     named.map(|(by, record)| (by, record.clone())).collect()
 }
 

@@ -4,7 +4,8 @@
 use crate::{INVALID, client::Client};
 use std::{ffi::c_int, marker::PhantomData};
 
-/// A size beyond this is memory that nobody set. Bytes.
+/// Below and beyond these a size is memory that nobody set. Bytes.
+const LEAST_BYTES: usize = 2 * size_of::<usize>();
 const MOST_BYTES: usize = 4096;
 
 /// Room for structures of one kind.
@@ -41,24 +42,25 @@ impl<T> Room<T> {
         }
         // SAFETY: the caller's promise.
         let each = unsafe { out.cast::<usize>().read() };
-        if !(size_of::<T>()..=MOST_BYTES).contains(&each) || !each.is_multiple_of(align_of::<T>()) {
+        if !(LEAST_BYTES..=MOST_BYTES).contains(&each) || !each.is_multiple_of(align_of::<T>()) {
             let text = "`size` of the (first) structure to be filled is not its size: set it before the call";
             return Err(client.fail(INVALID, text));
         }
         Ok(Room { at, each, most, what: PhantomData })
     }
 
-    /// Fills the place of that number, if there is one. What the caller knows beyond us is zeroed.
+    /// Fills the place of that number, if there is one, as far as both know the structure. What the caller knows beyond us is zeroed.
     pub(crate) fn put(&self, index: usize, item: T) {
         if index >= self.most {
             return;
         }
-        // SAFETY: below `most`, so all of it is inside the caller's room; what was there before is plain data. `each` is a multiple
-        // of the alignment, and not less than a `T`.
+        let known = self.each.min(size_of::<T>());
+        // SAFETY: below `most`, so all of it is inside the caller's room; what was there before is plain data, as is what is copied.
+        // `each` is a multiple of the alignment, and has room for the size.
         unsafe {
             let at = self.at.add(index * self.each);
             at.write_bytes(0, self.each);
-            at.cast::<T>().write(item);
+            at.copy_from_nonoverlapping(std::ptr::from_ref(&item).cast(), known);
             at.cast::<usize>().write(self.each);
         }
     }

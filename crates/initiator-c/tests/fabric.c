@@ -304,6 +304,7 @@ static void counts(void)
     uint64_t values[3], sum = 0;
     int i, count;
     struct { struct dolmen_path known; char more[64]; } newer[3];
+    struct { size_t size; uint64_t connects; } older[3];
 
     all.size = one.size = two.size = sizeof all;
     CHECK(dolmen_statistics(client, sub, ALL, ALL, DOLMEN_WRITES, &all) == DOLMEN_OK);
@@ -354,6 +355,12 @@ static void counts(void)
     CHECK(dolmen_paths(client, sub, &newer[0].known, 2) == 3);
     CHECK(strcmp(newer[1].known.address, nobody) == 0 && newer[1].more[0] == 0 && newer[1].more[63] == 0);
     CHECK(newer[2].known.path == 0xa5a5a5a5u);
+
+    /* One of an earlier header knows less: it gets that, and what lies behind stays as it is. */
+    memset(older, 0xa5, sizeof older);
+    older[0].size = sizeof older[0];
+    CHECK(dolmen_paths(client, sub, (struct dolmen_path *)older, 2) == 3);
+    CHECK(older[0].connects == 1 && older[1].connects == 0 && older[1].size == sizeof older[1] && older[2].size != older[1].size);
 }
 
 static void commands_of_any_kind(void)

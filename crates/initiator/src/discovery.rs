@@ -21,7 +21,7 @@ use crate::{
 use dolmen_io::{Buf, Io};
 use dolmen_nvme::spec::{LogId, notice};
 use dolmen_types::{Nanos, Nqn, Uuid};
-use std::net::SocketAddr;
+use std::{collections::BTreeSet, net::SocketAddr};
 
 /// Referrals between a root and a service at most.
 pub const MAX_DEPTH: u32 = 8;
@@ -212,13 +212,9 @@ impl Discovery {
     /// Every port of a subsystem that is named now, each once.
     #[must_use]
     pub fn records(&self) -> Vec<DiscoveredSubsystem> {
-        let mut all: Vec<DiscoveredSubsystem> = Vec::new();
-        for record in self.services.iter().flat_map(|s| &s.records) {
-            if record.kind == Discovered::Subsystem && !all.contains(record) {
-                all.push(record.clone());
-            }
-        }
-        all
+        let mut seen = BTreeSet::new();
+        let subsystems = self.named().map(|(_, record)| record).filter(|r| r.kind == Discovered::Subsystem);
+        subsystems.filter(|record| seen.insert(*record)).cloned().collect()
     }
 
     /// Everything that is named now, referrals too, with the service that names it.
@@ -297,10 +293,11 @@ impl Discovery {
         let new = std::mem::take(&mut service.reading);
         let old = std::mem::replace(&mut service.records, new);
         let new = &service.records;
+        let (had, has): (BTreeSet<_>, BTreeSet<_>) = (old.iter().collect(), new.iter().collect());
         let subsystem = |record: &&DiscoveredSubsystem| record.kind == Discovered::Subsystem;
-        let gone = old.iter().filter(subsystem).filter(|r| !new.contains(r));
+        let gone = old.iter().filter(subsystem).filter(|r| !has.contains(r));
         self.changes.extend(gone.map(|r| Change::Gone { record: r.clone(), by }));
-        let come = new.iter().filter(subsystem).filter(|r| !old.contains(r));
+        let come = new.iter().filter(subsystem).filter(|r| !had.contains(r));
         self.changes.extend(come.map(|r| Change::Appeared { record: r.clone(), by }));
     }
 

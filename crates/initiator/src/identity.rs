@@ -193,7 +193,7 @@ impl NamespaceIds {
 }
 
 /// What a discovery log entry points to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Discovered {
     /// Another discovery service.
     Referral,
@@ -206,7 +206,7 @@ pub enum Discovered {
 }
 
 /// One NVMe/TCP entry of a discovery log.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct DiscoveredSubsystem {
     /// What it is.
     pub kind: Discovered,

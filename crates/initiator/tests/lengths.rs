@@ -77,6 +77,22 @@ fn the_least_of_the_live_paths_counts() {
     assert_eq!(m.wait(9).result, Ok(0));
 }
 
+/// Such a command is sent as it is, and the controller says what is wrong with it.
+#[test]
+fn what_can_not_be_cut_is_answered() {
+    let mut m = Multi::new(32, vec![takes(4)], |_| {});
+    m.live();
+    m.join(takes(1));
+    m.until("both", |m| m.paths().iter().all(|p| p.live));
+    for (ticket, lba, blocks) in [(1, 0, 1), (2, u64::MAX - 2, 8)] {
+        let buf = m.buf(8 * BLOCK, 0);
+        m.submit(ticket, NO_DEADLINE, Command::Write { nsid: 1, lba, blocks, buf, fua: false });
+        assert!(m.wait(ticket).result.is_err(), "{blocks} blocks at {lba}");
+    }
+    m.submit_write(3, 5, 0x33);
+    assert_eq!((m.wait(3).result, m.byte(5)), (Ok(0), 0x33));
+}
+
 #[test]
 fn a_path_with_a_smaller_limit_joins_and_no_request_fails() {
     for seed in 40..44 {

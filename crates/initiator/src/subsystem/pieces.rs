@@ -73,6 +73,11 @@ impl Pieces {
     }
 }
 
+/// The length of a block as the caller counts them; at least 1. Bytes.
+fn block_bytes(length: usize, rw: &ReadWrite) -> usize {
+    (length / usize::try_from(rw.blocks).unwrap_or(1).max(1)).max(1)
+}
+
 impl Subsystem {
     /// Looks at the limits of the paths that are live: one came, or is gone.
     pub(super) fn measure(&mut self) {
@@ -100,12 +105,20 @@ impl Subsystem {
         }
     }
 
-    /// True for commands that may go in pieces: the data of consecutive blocks, of no fused pair.
+    /// True for commands that may go in pieces: the data of consecutive blocks, of no fused pair. Not if a block alone, as the caller
+    /// counts them, is too long, nor if the blocks end beyond the last address: what is wrong with that the controller says.
     pub(super) fn can_be_cut(&self, id: SlotId) -> bool {
         let slot = self.shared.slots.get(id);
         let opcode = NvmOpcode(slot.sqe.opcode);
         let moves = [NvmOpcode::READ, NvmOpcode::WRITE, NvmOpcode::COMPARE].contains(&opcode);
-        slot.lane == Lane::Io && slot.is_callers() && moves && !slot.is_fused()
+        let rw = slot.sqe.read_write();
+        let ends = rw.start.checked_add(rw.blocks.into()).is_some();
+        slot.lane == Lane::Io
+            && slot.is_callers()
+            && moves
+            && !slot.is_fused()
+            && ends
+            && block_bytes(slot.payload.len(), &rw) <= self.pieces.least
     }
 
     /// The next [`Subsystem::tick`] cuts a piece off.
@@ -128,7 +141,7 @@ impl Subsystem {
             Some(whole) => (whole.payload.len(), whole.done, whole.rw),
             None => (slot.payload.len(), 0, slot.sqe.read_write()),
         };
-        let block = (length / usize::try_from(rw.blocks).unwrap_or(1).max(1)).max(1);
+        let block = block_bytes(length, &rw);
         let most = (self.pieces.least / block).max(1) * block;
         let bytes = most.min(length - done);
         let Some(mut buf) = io.alloc(bytes) else {

@@ -738,8 +738,8 @@ impl Ram {
     fn change(&mut self, sqe: &Sqe, data: &[u8]) -> Status {
         let rw = sqe.read_write();
         let span = |start: u64, blocks: u32| {
-            let (start, blocks) = (start as usize * BLOCK, blocks as usize * BLOCK);
-            start..start + blocks
+            let (start, blocks) = ((start as usize).saturating_mul(BLOCK), blocks as usize * BLOCK);
+            start..start.saturating_add(blocks)
         };
         let opcode = NvmOpcode(sqe.opcode);
         self.counts.writes += usize::from(opcode == NvmOpcode::WRITE);
@@ -749,6 +749,9 @@ impl Ram {
             let range = span(rw.start, rw.blocks);
             if ranged && range.end > stored.len() {
                 return Status::LBA_OUT_OF_RANGE.with_dnr();
+            }
+            if opcode == NvmOpcode::WRITE && data.len() != range.len() {
+                return Status::DATA_SGL_LENGTH_INVALID.with_dnr();
             }
             match opcode {
                 NvmOpcode::WRITE => stored[range].copy_from_slice(data),
