@@ -119,6 +119,35 @@ fn any_page_that_cannot_be_read_costs_what_it_held() {
     assert!(told > 2, "{told}");
 }
 
+/// Every page of the label is there twice, and who can't read one goes by the other: superblocks, anchors and keys. With one drive, where
+/// nobody else knows the pool.
+#[test]
+fn a_page_of_the_label_that_cannot_be_read_costs_nothing() {
+    let (setup, writes) = (long_log(20), 4);
+    let (world, mut used) = (World::new(1), 0);
+    filled(&world, &setup, writes);
+    let (image, mut page) = (world.image(NODE, path("d0")), vec![0; BLOCK]);
+    for at in (0..LABEL).step_by(BLOCK) {
+        image.read(at, &mut page);
+        if page.iter().all(|&b| b == 0) && at > 64 << 10 {
+            continue;
+        }
+        used += 1;
+        let world = World::new(1);
+        filled(&world, &setup, writes);
+        world.spoil(NODE, path("d0"), at + 1024, 512);
+        let mut node = Node::open(&world, &setup).unwrap_or_else(|e| panic!("page at {at}: {e}"));
+        assert!(unreadable(&mut node, writes).is_empty(), "page at {at}");
+        // What is written next to the label takes the place.
+        node.commit(0, 90, vec![create(2)]).unwrap();
+        drop(node);
+        world.crash();
+        let mut node = Node::open(&world, &setup).unwrap_or_else(|e| panic!("page at {at}, again: {e}"));
+        assert!(unreadable(&mut node, writes).is_empty(), "page at {at}, again");
+    }
+    assert!(used > 8, "{used}");
+}
+
 /// A read that fails once costs nothing, whenever in a start it is.
 #[test]
 fn a_read_that_fails_once_loses_nothing() {

@@ -139,7 +139,10 @@ fn ends(size_bytes: u64) -> ((u64, u64), (u64, u64)) {
 /// Reads both ends of a drive and says what is there.
 pub(super) async fn look(exec: &Handle, info: &DriveInfo) -> Result<Found, StoreError> {
     let (head, tail) = ends(info.size_bytes);
-    let first = read(exec, info.file, head).await?;
+    let first = match read(exec, info.file, head).await {
+        Ok(first) => first,
+        Err(error) => return readable_superblock(exec, info.file).await.ok_or(error),
+    };
     if let Some(found) = superblock(&first) {
         return Ok(found);
     }
@@ -148,6 +151,19 @@ pub(super) async fn look(exec: &Handle, info: &DriveInfo) -> Result<Found, Store
         return Ok(Found::Blank);
     }
     Ok(Found::Foreign(signature::name(&first, &last).into()))
+}
+
+/// What a drive of a pool holds whose first part can't be read whole: one superblock is enough. Nothing else is believed of such a drive.
+async fn readable_superblock(exec: &Handle, file: FileId) -> Option<Found> {
+    // What can't be read is not empty.
+    let mut both = vec![0xff; 2 * SUPERBLOCK_BYTES];
+    for (bytes, slot) in both.chunks_exact_mut(SUPERBLOCK_BYTES).zip(0..) {
+        let place = (slot * SUPERBLOCK_BYTES as u64, SUPERBLOCK_BYTES as u64);
+        if let Ok(read) = read(exec, file, place).await {
+            bytes.copy_from_slice(&read);
+        }
+    }
+    superblock(&both).filter(|found| matches!(found, Found::Ours(_)))
 }
 
 /// The two superblocks, or what else of ours is there.
