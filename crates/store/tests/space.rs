@@ -469,7 +469,7 @@ fn what_is_unmapped_where_units_have_run_out_comes_back() {
         seq += 1;
         lba -= freed;
         node.commit(0, seq, vec![unmap(1, lba, freed)]).unwrap();
-        until_written(&mut node, &mut seq, lba, &vec![7; 16]);
+        until_written(&mut node, &mut seq, lba, &[7; 16]);
         fill_up(&mut node, (0, 1), (&mut seq, &mut lba), 4);
     }
 }
