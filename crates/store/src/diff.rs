@@ -10,7 +10,7 @@ pub const MAX_DIFF_RANGES: usize = 4096;
 pub const MAX_DIFFS: usize = 4;
 
 /// The state of a line.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct View {
     /// The line.
     pub line: LineId,

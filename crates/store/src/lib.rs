@@ -31,6 +31,7 @@ pub mod fuzzing;
 mod key_table;
 mod keyring;
 mod location;
+mod lost;
 mod map;
 mod membership;
 mod message;
@@ -51,7 +52,7 @@ pub use batch::{
     MAX_OBJECT_BYTES, MAX_SNAPSHOTS_PER_SHARD, Marks, Record, Records, Ticket, Timing,
 };
 pub use checker::{
-    CheckProgress, CheckReport, Damage, PoolContents, check_pool, check_pool_with, read_contents,
+    CheckProgress, CheckReport, Damage, DriveDamage, PoolContents, check_pool, check_pool_with, read_contents,
 };
 pub use columns::{Columns, Shape};
 pub use diff::{ChangedRange, DiffDone, DiffPage, DiffRequest, MAX_DIFF_RANGES, MAX_DIFFS, View};
@@ -59,6 +60,7 @@ pub use error::StoreError;
 pub use format::superblock::DriveState;
 pub use key_table::{KeyTable, WrappedKey, erase_keys_on};
 pub use keyring::{DataKey, Keyring};
+pub use lost::{LostCause, LostRange};
 pub use message::{Joined, Members, Purpose, SpaceLevel, ToPool, ToShard, UnitId};
 pub use owner::{DriveStanding, PoolOwner};
 pub use plan::{Finding, PlanDrive, PoolPlan, ShardTuning, SpaceReport};

@@ -17,7 +17,7 @@ use dolmen_types::Nanos;
 
 /// A segment by a name that no other of its shard ever has. Slots are used again: whoever comes back to a segment after a while
 /// must ask for it by name.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct SegmentName {
     /// Where it is, while it is there.
     pub(crate) slot: Slot,

@@ -6,8 +6,8 @@ use crate::segments::SegmentTable;
 use crate::shard::{Complaint, Drives, Log, Phase, Reprotect, Shard, Shared, run_shard, start_diff};
 use crate::stored::Forms;
 use crate::{
-    AppendError, Batch, DataKey, DiffDone, DiffRequest, Done, Key, Keyring, LineInfo, LineUsage, Marks,
-    PoolPlan, ScrubPlan, ScrubReport, ShardTuning, SpaceReport, StoreError, Ticket, ToPool, ToShard,
+    AppendError, Batch, DataKey, DiffDone, DiffRequest, Done, Key, Keyring, LineInfo, LineUsage, LostRange,
+    Marks, PoolPlan, ScrubPlan, ScrubReport, ShardTuning, SpaceReport, StoreError, Ticket, ToPool, ToShard,
 };
 use dolmen_io::{Buf, Error, Event, FileId, Io, Owner, Tag, TimerId, exec};
 use dolmen_types::{Lba, LineId, Nanos, PgId, Seq, ShardId, Uuid};
@@ -391,6 +391,13 @@ impl Store {
         })
     }
 
+    /// Blocks that nothing gives any more and some state shows, as far as anybody has come upon them since the start; a second old at
+    /// most. What was overwritten, trimmed or deleted since is not among them.
+    #[must_use]
+    pub fn lost(&self) -> Vec<LostRange> {
+        self.shards.iter().flat_map(|(_, shard)| shard.borrow().lost_ranges().to_vec()).collect()
+    }
+
     /// Asks for a checkpoint of every shard, soon.
     pub fn checkpoint(&mut self) {
         for (_, shard) in &self.shards {
@@ -477,6 +484,7 @@ pub(crate) fn new_shard(
         risk: crate::shard::Risk::default(),
         reprotect: Reprotect::default(),
         scrub: crate::shard::Scrub::default(),
+        lost: crate::shard::LostBlocks::default(),
         halted: None,
         looked: Nanos(0),
         now: Nanos(0),

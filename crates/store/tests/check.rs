@@ -48,6 +48,12 @@ fn columns_are_compared_and_rot_is_told_from_loss() {
         let report = check(&world, &setup);
         assert_eq!(report.problems, 0, "{report:?}");
         assert!(report.mendable > 0, "{report:?}");
+        // No other drive is blamed, for the parity least of all.
+        assert!(report.named.iter().all(|d| d.place.contains("d0")), "{report:?}");
+        let [of] = report.by_drive.as_slice() else { panic!("{:?}", report.by_drive) };
+        assert!(of.path.ends_with("d0") && of.blocks > 0 && of.columns > 0 && of.absent == 0, "{of:?}");
+        let counted = of.blocks + of.columns + of.pages + of.labels;
+        assert_eq!((counted, report.lost.len()), (report.mendable, 0), "{of:?}");
         // On more than the pool can lose: lost, and named.
         (1..=parity).for_each(|i| rot(&format!("d{i}")));
         let report = check(&world, &setup);

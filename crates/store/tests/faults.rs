@@ -377,12 +377,30 @@ fn a_lost_leaf_costs_its_blocks_alone() {
                 node = Node::open(&world, &setup).unwrap();
             }
         }
+        // The line, its snapshot and the clone show it as lost, but for what was written and unmapped since.
+        let told = |node: &Node, view: (u64, Option<u64>)| {
+            let lost = node.stores[0].lost().into_iter();
+            let shown =
+                lost.filter(|r| r.views.contains(&View { line: LineId(view.0), at: view.1.map(Seq) }));
+            shown.map(|r| r.blocks.0.min(40)).sum::<u64>()
+        };
+        assert!(is_lost(&node.read_at(0, 1, Some(20), 6, 1)), "{:?}", node.read_at(0, 1, Some(20), 6, 1));
+        (0..20_000).for_each(|_| node.turn());
+        assert_eq!(told(&node, (1, None)), 38, "{:?}", node.stores[0].lost());
+        assert!(
+            told(&node, (1, Some(20))) >= 40 && told(&node, (3, None)) > 0,
+            "{:?}",
+            node.stores[0].lost()
+        );
         // What is written anew is as good as any.
         for i in 0..10 {
             let record = node.write(1, i * 4, &expect(i));
             node.commit(0, 40 + i, vec![record]).unwrap();
         }
         node.checkpoint();
+        (0..20_000).for_each(|_| node.turn());
+        assert_eq!(told(&node, (1, None)), 0, "{:?}", node.stores[0].lost());
+        assert!(told(&node, (1, Some(20))) >= 40, "{:?}", node.stores[0].lost());
         for i in 0..10 {
             assert_eq!(node.read(0, 1, i * 4, 4).unwrap(), expect(i));
         }

@@ -5,6 +5,7 @@ mod common;
 use common::*;
 use dolmen_sim::{Rng, World};
 use dolmen_store::*;
+use dolmen_types::LineId;
 
 const UNIT: u64 = 128 << 10;
 
@@ -136,6 +137,21 @@ fn what_is_lost_is_named() {
     ["d0", "d1"].iter().for_each(|d| rot(&world, d, 10, || true));
     let report = pool.scrub(1);
     assert!(report.lost > 0 && !report.named.is_empty(), "{report:?}");
+    // Block by block, though hardly a commit can be found any more; and nothing else.
+    (0..20_000).for_each(|_| pool.node.turn());
+    let told = pool.node.stores[0].lost();
+    let is_told = |line: u64, lba: u64| {
+        let view = View { line: LineId(line), at: None };
+        let holds = |r: &&LostRange| (r.lba.0..r.lba.0.saturating_add(r.blocks.0)).contains(&lba);
+        told.iter().filter(holds).any(|r| r.views.contains(&view))
+    };
+    let mut lost = 0;
+    for (line, lba) in (0..4).flat_map(|line| (0..90).map(move |lba| (line, lba))) {
+        let failed = pool.node.read(0, line, lba, 1).is_err();
+        assert_eq!(is_told(line, lba), failed, "line {line}, block {lba}: {told:?}");
+        lost += u32::from(failed);
+    }
+    assert!(lost > 50, "{lost}");
 }
 
 #[test]

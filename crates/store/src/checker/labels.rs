@@ -3,6 +3,7 @@
 //! What is wrong with one copy costs nothing while others are right, and the pool mends it: with the next superblock, the next anchor,
 //! the next look at the key table. So all of this is mendable, but for a page of keys that no copy gives.
 
+use super::report::Sort;
 use super::{CheckReport, Damage, damage};
 use crate::format::anchor::{ANCHOR_BYTES, ANCHOR_COPIES, ANCHOR_SLOTS, Anchor, anchor_offset};
 use crate::key_table::check_keys;
@@ -26,7 +27,7 @@ pub(super) async fn check_pool_labels(
         if !holds_superblock(exec, file, &block, drive).await {
             let what = "the superblock in force is not on this drive as it was written";
             let place = path(report, drive);
-            report.mended(Damage { place, ..damage(what) });
+            report.mended(drive, Sort::Label, Damage { place, ..damage(what) });
         }
     }
     let handles: Vec<FileId> = there.iter().map(|(_, file)| *file).collect();
@@ -38,7 +39,7 @@ pub(super) async fn check_pool_labels(
                 let drive = there.iter().find(|(_, file)| *file == copy.file).map_or(0, |(drive, _)| *drive);
                 let what = format!("copy {} of page {} of the key table", copy.copy, copy.page);
                 let place = path(report, drive);
-                report.mended(Damage { place, ..damage(what) });
+                report.mended(drive, Sort::Label, Damage { place, ..damage(what) });
             }
             for page in copies.lost {
                 report.problem(damage(format!("page {page} of the key table: no copy checks on any drive")));
@@ -66,7 +67,7 @@ pub(super) async fn check_anchors(shard: &Shared, exec: &Handle, report: &mut Ch
             if !right {
                 let what = format!("copy {copy} of the anchor of shard {}", id.shard);
                 let place = path(report, drive);
-                report.mended(Damage { place, ..damage(what) });
+                report.mended(drive, Sort::Label, Damage { place, ..damage(what) });
             }
         }
     }

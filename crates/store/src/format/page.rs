@@ -217,6 +217,15 @@ impl<'a> Leaf<'a> {
     pub(crate) fn slots(&self) -> impl Iterator<Item = (u64, Version)> + Clone + use<'a> {
         self.from(0)
     }
+
+    /// The ranges of which nobody knows what they hold: first block, and how many.
+    pub(crate) fn lost(&self) -> Vec<(u64, u64)> {
+        let lost = self.slots().filter_map(|(lba, version)| match version {
+            Version::Lost { blocks, .. } => Some((lba, blocks)),
+            _ => None,
+        });
+        lost.collect()
+    }
 }
 
 /// The bytes of a slot and of the one before it.

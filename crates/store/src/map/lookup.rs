@@ -302,6 +302,15 @@ impl Map {
         if known && needed { Held::Yes } else { Held::No }
     }
 
+    /// How many blocks a leaf of the line tells of, from its first one on; `None` for a page that is none of its leaves.
+    pub(crate) fn extent(&self, line: u64, page: &PageRef) -> Option<u64> {
+        let tree = self.lines.get(&line)?;
+        let (found, (behind, _)) = tree.find(page.first, page.seq);
+        let (node, leaf) = found?;
+        let is_it = tree.nodes[node].leaves[leaf].page() == *page;
+        is_it.then(|| (behind - page.first).max(1))
+    }
+
     /// True when this very leaf is part of the line's tree.
     pub(crate) fn has_leaf(&self, line: LineId, page: &PageRef) -> bool {
         let Some(tree) = self.lines.get(&line.0) else { return false };

@@ -8,6 +8,7 @@
 use super::fetch::{FetchError, Started, begin, end, stored, within};
 use super::scan::Found;
 use super::{MoveItem, MoveJob, Phase, SegmentScan, Shared, Span};
+use crate::LostCause;
 use crate::columns::Shape;
 use crate::format::commit::{LogIdentity, LogRecord, records};
 use crate::format::page::{Level, PageRef, verify};
@@ -96,6 +97,9 @@ impl super::Shard {
         // What was taken off the list of moves but is still needed stayed behind: the segment is cleaned again.
         let emptied = whole && !std::mem::take(&mut self.moves_forgotten);
         let again = Nanos(self.now.0 + AGAIN_NS);
+        if outcome.is_err() {
+            self.lost.gap(name);
+        }
         // A checkpoint may have been quicker.
         let Some(segment) = self.segments.named_mut(name) else { return };
         segment.cleaned = emptied;
@@ -115,7 +119,7 @@ impl super::Shard {
 
     /// A block that somebody needs stays where it is, since it can't be had.
     fn not_moved(&mut self, item: &MoveItem, why: &FetchError) {
-        if self.lost_block(item) && *why == FetchError::Damaged {
+        if self.lost_block(item, LostCause::from(why)) && *why == FetchError::Damaged {
             self.counters.integrity_errors += 1;
         }
     }

@@ -21,6 +21,7 @@ mod form;
 mod layout;
 mod lines;
 mod log;
+mod lost;
 mod members;
 mod mend;
 mod meta;
@@ -39,12 +40,13 @@ pub(crate) use clean::still_held;
 pub(crate) use drives::{Complaint, Drives};
 pub(crate) use fetch::{FetchError, Way, stored_how, within};
 pub(crate) use log::{Flight, Lease, Log};
+pub(crate) use lost::{LostBlocks, add_extent, shown};
 pub(crate) use members::Risk;
 pub(crate) use mend::Mends;
 pub(crate) use read::{ID_MASK, KIND_COMMIT, KIND_DATA, KIND_LEAF, KIND_MASK, KIND_TIMER, Reads};
 pub(crate) use recover::{load as load_shard, run as run_shard};
-pub(crate) use scan::SegmentScan;
-pub(crate) use scrub::Scrub;
+pub(crate) use scan::{Found, SegmentScan};
+pub(crate) use scrub::{Scrub, copy_holds, wrong_parity};
 pub(crate) use span::Span;
 
 use crate::columns::Columns;
@@ -263,6 +265,7 @@ pub(crate) struct Shard {
     pub(crate) risk: Risk,
     pub(crate) reprotect: Reprotect,
     pub(crate) scrub: Scrub,
+    pub(crate) lost: LostBlocks,
     /// More drives failed than the pool can lose, and why.
     pub(crate) halted: Option<String>,
     /// When reads and writes under way were last looked at for lateness.
@@ -327,6 +330,7 @@ impl Shard {
         self.checkpoint_bell.notify();
         self.clean_bell.notify();
         self.scrub.bell.notify();
+        self.lost.bell.notify();
     }
 
     /// True when reads wait for a buffer.

@@ -5,7 +5,7 @@ mod request;
 
 use super::fetch::FetchError;
 use super::mend::{Job, Mended, Wanted};
-use super::{Phase, Shard};
+use super::{MoveItem, Phase, Shard};
 use crate::format::page::{Level, PageRef, verify};
 use crate::location::Location;
 use crate::map::{Asked, Entry, Found, Lookup, Newest};
@@ -379,6 +379,7 @@ impl Shard {
                 request.attempts += 1;
                 if request.attempts >= MAX_ATTEMPTS {
                     self.counters.integrity_errors += 1;
+                    self.lost_leaf(line, &page);
                     let reason = format!("the leaf at {} does not check", page.location);
                     request.error = Some(StoreError::Map { line: LineId(line), reason });
                     return self.finish(index, request);
@@ -559,7 +560,13 @@ impl Shard {
     }
 
     fn finish(&mut self, index: usize, mut request: Box<Request>) {
-        let result = request.error.take().map_or(Ok(()), Err);
+        let result = match request.error.take() {
+            None => Ok(()),
+            Some(error) => {
+                self.lost.suspect(items_of(&request));
+                Err(error)
+            }
+        };
         let (ticket, timing) = (request.ticket, request.timing);
         self.done.push(Done { ticket, result, buf: request.buf.take(), timing });
         self.reads.leaves[index] = None;
@@ -568,6 +575,12 @@ impl Shard {
             self.reads.spare.push(request);
         }
     }
+}
+
+/// The stored versions that a read was of.
+fn items_of(request: &Request) -> impl Iterator<Item = MoveItem> {
+    let found = (request.lba..).zip(&request.entries).filter_map(|(lba, found)| Some((lba, (*found)?)));
+    found.map(|(lba, Found { line, entry })| MoveItem { line, lba, entry })
 }
 
 /// What an event's key says of a read: its attempt, the request and the piece.

@@ -6,7 +6,7 @@ use super::checkpoint::{chunk_holds, flush_drives, heirs_of, write_anchor, write
 use super::fetch::{FetchError, Place, begin, end};
 use super::meta::keep_buffers;
 use super::replay::Believed;
-use super::{Phase, SegmentScan, Shard, Shared, anchors, checkpoint, clean, mend, replay, scrub};
+use super::{Phase, SegmentScan, Shard, Shared, anchors, checkpoint, clean, lost, mend, replay, scrub};
 use crate::format::PAGE_BYTES;
 use crate::format::anchor::{Anchor, Chunk, Era, MAX_ERAS, decode_list};
 use crate::format::body::{Body, LineRow, SegmentRow};
@@ -50,6 +50,7 @@ pub(crate) async fn run(shard: Shared, exec: Handle) {
     }
     let mut spawned = exec.spawn(clean::serve(shard.clone(), exec.clone()));
     spawned = spawned.and_then(|()| exec.spawn(scrub::serve(shard.clone(), exec.clone())));
+    spawned = spawned.and_then(|()| exec.spawn(lost::serve(shard.clone(), exec.clone())));
     for _ in 0..mend::TASKS {
         spawned = spawned.and_then(|()| exec.spawn(mend::serve(shard.clone(), exec.clone())));
     }

@@ -24,7 +24,7 @@ use crate::format::commit::{CommitHeader, LogIdentity, OfSegment};
 use crate::format::segment::{SEGMENT_HEADER_BYTES, SegmentHeader, Stream};
 use crate::map::Held;
 use crate::parity;
-use crate::{ShardTuning, StoreError};
+use crate::{LostCause, ShardTuning, StoreError};
 use dolmen_io::exec::Handle;
 use dolmen_io::{Buf, Op};
 use dolmen_types::LineId;
@@ -168,7 +168,7 @@ fn tell_unread(shard: &Shared, believed: &Believed) {
     let mut s = shard.borrow_mut();
     for item in believed.unread.iter().filter_map(|&i| items.get(i)) {
         if s.map.holds(LineId(item.line), item.lba, &item.entry) == Held::Yes {
-            s.lost_block(item);
+            s.lost_block(item, LostCause::Unreadable);
         }
     }
 }

@@ -9,24 +9,24 @@
 //! A wrong column of something dead counts too, since the bytes beside it in other columns are protected by it. What nothing gives
 //! any more, and somebody needs, is counted as lost and named.
 
+mod pages;
+
+pub(crate) use pages::copy_holds;
+
 use super::clean::{items_of, still_held};
-use super::fetch::{Place, stored};
+use super::lost::read_block;
 use super::scan::Found;
-use super::{MoveItem, Phase, SegmentScan, Shared, Span};
+use super::{MoveItem, Phase, SegmentScan, Shared};
 use crate::columns::Columns;
-use crate::format::PAGE_BYTES;
-use crate::format::anchor::{ANCHOR_BYTES, ANCHOR_COPIES, ANCHOR_SLOTS, Anchor, Chunk, anchor_offset};
 use crate::format::body::ScrubMark;
 use crate::format::commit::LogIdentity;
-use crate::format::page::{Level, PageRef, verify};
+use crate::format::page::PageRef;
 use crate::format::segment::{SEGMENT_HEADER_BYTES, SegmentHeader, Stream};
 use crate::location::Slot;
-use crate::map::LeafRef;
 use crate::parity;
 use crate::scrub::MAX_NAMED;
 use crate::segments::SegmentName;
-use crate::stored::BlockVersion;
-use crate::{ScrubPlan, ScrubReport};
+use crate::{LostCause, ScrubPlan, ScrubReport};
 use dolmen_io::exec::{Handle, Notify};
 use dolmen_types::Nanos;
 use std::collections::BTreeSet;
@@ -90,7 +90,7 @@ impl super::Shard {
     }
 
     /// A block that somebody needs can't be had; false when that is known.
-    pub(super) fn lost_block(&mut self, item: &MoveItem) -> bool {
+    pub(super) fn lost_block(&mut self, item: &MoveItem, cause: LostCause) -> bool {
         let MoveItem { line, lba, entry } = item;
         let version = (*line, *lba, entry.seq);
         if self.scrub.known.contains(&version) {
@@ -99,12 +99,14 @@ impl super::Shard {
         if self.scrub.known.len() < MAX_KNOWN {
             self.scrub.known.insert(version);
         }
+        self.lost.name(item, cause);
         self.scrub_lost(format!("line {line}: block {lba} at {}", entry.location));
         true
     }
 
     /// A page of a line's map can't be had.
     pub(super) fn lost_page(&mut self, line: u64, page: &PageRef) {
+        self.lost_leaf(line, page);
         let text = format!("line {line}: the page of its map at {}", page.location);
         if !self.scrub.named.contains(&text) {
             self.scrub_lost(text);
@@ -244,7 +246,9 @@ impl Scrubber {
     /// What no column gives any more, unless the segment went meanwhile.
     fn gone(&self, name: SegmentName, what: String) {
         if self.is_still(name) {
-            self.shard.borrow_mut().scrub_lost(what);
+            let mut s = self.shard.borrow_mut();
+            s.scrub_lost(what);
+            s.lost.gap(name);
         }
     }
 
@@ -310,182 +314,29 @@ impl Scrubber {
             return Ok(());
         }
         if scan.payload(&self.shard, found).await.is_ok_and(|p| p.is_none_or(|p| !p.unread.is_empty())) {
-            self.what_is_lost(found).await?;
+            self.what_is_lost(items_of(found)).await?;
         }
         self.shard.borrow_mut().scrub_mends(name.slot, columns, &bad);
         Ok(())
     }
 
-    /// Looks which blocks of a commit that somebody needs can't be had any more.
-    async fn what_is_lost(&mut self, found: &Found) -> Result<(), Ended> {
+    /// Looks which of these versions that somebody needs can't be had any more.
+    async fn what_is_lost(&mut self, items: Vec<MoveItem>) -> Result<(), Ended> {
         let mut lost_leaves = Vec::new();
-        for item in items_of(found) {
+        for item in items {
             if still_held(&self.shard, &self.exec, &item, &mut lost_leaves).await.unwrap_or(false)
-                && !self.can_be_had(&item).await
+                && let Err(why) = read_block(&self.shard, &self.exec, &item).await
             {
-                self.shard.borrow_mut().lost_block(&item);
+                self.shard.borrow_mut().lost_block(&item, LostCause::from(&why));
             }
             self.pace(0).await?;
-        }
-        Ok(())
-    }
-
-    async fn can_be_had(&self, item: &MoveItem) -> bool {
-        let span = Span::of(&item.entry);
-        let mut buf = self.exec.alloc(span.len()).await;
-        buf.set_len(span.len());
-        let version = BlockVersion { line: item.line, lba: item.lba, seq: item.entry.seq };
-        let holds =
-            |bytes: &[u8]| span.holds(&mut self.shard.borrow_mut().forms, [(version, &item.entry)], bytes);
-        stored(&self.shard, &self.exec, span.location(), buf, holds).await.is_ok()
-    }
-
-    /// Every copy of every page of the map.
-    async fn map(&mut self) -> Result<(), Ended> {
-        let lines: Vec<u64> = self.shard.borrow().map.lines.keys().copied().collect();
-        for line in lines {
-            let mut index = 0;
-            loop {
-                let pages: Vec<(Level, PageRef)> = {
-                    let s = self.shard.borrow();
-                    let node = s.map.lines.get(&line).and_then(|l| l.nodes.get(index));
-                    let Some(node) = node else { break };
-                    let leaves = node.leaves.iter().map(|l| (Level::Leaf, l.page()));
-                    std::iter::once((Level::Node, node.page)).chain(leaves).collect()
-                };
-                for (level, page) in pages {
-                    self.page(line, level, &page).await?;
-                }
-                index += 1;
-                self.exec.yield_now().await;
-            }
-        }
-        Ok(())
-    }
-
-    /// The copies of a page.
-    async fn page(&mut self, line: u64, level: Level, page: &PageRef) -> Result<(), Ended> {
-        let slot = page.location.slot();
-        let (columns, offset) = {
-            let s = self.shard.borrow();
-            let Some(segment) = s.segments.at(slot).filter(|s| s.suspect == 0) else { return Ok(()) };
-            (segment.columns, page.location.place(s.drives.unit_bytes).1)
-        };
-        let holds = |bytes: &[u8]| verify(bytes, level, line, page);
-        let (good, bad) = self.copies(&columns, offset, PAGE_BYTES as usize, holds).await?;
-        if bad.is_empty() || !self.is_named(line, level, page) {
-            return Ok(());
-        }
-        let mut s = self.shard.borrow_mut();
-        if good == 0 {
-            // There is nothing to write it anew from. Whoever needs it finds that out.
-            s.lost_page(line, page);
-        } else {
-            s.scrub_mends(slot, &columns, &bad);
-        }
-        Ok(())
-    }
-
-    /// True while the map names a page.
-    fn is_named(&self, line: u64, level: Level, page: &PageRef) -> bool {
-        let s = self.shard.borrow();
-        let Some(tree) = s.map.lines.get(&line) else { return false };
-        match level {
-            Level::Node => tree.nodes.iter().any(|n| n.page == *page),
-            Level::Leaf => tree.nodes.iter().flat_map(|n| &n.leaves).map(LeafRef::page).any(|p| p == *page),
-        }
-    }
-
-    /// How many copies of something hold, and which do not.
-    async fn copies(
-        &mut self,
-        columns: &Columns,
-        offset: u32,
-        len: usize,
-        holds: impl Fn(&[u8]) -> bool,
-    ) -> Result<(usize, Vec<usize>), Ended> {
-        let (mut good, mut bad) = (0, Vec::new());
-        let drives = self.shard.borrow().drives.clone();
-        for column in 0..columns.len() {
-            if self.is_out(columns, column) {
-                continue;
-            }
-            let mut buf = self.exec.alloc(len).await;
-            buf.set_len(len);
-            let place = Place { columns: *columns, column, offset };
-            match drives.combine(&self.exec, place, &[column], &mut buf).await {
-                Ok(()) if holds(&buf) => good += 1,
-                _ if self.is_out(columns, column) => {}
-                _ => bad.push(column),
-            }
-            drop(buf);
-            self.pace(len as u64).await?;
-        }
-        Ok((good, bad))
-    }
-
-    /// The copies of the checkpoint's body. One that comes meanwhile has written all of it anew.
-    async fn chunks(&mut self) -> Result<(), Ended> {
-        let (generation, chunks): (u64, Vec<Chunk>) = {
-            let s = self.shard.borrow();
-            (s.checkpoint.generation, s.checkpoint.chunks.clone())
-        };
-        for chunk in chunks {
-            let len = chunk.len as usize;
-            let holds = |bytes: &[u8]| super::checkpoint::chunk_holds(&chunk, &bytes[..len]);
-            let padded = len.next_multiple_of(PAGE_BYTES as usize);
-            let (good, bad) = self.copies(&chunk.columns, chunk.offset, padded, holds).await?;
-            let mut s = self.shard.borrow_mut();
-            if s.checkpoint.generation != generation {
-                return Ok(());
-            }
-            if bad.is_empty() {
-                continue;
-            }
-            let slot = s.segments.iter().find(|(_, seg)| seg.columns == chunk.columns).map(|(slot, _)| slot);
-            let Some(slot) = slot else { continue };
-            if good == 0 {
-                s.scrub_lost("a part of the checkpoint, which the next one replaces".into());
-            }
-            s.scrub_mends(slot, &chunk.columns, &bad);
-            s.checkpoint.requested = true;
-        }
-        Ok(())
-    }
-
-    /// The copies of the newest anchor. What is wrong with one is put right by the next anchor, which takes the other slot, and which
-    /// the end of the round asks for anyway.
-    async fn anchors(&mut self) -> Result<(), Ended> {
-        let (id, generation, drives) = {
-            let s = self.shard.borrow();
-            (s.id, s.checkpoint.generation, s.drives.clone())
-        };
-        let mut wrong = 0;
-        for drive in drives.in_service() {
-            for copy in 0..ANCHOR_COPIES {
-                let Some(file) = drives.file(drive) else { continue };
-                let mut buf = self.exec.alloc(ANCHOR_BYTES).await;
-                buf.set_len(ANCHOR_BYTES);
-                let offset = anchor_offset(id.shard, generation % ANCHOR_SLOTS, copy);
-                let right = match self.exec.read(file, offset, buf).await {
-                    Ok(buf) => Anchor::is_or_never_was(&buf, id.pool, id.shard, generation),
-                    Err(_) => false,
-                };
-                wrong += u64::from(!right && drives.counts(drive));
-                self.pace(ANCHOR_BYTES as u64).await?;
-            }
-        }
-        let mut s = self.shard.borrow_mut();
-        // A checkpoint that came meanwhile has written another one.
-        if s.checkpoint.generation == generation {
-            s.scrub.mended += wrong;
         }
         Ok(())
     }
 }
 
 /// Parity columns that are not what the data columns make them.
-fn wrong_parity(all: &[Vec<u8>], columns: &Columns, depth: usize) -> Vec<usize> {
+pub(crate) fn wrong_parity(all: &[Vec<u8>], columns: &Columns, depth: usize) -> Vec<usize> {
     let (data, parity) = all.split_at(columns.data());
     let data: Vec<&[u8]> = data.iter().map(Vec::as_slice).collect();
     let mut made = vec![vec![0; depth]; columns.parity()];

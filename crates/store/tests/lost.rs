@@ -1,0 +1,143 @@
+//! What is lost is told by the states that show it, offline and by the pool that serves, and no longer than some state does.
+#![allow(clippy::cast_possible_truncation, clippy::unwrap_used)]
+
+mod common;
+use common::*;
+use dolmen_sim::World;
+use dolmen_store::*;
+use dolmen_types::LineId;
+
+/// Where the blocks that hold these values lie.
+fn find_block(world: &World, value: u64) -> Vec<u64> {
+    let image = world.image(NODE, path("d0"));
+    let (mut want, mut block) = (vec![0; BLOCK], vec![0; BLOCK]);
+    fill(&mut want, value);
+    let pages = (0..(8 << 20) / BLOCK as u64).map(|page| page * BLOCK as u64);
+    let holds = |at: &u64| {
+        image.read(*at, &mut block);
+        block == want
+    };
+    pages.filter(holds).collect()
+}
+
+fn rot(world: &World, values: &[u64]) {
+    for &value in values {
+        let places = find_block(world, value);
+        assert!(!places.is_empty(), "{value}");
+        places.iter().for_each(|at| world.overwrite(NODE, path("d0"), at + 100, b"rot"));
+    }
+}
+
+const HEAD: (u64, Option<u64>) = (1, None);
+const POINT: (u64, Option<u64>) = (1, Some(3));
+const CLONE: (u64, Option<u64>) = (2, None);
+
+/// First block, how many, and who shows them.
+type Range = (u64, u64, Vec<(u64, Option<u64>)>);
+
+fn ranges(lost: &[LostRange]) -> Vec<Range> {
+    let view = |v: &View| (v.line.0, v.at.map(|s| s.0));
+    let one = |r: &LostRange| {
+        assert_eq!((r.line, r.cause), (LineId(1), LostCause::Damaged));
+        (r.lba.0, r.blocks.0, r.views.iter().map(view).collect())
+    };
+    lost.iter().map(one).collect()
+}
+
+/// Line 1 with a snapshot in the midst, line 2 over that; some of what they hold rots.
+fn rotten(world: &World, setup: &Setup) -> Node {
+    let mut node = Node::open(world, setup).unwrap();
+    node.commit(0, 1, vec![create(1)]).unwrap();
+    let record = node.write(1, 0, &[100, 101, 102, 103, 104, 105, 106, 107, 108, 109]);
+    node.commit(0, 2, vec![record]).unwrap();
+    node.commit(0, 3, vec![snapshot(1)]).unwrap();
+    node.commit(0, 4, vec![clone_line(2, 1, 3)]).unwrap();
+    let record = node.write(1, 0, &[200, 201, 202]);
+    node.commit(0, 5, vec![record]).unwrap();
+    let record = node.write(2, 4, &[304]);
+    node.commit(0, 6, vec![record]).unwrap();
+    node.checkpoint();
+    rot(world, &[100, 201, 104, 105, 106]);
+    node
+}
+
+fn all() -> Vec<Range> {
+    vec![
+        (0, 1, vec![POINT, CLONE]),
+        (1, 1, vec![HEAD]),
+        (4, 1, vec![HEAD, POINT]),
+        (5, 2, vec![HEAD, POINT, CLONE]),
+    ]
+}
+
+fn lost(node: &Node) -> Vec<Range> {
+    ranges(&node.stores[0].lost())
+}
+
+/// Waits until this is what is told as lost.
+fn until(node: &mut Node, want: &[Range]) {
+    for _ in 0..50_000 {
+        if lost(node) == want {
+            return;
+        }
+        node.turn();
+    }
+    panic!("{:?} is told, not {want:?}", lost(node));
+}
+
+#[test]
+fn the_check_names_who_shows_what_is_lost() {
+    let world = World::new(1);
+    let setup = Setup::tiny(64);
+    drop(rotten(&world, &setup));
+    let (mut io, mut exec, drives) = offline(&world, &setup);
+    let checking = check_pool(exec.handle(), drives, Keyring::default());
+    let report = run(&mut io, &mut exec, checking).unwrap();
+    assert_eq!(ranges(&report.lost), all());
+    assert_eq!((report.problems, report.others.len(), report.by_drive.len()), (5, 0, 0), "{report:?}");
+}
+
+#[test]
+fn what_scrubbing_finds_is_told_until_nobody_shows_it() {
+    let world = World::new(2);
+    let setup = Setup::tiny(64);
+    let mut node = rotten(&world, &setup);
+    assert_eq!(lost(&node), []);
+    node.stores[0].set_scrub(ScrubPlan { round: 1, paused: false, bytes_per_s: 0 });
+    until(&mut node, &all());
+    // Written, unmapped: what the snapshot and the clone show stays.
+    let record = node.write(1, 5, &[205]);
+    node.commit(0, 7, vec![record, unmap(1, 1, 1)]).unwrap();
+    let mut left = all();
+    left.splice(
+        1..,
+        [(4, 1, vec![HEAD, POINT]), (5, 1, vec![POINT, CLONE]), (6, 1, vec![HEAD, POINT, CLONE])],
+    );
+    until(&mut node, &left);
+    // By what the map's leaves say, too.
+    node.checkpoint();
+    until(&mut node, &left);
+    node.commit(0, 8, vec![drop_line(2)]).unwrap();
+    node.commit(0, 9, vec![drop_snapshot(1, 3)]).unwrap();
+    until(&mut node, &[(4, 1, vec![HEAD]), (6, 1, vec![HEAD])]);
+    let record = node.write(1, 4, &[204, 205, 206]);
+    node.commit(0, 10, vec![record]).unwrap();
+    until(&mut node, &[]);
+}
+
+#[test]
+fn what_a_host_cannot_read_is_told_whole() {
+    let world = World::new(3);
+    let setup = Setup::tiny(64);
+    let mut node = rotten(&world, &setup);
+    assert!(matches!(node.read(0, 1, 3, 5), Err(StoreError::Integrity { .. })));
+    until(&mut node, &all()[2..]);
+    assert!(node.read_at(0, 2, None, 0, 1).is_err());
+    let mut told = all();
+    told.remove(1);
+    until(&mut node, &told);
+    // A start knows only what it comes upon.
+    drop(node);
+    let node = Node::open(&world, &setup).unwrap();
+    assert_eq!(lost(&node), []);
+}
