@@ -23,6 +23,7 @@ mod volumes;
 mod wire;
 
 pub use server::{BindError, Endpoints, Server, ServerOptions};
+pub use wire::lost_object;
 
 /// What `GET /version` answers; clients want exactly this.
 pub const API_VERSION: &str = "v2.0";

@@ -83,13 +83,14 @@ fn logical_bytes(volumes: &[VolumeReport]) -> u64 {
     live.fold(0, |sum, v| sum.saturating_add(v.view.descriptor.size_bytes))
 }
 
-/// `ClusterHealth`: Error when a volume can't be written, Warning when one is not fully protected.
+/// `ClusterHealth`: Error when a volume can't be written or has lost data, Warning when one is not fully protected.
 pub(crate) fn health(pool: &PoolStatus, volumes: &[VolumeReport]) -> Value {
     let live = || volumes.iter().filter(|v| v.view.life != Life::Deleting);
     let count = |state| live().filter(|v| v.protection == Some(state)).count();
     let (degraded, read_only) = (count(Protection::Degraded), count(Protection::ReadOnly));
     let unavailable = count(Protection::NotAvailable);
-    let state = if matches!(pool.state, PoolState::Stopped(_)) || read_only + unavailable > 0 {
+    let lost = !pool.lost.is_empty();
+    let state = if matches!(pool.state, PoolState::Stopped(_)) || read_only + unavailable > 0 || lost {
         "Error"
     } else if degraded > 0 || pool.state == PoolState::Full {
         "Warning"

@@ -5,8 +5,8 @@ use dolmen_cluster::{
     model::{Life, SnapshotView},
     node::{Handle, VolumeReport},
     plane::{
-        DriveLocation, DriveState, DriveStatus, HostStatus, KeyOrigin, KeyStatus, PoolState, PoolStatus,
-        Protection, Reprotection, ScrubStatus,
+        DriveLocation, DriveState, DriveStatus, HostStatus, KeyOrigin, KeyStatus, LostBlocks, LostObject,
+        PoolState, PoolStatus, Protection, Reprotection, ScrubStatus,
     },
     qos,
 };
@@ -153,7 +153,27 @@ pub(crate) fn own_volume(cluster: &Handle, report: &VolumeReport) -> Value {
     value["kind"] = kind.into();
     value["encryption"] = if report.view.descriptor.encryption { "true" } else { "false" }.into();
     value["snapshotBytes"] = report.usage.snapshot_bytes.to_string().into();
+    value["lostRanges"] = report.lost.iter().map(lost_blocks).collect();
     value
+}
+
+/// Consecutive blocks that are lost.
+fn lost_blocks(range: &LostBlocks) -> Value {
+    json!({"lba": range.lba, "blocks": range.blocks, "cause": range.cause})
+}
+
+/// A volume with lost blocks, or snapshots that alone show some.
+pub fn lost_object(object: &LostObject) -> Value {
+    json!({
+        "of": object.title(),
+        "UUID": object.uuid.to_string(),
+        "volume": object.volume,
+        "snapshots": object.snapshots,
+        "alsoIn": object.also,
+        "sectorSize": object.sector_bytes,
+        "lostBytes": object.lost_bytes().to_string(),
+        "ranges": object.ranges.iter().map(lost_blocks).collect::<Vec<_>>(),
+    })
 }
 
 /// `Snapshot`. Nobody is admitted to a snapshot itself.
@@ -305,6 +325,7 @@ pub(crate) fn pool(pool: &PoolStatus) -> Value {
         "compressionRatio": pool.compression.ratio(),
         "mendedReads": pool.mended_reads.to_string(),
         "integrityErrors": pool.integrity_errors.to_string(),
+        "lost": pool.lost.iter().map(lost_object).collect::<Vec<_>>(),
         "reprotection": reprotection(pool.reprotection),
         "reserveShare": f64::from(pool.reserve_ppm) / 1e6,
         "hostWrittenBytes": pool.amplification.hosts_bytes.to_string(),

@@ -17,8 +17,8 @@ use crate::{
     event::{Component, Event, Occurrence, Severity},
     model::{Life, PolicyView, SchedulePlan, SnapshotView, VolumeView},
     plane::{
-        DiffPart, DriveStatus, HostStatus, KeyStatus, MetricsSnapshot, NodeRequest, Notice, Plane,
-        PoolStatus, Protection, Recovered, ScrubChange, ScrubStatus, VolumeStatus, VolumeUsage,
+        DiffPart, DriveStatus, HostStatus, KeyStatus, LostBlocks, MetricsSnapshot, NodeRequest, Notice,
+        Plane, PoolStatus, Protection, Recovered, ScrubChange, ScrubStatus, VolumeStatus, VolumeUsage,
     },
     qos::{PolicyChange, PolicyKey, PolicySpec},
     schedule::SnapshotPolicy,
@@ -81,6 +81,8 @@ pub struct VolumeReport {
     pub connected_hosts: Vec<Nqn>,
     /// What hosts may do with it now; `None` while it is being made.
     pub protection: Option<Protection>,
+    /// What of it nothing gives any more.
+    pub lost: Vec<LostBlocks>,
     /// The protection group's UUID.
     pub pg_uuid: Uuid,
 }
@@ -408,13 +410,13 @@ impl Handle {
 
     fn report(&self, view: VolumeView, seen: Seen) -> VolumeReport {
         let pg_uuid = self.identity.pg_uuid(view.descriptor.pg);
-        let (usage, connected_hosts, protection) = match seen {
-            Seen::Status(status) => (status.usage, status.connected_hosts, status.protection),
-            Seen::Nothing => (VolumeUsage::default(), Vec::new(), Protection::FullyProtected),
-            Seen::Silence => (VolumeUsage::default(), Vec::new(), Protection::NotAvailable),
+        let (usage, connected_hosts, protection, lost) = match seen {
+            Seen::Status(status) => (status.usage, status.connected_hosts, status.protection, status.lost),
+            Seen::Nothing => (VolumeUsage::default(), Vec::new(), Protection::FullyProtected, Vec::new()),
+            Seen::Silence => (VolumeUsage::default(), Vec::new(), Protection::NotAvailable, Vec::new()),
         };
         let protection = (view.life != Life::Creating).then_some(protection);
-        VolumeReport { view, usage, connected_hosts, protection, pg_uuid }
+        VolumeReport { view, usage, connected_hosts, protection, lost, pg_uuid }
     }
 }
 

@@ -10,10 +10,12 @@ use dolmen_types::{DriveChange, LineId, PgId, Uuid, snapshot::SnapshotDescriptor
 use std::{fmt, time::Duration};
 use tokio::sync::{mpsc, oneshot};
 
+mod loss;
 mod metrics;
 mod notice;
 mod status;
 
+pub use loss::{LostBlocks, LostObject};
 pub use metrics::{
     ConnectionMetrics, CoreMetrics, DriveMetrics, IoMetrics, IoTotals, LATENCY_BUCKETS, MetricsSnapshot,
     VolumeMetrics,

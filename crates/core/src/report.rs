@@ -2,7 +2,7 @@
 
 use dolmen_export::nbd::{ClientInfo, ServerStats};
 use dolmen_io::{DriveCounters, DriveInfo};
-use dolmen_store::{DriveStanding, ScrubReport, SpaceReport};
+use dolmen_store::{DriveStanding, LostRange, ScrubReport, SpaceReport};
 use dolmen_target::{ConnectionInfo, HostInfo, TargetStats};
 use dolmen_types::{CoreId, Uuid};
 use dolmen_volume::{VolumeInfo, VolumeStats};
@@ -47,6 +47,8 @@ pub struct CoreReport {
     pub space: SpaceReport,
     /// How far its shards are scrubbed; `None` on a core without.
     pub scrub: Option<ScrubReport>,
+    /// What of its shards is lost, as far as anybody has come upon it.
+    pub lost: Vec<LostRange>,
     /// Core 0: units that no shard holds, and the bytes that hosts' data may take in all.
     pub pool: Option<PoolReport>,
     /// What it has done with each drive, in the pool's order.

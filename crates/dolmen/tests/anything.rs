@@ -166,7 +166,7 @@ impl Trial {
     fn check(&mut self) {
         println!("the pool is checked");
         self.stop();
-        let told = self.node.cli(&["pool", "check"]);
+        let told = self.node.check();
         assert_eq!(told["lost"], "0", "{told}");
         self.start();
     }

@@ -109,7 +109,7 @@ fn who_removes_a_drive_is_told_how_to_call_it_off_and_it_is_no_drive_of_the_pool
     assert!(drives.len() == 3 && !drives.contains(&second.to_str().unwrap().into()), "{checked}");
     // A drive that nobody names is not told as one that is gone.
     let named = ["d0", "d2"].map(|d| node.drive(d).display().to_string());
-    let checked = node.answers(0, &["pool", "check", "--drive", &named[0], "--drive", &named[1]]);
+    let checked = node.answers(8, &["pool", "check", "--drive", &named[0], "--drive", &named[1]]);
     let missing = checked["missing"].to_string();
     assert!(missing.contains("d3: it was not named") && !missing.contains("not there"), "{checked}");
 }

@@ -3,7 +3,7 @@
 
 mod node;
 
-use node::{DOLMEN, Node};
+use node::{DOLMEN, Host, Node, within};
 use std::{
     fs,
     os::unix::{
@@ -88,12 +88,22 @@ fn a_check_names_what_is_damaged() {
     assert!(THREE.map(|d| fs::read(node.drive(d)).unwrap()) == before, "a check has written");
     // One drive rots: nothing is lost. It is left out: neither.
     rot(&node, "d0");
-    let mendable = node.cli(&["pool", "check"]);
-    assert_eq!(mendable["lost"], "0");
+    let mendable = node.answers(8, &["pool", "check"]);
+    assert_eq!((&mendable["lost"], &mendable["verdict"]), (&"0".into(), &"Repairable".into()));
     assert_ne!(mendable["mendable"], "0");
+    // The drive that is the cause, and no other.
+    let by_drive = mendable["repairable"].as_array().unwrap();
+    assert!(by_drive.len() == 1 && by_drive[0]["path"] == *one, "{by_drive:?}");
+    assert!(
+        by_drive[0]["blocks"].as_u64() > Some(0) && by_drive[0]["columns"].as_u64() > Some(0),
+        "{by_drive:?}"
+    );
     let others = [node.drive("d1").display().to_string(), node.drive("d2").display().to_string()];
-    let without = node.cli(&["pool", "check", "--drive", &others[0], "--drive", &others[1]]);
+    let without = node.answers(8, &["pool", "check", "--drive", &others[0], "--drive", &others[1]]);
     assert_eq!(without["lost"], "0");
+    let by_drive = without["repairable"].as_array().unwrap();
+    assert!(by_drive.len() == 1 && by_drive[0]["path"] == *one, "{by_drive:?}");
+    assert!(by_drive[0]["absentBlocks"].as_u64() > Some(0), "{by_drive:?}");
     assert!(without["missing"].to_string().contains(&one), "{without}");
     // Two rot: the volume's blocks are named, and the code says so.
     rot(&node, "d1");
@@ -103,6 +113,82 @@ fn a_check_names_what_is_damaged() {
     let named = |d: &&serde_json::Value| d["lost"] == true && d["volume"].is_string() && d["lba"].is_u64();
     let first = damages.iter().find(named).expect("a block of a volume");
     assert!(first["place"].as_str().unwrap().contains(" unit "), "{first}");
+}
+
+/// Damages pages of a chunk that a host wrote, wherever the drive has them.
+fn damage(node: &Node, (seed, at): (u64, u64), pages: std::ops::Range<usize>) {
+    let file = fs::OpenOptions::new().read(true).write(true).open(node.drive("d0")).unwrap();
+    let (chunk, mut page, mut hits) = (Host::chunk(seed, at), vec![0; 4096], 0);
+    for place in (0..file.metadata().unwrap().len()).step_by(4096) {
+        file.read_exact_at(&mut page, place).unwrap();
+        if pages.clone().any(|i| page == chunk[i * 4096..][..4096]) {
+            file.write_all_at(b"rot", place + 100).unwrap();
+            hits += 1;
+        }
+    }
+    assert!(hits >= pages.len(), "{hits} of {pages:?}");
+}
+
+/// Of each object that has lost something its title, and the ranges.
+fn told(objects: &serde_json::Value) -> Vec<(String, Vec<(u64, u64)>)> {
+    let range = |r: &serde_json::Value| (r["lba"].as_u64().unwrap(), r["blocks"].as_u64().unwrap());
+    let ranges = |o: &serde_json::Value| o["ranges"].as_array().unwrap().iter().map(range).collect();
+    let one = |o: &serde_json::Value| (o["of"].as_str().unwrap().to_string(), ranges(o));
+    objects.as_array().unwrap().iter().map(one).collect()
+}
+
+/// By name and block, with the daemon down and while it runs, and not a moment longer than somebody shows it.
+#[test]
+fn lost_data_is_told_by_volume_snapshot_and_block() {
+    let mut node = Node::new();
+    node.start(&["d0"], &["--encryption", "off"]);
+    let first =
+        ["volume", "create", "first", "--size", "16MiB", "--acl", "ALLOW_ANY", "--compression", "off"];
+    node.cli(&first);
+    node.host(1).fill(1, 1);
+    node.cli(&["snapshot", "create", "then", "first"]);
+    node.cli(&["volume", "create", "copy", "--from-snapshot", "then", "--acl", "ALLOW_ANY"]);
+    node.host(1).fill(2, 1);
+    node.stop();
+    // Sixteen blocks are a chunk.
+    damage(&node, (1, 3), 5..6);
+    damage(&node, (2, 7), 0..2);
+    damage(&node, (2, 6), 15..16);
+    let (of_copy, of_first) =
+        (("volume copy".to_string(), vec![(53, 1)]), ("volume first".to_string(), vec![(111, 3)]));
+    let lost = node.answers(1, &["pool", "check"]);
+    assert_eq!(told(&lost["lostObjects"]), [of_copy.clone(), of_first.clone()], "{lost}");
+    assert_eq!((&lost["verdict"], &lost["lostObjects"][0]["alsoIn"][0]), (&"Lost".into(), &"then".into()));
+    // The drives tell the names.
+    let mut alone = Command::new(DOLMEN);
+    alone.args(["pool", "check", "--drive"]).arg(node.drive("d0"));
+    let Output { status, stdout, .. } = alone.output().unwrap();
+    let text = String::from_utf8(stdout).unwrap();
+    assert_eq!(status.code(), Some(1), "{text}");
+    let line = |line: &str| {
+        line.starts_with("volume first") && line.contains("111-113") && line.contains("454656-466943")
+    };
+    assert!(text.lines().any(line), "{text}");
+
+    node.start(&["d0"], &["--encryption", "off"]);
+    node.cli(&["pool", "scrub", "--start"]);
+    let pool = || node.cli(&["pool", "show"]);
+    within(&|| pool().to_string(), || told(&pool()["lost"]) == [of_copy.clone(), of_first.clone()]);
+    node.until_event("BlocksLost");
+    assert_eq!(node.cli(&["status"])["health"]["state"], "Error");
+    let show = || node.cli(&["volume", "show", "first"])["lostRanges"].clone();
+    assert_eq!((show()[0]["lba"].as_u64(), show()[0]["blocks"].as_u64()), (Some(111), Some(3)));
+    let mut other = node.host(1);
+    other.fill(3, 1);
+    within(&|| show().to_string(), || show().as_array().unwrap().is_empty());
+    node.until_event("BlocksLostNoMore");
+    // What no volume shows is told of the snapshot.
+    node.cli(&["volume", "delete", "copy", "--yes"]);
+    let of_snapshot = ("snapshot then of volume first".to_string(), vec![(53, 1)]);
+    within(&|| pool().to_string(), || told(&pool()["lost"]) == [of_snapshot.clone()]);
+    node.cli(&["snapshot", "delete", "then"]);
+    within(&|| pool().to_string(), || told(&pool()["lost"]).is_empty());
+    assert_eq!(node.cli(&["status"])["health"]["state"], "OK");
 }
 
 #[test]

@@ -211,6 +211,7 @@ fn status(d: &VolumeDescriptor) -> VolumeStatus {
         },
         connected_hosts,
         protection: Protection::FullyProtected,
+        lost: Vec::new(),
     }
 }
 

@@ -71,8 +71,14 @@ pub(super) fn occurrence_of(notice: Notice) -> Occurrence {
             let text = "all keys of encrypted volumes that were deleted are erased now".into();
             (Component::Cluster, Severity::Info, "KeysErased", "pool".into(), text)
         }
-        Notice::Integrity { volume, text } => {
-            (Component::DataIntegrity, Severity::Critical, "BlockDamaged", volume.to_string(), text)
+        Notice::Lost { of, text } => {
+            (Component::DataIntegrity, Severity::Critical, "BlocksLost", of.to_string(), text)
+        }
+        Notice::LostNoMore { of, name } => {
+            let text = format!(
+                "{name} shows no lost data any more: it was overwritten, trimmed or deleted, or could be read after all"
+            );
+            (Component::DataIntegrity, Severity::Info, "BlocksLostNoMore", of.to_string(), text)
         }
     };
     Occurrence { component, severity, name: name.into(), subject, project: String::new(), text }

@@ -51,12 +51,19 @@ pub enum Notice {
     },
     /// They are erased now.
     KeysErased,
-    /// A block of a volume failed its check.
-    Integrity {
-        /// The volume.
-        volume: Uuid,
-        /// What was found, for people.
+    /// Blocks of a volume, or of snapshots alone, are lost.
+    Lost {
+        /// The volume or snapshot.
+        of: Uuid,
+        /// Which blocks, for people.
         text: String,
+    },
+    /// It shows no lost block any more.
+    LostNoMore {
+        /// The volume or snapshot.
+        of: Uuid,
+        /// Its name, for people.
+        name: String,
     },
 }
 

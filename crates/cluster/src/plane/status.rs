@@ -1,5 +1,6 @@
 //! What the data plane tells of what it has: volumes, snapshots, hosts, the pool and its drives, as they are now.
 
+use super::{LostBlocks, LostObject};
 use dolmen_types::{Nqn, UnixMillis, Uuid, snapshot::SnapshotDescriptor, volume::VolumeDescriptor};
 use std::{iter::Sum, net::SocketAddr};
 
@@ -29,6 +30,8 @@ pub struct VolumeStatus {
     pub connected_hosts: Vec<Nqn>,
     /// What hosts may do with it now.
     pub protection: Protection,
+    /// What of it nothing gives any more, as far as anybody has come upon it since the start, and it was not overwritten or trimmed since.
+    pub lost: Vec<LostBlocks>,
 }
 
 /// One snapshot as the data plane sees it now.
@@ -195,6 +198,8 @@ pub struct PoolStatus {
     pub mended_reads: u64,
     /// Blocks that did not check and that no other drive could give. Count.
     pub integrity_errors: u64,
+    /// Volumes with lost blocks, and snapshots with such that no volume shows, as [`VolumeStatus::lost`] has them.
+    pub lost: Vec<LostObject>,
 }
 
 /// How data that lost a drive, or is to leave one, is moved to where it is safe.

@@ -283,6 +283,7 @@ impl Core {
             volumes,
             volume_stats: stats.unwrap_or_default(),
             space: self.store.as_ref().map(Store::space).unwrap_or_default(),
+            lost: self.store.as_ref().map(Store::lost).unwrap_or_default(),
             scrub: self.store.as_ref().and_then(Store::scrub).map(|shards| self.labels.with(shards)),
             pool: self.owner.as_ref().map(|owner| PoolReport {
                 sequence: owner.sequence(),

@@ -19,6 +19,7 @@ Exit codes:
   5  no daemon answers
   6  not permitted: the token is missing, expired or lacks the role, or this user may not read the node's files
   7  can't be done now: try again
+  8  pool check: nothing is lost, but something is damaged or missing that other drives have
 
 Examples:
   dolmen serve --data /var/lib/dolmen --drive /dev/nvme1n1
@@ -620,8 +621,9 @@ pub enum PoolCommand {
     Reprotect(ReprotectArgs),
     /// Scrub the pool: read everything, mend what is wrong from other drives; without options, show how that is done
     Scrub(ScrubArgs),
-    /// Read and verify everything on the drives of a daemon that is stopped, and name what is damaged; changes nothing. Ends
-    /// with 1 when something is lost
+    /// Read and verify everything on the drives of a daemon that is stopped: which blocks of which volumes and snapshots are lost,
+    /// and what other drives still have; changes nothing. Ends with 0 when all is well, with 8 when nothing is lost but
+    /// something is damaged or missing, with 1 when data is lost
     Check(CheckArgs),
     /// Make a new data folder from drives alone, when the old one is gone: the daemon serves the same volumes under the same names
     /// with it
@@ -634,6 +636,10 @@ pub struct CheckArgs {
     /// A drive of the pool. Repeatable [default: those that the folder of --data knows]
     #[arg(long = "drive", value_name = "PATH")]
     pub drive: Vec<PathBuf>,
+
+    /// List every damaged place on the drives, too, a thousand of each sort at most
+    #[arg(long)]
+    pub verbose: bool,
 
     /// The cluster key.
     #[command(flatten)]

@@ -22,6 +22,8 @@ pub(crate) enum Exit {
     NotPermitted = 6,
     /// Can't be done now.
     TryAgain = 7,
+    /// A check found damage, all of which can be repaired.
+    Repairable = 8,
 }
 
 impl From<Exit> for ExitCode {

@@ -3,6 +3,7 @@
 pub mod args;
 mod ask;
 pub mod bench;
+mod check;
 mod client;
 mod connect;
 mod discard;
@@ -86,7 +87,7 @@ fn dispatch(cli: Cli) -> Result<ExitCode, CliError> {
             key::local(&global, &Output::new(global.output), command)?;
         }
         Command::Pool { command: PoolCommand::Check(args) } => {
-            return offline::check(&Output::new(global.output), global.data.as_deref(), &args);
+            return check::check(&Output::new(global.output), global.data.as_deref(), &args);
         }
         Command::Pool { command: PoolCommand::Recover(args) } => {
             offline::recover(&Output::new(global.output), global.data.as_deref(), &args)?;

@@ -2,11 +2,15 @@
 
 use super::{
     args::{PoolCommand, ReprotectArgs, ScrubArgs},
+    check,
     client::Client,
     error::CliError,
     output::{Output, pairs, percent, ratio, size, text, texts},
 };
 use serde_json::{Map, Value, json};
+
+/// Places of something lost, and ranges of one volume, that are shown in a line or column.
+const PLACES: usize = 8;
 
 pub(crate) fn run(client: &Client, output: &Output, command: PoolCommand) -> Result<(), CliError> {
     match command {
@@ -36,6 +40,7 @@ pub(crate) fn pool_pairs(client: &Client, p: &Value) -> Vec<(&'static str, Strin
     let state = text(p, "state");
     vec![
         ("Pool", text(p, "UUID")),
+        ("Data lost", lost(p)),
         ("State", if reason.is_empty() { state } else { format!("{state}: {reason}") }),
         ("Drives hold", size(p, "physicalBytes")),
         ("Usable", size(p, "usableBytes")),
@@ -54,6 +59,28 @@ pub(crate) fn pool_pairs(client: &Client, p: &Value) -> Vec<(&'static str, Strin
         ("Memory of the map", size(p, "mapMemoryBytes")),
         ("Scrubbing", scrub_line(client, &p["scrub"])),
     ]
+}
+
+/// Who has lost data, a volume or snapshot a line.
+fn lost(p: &Value) -> String {
+    let all = p["lost"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let line = |o: &Value| {
+        let ranges = o["ranges"].as_array().map_or(0, Vec::len);
+        let sector = o["sectorSize"].as_u64().unwrap_or(1);
+        let first: Vec<String> =
+            check::ranges_of(o).take(PLACES).map(|r| check::place_of(r, sector)[0].clone()).collect();
+        let more = if ranges > first.len() {
+            format!(" and {} ranges more", ranges - first.len())
+        } else {
+            String::new()
+        };
+        format!("{}: {} at LBA {}{more}", text(o, "of"), size(o, "lostBytes"), first.join(", "))
+    };
+    if all.is_empty() {
+        "nothing that is known of".into()
+    } else {
+        all.iter().map(line).collect::<Vec<_>>().join("\n")
+    }
 }
 
 /// How re-protection stands, in a sentence.
@@ -112,8 +139,16 @@ fn scrub_pairs(client: &Client, s: &Value) -> Vec<(&'static str, String)> {
         ("A round every", if days == 0.0 { "(by hand)".into() } else { format!("{days} days") }),
         ("At most", if rate == "0" { "(as the period asks)".into() } else { at_most() }),
         ("Verified since the start", size(s, "checkedBytes")),
-        ("Lost", if places.is_empty() { "nothing".into() } else { places.join("\n") }),
+        ("Lost", lost_places(&places)),
     ]
+}
+
+/// Where something was lost. Whose it was, `volume list` tells.
+fn lost_places(places: &[String]) -> String {
+    let more = places.len().saturating_sub(PLACES);
+    let more = (more > 0).then(|| format!("and {more} places more; `volume list` tells whose they are"));
+    let shown: Vec<String> = places.iter().take(PLACES).cloned().chain(more).collect();
+    if shown.is_empty() { "nothing".into() } else { shown.join("\n") }
 }
 
 /// `dolmen pool scrub`

@@ -2,6 +2,7 @@
 
 use super::{
     args::{AccessArgs, CreateArgs, Kind, UpdateArgs, VolumeCommand},
+    check,
     client::{Client, operand},
     discard,
     error::{CliError, Exit},
@@ -185,6 +186,7 @@ fn list(client: &Client, output: &Output) -> Result<(), CliError> {
             ("RATIO", Align::Right),
             ("STATE", Align::Left),
             ("PROTECTION", Align::Left),
+            ("DATA LOST", Align::Left),
             ("ADMITTED", Align::Left),
             ("CONNECTED", Align::Right),
             ("UUID", Align::Left),
@@ -197,6 +199,7 @@ fn list(client: &Client, output: &Output) -> Result<(), CliError> {
                 ratio(&v["statistics"], "compressionRatio"),
                 text(v, "state"),
                 text(v, "protectionState"),
+                lost(v),
                 admitted(v),
                 texts(&v["connectedHosts"]).len().to_string(),
                 text(v, "UUID"),
@@ -219,6 +222,7 @@ fn show(client: &Client, output: &Output, volume: &str) -> Result<(), CliError> 
             ("UUID", text(v, "UUID")),
             ("State", text(v, "state")),
             ("Protection", text(v, "protectionState")),
+            ("Data lost", lost_ranges(v)),
             ("Size", format!("{} ({} bytes)", size(v, "size"), text(v, "size"))),
             ("Written", size(&v["statistics"], "logicalUsedStorage")),
             ("Stored", size(&v["statistics"], "physicalUsedStorage")),
@@ -239,6 +243,25 @@ fn show(client: &Client, output: &Output, volume: &str) -> Result<(), CliError> 
             ("ETag", text(v, "ETag")),
         ])
     })
+}
+
+/// How much of a volume is lost, in a word.
+fn lost(volume: &Value) -> String {
+    match volume["lostRanges"].as_array().map_or(0, Vec::len) {
+        0 => "nothing".into(),
+        1 => "1 range".into(),
+        ranges => format!("{ranges} ranges"),
+    }
+}
+
+/// Which blocks of a volume are lost, a range a line.
+fn lost_ranges(volume: &Value) -> String {
+    let (ranges, sector) = (&volume["lostRanges"], volume["sectorSize"].as_u64().unwrap_or(1));
+    let lines = ranges.as_array().map(Vec::as_slice).unwrap_or_default().iter().map(|r| {
+        let [lbas, bytes, size] = check::place_of(r, sector);
+        format!("LBA {lbas}, bytes {bytes} ({size}): {}", check::why(&text(r, "cause")))
+    });
+    none_if_empty(lines.collect()).replace("none", "nothing")
 }
 
 fn compression(volume: &Value) -> String {

@@ -15,6 +15,7 @@ pub mod cores;
 mod drive_ops;
 pub mod keys;
 mod locate;
+pub(crate) mod losses;
 mod offline;
 mod ports;
 mod release;

@@ -6,11 +6,13 @@ use crate::control::files;
 use crate::node::{
     ServeError,
     keys::{ClusterKeys, KeySource, LineKey},
+    losses::Names,
     sequence::SequenceFile,
     settings::{KnownDrive, Settings},
 };
 use dolmen_cluster::{
     lock::FolderLock,
+    plane::LostObject,
     state::{FirstStart, State},
 };
 use dolmen_core::EXEC;
@@ -204,6 +206,8 @@ pub struct Checked {
     pub report: CheckReport,
     /// Volumes and snapshots.
     pub catalog: Catalog,
+    /// What of them is lost.
+    pub lost: Vec<LostObject>,
 }
 
 /// Reads everything that the pool on these drives holds, and verifies it. `look` is told how far that is, in parts of 1000.
@@ -228,7 +232,8 @@ pub fn check(
         .run(|exec, drives| check_pool_with(exec, drives, keyring, progress), || look(seen.per_mille()))?;
     let objects = report.objects.iter().map(|(pg, key, value)| (*pg, *key, &**value));
     let catalog = Catalog::read(objects);
-    Ok(Checked { missing: missing(&report.findings, &absent), report, catalog })
+    let lost = Names::new(&catalog.volumes, &catalog.snapshots).of(&report.lost);
+    Ok(Checked { missing: missing(&report.findings, &absent), report, catalog, lost })
 }
 
 /// What was recovered.

@@ -5,10 +5,11 @@
 //! means: durable, and in force everywhere.
 
 use crate::node::{
-    boot::Booted, cores::Talk, drive_ops::DriveOps, keys::ClusterKeys, scrubbing::Scrubbing, tell, traces,
+    boot::Booted, cores::Talk, drive_ops::DriveOps, keys::ClusterKeys, losses::Names, scrubbing::Scrubbing,
+    tell, traces,
 };
 use dolmen_cluster::{
-    plane::{DiffPart, NodeRequest, PlaneError, PoolStatus, SnapshotStatus},
+    plane::{DiffPart, LostObject, NodeRequest, PlaneError, PoolStatus, SnapshotStatus},
     trace::VolumeTraces,
     volume::DEFAULT_PROJECT,
 };
@@ -21,7 +22,7 @@ use dolmen_export::{
     Export, Exports,
     backend::{MAX_DATA_BYTES, Place},
 };
-use dolmen_store::{PoolPlan, ScrubPlan};
+use dolmen_store::{LostRange, PoolPlan, ScrubPlan};
 use dolmen_target::{Namespace, NamespaceTable};
 use dolmen_types::{
     CoreId, Lba, LineId, Nqn, PgId, Uuid,
@@ -85,6 +86,8 @@ pub(crate) struct Node {
     pub(crate) allow_test_volumes: bool,
     /// When the pool is scrubbed.
     pub(crate) scrubbing: Scrubbing,
+    /// What is lost, by name: as of the last look of `watch`.
+    lost: Mutex<Arc<[LostObject]>>,
     nbd: Option<NbdAccess>,
     catalogue: Mutex<Catalogue>,
     /// Asks the publisher to tell when everything sent before is in force.
@@ -202,6 +205,7 @@ impl Node {
             drives_bell: Notify::new(),
             allow_test_volumes,
             scrubbing,
+            lost: Mutex::default(),
             nbd,
             catalogue: Mutex::new(catalogue),
             barrier,
@@ -249,7 +253,7 @@ impl Node {
             }
             NodeRequest::ListVolumes { only, answer } => {
                 if let Some(reports) = self.reports().await {
-                    drop(answer.send(tell::volumes(&reports, only)));
+                    drop(answer.send(tell::volumes(&reports, only, &self.losses())));
                 }
             }
             NodeRequest::CreateSnapshots { descriptors, answer } => {
@@ -357,7 +361,28 @@ impl Node {
         all.begun_bytes = self.reprotect_begun.load(Ordering::Relaxed);
         (all.paused, all.bytes_per_s) = self.drives.reprotection();
         pool.scrub = self.scrubbing.status(&tell::scrub(reports));
+        pool.lost = self.losses().to_vec();
         pool
+    }
+
+    /// What is lost, as of the last look.
+    fn losses(&self) -> Arc<[LostObject]> {
+        self.lost.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Finds names for what the cores say is lost.
+    pub(super) async fn name_losses(&self, reports: &[CoreReport]) -> Arc<[LostObject]> {
+        let ranges: Vec<LostRange> = reports.iter().flat_map(|r| &r.lost).cloned().collect();
+        let mut lost: Arc<[LostObject]> = Arc::default();
+        if !ranges.is_empty() {
+            let snapshots = self.snapshots().await.unwrap_or_default();
+            let volumes = reports.iter().flat_map(|r| &r.volumes).map(|v| &v.descriptor);
+            // What is being deleted has no name any more, and soon nothing shows it.
+            let named = Names::new(volumes, snapshots.iter().map(|s| &s.descriptor)).of(&ranges);
+            lost = named.into_iter().filter(|o| o.uuid != Uuid::default()).collect();
+        }
+        *self.lost.lock().unwrap_or_else(PoisonError::into_inner) = lost.clone();
+        lost
     }
 
     /// What the scrubbers are to do now.

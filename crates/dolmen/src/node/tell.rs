@@ -2,8 +2,8 @@
 
 use dolmen_cluster::plane::{
     Amplification, Compression, ConnectionMetrics, ControllerStatus, CoreMetrics, DriveMetrics, DriveState,
-    DriveStatus, HostStatus, IoMetrics, IoTotals, MetricsSnapshot, PoolState, PoolStatus, Protection,
-    Reprotection, ScrubStatus, VolumeMetrics, VolumeStatus, VolumeUsage,
+    DriveStatus, HostStatus, IoMetrics, IoTotals, LostObject, MetricsSnapshot, PoolState, PoolStatus,
+    Protection, Reprotection, ScrubStatus, VolumeMetrics, VolumeStatus, VolumeUsage,
 };
 use dolmen_core::report::{CoreReport, DriveReport};
 use dolmen_io::{DriveCounters, OpCounters};
@@ -37,7 +37,8 @@ fn usage(info: &VolumeInfo) -> VolumeUsage {
 }
 
 /// All volumes, or one, by ascending UUID.
-pub(super) fn volumes(reports: &[CoreReport], only: Option<Uuid>) -> Vec<VolumeStatus> {
+pub(super) fn volumes(reports: &[CoreReport], only: Option<Uuid>, lost: &[LostObject]) -> Vec<VolumeStatus> {
+    let lost_of = |uuid| lost.iter().find(|o| o.uuid == uuid && o.snapshots.is_empty());
     let mut watchers: BTreeMap<u32, BTreeSet<Nqn>> = BTreeMap::new();
     for host in reports.iter().flat_map(|r| &r.hosts).filter(|h| !h.discovery) {
         for nsid in &host.namespaces {
@@ -59,6 +60,7 @@ pub(super) fn volumes(reports: &[CoreReport], only: Option<Uuid>) -> Vec<VolumeS
                 Health::Stopped => Protection::ReadOnly,
                 Health::Quarantined => Protection::NotAvailable,
             },
+            lost: lost_of(info.descriptor.uuid).map(|o| o.ranges.clone()).unwrap_or_default(),
             descriptor: info.descriptor.clone(),
         })
         .collect();
@@ -194,6 +196,7 @@ pub(super) fn pool(plan: &PoolPlan, reports: &[CoreReport]) -> PoolStatus {
         },
         mended_reads: sum.mended_reads,
         integrity_errors: sum.integrity_errors,
+        lost: Vec::new(),
     }
 }
 

@@ -6,7 +6,7 @@
 
 use crate::node::{drive_ops::standings, router::Node, sequence::SequenceFile, tell};
 use dolmen_cluster::plane::{
-    DriveNews, HostStatus, Notice, PoolState, PoolStatus, Reprotection, ReprotectionNews,
+    DriveNews, HostStatus, LostObject, Notice, PoolState, PoolStatus, Reprotection, ReprotectionNews,
 };
 use dolmen_core::{message::ToCore, report::CoreReport};
 use dolmen_store::{DriveStanding, DriveState, Finding, PoolPlan, ScrubPlan, ScrubReport};
@@ -62,7 +62,8 @@ pub(super) async fn watch(node: Arc<Node>, mut sequence: SequenceFile, notices: 
         if node.release_left(&reports).await {
             node.close_lost(&reports).await;
         }
-        for notice in told.look(&node, &reports) {
+        let lost = node.name_losses(&reports).await;
+        for notice in told.look(&node, &reports).into_iter().chain(told.lost_blocks(&lost)) {
             if notices.send(notice).await.is_err() {
                 return;
             }
@@ -84,6 +85,8 @@ struct Told {
     /// What scrubbing found up to the round that was told of last, and what it gave up as lost.
     mended: u64,
     lost: u64,
+    /// What is lost of whom.
+    objects: BTreeMap<Uuid, LostObject>,
     /// Keys of deleted volumes that are not erased.
     unerased: usize,
 }
@@ -133,8 +136,11 @@ impl Told {
     fn scrub(&mut self, report: &ScrubReport) -> Vec<Notice> {
         let mut notices = Vec::new();
         if report.lost > self.lost {
-            let (count, named) = (report.lost - self.lost, report.named.join("; "));
-            let text = format!("{count} damaged places were found that no drive gives any more: {named}");
+            let count = report.lost - self.lost;
+            let text = format!(
+                "{count} damaged places were found that no drive gives any more: `volume list` and the event BlocksLost tell whose, \
+                 `pool scrub` where they were"
+            );
             notices.push(Notice::Scrub { lost: true, text });
             self.lost = report.lost;
         }
@@ -144,6 +150,22 @@ impl Told {
             notices.push(Notice::Scrub { lost: false, text });
             self.mended = report.mended;
         }
+        notices
+    }
+
+    /// Whenever more of something is lost than was told, and when nothing of it is any more.
+    fn lost_blocks(&mut self, now: &[LostObject]) -> Vec<Notice> {
+        let mut notices = Vec::new();
+        let before = std::mem::take(&mut self.objects);
+        self.objects = now.iter().map(|object| (object.uuid, object.clone())).collect();
+        for (of, object) in &self.objects {
+            if before.get(of).is_none_or(|before| !before.covers(object)) {
+                let text = format!("data is lost that no drive gives any more: {}", object.sentence());
+                notices.push(Notice::Lost { of: *of, text });
+            }
+        }
+        let gone = before.into_iter().filter(|(of, _)| !self.objects.contains_key(of));
+        notices.extend(gone.map(|(of, object)| Notice::LostNoMore { of, name: object.title() }));
         notices
     }
 
@@ -227,7 +249,7 @@ impl Told {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use dolmen_cluster::plane::ControllerStatus;
+    use dolmen_cluster::plane::{ControllerStatus, LostBlocks};
 
     fn host(number: usize, discovery: bool) -> HostStatus {
         let address = "127.0.0.1:4420".parse().unwrap();
@@ -256,6 +278,33 @@ mod tests {
         let end = told.scrub(&report(0, 4, 1));
         assert!(end.len() == 1 && !lost(&end[0]), "{end:?}");
         assert!(told.scrub(&report(0, 4, 1)).is_empty());
+    }
+
+    #[test]
+    fn lost_blocks_are_told_when_they_become_more_and_when_none_is_left() {
+        let object = |ranges: &[(u64, u64)]| LostObject {
+            uuid: Uuid([7; 16]),
+            volume: "db".into(),
+            snapshots: Vec::new(),
+            also: Vec::new(),
+            sector_bytes: 4096,
+            ranges: ranges
+                .iter()
+                .map(|&(lba, blocks)| LostBlocks { lba, blocks, cause: "Damaged" })
+                .collect(),
+        };
+        let mut told = Told::default();
+        assert!(told.lost_blocks(&[]).is_empty());
+        let first = told.lost_blocks(&[object(&[(5, 10)])]);
+        assert!(
+            matches!(first.as_slice(), [Notice::Lost { text, .. }] if text.contains("volume db: LBA 5-14 ")),
+            "{first:?}"
+        );
+        // Some of it was overwritten.
+        assert!(told.lost_blocks(&[object(&[(5, 2), (12, 3)])]).is_empty());
+        assert_eq!(told.lost_blocks(&[object(&[(5, 2), (30, 1)])]).len(), 1);
+        let end = told.lost_blocks(&[]);
+        assert!(matches!(end.as_slice(), [Notice::LostNoMore { .. }]), "{end:?}");
     }
 
     #[test]

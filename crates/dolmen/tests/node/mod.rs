@@ -135,6 +135,13 @@ impl Node {
         serde_json::from_slice(&stdout).unwrap()
     }
 
+    /// What `pool check` tells where nothing is lost, whether something is to be repaired or not.
+    pub fn check(&self) -> Value {
+        let Output { status, stdout, stderr } = self.ask(&["pool", "check"]);
+        assert!(matches!(status.code(), Some(0 | 8)), "{}", String::from_utf8_lossy(&stderr));
+        serde_json::from_slice(&stdout).unwrap()
+    }
+
     /// What it says when it fails with this code.
     pub fn fails(&self, code: i32, args: &[&str]) -> String {
         let Output { status, stderr, .. } = self.ask(args);
@@ -208,7 +215,8 @@ pub struct Host {
 }
 
 impl Host {
-    fn chunk(seed: u64, at: u64) -> Vec<u8> {
+    /// The 64 KiB that `fill` writes at `at` times as much.
+    pub fn chunk(seed: u64, at: u64) -> Vec<u8> {
         let mut x = (seed << 32 | at).wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
         let mut next = || {
             x ^= x << 13;
