@@ -125,6 +125,18 @@ fn what_scrubbing_finds_is_told_until_nobody_shows_it() {
     until(&mut node, &[]);
 }
 
+/// The header of a commit is gone, so that the map alone tells what lies there.
+#[test]
+fn what_no_commit_tells_of_is_told_by_the_map() {
+    let world = World::new(4);
+    let setup = Setup::tiny(64);
+    let mut node = rotten(&world, &setup);
+    let header = find_block(&world, 103)[0] - 4 * BLOCK as u64;
+    world.overwrite(NODE, path("d0"), header + 100, b"rot");
+    node.stores[0].set_scrub(ScrubPlan { round: 1, paused: false, bytes_per_s: 0 });
+    until(&mut node, &all());
+}
+
 #[test]
 fn what_a_host_cannot_read_is_told_whole() {
     let world = World::new(3);

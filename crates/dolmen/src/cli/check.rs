@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use std::{path::Path, process::ExitCode};
 
 /// Ranges of one volume or snapshot that the table shows unless it is to be verbose.
-const RANGES: usize = 50;
+pub(super) const RANGES: usize = 50;
 
 /// Reads everything and names what is damaged.
 pub(crate) fn check(output: &Output, data: Option<&Path>, args: &CheckArgs) -> Result<ExitCode, CliError> {

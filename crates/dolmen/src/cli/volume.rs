@@ -256,12 +256,16 @@ fn lost(volume: &Value) -> String {
 
 /// Which blocks of a volume are lost, a range a line.
 fn lost_ranges(volume: &Value) -> String {
-    let (ranges, sector) = (&volume["lostRanges"], volume["sectorSize"].as_u64().unwrap_or(1));
-    let lines = ranges.as_array().map(Vec::as_slice).unwrap_or_default().iter().map(|r| {
+    let all = volume["lostRanges"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let sector = volume["sectorSize"].as_u64().unwrap_or(1);
+    let line = |r: &Value| {
         let [lbas, bytes, size] = check::place_of(r, sector);
         format!("LBA {lbas}, bytes {bytes} ({size}): {}", check::why(&text(r, "cause")))
-    });
-    none_if_empty(lines.collect()).replace("none", "nothing")
+    };
+    let mut lines: Vec<String> = all.iter().take(check::RANGES).map(line).collect();
+    let more = all.len() - lines.len();
+    lines.extend((more > 0).then(|| format!("and {more} ranges more: --output json lists them")));
+    if lines.is_empty() { "nothing that is known of".into() } else { lines.join("\n") }
 }
 
 fn compression(volume: &Value) -> String {

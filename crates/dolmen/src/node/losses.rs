@@ -1,11 +1,16 @@
 //! Names for what the store says is lost: a line and a point of it are a volume or a snapshot to users.
 
+use crate::node::router::Node;
 use dolmen_cluster::plane::{LostBlocks, LostObject};
+use dolmen_core::report::CoreReport;
 use dolmen_store::{LostCause, LostRange};
 use dolmen_types::{
     LineId, Seq, Uuid, limits::BLOCK_BYTES, snapshot::SnapshotDescriptor, volume::VolumeDescriptor,
 };
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{Arc, PoisonError},
+};
 
 /// The volumes and snapshots by line, and point of it.
 #[derive(Debug, Default)]
@@ -114,6 +119,28 @@ impl Names {
     fn snapshot(&self, (line, at): &(LineId, Seq)) -> Named {
         let named = || unknown(self.volume(*line).volume, &format!("(unknown, point {at})"));
         self.snapshots.get(&(*line, *at)).cloned().unwrap_or_else(named)
+    }
+}
+
+impl Node {
+    /// What is lost, as of the last look.
+    pub(super) fn losses(&self) -> Arc<[LostObject]> {
+        self.lost.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Finds names for what the cores say is lost.
+    pub(super) async fn name_losses(&self, reports: &[CoreReport]) -> Arc<[LostObject]> {
+        let ranges: Vec<LostRange> = reports.iter().flat_map(|r| &r.lost).cloned().collect();
+        let mut lost: Arc<[LostObject]> = Arc::default();
+        if !ranges.is_empty() {
+            let snapshots = self.snapshots().await.unwrap_or_default();
+            let volumes = reports.iter().flat_map(|r| &r.volumes).map(|v| &v.descriptor);
+            // What is being deleted has no name any more, and soon nothing shows it.
+            let named = Names::new(volumes, snapshots.iter().map(|s| &s.descriptor)).of(&ranges);
+            lost = named.into_iter().filter(|o| o.uuid != Uuid::default()).collect();
+        }
+        *self.lost.lock().unwrap_or_else(PoisonError::into_inner) = lost.clone();
+        lost
     }
 }
 

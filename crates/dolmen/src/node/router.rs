@@ -5,8 +5,7 @@
 //! means: durable, and in force everywhere.
 
 use crate::node::{
-    boot::Booted, cores::Talk, drive_ops::DriveOps, keys::ClusterKeys, losses::Names, scrubbing::Scrubbing,
-    tell, traces,
+    boot::Booted, cores::Talk, drive_ops::DriveOps, keys::ClusterKeys, scrubbing::Scrubbing, tell, traces,
 };
 use dolmen_cluster::{
     plane::{DiffPart, LostObject, NodeRequest, PlaneError, PoolStatus, SnapshotStatus},
@@ -22,7 +21,7 @@ use dolmen_export::{
     Export, Exports,
     backend::{MAX_DATA_BYTES, Place},
 };
-use dolmen_store::{LostRange, PoolPlan, ScrubPlan};
+use dolmen_store::{PoolPlan, ScrubPlan};
 use dolmen_target::{Namespace, NamespaceTable};
 use dolmen_types::{
     CoreId, Lba, LineId, Nqn, PgId, Uuid,
@@ -87,7 +86,7 @@ pub(crate) struct Node {
     /// When the pool is scrubbed.
     pub(crate) scrubbing: Scrubbing,
     /// What is lost, by name: as of the last look of `watch`.
-    lost: Mutex<Arc<[LostObject]>>,
+    pub(super) lost: Mutex<Arc<[LostObject]>>,
     nbd: Option<NbdAccess>,
     catalogue: Mutex<Catalogue>,
     /// Asks the publisher to tell when everything sent before is in force.
@@ -363,26 +362,6 @@ impl Node {
         pool.scrub = self.scrubbing.status(&tell::scrub(reports));
         pool.lost = self.losses().to_vec();
         pool
-    }
-
-    /// What is lost, as of the last look.
-    fn losses(&self) -> Arc<[LostObject]> {
-        self.lost.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    /// Finds names for what the cores say is lost.
-    pub(super) async fn name_losses(&self, reports: &[CoreReport]) -> Arc<[LostObject]> {
-        let ranges: Vec<LostRange> = reports.iter().flat_map(|r| &r.lost).cloned().collect();
-        let mut lost: Arc<[LostObject]> = Arc::default();
-        if !ranges.is_empty() {
-            let snapshots = self.snapshots().await.unwrap_or_default();
-            let volumes = reports.iter().flat_map(|r| &r.volumes).map(|v| &v.descriptor);
-            // What is being deleted has no name any more, and soon nothing shows it.
-            let named = Names::new(volumes, snapshots.iter().map(|s| &s.descriptor)).of(&ranges);
-            lost = named.into_iter().filter(|o| o.uuid != Uuid::default()).collect();
-        }
-        *self.lost.lock().unwrap_or_else(PoisonError::into_inner) = lost.clone();
-        lost
     }
 
     /// What the scrubbers are to do now.
