@@ -15,6 +15,10 @@ use crate::location::Slot;
 use crate::map::Entry;
 use dolmen_types::Nanos;
 
+/// Cleanings of a segment in which something was wrong until what is left behind is taken for lost: a read may fail once, and what it was
+/// of must not be given up for that.
+const TRIES: u8 = 3;
+
 /// A segment by a name that no other of its shard ever has. Slots are used again: whoever comes back to a segment after a while
 /// must ask for it by name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -40,6 +44,8 @@ pub(crate) struct Segment {
     pub(crate) closed: bool,
     /// Something in it could not be read or does not check, and is still needed: cleaning leaves it alone until then.
     pub(crate) quarantined: Option<Nanos>,
+    /// Cleanings that left something behind, one after the other.
+    pub(crate) failed: u8,
     /// Columns of it that could not be read or did not check, a bit each, and were mended on the way: cleaning moves what lives here, also
     /// after a restart.
     pub(crate) suspect: u16,
@@ -67,6 +73,7 @@ impl Segment {
             stream_seq,
             closed: false,
             quarantined: None,
+            failed: 0,
             suspect: 0,
             cleaned: false,
             base: 0,
@@ -91,9 +98,14 @@ impl Segment {
     /// True when a column of it is on a drive of the set, it was begun with less parity than there should be, or something in it
     /// was wrong, nothing is appended to it any more and all that could be had was not moved yet.
     pub(crate) fn at_risk(&self, drives: u64, shape: Shape) -> bool {
-        (self.suspect != 0 && self.closed && self.quarantined.is_none())
+        (self.is_suspect() && self.closed)
             || self.columns.parity() < usize::from(shape.parity)
             || self.columns.touches(drives)
+    }
+
+    /// True when something in it was wrong, and what else it holds may still be had and moved.
+    pub(crate) fn is_suspect(&self) -> bool {
+        self.suspect != 0 && self.failed < TRIES
     }
 
     /// The drives without each of which something here could not be had, since as many columns as it can do without are on drives of the

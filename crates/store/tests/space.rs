@@ -484,7 +484,7 @@ fn figures_of_space_are_right_before_long() {
     node.commit(0, 1, vec![create(1)]).unwrap();
     let mut seq = 1;
     for (from, to) in [(0, 2000), (0, 500)] {
-        node.turns_for(4000);
+        node.turns_for(12_000);
         for lba in (from..to).step_by(10) {
             seq += 10;
             let record = node.write(1, lba, &(seq..seq + 10).collect::<Vec<_>>());
@@ -493,10 +493,10 @@ fn figures_of_space_are_right_before_long() {
     }
     let blocks = |node: &Node| node.space().live_bytes / BLOCK as u64;
     assert!(blocks(&node) >= 2400, "{}", blocks(&node));
-    node.turns_for(4000);
+    node.turns_for(12_000);
     assert!((2000..2050).contains(&blocks(&node)), "{} after a rest", blocks(&node));
     node.commit(0, seq + 11, vec![unmap(1, 1000, 1000)]).unwrap();
-    for i in 0..60 {
+    for i in 0..100 {
         let record = node.write(1, i % 7, &[seq + 12 + i]);
         node.commit(0, seq + 12 + i, vec![record]).unwrap();
         node.turns_for(200);

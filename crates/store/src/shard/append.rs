@@ -64,7 +64,7 @@ impl Shard {
                 || holes_bytes > 0 && !self.may_take_holes(holes_bytes as u64))
         {
             // What was overwritten or unmapped since the last checkpoint may make room.
-            self.checkpoint.requested |= self.map.live.len() > 0;
+            self.hope_for_room();
             return Err((batch, AppendError::Full));
         }
         self.announced.add(&batch);

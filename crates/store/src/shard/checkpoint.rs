@@ -83,7 +83,8 @@ fn freeze(shard: &Shared) -> Result<Frozen, String> {
     let s = &mut *s;
     let starts = s.log.starts().ok_or("a stream has nowhere to go on")?;
     // One that comes for them has time.
-    let swept_for = if s.may_sweep() { s.tuning.delta_entries } else { s.map.live.len() };
+    let may_sweep = s.may_sweep();
+    let swept_for = if may_sweep { s.tuning.delta_entries } else { s.map.live.len() };
     s.map.frozen = Some(std::mem::take(&mut s.map.live));
     s.segments.freeze();
     let frozen = s.map.frozen.as_ref();
@@ -94,9 +95,13 @@ fn freeze(shard: &Shared) -> Result<Frozen, String> {
     s.checkpoint.running = true;
     s.checkpoint.requested = false;
     s.checkpoint.begun += 1;
-    s.checkpoint.heirs_written = None;
+    // One that did not come for them leaves them to one that does.
+    if may_sweep {
+        s.checkpoint.heirs_written = None;
+    }
     s.checkpoint.log_bytes = 0;
     s.checkpoint.unmapped_blocks = 0;
+    s.checkpoint.written_before = s.counters.map_written;
     s.checkpoint.frozen = s.now;
     s.checkpoint.lost_leaves = 0;
     let evacuate = pages_to_move(s);
@@ -269,6 +274,7 @@ fn finish(shard: &Shared, anchor: &Anchor, chunks: Vec<(Slot, Chunk)>, empty: &[
     s.checkpoint.base = anchor.base;
     s.checkpoint.chunks = chunks.into_iter().map(|(_, chunk)| chunk).collect();
     s.checkpoint.running = false;
+    s.checkpoint.took_bytes = s.counters.map_written - s.checkpoint.written_before;
     s.checkpoint.finished += 1;
     s.checkpoint.inherited.clear();
     s.end_gone();

@@ -58,6 +58,8 @@ pub(super) async fn serve(shard: Shared, exec: Handle) {
     loop {
         // By the bound as it is now: who changes it rings.
         let rest_ns = last.rest_until(shard.borrow().reprotect.bytes_per_s).since(exec.now());
+        // What is at risk and was left alone for a while is looked at again, though nothing else happens.
+        let waits_ns;
         let slot = {
             let mut s = shard.borrow_mut();
             if !matches!(s.phase, Phase::Serving) || s.closing {
@@ -69,10 +71,11 @@ pub(super) async fn serve(shard: Shared, exec: Handle) {
             let slot =
                 if s.space.level.scarce == 0 { risky().or_else(sparse) } else { sparse().or_else(risky) };
             s.cleaner_idle = slot.is_none();
+            waits_ns = if rest_ns == 0 && s.risk.any { AGAIN_NS } else { rest_ns };
             slot
         };
         let Some((slot, risky)) = slot else {
-            match rest_ns {
+            match waits_ns {
                 0 => bell.notified().await,
                 ns => _ = within(&exec, ns.div_ceil(1_000_000), bell.notified()).await,
             }
@@ -104,6 +107,7 @@ impl super::Shard {
         let Some(segment) = self.segments.named_mut(name) else { return };
         segment.cleaned = emptied;
         segment.quarantined = (!whole).then_some(again);
+        segment.failed = if whole { 0 } else { segment.failed.saturating_add(1) };
         if emptied {
             self.emptied_one();
         }

@@ -34,10 +34,10 @@ const LOOK_MS: u64 = 1000;
 const READ_AGAIN_NS: u64 = 600_000_000_000;
 
 /// Of a range that a lost leaf told of so many blocks are looked at one by one; those behind are as the last one.
-const ONE_BY_ONE: u64 = 1 << 16;
+const ONE_BY_ONE: u64 = 1 << 12;
 
 /// Blocks that are looked at between two turns of the core.
-const A_TURN: u64 = 64;
+const A_TURN: u64 = 8;
 
 /// Leaves that are read to find out who shows one block, at most: those of its line, and of all clones.
 const MAX_LEAVES: usize = 1024;
@@ -176,27 +176,26 @@ async fn go_through_gaps(shard: &Shared, exec: &Handle) {
         return;
     }
     for line in lines {
-        let pages: Vec<PageRef> = {
-            let s = shard.borrow();
-            let tree = s.map.lines.get(&line).into_iter();
-            tree.flat_map(|tree| &tree.nodes).flat_map(|n| n.leaves.iter().map(LeafRef::page)).collect()
-        };
-        for page in pages {
-            if shard.borrow().closing {
-                return;
+        // A node of the map at a time: a line has many.
+        for index in 0.. {
+            let pages: Option<Vec<PageRef>> = {
+                let s = shard.borrow();
+                let node = s.map.lines.get(&line).and_then(|tree| tree.nodes.get(index));
+                node.map(|node| node.leaves.iter().map(LeafRef::page).collect())
+            };
+            let Some(pages) = pages else { break };
+            for page in pages {
+                if shard.borrow().closing {
+                    return;
+                }
+                // Of one that can't be had, or was replaced, the changes tell, or whoever needs it.
+                if let Ok(buf) = read_leaf(shard, exec, line, &page).await {
+                    let stored = Leaf::trusted(&buf).slots().filter_map(|(lba, v)| Some((lba, *v.stored()?)));
+                    let there = stored.filter(|(_, e)| slots.contains(&e.location.slot())).collect();
+                    name_lost(shard, exec, line, there).await;
+                }
+                exec.yield_now().await;
             }
-            // Of one that can't be had, or was replaced, the changes tell, or whoever needs it.
-            if let Ok(buf) = read_leaf(shard, exec, line, &page).await {
-                let stored = Leaf::trusted(&buf).slots().filter_map(|(lba, v)| Some((lba, *v.stored()?)));
-                name_lost(
-                    shard,
-                    exec,
-                    line,
-                    stored.filter(|(_, e)| slots.contains(&e.location.slot())).collect(),
-                )
-                .await;
-            }
-            exec.yield_now().await;
         }
         let recent = {
             let s = shard.borrow();
@@ -335,8 +334,11 @@ async fn read_leaf(shard: &Shared, exec: &Handle, line: u64, page: &PageRef) -> 
     stored(shard, exec, page.location, buf, |bytes| verify(bytes, Level::Leaf, line, page)).await
 }
 
-/// Reads one stored block, whichever way.
+/// Reads one stored block, whichever way. One whose key is not here is nothing that can be told of.
 pub(super) async fn read_block(shard: &Shared, exec: &Handle, item: &MoveItem) -> Result<(), FetchError> {
+    if item.entry.form.is_encrypted() && !shard.borrow().forms.has_key(item.line) {
+        return Ok(());
+    }
     let span = Span::of(&item.entry);
     let mut buf = exec.alloc(span.len()).await;
     buf.set_len(span.len());

@@ -151,8 +151,7 @@ impl Shard {
             risk.needs |= segment.needs(out);
         }
         // What streams append to is not cleaned yet, but no other column of it may go either.
-        let open =
-            self.segments.iter().filter(|(_, s)| s.suspect != 0 && !s.closed && s.quarantined.is_none());
+        let open = self.segments.iter().filter(|(_, s)| s.is_suspect() && !s.closed);
         for (_, segment) in open.filter(|(_, s)| !self.is_at_risk(s)) {
             risk.any = true;
             risk.segments += 1;

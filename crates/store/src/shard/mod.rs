@@ -151,7 +151,10 @@ pub(crate) struct CheckpointState {
     pub(crate) log_bytes: u64,
     /// Blocks that were unmapped since then, be they mapped or not.
     pub(crate) unmapped_blocks: u64,
-    /// When that was, and when a commit was applied last.
+    /// What the last checkpoint wrote, and what all had written when it began. Bytes.
+    pub(crate) took_bytes: u64,
+    pub(crate) written_before: u64,
+    /// When the last one began, and when a commit was applied last.
     pub(crate) frozen: Nanos,
     pub(crate) changed: Nanos,
     /// Commits and other reasons ask for one.
@@ -343,7 +346,7 @@ impl Shard {
         let under_way = !self.log.flights.is_empty() || self.reads.under_way();
         let waits = !self.queue.is_empty() || !self.move_jobs.is_empty() || self.reads.has_stalled();
         matches!(self.phase, Phase::Serving | Phase::Stopped(_)) && (waits || under_way)
-            || self.phase == Phase::Serving && (self.risk.any || self.figures_lag())
+            || self.phase == Phase::Serving && self.risk.any
             || self.closing && !self.down
     }
 

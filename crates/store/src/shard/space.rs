@@ -28,13 +28,18 @@ const FREES_NS: u64 = 1_000_000;
 const HOPE_NS: u64 = 1_000_000_000;
 
 /// What was overwritten or unmapped counts as used until a checkpoint. So one comes for this many changes once no more have come for so
-/// long; and while they go on for a part of the pool that is unmapped, every so often. Blocks, nanoseconds.
+/// long; and while they go on, when much of the pool was unmapped. Not so soon after the one before. Blocks, nanoseconds.
 const LAG_BLOCKS: u64 = 256;
 const SETTLED_NS: u64 = 2_000_000_000;
 const LAG_NS: u64 = 10_000_000_000;
 
-/// That part of the pool: one of so many.
+/// That much of the pool: one of so many blocks.
 const LAG_SHARE: u64 = 256;
+
+/// Bursts of changes must not make drives write checkpoints all the time: it comes for changes of so many times the bytes that the last
+/// one took, or once they have lasted for so long. Nanoseconds.
+const WORTH_LAST: u64 = 2;
+const WORTH_NS: u64 = 600_000_000_000;
 
 /// A checkpoint comes for what heirs were written when that has ended for so long, or has gone on for so long. Nanoseconds.
 const QUIET_NS: u64 = 10_000_000_000;
@@ -334,13 +339,21 @@ impl Shard {
     /// True when hosts find no room, and what was unmapped or overwritten since the last checkpoint is all that may give them some: by
     /// what the map knew then nothing is worth cleaning.
     fn hosts_hope(&mut self, hosts_wait: bool) -> bool {
-        let hopes = (hosts_wait || self.refuses(self.now))
-            && self.map.live.len() > 0
-            && self.now.since(self.space.hoped) >= HOPE_NS;
-        if hopes {
+        (hosts_wait || self.refuses(self.now)) && self.may_hope()
+    }
+
+    /// Asks for a checkpoint when what was overwritten or unmapped since the last one may make room.
+    pub(super) fn hope_for_room(&mut self) {
+        self.checkpoint.requested |= self.may_hope();
+    }
+
+    /// True when there is such a thing, now and then.
+    fn may_hope(&mut self) -> bool {
+        let may = self.map.live.len() > 0 && self.now.since(self.space.hoped) >= HOPE_NS;
+        if may {
             self.space.hoped = self.now;
         }
-        hopes
+        may
     }
 
     /// True when a checkpoint may come for a sweep that is in no haste, or for what heirs were written.
@@ -352,16 +365,21 @@ impl Shard {
     }
 
     /// True when the figures of space may be wrong by more than a little.
-    pub(super) fn figures_lag(&self) -> bool {
+    fn figures_lag(&self) -> bool {
         self.map.live.len() as u64 >= LAG_BLOCKS || self.checkpoint.unmapped_blocks >= LAG_BLOCKS
     }
 
     /// True when a checkpoint is due so that they are right.
     fn brings_figures_up_to_date(&self) -> bool {
         let of = &self.checkpoint;
+        let since_ns = self.now.since(of.frozen);
+        if !self.figures_lag() || since_ns < LAG_NS {
+            return false;
+        }
         let settled = self.now.since(of.changed) >= SETTLED_NS;
         let much = of.unmapped_blocks >= self.pool_blocks() as u64 / LAG_SHARE;
-        self.figures_lag() && (settled || much && self.now.since(of.frozen) >= LAG_NS)
+        let changed = (of.unmapped_blocks + self.map.live.len() as u64) * BLOCK_BYTES as u64;
+        (settled || much) && (changed >= WORTH_LAST * of.took_bytes || since_ns >= WORTH_NS)
     }
 
     /// Wakes the checkpoint task when a checkpoint is due.
