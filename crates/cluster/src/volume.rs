@@ -12,6 +12,9 @@ use std::{collections::BTreeSet, net::IpAddr};
 /// Labels of one volume at most. Count.
 pub const MAX_LABELS: usize = 16;
 
+/// Bytes of a label's key or of its value.
+pub const MAX_LABEL_BYTES: usize = 63;
+
 /// Bytes of a project's name at most.
 pub const MAX_PROJECT_NAME_BYTES: usize = 63;
 
@@ -189,8 +192,15 @@ pub fn check_labels(field: &str, labels: &[(String, String)]) -> Result<(), Erro
     }
     let mut keys = BTreeSet::new();
     for (key, value) in labels {
-        check_word(field, key)?;
-        check_word(field, value)?;
+        for word in [key, value] {
+            check_word(field, word)?;
+            if word.len() > MAX_LABEL_BYTES {
+                return Err(Error::invalid(
+                    field,
+                    format!("'{}' has more than {MAX_LABEL_BYTES} characters", shortened(word)),
+                ));
+            }
+        }
         if !keys.insert(key) {
             return Err(Error::invalid(field, format!("the key '{}' appears twice", shortened(key))));
         }

@@ -48,6 +48,10 @@ pub const MAX_LOCKED_RANGES: usize = 4 * MAX_COMMANDS;
 /// volume takes all slots, and the work that a hot spot causes (every command looks at all that it overlaps) is bounded.
 pub const MAX_VOLUME_COMMANDS: usize = 4096;
 
+/// Ranges that commands of one volume may hold or wait for at once; one more command may come on top, later ones wait in its backlog.
+/// Reached by Deallocates of many ranges alone: each is looked for among all of them, and they share the core's room.
+pub const MAX_VOLUME_RANGES: usize = 2 * MAX_VOLUME_COMMANDS;
+
 /// Command slots that hosts cannot use, so that control requests always get one.
 pub const RESERVED_COMMANDS: usize = 1024;
 

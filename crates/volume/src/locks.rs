@@ -51,11 +51,19 @@ pub(crate) struct RangeLocks {
     root: u32,
     /// Claims that are not granted: while there are none, nobody has to be looked for when one is given up.
     waiting: u32,
+    /// Ranges of all claims, granted and waiting.
+    claimed: usize,
 }
 
 impl RangeLocks {
     pub(crate) fn new() -> RangeLocks {
-        RangeLocks { few: Vec::new(), counts: [0; COUNTS], long: 0, root: NIL, waiting: 0 }
+        RangeLocks { few: Vec::new(), counts: [0; COUNTS], long: 0, root: NIL, waiting: 0, claimed: 0 }
+    }
+
+    /// Ranges that are held or waited for.
+    #[inline]
+    pub(crate) fn claimed(&self) -> usize {
+        self.claimed
     }
 
     /// True when nothing is claimed.
@@ -188,6 +196,7 @@ impl LockTable {
             blockers += u32::try_from(self.hits.len()).expect("fewer hits than nodes");
         }
         locks.waiting += u32::from(blockers > 0);
+        locks.claimed += ranges.len();
         self.arrivals += 1;
         let mut head = NIL;
         for (range, mode) in ranges {
@@ -210,6 +219,7 @@ impl LockTable {
     pub(crate) fn release(&mut self, locks: &mut RangeLocks, claim: Claim, granted: &mut Vec<u32>) {
         let mut node = claim.0;
         while node != NIL {
+            locks.claimed -= 1;
             if locks.root == NIL {
                 self.take_out(locks, node);
             } else {

@@ -118,7 +118,9 @@ impl Volumes {
             (d.pg, d.line, d.at) = (pg, volume.line, group.next());
             (d.size_bytes, d.sector) = (volume.size_bytes, volume.sector);
             (d.compression, d.encryption) = (volume.compression, volume.encryption);
-            d.mapped_blocks = log.usage(pg, volume.line, &[]).mapped_blocks;
+            // What was overwritten since the last checkpoint counts twice.
+            let most = volume.size_bytes.div_ceil(BLOCK_BYTES as u64);
+            d.mapped_blocks = log.usage(pg, volume.line, &[]).mapped_blocks.min(most);
             (d.revision, d.state) = (1, SnapshotState::Available);
             snapshot::check(d)?;
             records.push(Record::Snapshot { line: d.line });

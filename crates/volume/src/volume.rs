@@ -3,6 +3,7 @@
 use crate::{
     Health, Request, VolumeInfo, VolumeRef, VolumeStats,
     backing::{Backing, MemoryBlocks},
+    limits::MAX_VOLUME_RANGES,
     locks::RangeLocks,
     qos::Throttle,
     reservation::Reservations,
@@ -86,7 +87,12 @@ impl Volume {
 
     /// True when a command that arrives now has to wait for others to end, when `limit` of this volume may be under way.
     pub(crate) fn must_wait(&self, limit: usize) -> bool {
-        !self.backlog.is_empty() || self.commands >= limit
+        !self.backlog.is_empty() || self.is_full(limit)
+    }
+
+    /// True when as much of this volume is under way as may be.
+    pub(crate) fn is_full(&self, limit: usize) -> bool {
+        self.commands >= limit || self.locks.claimed() >= MAX_VOLUME_RANGES
     }
 
     /// What is told about it. `usage` is the log's figure, `stopped` that of its group.

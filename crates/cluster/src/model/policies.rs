@@ -60,6 +60,8 @@ impl Model {
         let carried: Vec<(Uuid, QosAssignment)> = self
             .volumes
             .values()
+            // One that is deleted keeps no policy alive.
+            .filter(|e| !e.is_deleting())
             .filter_map(|e| Some((e.descriptor().uuid, e.descriptor().qos.clone()?)))
             .collect();
         for (volume, copy) in carried {

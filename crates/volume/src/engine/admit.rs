@@ -65,7 +65,7 @@ impl Volumes {
         while stuck < self.backlogs.len() && self.has_room() {
             let slot = self.backlogs.pop_front().expect("there are backlogs");
             let volume = &mut self.volumes[slot];
-            if volume.commands >= self.volume_limit {
+            if volume.is_full(self.volume_limit) {
                 self.backlogs.push_back(slot);
                 stuck += 1;
                 continue;

@@ -206,6 +206,30 @@ fn a_full_store_refuses_data_and_serves_on() {
 }
 
 /// A full map takes no holes: zeros can't be written then, and what is deallocated stays as it is.
+/// Deallocates of many ranges take no more of the core's range locks than one volume may have: others get theirs.
+#[test]
+fn many_ranges_of_one_volume_leave_room_for_others() {
+    let mut bench = Bench::new();
+    let greedy = durable(&mut bench, SectorSize::B4096);
+    let other = bench.create(descriptor(2, SectorSize::B4096, VolumeKind::Durable, 128));
+    let ranges: Vec<LbaRange> = (0..60).map(|n| LbaRange { lba: 2 * n, blocks: 1 }).collect();
+    let deallocate = || Command::Deallocate { ranges: ranges.clone().into() };
+    let all: Vec<u64> = (0..4000).map(|_| bench.send(greedy, deallocate())).collect();
+    bench.step();
+    let taken = bench.volumes.locks.len();
+    assert!(taken < limits::MAX_VOLUME_RANGES + limits::MAX_DEALLOCATE_RANGES, "{taken}");
+    let before = bench.log.appends.len();
+    let written = write(&bench, 5, 7);
+    let written = bench.send(other, written);
+    bench.step();
+    assert_eq!(bench.log.appends.len(), before + 1, "it does not wait");
+    bench.settle();
+    for token in all.iter().chain([&written]) {
+        assert_eq!(bench.replies.remove(token).unwrap().result, Ok(Done::Ok));
+    }
+    assert_eq!((bench.volumes.outstanding(), bench.volumes.locks.len()), (0, 0));
+}
+
 #[test]
 fn a_full_store_refuses_zeros_and_ignores_deallocation() {
     let mut bench = Bench::new();
