@@ -73,6 +73,12 @@ impl Clock {
         true
     }
 
+    /// What a time that is written down now may be at the least: one before what was believed last is known to be wrong, and what ends so
+    /// long after it would end too early.
+    pub(super) fn at_least(&self, now: UnixMillis) -> UnixMillis {
+        now.max(self.believed)
+    }
+
     /// For how long it has to hold yet.
     pub(super) fn holds_for(&self, now: Instant) -> Duration {
         self.held.map_or(Duration::ZERO, |(since, hold)| hold.saturating_sub(now.duration_since(since)))
@@ -122,6 +128,14 @@ mod tests {
             let at = began + Duration::from_millis(passed + ms);
             clock.believes((at, UnixMillis(wall + ms)))
         })
+    }
+
+    #[test]
+    fn what_is_written_down_is_never_before_what_was_believed() {
+        let began = Instant::now();
+        let clock = Clock::start(None, Some(UnixMillis(NOW)), (began, UnixMillis(NOW - 9 * HOUR)), None);
+        assert_eq!(clock.at_least(UnixMillis(NOW - 9 * HOUR)), UnixMillis(NOW));
+        assert_eq!(clock.at_least(UnixMillis(NOW + HOUR)), UnixMillis(NOW + HOUR));
     }
 
     #[test]

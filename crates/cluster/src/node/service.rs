@@ -276,7 +276,7 @@ impl Service {
             Message::CreateSnapshots { specs, answer } => {
                 let request = Some(self.wait_for_snapshots(answer));
                 let wanted = specs.into_iter().map(|spec| (spec, (self.ambient.uuid)())).collect();
-                let now = (self.ambient.now)();
+                let now = self.clock.at_least((self.ambient.now)());
                 self.step(Input::CreateSnapshots { request, wanted, now }).await;
             }
             Message::DeleteSnapshot { project, key, expected, answer } => {

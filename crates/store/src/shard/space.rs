@@ -67,9 +67,14 @@ impl Shard {
                 self.lease_bell.notify();
             }
             ToShard::Space(level) => {
+                // Others' news are no reason to wait anew.
+                let more = level.allowance_bytes > self.space.level.allowance_bytes
+                    || level.pressure < self.space.level.pressure;
                 self.space.level = level;
                 self.space.answers += 1;
-                self.space.short_since = None;
+                if more {
+                    self.space.short_since = None;
+                }
                 self.clean_bell.notify();
             }
             ToShard::Joined(joined) => self.drives.join(joined),
