@@ -9,12 +9,6 @@ use dolmen_types::{
 };
 use std::{collections::BTreeSet, net::IpAddr};
 
-/// Labels of one volume at most. Count.
-pub const MAX_LABELS: usize = 16;
-
-/// Bytes of a label's key or of its value.
-pub const MAX_LABEL_BYTES: usize = 63;
-
 /// Bytes of a project's name at most.
 pub const MAX_PROJECT_NAME_BYTES: usize = 63;
 
@@ -187,17 +181,18 @@ pub fn parse_ip_acl(field: &str, values: &[String]) -> Result<IpAccess, Error> {
 
 /// Checks labels: at most 16, keys unique, keys and values like names.
 pub fn check_labels(field: &str, labels: &[(String, String)]) -> Result<(), Error> {
-    if labels.len() > MAX_LABELS {
-        return Err(Error::invalid(field, format!("more than {MAX_LABELS}")));
+    if labels.len() > limits::MAX_LABELS {
+        return Err(Error::invalid(field, format!("more than {}", limits::MAX_LABELS)));
     }
     let mut keys = BTreeSet::new();
     for (key, value) in labels {
         for word in [key, value] {
             check_word(field, word)?;
-            if word.len() > MAX_LABEL_BYTES {
+            if word.len() > limits::MAX_LABEL_BYTES {
+                let most = limits::MAX_LABEL_BYTES;
                 return Err(Error::invalid(
                     field,
-                    format!("'{}' has more than {MAX_LABEL_BYTES} characters", shortened(word)),
+                    format!("'{}' has more than {most} characters", shortened(word)),
                 ));
             }
         }
@@ -283,5 +278,7 @@ mod tests {
         let label = |k: &str| (k.to_string(), "v".to_string());
         assert!(check_labels("labels", &[label("a"), label("b")]).is_ok());
         assert!(check_labels("labels", &[label("a"), label("a")]).is_err());
+        assert!(check_labels("labels", &[label(&"x".repeat(63))]).is_ok());
+        assert!(check_labels("labels", &[label(&"x".repeat(64))]).is_err());
     }
 }

@@ -46,6 +46,12 @@ pub const PROTECTION_GROUPS: u32 = 64;
 /// Bytes of a volume's name at most (`lightos-api.md`: 1 to 253 of `[A-Za-z0-9-_.]`).
 pub const MAX_VOLUME_NAME_BYTES: usize = 253;
 
+/// Labels of one volume at most. Count.
+pub const MAX_LABELS: usize = 16;
+
+/// Bytes of a label's key or of its value at most.
+pub const MAX_LABEL_BYTES: usize = 63;
+
 /// Cores (loops) of one process at most.
 pub const MAX_CORES: usize = 256;
 

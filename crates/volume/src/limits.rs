@@ -1,6 +1,7 @@
 //! The limits of a volume's commands, with units: what the identify data promises to hosts, and what bounds our memory.
 
 use dolmen_types::limits::{MAX_COMMAND_BLOCKS, MAX_TRANSFER_BYTES};
+pub use dolmen_types::limits::{MAX_LABEL_BYTES, MAX_LABELS};
 
 /// Bytes that are written by one command all or not at all, also across a power failure, at any alignment: one host
 /// command is one commit. The door turns this into AWUN, AWUPF, NAWUN and NAWUPF (0's based, in logical blocks), and
@@ -65,12 +66,6 @@ pub const SWEEP_MS: u64 = 100;
 /// Bytes that one memory volume may keep in RAM at once; a write beyond is answered
 /// [`VolumeError::CapacityExceeded`](crate::VolumeError::CapacityExceeded).
 pub const MAX_MEMORY_VOLUME_BYTES: u64 = 1 << 30;
-
-/// Labels of one volume.
-pub const MAX_LABELS: usize = 16;
-
-/// Bytes of a label's key or of its value.
-pub const MAX_LABEL_BYTES: usize = 63;
 
 /// Bytes of a project's name.
 pub const MAX_PROJECT_BYTES: usize = 63;

@@ -58,9 +58,7 @@ pub(super) async fn serve(shard: Shared, exec: Handle) {
     loop {
         // By the bound as it is now: who changes it rings.
         let rest_ns = last.rest_until(shard.borrow().reprotect.bytes_per_s).since(exec.now());
-        // What is at risk and was left alone for a while is looked at again, though nothing else happens.
-        let waits_ns;
-        let slot = {
+        let (slot, at_risk) = {
             let mut s = shard.borrow_mut();
             if !matches!(s.phase, Phase::Serving) || s.closing {
                 return;
@@ -71,11 +69,12 @@ pub(super) async fn serve(shard: Shared, exec: Handle) {
             let slot =
                 if s.space.level.scarce == 0 { risky().or_else(sparse) } else { sparse().or_else(risky) };
             s.cleaner_idle = slot.is_none();
-            waits_ns = if rest_ns == 0 && s.risk.any { AGAIN_NS } else { rest_ns };
-            slot
+            (slot, s.risk.any)
         };
         let Some((slot, risky)) = slot else {
-            match waits_ns {
+            match rest_ns {
+                // What is at risk and was left alone for a while is looked at again, though nothing else happens.
+                0 if at_risk => _ = within(&exec, AGAIN_NS / 1_000_000, bell.notified()).await,
                 0 => bell.notified().await,
                 ns => _ = within(&exec, ns.div_ceil(1_000_000), bell.notified()).await,
             }

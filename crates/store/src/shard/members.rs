@@ -181,7 +181,12 @@ impl Shard {
     /// Columns of a segment, by their numbers, did not hold what was written: what lives there is moved.
     pub(crate) fn suspect(&mut self, slot: Slot, columns: &Columns, wrong: &[usize]) {
         if let Some(segment) = self.segments.at_mut(slot).filter(|s| s.columns == *columns) {
-            segment.suspect |= wrong.iter().fold(0, |set, column| set | 1 << column);
+            let wrong = wrong.iter().fold(0, |set, column| set | 1 << column);
+            if wrong & !segment.suspect != 0 {
+                // What cleaning could not have before is another matter.
+                segment.failed = 0;
+            }
+            segment.suspect |= wrong;
             if self.log.streams[Stream::Meta as usize].open.is_some_and(|o| o.slot == slot) {
                 self.end_meta();
             }

@@ -67,14 +67,9 @@ impl Shard {
                 self.lease_bell.notify();
             }
             ToShard::Space(level) => {
-                // Others' news are no reason to wait anew.
-                let more = level.allowance_bytes > self.space.level.allowance_bytes
-                    || level.pressure < self.space.level.pressure;
                 self.space.level = level;
                 self.space.answers += 1;
-                if more {
-                    self.space.short_since = None;
-                }
+                self.space.short_since = None;
                 self.clean_bell.notify();
             }
             ToShard::Joined(joined) => self.drives.join(joined),

@@ -183,11 +183,8 @@ impl Stage<'_> {
             return self.run_as_is(first, data);
         }
         let lends = !self.attributes.encrypt && lies_on_pages(&data);
-        self.header.write_each(
-            first.line,
-            first.lba,
-            u32::try_from(count).expect("a command's blocks are few"),
-        );
+        let blocks = u32::try_from(count).expect("a command's blocks are few");
+        self.header.write_each(first.line, first.lba, blocks);
         for (i, block) in data.chunks_exact(BLOCK_BYTES).enumerate() {
             let version = BlockVersion { lba: first.lba + i as u64, ..first };
             // Those before the first that packs were looked at, and it was.
