@@ -49,6 +49,8 @@ struct Socket {
     taking_back: bool,
     /// How often something came since that was decided last.
     spoken: u32,
+    /// Receives left for which it gets more than one chunk when asked directly.
+    plenty: u8,
     connecting: Option<Tag>,
     addr: RawAddr,
     sending: Option<Tag>,
@@ -302,6 +304,7 @@ impl Socket {
             stopping: false,
             taking_back: false,
             spoken: 0,
+            plenty: 0,
             connecting: None,
             addr: RawAddr::empty(),
             sending: None,
