@@ -106,12 +106,8 @@ impl Model {
 
     /// Takes one input and says what must be done.
     pub fn step(&mut self, input: Input) -> Vec<Command> {
-        // What was refused is tried again when the data plane has been looked at, not at once.
-        let spreads = !matches!(&input, Input::Answered { result: None | Some(Err(_)), .. });
         let mut commands = self.take(input);
-        if spreads {
-            commands.extend(self.spread());
-        }
+        commands.extend(self.spread());
         commands
     }
 
@@ -145,6 +141,7 @@ impl Model {
             }
             Input::SnapshotsAnswered { uuids, result } => self.snapshots_answered(&uuids, result),
             Input::Tick { now, sure, fresh } => {
+                self.refusals_age();
                 let mut commands = if sure { self.expire(now) } else { Vec::new() };
                 commands.extend(self.run_schedules(now, &fresh));
                 commands
@@ -179,8 +176,7 @@ impl Model {
     /// got lost. Then the caller shall ask it for its list now and then: see [`Model::ask`].
     #[must_use]
     pub fn wants_observation(&self) -> bool {
-        self.is_spreading()
-            || self.snapshots_want_observation()
+        self.snapshots_want_observation()
             || self.volumes.values().any(|e| e.doubt.is_some() || e.is_deleting())
     }
 
@@ -358,6 +354,7 @@ impl Model {
 
     fn answered(&mut self, uuid: Uuid, result: Option<Result<(), PlaneError>>) -> Vec<Command> {
         let next_round = self.round + 1;
+        self.note_answer(uuid, result.as_ref().map(Result::is_ok));
         let Some(entry) = self.volumes.get_mut(&uuid) else { return Vec::new() };
         let Some(result) = result else {
             entry.doubt = Some(next_round);

@@ -2,7 +2,8 @@
 //! theirs.
 //!
 //! A change of a policy is durable in the state file first; then every volume that has it gets the new copy, a few at a
-//! time. What is left of that at a crash is found again by comparing revisions.
+//! time. What is left of that at a crash is found again by comparing revisions. A volume that refuses it, since its key is not here or
+//! its shard has stopped, is asked again more and more rarely, and at once when it has taken another change.
 
 use super::{Command, Entry, Model, Pending, rotation::Rotation};
 use crate::{
@@ -23,18 +24,32 @@ const MAX_SPREADING: usize = 32;
 /// Volumes that one step looks at for that at most. Count.
 const MAX_LOOKED_AT: usize = 4 * MAX_SPREADING;
 
+/// How long a volume that refuses again and again is left alone at most. Ticks; about five minutes.
+const MAX_WAIT: u32 = 64;
+
 /// The policies.
 #[derive(Debug, Default)]
 pub(super) struct Policies {
     by_uuid: BTreeMap<Uuid, QosPolicy>,
     /// That of new volumes that name none.
     default: Option<Uuid>,
-    /// Volumes that may carry an older state of their policy.
+    /// Volumes that may carry an older state of their policy, and can be asked to take the new one.
     stale: BTreeSet<Uuid>,
+    /// Volumes that refused it last. They are stale again when they have waited.
+    refused: BTreeMap<Uuid, Patience>,
     /// Those of them that are being given the new one.
     spreading: BTreeSet<Uuid>,
     /// Which of them is looked at next.
     rotation: Rotation,
+}
+
+/// How long a volume that refused is left alone.
+#[derive(Clone, Copy, Debug)]
+struct Patience {
+    /// From now on. Ticks; none when it can be asked.
+    left: u32,
+    /// In all, since it refused last. Ticks.
+    wait: u32,
 }
 
 /// A policy as users see it.
@@ -132,8 +147,9 @@ impl Model {
     pub fn put_policy(&mut self, policy: QosPolicy) -> Occurrence {
         let (uuid, name) = (policy.uuid, policy.name.clone());
         let old = self.policies.by_uuid.insert(uuid, policy);
-        let users = self.volumes.values().filter(|e| takes(e, uuid)).map(|e| e.descriptor().uuid);
-        self.policies.stale.extend(users);
+        for entry in self.volumes.values().filter(|e| takes(e, uuid)) {
+            self.policies.ask_at_once(entry.descriptor().uuid);
+        }
         match old {
             None => occurrence("QosPolicyCreated", uuid, format!("QoS policy '{name}' ({uuid}) created")),
             Some(_) => occurrence("QosPolicyUpdated", uuid, format!("QoS policy '{name}' ({uuid}) changed")),
@@ -213,7 +229,7 @@ impl Model {
             policies.rotation.has_turn(uuid);
             let entry = volumes.get_mut(&uuid).filter(|e| !e.is_deleting());
             let Some(entry) = entry else {
-                policies.stale.remove(&uuid);
+                policies.follows(uuid);
                 continue;
             };
             if changing(entry) {
@@ -221,7 +237,7 @@ impl Model {
             }
             let old = entry.descriptor();
             let Some(next) = policies.newer(old) else {
-                policies.stale.remove(&uuid);
+                policies.follows(uuid);
                 continue;
             };
             let expected_revision = old.revision;
@@ -234,9 +250,33 @@ impl Model {
         commands
     }
 
-    /// True while volumes follow an older state of their policy.
-    pub(super) fn is_spreading(&self) -> bool {
-        !self.policies.stale.is_empty()
+    /// A volume has answered a change, of its policy's state or another; `None` if the answer got lost.
+    pub(super) fn note_answer(&mut self, uuid: Uuid, took: Option<bool>) {
+        let policies = &mut self.policies;
+        match took {
+            Some(true) if policies.refused.contains_key(&uuid) => policies.ask_at_once(uuid),
+            Some(true) => {}
+            // What is in doubt stays one of those that are being given it until that is settled.
+            None if policies.spreading.contains(&uuid) => policies.refuses(uuid),
+            Some(false) if policies.spreading.remove(&uuid) => policies.refuses(uuid),
+            None | Some(false) => {}
+        }
+    }
+
+    /// Some time has passed for those that refused.
+    pub(super) fn refusals_age(&mut self) {
+        let Policies { refused, stale, .. } = &mut self.policies;
+        for (uuid, patience) in refused.iter_mut().filter(|(_, p)| p.left > 0) {
+            patience.left -= 1;
+            if patience.left == 0 {
+                stale.insert(*uuid);
+            }
+        }
+    }
+
+    /// True while volumes wait since they refused their policy's new state.
+    pub(super) fn refusals_want_ticks(&self) -> bool {
+        !self.policies.refused.is_empty()
     }
 
     fn policy_view(&self, policy: &QosPolicy) -> PolicyView {
@@ -247,7 +287,8 @@ impl Model {
             copy.is_some_and(|copy| copy.policy == uuid && copy.revision < policy.revision)
         };
         let default = self.policies.default.unwrap_or_else(no_limit_uuid) == uuid;
-        PolicyView { policy: policy.clone(), updating: self.policies.stale.iter().any(follows), default }
+        let mut late = self.policies.stale.iter().chain(self.policies.refused.keys());
+        PolicyView { policy: policy.clone(), updating: late.any(follows), default }
     }
 }
 
@@ -268,6 +309,25 @@ impl Policies {
             ));
         }
         Ok(())
+    }
+
+    /// The volume is to follow its policy, and may be asked now.
+    fn ask_at_once(&mut self, volume: Uuid) {
+        self.refused.remove(&volume);
+        self.stale.insert(volume);
+    }
+
+    /// The volume did not take its policy's new state: it is left alone, for twice as long as the last time.
+    fn refuses(&mut self, volume: Uuid) {
+        self.stale.remove(&volume);
+        let wait = self.refused.get(&volume).map_or(1, |p| p.wait.saturating_mul(2).min(MAX_WAIT));
+        self.refused.insert(volume, Patience { left: wait, wait });
+    }
+
+    /// The volume has nothing to follow.
+    fn follows(&mut self, volume: Uuid) {
+        self.stale.remove(&volume);
+        self.refused.remove(&volume);
     }
 
     /// The state of the volume's policy that is newer than its copy.

@@ -174,7 +174,9 @@ impl Model {
     /// True while something is to happen at some time: see [`Input::Tick`](super::Input::Tick).
     #[must_use]
     pub fn wants_ticks(&self) -> bool {
-        self.has_schedules() || self.snapshots.by_uuid.values().any(|h| h.descriptor.expires.is_some())
+        self.has_schedules()
+            || self.refusals_want_ticks()
+            || self.snapshots.by_uuid.values().any(|h| h.descriptor.expires.is_some())
     }
 
     /// Snapshots of one project, of volumes that are to be taken together.

@@ -227,11 +227,12 @@ impl World {
             while !self.open.is_empty() {
                 self.answer();
             }
-            if !self.model.wants_observation() {
+            if !self.model.wants_observation() && !self.model.refusals_want_ticks() {
                 break;
             }
             self.erase();
             self.observe();
+            self.tick();
         }
         let late = |d: &SnapshotDescriptor| d.state == SnapshotState::Available && d.expires.is_some();
         for _ in 0..100 {

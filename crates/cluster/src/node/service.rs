@@ -29,7 +29,7 @@ use tokio::{
 /// How often the data plane's list is asked for while volumes are being given up.
 const OBSERVE_PERIOD: Duration = Duration::from_millis(250);
 
-/// How long a snapshot may outlive its time, and a due one may be late.
+/// How long a snapshot may outlive its time, a due one may be late, and a volume that refused its policy's new state is left alone at least.
 const TICK_PERIOD: Duration = Duration::from_secs(5);
 
 /// Snapshots of policies that one tick takes at most. Count.
@@ -192,6 +192,8 @@ impl Service {
     ) {
         let mut notices_open = true;
         let (mut save_at, mut observe_at, mut tick_at) = (None, None, None);
+        // What was left of a change of a policy when the process ended.
+        self.spread().await;
         loop {
             let wanted = self.model.wants_observation() && !self.observing;
             arm(&mut observe_at, wanted, OBSERVE_PERIOD);

@@ -98,14 +98,12 @@ fn policies_that_cannot_run_keep_no_others() {
     assert_eq!(taken, BTreeSet::from([uuid(16)]));
 }
 
-#[test]
-fn volumes_that_refuse_their_policy_keep_no_others() {
-    let groups = || (0..40).map(|n| (n, PgId(u32::from(n >= 33))));
-    let mut model = model(groups());
+/// The volumes have the policy 'p', which is changed then: what the model wants, and the limits that they are to get.
+fn changed(model: &mut Model, volumes: impl Iterator<Item = u8>) -> (Vec<Command>, QosLimits) {
     let policy =
         model.new_policy(PolicySpec { name: "p".into(), ..PolicySpec::default() }, uuid(99)).unwrap();
     model.put_policy(policy);
-    for (n, _) in groups() {
+    for n in volumes {
         let change = VolumeChange { qos: Some(PolicyKey::Name("p".into())), ..VolumeChange::default() };
         let key = VolumeKey::Uuid(uuid(n));
         model.step(Input::Update { request: RequestId(0), project: None, key, expected: None, change });
@@ -115,7 +113,18 @@ fn volumes_that_refuse_their_policy_keep_no_others() {
     let change = PolicyChange { limits: Some(limits), ..PolicyChange::default() };
     let policy = model.changed_policy(&PolicyKey::Name("p".into()), change).unwrap();
     model.put_policy(policy);
-    let mut commands = model.follow_policies();
+    (model.follow_policies(), limits)
+}
+
+fn some_time(model: &mut Model) -> Vec<Command> {
+    model.step(Input::Tick { now: UnixMillis(10), sure: true, fresh: Vec::new() })
+}
+
+#[test]
+fn volumes_that_refuse_their_policy_keep_no_others() {
+    let groups = || (0..40).map(|n| (n, PgId(u32::from(n >= 33))));
+    let mut model = model(groups());
+    let (mut commands, limits) = changed(&mut model, groups().map(|(n, _)| n));
     for _ in 0..10 {
         while let Some(command) = commands.pop() {
             let Command::Update { descriptor, .. } = command else { continue };
@@ -124,9 +133,7 @@ fn volumes_that_refuse_their_policy_keep_no_others() {
             let changing = model.volumes(None).filter(|v| v.life == Life::Updating).count();
             assert!(changing <= 32, "a few at a time");
         }
-        let round = model.ask();
-        let volumes = model.volumes(None).map(|v| v.descriptor).collect();
-        commands = model.step(Input::Observed { round, volumes, snapshots: Vec::new() });
+        commands = some_time(&mut model);
     }
     let old: Vec<PgId> = model
         .volumes(None)
@@ -135,4 +142,35 @@ fn volumes_that_refuse_their_policy_keep_no_others() {
         .collect();
     assert_eq!(old, [PgId(0); 33]);
     assert!(model.policies().iter().any(|p| p.updating));
+}
+
+#[test]
+fn a_volume_that_refuses_its_policy_is_asked_ever_more_rarely_and_at_once_when_it_takes_a_change() {
+    let mut model = model(std::iter::once((0, PgId(0))));
+    let (mut commands, limits) = changed(&mut model, std::iter::once(0));
+    let asks = |commands: &[Command]| matches!(commands, [Command::Update { .. }]);
+    let mut asked_at = Vec::new();
+    for tick in 0..300 {
+        if asks(&commands) {
+            asked_at.push(tick);
+            let nothing = model.step(Input::Answered { uuid: uuid(0), result: refusal() });
+            assert!(nothing.is_empty(), "{nothing:?}");
+        }
+        // Nobody has to look what the volumes are: it has said what it is.
+        assert!(!model.wants_observation() && model.wants_ticks());
+        assert!(model.policies().iter().any(|p| p.updating));
+        let round = model.ask();
+        let volumes = model.volumes(None).map(|v| v.descriptor).collect();
+        assert!(model.step(Input::Observed { round, volumes, snapshots: Vec::new() }).is_empty());
+        commands = some_time(&mut model);
+    }
+    assert_eq!(asked_at, [0, 1, 3, 7, 15, 31, 63, 127, 191, 255]);
+    let change = VolumeChange { name: Some("other".into()), ..VolumeChange::default() };
+    let key = VolumeKey::Uuid(uuid(0));
+    model.step(Input::Update { request: RequestId(1), project: None, key, expected: None, change });
+    let commands = model.step(Input::Answered { uuid: uuid(0), result: Some(Ok(())) });
+    assert!(matches!(commands.last(), Some(Command::Update { .. })), "{commands:?}");
+    model.step(Input::Answered { uuid: uuid(0), result: Some(Ok(())) });
+    assert_eq!(model.volumes(None).next().unwrap().descriptor.qos.unwrap().limits, limits);
+    assert!(!model.wants_ticks());
 }
