@@ -2,12 +2,13 @@
 //! [`Handle`]s ask it.
 //!
 //! It promises: changes are answered within [`CHANGE_DEADLINE`] (their outcome may come later and is never forgotten);
-//! reads never wait for changes; events reach the file within a tenth of a second. It decides nothing itself.
+//! reads never wait for changes, nor for the disk of the state file; events reach the file within a tenth of a second. It decides nothing itself.
 
 mod clock;
 mod drives;
 mod news;
 mod policies;
+mod questions;
 mod service;
 #[cfg(test)]
 mod tests;
@@ -30,6 +31,7 @@ use crate::{
 use dolmen_types::{Nqn, UnixMillis, Uuid};
 use policies::PolicyMessage;
 pub use policies::ScheduleChange;
+use questions::Question;
 use service::{Message, Service};
 use std::{sync::Arc, time::Duration};
 use tokio::{
@@ -40,7 +42,7 @@ use tokio::{
 /// How long a change may take before its caller is told to look again later.
 pub const CHANGE_DEADLINE: Duration = Duration::from_secs(20);
 
-/// Requests that may wait for the service. Count.
+/// Changes that may wait for the service, and as many questions. Count.
 const MAX_WAITING: usize = 1024;
 
 /// The time and fresh identities, given by whoever composes the node.
@@ -115,17 +117,19 @@ pub fn start(
     defaults: Defaults,
 ) -> Result<(Handle, JoinHandle<()>), StateError> {
     let (inbox, requests) = mpsc::channel(MAX_WAITING);
+    let (questions, asked) = mpsc::channel(MAX_WAITING);
     let identity = Arc::new(state.identity().clone());
     let credentials = state.credentials()?;
-    let service = Service::new(state, recovered, plane.clone(), ambient, defaults)?;
+    let service = Service::new(state, recovered, plane.clone(), asked, (ambient, defaults))?;
     let task = tokio::spawn(service.run(requests, notices));
-    Ok((Handle { inbox, plane, identity, credentials: credentials.into() }, task))
+    Ok((Handle { inbox, questions, plane, identity, credentials: credentials.into() }, task))
 }
 
 /// What the API calls.
 #[derive(Clone, Debug)]
 pub struct Handle {
     inbox: mpsc::Sender<Message>,
+    questions: mpsc::Sender<Question>,
     plane: Plane,
     identity: Arc<Identity>,
     credentials: Arc<[Credential]>,
@@ -174,7 +178,7 @@ impl Handle {
 
     /// One volume, by UUID in any life, by name only if it isn't being deleted.
     pub async fn volume(&self, project: Option<String>, key: VolumeKey) -> Result<VolumeReport, Error> {
-        let view = self.ask(|answer| Message::Find { project, key, answer }).await??;
+        let view = self.question(|answer| Question::Volume { project, key, answer }).await??;
         let only = Some(view.descriptor.uuid);
         let found = self.plane.query(|answer| NodeRequest::ListVolumes { only, answer }).await;
         let seen = match found {
@@ -186,7 +190,7 @@ impl Handle {
 
     /// All volumes in the order of their UUIDs, those in `Deleting` included, after `after`.
     pub async fn volumes(&self, after: Option<Uuid>) -> Result<Vec<VolumeReport>, Error> {
-        let views = self.ask(|answer| Message::List { after, answer }).await?;
+        let views = self.question(|answer| Question::Volumes { after, answer }).await?;
         let found = self.plane.query(|answer| NodeRequest::ListVolumes { only: None, answer }).await;
         let silent = found.is_err();
         let mut statuses = found.unwrap_or_default().into_iter().peekable();
@@ -229,12 +233,12 @@ impl Handle {
 
     /// One snapshot, in any life.
     pub async fn snapshot(&self, project: Option<String>, key: VolumeKey) -> Result<SnapshotView, Error> {
-        self.ask(|answer| Message::FindSnapshot { project, key, answer }).await?
+        self.question(|answer| Question::Snapshot { project, key, answer }).await?
     }
 
     /// All snapshots in the order of their UUIDs, those in `Deleting` included, after `after`.
     pub async fn snapshots(&self, after: Option<Uuid>) -> Result<Vec<SnapshotView>, Error> {
-        self.ask(|answer| Message::ListSnapshots { after, answer }).await
+        self.question(|answer| Question::Snapshots { after, answer }).await
     }
 
     /// What differs between two snapshots, in store blocks.
@@ -287,12 +291,12 @@ impl Handle {
 
     /// One QoS policy.
     pub async fn policy(&self, key: PolicyKey) -> Result<PolicyView, Error> {
-        self.ask(|answer| Message::Policy(PolicyMessage::Find { key, answer })).await?
+        self.question(|answer| Question::Policy { key, answer }).await?
     }
 
     /// All QoS policies, by name.
     pub async fn policies(&self) -> Result<Vec<PolicyView>, Error> {
-        self.ask(|answer| Message::Policy(PolicyMessage::List { answer })).await
+        self.question(|answer| Question::Policies { answer }).await
     }
 
     /// Makes a snapshot policy.
@@ -318,7 +322,7 @@ impl Handle {
 
     /// All snapshot policies by UUID, each with the name of its volume.
     pub async fn schedules(&self) -> Result<Vec<(SnapshotPolicy, String)>, Error> {
-        self.ask(|answer| Message::Policy(PolicyMessage::ListSchedules { answer })).await
+        self.question(|answer| Question::Schedules { answer }).await
     }
 
     /// Connected hosts.
@@ -381,12 +385,12 @@ impl Handle {
 
     /// Events, oldest first.
     pub async fn events(&self, filter: EventFilter) -> Result<Vec<Event>, Error> {
-        self.ask(|answer| Message::Events { filter, answer }).await
+        self.question(|answer| Question::Events { filter, answer }).await
     }
 
     /// Records an event.
     pub async fn record(&self, what: Occurrence) -> Result<(), Error> {
-        self.inbox.send(Message::Record(what)).await.map_err(|_| stopped())
+        self.questions.send(Question::Record(what)).await.map_err(|_| stopped())
     }
 
     async fn change<T>(
@@ -405,6 +409,12 @@ impl Handle {
     async fn ask<T>(&self, make: impl FnOnce(oneshot::Sender<T>) -> Message) -> Result<T, Error> {
         let (sender, receiver) = oneshot::channel();
         self.inbox.send(make(sender)).await.map_err(|_| stopped())?;
+        receiver.await.map_err(|_| stopped())
+    }
+
+    async fn question<T>(&self, make: impl FnOnce(oneshot::Sender<T>) -> Question) -> Result<T, Error> {
+        let (sender, receiver) = oneshot::channel();
+        self.questions.send(make(sender)).await.map_err(|_| stopped())?;
         receiver.await.map_err(|_| stopped())
     }
 

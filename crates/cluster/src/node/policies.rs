@@ -10,19 +10,16 @@ use crate::{
 };
 use dolmen_types::{UnixMillis, Uuid};
 
-/// What a [`super::Handle`] asks about QoS and snapshot policies.
+/// What a [`super::Handle`] asks to change about QoS and snapshot policies.
 #[derive(Debug)]
 pub(super) enum PolicyMessage {
     Create { spec: PolicySpec, answer: Answer<Result<PolicyView, Error>> },
     Update { key: PolicyKey, change: PolicyChange, answer: Answer<Result<PolicyView, Error>> },
     Delete { key: PolicyKey, answer: Answer<Result<(), Error>> },
     SetDefault { key: PolicyKey, answer: Answer<Result<(), Error>> },
-    Find { key: PolicyKey, answer: Answer<Result<PolicyView, Error>> },
-    List { answer: Answer<Vec<PolicyView>> },
     CreateSchedule { plan: SchedulePlan, answer: Answer<Result<SnapshotPolicy, Error>> },
     UpdateSchedule { project: String, uuid: Uuid, change: ScheduleChange, answer: Answer<Result<(), Error>> },
     DeleteSchedule { project: String, uuid: Uuid, answer: Answer<Result<(), Error>> },
-    ListSchedules { answer: Answer<Vec<(SnapshotPolicy, String)>> },
 }
 
 /// What to change about a snapshot policy; `None` leaves it as it is.
@@ -58,8 +55,6 @@ impl Service {
             }
             PolicyMessage::Delete { key, answer } => drop(answer.send(self.delete_policy(&key).await)),
             PolicyMessage::SetDefault { key, answer } => drop(answer.send(self.set_default(&key).await)),
-            PolicyMessage::Find { key, answer } => drop(answer.send(self.model.policy(&key))),
-            PolicyMessage::List { answer } => drop(answer.send(self.model.policies())),
             PolicyMessage::CreateSchedule { plan, answer } => {
                 drop(answer.send(self.create_schedule(plan).await));
             }
@@ -69,7 +64,6 @@ impl Service {
             PolicyMessage::DeleteSchedule { project, uuid, answer } => {
                 drop(answer.send(self.delete_schedule(&project, uuid).await));
             }
-            PolicyMessage::ListSchedules { answer } => drop(answer.send(self.model.schedules())),
         }
     }
 

@@ -1,10 +1,11 @@
 //! The task behind [`super::Handle`]: owns the model and the state file, executes the model's commands.
 
 use super::{
-    Ambient, Defaults, EventFilter,
+    Ambient, Defaults,
     clock::Clock,
     news::{occurrence_of, overdue},
     policies::PolicyMessage,
+    questions::Question,
 };
 use crate::{
     Error,
@@ -44,7 +45,7 @@ const EVENT_RETRY: Duration = Duration::from_secs(10);
 /// What it costs when the clock could not be kept for the next start.
 const NOT_KEPT: &str = "after a restart snapshots whose time is over stay for longer";
 
-/// What a [`super::Handle`] asks.
+/// What a [`super::Handle`] asks to change. One is done after another.
 #[derive(Debug)]
 pub(super) enum Message {
     Create {
@@ -81,30 +82,7 @@ pub(super) enum Message {
         expected: Option<u64>,
         answer: Answer<Result<Vec<SnapshotView>, Error>>,
     },
-    FindSnapshot {
-        project: Option<String>,
-        key: VolumeKey,
-        answer: Answer<Result<SnapshotView, Error>>,
-    },
-    ListSnapshots {
-        after: Option<Uuid>,
-        answer: Answer<Vec<SnapshotView>>,
-    },
-    Find {
-        project: Option<String>,
-        key: VolumeKey,
-        answer: Answer<Result<VolumeView, Error>>,
-    },
-    List {
-        after: Option<Uuid>,
-        answer: Answer<Vec<VolumeView>>,
-    },
-    Events {
-        filter: EventFilter,
-        answer: Answer<Vec<Event>>,
-    },
     Policy(PolicyMessage),
-    Record(Occurrence),
 }
 
 /// The task's state.
@@ -117,10 +95,12 @@ pub(super) struct Service {
     waiting: BTreeMap<RequestId, Answer<Result<VolumeView, Error>>>,
     waiting_for_snapshots: BTreeMap<RequestId, Answer<Result<Vec<SnapshotView>, Error>>>,
     next_request: u64,
+    /// What is answered whatever is being written.
+    questions: mpsc::Receiver<Question>,
     /// Answers of the data plane on their way back to the model.
     inputs: mpsc::Sender<Input>,
     inputs_out: mpsc::Receiver<Input>,
-    events: VecDeque<Event>,
+    pub(super) events: VecDeque<Event>,
     next_event: u64,
     /// The last event that is in the file; those after it are to be written.
     saved_event: u64,
@@ -141,8 +121,8 @@ impl Service {
         state: State,
         recovered: Recovered,
         plane: Plane,
-        ambient: Ambient,
-        defaults: Defaults,
+        questions: mpsc::Receiver<Question>,
+        (ambient, defaults): (Ambient, Defaults),
     ) -> Result<Service, StateError> {
         let events = state.events()?;
         let taken = recovered.snapshots.iter().map(|s| s.created);
@@ -171,6 +151,7 @@ impl Service {
             waiting: BTreeMap::new(),
             waiting_for_snapshots: BTreeMap::new(),
             next_request: 0,
+            questions,
             inputs,
             inputs_out,
             next_event: last_event + 1,
@@ -205,6 +186,7 @@ impl Service {
                     Some(message) => self.on_message(message).await,
                     None => break,
                 },
+                Some(question) = self.questions.recv() => self.on_question(question),
                 Some(input) = self.inputs_out.recv() => self.step(input).await,
                 notice = notices.recv(), if notices_open => match notice {
                     Some(notice) => self.record(occurrence_of(notice)),
@@ -223,6 +205,10 @@ impl Service {
                     self.save_events().await;
                 }
             }
+        }
+        // Events that were recorded last.
+        while let Some(question) = self.questions.recv().await {
+            self.on_question(question);
         }
         self.save_events().await;
         if self.clock.believes((Instant::now(), (self.ambient.now)())) {
@@ -285,23 +271,7 @@ impl Service {
                 let request = self.wait_for_snapshots(answer);
                 self.step(Input::DeleteSnapshot { request, project, key, expected }).await;
             }
-            Message::FindSnapshot { project, key, answer } => {
-                let _ = answer.send(self.model.snapshot(project.as_deref(), &key));
-            }
-            Message::ListSnapshots { after, answer } => {
-                let _ = answer.send(self.model.snapshots(after).collect());
-            }
-            Message::Find { project, key, answer } => {
-                let _ = answer.send(self.model.find(project.as_deref(), &key));
-            }
-            Message::List { after, answer } => {
-                let _ = answer.send(self.model.volumes(after).collect());
-            }
-            Message::Events { filter, answer } => {
-                let _ = answer.send(selected(&self.events, &filter));
-            }
             Message::Policy(message) => self.on_policy(message).await,
-            Message::Record(what) => self.record(what),
         }
     }
 
@@ -520,15 +490,22 @@ impl Service {
         }
     }
 
-    /// Runs a blocking call on the state file off the runtime's threads.
+    /// Runs a blocking call on the state file off the runtime's threads. What the disk takes for it is no reason to keep those waiting who
+    /// only ask: they are answered meanwhile. Nothing else happens before it is done.
     pub(super) async fn on_state(
-        &self,
+        &mut self,
         call: impl FnOnce(&State) -> Result<(), StateError> + Send + 'static,
     ) -> Result<(), String> {
         let state = Arc::clone(&self.state);
-        match tokio::task::spawn_blocking(move || call(&state)).await {
-            Ok(result) => result.map_err(|why| why.to_string()),
-            Err(why) => Err(why.to_string()),
+        let mut writing = tokio::task::spawn_blocking(move || call(&state));
+        loop {
+            tokio::select! {
+                written = &mut writing => return match written {
+                    Ok(result) => result.map_err(|why| why.to_string()),
+                    Err(why) => Err(why.to_string()),
+                },
+                Some(question) = self.questions.recv() => self.on_question(question),
+            }
         }
     }
 }
@@ -542,18 +519,6 @@ async fn sleep_until(at: Option<Instant>) {
     if let Some(at) = at {
         tokio::time::sleep_until(at).await;
     }
-}
-
-fn selected(events: &VecDeque<Event>, filter: &EventFilter) -> Vec<Event> {
-    events
-        .iter()
-        .filter(|e| filter.after.is_none_or(|after| e.id > after))
-        .filter(|e| filter.since.is_none_or(|since| e.at() >= since))
-        .filter(|e| filter.until.is_none_or(|until| e.at() <= until))
-        .filter(|e| filter.project.as_ref().is_none_or(|p| e.what.project == *p))
-        .take(filter.limit)
-        .cloned()
-        .collect()
 }
 
 /// An event in the log, as loud as it is grave.

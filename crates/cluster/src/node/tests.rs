@@ -4,6 +4,7 @@ use super::*;
 use crate::{
     event::{Component, Severity},
     model::tests::spec,
+    qos::NO_LIMIT,
     state::{Belief, FirstStart, disk},
 };
 use dolmen_types::{
@@ -179,4 +180,80 @@ async fn snapshots_whose_time_is_over_go_after_a_restart_too_and_wait_where_the_
     let told = tokio::time::timeout(soon, told).await.unwrap();
     assert!(told.contains("(1) are deleted in 15 minutes"), "{told}");
     assert!(deletions.try_recv().is_err());
+}
+
+/// What comes soon where nobody waits for the disk.
+async fn soon<T>(answer: impl Future<Output = T>) -> T {
+    tokio::time::timeout(std::time::Duration::from_secs(20), answer).await.expect("it waits for the disk")
+}
+
+/// What comes when the disk does all that it is asked to.
+async fn served<T>(disk: &mut disk::Slow, answer: impl Future<Output = T>) -> T {
+    let mut answer = std::pin::pin!(answer);
+    loop {
+        tokio::select! {
+            answer = &mut answer => return answer,
+            Some(()) = disk.asked.recv() => disk.go.send(()).unwrap(),
+        }
+    }
+}
+
+#[tokio::test]
+async fn who_only_asks_does_not_wait_for_a_slow_disk_and_is_told_what_is_durable() {
+    let dir = tempfile::tempdir().unwrap();
+    let state = State::open(dir.path(), &first()).unwrap();
+    state.set_belief(&Belief { at: UnixMillis(1000), uptime: Some(UP) }).unwrap();
+    let mut disk = disk::slow(&state);
+    let (handle, task) = serve(state);
+    let asked = handle.clone();
+    let policy = |name: &str| PolicySpec { name: name.into(), ..PolicySpec::default() };
+    let (one, two) = (policy("one"), policy("two"));
+    let (done, mut order) = mpsc::unbounded_channel();
+    let (told, after) = (done.clone(), handle.clone());
+    let first_change = tokio::spawn(async move {
+        let made = handle.create_policy(one).await;
+        told.send("one").unwrap();
+        made
+    });
+    // The second is asked for when the first is being written.
+    soon(disk.asked.recv()).await;
+    let second_change = tokio::spawn(async move {
+        let made = after.create_policy(two).await;
+        done.send("two").unwrap();
+        let volume = after.create_volume(spec("v")).await;
+        (made, volume)
+    });
+    let key = || PolicyKey::Name("one".into());
+    let names = |all: Vec<PolicyView>| all.into_iter().map(|p| p.policy.name).collect::<Vec<_>>();
+    assert_eq!(names(soon(asked.policies()).await.unwrap()), [NO_LIMIT]);
+    assert_eq!(soon(asked.policy(key())).await.unwrap_err().kind, Kind::NotFound);
+    assert!(soon(asked.volumes(None)).await.unwrap().is_empty());
+    assert!(soon(asked.snapshots(None)).await.unwrap().is_empty());
+    assert!(soon(asked.schedules()).await.unwrap().is_empty());
+    assert!(soon(asked.events(EventFilter { limit: 9, ..EventFilter::default() })).await.unwrap().is_empty());
+    assert!(order.try_recv().is_err(), "a change was told that is not durable");
+    // The disk does what it is told, change by change: nothing is durable, or told, out of order.
+    disk.go.send(()).unwrap();
+    assert_eq!(soon(served(&mut disk, order.recv())).await, Some("one"));
+    soon(first_change).await.unwrap().unwrap();
+    assert_eq!(names(soon(asked.policies()).await.unwrap()), [NO_LIMIT, "one"]);
+    let creating = async {
+        loop {
+            soon(disk.asked.recv()).await;
+            let volumes = asked.volumes(None).await.unwrap();
+            if let [volume] = volumes.as_slice() {
+                return volume.view.life;
+            }
+            disk.go.send(()).unwrap();
+        }
+    };
+    assert_eq!(soon(creating).await, Life::Creating, "its ids are not durable");
+    assert_eq!(soon(order.recv()).await, Some("two"));
+    assert!(!second_change.is_finished());
+    drop(disk.go);
+    let (made, volume) = soon(second_change).await.unwrap();
+    made.unwrap();
+    volume.unwrap();
+    drop(asked);
+    soon(task).await.unwrap();
 }
