@@ -8,8 +8,9 @@
 //! [`Namespaces`] is polled beside the [`Initiator`] that carries it, as [`Discovery`](crate::discovery::Discovery) is: hand it
 //! the notices and its completions, step it, and look whether something changed.
 //!
-//! Bounds: one command at a time, at most 65,536 namespaces. What can't be read now is read again after a pause; until
-//! then what was known stays known.
+//! Bounds: one command at a time, at most 65,536 namespaces. What can't be read now is read again after a pause, which grows from try to
+//! try until something new is heard; until then what was known stays known. It ends with its subsystem: what is disconnected or given up
+//! ([`State::Lost`](crate::State::Lost), which a [`Notice::State`] tells) never comes back, and is asked for nothing more.
 
 use crate::{
     Command, Completion, Error, Initiator, Namespace, Notice, Request, SubmitError, SubsystemId,
@@ -21,6 +22,8 @@ use dolmen_types::Nanos;
 
 /// Pause before another attempt. Milliseconds.
 const PAUSE_MS: u64 = 1000;
+/// The same at most, after many. Milliseconds.
+const MAX_PAUSE_MS: u64 = 64_000;
 /// Bytes of the changed-namespaces log, whose reading lets its event come again.
 const CHANGED_LOG_BYTES: usize = 4096;
 /// The controller as a whole.
@@ -50,6 +53,8 @@ pub struct Namespaces {
     wanted: bool,
     /// Not before then.
     not_before: Nanos,
+    /// Before the next attempt, should this one fail. Milliseconds.
+    pause_ms: u64,
     /// A command is under way.
     asked: bool,
     list: Vec<u32>,
@@ -68,6 +73,7 @@ impl Namespaces {
             phase: Phase::Idle,
             wanted: true,
             not_before: Nanos(0),
+            pause_ms: PAUSE_MS,
             asked: false,
             list: Vec::new(),
             reading: Vec::new(),
@@ -104,7 +110,7 @@ impl Namespaces {
             _ => false,
         };
         if again {
-            (self.wanted, self.not_before) = (true, Nanos(0));
+            (self.wanted, self.not_before, self.pause_ms) = (true, Nanos(0), PAUSE_MS);
         }
     }
 
@@ -151,7 +157,7 @@ impl Namespaces {
         if at < self.list.len() {
             return self.phase = Phase::Page(at);
         }
-        self.phase = Phase::Idle;
+        (self.phase, self.pause_ms) = (Phase::Idle, PAUSE_MS);
         if self.known != self.reading {
             self.known = std::mem::take(&mut self.reading);
             self.changed = true;
@@ -161,7 +167,8 @@ impl Namespaces {
     fn put_off(&mut self, now: Nanos) {
         self.phase = Phase::Idle;
         self.wanted = true;
-        self.not_before = now.plus_ms(PAUSE_MS);
+        self.not_before = now.plus_ms(self.pause_ms);
+        self.pause_ms = (2 * self.pause_ms).min(MAX_PAUSE_MS);
     }
 
     /// Asks for what is to be read. Once per turn.
@@ -191,6 +198,7 @@ impl Namespaces {
         match initiator.submit(io, self.subsystem, Request::new(self.ticket, command)) {
             Ok(()) => self.asked = true,
             Err((_, SubmitError::Full | SubmitError::Memory)) => {}
+            Err((_, SubmitError::Gone)) => (self.phase, self.wanted) = (Phase::Idle, false),
             Err(_) => self.put_off(io.now()),
         }
     }
