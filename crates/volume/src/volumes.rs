@@ -337,8 +337,9 @@ impl Volumes {
         if now >= self.next_sweep {
             self.next_sweep = now.plus_ms(SWEEP_MS);
             self.expire_waiting(log);
-            self.expire_backlogs(log);
+            // Those of a full volume go from there to its backlog.
             self.expire_throttled(log);
+            self.expire_backlogs(log);
             self.run_ready(log);
         }
         let alarm = self.alarms.peek().map_or(self.next_sweep, |Reverse((at, ..))| *at);

@@ -4,7 +4,7 @@
 //! A request that comes behind the news that calls its predecessors off is sequenced after whatever was sequenced of them: the
 //! news is looked at before anything else in a step.
 
-use super::admit::take_buffers;
+use super::{admit::take_buffers, take_those};
 use crate::{
     Reply, Request, VolumeError, Volumes,
     backing::Log,
@@ -63,17 +63,9 @@ impl Volumes {
         let mut refused = Vec::new();
         for volume in &mut self.volumes {
             for lane in &mut volume.throttle.lanes {
-                let concerned = lane.waiting.iter().any(|(r, _)| off.has(r.from, r.token));
-                if !concerned {
-                    continue;
-                }
-                for (request, since) in std::mem::take(&mut lane.waiting) {
-                    if off.has(request.from, request.token) {
-                        volume.stats.throttled_ns += now.since(since);
-                        refused.push(request);
-                    } else {
-                        lane.waiting.push_back((request, since));
-                    }
+                for (request, since) in take_those(&mut lane.waiting, |(r, _)| off.has(r.from, r.token)) {
+                    volume.stats.throttled_ns += now.since(since);
+                    refused.push(request);
                 }
             }
         }
@@ -88,13 +80,7 @@ impl Volumes {
         }
         let mut refused = Vec::new();
         for &slot in &self.backlogs {
-            for request in std::mem::take(&mut self.volumes[slot].backlog) {
-                if off.has(request.from, request.token) {
-                    refused.push(request);
-                } else {
-                    self.volumes[slot].backlog.push_back(request);
-                }
-            }
+            refused.extend(take_those(&mut self.volumes[slot].backlog, |r| off.has(r.from, r.token)));
         }
         let volumes = &self.volumes;
         self.backlogs.retain(|&slot| !volumes[slot].backlog.is_empty());

@@ -1,9 +1,9 @@
 //! A command whose ranges are its own: check, load, decide, sequence, end.
 
 use super::records::{Decision, decide};
-use super::straight::STRAIGHT;
+use super::{straight::STRAIGHT, take_those};
 use crate::{
-    Done, Notice, Reply, Request, ReservationCommand, VolumeError, Volumes,
+    Done, Notice, Reply, ReservationCommand, VolumeError, Volumes,
     backing::{Backing, Log, Refusal, host_error},
     group,
     locks::Claim,
@@ -220,14 +220,12 @@ impl Volumes {
         self.next_sweep_now();
     }
 
-    /// Answers the oldest of those in backlogs while they are late. (Deadlines grow with arrival; one that does
-    /// not is answered when its turn comes.)
+    /// Answers those in backlogs that are late, whatever is before them.
     pub(crate) fn expire_backlogs<L: Log>(&mut self, log: &mut L) {
         let now = log.now();
         for at in 0..self.backlogs.len() {
             let slot = self.backlogs[at];
-            let late = |r: &mut Request| now >= r.deadline;
-            while let Some(request) = self.volumes[slot].backlog.pop_front_if(late) {
+            for request in take_those(&mut self.volumes[slot].backlog, |request| now >= request.deadline) {
                 self.backlogged -= 1;
                 self.admit(request, log);
             }

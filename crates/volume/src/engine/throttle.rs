@@ -2,6 +2,7 @@
 //! and direction, in the order in which they came; the others never notice. They hold no slot and no lock, and their
 //! deadline runs.
 
+use super::take_those;
 use crate::{Request, Volumes, backing::Log, qos, volume::Life};
 use dolmen_io::Stage;
 use dolmen_types::Nanos;
@@ -84,20 +85,16 @@ impl Volumes {
         }
     }
 
-    /// Answers those that wait too long. (As for backlogs: deadlines grow with arrival.)
+    /// Answers those that wait too long, whatever is before them: doors give their commands different times.
     pub(crate) fn expire_throttled<L: Log>(&mut self, log: &mut L) {
         let now = log.now();
         let lanes: Vec<(usize, usize)> = self.alarms.iter().map(|Reverse((_, _, s, d))| (*s, *d)).collect();
         for (slot, direction) in lanes {
-            let late = |(request, _): &mut (Request, Nanos)| now >= request.deadline;
-            loop {
-                let volume = &mut self.volumes[slot];
-                let Some((mut request, since)) = volume.throttle.lanes[direction].waiting.pop_front_if(late)
-                else {
-                    break;
-                };
+            let volume = &mut self.volumes[slot];
+            let waiting = &mut volume.throttle.lanes[direction].waiting;
+            for (mut request, since) in take_those(waiting, |(request, _)| now >= request.deadline) {
                 request.stamps.mark(Stage::Allowed, now);
-                volume.stats.throttled_ns += now.since(since);
+                self.volumes[slot].stats.throttled_ns += now.since(since);
                 self.throttled -= 1;
                 self.enter(request, log);
             }

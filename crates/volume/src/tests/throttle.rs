@@ -190,6 +190,45 @@ fn waiting_counts_for_the_deadline_and_costs_no_tokens() {
 }
 
 #[test]
+fn a_deadline_holds_behind_those_that_have_longer() {
+    let mut bench = Bench::new();
+    bench.log.now = Nanos(1 << 40);
+    let v = bench.create(volume(1, iops(1, 1)));
+    let [first, patient] = [0; 2].map(|_| bench.read_one(v, FAR));
+    let soon = bench.log.now.plus_ms(300);
+    let hasty: Vec<u64> = (0..5).map(|_| bench.read_one(v, soon)).collect();
+    let last = bench.read_one(v, FAR);
+    bench.pass(450, 500);
+    assert!(bench.replies.contains_key(&first) && !bench.replies.contains_key(&patient));
+    for token in hasty {
+        let reply = bench.replies.get(&token).expect("it is answered in its own time");
+        assert_eq!(reply.result, Err(VolumeError::Expired));
+    }
+    bench.pass(600, 500);
+    assert_eq!(bench.replies[&patient].result, Ok(Done::Ok));
+    assert!(!bench.replies.contains_key(&last), "in order");
+    bench.pass(1000, 500);
+    assert_eq!(bench.replies[&last].result, Ok(Done::Ok), "those that were late took nothing");
+    assert_eq!(bench.volumes.outstanding(), 0);
+    // A volume that has as many under way as it may keeps its backlog in the same way.
+    let full = bench.create(volume(2, None));
+    bench.volumes.volume_limit = 1;
+    let write = |bench: &mut Bench, deadline: Nanos| {
+        let buf = bench.buf(&[1; 4096]);
+        bench.send_as(HOST, full, deadline, Command::Write { lba: 0, blocks: 1, buf })
+    };
+    let soon = bench.log.now.plus_ms(300);
+    let [under_way, patient, hasty] = [FAR, FAR, soon].map(|deadline| write(&mut bench, deadline));
+    bench.step();
+    bench.log.now = bench.log.now.plus_ms(450);
+    bench.volumes.on_event(Event::Timer);
+    bench.step();
+    assert_eq!(bench.replies[&hasty].result, Err(VolumeError::Expired));
+    bench.settle();
+    assert!([under_way, patient].iter().all(|token| bench.replies[token].result == Ok(Done::Ok)));
+}
+
+#[test]
 fn reservations_and_flushes_pass_those_that_wait() {
     let mut bench = Bench::new();
     bench.log.now = Nanos(1 << 40);
