@@ -58,6 +58,7 @@ fn kind(report: &KindReport) -> Value {
         "kind": report.name,
         "sampled": report.sampled,
         "failed": report.failed,
+        "waiting": report.waiting,
         "stages": report.stages.iter().map(|s| stage(s, s.stage.name(), s.stage.meaning())).collect::<Vec<_>>(),
         "total": stage(&report.total, "total", "from socket to socket"),
         "slowestDrive": report.drive.as_ref().map(|(path, share)| json!({"path": path, "share": share})),

@@ -154,4 +154,6 @@ pub struct VolumeTraces {
     pub recent: Vec<CommandTrace>,
     /// The slowest ones of the last half minute or so.
     pub slowest: Vec<CommandTrace>,
+    /// Commands that the QoS policy holds back now, with the time that they have waited so far.
+    pub waiting: Vec<CommandTrace>,
 }

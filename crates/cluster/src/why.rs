@@ -12,6 +12,9 @@ const WORTH_A_WORD: f64 = 0.25;
 /// Fewer commands than this tell little. Count.
 const FEW: u64 = 20;
 
+/// What was received within this counts beside commands that are held back, and as long before them as those have waited. Nanoseconds.
+const LATELY_NS: u64 = 1_000_000_000;
+
 /// Below this the whole way takes about as long as turns of the core's loop do. Nanoseconds.
 const QUICK_NS: u64 = 30_000;
 
@@ -46,6 +49,8 @@ pub struct KindReport {
     pub sampled: u64,
     /// Of them, those that failed.
     pub failed: u64,
+    /// Commands that the QoS policy holds back now. They count with the time that they have waited so far.
+    pub waiting: u64,
     /// Stages that took any time, in order.
     pub stages: Vec<StageShare>,
     /// From the socket to the socket.
@@ -81,12 +86,13 @@ pub fn look(traces: &VolumeTraces, context: Context<'_>) -> Why {
     slowest.sort_by_key(|trace| std::cmp::Reverse(trace.total_ns()));
     slowest.truncate(MAX_SLOWEST);
     let mut why = Why { slowest, ..Why::default() };
-    if recent.is_empty() {
+    if recent.is_empty() && traces.waiting.is_empty() {
         why.verdicts.push(
             "No command of this volume was answered lately: nothing is slow here, nothing comes.".into(),
         );
         return why;
     }
+    // Rates are of what was answered.
     let (oldest, newest) = recent.iter().fold((0, u64::MAX), |(a, b), t| (a.max(t.age_ns), b.min(t.age_ns)));
     let (mut commands, mut time_ns, mut depth, mut known) = (0.0, 0.0, 0.0, 0.0);
     for trace in recent {
@@ -107,7 +113,8 @@ pub fn look(traces: &VolumeTraces, context: Context<'_>) -> Why {
     for (name, is_kind) in KINDS {
         let of_kind: Vec<&CommandTrace> = recent.iter().filter(|t| is_kind(t.kind)).collect();
         let slow: Vec<&CommandTrace> = traces.slowest.iter().filter(|t| is_kind(t.kind)).collect();
-        why.kinds.extend(kind_report(name, &of_kind, &slow));
+        let waiting: Vec<&CommandTrace> = traces.waiting.iter().filter(|t| is_kind(t.kind)).collect();
+        why.kinds.extend(kind_report(name, of_kind, &slow, &waiting));
     }
     why.verdicts = verdicts(&why, context);
     why
@@ -127,7 +134,18 @@ fn ns(ns: u64) -> f64 {
     ns as f64
 }
 
-fn kind_report(name: &'static str, traces: &[&CommandTrace], slow: &[&CommandTrace]) -> Option<KindReport> {
+fn kind_report<'a>(
+    name: &'static str,
+    mut traces: Vec<&'a CommandTrace>,
+    slow: &[&CommandTrace],
+    waiting: &[&'a CommandTrace],
+) -> Option<KindReport> {
+    // A policy that lets few on has most of the time in those that it has not let on yet. What was before it began to would hide that.
+    if let Some(eldest_ns) = waiting.iter().map(|t| t.age_ns).max() {
+        let lately_ns = eldest_ns.saturating_mul(2).max(LATELY_NS);
+        traces.retain(|t| t.age_ns <= lately_ns);
+    }
+    traces.extend(waiting);
     if traces.is_empty() {
         return None;
     }
@@ -146,7 +164,7 @@ fn kind_report(name: &'static str, traces: &[&CommandTrace], slow: &[&CommandTra
     };
     let stages = TraceStage::ALL.map(|stage| share(stage, &|t| t.stages[stage as usize]));
     let mut drives: BTreeMap<&str, u64> = BTreeMap::new();
-    for trace in traces {
+    for trace in &traces {
         if let Some(drive) = &trace.drive {
             *drives.entry(drive).or_default() += u64::from(trace.weight);
         }
@@ -157,6 +175,7 @@ fn kind_report(name: &'static str, traces: &[&CommandTrace], slow: &[&CommandTra
         name,
         sampled: traces.len() as u64,
         failed: traces.iter().filter(|t| t.failed).count() as u64,
+        waiting: waiting.iter().map(|t| u64::from(t.weight)).sum(),
         stages: stages.into_iter().filter(|s| s.max_ns > 0).collect(),
         total: share(TraceStage::Send, &CommandTrace::total_ns),
         drive: most.map(|(drive, count)| (drive.to_owned(), ns(count) / ns(all))),
@@ -180,10 +199,10 @@ fn percentile(times: &[(u64, u64)], percent: u64) -> u64 {
 fn verdicts(why: &Why, context: Context<'_>) -> Vec<String> {
     let mut said: Vec<(f64, String)> = Vec::new();
     for kind in &why.kinds {
-        if kind.total.p50_ns < QUICK_NS && kind.total.p99_ns < 10 * QUICK_NS {
-            continue;
-        }
-        for stage in kind.stages.iter().filter(|s| s.share >= WORTH_A_WORD) {
+        let quick = kind.total.p50_ns < QUICK_NS && kind.total.p99_ns < 10 * QUICK_NS;
+        // Those that are held back may be few beside the many that went on before.
+        let told = |s: &&StageShare| s.share >= WORTH_A_WORD && (!quick || s.stage == TraceStage::Qos);
+        for stage in kind.stages.iter().filter(told) {
             let time_ns = stage.share * ns(kind.sampled) * ns(kind.total.p50_ns);
             said.push((time_ns, describe(kind, stage, context)));
         }
@@ -215,7 +234,7 @@ fn verdicts(why: &Why, context: Context<'_>) -> Vec<String> {
 
 /// Whether the time is spent elsewhere.
 fn from_outside(why: &Why) -> Option<String> {
-    let seldom = why.in_hand < 0.6 && why.span_s > 0.0;
+    let seldom = why.in_hand < 0.6 && why.span_s > 0.0 && why.kinds.iter().all(|k| k.waiting == 0);
     match (seldom, why.depth) {
         (true, depth) if depth > 0.0 && depth < 1.5 => Some(format!(
             "The host sends one command at a time, and the target has one in hand {:.0} % of the time: the rest passes at the host \
@@ -255,7 +274,9 @@ fn describe(kind: &KindReport, stage: &StageShare, context: Context<'_>) -> Stri
         TraceStage::Qos => {
             let policy =
                 context.policy.map_or("The QoS policy".to_owned(), |p| format!("The QoS policy '{p}'"));
-            format!("{policy} holds commands back for {took}. `dolmen qos show` tells its limits.")
+            let now =
+                if kind.waiting > 0 { format!(", {} of them now", kind.waiting) } else { String::new() };
+            format!("{policy} holds commands back{now} for {took}. `dolmen qos show` tells its limits.")
         }
         TraceStage::Backlog => format!(
             "The volume has as many commands under way as it may have, and the rest waits for {took}: hosts send more at once than is of \
@@ -337,7 +358,7 @@ mod tests {
     }
 
     fn many(count: u64, make: impl Fn(u64) -> CommandTrace) -> VolumeTraces {
-        VolumeTraces { recent: (0..count).map(make).collect(), slowest: Vec::new() }
+        VolumeTraces { recent: (0..count).map(make).collect(), ..VolumeTraces::default() }
     }
 
     #[test]
@@ -372,6 +393,39 @@ mod tests {
             why.verdicts
         );
         assert!(!why.verdicts.iter().any(|v| v.contains("of reads") && v.contains("gold")));
+    }
+
+    #[test]
+    fn commands_that_wait_for_the_policy_now_count_though_none_of_them_was_answered() {
+        let held = |age_ms: u64| {
+            trace(TraceKind::Write, age_ms * 1_000 * US, &[(TraceStage::Qos, age_ms * 1_000 * US)])
+        };
+        let blamed = |why: &Why| why.verdicts[0].contains("'gold' holds commands back, ");
+        // Many, and quick, before the policy let none on any more.
+        let socket = [(TraceStage::Socket, 40 * US)];
+        let quick = |i: u64| CommandTrace {
+            weight: 64,
+            outstanding: 1,
+            ..trace(TraceKind::Write, (700 + i * 8) * 1_000 * US, &socket)
+        };
+        let mut traces = many(256, quick);
+        traces
+            .recent
+            .extend((0..20).map(|i| trace(TraceKind::Read, i * 1_000 * US, &[(TraceStage::Drive, 80 * US)])));
+        assert!(!look(&traces, Context { policy: Some("gold") }).verdicts[0].contains("gold"));
+        traces.waiting = vec![held(650)];
+        let why = look(&traces, Context { policy: Some("gold") });
+        assert!(blamed(&why) && why.verdicts[0].contains("1 of them now"), "{:?}", why.verdicts);
+        assert!(
+            !why.verdicts.iter().any(|v| v.contains("most of the time it waits for the hosts")),
+            "{why:?}"
+        );
+        let kind = |name: &str| why.kinds.iter().find(|k| k.name == name).unwrap();
+        assert_eq!((kind("writes").waiting, kind("reads").waiting, kind("reads").sampled), (1, 0, 20));
+        // A volume that was never answered.
+        let traces = VolumeTraces { waiting: vec![held(2), held(1)], ..VolumeTraces::default() };
+        let why = look(&traces, Context { policy: Some("gold") });
+        assert!(blamed(&why) && why.kinds[0].total.max_ns == 2_000 * US, "{why:?}");
     }
 
     #[test]

@@ -29,6 +29,7 @@ use std::{
 
 mod control;
 mod drives;
+mod held;
 mod keys;
 mod nbd;
 

@@ -257,8 +257,8 @@ pub enum ToCore {
     Traces {
         /// Which.
         nsid: u32,
-        /// What its target and its NBD door know; empty where there is none.
-        answer: Answer<[TraceReport; 2]>,
+        /// What its target, its NBD door and its volumes know; empty where there is none.
+        answer: Answer<[TraceReport; 3]>,
     },
     /// Stop listening, finish what is under way, let hosts go.
     Drain {

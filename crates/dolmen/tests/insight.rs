@@ -86,6 +86,23 @@ fn nbd_clients_are_seen_like_hosts() {
 }
 
 #[test]
+fn commands_that_a_policy_holds_back_now_are_told_before_any_of_them_is_answered() {
+    let door = Door::new(&[]);
+    door.node.cli(&["qos", "create", "lead", "--write-iops", "1"]);
+    door.node.cli(&["volume", "create", "v", "--size", "64MiB", "--acl", "ALLOW_ANY", "--qos", "lead"]);
+    let mut client = Raw::open(&door.socket, "v");
+    assert_eq!(client.ask(1, 0), 0);
+    (1..20).for_each(|block| client.send(1, block * 4096));
+    let why = || door.node.cli(&["why-slow", "v"]);
+    node::within(&|| why().to_string(), || {
+        let why = why();
+        let writes = &why["kinds"][0];
+        let told = why["verdicts"][0].as_str().unwrap();
+        writes["waiting"].as_u64() > Some(10) && told.contains("'lead' holds commands back, ")
+    });
+}
+
+#[test]
 fn a_policy_that_holds_back_is_blamed_by_name() {
     let (node, _host) = throttled();
     let why = node.cli(&["why-slow", "v"]);

@@ -99,6 +99,8 @@ pub struct TraceReport {
     pub recent: Vec<CommandTrace>,
     /// The slowest ones of the last half minute or so, slowest first.
     pub slowest: Vec<CommandTrace>,
+    /// Commands that are held back now, as far as they have come. Doors know none.
+    pub waiting: Vec<CommandTrace>,
     /// When this was told.
     pub now: Nanos,
 }
@@ -330,7 +332,8 @@ impl Traces {
         let slow = ring.before.iter().chain(&ring.slow).filter(|_| fresh);
         let mut slowest: Vec<CommandTrace> = slow.filter(mine).map(tell).collect();
         slowest.sort_by_key(|trace| std::cmp::Reverse(took_ns(&trace.stamps)));
-        TraceReport { recent: old.iter().chain(new).filter(mine).map(tell).collect(), slowest, now }
+        let recent = old.iter().chain(new).filter(mine).map(tell).collect();
+        TraceReport { recent, slowest, waiting: Vec::new(), now }
     }
 }
 

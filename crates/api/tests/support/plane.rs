@@ -191,7 +191,7 @@ fn traces() -> VolumeTraces {
         }
     };
     let recent = (0..50).map(|i| command(i, 9_900_000)).collect();
-    VolumeTraces { recent, slowest: vec![command(77, 99_900_000)] }
+    VolumeTraces { recent, slowest: vec![command(77, 99_900_000)], waiting: Vec::new() }
 }
 
 pub fn host_nqn() -> Nqn {

@@ -1,7 +1,9 @@
 //! What a core does for the control side: opens drives, pool, shards and volumes one after the other, carries out changes,
 //! reports, and comes to an orderly end. Questions whose answer takes time are kept in `Waiting` and looked at each turn.
 
-use super::{Closing, Core, DRAIN_MS, LOOP, Pending, STORE, TARGET, VOLUME, home_core, keys::Keeper};
+use super::{
+    Closing, Core, DRAIN_MS, LOOP, Pending, STORE, TARGET, VOLUME, held::held_back, home_core, keys::Keeper,
+};
 use crate::{
     message::{Answer, OpenedDrive, ToCore},
     report::{CoreReport, DriveReport, PoolReport},
@@ -92,7 +94,8 @@ impl Core {
                 let now = self.io.now();
                 let target = self.target.as_ref().map(|t| t.traces(nsid, now));
                 let nbd = self.nbd.as_ref().map(|server| server.traces(nsid, now));
-                answer.send([target, nbd].map(Option::unwrap_or_default));
+                let held = self.volumes.as_ref().map(|volumes| held_back(volumes, nsid, now));
+                answer.send([target, nbd, held].map(Option::unwrap_or_default));
             }
             ToCore::Drain { answer } => self.drain(answer),
             ToCore::Close { answer } => {

@@ -37,6 +37,7 @@ pub fn collect<'a>(told: impl Iterator<Item = (CoreId, &'a TraceReport)>, drives
         let tell = |trace| command(trace, core, report.now, drives);
         all.recent.extend(report.recent.iter().map(tell));
         all.slowest.extend(report.slowest.iter().map(tell));
+        all.waiting.extend(report.waiting.iter().map(tell));
     }
     all
 }

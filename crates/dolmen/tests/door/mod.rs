@@ -230,10 +230,19 @@ impl Raw {
 
     /// Reads (0) or writes (1) 4 KiB; the error of the reply.
     pub fn ask(&mut self, command: u16, offset: u64) -> u32 {
+        self.send(command, offset);
+        self.answer(command)
+    }
+
+    /// The same without waiting for the reply.
+    pub fn send(&mut self, command: u16, offset: u64) {
         let head = [&0x2560_9513u32.to_be_bytes()[..], &[0; 2], &command.to_be_bytes(), &7u64.to_be_bytes()];
         let range = [&offset.to_be_bytes()[..], &4096u32.to_be_bytes()];
         let data = if command == 1 { vec![9; 4096] } else { Vec::new() };
         self.stream.write_all(&[head.concat(), range.concat(), data].concat()).unwrap();
+    }
+
+    fn answer(&mut self, command: u16) -> u32 {
         let mut reply = [0; 16];
         self.stream.read_exact(&mut reply).unwrap();
         let error = u32::from_be_bytes(reply[4..8].try_into().unwrap());

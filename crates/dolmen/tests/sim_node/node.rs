@@ -232,7 +232,7 @@ impl Process {
     }
 
     /// Asks every core where the time of a namespace's commands went.
-    pub fn traces(&self, nsid: u32) -> Vec<(CoreId, oneshot::Receiver<[TraceReport; 2]>)> {
+    pub fn traces(&self, nsid: u32) -> Vec<(CoreId, oneshot::Receiver<[TraceReport; 3]>)> {
         let ask = |core| (core, at_once(self.talk.send(core, |answer| ToCore::Traces { nsid, answer })));
         self.talk.ids().map(ask).collect()
     }

@@ -5,7 +5,7 @@
 use super::take_those;
 use crate::{Request, Volumes, backing::Log, qos, volume::Life};
 use dolmen_io::Stage;
-use dolmen_types::Nanos;
+use dolmen_types::{Nanos, Nsid};
 use std::cmp::Reverse;
 
 impl Volumes {
@@ -99,6 +99,16 @@ impl Volumes {
                 self.enter(request, log);
             }
         }
+    }
+
+    /// Commands of one namespace that wait for their volume's limits now, those that read and those that write, each in the order in which
+    /// they came.
+    #[must_use]
+    pub fn held_back(&self, nsid: Nsid) -> [Vec<&Request>; 2] {
+        let volume = self.volumes.iter().find(|v| v.life == Life::Serving && v.descriptor.nsid == nsid);
+        let lane =
+            |direction: usize| volume.into_iter().flat_map(move |v| &v.throttle.lanes[direction].waiting);
+        qos::DIRECTIONS.map(|direction| lane(direction).map(|(request, _)| request).collect())
     }
 
     fn set_alarm(&mut self, slot: usize, direction: usize, now: Nanos) {
