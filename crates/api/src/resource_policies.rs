@@ -62,7 +62,8 @@ fn start(fields: &Fields, now: UnixMillis) -> Result<u64, Error> {
         None => Ok(now.0),
         Some(text) => {
             let at = wire::parse_timestamp(&text);
-            at.map(|at| at.0).ok_or_else(|| Error::invalid("startTime", format!("'{text}' is not a time")))
+            let wrong = || format!("'{text}' is not a time like 2026-01-31T12:00:00Z");
+            at.map(|at| at.0).ok_or_else(|| Error::invalid("startTime", wrong()))
         }
     }
 }

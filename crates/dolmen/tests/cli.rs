@@ -337,6 +337,40 @@ fn a_qos_policy_from_create_to_delete() {
 }
 
 #[test]
+fn a_refusal_names_what_was_written_on_the_command_line() {
+    let dir = tempfile::tempdir().unwrap();
+    let node = start(dir.path()).unwrap();
+    let data = dir.path().to_str().unwrap();
+    good(dir.path(), &["volume", "create", "v", "--size", "1GiB"]);
+    let long = "x".repeat(300);
+    let at = |days: &'static str| ["policy", "create", "p", "v", "--days", "1", "--start", days];
+    let cases: [(&[&str], &str); 11] = [
+        (&["volume", "create", "a b", "--size", "1GiB"], "error: 'a b' is not a name"),
+        (&["volume", "create", "w", "--size", "500TiB"], "error: --size: "),
+        (&["volume", "create", "w", "--size", "1GiB", "--qos", "none"], "error: --qos: QoS policy 'none'"),
+        (&["volume", "create", "w", "--size", "1GiB", "--label", "a b=c"], "error: --label: 'a b'"),
+        (
+            &["volume", "create", "w", "--size", "1GiB", "--kind", "null", "--compression", "on"],
+            "error: --compression: ",
+        ),
+        (&["volume", "resize", "v", "--size", "1MiB"], "error: --size: a volume can't shrink"),
+        (&["qos", "create", "p", "--description", &long], "error: --description: more than"),
+        (&["qos", "create", "p", "--project", "No!"], "error: --project: 'No!'"),
+        (&["qos", "delete", "no-limit-policy"], "error: policy 'no-limit-policy' can't be deleted"),
+        (&["policy", "create", "p", "v", "--days", "0"], "error: --days: must be 1 to"),
+        (&at("soon"), "error: --start: 'soon' is not a time like 2026-"),
+    ];
+    for (args, told) in cases {
+        let why = bad(1, &[&["--data", data], args].concat());
+        assert!(why.starts_with(told), "{args:?}: {why}");
+    }
+    // What the command line can tell by itself never gets that far.
+    let ages = ["snapshot", "create", "s", "v", "--keep", "99999999999999999"];
+    assert!(bad(2, &ages).contains("'--keep <SECONDS>'"));
+    node.control.stop();
+}
+
+#[test]
 fn the_node_tells_about_itself() {
     let dir = tempfile::tempdir().unwrap();
     let node = start(dir.path()).unwrap();

@@ -46,6 +46,14 @@ fn a_drive_joins_and_another_leaves_while_a_host_writes() {
     assert_eq!(std::fs::read(&fourth).unwrap(), vec![7; 1 << 20]);
     std::fs::remove_file(&fourth).unwrap();
     assert!(node.fails(1, &["drive", "add", node.drive("d0").to_str().unwrap()]).contains("already"));
+    let empty = node.drive("empty");
+    std::fs::write(&empty, "").unwrap();
+    let why = node.fails(1, &["drive", "add", empty.to_str().unwrap()]);
+    assert!(why.contains("is empty (0 bytes)") && why.contains("remove it, and give"), "{why}");
+    std::fs::remove_file(&empty).unwrap();
+    let why = node.fails(1, &["drive", "add", empty.to_str().unwrap()]);
+    let sized = format!("give its size: {}:10GiB", empty.display());
+    assert!(why.contains("there is no drive") && why.contains(&sized), "{why}");
     node.cli(&["drive", "add", &given]);
     assert_eq!(node.states().len(), 4);
     let second = node.drive("d1").display().to_string();

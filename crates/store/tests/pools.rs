@@ -79,8 +79,12 @@ fn a_drive_of_another_pool_is_refused() {
     let b = Setup { drives: vec![("b", 6 << 20)], ..two_drives() };
     drop(Node::open(&world, &a).unwrap());
     drop(Node::open(&world, &b).unwrap());
-    let both = Setup { drives: vec![("a", 6 << 20), ("b", 6 << 20)], ..two_drives() };
-    assert!(refusal(&world, &both).contains("belongs to pool"));
+    let c = Setup { drives: vec![("c", 6 << 20)], ..two_drives() };
+    drop(Node::open(&world, &c).unwrap());
+    let all = Setup { drives: vec![("a", 6 << 20), ("b", 6 << 20), ("c", 6 << 20)], ..two_drives() };
+    let why = refusal(&world, &all);
+    assert!(why.contains("different pools") && why.contains("Nothing was written"), "{why}");
+    assert!(["a of ", "b of ", "c of "].iter().all(|which| why.contains(which)), "{why}");
     Node::open(&world, &a).unwrap();
     Node::open(&world, &b).unwrap();
 }

@@ -9,6 +9,9 @@ use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
 use dolmen_types::{ByteSize, Nqn};
 use std::{net::IpAddr, path::PathBuf};
 
+/// The longest that a snapshot can be told to be kept; longer is for ever. Seconds.
+const MAX_KEEP_S: u64 = dolmen_cluster::snapshot::MAX_RETENTION_MS / 1000;
+
 const EXIT_CODES: &str = "\
 Exit codes:
   0  done
@@ -306,7 +309,7 @@ pub enum KeyCommand {
     Import {
         /// What `key export` gave; - reads it from the standard input
         file: PathBuf,
-        /// The passphrase that it is sealed with
+        /// File with the passphrase that `key export --passphrase-file` sealed it with; a key that is not sealed needs none
         #[arg(long, value_name = "FILE")]
         passphrase_file: Option<PathBuf>,
         /// Where the node is to keep it, if it is told so with `serve --cluster-key`
@@ -421,7 +424,7 @@ pub struct SnapshotCreateArgs {
     #[arg(required = true, value_name = "VOLUME")]
     pub volumes: Vec<String>,
     /// Seconds after which it is deleted by itself [default: kept for ever]
-    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=MAX_KEEP_S))]
     pub keep: Option<u64>,
     /// For people
     #[arg(long, value_name = "TEXT", default_value = "")]
@@ -461,7 +464,7 @@ pub struct PolicyCreateArgs {
     #[arg(long, value_name = "TIME")]
     pub start: Option<String>,
     /// Seconds after which each snapshot is deleted by itself [default: kept for ever]
-    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=MAX_KEEP_S))]
     pub keep: Option<u64>,
     /// For people
     #[arg(long, value_name = "TEXT", default_value = "")]

@@ -203,10 +203,62 @@ fn unusable(target: &Target, why: &dolmen_security::Error) -> CliError {
     CliError::new(Exit::Failed, text).hint(hint)
 }
 
+/// Fields of the API as our command line names them; those without a name here go without saying.
+const FIELDS: [(&str, &str); 35] = [
+    ("DefaultQoSName", ""),
+    ("IPAcl", ""),
+    ("Name", ""),
+    ("UUID", ""),
+    ("acl", ""),
+    ("baseSnapshotName", "--base"),
+    ("baseSnapshotUUID", "--base"),
+    ("bytesPerSecond", "--rate"),
+    ("compression", "--compression"),
+    ("day", "--weekday"),
+    ("daysInCycle", "--days"),
+    ("daysOfWeek", "--weekday"),
+    ("description", "--description"),
+    ("encryption", "--encryption"),
+    ("everySeconds", "--every"),
+    ("hoursInCycle", "--hours"),
+    ("kind", "--kind"),
+    ("labels", "--label"),
+    ("name", ""),
+    ("newName", ""),
+    ("policyVisibility", ""),
+    ("projectsNamesScope", "--project"),
+    ("qosPolicyName", "--qos"),
+    ("qosPolicyUUID", "--qos"),
+    ("resourceName", ""),
+    ("retentionTime", "--keep"),
+    ("sectorSize", "--sector-size"),
+    ("since", "--since"),
+    ("size", "--size"),
+    ("sourceSnapshotName", "--from-snapshot"),
+    ("sourceSnapshotUUID", "--from-snapshot"),
+    ("sourceVolumeName", ""),
+    ("srcSnapshotName", ""),
+    ("srcSnapshotUUID", ""),
+    ("startTime", "--start"),
+];
+
+/// What the daemon says of a field of its API, as said of what was written on the command line.
+fn in_our_words(text: &str) -> String {
+    let field = text.split_once(": ").and_then(|(field, why)| {
+        let (_, flag) = FIELDS.iter().find(|(name, _)| *name == field)?;
+        Some((*flag, why))
+    });
+    match field {
+        Some(("", why)) => why.to_string(),
+        Some((flag, why)) => format!("{flag}: {why}"),
+        None => text.to_string(),
+    }
+}
+
 /// A refusal of the daemon as an error of ours.
 fn refusal(status: StatusCode, body: &Value) -> CliError {
     let text = match body["message"].as_str() {
-        Some(text) => text.to_string(),
+        Some(text) => in_our_words(text),
         None => format!("the daemon answers {status}"),
     };
     let (exit, hint) = match status.as_u16() {

@@ -38,6 +38,15 @@ const OUT_DEADLINE: Duration = Duration::from_secs(10);
 /// Between two looks whether they have.
 const OUT_LOOK: Duration = Duration::from_millis(20);
 
+/// Why what has no bytes is no drive, and what to do about it.
+fn empty(path: &Path) -> String {
+    let path = path.display();
+    format!(
+        "{path} is empty (0 bytes). For a file that stands for a drive say how large it is to be, when it is not there yet: remove it, and \
+         give {path}:10GiB"
+    )
+}
+
 /// What changes of the drives need to know.
 pub(crate) struct DriveOps {
     /// Where what is decided is kept.
@@ -152,8 +161,10 @@ impl Node {
             OpenDrive { path: path.into(), create_bytes, sparse: self.drives.sparse, exclusive: true };
         // On no core: to open a dying disk, or to make a large file, may take minutes.
         let opening = tokio::task::spawn_blocking(move || match dolmen_uring::open_drive(&drive) {
+            Ok((_, info)) if info.size_bytes == 0 => Err(empty(&drive.path)),
             Ok((handle, info)) => Ok(OpenedDrive { info, handle }),
-            Err(error) => Err(why_not_opened(&drive, &error)),
+            // What is given to `drive add` is no option.
+            Err(error) => Err(why_not_opened(&drive, &error).replacen("--drive ", "", 1)),
         });
         let drive = opening.await.map_err(gone)?.map_err(PlaneError::Refused)?;
         let taken =

@@ -26,6 +26,7 @@ use crate::format::superblock::{DriveEntry, MAX_DRIVES, Superblock};
 use crate::{DriveState, Finding, PoolPlan, StoreError};
 use dolmen_io::exec::Handle;
 use dolmen_types::Uuid;
+use std::collections::BTreeMap;
 
 /// What a drive that was named is to the pool.
 enum Part {
@@ -248,10 +249,7 @@ impl<'a> Matching<'a> {
     fn part(&self, i: usize) -> Result<Part, StoreError> {
         let Some(own) = self.found[i].membership(self.block.pool) else { return Ok(Part::New) };
         if own.pool != self.block.pool {
-            return Err(StoreError::Refused(format!(
-                "{} belongs to pool {}, the others to pool {}; nothing was written",
-                self.drives[i].path, own.pool, self.block.pool
-            )));
+            return Err(self.several_pools());
         }
         let uuid = own.drives[usize::from(own.index)].uuid;
         let place = self.block.drives.iter().position(|d| d.uuid == uuid);
@@ -260,6 +258,22 @@ impl<'a> Matching<'a> {
             Some((_, drive)) => Part::Stale(drive.units),
             None => Part::Stale(1),
         })
+    }
+
+    /// The drives are of several pools: which is of which.
+    fn several_pools(&self) -> StoreError {
+        let mut pools: BTreeMap<Uuid, Vec<&str>> = BTreeMap::new();
+        for (found, drive) in self.found.iter().zip(self.drives) {
+            if let Some(own) = found.membership(self.block.pool) {
+                pools.entry(own.pool).or_default().push(&drive.path);
+            }
+        }
+        let told: Vec<String> =
+            pools.iter().map(|(pool, paths)| format!("{} of {pool}", paths.join(", "))).collect();
+        let told = told.join("; ");
+        StoreError::Refused(format!(
+            "the drives are of different pools: {told}. Nothing was written; give those of one"
+        ))
     }
 
     /// Puts the drives that are missing out, brings paths and serial numbers up to date, and says who joins. Refuses a pool that has
