@@ -92,8 +92,9 @@ pub fn look(traces: &VolumeTraces, context: Context<'_>) -> Why {
         );
         return why;
     }
-    // Rates are of what was answered.
-    let (oldest, newest) = recent.iter().fold((0, u64::MAX), |(a, b), t| (a.max(t.age_ns), b.min(t.age_ns)));
+    // Rates are of what was answered, and when: what came at once may be answered one by one.
+    let answered = recent.iter().map(|t| t.age_ns.saturating_sub(t.total_ns()));
+    let (oldest, newest) = answered.fold((0, u64::MAX), |(a, b), age| (a.max(age), b.min(age)));
     let (mut commands, mut time_ns, mut depth, mut known) = (0.0, 0.0, 0.0, 0.0);
     for trace in recent {
         let weight = f64::from(trace.weight);
@@ -339,14 +340,15 @@ mod tests {
 
     const US: u64 = 1000;
 
-    fn trace(kind: TraceKind, age_ns: u64, stages: &[(TraceStage, u64)]) -> CommandTrace {
+    /// A command that was answered so long ago.
+    fn trace(kind: TraceKind, answered_ns: u64, stages: &[(TraceStage, u64)]) -> CommandTrace {
         let mut trace = CommandTrace {
             kind,
             failed: false,
             weight: 1,
             lba: 0,
             blocks: 1,
-            age_ns,
+            age_ns: answered_ns + stages.iter().map(|(_, ns)| ns).sum::<u64>(),
             host: None,
             core: CoreId(0),
             outstanding: 32,
@@ -397,9 +399,7 @@ mod tests {
 
     #[test]
     fn commands_that_wait_for_the_policy_now_count_though_none_of_them_was_answered() {
-        let held = |age_ms: u64| {
-            trace(TraceKind::Write, age_ms * 1_000 * US, &[(TraceStage::Qos, age_ms * 1_000 * US)])
-        };
+        let held = |age_ms: u64| trace(TraceKind::Write, 0, &[(TraceStage::Qos, age_ms * 1_000 * US)]);
         let blamed = |why: &Why| why.verdicts[0].contains("'gold' holds commands back, ");
         // Many, and quick, before the policy let none on any more.
         let socket = [(TraceStage::Socket, 40 * US)];
@@ -440,6 +440,17 @@ mod tests {
             "{:?}",
             why.verdicts
         );
+    }
+
+    #[test]
+    fn a_rate_is_that_of_the_answers() {
+        // Twenty that came at once, and were let on one in a second.
+        let second = 1_000_000 * US;
+        let traces =
+            many(20, |i| trace(TraceKind::Write, (20 - i) * second, &[(TraceStage::Qos, i * second)]));
+        let why = look(&traces, Context::default());
+        assert!((why.span_s - 19.0).abs() < 1e-6 && (why.per_second - 20.0 / 19.0).abs() < 1e-6, "{why:?}");
+        assert!((why.in_hand - 10.0).abs() < 1e-6, "half of them on average: {why:?}");
     }
 
     #[test]
