@@ -76,8 +76,17 @@ pub enum ToPool {
         /// What happened, for people.
         reason: String,
     },
-    /// A drive reads badly or slowly: better without it, if the pool can spare it.
+    /// A drive is slow: better without it, if the pool can spare it.
     Ailing {
+        /// Who noticed.
+        shard: ShardId,
+        /// The drive, by its index in the pool.
+        drive: u16,
+        /// What happened, for people.
+        reason: String,
+    },
+    /// A drive answers, and much of what it gives is wrong or can't be read: it had better be emptied.
+    ReadsBadly {
         /// Who noticed.
         shard: ShardId,
         /// The drive, by its index in the pool.
@@ -98,7 +107,8 @@ impl ToPool {
             | ToPool::Live { shard, .. }
             | ToPool::Needs { shard, .. }
             | ToPool::Failed { shard, .. }
-            | ToPool::Ailing { shard, .. } => *shard,
+            | ToPool::Ailing { shard, .. }
+            | ToPool::ReadsBadly { shard, .. } => *shard,
         }
     }
 }

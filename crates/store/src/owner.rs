@@ -25,7 +25,7 @@ use dolmen_io::exec::Handle;
 use dolmen_types::ShardId;
 use reserve::{Reserve, in_sets, usable};
 use std::cmp::Reverse;
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 
 /// What the owner knows of a shard.
 #[derive(Default)]
@@ -58,6 +58,8 @@ pub struct PoolOwner {
     unit_bytes: u32,
     members: Members,
     membership: Membership,
+    /// What is wrong with drives that serve or are emptied, for people.
+    ailments: BTreeMap<u16, String>,
     reserve: Reserve,
     out: Vec<(ShardId, ToShard)>,
 }
@@ -84,6 +86,7 @@ impl PoolOwner {
             unit_bytes: plan.unit_bytes,
             members,
             membership,
+            ailments: BTreeMap::new(),
             reserve: none,
             out: Vec::new(),
         };
@@ -124,6 +127,7 @@ impl PoolOwner {
                     self.membership.give_up(drive, reason);
                 }
             }
+            ToPool::ReadsBadly { drive, reason, .. } => self.reads_badly(drive, reason),
         }
         self.settle();
         self.grant();

@@ -237,6 +237,7 @@ impl Store {
         out.extend(self.drives.complaints().into_iter().map(|complaint| match complaint {
             Complaint::Failed(drive, reason) => ToPool::Failed { shard, drive, reason },
             Complaint::Ailing(drive, reason) => ToPool::Ailing { shard, drive, reason },
+            Complaint::ReadsBadly(drive, reason) => ToPool::ReadsBadly { shard, drive, reason },
         }));
     }
 

@@ -111,6 +111,7 @@ fn drive_news(path: &str, what: DriveNews) -> (Severity, &'static str, String) {
                  Destroy it, or `dolmen drive wipe {path}`; once the cluster key is rotated what it holds opens nothing"
             ),
         ),
+        DriveNews::Ailing(why) => (Severity::High, "DriveAiling", format!("drive {path} reads badly: {why}")),
         DriveNews::Out(why) => (Severity::Critical, "DriveFailed", format!("drive {path} is out: {why}")),
         DriveNews::Absent(why) => {
             let text = format!("drive {path} is lost, and the pool was started without it: {why}");

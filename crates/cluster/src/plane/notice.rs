@@ -82,6 +82,8 @@ pub enum DriveNews {
     KeysErased,
     /// It was removed, and still holds wrapped keys, and why.
     KeysLeft(String),
+    /// Much of what it gives is wrong, or can't be read, and what comes of that.
+    Ailing(String),
     /// It is out, and why.
     Out(String),
     /// It was not there at the start, or could not be used, and why.

@@ -78,6 +78,8 @@ struct Told {
     pool: PoolState,
     /// Where each drive stands, and where it is.
     drives: BTreeMap<Uuid, DriveState>,
+    /// Drives that serve although something is wrong with them.
+    ailing: BTreeSet<Uuid>,
     /// Something is to be protected anew.
     at_risk: bool,
     /// Re-protection waits for space.
@@ -217,6 +219,14 @@ impl Told {
     fn drives<'a>(&mut self, drives: impl Iterator<Item = &'a DriveStanding>) -> Vec<Notice> {
         let mut notices = Vec::new();
         for drive in drives {
+            if let Some(why) = &drive.ailment {
+                if self.ailing.insert(drive.uuid) {
+                    let what = DriveNews::Ailing(why.clone());
+                    notices.push(Notice::Drive { path: drive.path.clone(), what });
+                }
+            } else {
+                self.ailing.remove(&drive.uuid);
+            }
             let before = self.drives.insert(drive.uuid, drive.state);
             let what = match (before, drive.state) {
                 (Some(before), now) if before == now => continue,
@@ -305,6 +315,30 @@ mod tests {
         assert_eq!(told.lost_blocks(&[object(&[(5, 2), (30, 1)])]).len(), 1);
         let end = told.lost_blocks(&[]);
         assert!(matches!(end.as_slice(), [Notice::LostNoMore { .. }]), "{end:?}");
+    }
+
+    #[test]
+    fn a_drive_that_reads_badly_is_told_once() {
+        let mut told = Told::default();
+        let mut look = |state, ailment: Option<&str>| {
+            let drive = DriveStanding {
+                uuid: Uuid([7; 16]),
+                path: "/dev/x".into(),
+                serial: String::new(),
+                units: 9,
+                state,
+                reason: None,
+                ailment: ailment.map(str::to_owned),
+                free_units: 0,
+                held_units: 0,
+            };
+            let all = told.drives([&drive].into_iter());
+            all.into_iter().filter(|n| matches!(n, Notice::Drive { what: DriveNews::Ailing(_), .. })).count()
+        };
+        assert_eq!(look(DriveState::In, None), 0);
+        assert_eq!(look(DriveState::In, Some("so")), 1);
+        assert_eq!(look(DriveState::Leaving, Some("so")), 0);
+        assert_eq!(look(DriveState::Gone, None), 0);
     }
 
     #[test]

@@ -24,6 +24,8 @@ pub struct DriveStanding {
     pub state: DriveState,
     /// Why it is out, if that is known.
     pub reason: Option<String>,
+    /// What is wrong with it although it serves, and what comes of that.
+    pub ailment: Option<String>,
     /// Units that nobody holds.
     pub free_units: u32,
     /// Units that shards hold: for a drive that is out or leaving, what is still to be moved.
@@ -132,6 +134,7 @@ impl PoolOwner {
                 .reason(drive)
                 .filter(|_| known.state == DriveState::Out)
                 .map(str::to_owned),
+            ailment: self.ailments.get(&drive).filter(|_| known.state.counts()).cloned(),
             free_units: self.free.get(usize::from(drive)).map_or(0, |_| self.free_on(usize::from(drive))),
             held_units: self.held_units.get(usize::from(drive)).copied().unwrap_or(0),
         };
@@ -148,9 +151,23 @@ impl PoolOwner {
         self.held[place] = vec![false; units];
         self.held_units[place] = 0;
         self.free[place] = (0..joined.units).collect();
+        self.ailments.remove(&joined.drive);
         for shard in (0u16..).take(self.shards.len()).map(ShardId) {
             self.out.push((shard, ToShard::Joined(joined)));
         }
+    }
+
+    /// Much of what a drive gives is wrong, or can't be read. It is emptied, and never put out for that: other columns may be rotten where
+    /// nobody has looked yet, and this drive the only one that still gives a block. Where the others are too few or too small it stays.
+    pub(super) fn reads_badly(&mut self, drive: u16, what: String) {
+        if !self.ready() || !self.membership.state(drive).counts() {
+            return;
+        }
+        let text = match self.remove_drive(drive) {
+            Ok(()) => format!("{what}; it is being emptied"),
+            Err(why) => format!("{what}; it can't be emptied, and stays: {why}"),
+        };
+        self.ailments.insert(drive, text);
     }
 
     /// Fewer drives are in service: those that are leaving stay when the others are too few, or too small, without them (one may have failed

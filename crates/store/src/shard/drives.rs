@@ -8,7 +8,7 @@ use dolmen_io::FileId;
 use dolmen_types::{Nanos, Uuid};
 use std::cell::{Cell, RefCell};
 
-/// Reads of a drive that failed or did not check within [`STRIKES_NS`] after which it is better out.
+/// Reads of a drive that failed or did not check within [`STRIKES_NS`] after which it is better emptied.
 const MAX_STRIKES: u32 = 64;
 
 /// The window in which strikes count. Nanoseconds.
@@ -21,6 +21,8 @@ pub(crate) enum Complaint {
     Failed(u16, String),
     /// It would be better out.
     Ailing(u16, String),
+    /// It would be better emptied.
+    ReadsBadly(u16, String),
 }
 
 /// A drive whose writes take longer than this, and [`SLOW_FACTOR`] times as long as those of its peers, for [`SLOW_NS`] is slow.
@@ -207,7 +209,7 @@ impl Drives {
         s.count += 1;
         if s.count == MAX_STRIKES {
             let text = format!("{MAX_STRIKES} bad reads within a minute, the last one: {what}");
-            self.complaints.borrow_mut().push(Complaint::Ailing(drive, text));
+            self.complaints.borrow_mut().push(Complaint::ReadsBadly(drive, text));
         }
     }
 
