@@ -74,10 +74,10 @@ impl Shard {
             formed = true;
         }
         formed |= self.may_form() && self.move_on(io);
-        // While the cleaner goes on, they go with what it moves.
+        // While the cleaner goes on, they go with what it moves; where that waits for a unit, it may be for one of theirs.
         let many = self.cleaner_idle || self.retiring.len() >= RETIRED_AT_ONCE / 4;
-        let alone = !self.retiring.is_empty() && many && self.move_jobs.is_empty();
-        formed |= alone && self.may_form() && self.form_retired(io);
+        let alone = (many && self.move_jobs.is_empty()) || self.starved(Stream::Cold);
+        formed |= alone && !self.retiring.is_empty() && self.may_form() && self.form_retired(io);
         formed
     }
 
@@ -333,15 +333,19 @@ impl Shard {
         self.form_empty(io, stream, true)
     }
 
-    /// A commit that gives segments back and moves nothing.
+    /// A commit that gives segments back and moves nothing: in the cold stream, or where that has no room and gets no unit in the hot one.
     fn form_retired(&mut self, io: &mut Io) -> bool {
         let header_bytes = 24 + RETIRED_AT_ONCE * RETIRE_BYTES;
-        if !self.has_room(Stream::Cold, header_bytes, 0) {
+        let mut stream = Stream::Cold;
+        if !self.has_room(stream, header_bytes, 0) {
             self.want(Purpose::Clean);
-            return false;
+            stream = Stream::Hot;
+            if !self.starved(Stream::Cold) || !self.has_room(stream, header_bytes, 0) {
+                return false;
+            }
         }
-        let rolls = self.rolls(Stream::Cold, header_bytes, 0);
-        self.form_empty(io, Stream::Cold, rolls)
+        let rolls = self.rolls(stream, header_bytes, 0);
+        self.form_empty(io, stream, rolls)
     }
 
     /// A commit without blocks.
@@ -351,9 +355,7 @@ impl Shard {
         let segment = if rolls { self.open_segment(stream) } else { None };
         let mut header = HeaderWriter::start(self.log.spare.pop().unwrap_or_default());
         header.batch(NO_PG, Epoch(0), Seq(0));
-        if stream == Stream::Cold {
-            self.put_retired(&mut header);
-        }
+        self.put_retired(&mut header);
         let (tickets, run, work_ns) = (Vec::new(), io.slices(), 0);
         self.launch(
             io,

@@ -255,7 +255,7 @@ pub(crate) struct Shard {
     pub(crate) move_jobs: VecDeque<MoveJob>,
     /// Segments that cleaning emptied since the last freeze and that only the next checkpoint can give back.
     pub(crate) cleaned: usize,
-    /// Segments that cleaning emptied and that the next commit of the cold stream gives back.
+    /// Segments that cleaning emptied and that the next commit of moves gives back, or one of its own.
     pub(crate) retiring: Vec<SegmentName>,
     /// The cleaner finds nothing to gain, or has emptied enough.
     pub(crate) cleaner_idle: bool,

@@ -39,6 +39,7 @@ impl Shard {
 
     /// A checkpoint has ended: what was emptied meanwhile, or was too young before, may go now.
     pub(super) fn retire_cleaned(&mut self) {
+        self.retiring.retain(|&name| self.segments.named(name).is_some());
         let cleaned = self.segments.iter().filter(|(_, s)| s.cleaned).map(|(slot, s)| s.name(slot));
         let (go, stay): (Vec<SegmentName>, Vec<SegmentName>) =
             cleaned.filter(|name| !self.retiring.contains(name)).partition(|&name| self.may_retire(name));

@@ -301,10 +301,12 @@ impl Shard {
         self.drives.total_units() * (self.drives.unit_bytes as usize / BLOCK_BYTES)
     }
 
-    /// Segments that the next checkpoint gives back for certain.
+    /// Segments that the next checkpoint gives back for certain; those whose record finds no room are among them.
     pub(crate) fn freeable(&self) -> usize {
+        let retiring = if self.starved(Stream::Cold) { self.retiring.len() } else { 0 };
         self.segments.iter().filter(|(_, s)| s.closed && s.base + s.delta == 0 && s.body == 0).count()
             + self.cleaned
+            + retiring
     }
 
     /// Cleaned segments at which a checkpoint pays: it rewrites most of the map under a random load, so it should give
@@ -315,7 +317,7 @@ impl Shard {
     }
 
     /// True when a stream has waited for a unit for longer than an answer takes.
-    fn starved(&self, stream: Stream) -> bool {
+    pub(super) fn starved(&self, stream: Stream) -> bool {
         let state = &self.log.streams[stream as usize];
         state.wanted.is_some() && self.now.since(state.wanted_since) > STARVED_NS
     }

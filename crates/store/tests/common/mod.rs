@@ -97,7 +97,7 @@ pub struct Node {
     /// A drive that is being prepared to join.
     preparing: Option<(dolmen_io::FileId, Prepared)>,
     /// What shards want for these purposes does not reach the pool's owner.
-    no_units: Vec<Purpose>,
+    pub no_units: Vec<Purpose>,
     /// Nor does what this shard wants for any.
     pub starved: Option<ShardId>,
 }
