@@ -32,13 +32,16 @@ pub struct DriveFaults {
     pub flush_ppm: u32,
     /// Shortest and longest time of one operation. Nanoseconds.
     pub latency_ns: (u64, u64),
+    /// What a write takes besides. Nanoseconds.
+    pub write_extra_ns: u64,
     /// How fast data moves, one operation behind the other, before that time begins; 0 for no bound. Bytes a second.
     pub bytes_per_s: u64,
 }
 
 impl Default for DriveFaults {
     fn default() -> DriveFaults {
-        DriveFaults { read_ppm: 0, write_ppm: 0, flush_ppm: 0, latency_ns: (10_000, 150_000), bytes_per_s: 0 }
+        let latency_ns = (10_000, 150_000);
+        DriveFaults { read_ppm: 0, write_ppm: 0, flush_ppm: 0, latency_ns, write_extra_ns: 0, bytes_per_s: 0 }
     }
 }
 

@@ -232,7 +232,7 @@ async fn make(exec: &Handle, drives: &[Candidate], options: &PoolOptions) -> Res
     };
     let order: Vec<Option<usize>> = (0..drives.len()).map(Some).collect();
     for drive in drives {
-        begin(exec, drive.info.file).await.map_err(|e| failed(drive, e))?;
+        prepare(exec, drive.info.file).await.map_err(|why| failed(drive, why))?;
     }
     write_all(exec, drives, &order, &block).await?;
     (block.incarnation, block.sequence) = (1, 1);
@@ -241,6 +241,14 @@ async fn make(exec: &Handle, drives: &[Candidate], options: &PoolOptions) -> Res
     block.sequence = 2;
     write_all(exec, drives, &order, &block).await?;
     Ok(plan(&block, order, true, Vec::new()))
+}
+
+/// Makes the label of a drive that joins empty; or why it takes that no more.
+async fn prepare(exec: &Handle, file: FileId) -> Result<(), String> {
+    match within(exec, LOOK_MS, begin(exec, file)).await {
+        Some(prepared) => prepared.map_err(|error| error.to_string()),
+        None => Err("it takes too long to write to".into()),
+    }
 }
 
 fn entry(drive: &Candidate, unit_bytes: u32, uuid: Uuid) -> DriveEntry {

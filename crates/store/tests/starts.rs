@@ -146,6 +146,40 @@ fn a_drive_that_does_not_answer_or_takes_nothing_is_lost() {
 
 #[test]
 fn more_than_parity_can_make_good_is_refused_and_named() {
+/// A drive that was out would join, and takes no write to its end: it is left alone.
+#[test]
+fn a_stale_drive_that_hangs_on_writes_holds_up_no_start() {
+    let world = World::new(5);
+    let setup = three();
+    filled(&world, &setup);
+    world.remove_drive(NODE, path("d1"));
+    drop(Node::open(&world, &setup).unwrap());
+    world.crash();
+    world.return_drive(NODE, path("d1"));
+    let write_extra_ns = 3_600_000_000_000;
+    world.set_faults(NODE, path("d1"), DriveFaults { write_extra_ns, ..DriveFaults::default() });
+    let before = world.now();
+    let mut node = Node::open(&world, &setup).unwrap();
+    assert!(world.now().since(before) < 60_000_000_000, "{:?}", world.now());
+    let untouched = |f: &Finding| matches!(f, Finding::Untouched { path, .. } if path.ends_with("d1"));
+    assert!(node.plan.findings.iter().any(untouched), "{:?}", node.plan.findings);
+    assert!(!node.owner.drives().iter().skip(3).any(|d| d.state == DriveState::In));
+    verify(&mut node);
+}
+
+/// Nor is a new pool waited for whose drive does that.
+#[test]
+fn a_pool_is_not_made_on_a_drive_that_hangs() {
+    let world = World::new(6);
+    let setup = three();
+    world.add_drive(NODE, path("d1"), DriveSpec::file(11 << 20));
+    let write_extra_ns = 3_600_000_000_000;
+    world.set_faults(NODE, path("d1"), DriveFaults { write_extra_ns, ..DriveFaults::default() });
+    let Err(StoreError::Drive(why)) = Node::open(&world, &setup) else { panic!("it opened") };
+    assert!(why.contains("d1"), "{why}");
+    assert!(world.now().0 < 60_000_000_000, "{:?}", world.now());
+}
+
     let world = World::new(1);
     let setup = three();
     filled(&world, &setup);

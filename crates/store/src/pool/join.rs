@@ -4,8 +4,8 @@
 //! A crash before that leaves a blank drive, or one with a superblock that was never in force: the next start that names it lets it
 //! join. Never: writes to a drive that holds anything but nothing, or what a drive of this pool that is out has left.
 
-use super::label::{Found, begin, look};
-use super::{Candidate, LOOK_MS, accept, derive, entry};
+use super::label::{Found, look};
+use super::{Candidate, LOOK_MS, accept, derive, entry, prepare};
 use crate::StoreError;
 use crate::format::superblock::{DriveEntry, Superblock};
 use crate::shard::within;
@@ -79,9 +79,8 @@ pub async fn prepare_drive(exec: Handle, drive: Candidate, pool: JoinTo) -> Resu
             drive.info.size_bytes, pool.block.unit_bytes
         ));
     }
-    match within(&exec, LOOK_MS, begin(&exec, drive.info.file)).await {
-        Some(Ok(())) => Ok(NewDrive { entry, file: drive.info.file, was_out }),
-        Some(Err(error)) => refused(error.to_string()),
-        None => refused("it takes too long to write to".into()),
+    match prepare(&exec, drive.info.file).await {
+        Ok(()) => Ok(NewDrive { entry, file: drive.info.file, was_out }),
+        Err(why) => refused(why),
     }
 }

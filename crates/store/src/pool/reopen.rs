@@ -19,8 +19,8 @@
 //! Lost drives are put out, if everything can be had without them; otherwise the start is refused and nothing is written. So it is
 //! when nobody knows how far the pool had come: a drive that is missing may have gone on without those that are there.
 
-use super::label::{Found, Slot, begin};
-use super::{Candidate, PoolOptions, accept, derive, entry, failed, plan, write_each};
+use super::label::{Found, Slot};
+use super::{Candidate, PoolOptions, accept, derive, entry, failed, plan, prepare, write_each};
 use crate::format::LABEL_BYTES;
 use crate::format::superblock::{DriveEntry, MAX_DRIVES, Superblock};
 use crate::{DriveState, Finding, PoolPlan, StoreError};
@@ -122,7 +122,7 @@ async fn open(
         let salt = u64::try_from(i).unwrap_or(u64::MAX) + 1000 * (block.sequence + 1);
         let entry = entry(&drives[i], block.unit_bytes, derive(&options.seed, salt));
         let place = place_for(&block).ok_or_else(|| (i, "the pool has its most drives".to_string()))?;
-        begin(exec, drives[i].info.file).await.map_err(|e| (i, e.to_string()))?;
+        prepare(exec, drives[i].info.file).await.map_err(|why| (i, why))?;
         let path = drives[i].path.clone();
         findings.push(if was_out { Finding::Stale { path } } else { Finding::Joined { path } });
         block.seat(place, entry);
