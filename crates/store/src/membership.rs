@@ -2,6 +2,9 @@
 //!
 //! A drive is out only once the superblock that says so is durable on every drive that remains. Until then no commit that lacks
 //! its column counts. Whoever finds a drive wanting tells [`Membership::fail`]; the outcome comes from [`Membership::poll`].
+//!
+//! A try that fails may have got as far as drives that the next one, under the same number, does without. So that one is followed by
+//! another before anything is done by it: **a drive that is out has no superblock with the number of one that was told.**
 
 use crate::columns::{Shape, drive_bit};
 use crate::format::superblock::{MAX_DRIVES, SUPERBLOCK_BYTES, Superblock};
@@ -50,8 +53,14 @@ struct Look {
 
 /// See the module.
 pub(crate) struct Membership {
-    /// What is durable.
+    /// What is durable, and the next one goes on from.
     block: Superblock,
+    /// The last of those that the pool goes by.
+    told: Superblock,
+    /// A try to write the next one has failed: drives may have it, under the number of the one that is written instead.
+    tried: bool,
+    /// A drive that is in service by what is durable, and not told yet.
+    newcomer: Option<Joined>,
     /// This core's handles, by drive index.
     files: Vec<Option<FileId>>,
     /// Runs the writes; without one (tests of the bookkeeping) every change is durable at once.
@@ -72,7 +81,7 @@ pub(crate) struct Membership {
     look: Option<Look>,
     /// What the last look has found.
     looked: Option<LabelScrub>,
-    /// A drive's superblock is not what was written: all get the next one.
+    /// A drive's superblock is not what was written, or the only one that it has, or one that was tried before: all get the next one.
     renew: bool,
     /// What was lost is made good but for what so many drives had, which the next superblock says.
     good: Option<usize>,
@@ -82,8 +91,12 @@ pub(crate) struct Membership {
 impl Membership {
     /// The membership of a pool that was just opened.
     pub(crate) fn new(plan: &PoolPlan, files: &[Option<FileId>], exec: Option<Handle>) -> Membership {
+        let has_one = |f: &Finding| matches!(f, Finding::Joined { .. } | Finding::Stale { .. });
         Membership {
             block: plan.superblock(),
+            told: plan.superblock(),
+            tried: false,
+            newcomer: None,
             files: files.to_vec(),
             exec,
             wanted: BTreeMap::new(),
@@ -94,7 +107,7 @@ impl Membership {
             writing: None,
             look: None,
             looked: None,
-            renew: false,
+            renew: plan.findings.iter().any(has_one),
             good: None,
             stopped: false,
         }
@@ -102,27 +115,27 @@ impl Membership {
 
     /// Where a drive stands, durably.
     pub(crate) fn state(&self, drive: u16) -> DriveState {
-        self.block.drives.get(usize::from(drive)).map_or(DriveState::Gone, |d| d.state)
+        state(&self.block, drive)
     }
 
     /// The same for people, to whom a drive is leaving from when that was asked for, or that it be given up: who waits for it to leave does
     /// not have to know that this takes a superblock first.
     pub(crate) fn shown(&self, drive: u16) -> DriveState {
-        match (self.state(drive), self.wanted.get(&drive)) {
+        match (state(&self.told, drive), self.wanted.get(&drive)) {
             (DriveState::In, Some(DriveState::Leaving)) => DriveState::Leaving,
             (DriveState::In, Some(DriveState::Out)) if self.given_up == Some(drive) => DriveState::Leaving,
             (state, _) => state,
         }
     }
 
-    /// Number of the superblock that is durable.
+    /// Number of the superblock that the pool goes by.
     pub(crate) fn sequence(&self) -> u64 {
-        self.block.sequence
+        self.told.sequence
     }
 
-    /// Where the drives stand, durably.
+    /// Where the drives stand, for all who go by it.
     pub(crate) fn members(&self) -> Members {
-        members(&self.block)
+        members(&self.told)
     }
 
     /// Why a drive that is out failed.
@@ -157,7 +170,9 @@ impl Membership {
 
     /// Whatever shards hold was begun with all its parity, and has columns on so many drives that are out.
     pub(crate) fn made_good(&mut self, out: usize) {
-        self.good = self.block.gains(out).then_some(out);
+        // Whoever counts does not know of a drive that is out and not told yet.
+        let knows_all = self.told.sequence == self.block.sequence;
+        self.good = (knows_all && self.block.gains(out)).then_some(out);
     }
 
     /// A drive shall be emptied; false when it is not in service, or too few would remain.
@@ -194,7 +209,7 @@ impl Membership {
         if self.stopped {
             return Err("the pool has stopped: more drives failed than it can lose".into());
         }
-        if self.joining.is_some() {
+        if self.joining.is_some() || self.newcomer.is_some() {
             return Err("another drive is joining; try again in a moment".into());
         }
         if place_for(&self.block).is_none() {
@@ -210,9 +225,9 @@ impl Membership {
         self.joined.take()
     }
 
-    /// The drives, durably.
-    pub(crate) fn block(&self) -> &Superblock {
-        &self.block
+    /// The drives, for all who go by them.
+    pub(crate) fn told(&self) -> &Superblock {
+        &self.told
     }
 
     /// The handle of a drive that is out or gone has been closed.
@@ -274,8 +289,13 @@ impl Membership {
         if let Some(outcome) = outcome
             && let Some(Writing { block, joins, .. }) = self.writing.take()
         {
+            self.tried |= outcome.is_err();
             match outcome {
-                Ok(()) => return Some(self.in_force(block, joins)),
+                Ok(()) => {
+                    if let Some(change) = self.in_force(block, joins) {
+                        return Some(change);
+                    }
+                }
                 Err((drive, reason)) if joins == Some(drive) => {
                     // Without it nothing has changed.
                     self.detach(drive);
@@ -299,17 +319,28 @@ impl Membership {
         None
     }
 
-    /// A superblock has become durable on every drive that it counts.
-    fn in_force(&mut self, block: Superblock, joins: Option<u16>) -> Change {
+    /// A superblock has become durable on every drive that it counts. Nothing is told of one whose number others may have.
+    fn in_force(&mut self, block: Superblock, joins: Option<u16>) -> Option<Change> {
         (self.block, self.renew, self.good) = (block, false, None);
-        let joined = joins.and_then(|drive| {
-            let entry = self.block.drives.get(usize::from(drive))?;
-            self.joining = None;
-            self.joined = Some(Ok(entry.uuid));
+        if let Some((drive, entry)) = joins.and_then(|d| Some((d, self.block.drives.get(usize::from(d))?))) {
+            self.newcomer = Some(Joined { drive, uuid: entry.uuid, units: entry.units });
+            (self.joining, self.renew) = (None, true);
             self.reasons.remove(&drive);
-            Some(Joined { drive, uuid: entry.uuid, units: entry.units })
-        });
-        Change::Members(self.members(), joined)
+        }
+        if std::mem::take(&mut self.tried) {
+            self.renew = true;
+            return None;
+        }
+        self.told = self.block.clone();
+        let joined = self.take_newcomer();
+        Some(Change::Members(self.members(), joined))
+    }
+
+    /// A drive that has joined can be told.
+    fn take_newcomer(&mut self) -> Option<Joined> {
+        let joined = self.newcomer.take()?;
+        self.joined = Some(Ok(joined.uuid));
+        Some(joined)
     }
 
     /// The place that a joining drive takes in a superblock.
@@ -350,7 +381,7 @@ impl Membership {
         let joins = self.seat(&mut block);
         assert!(block.covers_new() || !self.block.covers_new(), "what is begun now is covered: {block:?}");
         let Some(exec) = self.exec.clone() else {
-            return Some(self.in_force(block, joins));
+            return self.in_force(block, joins);
         };
         let outcome = Rc::new(RefCell::new(None));
         let (put, files) = (outcome.clone(), self.files.clone());
@@ -374,8 +405,15 @@ impl Membership {
         if self.joining.take().is_some() {
             self.joined = Some(Err(reason.clone()));
         }
+        // One that counts is named by the next start.
+        self.take_newcomer();
         Change::Stop(reason)
     }
+}
+
+/// Where a drive stands by a superblock.
+fn state(block: &Superblock, drive: u16) -> DriveState {
+    block.drives.get(usize::from(drive)).map_or(DriveState::Gone, |d| d.state)
 }
 
 /// Why a drive was out at the opening.

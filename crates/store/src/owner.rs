@@ -172,7 +172,7 @@ impl PoolOwner {
     /// too few were there for its parity, and re-protection is not through.
     #[must_use]
     pub fn deficit(&self) -> u8 {
-        self.membership.block().deficit
+        self.membership.told().deficit
     }
 
     fn free_on(&self, drive: usize) -> u32 {
@@ -245,7 +245,7 @@ impl PoolOwner {
 
     /// 1 for a segment with fewer parity columns than the pool was made for.
     fn falls_short(&self, columns: &Columns) -> usize {
-        usize::from(columns.parity() < usize::from(self.membership.block().parity))
+        usize::from(columns.parity() < usize::from(self.membership.told().parity))
     }
 
     fn hold(&mut self, unit: UnitId) -> Result<(), StoreError> {

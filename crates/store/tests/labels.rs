@@ -4,7 +4,7 @@
 mod common;
 use common::*;
 use dolmen_io::FileId;
-use dolmen_sim::{CrashLimits, DriveFaults, World};
+use dolmen_sim::{CrashLimits, DriveFaults, DriveSpec, World};
 use dolmen_store::*;
 use dolmen_types::{LineId, PgId, Uuid};
 
@@ -141,6 +141,35 @@ fn one_slot_of_the_only_drive_will_do() {
             let mut node = Node::open(&world, &setup).unwrap();
             assert_eq!(node.read(0, 1, 0, 3).unwrap(), [11, 12, 13]);
             assert!(node.owner.sequence() >= sequence);
+        }
+    }
+}
+
+/// Nor is one superblock all that a drive has when it has just joined, while the pool served or at a start.
+#[test]
+fn one_slot_of_a_drive_that_has_just_joined_will_do() {
+    for (count, parity) in [(1, 0), (2, 1)] {
+        for (slot, at_start) in [(0, false), (1, false), (0, true), (1, true)] {
+            let world = World::new(slot);
+            let (setup, wider) = (setup(count, parity), setup(count + 1, parity));
+            let name = wider.drives[count].0;
+            let mut node = filled(&world, &setup);
+            world.add_drive(NODE, path(name), DriveSpec::file(11 << 20));
+            if at_start {
+                drop(node);
+                node = Node::open(&world, &wider).unwrap();
+            } else {
+                node.add_drive(name).unwrap();
+            }
+            node.turns_for(100);
+            drop(node);
+            world.crash();
+            world.overwrite(NODE, path(name), slot * SUPERBLOCK + 200, b"rot");
+            let mut node = Node::open(&world, &wider).unwrap_or_else(|why| panic!("slot {slot}: {why}"));
+            let drives = node.owner.drives();
+            let all_in = drives.len() == count + 1 && drives.iter().all(|d| d.state == DriveState::In);
+            assert!(all_in, "slot {slot}, {drives:?}");
+            assert_eq!(node.read(0, 1, 0, 3).unwrap(), [11, 12, 13]);
         }
     }
 }

@@ -81,7 +81,7 @@ impl PoolOwner {
     /// What [`prepare_drive`](crate::prepare_drive) needs to know of the pool. `seed` is fresh randomness.
     #[must_use]
     pub fn join_to(&self, seed: [u8; 32]) -> JoinTo {
-        JoinTo { block: self.membership.block().clone(), seed }
+        JoinTo { block: self.membership.told().clone(), seed }
     }
 
     /// Takes a drive that was made ready into the pool. Before that every core has to have a handle of it
@@ -138,7 +138,7 @@ impl PoolOwner {
             free_units: self.free.get(usize::from(drive)).map_or(0, |_| self.free_on(usize::from(drive))),
             held_units: self.held_units.get(usize::from(drive)).copied().unwrap_or(0),
         };
-        (0u16..).zip(&self.membership.block().drives).map(standing).collect()
+        (0u16..).zip(&self.membership.told().drives).map(standing).collect()
     }
 
     /// A drive has joined: its units are there to be leased, and the shards learn of it before anybody counts it.
@@ -176,7 +176,7 @@ impl PoolOwner {
     pub(super) fn keep_what_is_needed(&mut self) {
         let leaving: Vec<u16> =
             (0u16..).take(MAX_DRIVES).filter(|&d| self.members.leaving & drive_bit(d) != 0).collect();
-        let few = self.active().count() < 1 + usize::from(self.membership.block().parity);
+        let few = self.active().count() < 1 + usize::from(self.membership.told().parity);
         for drive in leaving {
             if few || self.fits_without(drive).is_err() {
                 self.membership.stay(drive);
@@ -192,7 +192,7 @@ impl PoolOwner {
             .filter(|&i| i != usize::from(drive))
             .map(|i| u32::try_from(self.held[i].len()).expect("units fit 32 bits"))
             .collect();
-        let shape = Shape::of(remain.len().max(1), self.membership.block().parity);
+        let shape = Shape::of(remain.len().max(1), self.membership.told().parity);
         let reserve = Reserve::of(usable(&remain, shape), self.unit_bytes, shards, shape);
         let live: u64 = self.shards.iter().map(|s| s.footprint_bytes).sum();
         let (data, room) = (self.members.shape.usable(live), shape.usable(reserve.capacity_bytes));

@@ -63,6 +63,13 @@ struct Settled {
     findings: Vec<Finding>,
 }
 
+/// An opening that is recorded on the drives.
+struct Opened {
+    block: Superblock,
+    order: Vec<Option<usize>>,
+    findings: Vec<Finding>,
+}
+
 /// Opens the pool that the superblock in force describes; drives that hold nothing of it join.
 pub(super) async fn reopen(
     exec: &Handle,
@@ -83,14 +90,31 @@ pub(super) async fn reopen(
         if let Err(why) = &options.at_least {
             whole(&block, &settled.order, why)?;
         }
-        match open(exec, &matching, settled, options).await {
-            Ok(plan) => return Ok(PoolPlan { let_go: matching.left_alone(), ..plan }),
+        let Opened { mut block, order, findings } = match open(exec, &matching, settled, options).await {
+            Ok(opened) => opened,
             // A drive that can't be written is as good as absent. What this try has written has the number of the next, and counts
             // for nothing without that drive.
-            Err((i, why)) if matching.may_lose(i) => matching.unusable[i] = Some(why),
+            Err((i, why)) if matching.may_lose(i) => {
+                matching.unusable[i] = Some(why);
+                continue;
+            }
             Err((i, why)) => return Err(failed(&drives[i], why)),
+        };
+        if misses(&matching, &order) {
+            // This try or an earlier one, which was cut short, may have given a drive that is out now a superblock with the number of this
+            // one. Come back alone it must not pass for the pool: so the pool goes by the next one.
+            let in_force = block.clone();
+            block.sequence += 1;
+            let written = write_each(exec, drives, &order, Some(&in_force), &block).await;
+            written.map_err(|(i, why)| failed(&drives[i], why))?;
         }
+        return Ok(PoolPlan { let_go: matching.left_alone(), ..plan(&block, order, false, findings) });
     }
+}
+
+/// True when a drive that the superblock in force counts takes no part in what follows it.
+fn misses(matching: &Matching<'_>, order: &[Option<usize>]) -> bool {
+    matching.block.drives.iter().zip(order).any(|(d, at)| d.state.counts() && at.is_none())
 }
 
 /// The plan of the pool as it stands, with what is missing out; and by drive whether the superblock in force counts it.
@@ -116,7 +140,7 @@ async fn open(
     &Matching { drives, found, block: in_force, .. }: &Matching<'_>,
     settled: Settled,
     options: &PoolOptions,
-) -> Result<PoolPlan, (usize, String)> {
+) -> Result<Opened, (usize, String)> {
     let Settled { mut block, mut order, joining, mut findings } = settled;
     for (i, was_out) in joining {
         let salt = u64::try_from(i).unwrap_or(u64::MAX) + 1000 * (block.sequence + 1);
@@ -138,7 +162,7 @@ async fn open(
     block.incarnation = block.incarnation.max(highest) + 1 + u64::from(unknown);
     block.sequence += 1;
     write_each(exec, drives, &order, Some(in_force), &block).await?;
-    Ok(plan(&block, order, false, findings))
+    Ok(Opened { block, order, findings })
 }
 
 /// Where the table takes another drive: a new place where there is one, so that it remembers who was there.
