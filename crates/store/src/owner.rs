@@ -19,7 +19,7 @@ use crate::columns::{Columns, MAX_COLUMNS, Shape, drive_bit};
 use crate::format::segment::{STREAMS, Stream};
 use crate::membership::{Change, Membership};
 use crate::message::Members;
-use crate::{PoolPlan, Purpose, SpaceLevel, StoreError, ToPool, ToShard, UnitId};
+use crate::{DriveState, PoolPlan, Purpose, SpaceLevel, StoreError, ToPool, ToShard, UnitId};
 use dolmen_io::FileId;
 use dolmen_io::exec::Handle;
 use dolmen_types::ShardId;
@@ -91,6 +91,8 @@ impl PoolOwner {
             out: Vec::new(),
         };
         owner.measure();
+        // A start may have lost a drive while another one was leaving. What needs units is seen when the shards have told.
+        owner.keep_what_is_needed();
         owner
     }
 
@@ -109,6 +111,9 @@ impl PoolOwner {
                 if self.ready() {
                     self.collect_free();
                     self.send_levels(None);
+                    if self.membership.told().drives.iter().any(|d| d.state == DriveState::Out) {
+                        self.keep_what_is_needed();
+                    }
                 }
             }
             ToPool::Want { purpose, .. } => view.wants[stream_of(purpose) as usize] = Some(purpose),
@@ -426,7 +431,7 @@ pub(crate) fn stream_of(purpose: Purpose) -> Stream {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{DriveState, PlanDrive};
+    use crate::PlanDrive;
     use dolmen_types::Uuid;
 
     fn plan(drives: &[u32], shards: u16) -> PoolPlan {

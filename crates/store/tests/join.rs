@@ -3,7 +3,7 @@
 
 mod common;
 use common::*;
-use dolmen_sim::{DriveFaults, DriveSpec, Fault, World};
+use dolmen_sim::{CrashLimits, DriveFaults, DriveSpec, Fault, World};
 use dolmen_store::*;
 
 /// The names of drives, as [`drives`] gives them.
@@ -264,6 +264,72 @@ fn a_drive_stays_when_another_one_fails() {
     node.until_protected();
     load.run(&mut node, 10);
     load.verify(&mut node);
+}
+
+/// Three drives, of which one is on its way out, and is written down so; nothing is moved yet.
+fn leaving(world: &World) -> (Node, Load) {
+    let mut node = Node::open(world, &pool(3, 1)).unwrap();
+    let mut load = Load::begin(&mut node);
+    load.run(&mut node, 60);
+    node.stores.iter_mut().for_each(|s| s.set_reprotection(true, 0));
+    let sequence = node.owner.sequence();
+    node.owner.remove_drive(0).unwrap();
+    while node.owner.sequence() == sequence {
+        node.turn();
+    }
+    (node, load)
+}
+
+/// A drive that is leaving comes back, and with it a further one may go.
+fn stays(mut node: Node, mut load: Load) {
+    until(&mut node, 0, DriveState::In);
+    node.until_protected();
+    node.world.remove_drive(NODE, path("d2"));
+    load.run(&mut node, 10);
+    load.verify(&mut node);
+}
+
+/// A drive is dead at the start after another one was told to leave.
+#[test]
+fn a_drive_stays_when_another_one_is_dead_at_a_start() {
+    let world = World::new(18);
+    let (node, load) = leaving(&world);
+    drop(node);
+    world.crash();
+    world.remove_drive(NODE, path("d1"));
+    stays(Node::open(&world, &pool(3, 1)).unwrap(), load);
+    // With all of them there it leaves as it was told.
+    let world = World::new(19);
+    let (node, mut load) = leaving(&world);
+    drop(node);
+    world.crash();
+    let mut node = Node::open(&world, &pool(3, 1)).unwrap();
+    until(&mut node, 0, DriveState::Gone);
+    load.run(&mut node, 10);
+    load.verify(&mut node);
+}
+
+/// It is written down that one drive is out, and the power is cut before it is that the other one stays.
+#[test]
+fn a_drive_stays_when_another_one_fails_and_the_power_is_cut() {
+    let world = World::new(20);
+    let (mut node, load) = leaving(&world);
+    world.start_recording();
+    world.remove_drive(NODE, path("d1"));
+    node.stores.iter_mut().for_each(Store::checkpoint);
+    until(&mut node, 0, DriveState::In);
+    drop(node);
+    let recording = world.stop_recording().unwrap();
+    let mut between = 0;
+    for state in recording.crash_states(CrashLimits { per_point: 12, total: 120, seed: 1 }) {
+        let world = World::restore(21, &state);
+        world.remove_drive(NODE, path("d1"));
+        let node = Node::start(&world, &pool(3, 1)).unwrap_or_else(|why| panic!("{}: {why}", state.label));
+        between += usize::from(node.plan.deficit > 0 && node.plan.drives[0].state == DriveState::Leaving);
+        let load = Load { seq: load.seq, values: load.values.clone() };
+        stays(node.until_ready().unwrap(), load);
+    }
+    assert!(between > 10, "{between}");
 }
 
 /// A mirror that has room.
