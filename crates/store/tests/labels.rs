@@ -319,6 +319,29 @@ fn keys_are_erased_on_what_was_a_drive_of_the_pool_alone() {
     assert!(matches!(erase(pool), Err(StoreError::Refused(_))));
 }
 
+/// A drive that hangs is not waited for, whatever is done on it.
+#[test]
+fn a_drive_that_hangs_keeps_its_keys() {
+    for (read_ns, write_extra_ns) in [(3_600_000_000_000, 0), (100_000, 3_600_000_000_000)] {
+        let world = World::new(42);
+        let setup = setup(1, 0);
+        let pool = filled(&world, &setup).plan.pool;
+        world.crash();
+        let latency_ns = (read_ns, read_ns);
+        world.set_faults(
+            NODE,
+            path("d0"),
+            DriveFaults { latency_ns, write_extra_ns, ..DriveFaults::default() },
+        );
+        let (mut io, mut exec, drives) = offline(&world, &setup);
+        let before = world.now();
+        let erasing = erase_keys_on(exec.handle(), drives[0].info.clone(), pool);
+        let erased = run(&mut io, &mut exec, erasing);
+        assert!(matches!(erased, Err(StoreError::Drive(_))), "{erased:?}");
+        assert!(world.now().since(before) < 30_000_000_000);
+    }
+}
+
 /// A write of a page that took too long and was given up may come late: what is overwritten after it stays overwritten.
 #[test]
 fn a_page_that_comes_late_does_not_bring_keys_back() {

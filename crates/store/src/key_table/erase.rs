@@ -3,7 +3,7 @@
 //! What is overwritten must stay so: the table gives the drive no page any more, and a write that was given up because it took too long has
 //! ended, before the first zeros are written.
 
-use super::{KeyTable, READ_PAGES, WRITE_MS};
+use super::{KeyTable, READ_PAGES};
 use crate::format::PAGE_BYTES;
 use crate::format::keys::{KEY_COPIES, KEY_PAGES, key_offset};
 use crate::shard::within;
@@ -17,6 +17,9 @@ use std::rc::Rc;
 
 /// How long a write that was given up is waited for before a drive's keys are overwritten. Milliseconds.
 const LATE_MS: u64 = 30_000;
+
+/// How long it may take to look at a drive and to overwrite its keys. Milliseconds.
+const ERASE_MS: u64 = 20_000;
 
 /// How often it is looked at whether it has ended. Milliseconds.
 const LOOK_MS: u64 = 50;
@@ -71,9 +74,15 @@ impl KeyTable {
 }
 
 /// Overwrites the key table of a drive that has left the pool, durably: the wrapped keys of the pool's lines are there no more. What
-/// serves something else by now is left as it is, and refused.
+/// serves something else by now is left as it is, and refused. A drive that hangs is given up.
 pub async fn erase_keys_on(exec: Handle, drive: DriveInfo, from: Uuid) -> Result<(), StoreError> {
-    let file = drive.file;
+    let erasing = overwrite(exec.clone(), drive, from);
+    let late = || Err(StoreError::Drive(format!("it took longer than {ERASE_MS} ms")));
+    within(&exec, ERASE_MS, erasing).await.unwrap_or_else(late)
+}
+
+async fn overwrite(exec: Handle, drive: DriveInfo, from: Uuid) -> Result<(), StoreError> {
+    let (file, drive_error) = (drive.file, |error: dolmen_io::Error| StoreError::Drive(error.to_string()));
     match identify_drive(exec.clone(), drive).await? {
         Identity::Ours { pool, .. } if pool == from => {}
         _ => return Err(StoreError::Refused("it holds something else by now, and was left as it is".into())),
@@ -85,12 +94,8 @@ pub async fn erase_keys_on(exec: Handle, drive: DriveInfo, from: Uuid) -> Result
             buf.set_len(len);
             buf.fill(0);
             let writing = exec.write_durable(file, key_offset(first, copy), vec![buf.freeze()]);
-            match within(&exec, WRITE_MS, writing).await {
-                Some(Ok(())) => {}
-                Some(Err(error)) => return Err(StoreError::Drive(error.to_string())),
-                None => return Err(StoreError::Drive(format!("it took longer than {WRITE_MS} ms"))),
-            }
+            writing.await.map_err(drive_error)?;
         }
     }
-    exec.flush(file).await.map_err(|error| StoreError::Drive(error.to_string()))
+    exec.flush(file).await.map_err(drive_error)
 }
