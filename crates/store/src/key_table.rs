@@ -51,6 +51,8 @@ pub struct KeyTable {
     /// Drives that may fail to take a change; whoever runs the pool sees to it that they go out.
     spare: usize,
     pages: Vec<KeyPage>,
+    /// By page the highest number that it was ever written under: what failed may be on a drive, or still come.
+    tried: Vec<u64>,
     /// Pages that hold something on the drives of which nothing is known: they are left as they are.
     lost: Vec<u16>,
     /// Drives that did not take a page, and why.
@@ -70,7 +72,9 @@ impl KeyTable {
         let drives: Vec<FileId> = files.iter().flatten().copied().collect();
         let spare = usize::from(plan.parity);
         let Copies { pages, wrong, lost, .. } = read(exec, plan.pool, &drives, spare).await?;
-        let mut table = KeyTable { drives, spare, pages, lost, failed: Vec::new(), late: Late::default() };
+        let tried = pages.iter().map(|page| page.sequence).collect();
+        let (failed, late) = (Vec::new(), Late::default());
+        let mut table = KeyTable { drives, spare, pages, tried, lost, failed, late };
         table.mend(exec, &wrong).await?;
         Ok(table)
     }
@@ -183,11 +187,12 @@ impl KeyTable {
         std::mem::take(&mut self.failed)
     }
 
-    /// Makes a changed page durable, then believes it.
+    /// Makes a changed page durable, then believes it. Never under the number of a try that failed: a start could not tell the two apart.
     async fn change(&mut self, exec: &Handle, mut page: KeyPage) -> Result<(), StoreError> {
-        page.sequence += 1;
-        self.write(exec, &page).await?;
         let index = usize::from(page.index);
+        self.tried[index] += 1;
+        page.sequence = self.tried[index];
+        self.write(exec, &page).await?;
         self.pages[index] = page;
         Ok(())
     }
@@ -231,8 +236,12 @@ impl KeyTable {
         Ok(())
     }
 
-    /// Writes one copy of a page to one drive; one that was never written becomes zeros.
+    /// Writes one copy of a page to one drive; one that was never written becomes zeros. Nothing goes to a drive on which an earlier write
+    /// may still come: it would take this one back.
     async fn put(&self, exec: &Handle, file: FileId, page: &KeyPage, copy: u64) -> Result<(), String> {
+        if self.late.has(file) {
+            return Err("an earlier write of a page was given up and has not ended".into());
+        }
         let bytes = if page.sequence > 0 { page.encode() } else { vec![0; PAGE_BYTES as usize] };
         let mut buf = exec.alloc(bytes.len()).await;
         buf.set_len(bytes.len());

@@ -342,6 +342,48 @@ fn a_drive_that_hangs_keeps_its_keys() {
     }
 }
 
+/// A change of the table fails on the only drive, and one of its writes comes late: what was added after it stays.
+#[test]
+fn a_page_that_comes_late_takes_nothing_back() {
+    let world = World::new(43);
+    let setup = setup(1, 0);
+    drop(filled(&world, &setup));
+    world.crash();
+    let (mut io, mut exec, candidates) = offline(&world, &setup);
+    let (handle, slow, options) = (exec.handle(), world.clone(), options(&setup));
+    run(&mut io, &mut exec, async move {
+        let file = candidates[0].info.file;
+        let plan = open_pool(handle.clone(), candidates, options).await.unwrap();
+        let mut table = KeyTable::load(&handle, &plan, &[Some(file)]).await.unwrap();
+        let writes_take = move |ms: u64| {
+            let write_extra_ns = ms * 1_000_000;
+            slow.set_faults(NODE, path("d0"), DriveFaults { write_extra_ns, ..DriveFaults::default() });
+        };
+        // The first copy lands, the second one is given up.
+        writes_take(3_000);
+        let (later, slower) = (handle.clone(), writes_take.clone());
+        let begins = async move {
+            later.sleep_until(later.now().plus_ms(1_000)).await;
+            slower(8_000);
+        };
+        handle.spawn(begins).unwrap();
+        let key =
+            |line| WrappedKey { line: LineId(line), pg: PgId(0), cluster_key: [1; 16], wrapped: [9; 40] };
+        assert!(table.add(&handle, key(1)).await.is_err());
+        writes_take(0);
+        // Whoever is refused tries again.
+        let given_up = handle.now().plus_ms(30_000);
+        while let Err(why) = table.add(&handle, key(2)).await {
+            assert!(handle.now() < given_up, "{why}");
+            handle.sleep_until(handle.now().plus_ms(500)).await;
+        }
+        handle.sleep_until(handle.now().plus_ms(20_000)).await;
+        let table = KeyTable::load(&handle, &plan, &[Some(file)]).await.unwrap();
+        assert_eq!(table.key(LineId(2)), Some(key(2)));
+        assert_eq!(table.key(LineId(1)), None);
+    });
+}
+
 /// A write of a page that took too long and was given up may come late: what is overwritten after it stays overwritten.
 #[test]
 fn a_page_that_comes_late_does_not_bring_keys_back() {

@@ -44,7 +44,7 @@ impl Late {
         let _ = exec.spawn(watching);
     }
 
-    fn has(&self, file: FileId) -> bool {
+    pub(super) fn has(&self, file: FileId) -> bool {
         self.0.borrow().contains(&file)
     }
 }
