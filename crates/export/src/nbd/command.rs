@@ -101,12 +101,14 @@ pub(super) struct Command {
     pub(super) begun: bool,
     /// The first failure.
     pub(super) error: Option<Errno>,
-    /// Buffers of its pieces, at the backend and in the window. Bytes.
-    pub(super) held: u64,
+    /// Buffers of its pieces: being filled, at the backend, and in the window. Bytes.
+    pub(super) held: usize,
     /// Its connection is gone: nobody waits for the reply.
     pub(super) orphan: bool,
     /// It waits in its connection's list of those that have something to say.
     pub(super) queued: bool,
+    /// It waits in its connection's list of those that found no memory.
+    pub(super) hungry: bool,
     /// What is stored, from where the client asked on.
     pub(super) extents: Box<[Extent]>,
     /// When it was received.
@@ -230,6 +232,7 @@ impl Command {
             held: 0,
             orphan: false,
             queued: false,
+            hungry: false,
             extents: Box::default(),
             stamps: Stamps::default(),
             traces: [None, None],
@@ -269,21 +272,21 @@ impl Command {
         self.error.get_or_insert(error);
     }
 
-    /// The backend has done a piece, or not; true when its buffer waits for its turn in the reply.
-    pub(super) fn piece_done(&mut self, range: &Range<u64>, reply: Reply) -> bool {
+    /// The backend has done a piece, or not; how much memory waits for its turn in the reply now. Bytes.
+    pub(super) fn piece_done(&mut self, range: &Range<u64>, reply: Reply) -> usize {
         self.under_way -= 1;
         match (reply.result, reply.buf) {
             (Err(failure), _) => self.cut_short(errno(failure)),
             (Ok(()), Some(buf)) if self.kind == Kind::Read && self.error.is_none() && !self.orphan => {
-                let slot = self.slot(range.start);
+                let (slot, memory) = (self.slot(range.start), buf.capacity());
                 self.finished[slot] = Some(buf);
-                return true;
+                return memory;
             }
             (Ok(()), None) if self.kind == Kind::Read => self.cut_short(Errno::Io),
             (Ok(()), _) if matches!(self.kind, Kind::Map { .. }) => self.take_extents(&reply.extents),
             (Ok(()), _) => {}
         }
-        false
+        0
     }
 
     /// Cuts what is stored to what was asked for.
@@ -313,14 +316,6 @@ impl Command {
             Kind::Read => (bytes, 0),
             Kind::Write { .. } => (0, bytes),
             _ => (0, 0),
-        }
-    }
-
-    /// Bytes of the buffer of a piece.
-    pub(super) fn buffer_bytes(&self, range: &Range<u64>) -> u64 {
-        match self.kind {
-            Kind::Read | Kind::Write { .. } => range.end - range.start,
-            Kind::WriteZeroes { .. } | Kind::Trim | Kind::Map { .. } | Kind::Flush => 0,
         }
     }
 

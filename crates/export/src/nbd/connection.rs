@@ -2,15 +2,22 @@
 
 use super::{
     handshake::{Handshake, Opened},
+    outbox::Sending,
     request::Requests,
 };
 use crate::slab::Key;
-use dolmen_io::{Buf, SocketId, trace::Unsent};
+use dolmen_io::{Buf, Io, SocketId, trace::Unsent};
 use dolmen_types::Nanos;
 use std::{
     collections::VecDeque,
     net::{IpAddr, SocketAddr},
 };
+
+/// A send that takes longer is asked how far it is. Milliseconds.
+const LONG_SEND_MS: u64 = 400;
+
+/// What has to move of a send, or of a piece of a write, for it to count as going on. Bytes.
+const LEAST_MOVED_BYTES: usize = 64 * 1024;
 
 /// How far a client has come.
 #[derive(Debug)]
@@ -34,8 +41,6 @@ pub(super) struct Transmission {
     pub(super) settling: u16,
     /// Commands that are not answered yet.
     pub(super) commands: u32,
-    /// Buffers of their pieces. Bytes.
-    pub(super) held: u64,
     /// Those that have something to say, in the order in which they came to it.
     pub(super) ready: VecDeque<Key>,
     /// Reads and ranges that could ask for more but found no memory.
@@ -49,6 +54,31 @@ pub(super) struct Incoming {
     /// The piece being filled, and how far.
     pub(super) buf: Option<Buf>,
     pub(super) filled: usize,
+    /// Since when it does not go on, though nothing here holds it up. A client that sends next to nothing counts as one that sends
+    /// nothing.
+    pub(super) since: Nanos,
+}
+
+impl Incoming {
+    /// A write that waits for the first piece's data.
+    pub(super) fn new(command: Key, now: Nanos) -> Incoming {
+        Incoming { command, buf: None, filled: 0, since: now }
+    }
+
+    /// So many more bytes of the piece are here.
+    pub(super) fn fill(&mut self, bytes: usize, now: Nanos) {
+        let before = self.filled;
+        self.filled += bytes;
+        if self.filled / LEAST_MOVED_BYTES > before / LEAST_MOVED_BYTES {
+            self.since = now;
+        }
+    }
+
+    /// The piece, which is whole.
+    pub(super) fn take(&mut self, now: Nanos) -> Option<Buf> {
+        (self.filled, self.since) = (0, now);
+        self.buf.take()
+    }
 }
 
 /// Whether bytes are being received.
@@ -75,9 +105,13 @@ pub(super) struct Connection {
     pub(super) consumed: usize,
     /// What the handshake says that is not being sent yet.
     pub(super) said: Vec<u8>,
-    /// Since when a send is under way.
-    pub(super) sending: Option<Nanos>,
-    /// When the handshake must be over, the data of a write go on, or a client that has ended its side have its answers.
+    /// The send under way.
+    pub(super) sending: Option<Sending>,
+    /// Bytes that the client had taken at the last look at a long send.
+    taken: u64,
+    /// Buffers of its commands, and of them those in the send under way. Bytes.
+    pub(super) held: usize,
+    /// When the handshake must be over, or a client that has ended its side have its answers.
     pub(super) deadline: Nanos,
     /// It takes no more requests, and ends when those under way are answered.
     pub(super) leaving: bool,
@@ -111,6 +145,8 @@ impl Connection {
             consumed: 0,
             said,
             sending: None,
+            taken: 0,
+            held: 0,
             deadline,
             leaving: false,
             dirty: false,
@@ -142,6 +178,43 @@ impl Connection {
     /// Nothing more comes from it.
     pub(super) fn has_ended(&self) -> bool {
         self.leaving || self.receiving == Receiving::Ended
+    }
+
+    /// True when there is something to say.
+    pub(super) fn has_news(&self) -> bool {
+        let ready = matches!(&self.phase, Phase::Open(t) if !t.ready.is_empty());
+        !self.said.is_empty() || ready
+    }
+
+    /// Once a tick: sees whether what is under way goes on.
+    pub(super) fn watch(&mut self, io: &Io) {
+        let now = io.now();
+        // What we hold up ourselves begins when we go on.
+        let held_up = !self.input.is_empty();
+        if let Some(write) = self.transmission().and_then(|t| t.write.as_mut()).filter(|_| held_up) {
+            write.since = now;
+        }
+        if let Some(sending) = self.sending.as_mut().filter(|s| s.since.plus_ms(LONG_SEND_MS) < now)
+            && let Some(taken) = io.bytes_taken(self.sock)
+            && taken.saturating_sub(self.taken) >= LEAST_MOVED_BYTES as u64
+        {
+            (sending.since, self.taken) = (now, taken);
+        }
+    }
+
+    /// The write whose data is being received.
+    pub(super) fn write(&self) -> Option<&Incoming> {
+        match &self.phase {
+            Phase::Open(transmission) => transmission.write.as_ref(),
+            Phase::Handshake(_) | Phase::Closing => None,
+        }
+    }
+
+    /// Since when its client has not read what it is sent, or not gone on with the data that a buffer waits for; `None` if memory
+    /// waits for nothing of it.
+    pub(super) fn unmoved_since(&self) -> Option<Nanos> {
+        let write = self.write().filter(|write| write.buf.is_some()).map(|write| write.since);
+        self.sending.as_ref().map(|sending| sending.since).into_iter().chain(write).min()
     }
 
     /// The requests' part, once it is reached.

@@ -12,10 +12,10 @@ use crate::{
 };
 use dolmen_io::{Buf, Io, Stage, Stamps};
 
-/// Buffers of one client's pieces at most. Bytes.
-pub(super) const MAX_HELD: u64 = 4 << 20;
+/// Buffers of one client's pieces at most, until their data is sent. Bytes.
+const MAX_HELD: usize = 8 << 20;
 
-const _: () = assert!(MAX_HELD >= (WINDOW * MAX_DATA_BYTES) as u64);
+const _: () = assert!(MAX_HELD >= WINDOW * MAX_DATA_BYTES);
 
 /// Where the requests of a connection go.
 #[derive(Clone, Copy)]
@@ -78,20 +78,35 @@ impl Server {
             && !connection.stalled
         {
             connection.stalled = true;
-            self.stalled.push(key);
+            self.stalled.push_back(key);
         }
     }
 
-    /// A connection that waited for memory.
-    pub(super) fn retry(&mut self, io: &mut Io, key: Key) {
+    /// Tries those again that wait for memory, in turns, one buffer each, until nobody gets any. Who was served last is the last one
+    /// then.
+    pub(super) fn retry_stalled(&mut self, io: &mut Io) {
+        let mut in_vain = 0;
+        while in_vain < self.stalled.len() {
+            let Some(key) = self.stalled.pop_front() else { break };
+            self.turn = Some(key);
+            self.retry(io, key);
+            let served = self.turn.take().is_none();
+            let waits = self.connections.get(key).is_some_and(|c| c.stalled);
+            in_vain = if served { 0 } else { in_vain + usize::from(waits) };
+        }
+    }
+
+    fn retry(&mut self, io: &mut Io, key: Key) {
         let Some(connection) = self.connections.get_mut(key) else { return };
         connection.stalled = false;
         let hungry = connection.transmission().map(|t| std::mem::take(&mut t.hungry)).unwrap_or_default();
-        for command in hungry {
-            self.advance(io, command);
+        for key in hungry {
+            if let Some(command) = self.commands.get_mut(key) {
+                command.hungry = false;
+            }
+            self.advance(io, key);
         }
         self.pump(io, key);
-        self.mark(key);
     }
 
     /// A command that ends early.
@@ -111,16 +126,12 @@ impl Server {
                 // Its data comes from the client.
                 (Next::Range(_), Kind::Write { .. }) => break,
                 (Next::Range(range), Kind::Read) => {
-                    let bytes = range.end - range.start;
-                    let room = self.has_room(connection, bytes);
-                    let length = usize::try_from(bytes).expect("a piece fits a buffer");
-                    match io.pool().alloc_plentiful(length).filter(|_| room) {
-                        Some(buf) => Some(buf),
-                        None => {
-                            self.announce(key);
-                            return self.wait_for_memory(connection, key);
-                        }
-                    }
+                    let length = usize::try_from(range.end - range.start).expect("a piece fits a buffer");
+                    let Some(buf) = self.take_buf(io, key, length) else {
+                        self.announce(key);
+                        return self.wait_for_memory(connection, key);
+                    };
+                    Some(buf)
                 }
                 _ => None,
             };
@@ -132,26 +143,59 @@ impl Server {
     }
 
     fn wait_for_memory(&mut self, connection: Key, key: Key) {
-        if let Some(t) = self.connections.get_mut(connection).and_then(|c| c.transmission()) {
-            t.hungry.push_back(key);
+        let transmission = self.connections.get_mut(connection).and_then(|c| c.transmission());
+        if let (Some(t), Some(command)) = (transmission, self.commands.get_mut(key)) {
+            if !command.hungry {
+                command.hungry = true;
+                t.hungry.push_back(key);
+            }
             self.stall(connection);
         }
     }
 
-    /// True when a client may have so much more memory.
-    fn has_room(&mut self, connection: Key, bytes: u64) -> bool {
-        let held = self.connections.get_mut(connection).and_then(|c| c.transmission()).map_or(0, |t| t.held);
-        held + bytes <= MAX_HELD && self.held + bytes <= self.held_limit
+    /// A buffer for data of a command, if its client may have one now: it leaves the others as much as it has already, of what the door
+    /// may have and of what hosts may. One that comes while others wait goes behind them.
+    pub(super) fn take_buf(&mut self, io: &Io, key: Key, length: usize) -> Option<Buf> {
+        let client = self.commands.get(key)?.connection;
+        if !self.stalled.is_empty() && self.turn != Some(client) {
+            return None;
+        }
+        let has = self.connections.get(client)?.held;
+        let buf = io.pool().alloc_share(length, has)?;
+        let bytes = buf.capacity();
+        // Somebody must be able to go on, however small the pool is.
+        let fits = self.held + has + bytes <= self.held_limit || self.held == 0;
+        if !fits || has + bytes > MAX_HELD {
+            return None;
+        }
+        self.turn = None;
+        self.hold(key, bytes);
+        Some(buf)
     }
 
-    /// Some of a command's memory is free, or on its way to the client.
-    pub(super) fn release(&mut self, key: Key, bytes: u64) {
+    /// A command has so much more memory.
+    pub(super) fn hold(&mut self, key: Key, bytes: usize) {
+        let Some(command) = self.commands.get_mut(key) else { return };
+        command.held += bytes;
+        self.held += bytes;
+        if let Some(connection) = self.connections.get_mut(command.connection) {
+            connection.held += bytes;
+        }
+    }
+
+    /// Some of a command's memory is free.
+    pub(super) fn release(&mut self, key: Key, bytes: usize) {
         let Some(command) = self.commands.get_mut(key) else { return };
         command.held -= bytes;
+        let client = command.connection;
+        self.uncount(client, bytes);
+    }
+
+    /// So much of what a client had is free.
+    pub(super) fn uncount(&mut self, client: Key, bytes: usize) {
         self.held -= bytes;
-        let connection = command.connection;
-        if let Some(t) = self.connections.get_mut(connection).and_then(|c| c.transmission()) {
-            t.held -= bytes;
+        if let Some(connection) = self.connections.get_mut(client) {
+            connection.held -= bytes;
         }
     }
 
@@ -166,24 +210,21 @@ impl Server {
         Some(command)
     }
 
-    /// Asks the backend; false when there is no room to remember it.
+    /// Asks the backend; false when there is no room to remember it. The buffer counts as the command's already.
     pub(super) fn ask(&mut self, io: &Io, connection: Key, key: Key, next: &Next, buf: Option<Buf>) -> bool {
-        let (Some(place), Some(command)) = (self.place_of(connection), self.commands.get_mut(key)) else {
-            return false;
-        };
         let (range, flush) = match next {
             Next::Range(range) => (range.clone(), false),
             Next::Flush | Next::Nothing => (0..0, true),
         };
-        let slot = PieceSlot { command: key, range, flush, give_up: Server::give_up(io) };
-        let Ok(piece) = self.pieces.insert(slot) else { return false };
+        let memory = buf.as_ref().map_or(0, Buf::capacity);
+        let slot = PieceSlot { command: key, range, flush, memory, give_up: Server::give_up(io) };
+        let place = self.place_of(connection).filter(|_| self.commands.get(key).is_some());
+        let piece = place.and_then(|_| self.pieces.insert(slot).ok());
+        let (Some(place), Some(piece), Some(command)) = (place, piece, self.commands.get_mut(key)) else {
+            self.release(key, memory);
+            return false;
+        };
         command.asked(next);
-        let bytes = buf.as_ref().map_or(0, |buf| buf.len() as u64);
-        command.held += bytes;
-        self.held += bytes;
-        if let Some(t) = self.connections.get_mut(connection).and_then(|c| c.transmission()) {
-            t.held += bytes;
-        }
         let mut stamps = command.stamps;
         if matches!(command.kind, Kind::Write { .. }) && !flush {
             stamps.mark(Stage::DataIn, io.now());
@@ -216,10 +257,9 @@ impl Server {
         }
         connection.input.clear();
         connection.consumed = 0;
-        let write = connection.transmission().and_then(|t| t.write.take());
-        if let Some(write) = write {
+        if let Some(write) = self.drop_write(key) {
             // The rest of its data does not come.
-            self.fail(io, write.command, Errno::Shutdown);
+            self.fail(io, write, Errno::Shutdown);
         }
         self.end_if_done(io, key);
     }
@@ -236,6 +276,7 @@ impl Server {
     /// Ends a connection at once, and calls off its commands.
     pub(super) fn close(&mut self, io: &mut Io, key: Key) {
         let tag = self.close_tag(key);
+        self.drop_write(key);
         let Some(connection) = self.connections.get_mut(key) else { return };
         if matches!(connection.phase, Phase::Closing) {
             return;

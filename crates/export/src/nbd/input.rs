@@ -3,14 +3,14 @@
 use super::{
     command::{Command, Kind, Next},
     connection::{Connection, Incoming, Phase, Receiving, Transmission},
-    flow::MAX_HELD,
     handshake::Progress,
     request::{NbdRequest, Piece, Requests},
     server::Server,
     wire::{Errno, command},
 };
 use crate::slab::Key;
-use dolmen_io::{Io, Stamps};
+use dolmen_io::{Buf, Io, Stamps};
+use dolmen_types::Nanos;
 use std::{collections::VecDeque, sync::Arc};
 
 /// Chunks of a client that may lie about before receiving is stopped.
@@ -88,7 +88,6 @@ impl Server {
                     write: None,
                     settling,
                     commands: 0,
-                    held: 0,
                     ready: VecDeque::new(),
                     hungry: VecDeque::new(),
                 }));
@@ -165,58 +164,87 @@ impl Server {
             return self.close(io, key);
         };
         if receives {
-            transmission.write = Some(Incoming { command, buf: None, filled: 0 });
+            transmission.write = Some(Incoming::new(command, io.now()));
         }
         self.advance(io, command);
     }
 
     /// Some data of a write; true when there is more to look at.
     fn take_data(&mut self, io: &mut Io, key: Key) -> bool {
-        let Some(connection) = self.connections.get_mut(key) else { return false };
-        let Connection { phase: Phase::Open(transmission), input, consumed, .. } = &mut **connection else {
-            return false;
+        let Some((write, wants_buffer)) = self
+            .connections
+            .get(key)
+            .and_then(|c| c.write())
+            .map(|write| (write.command, write.buf.is_none()))
+        else {
+            return self.pass_data(key);
         };
-        let unread = input.front().map_or(&[][..], |chunk| &chunk[*consumed..]);
-        let Some(write) = &mut transmission.write else {
-            // Nobody wants it.
-            let (taken, _) = transmission.requests.next(unread, usize::MAX);
-            connection.consume(taken);
-            return true;
-        };
-        let Some(command) = self.commands.get(write.command) else { return false };
+        let Some(command) = self.commands.get(write) else { return false };
         let range = match command.next() {
             Next::Range(range) => range,
             _ if command.error.is_some() => {
-                transmission.write = None;
+                self.drop_write(key);
                 return true;
             }
             _ => return false,
         };
         let length = usize::try_from(range.end - range.start).expect("a piece fits a buffer");
-        if write.buf.is_none() && transmission.held + length as u64 <= MAX_HELD {
-            write.buf = io.pool().alloc_plentiful(length);
-        }
-        let Some(buf) = &mut write.buf else {
+        let new = if wants_buffer { self.take_buf(io, write, length) } else { None };
+        if wants_buffer && new.is_none() {
             self.stall(key);
             return false;
+        }
+        if let Some(buf) = self.fill(io.now(), key, length, new)
+            && !self.ask(io, key, write, &Next::Range(range), Some(buf))
+        {
+            self.fail(io, write, Errno::NoMemory);
+        }
+        true
+    }
+
+    /// Takes what there is of the data of a piece of a write, which has its buffer or gets a `new` one; the piece when it is whole.
+    fn fill(&mut self, now: Nanos, key: Key, length: usize, new: Option<Buf>) -> Option<Buf> {
+        let connection = self.connections.get_mut(key)?;
+        let Connection { phase: Phase::Open(transmission), input, consumed, .. } = &mut **connection else {
+            return None;
         };
-        let (taken, piece) = transmission.requests.next(unread, length - write.filled);
+        let write = transmission.write.as_mut()?;
+        if new.is_some() {
+            (write.buf, write.since) = (new, now);
+        }
+        let (buf, filled) = (write.buf.as_mut()?, write.filled);
+        let unread = input.front().map_or(&[][..], |chunk| &chunk[*consumed..]);
+        let (taken, piece) = transmission.requests.next(unread, length - filled);
         if let Piece::Data(data) = piece {
-            buf[write.filled..write.filled + data.len()].copy_from_slice(data);
-            write.filled += data.len();
+            buf[filled..filled + data.len()].copy_from_slice(data);
+            write.fill(data.len(), now);
         }
-        let whole = write.filled == length;
-        let (command, buf) = (write.command, if whole { write.buf.take() } else { None });
-        if whole {
-            write.filled = 0;
-        }
+        let whole = if write.filled == length { write.take(now) } else { None };
         if transmission.requests.data_left() == 0 {
             transmission.write = None;
         }
         connection.consume(taken);
-        if whole && !self.ask(io, key, command, &Next::Range(range), buf) {
-            self.fail(io, command, Errno::NoMemory);
-        }
+        whole
+    }
+
+    /// Passes over data that nobody wants.
+    fn pass_data(&mut self, key: Key) -> bool {
+        let Some(connection) = self.connections.get_mut(key) else { return false };
+        let Connection { phase: Phase::Open(transmission), input, consumed, .. } = &mut **connection else {
+            return false;
+        };
+        let unread = input.front().map_or(&[][..], |chunk| &chunk[*consumed..]);
+        let (taken, _) = transmission.requests.next(unread, usize::MAX);
+        connection.consume(taken);
         true
+    }
+
+    /// No more data is taken of the write whose data was coming; which one that was.
+    pub(super) fn drop_write(&mut self, key: Key) -> Option<Key> {
+        let write = self.connections.get_mut(key)?.transmission()?.write.take()?;
+        if let Some(buf) = write.buf {
+            self.release(write.command, buf.capacity());
+        }
+        Some(write.command)
     }
 }

@@ -2,7 +2,6 @@
 
 use super::{
     command::{Command, chunk_flags},
-    connection::Phase,
     outbox::{COPY_BYTES, Outbox},
     server::Server,
     wire::{CHUNK_MAGIC, ChunkHeader, Errno, SIMPLE_REPLY_MAGIC, SimpleReply, chunk, extent},
@@ -28,10 +27,14 @@ impl Server {
     pub(super) fn flush(&mut self, io: &mut Io, key: Key) {
         let Some(connection) = self.connections.get_mut(key) else { return };
         connection.dirty = false;
-        if connection.sending.is_some() || matches!(connection.phase, Phase::Closing) {
+        if connection.sending.is_some() || !connection.has_news() {
             return;
         }
-        let Some(mut outbox) = Outbox::new(io) else { return self.stall(key) };
+        let Some(mut outbox) = Outbox::new(io, &mut self.reserve) else {
+            connection.dirty = true;
+            self.unsaid.push(key);
+            return;
+        };
         let taken = outbox.put(&connection.said);
         connection.said.drain(..taken);
         let said_all = connection.said.is_empty();
@@ -46,16 +49,24 @@ impl Server {
                     }
                     break;
                 }
-                Said::Broken => return self.close(io, key),
+                Said::Broken => {
+                    let freed = outbox.discard(&mut self.reserve);
+                    self.uncount(key, freed);
+                    return self.close(io, key);
+                }
             }
         }
         let tag = self.send_tag(key);
-        let Some(connection) = self.connections.get_mut(key) else { return };
-        if !outbox.is_empty() {
-            connection.sending = Some(io.now());
-            let slices = outbox.finish(io);
-            io.send(tag, connection.sock, slices);
-            connection.unsent.sending();
+        match self.connections.get_mut(key) {
+            Some(connection) if !outbox.is_empty() => {
+                let (slices, sending) = outbox.finish(io);
+                connection.sending = Some(sending);
+                io.send(tag, connection.sock, slices);
+                connection.unsent.sending();
+            }
+            _ => {
+                outbox.discard(&mut self.reserve);
+            }
         }
         // Answered commands make room for others.
         self.pump(io, key);
@@ -69,17 +80,19 @@ impl Server {
                 return Said::Full;
             }
             if let Some((buf, part, at, last)) = command.take_data() {
-                let Command { cookie, structured, begun, .. } = *command;
+                let Command { connection, cookie, structured, begun, .. } = *command;
                 command.begun = true;
-                self.release(key, buf.len() as u64);
-                if structured {
-                    put_chunk(outbox, cookie, buf, part, at, last);
+                // It is the send's now, as far as that doesn't copy it.
+                command.held -= buf.capacity();
+                let freed = if structured {
+                    put_chunk(outbox, cookie, buf, part, at, last)
                 } else {
                     if !begun {
                         put_simple(outbox, cookie, None);
                     }
-                    outbox.put_data(buf, part);
-                }
+                    outbox.put_data(buf, part)
+                };
+                self.uncount(connection, freed);
                 if last {
                     self.finish(key, None);
                     return Said::All;
@@ -125,15 +138,20 @@ impl Server {
 
     /// Everything of one send is in the kernel.
     pub(super) fn sent(&mut self, io: &mut Io, key: Key) {
+        self.end_send(key);
         let Some(connection) = self.connections.get_mut(key) else { return };
-        connection.sending = None;
         connection.unsent.sent(&mut self.traces, io.now());
-        let more =
-            !connection.said.is_empty() || connection.transmission().is_some_and(|t| !t.ready.is_empty());
-        if more {
+        if connection.has_news() {
             self.mark(key);
         }
         self.pump(io, key);
+    }
+
+    /// A send is over, well or not: what it was sent from is free.
+    pub(super) fn end_send(&mut self, key: Key) {
+        let Some(sending) = self.connections.get_mut(key).and_then(|c| c.sending.take()) else { return };
+        self.uncount(key, sending.memory);
+        sending.end(&mut self.reserve);
     }
 }
 
@@ -154,19 +172,19 @@ fn put_header(outbox: &mut Outbox, cookie: u64, kind: u16, length: usize, last: 
     outbox.put(header.as_bytes());
 }
 
-/// Data of a structured reply; of nothing but zeroes only their number is told.
-fn put_chunk(outbox: &mut Outbox, cookie: u64, buf: Buf, part: Range<usize>, at: u64, last: bool) {
+/// Data of a structured reply; of nothing but zeroes only their number is told. How much memory is free now. Bytes.
+fn put_chunk(outbox: &mut Outbox, cookie: u64, buf: Buf, part: Range<usize>, at: u64, last: bool) -> usize {
     let data = &buf[part.clone()];
     if is_zero(data) {
         let length = u32::try_from(data.len()).expect("a piece is far below 4 GiB");
         put_header(outbox, cookie, chunk::OFFSET_HOLE, size_of::<u64>() + size_of::<u32>(), last);
         outbox.put(&at.to_be_bytes());
         outbox.put(&length.to_be_bytes());
-        return;
+        return buf.capacity();
     }
     put_header(outbox, cookie, chunk::OFFSET_DATA, size_of::<u64>() + data.len(), last);
     outbox.put(&at.to_be_bytes());
-    outbox.put_data(buf, part);
+    outbox.put_data(buf, part)
 }
 
 /// What is stored, run by run.

@@ -3,6 +3,7 @@
 use super::{
     command::{Command, Next},
     connection::{Connection, Phase, Receiving},
+    outbox::Reserve,
     settle::{Envelope, Settlements},
 };
 use crate::{
@@ -13,6 +14,7 @@ use crate::{
 use dolmen_io::{Buf, Error, Event, Io, ListenerId, Owner, SocketId, Tag, TimerId, trace::Traces};
 use dolmen_types::{CoreId, Nanos, Nqn};
 use std::{
+    collections::VecDeque,
     net::{Ipv4Addr, SocketAddr},
     ops::Range,
     path::PathBuf,
@@ -59,6 +61,8 @@ pub struct ServerConfig {
     /// How long a client may take to read one send, to go on with the data of a write, and to have its answers when it has ended
     /// its side. Milliseconds.
     pub send_ms: u64,
+    /// The same for a send and for the data of a write, when others wait for the memory that is in them. Milliseconds.
+    pub hung_ms: u64,
     /// Who clients are in traces.
     pub host: Option<Nqn>,
     /// The core that it runs on, of so many that may have a door to the same exports.
@@ -77,6 +81,7 @@ impl ServerConfig {
             commands: 128,
             handshake_ms: 10_000,
             send_ms: 60_000,
+            hung_ms: 2000,
             host: None,
             core: CoreId(0),
             cores: 1,
@@ -117,6 +122,8 @@ pub(super) struct PieceSlot {
     pub(super) range: Range<u64>,
     /// A flush, which has no range.
     pub(super) flush: bool,
+    /// The buffer that went with it. Bytes.
+    pub(super) memory: usize,
     /// When it is given up, if the backend stays busy.
     pub(super) give_up: Nanos,
 }
@@ -138,13 +145,18 @@ pub struct Server {
     pub(super) settlements: Settlements,
     /// Connections with something to send.
     pub(super) dirty: Vec<Key>,
-    /// Connections that wait for memory.
-    pub(super) stalled: Vec<Key>,
+    /// Those that found no buffer to send from.
+    pub(super) unsaid: Vec<Key>,
+    /// What is set aside for them.
+    pub(super) reserve: Reserve,
+    /// Connections that wait for memory, and whose turn it is to be tried again, until it has got a buffer.
+    pub(super) stalled: VecDeque<Key>,
+    pub(super) turn: Option<Key>,
     /// Pieces that found the backend busy, with their buffers.
     again: Vec<(Key, Option<Buf>)>,
-    /// Buffers of pieces of all clients, and how much that may be. Bytes.
-    pub(super) held: u64,
-    pub(super) held_limit: u64,
+    /// Buffers of pieces of all clients until their data is sent, and how much that may be. Bytes.
+    pub(super) held: usize,
+    pub(super) held_limit: usize,
     pub(super) draining: bool,
     pub(super) stats: ServerStats,
     pub(super) traces: Traces,
@@ -167,7 +179,10 @@ impl Server {
             outputs: Outputs::default(),
             settlements: Settlements::default(),
             dirty: Vec::new(),
-            stalled: Vec::new(),
+            unsaid: Vec::new(),
+            reserve: Reserve::default(),
+            stalled: VecDeque::new(),
+            turn: None,
             again: Vec::new(),
             held: 0,
             held_limit: 0,
@@ -185,8 +200,9 @@ impl Server {
     /// # Errors
     /// An address that can't be listened on; what was opened before it stays open.
     pub fn start(&mut self, io: &mut Io) -> Result<Vec<Listen>, Error> {
-        // Other doors of the core have the same pool.
-        self.held_limit = u64::try_from(io.pool().region().1 / 4).unwrap_or(u64::MAX);
+        // Other doors of the core have the same pool: half of a class of long buffers is theirs, whatever comes in by this one.
+        self.held_limit = io.pool().region().1 / 8;
+        self.reserve.top_up(io);
         let mut bound = Vec::new();
         for listen in self.config.listen.clone() {
             let (listener, at) = match listen {
@@ -270,12 +286,11 @@ impl Server {
         let Some(piece) = self.pieces.remove(key) else { return };
         self.trace(io, &piece, &reply);
         let Some(command) = self.commands.get_mut(piece.command) else { return };
-        let bytes = command.buffer_bytes(&piece.range);
+        // It may be another buffer than the one that was given.
         let kept = command.piece_done(&piece.range, reply);
         let (connection, orphan, over) = (command.connection, command.orphan, command.under_way == 0);
-        if !kept {
-            self.release(piece.command, bytes);
-        }
+        self.release(piece.command, piece.memory);
+        self.hold(piece.command, kept);
         if orphan {
             if over {
                 self.forget(piece.command);
@@ -286,12 +301,14 @@ impl Server {
         self.pump(io, connection);
     }
 
-    /// Once a turn, after all events and replies: lets in who waited for those before, tries again what waited for memory, and queues
-    /// one send a connection.
+    /// Once a turn, after all events and replies: lets in who waited for those before, queues one send a connection, and tries again
+    /// what waits for memory.
     pub fn step(&mut self, io: &mut Io) {
         self.tell_settled(io);
-        for key in std::mem::take(&mut self.stalled) {
-            self.retry(io, key);
+        self.reserve.top_up(io);
+        // Before anybody else takes it: what is sent gives memory back.
+        for key in std::mem::take(&mut self.unsaid) {
+            self.flush(io, key);
         }
         let mut dirty = std::mem::take(&mut self.dirty);
         for key in dirty.drain(..) {
@@ -300,6 +317,7 @@ impl Server {
         // What the flushes have freed may have brought more.
         dirty.append(&mut self.dirty);
         self.dirty = dirty;
+        self.retry_stalled(io);
     }
 
     /// True when another turn could do more at once.
@@ -392,6 +410,7 @@ impl Server {
     /// The socket is gone: so is the connection.
     fn closed(&mut self, key: Key) {
         if self.connections.get(key).is_some_and(|c| matches!(c.phase, Phase::Closing)) {
+            self.end_send(key);
             self.connections.remove(key);
         }
     }
@@ -400,9 +419,6 @@ impl Server {
         let Some(connection) = self.connections.get_mut(key) else { return };
         if connection.leaving || matches!(connection.phase, Phase::Closing) || chunk.is_empty() {
             return;
-        }
-        if matches!(connection.phase, Phase::Open(_)) {
-            connection.deadline = io.now().plus_ms(self.config.send_ms);
         }
         connection.input.push_back(chunk);
         self.pump(io, key);
@@ -441,23 +457,43 @@ impl Server {
                 io.accept(self.tag(key), listener);
             }
         }
+        for connection in self.connections.values_mut() {
+            connection.watch(io);
+        }
         let (now, send_ms) = (io.now(), self.config.send_ms);
+        let after = |since: Nanos| since.plus_ms(send_ms) <= now;
         let late = |c: &Connection| {
-            // A handshake has to end, and the data of a write to come, unless it waits for us. Who has ended its side may keep nobody
-            // out for ever.
-            let silent = c.deadline <= now
-                && match &c.phase {
-                    Phase::Handshake(_) => true,
-                    Phase::Open(t) => c.has_ended() || (t.write.is_some() && c.input.is_empty()),
-                    Phase::Closing => false,
-                };
-            let unread = c.sending.is_some_and(|since| since.plus_ms(send_ms) <= now);
-            silent || (unread && !matches!(c.phase, Phase::Closing))
+            // A handshake has to end, and the data of a write to come. Who has ended its side may keep nobody out for ever.
+            let silent = match &c.phase {
+                Phase::Handshake(_) => c.deadline <= now,
+                Phase::Open(_) => {
+                    c.has_ended() && c.deadline <= now || c.write().is_some_and(|w| after(w.since))
+                }
+                Phase::Closing => return false,
+            };
+            silent || c.sending.as_ref().is_some_and(|sending| after(sending.since))
         };
-        for key in self.connections.keys(|c| late(c)) {
+        let mut over = self.connections.keys(|c| late(c));
+        over.extend(self.hung(io));
+        for key in over {
             self.close(io, key);
         }
         self.arm_tick(io);
+    }
+
+    /// While memory is short and others wait for it: connections that give nothing back because their clients neither read nor send.
+    fn hung(&self, io: &Io) -> Vec<Key> {
+        if io.pool().lacking() == 0 && self.held <= self.held_limit / 2 {
+            return Vec::new();
+        }
+        let (now, ms) = (io.now(), self.config.hung_ms);
+        let is_hung = |c: &Connection| c.unmoved_since().is_some_and(|since| since.plus_ms(ms) < now);
+        let mut waiting =
+            self.unsaid.iter().chain(&self.stalled).filter_map(|key| self.connections.get(*key));
+        if waiting.all(|c| is_hung(c)) {
+            return Vec::new();
+        }
+        self.connections.keys(|c| is_hung(c))
     }
 
     /// Asks busy backends again.

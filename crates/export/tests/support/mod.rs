@@ -58,6 +58,8 @@ pub struct Ram {
     pub asleep: bool,
     /// Requests are carried out in the order in which they came.
     pub in_order: bool,
+    /// All of them in one turn.
+    pub at_once: bool,
     pub flushes: u32,
     pub most_waiting: usize,
     rng: Rng,
@@ -139,7 +141,6 @@ pub struct Client {
     pub ended: bool,
     out: Vec<u8>,
     sending: bool,
-    pub deaf: bool,
 }
 
 pub struct Rig {
@@ -178,6 +179,7 @@ impl Rig {
             failures: Vec::new(),
             asleep: false,
             in_order: false,
+            at_once: false,
             flushes: 0,
             most_waiting: 0,
             rng: Rng::new(seed),
@@ -226,7 +228,7 @@ impl Rig {
             assert!(Server::owns(reply.token));
             self.server.on_reply(&mut self.io, reply);
             quiet = false;
-            if self.ram.rng.index(3) == 0 {
+            if !self.ram.at_once && self.ram.rng.index(3) == 0 {
                 break;
             }
         }
@@ -246,9 +248,7 @@ impl Rig {
             match event {
                 Event::Connected { .. } => {
                     client.connected = true;
-                    if !client.deaf {
-                        self.client_io.receive(tag(1), client.sock.unwrap());
-                    }
+                    self.client_io.receive(tag(1), client.sock.unwrap());
                 }
                 Event::Received(chunk) => client.got.extend_from_slice(&chunk),
                 Event::Sent(slices) => {
@@ -300,6 +300,25 @@ impl Rig {
         let got = &mut self.clients[client].got;
         assert!(got.len() >= count, "the server ended the connection after {got:?}");
         got.drain(..count).collect()
+    }
+
+    /// A client begins to read what it is sent, or ends to.
+    pub fn set_reading(&mut self, client: usize, reads: bool) {
+        let tag = Tag { owner: CLIENTS, key: u64::try_from(client).unwrap() << 2 | 1 };
+        let sock = self.clients[client].sock.unwrap();
+        if reads {
+            self.client_io.receive(tag, sock);
+        } else {
+            self.client_io.stop_receive(tag, sock);
+        }
+    }
+
+    /// Lets time pass while both sides go on.
+    pub fn pass_ms(&mut self, ms: u64) {
+        let end = self.io.now().plus_ms(ms);
+        while self.io.now() < end {
+            self.turn();
+        }
     }
 
     pub fn until_ended(&mut self, client: usize) {
