@@ -158,6 +158,8 @@ pub enum AppendError {
     Busy,
     /// The shard's keyed objects have reached their limit. What does not grow them is still accepted.
     ObjectsFull,
+    /// The shard has [`MAX_SNAPSHOTS_PER_SHARD`] snapshots, those among them that only clones need. All else is still accepted.
+    SnapshotsFull,
     /// The batch does not fit one commit.
     TooLarge {
         /// Its records that would, from the first one on.

@@ -516,6 +516,35 @@ fn a_line_with_a_lost_leaf_is_deleted() {
     assert_eq!((report.problems, report.lines), (0, 1), "{report:?}");
 }
 
+/// However much of it is: nobody misses what it held.
+#[test]
+fn a_line_with_nothing_but_lost_leaves_is_deleted() {
+    let world = World::new(13);
+    let setup = Setup::tiny(1000);
+    let mut node = Node::open(&world, &setup).unwrap();
+    node.commit(0, 1, vec![create(1), create(2)]).unwrap();
+    for i in 0..650u64 {
+        let values: Vec<u64> = (0..14).map(|k| i * 14 + k + 1).collect();
+        let record = node.write(1, i * 14, &values);
+        node.commit(0, 2 + i, vec![record]).unwrap();
+    }
+    node.checkpoint();
+    drop(node);
+    let rotten = rot_pages(&world, setup.drives[0], 1, 0);
+    assert!(rotten > 70, "{rotten}");
+    let mut node = Node::open(&world, &setup).unwrap();
+    node.commit(0, 700, vec![drop_line(1)]).unwrap();
+    (0..3).for_each(|_| node.checkpoint());
+    for seq in [701, 702] {
+        assert_eq!(node.stores[0].stopped(), None);
+        let record = node.write(2, 0, &[seq]);
+        node.commit(0, seq, vec![record]).unwrap();
+        assert_eq!(node.read(0, 2, 0, 1).unwrap(), [seq]);
+        drop(node);
+        node = Node::open(&world, &setup).unwrap();
+    }
+}
+
 /// The offline check over the drives of a node that is down.
 fn check_offline(world: &World, setup: &Setup) -> CheckReport {
     let (mut io, mut exec, drives) = offline(world, setup);

@@ -126,9 +126,11 @@ impl Content {
         }
     }
 
-    /// Replaced by what an older layer says, when that is newer: of the same version the newer layer knows where it is.
+    /// Replaced by what an older layer says, when that is newer: of the same version the newer layer knows where it is. What is lost is
+    /// older than the number it has, and that number itself counts.
     pub(crate) fn lay_under(&mut self, below: Content) {
-        if self.seq() < below.seq() {
+        let ends_loss = matches!(self, Content::Lost(until) if below.seq() == Some(*until));
+        if self.seq() < below.seq() || ends_loss {
             *self = below;
         }
     }

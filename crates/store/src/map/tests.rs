@@ -585,6 +585,36 @@ fn an_older_version_does_not_show_over_what_is_lost() {
     }
 }
 
+/// What is lost is older than its number: the batch that has this very number counts.
+#[test]
+fn the_first_batch_after_a_loss_counts() {
+    use crate::format::page::PageRef;
+    let entry = Entry { seq: 10, location: Location(3), check: 0, granules: 256, form: Form(0) };
+    let slots = [
+        (100, Version::Lost { until: 10, blocks: 50 }),
+        (120, Version::Stored(entry)),
+        (130, Version::Hole { seq: 10, blocks: 10 }),
+    ];
+    let name = PageName { pool: Uuid([0; 16]), line: 1, generation: 1 };
+    let (page, bytes) = encode_leaf(&slots, PageRef::HISTORY | PageRef::HOLES, &name, Vec::new());
+    let mut map = Map::new(1 << 16);
+    let mut line = Line { nodes: vec![Node { page, leaves: vec![LeafRef::new(page)] }], ..Line::new(None) };
+    Rc::make_mut(&mut line.now).add_snapshot(7, 0);
+    map.lines.insert(1, line);
+    map.leaf_read(LineId(1), &page, &bytes);
+    let mut lost = |at, first, blocks| {
+        let (mut found, mut levels) = (vec![None; blocks], Levels::new(blocks));
+        assert_eq!(map.lookup(LineId(1), at, first, &mut found, &mut levels), Lookup::Complete);
+        found.into_iter().map(|f| f.map(|f| f.entry.is_lost())).collect::<Vec<_>>()
+    };
+    for (at, stored, hole) in [(None, Some(false), None), (Some(7), Some(true), Some(true))] {
+        assert_eq!(lost(at, 120, 1), [stored], "as of {at:?}");
+        assert_eq!(lost(at, 135, 1), [hole], "as of {at:?}");
+        assert_eq!(lost(at, 119, 3), [Some(true), stored, Some(true)], "as of {at:?}");
+        assert_eq!(lost(at, 129, 2), [Some(true), hole], "as of {at:?}");
+    }
+}
+
 #[test]
 fn within_a_batch_the_later_record_wins() {
     let mut delta = LineDelta::default();

@@ -1,7 +1,7 @@
 //! What queued batches will do to lines, so that a batch that builds on them can be judged when it is taken in.
 
 use crate::map::Map;
-use crate::{Batch, LineAttributes, MAX_CLONE_DEPTH, Record};
+use crate::{AppendError, Batch, LineAttributes, MAX_CLONE_DEPTH, Record};
 use std::collections::VecDeque;
 
 /// A change to a line's life.
@@ -74,17 +74,24 @@ pub(crate) struct Expected<'a> {
 
 impl Expected<'_> {
     /// Judges one record, and counts it as done for those behind it.
-    pub(crate) fn record(&mut self, record: &Record, seq: u64) -> Result<(), &'static str> {
-        match *record {
-            Record::Write { line, .. } | Record::Unmap { line, .. } => self.exists(line.0)?,
-            Record::Snapshot { line } => {
-                self.exists(line.0)?;
-                let coming = self.all().filter(|c| matches!(c, LineChange::Snapshot { .. })).count();
-                if self.map.points + coming >= crate::MAX_SNAPSHOTS_PER_SHARD {
-                    return Err("the shard has as many snapshots as it may");
-                }
+    pub(crate) fn record(&mut self, record: &Record, seq: u64) -> Result<(), AppendError> {
+        self.judge(record).map_err(AppendError::Invalid)?;
+        if matches!(record, Record::Snapshot { .. }) {
+            let coming = self.all().filter(|c| matches!(c, LineChange::Snapshot { .. })).count();
+            if self.map.points + coming >= crate::MAX_SNAPSHOTS_PER_SHARD {
+                return Err(AppendError::SnapshotsFull);
             }
-            Record::CreateLine { line, .. } => self.is_new(line.0)?,
+        }
+        self.own.extend(change(record, seq));
+        Ok(())
+    }
+
+    fn judge(&self, record: &Record) -> Result<(), &'static str> {
+        match *record {
+            Record::Write { line, .. } | Record::Unmap { line, .. } | Record::Snapshot { line } => {
+                self.exists(line.0)
+            }
+            Record::CreateLine { line, .. } => self.is_new(line.0),
             Record::CloneLine { line, parent, at } => {
                 self.is_new(line.0)?;
                 if !self.has_snapshot(parent.0, at.0) {
@@ -93,11 +100,10 @@ impl Expected<'_> {
                 if self.depth(parent.0) >= MAX_CLONE_DEPTH {
                     return Err("more than MAX_CLONE_DEPTH lines would lie one over the other");
                 }
+                Ok(())
             }
-            _ => {}
+            _ => Ok(()),
         }
-        self.own.extend(change(record, seq));
-        Ok(())
     }
 
     fn all(&self) -> impl DoubleEndedIterator<Item = &LineChange> {
@@ -186,4 +192,28 @@ fn change(record: &Record, seq: u64) -> Option<LineChange> {
             return None;
         }
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::MAX_SNAPSHOTS_PER_SHARD;
+    use dolmen_types::LineId;
+
+    /// One snapshot more than the shard may have is refused; whatever else is asked for is not.
+    #[test]
+    fn snapshots_end_at_their_bound() {
+        let (mut map, announced) = (Map::new(1 << 16), Announced::default());
+        map.points = MAX_SNAPSHOTS_PER_SHARD - 1;
+        let mut lines = announced.view(&map);
+        let line = LineId(1);
+        lines.record(&Record::CreateLine { line, attributes: LineAttributes::default() }, 1).unwrap();
+        lines.record(&Record::Snapshot { line }, 1).unwrap();
+        assert_eq!(lines.record(&Record::Snapshot { line }, 2), Err(AppendError::SnapshotsFull));
+        let unknown = Record::Snapshot { line: LineId(2) };
+        assert!(matches!(lines.record(&unknown, 2), Err(AppendError::Invalid(_))));
+        lines
+            .record(&Record::CreateLine { line: LineId(2), attributes: LineAttributes::default() }, 2)
+            .unwrap();
+    }
 }

@@ -89,7 +89,7 @@ impl Shard {
         let (mut header, mut payload, mut packs, mut made) = (BATCH_BYTES, 0, false, false);
         let mut lines = self.announced.view(&self.map);
         for record in &batch.records {
-            lines.record(record, batch.seq.0).map_err(AppendError::Invalid)?;
+            lines.record(record, batch.seq.0)?;
             match record {
                 Record::Write { line, lba, data } => {
                     let attributes = lines.attributes(line.0).unwrap_or_default();

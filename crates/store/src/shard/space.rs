@@ -380,7 +380,8 @@ impl Shard {
         }
         let settled = self.now.since(of.changed) >= SETTLED_NS;
         let much = of.unmapped_blocks >= self.pool_blocks() as u64 / LAG_SHARE;
-        let changed = (of.unmapped_blocks + self.map.live.len() as u64) * BLOCK_BYTES as u64;
+        let blocks = of.unmapped_blocks.saturating_add(self.map.live.len() as u64);
+        let changed = blocks.saturating_mul(BLOCK_BYTES as u64);
         (settled || much) && (changed >= WORTH_LAST * of.took_bytes || since_ns >= WORTH_NS)
     }
 

@@ -39,8 +39,8 @@ impl Log for Durable<'_> {
         let Some(store) = self.store.as_mut() else { return Err((batch, Refusal::Stopped)) };
         store.append(batch, Ticket(ticket)).map_err(|(batch, error)| {
             let refusal = match error {
-                // Keyed objects of a whole shard are bounded together.
-                AppendError::Full | AppendError::ObjectsFull => Refusal::Full,
+                // Keyed objects of a whole shard are bounded together, and so are snapshots.
+                AppendError::Full | AppendError::ObjectsFull | AppendError::SnapshotsFull => Refusal::Full,
                 AppendError::TooLarge { fit } => Refusal::TooLarge(fit),
                 AppendError::Busy | AppendError::NotReady => Refusal::Busy,
                 AppendError::Stopped { .. } => Refusal::Stopped,

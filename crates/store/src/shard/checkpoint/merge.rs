@@ -482,7 +482,8 @@ async fn free(shard: &Shared, exec: &Handle, line: u64) -> Result<(), String> {
     for _ in 0..FREED_NODES {
         let node = shard.borrow().map.lines.get(&line).and_then(|l| l.nodes.last().cloned());
         let Some(node) = node else { break };
-        let leaves: Vec<(PageRef, bool)> = node.leaves.iter().map(|leaf| (leaf.page(), true)).collect();
+        // What nothing gives of it costs nobody anything: its blocks count until cleaning finds that nobody holds them.
+        let leaves: Vec<(PageRef, bool)> = node.leaves.iter().map(|leaf| (leaf.page(), false)).collect();
         let old = load(shard, exec, line, &leaves).await?;
         let mut s = shard.borrow_mut();
         let s = &mut *s;
