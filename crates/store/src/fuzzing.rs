@@ -150,7 +150,8 @@ fn node(data: &[u8]) {
 fn body(data: &[u8]) {
     let bytes = [b"dolmCKPT".as_slice(), data].concat();
     if let Some(body) = Body::decode(&bytes) {
-        let rows = body.segments.len() + body.lines.len() + body.marks.len() + body.objects.len();
+        let rows =
+            body.segments.len() + body.lost.len() + body.lines.len() + body.marks.len() + body.objects.len();
         assert!(rows * 16 <= bytes.len(), "more rows than the bytes can hold");
     }
 }

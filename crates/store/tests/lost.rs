@@ -7,17 +7,24 @@ use dolmen_sim::World;
 use dolmen_store::*;
 use dolmen_types::LineId;
 
-/// Where the blocks that hold these values lie.
-fn find_block(world: &World, value: u64) -> Vec<u64> {
+/// Where the block that holds this value lies, as it was written, or as [`rot`] has left it.
+fn find(world: &World, value: u64, rotten: bool) -> Vec<u64> {
     let image = world.image(NODE, path("d0"));
     let (mut want, mut block) = (vec![0; BLOCK], vec![0; BLOCK]);
     fill(&mut want, value);
+    if rotten {
+        want[100..103].copy_from_slice(b"rot");
+    }
     let pages = (0..(8 << 20) / BLOCK as u64).map(|page| page * BLOCK as u64);
     let holds = |at: &u64| {
         image.read(*at, &mut block);
         block == want
     };
     pages.filter(holds).collect()
+}
+
+fn find_block(world: &World, value: u64) -> Vec<u64> {
+    find(world, value, false)
 }
 
 fn rot(world: &World, values: &[u64]) {
@@ -148,8 +155,89 @@ fn what_a_host_cannot_read_is_told_whole() {
     let mut told = all();
     told.remove(1);
     until(&mut node, &told);
-    // A start knows only what it comes upon.
+}
+
+/// What is lost is in the checkpoint of a clean stop, though nothing else has changed.
+#[test]
+fn what_is_lost_is_known_after_a_stop() {
+    let world = World::new(5);
+    let setup = Setup::tiny(64);
+    let mut node = rotten(&world, &setup);
+    assert!(node.read(0, 1, 3, 5).is_err());
+    until(&mut node, &all()[2..]);
+    node.shutdown();
+    let mut node = Node::open(&world, &setup).unwrap();
+    until(&mut node, &all()[2..]);
+    // It can be read again; whoever knows of it finds that out.
     drop(node);
-    let node = Node::open(&world, &setup).unwrap();
-    assert_eq!(lost(&node), []);
+    for value in [104, 105, 106] {
+        let (mut block, places) = (vec![0; BLOCK], find(&world, value, true));
+        assert!(!places.is_empty(), "{value}");
+        fill(&mut block, value);
+        places.iter().for_each(|at| world.overwrite(NODE, path("d0"), *at, &block));
+    }
+    let mut node = Node::open(&world, &setup).unwrap();
+    until(&mut node, &all()[2..]);
+    until(&mut node, &[]);
+    assert_eq!(node.read(0, 1, 4, 3).unwrap(), [104, 105, 106]);
+}
+
+/// A checkpoint comes for what was found lost: a crash forgets nothing that is older than a minute. What was overwritten and trimmed between
+/// the checkpoint and the crash is lost no more.
+#[test]
+fn what_is_lost_is_known_after_a_crash() {
+    for changed in [false, true] {
+        let world = World::new(6);
+        let setup = Setup::tiny(64);
+        let mut node = rotten(&world, &setup);
+        // By hosts: no cleaning comes upon it again after a start.
+        assert!(node.read(0, 1, 0, 8).is_err() && node.read(0, 2, 0, 1).is_err());
+        until(&mut node, &all());
+        node.turns_for(61_000);
+        let mut left = all();
+        if changed {
+            let record = node.write(1, 5, &[205]);
+            node.commit(0, 7, vec![record, unmap(1, 1, 1)]).unwrap();
+            left.splice(
+                1..,
+                [(4, 1, vec![HEAD, POINT]), (5, 1, vec![POINT, CLONE]), (6, 1, vec![HEAD, POINT, CLONE])],
+            );
+        }
+        drop(node);
+        world.crash();
+        let mut node = Node::open(&world, &setup).unwrap();
+        until(&mut node, &left);
+        // Nor does it come back.
+        node.turns_for(20_000);
+        assert_eq!(lost(&node), left);
+    }
+}
+
+/// Whoever comes upon one lost block after the other makes a checkpoint a minute, and no more.
+#[test]
+fn many_losses_make_few_checkpoints() {
+    let world = World::new(7);
+    let setup = Setup::tiny(64);
+    let mut node = Node::open(&world, &setup).unwrap();
+    node.commit(0, 1, vec![create(1)]).unwrap();
+    let values: Vec<u64> = (100..148).collect();
+    for (i, some) in (0..).zip(values.chunks(12)) {
+        let record = node.write(1, i * 12, some);
+        node.commit(0, 2 + i, vec![record]).unwrap();
+    }
+    node.checkpoint();
+    rot(&world, &values);
+    let before = node.stores[0].checkpoints();
+    for lba in 0..48 {
+        assert!(node.read(0, 1, lba, 1).is_err());
+        node.turns_for(5_000);
+    }
+    let came = node.stores[0].checkpoints() - before;
+    assert!((3..=5).contains(&came), "{came} in four minutes");
+    drop(node);
+    world.crash();
+    let mut node = Node::open(&world, &setup).unwrap();
+    (0..20_000).for_each(|_| node.turn());
+    let told: u64 = lost(&node).iter().map(|range| range.1).sum();
+    assert!((35..=48).contains(&told), "{told}");
 }

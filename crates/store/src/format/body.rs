@@ -6,9 +6,10 @@ use crate::columns::{Columns, MAX_COLUMNS};
 use crate::format::page::PageRef;
 use crate::format::segment::{STREAMS, Stream};
 use crate::format::{FORMAT_VERSION, put_unit, take_unit};
-use crate::location::Slot;
-use crate::map::Sweep;
-use crate::{Key, LineAttributes, MAX_OBJECT_BYTES, Marks};
+use crate::location::{Location, Slot};
+use crate::map::{Entry, Sweep};
+use crate::stored::Form;
+use crate::{Key, LineAttributes, LostCause, MAX_OBJECT_BYTES, Marks};
 use dolmen_types::{Epoch, PgId, Seq};
 
 const MAGIC: &[u8; 8] = b"dolmCKPT";
@@ -83,6 +84,35 @@ pub(crate) struct ScrubMark {
     pub(crate) next: u32,
 }
 
+/// Blocks of a line that could not be had when the checkpoint was written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct LostRow {
+    /// The line that they were written to.
+    pub(crate) line: u64,
+    /// The first one.
+    pub(crate) lba: u64,
+    /// What is lost there.
+    pub(crate) what: Lost,
+}
+
+/// What is lost.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Lost {
+    /// A version that is not what was written.
+    Damaged(Entry),
+    /// One that drives could not read, or that lies on such as are out.
+    Unreadable(Entry),
+    /// Whatever a leaf told of so many blocks.
+    Leaf(u64),
+}
+
+impl Lost {
+    /// A version that can't be had.
+    pub(crate) fn version(entry: Entry, cause: LostCause) -> Lost {
+        if cause == LostCause::Damaged { Lost::Damaged(entry) } else { Lost::Unreadable(entry) }
+    }
+}
+
 /// What a checkpoint's body says.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Body {
@@ -94,6 +124,8 @@ pub(crate) struct Body {
     pub(crate) segments: Vec<SegmentRow>,
     /// Slots of segments that were given back and that leaves still name; so many bytes of each.
     pub(crate) retired: Vec<(Slot, u32)>,
+    /// What can't be had, as far as it is known.
+    pub(crate) lost: Vec<LostRow>,
     /// Every line.
     pub(crate) lines: Vec<LineRow>,
     /// Marks of every group that has any.
@@ -111,7 +143,7 @@ impl Body {
         for seq in self.next_seq {
             w.u64(seq);
         }
-        w.u64(self.scrub.finished).u64(self.scrub.round).u32(self.scrub.next).u32(0);
+        w.u64(self.scrub.finished).u64(self.scrub.round).u32(self.scrub.next).u32(len32(self.lost.len()));
         for s in &self.segments {
             w.u32(s.slot.0)
                 .u8(s.stream as u8)
@@ -128,6 +160,7 @@ impl Body {
         for (slot, stale) in &self.retired {
             w.u32(slot.0).u32(*stale);
         }
+        self.lost.iter().for_each(|row| put_lost(&mut w, row));
         for line in &self.lines {
             put_line(&mut w, line);
         }
@@ -147,12 +180,15 @@ impl Body {
         let retired = r.u32()?;
         let mut body = Body { next_seq: [r.u64()?, r.u64()?, r.u64()?, r.u64()?], ..Body::default() };
         body.scrub = ScrubMark { finished: r.u64()?, round: r.u64()?, next: r.u32()? };
-        r.u32()?;
+        let lost = r.u32()?;
         for _ in 0..segments {
             body.segments.push(take_segment(&mut r)?);
         }
         for _ in 0..retired {
             body.retired.push((Slot(r.u32()?), r.u32()?));
+        }
+        for _ in 0..lost {
+            body.lost.push(take_lost(&mut r)?);
         }
         for _ in 0..lines {
             body.lines.push(take_line(&mut r)?);
@@ -179,6 +215,30 @@ fn take_segment(r: &mut Reader<'_>) -> Option<SegmentRow> {
     let units = (0..count).map(|_| take_unit(r)).collect::<Option<Vec<_>>>()?;
     let columns = Columns::new(&units, parity)?;
     Some(SegmentRow { slot, columns, stream, stream_seq, live, last_commit, suspect })
+}
+
+fn put_lost(w: &mut Writer, LostRow { line, lba, what }: &LostRow) {
+    let (kind, form, granules, words) = match what {
+        Lost::Damaged(e) => (0, e.form.0, e.granules, [e.seq, e.location.0, e.check]),
+        Lost::Unreadable(e) => (1, e.form.0, e.granules, [e.seq, e.location.0, e.check]),
+        Lost::Leaf(blocks) => (2, 0, 0, [*blocks, 0, 0]),
+    };
+    w.u64(*line).u64(*lba).u8(kind).u8(form).u16(granules).u32(0);
+    words.iter().for_each(|&word| _ = w.u64(word));
+}
+
+fn take_lost(r: &mut Reader<'_>) -> Option<LostRow> {
+    let (line, lba, kind, form, granules) = (r.u64()?, r.u64()?, r.u8()?, Form(r.u8()?), r.u16()?);
+    r.u32()?;
+    let (seq, location, check) = (r.u64()?, Location(r.u64()?), r.u64()?);
+    let entry = Entry { seq, location, check, granules, form };
+    let what = match kind {
+        0 => Lost::Damaged(entry),
+        1 => Lost::Unreadable(entry),
+        2 => Lost::Leaf(seq),
+        _ => return None,
+    };
+    Some(LostRow { line, lba, what })
 }
 
 /// Bit of a line's flags: it has a head.

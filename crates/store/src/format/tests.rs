@@ -1,7 +1,7 @@
 //! Golden bytes of every structure, round trips, and decoders that meet any bytes.
 
 use super::anchor::{Anchor, Chunk, Era, Start, decode_list, encode_list};
-use super::body::{Body, LineRow, PointRow, ScrubMark, SegmentRow, put_object};
+use super::body::{Body, LineRow, Lost, LostRow, PointRow, ScrubMark, SegmentRow, put_object};
 use super::commit::{self, CommitPlace, HeaderWriter, LogIdentity, LogRecord, StoredBlock, records};
 use super::keys::{KeyPage, KeySlot};
 use super::page::{Leaf, Level, PageName, PageRef, encode_leaf, encode_node, node_refs, verify};
@@ -163,16 +163,12 @@ fn name() -> PageName {
     PageName { pool: POOL, line: 9, generation: 6 }
 }
 
+fn entry(seq: u64) -> Entry {
+    Entry { seq, location: Location::new(Slot(3), 4096), check: seq * 7, granules: 256, form: Form(3) }
+}
+
 fn slots() -> Vec<(u64, Version)> {
-    let stored = |n: u64| {
-        Version::Stored(Entry {
-            seq: n,
-            location: Location::new(Slot(3), 4096),
-            check: n * 7,
-            granules: 256,
-            form: Form(3),
-        })
-    };
+    let stored = |n: u64| Version::Stored(entry(n));
     let hole = Version::Hole { seq: 4, blocks: 1 << 40 };
     let lost = Version::Lost { until: 5, blocks: 77 };
     vec![(1000, stored(1)), (1001, stored(2)), (1001, hole), (5000, lost), (5000, stored(6))]
@@ -211,6 +207,11 @@ fn body() -> Vec<u8> {
         scrub: ScrubMark { finished: 2, round: 3, next: 17 },
         segments: vec![row],
         retired: vec![(Slot(3), 4096)],
+        lost: [Lost::Damaged(entry(7)), Lost::Unreadable(entry(8)), Lost::Leaf(300)]
+            .into_iter()
+            .zip(50..)
+            .map(|(what, lba)| LostRow { line: 9, lba, what })
+            .collect(),
         lines: vec![line],
         marks: vec![(PgId(5), Marks { epoch: Epoch(2), highest_seq: Seq(40) })],
         objects: vec![(PgId(5), Key { kind: 1, id: 2 }, b"object".to_vec().into())],
@@ -237,7 +238,7 @@ fn golden_bytes() {
         ("leaf", picture(&leaf, 224)),
         ("node", picture(&node, 104)),
         ("key page", picture(&key_page().encode(), 256)),
-        ("checkpoint body", picture(&body(), 384)),
+        ("checkpoint body", picture(&body(), 528)),
     ];
     let all: String = pictures.iter().map(|(n, p)| format!("{n}\n{p}\n")).collect();
     assert_eq!(

@@ -182,6 +182,7 @@ fn build_body(shard: &Shared, frozen: &Frozen) -> (Vec<u8>, Vec<Slot>) {
         next_seq: std::array::from_fn(|i| s.log.streams[i].next_seq),
         scrub: s.scrub.mark,
         segments: s.segments.iter().filter(|(slot, _)| empty.binary_search(slot).is_err()).map(row).collect(),
+        lost: s.lost.rows(),
         retired: stale.iter().filter(|(_, bytes)| *bytes > 0).copied().collect(),
         lines: s.map.lines.iter_mut().filter_map(line_row).collect(),
         marks: s.marks.iter().map(|(pg, marks)| (*pg, *marks)).collect(),
@@ -338,9 +339,9 @@ impl super::Shard {
         self.checkpoint.gone.iter().any(|(_, last)| *last <= self.log.applied)
     }
 
-    /// True when a restart now would have something to replay.
+    /// True when a restart now would have something to replay, or know less of what is lost.
     pub(super) fn needs_checkpoint(&self) -> bool {
-        self.log.applied != self.checkpoint.base || self.map.live.len() > 0
+        self.log.applied != self.checkpoint.base || self.map.live.len() > 0 || self.lost.unsaved
     }
 }
 

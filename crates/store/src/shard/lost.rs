@@ -6,11 +6,13 @@
 //!   named or suspect ──▶ looked at once a second, while the log goes on: which states show it   none -> forgotten
 //!                        read once more now and then                                    there again -> forgotten
 //! ```
-//! It is kept in memory alone: a start knows nothing until somebody comes upon it again.
+//! A checkpoint's body keeps the list, and one comes for what is new in it. What a start finds there is as good as named anew: it is looked at
+//! before it is told, so what was overwritten or unmapped since, or written by what is replayed, is told no more.
 
 use super::clean::still_held;
 use super::fetch::{FetchError, stored, within};
 use super::{MoveItem, Phase, Shard, Shared, Span};
+use crate::format::body::{Lost, LostRow};
 use crate::format::page::{Leaf, Level, PageRef, verify};
 use crate::location::Slot;
 use crate::lost::Losses;
@@ -20,8 +22,8 @@ use crate::stored::BlockVersion;
 use crate::{LostCause, LostRange, View};
 use dolmen_io::Buf;
 use dolmen_io::exec::{Handle, Notify};
+use dolmen_types::LineId;
 use dolmen_types::limits::BLOCK_BYTES;
-use dolmen_types::{LineId, Nanos};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 /// Lost blocks, and as many ranges of whole leaves, that are told at most; what more there is is only counted.
@@ -58,6 +60,8 @@ pub(crate) struct LostBlocks {
     ranges: Vec<LostRange>,
     /// Something was named since.
     fresh: bool,
+    /// Something was named that no checkpoint has.
+    pub(super) unsaved: bool,
     /// Rings when something is to be looked at.
     pub(crate) bell: Notify,
 }
@@ -66,7 +70,8 @@ impl LostBlocks {
     /// A version can't be had.
     pub(super) fn name(&mut self, item: &MoveItem, cause: LostCause) {
         if self.versions.len() < MAX_TOLD {
-            self.versions.insert((item.line, item.lba, item.entry.seq), (item.entry, cause));
+            let before = self.versions.insert((item.line, item.lba, item.entry.seq), (item.entry, cause));
+            self.unsaved |= before.is_none();
         }
         self.ring();
     }
@@ -75,6 +80,7 @@ impl LostBlocks {
     pub(super) fn name_extent(&mut self, line: u64, lba: u64, blocks: u64) {
         if self.extents.len() < MAX_TOLD {
             let most = self.extents.entry((line, lba)).or_default();
+            self.unsaved |= blocks > *most;
             *most = blocks.max(*most);
         }
         self.ring();
@@ -98,6 +104,31 @@ impl LostBlocks {
             self.gaps.insert(name);
             self.bell.notify();
         }
+    }
+
+    /// The list, for a checkpoint that is about to be written.
+    pub(super) fn rows(&mut self) -> Vec<LostRow> {
+        self.unsaved = false;
+        let versions = self.versions.iter().map(|(&(line, lba, _), &(entry, cause))| LostRow {
+            line,
+            lba,
+            what: Lost::version(entry, cause),
+        });
+        let leaves = self.extents.iter();
+        let leaves = leaves.map(|(&(line, lba), &blocks)| LostRow { line, lba, what: Lost::Leaf(blocks) });
+        versions.chain(leaves).collect()
+    }
+
+    /// What a checkpoint knew.
+    pub(super) fn restore(&mut self, rows: &[LostRow]) {
+        for &LostRow { line, lba, what } in rows {
+            match what {
+                Lost::Damaged(entry) => self.name(&MoveItem { line, lba, entry }, LostCause::Damaged),
+                Lost::Unreadable(entry) => self.name(&MoveItem { line, lba, entry }, LostCause::Unreadable),
+                Lost::Leaf(blocks) => self.name_extent(line, lba, blocks),
+            }
+        }
+        self.unsaved = false;
     }
 
     fn is_named(&self, item: &MoveItem) -> bool {
@@ -132,7 +163,8 @@ impl Shard {
 /// The task.
 pub(super) async fn serve(shard: Shared, exec: Handle) {
     let bell = shard.borrow().lost.bell.clone();
-    let (mut looked, mut blind, mut read_at) = (0, Vec::new(), Nanos(0));
+    // What a checkpoint knew is told first, and then read: that may take long, of drives that fail.
+    let (mut looked, mut blind, mut read_at) = (0, Vec::new(), exec.now().plus_ms(LOOK_MS));
     loop {
         let (is_empty, fresh, applied) = {
             let mut s = shard.borrow_mut();

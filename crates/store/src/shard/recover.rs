@@ -166,6 +166,7 @@ async fn restore(shard: &Shared, exec: &Handle, anchor: &Anchor) -> Result<(), S
             stream.next_seq = seq;
         }
         s.scrub.mark = body.scrub;
+        s.lost.restore(&body.lost);
         s.marks = body.marks.iter().copied().collect();
         s.objects_bytes = body.objects.iter().map(|o| o.2.len()).sum();
         s.objects = body.objects.into_iter().map(|(pg, key, value)| ((pg, key), value)).collect();

@@ -45,6 +45,10 @@ const WORTH_NS: u64 = 600_000_000_000;
 const QUIET_NS: u64 = 10_000_000_000;
 const LASTING_NS: u64 = 600_000_000_000;
 
+/// A checkpoint comes for losses that none has yet, but no sooner than so long after the one before: a host may come upon one after the other.
+/// Nanoseconds.
+const LOSSES_NS: u64 = 60_000_000_000;
+
 /// A unit that was asked for this long ago is not to be had without a checkpoint. Nanoseconds.
 const STARVED_NS: u64 = 10_000_000;
 
@@ -385,6 +389,11 @@ impl Shard {
         (settled || much) && (changed >= WORTH_LAST * of.took_bytes || since_ns >= WORTH_NS)
     }
 
+    /// True when a checkpoint is due so that a restart knows what is lost.
+    fn keeps_losses(&self) -> bool {
+        self.lost.unsaved && self.now.since(self.checkpoint.frozen) >= LOSSES_NS
+    }
+
     /// Wakes the checkpoint task when a checkpoint is due.
     pub(crate) fn ring_checkpoint(&mut self) {
         if self.checkpoint.running || self.phase != Phase::Serving {
@@ -399,6 +408,7 @@ impl Shard {
             || self.may_sweep()
             || self.has_gone()
             || self.brings_figures_up_to_date()
+            || self.keeps_losses()
             || self.checkpoint_frees();
         self.checkpoint.requested = due;
         // The last checkpoint waits for everything under way, and looks for itself whether it has ended.
