@@ -332,6 +332,35 @@ fn a_drive_stays_when_another_one_fails_and_the_power_is_cut() {
     assert!(between > 10, "{between}");
 }
 
+/// Units for wide segments come when no anchor can name them any more, and nothing else is on one of their drives. It is let go by a shard
+/// that does nothing.
+#[test]
+fn a_lease_that_no_anchor_names_holds_no_drive() {
+    for by_force in [false, true] {
+        let world = World::new(22);
+        let setup = |count| Setup { shards: 1, cores: 1, ..pool(count, 1) };
+        let mut node = Node::open_without_units(&world, &setup(3), &[Purpose::Bulk]).unwrap();
+        node.turns_for(1_000);
+        blank(&world, "d3");
+        node.add_drive("d3").unwrap();
+        node.give_units();
+        node.turns_for(1_000);
+        assert_eq!(node.owner.drives()[3].held_units, 1);
+        if by_force {
+            node.owner.force_out(3, "by hand".into()).unwrap();
+        } else {
+            node.owner.remove_drive(3).unwrap();
+        }
+        until(&mut node, 3, DriveState::Gone);
+        drop(node);
+        world.crash();
+        let mut node = Node::open(&world, &setup(3)).unwrap();
+        let mut load = Load::begin(&mut node);
+        load.run(&mut node, 20);
+        load.verify(&mut node);
+    }
+}
+
 /// A mirror that has room.
 fn mirror(count: usize) -> Setup {
     mirror_of(2, count)

@@ -35,7 +35,7 @@ pub(crate) struct Risk {
     pub(crate) bytes: u64,
     /// Drives without which something there could not be had.
     needs: u64,
-    /// A checkpoint would give some of them back, or empty them of map pages.
+    /// A checkpoint would give some of them back, or empty them of map pages, or let a stream leave one.
     checkpoint: bool,
     /// When a checkpoint was asked for last, and when the next one may be.
     asked: Nanos,
@@ -159,6 +159,8 @@ impl Shard {
             risk.needs |= segment.needs(out);
         }
         risk.any |= Stream::LOGS.into_iter().any(|stream| self.lacks_where(stream));
+        // Until an anchor names the stream it can't move on.
+        risk.checkpoint |= !self.log.bulk_named && self.lacks_where(Stream::Bulk);
         if risk.needs != self.risk.needs {
             self.to_pool.push(ToPool::Needs { shard: self.id.shard, drives: risk.needs });
         }

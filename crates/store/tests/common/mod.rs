@@ -98,6 +98,8 @@ pub struct Node {
     preparing: Option<(dolmen_io::FileId, Prepared)>,
     /// What shards want for these purposes does not reach the pool's owner.
     pub no_units: Vec<Purpose>,
+    /// What has not reached it.
+    withheld: Vec<ToPool>,
     /// Nor does what this shard wants for any.
     pub starved: Option<ShardId>,
 }
@@ -258,6 +260,7 @@ impl Node {
             files,
             preparing: None,
             no_units: Vec::new(),
+            withheld: Vec::new(),
             starved: None,
         })
     }
@@ -271,6 +274,14 @@ impl Node {
         let mut node = Node::start(world, setup)?;
         node.no_units = purposes.to_vec();
         node.until_ready()
+    }
+
+    /// What was wanted in vain reaches the pool's owner.
+    pub fn give_units(&mut self) {
+        self.no_units.clear();
+        for message in std::mem::take(&mut self.withheld) {
+            self.owner.on_shard(message).unwrap();
+        }
     }
 
     /// Turns until it serves.
@@ -346,7 +357,7 @@ impl Node {
             }
             _ => false,
         };
-        up.retain(|m| !is_lost(m));
+        self.withheld.extend(up.extract_if(.., |m| is_lost(m)));
         for message in up {
             if let Err(error) = self.owner.on_shard(message) {
                 self.fault = Some(error);
