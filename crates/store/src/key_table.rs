@@ -10,7 +10,7 @@
 mod copies;
 mod erase;
 
-pub(crate) use copies::{Copies, Copy};
+pub(crate) use copies::{Copies, Copy, Sources};
 pub use erase::erase_keys_on;
 
 use crate::format::PAGE_BYTES;
@@ -69,9 +69,9 @@ impl KeyTable {
         plan: &PoolPlan,
         files: &[Option<FileId>],
     ) -> Result<KeyTable, StoreError> {
-        let drives: Vec<FileId> = files.iter().flatten().copied().collect();
-        let spare = usize::from(plan.parity);
-        let Copies { pages, wrong, lost, .. } = read(exec, plan.pool, &drives, spare).await?;
+        let sources = Sources::of(plan, files);
+        let Copies { pages, wrong, lost, .. } = read(exec, plan.pool, &sources).await?;
+        let Sources { files: drives, spare, .. } = sources;
         let tried = pages.iter().map(|page| page.sequence).collect();
         let (failed, late) = (Vec::new(), Late::default());
         let mut table = KeyTable { drives, spare, pages, tried, lost, failed, late };
@@ -82,7 +82,9 @@ impl KeyTable {
     /// Reads every copy of every page on every drive, and writes anew those that are not what they should be.
     pub async fn scrub(&mut self, exec: &Handle) -> Result<LabelScrub, StoreError> {
         let pool = self.pages[0].pool;
-        let found = read(exec, pool, &self.drives, self.spare).await?;
+        // All of them were given the whole table.
+        let sources = Sources { files: self.drives.clone(), fresh: Vec::new(), spare: self.spare };
+        let found = read(exec, pool, &sources).await?;
         let known = |copy: &&Copy| found.pages[usize::from(copy.page)] == self.pages[usize::from(copy.page)];
         // A page that is not the one in memory anywhere is none to mend others from.
         let wrong: Vec<Copy> = found.wrong.iter().filter(known).copied().collect();
@@ -275,19 +277,13 @@ fn keys_of(page: &KeyPage) -> impl Iterator<Item = WrappedKey> + '_ {
 pub(crate) async fn read_keys(
     exec: &Handle,
     pool: Uuid,
-    files: &[FileId],
-    spare: usize,
+    sources: &Sources,
 ) -> Result<Vec<WrappedKey>, StoreError> {
-    let Copies { pages, .. } = read(exec, pool, files, spare).await?;
+    let Copies { pages, .. } = read(exec, pool, sources).await?;
     Ok(pages.iter().flat_map(keys_of).collect())
 }
 
 /// What a check finds of the table on the drives; reads only.
-pub(crate) async fn check_keys(
-    exec: &Handle,
-    pool: Uuid,
-    files: &[FileId],
-    spare: usize,
-) -> Result<Copies, StoreError> {
-    read(exec, pool, files, spare).await
+pub(crate) async fn check_keys(exec: &Handle, pool: Uuid, sources: &Sources) -> Result<Copies, StoreError> {
+    read(exec, pool, sources).await
 }

@@ -290,6 +290,40 @@ fn copies_of_the_key_table_are_mended() {
     }
 }
 
+/// The last drive of a mirror can't read a page of the table; that of the one that has joined is empty, and tells nothing of it. Neither at the
+/// start at which it joined nor at the next one.
+#[test]
+fn a_drive_that_has_just_joined_knows_no_keys() {
+    let world = World::new(44);
+    let (setup, wider) = (setup(2, 1), setup(3, 1));
+    drop(filled(&world, &setup));
+    world.crash();
+    table(&world, &setup, |_| {});
+    world.remove_drive(NODE, path("d1"));
+    drop(Node::open(&world, &setup).unwrap());
+    world.crash();
+    world.add_drive(NODE, path("d2"), DriveSpec::file(11 << 20));
+    let load = |world: &World| {
+        let (mut io, mut exec, candidates) = offline(world, &wider);
+        let (handle, options) = (exec.handle(), options(&wider));
+        run(&mut io, &mut exec, async move {
+            let all: Vec<FileId> = candidates.iter().map(|c| c.info.file).collect();
+            let plan = open_pool(handle.clone(), candidates, options).await.unwrap();
+            let files: Vec<_> = plan.order.iter().map(|at| at.map(|i| all[i])).collect();
+            KeyTable::load(&handle, &plan, &files).await.map(|table| table.key(LineId(1)))
+        })
+    };
+    for copy in [0, 1] {
+        world.spoil(NODE, path("d0"), KEYS + copy * KEY_COPY, 4096);
+    }
+    for _ in 0..2 {
+        let loaded = load(&world);
+        assert!(matches!(loaded, Err(StoreError::Drive(_))), "{loaded:?}");
+    }
+    world.unspoil(NODE, path("d0"));
+    assert!(load(&world).unwrap().is_some(), "the key is lost");
+}
+
 /// Keys are overwritten on a drive of the pool alone, and everything else on it stays.
 #[test]
 fn keys_are_erased_on_what_was_a_drive_of_the_pool_alone() {

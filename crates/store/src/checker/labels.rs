@@ -6,7 +6,7 @@
 use super::report::Sort;
 use super::{CheckReport, Damage, damage};
 use crate::format::anchor::{ANCHOR_BYTES, ANCHOR_COPIES, ANCHOR_SLOTS, Anchor, anchor_offset};
-use crate::key_table::check_keys;
+use crate::key_table::{Sources, check_keys};
 use crate::pool::holds_superblock;
 use crate::shard::Shared;
 use crate::{PoolPlan, StoreError};
@@ -30,8 +30,7 @@ pub(super) async fn check_pool_labels(
             report.mended(drive, Sort::Label, Damage { place, ..damage(what) });
         }
     }
-    let handles: Vec<FileId> = there.iter().map(|(_, file)| *file).collect();
-    match check_keys(exec, plan.pool, &handles, usize::from(plan.parity)).await {
+    match check_keys(exec, plan.pool, &Sources::of(plan, files)).await {
         Err(StoreError::Drive(why)) => report.problem(damage(why)),
         Err(why) => report.problem(damage(why.to_string())),
         Ok(copies) => {

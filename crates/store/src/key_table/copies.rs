@@ -1,10 +1,10 @@
 //! What the copies of the key table say on the drives; reads only.
 
 use super::READ_PAGES;
-use crate::StoreError;
 use crate::format::PAGE_BYTES;
 use crate::format::keys::{KEY_COPIES, KEY_PAGES, KeyPage, key_offset};
 use crate::shard::within;
+use crate::{PoolPlan, StoreError};
 use dolmen_io::FileId;
 use dolmen_io::exec::Handle;
 use dolmen_types::Uuid;
@@ -43,13 +43,27 @@ enum Held {
     Nothing,
 }
 
+/// The drives whose copies are read.
+pub(crate) struct Sources {
+    pub(crate) files: Vec<FileId>,
+    /// Those that may have joined since anything was written there: that one of them has no page tells nothing of the others.
+    pub(crate) fresh: Vec<FileId>,
+    /// Drives that may be silent.
+    pub(crate) spare: usize,
+}
+
+impl Sources {
+    /// The drives of an opened pool, of which `files[i]` is the handle of the plan's drive `i`.
+    pub(crate) fn of(plan: &PoolPlan, files: &[Option<FileId>]) -> Sources {
+        let fresh = files.iter().zip(&plan.drives).filter(|(_, d)| d.fresh).filter_map(|(file, _)| *file);
+        let (files, fresh) = (files.iter().flatten().copied().collect(), fresh.collect());
+        Sources { files, fresh, spare: usize::from(plan.parity) }
+    }
+}
+
 /// Reads the whole table.
-pub(super) async fn read(
-    exec: &Handle,
-    pool: Uuid,
-    files: &[FileId],
-    spare: usize,
-) -> Result<Copies, StoreError> {
+pub(super) async fn read(exec: &Handle, pool: Uuid, sources: &Sources) -> Result<Copies, StoreError> {
+    let files = &sources.files;
     let mut found: Vec<Vec<(Copy, Result<Held, String>)>> = vec![Vec::new(); usize::from(KEY_PAGES)];
     for &file in files {
         for copy in 0..KEY_COPIES {
@@ -64,7 +78,7 @@ pub(super) async fn read(
     let pages = u64::from(KEY_PAGES) * KEY_COPIES * files.len() as u64;
     let mut copies = Copies { checked_bytes: pages * u64::from(PAGE_BYTES), ..Copies::default() };
     for (index, held) in (0..).zip(found) {
-        if let Some(why) = unknown(files, &held, spare) {
+        if let Some(why) = unknown(sources, &held) {
             return Err(StoreError::Drive(format!("the key table could not be read: {why}")));
         }
         let held = held.into_iter().map(|(copy, held)| (copy, held.unwrap_or(Held::Nothing)));
@@ -74,12 +88,17 @@ pub(super) async fn read(
 }
 
 /// Why the newest version of a page may be one that can't be read: a drive that gives neither copy may be the only one that has it.
-fn unknown(files: &[FileId], held: &[(Copy, Result<Held, String>)], spare: usize) -> Option<String> {
+fn unknown(sources: &Sources, held: &[(Copy, Result<Held, String>)]) -> Option<String> {
     let why = held.iter().find_map(|(_, held)| held.as_ref().err())?;
     let silent =
         |file: &&FileId| held.iter().filter(|(copy, _)| copy.file == **file).all(|(_, h)| h.is_err());
-    let any = held.iter().any(|(_, held)| held.as_ref().is_ok_and(|held| *held != Held::Nothing));
-    (!any || files.iter().filter(silent).count() > spare).then(|| why.clone())
+    let tells = |(copy, held): &(Copy, Result<Held, String>)| match held {
+        Ok(Held::Page(_)) => true,
+        Ok(Held::Zeros) => !sources.fresh.contains(&copy.file),
+        Ok(Held::Nothing) | Err(_) => false,
+    };
+    let silent = sources.files.iter().filter(silent).count();
+    (!held.iter().any(tells) || silent > sources.spare).then(|| why.clone())
 }
 
 impl Copies {

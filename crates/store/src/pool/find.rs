@@ -2,7 +2,7 @@
 
 use super::{Candidate, survey, view};
 use crate::StoreError;
-use crate::key_table::{WrappedKey, read_keys};
+use crate::key_table::{Sources, WrappedKey, read_keys};
 use dolmen_io::exec::Handle;
 use dolmen_types::Uuid;
 
@@ -28,7 +28,13 @@ pub async fn find_pool(exec: Handle, drives: Vec<Candidate>) -> Result<Option<Fo
     // What is on a drive that was out, or on one of another pool, counts for nothing.
     let ours =
         drives.iter().zip(&found).filter(|(_, found)| found.membership(block.pool).is_some_and(counts));
-    let files: Vec<_> = ours.map(|(drive, _)| drive.info.file).collect();
-    let keys = read_keys(&exec, block.pool, &files, usize::from(block.parity)).await?;
+    let mut sources = Sources { files: Vec::new(), fresh: Vec::new(), spare: usize::from(block.parity) };
+    for (drive, found) in ours {
+        let own = found.membership(block.pool).map(|own| own.drives[usize::from(own.index)].uuid);
+        let fresh = block.drives.iter().any(|d| d.fresh && Some(d.uuid) == own);
+        sources.fresh.extend(fresh.then_some(drive.info.file));
+        sources.files.push(drive.info.file);
+    }
+    let keys = read_keys(&exec, block.pool, &sources).await?;
     Ok(Some(FoundPool { pool: block.pool, sequence: block.sequence, keys }))
 }
