@@ -7,7 +7,7 @@
 //! another before anything is done by it: **a drive that is out has no superblock with the number of one that was told.**
 
 use crate::columns::{Shape, drive_bit};
-use crate::format::superblock::{MAX_DRIVES, SUPERBLOCK_BYTES, Superblock};
+use crate::format::superblock::{SUPERBLOCK_BYTES, Superblock};
 use crate::message::{Joined, Members};
 use crate::pool::{NewDrive, holds_superblock, place_for, replace_superblock, write_superblock};
 use crate::shard::within;
@@ -212,9 +212,7 @@ impl Membership {
         if self.joining.is_some() || self.newcomer.is_some() {
             return Err("another drive is joining; try again in a moment".into());
         }
-        if place_for(&self.block).is_none() {
-            return Err(format!("the pool has {MAX_DRIVES} drives, which is the most"));
-        }
+        place_for(&self.block, drive.entry.units)?;
         self.joining = Some(drive);
         self.joined = None;
         Ok(())
@@ -346,7 +344,7 @@ impl Membership {
     /// The place that a joining drive takes in a superblock.
     fn seat(&mut self, block: &mut Superblock) -> Option<u16> {
         let drive = self.joining.as_ref()?;
-        let place = place_for(block).expect("join has looked, and places only come free");
+        let place = place_for(block, drive.entry.units).expect("join has looked, and places only come free");
         self.files.resize(self.files.len().max(place + 1), None);
         self.files[place] = Some(drive.file);
         block.seat(place, drive.entry.clone());
@@ -467,4 +465,59 @@ async fn write(
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::PlanDrive;
+    use crate::format::superblock::{DriveEntry, MAX_DRIVES};
+
+    /// A pool whose table is full; the drive of `gone` has left, and had so many units.
+    fn full(gone: usize, units: u32) -> Membership {
+        let drive = |i: usize| PlanDrive {
+            uuid: Uuid([u8::try_from(i).unwrap(); 16]),
+            path: format!("d{i}"),
+            serial: String::new(),
+            units: if i == gone { units } else { 50 },
+            state: if i == gone { DriveState::Gone } else { DriveState::In },
+            fresh: false,
+        };
+        let plan = PoolPlan {
+            pool: Uuid::NIL,
+            incarnation: 1,
+            unit_bytes: 1 << 20,
+            shards: 1,
+            parity: 1,
+            deficit: 0,
+            sequence: 1,
+            drives: (0..MAX_DRIVES).map(drive).collect(),
+            order: vec![None; MAX_DRIVES],
+            created: false,
+            findings: Vec::new(),
+            let_go: Vec::new(),
+        };
+        Membership::new(&plan, &[], None)
+    }
+
+    fn new_drive(units: u32) -> NewDrive {
+        let (serial, path) = (String::new(), "new".into());
+        let entry =
+            DriveEntry { uuid: Uuid([0xee; 16]), units, state: DriveState::In, fresh: false, serial, path };
+        NewDrive { entry, file: FileId(7), was_out: false }
+    }
+
+    /// The newest checkpoint of a shard may still name a unit of the drive that has left: the one that takes its place has to have it.
+    #[test]
+    fn a_place_is_given_to_no_smaller_drive() {
+        let mut members = full(9, 100);
+        let why = members.join(new_drive(99)).unwrap_err();
+        assert!(why.contains("100 units"), "{why}");
+        members.join(new_drive(100)).unwrap();
+        assert!(matches!(
+            members.poll(),
+            Some(Change::Members(_, Some(Joined { drive: 9, units: 100, .. })))
+        ));
+        assert!(full(MAX_DRIVES, 0).join(new_drive(100)).unwrap_err().contains("the most"));
+    }
 }

@@ -145,7 +145,7 @@ async fn open(
     for (i, was_out) in joining {
         let salt = u64::try_from(i).unwrap_or(u64::MAX) + 1000 * (block.sequence + 1);
         let entry = entry(&drives[i], block.unit_bytes, derive(&options.seed, salt));
-        let place = place_for(&block).ok_or_else(|| (i, "the pool has its most drives".to_string()))?;
+        let place = place_for(&block, entry.units).map_err(|why| (i, why))?;
         prepare(exec, drives[i].info.file).await.map_err(|why| (i, why))?;
         let path = drives[i].path.clone();
         findings.push(if was_out { Finding::Stale { path } } else { Finding::Joined { path } });
@@ -165,12 +165,18 @@ async fn open(
     Ok(Opened { block, order, findings })
 }
 
-/// Where the table takes another drive: a new place where there is one, so that it remembers who was there.
-pub(crate) fn place_for(block: &Superblock) -> Option<usize> {
+/// Where the table takes another drive of so many units: a new place where there is one, so that it remembers who was there. Else that of
+/// one that was no larger, since a checkpoint may still name each of its units; or why there is none.
+pub(crate) fn place_for(block: &Superblock, units: u32) -> Result<usize, String> {
     if block.drives.len() < MAX_DRIVES {
-        return Some(block.drives.len());
+        return Ok(block.drives.len());
     }
-    block.drives.iter().position(|d| d.state == DriveState::Gone)
+    let free = || block.drives.iter().enumerate().filter(|(_, d)| d.state == DriveState::Gone);
+    let place = free().find(|(_, d)| d.units <= units).map(|(place, _)| place);
+    place.ok_or_else(|| match free().map(|(_, d)| d.units).min() {
+        Some(least) => format!("it has {units} units, and in the places that are free there were drives of {least} units and more"),
+        None => format!("the pool has {MAX_DRIVES} drives, which is the most"),
+    })
 }
 
 /// True when the pool has or had a drive under that path, or with that serial number.
