@@ -238,6 +238,20 @@ impl Outbox {
         }
     }
 
+    /// A staging buffer that nothing is in goes back: who waits for memory keeps none that others could answer from.
+    #[cold]
+    pub(crate) fn give_back(&mut self, reserve: &mut Reserve) {
+        if self.filled > 0 || self.waiting > 0 {
+            return;
+        }
+        let Some(buf) = self.current.take() else { return };
+        self.memory -= buf.capacity();
+        if std::mem::take(&mut self.lent) {
+            reserve.lent -= 1;
+            reserve.free.push(buf);
+        }
+    }
+
     /// Nothing of it will be sent any more.
     pub(crate) fn end(&mut self, reserve: &mut Reserve) {
         reserve.lent -= self.borrowed.len() + usize::from(self.lent);

@@ -18,6 +18,7 @@ impl Target {
     /// Remembers that a connection has to be tried again.
     pub(crate) fn stall(&mut self, key: Key) {
         let Some(connection) = self.connections.get_mut(key) else { return };
+        connection.outbox.give_back(&mut self.reserve);
         let wakes_itself = connection.sending.is_some()
             || connection.is_congested(&self.config.bounds)
             || (connection.is_full() && connection.parked.is_empty() && connection.unsolicited.is_empty());

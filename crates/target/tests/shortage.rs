@@ -168,6 +168,27 @@ fn responses_that_find_no_memory_hold_the_stream_up() {
     drop(held);
 }
 
+/// Writes that find no memory for their data don't keep what answers are staged in.
+#[test]
+fn writes_that_wait_leave_answers_their_buffers() {
+    let mut rig = rig(20);
+    let (queues, _) = hosts(&mut rig, 8);
+    let other = rig.controller(1, OTHER);
+    let held = drain(&rig);
+    for &queue in &queues {
+        rig.send(
+            0,
+            queue,
+            command(NvmOpcode::WRITE, 1, 0, 32),
+            Payload::Write(pattern(1, LONG as usize / 2)),
+        );
+    }
+    rig.turns(200);
+    let done = rig.exec(1, other.admin, Sqe::new(AdminOpcode::KEEP_ALIVE.0, 0), Payload::None);
+    assert!(done.cqe.status().is_success());
+    drop(held);
+}
+
 /// What waits for memory is sent when there is some, in order, and the stream goes on.
 #[test]
 fn responses_that_found_no_memory_come_when_there_is_some() {
