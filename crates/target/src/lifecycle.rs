@@ -332,6 +332,13 @@ impl Target {
         };
         let mut late: Vec<Key> = self.connections.keys(|c| overdue(c));
         if self.solicited_bytes > 0 {
+            let held_up = |key| self.connections.get(key).is_some_and(|c| c.is_held_up());
+            for request in self.requests.values_mut().filter(|r| r.stage == Stage::Solicited) {
+                // Its data may lie behind what we hold up.
+                if held_up(request.connection) {
+                    request.since = now;
+                }
+            }
             let silent = |r: &Request| r.stage == Stage::Solicited && after(r.since, limits.pdu_ms);
             late.extend(self.requests.iter().filter(|(_, r)| silent(r)).map(|(_, r)| r.connection));
         }

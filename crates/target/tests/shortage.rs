@@ -189,6 +189,29 @@ fn writes_that_wait_leave_answers_their_buffers() {
     drop(held);
 }
 
+/// The data that an R2T asked for lies behind a command that finds no memory.
+#[test]
+fn who_is_held_up_is_not_late_with_what_was_asked_for() {
+    let mut rig = rig(21);
+    let (queues, _) = hosts(&mut rig, 1);
+    let io = queues[0];
+    rig.machines[0].set_reading(false);
+    let data = pattern(1, LONG as usize / 2);
+    let long = rig.send(0, io, command(NvmOpcode::WRITE, 1, 0, 32), Payload::Write(data));
+    rig.turns(50);
+    let held = drain(&rig);
+    let short = rig.send(0, io, command(NvmOpcode::WRITE, 1, 0, 1), Payload::InCapsule(pattern(2, 4096)));
+    rig.turns(50);
+    // Now it hears of the R2T.
+    rig.machines[0].set_reading(true);
+    rig.pass_ms(25_000);
+    drop(held);
+    for cid in [long, short] {
+        assert!(rig.wait(0, io, cid).cqe.status().is_success());
+    }
+    assert_eq!(rig.cores[0].target.stats().timeouts, 0);
+}
+
 /// What waits for memory is sent when there is some, in order, and the stream goes on.
 #[test]
 fn responses_that_found_no_memory_come_when_there_is_some() {
