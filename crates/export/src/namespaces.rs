@@ -30,11 +30,7 @@ impl NamespaceBackend {
         name: Option<&str>,
         read_only: bool,
     ) -> Export {
-        // Something that is unique here and stays the same, of a namespace that has no UUID.
-        let uuid = namespace.uuid.unwrap_or(match namespace.nguid {
-            [0, ..] => Uuid(u128::from(namespace.nsid).to_be_bytes()),
-            nguid => Uuid(nguid),
-        });
+        let uuid = uuid_of(namespace);
         let block = namespace.block_bytes;
         let most = identity.max_transfer_bytes.min(u32::try_from(MAX_DATA_BYTES).unwrap_or(u32::MAX));
         let wanted = DATASET_MANAGEMENT | WRITE_ZEROES;
@@ -123,5 +119,38 @@ fn failure(failure: Failure) -> backend::Failure {
         backend::Failure::Gone
     } else {
         backend::Failure::Failed
+    }
+}
+
+/// Something that is unique among its subsystem's namespaces and stays the same.
+fn uuid_of(namespace: &Namespace) -> Uuid {
+    let number = u128::from(namespace.nsid).to_be_bytes();
+    namespace.uuid.unwrap_or(Uuid(if namespace.nguid == [0; 16] { number } else { namespace.nguid }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn namespaces_are_told_apart_by_all_of_their_nguid() {
+        let of = |nguid| {
+            uuid_of(&Namespace {
+                nsid: 5,
+                block_bytes: 4096,
+                blocks: 1,
+                uuid: None,
+                nguid,
+                deallocated_reads_zero: true,
+            })
+        };
+        let nguid = |second| {
+            let mut nguid = [7; 16];
+            (nguid[0], nguid[1]) = (0, second);
+            nguid
+        };
+        assert_eq!(of(nguid(1)), Uuid(nguid(1)));
+        assert_ne!(of(nguid(1)), of(nguid(2)));
+        assert_eq!(of([0; 16]), Uuid(5u128.to_be_bytes()), "its number, when it has none");
     }
 }
