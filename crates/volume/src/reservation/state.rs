@@ -150,35 +150,34 @@ impl Outcome {
         current_key: Option<u64>,
         new_key: u64,
     ) -> Result<(), VolumeError> {
+        if action != RegisterAction::Unregister && new_key == 0 {
+            return Err(VolumeError::Invalid);
+        }
         let place = self.next.registrants.binary_search_by(|r| r.0.cmp(&host));
-        if action == RegisterAction::Register {
-            if new_key == 0 {
-                return Err(VolumeError::Invalid);
-            }
-            match place {
-                Ok(at) if self.next.registrants[at].1 != new_key => {
-                    return Err(VolumeError::ReservationConflict);
-                }
-                Ok(_) => {}
-                Err(_) if self.next.registrants.len() == MAX_REGISTRANTS => {
-                    return Err(VolumeError::TooManyRegistrants);
-                }
-                Err(at) => self.next.registrants.insert(at, (host, new_key)),
-            }
-        } else {
-            let at = place.map_err(|_| VolumeError::ReservationConflict)?;
-            if current_key.is_some_and(|key| key != self.next.registrants[at].1) {
+        let key = place.ok().map(|at| self.next.registrants[at].1);
+        match (action, place) {
+            (RegisterAction::Register, Ok(_)) if key == Some(new_key) => {}
+            (RegisterAction::Register, Err(at)) => self.enrol(at, host, new_key)?,
+            // A host that sets IEKEY replaces its key without regard to its registration status (8.19, "Registering"): it need not know
+            // whether somebody has preempted it. SPDK registers it likewise; Linux's target answers Conflict.
+            (RegisterAction::Replace, Err(at)) if current_key.is_none() => self.enrol(at, host, new_key)?,
+            (RegisterAction::Register, Ok(_)) | (_, Err(_)) => return Err(VolumeError::ReservationConflict),
+            _ if current_key.is_some_and(|current| key != Some(current)) => {
                 return Err(VolumeError::ReservationConflict);
             }
-            if action == RegisterAction::Unregister {
-                self.unregister(host);
-            } else if new_key == 0 {
-                return Err(VolumeError::Invalid);
-            } else {
-                self.next.registrants[at].1 = new_key;
-            }
+            (RegisterAction::Unregister, Ok(_)) => self.unregister(host),
+            (RegisterAction::Replace, Ok(at)) => self.next.registrants[at].1 = new_key,
         }
         self.next.generation = self.next.generation.wrapping_add(1);
+        Ok(())
+    }
+
+    /// Adds a registrant at its place.
+    fn enrol(&mut self, at: usize, host: HostId, key: u64) -> Result<(), VolumeError> {
+        if self.next.registrants.len() == MAX_REGISTRANTS {
+            return Err(VolumeError::TooManyRegistrants);
+        }
+        self.next.registrants.insert(at, (host, key));
         Ok(())
     }
 

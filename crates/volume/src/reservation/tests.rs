@@ -136,6 +136,12 @@ fn registering() {
         s.apply(A, &force(RegisterAction::Unregister, 0)).unwrap_err(),
         VolumeError::ReservationConflict
     );
+    // Who is not registered has no key to replace, unless that is not to matter.
+    let replace = change(RegisterAction::Replace, 0, 9);
+    assert_eq!(s.apply(A, &replace).unwrap_err(), VolumeError::ReservationConflict);
+    assert_eq!(s.apply(A, &force(RegisterAction::Replace, 0)).unwrap_err(), VolumeError::Invalid);
+    run(&mut s, A, force(RegisterAction::Replace, 9));
+    assert_eq!(s.report().registrants, [Registrant { host: A, key: 9, holder: false }]);
 }
 
 #[test]
@@ -155,6 +161,14 @@ fn registrants_are_bounded() {
         run(&mut s, [i; 16], register(5));
     }
     assert_eq!(s.apply([255; 16], &register(1)).unwrap_err(), VolumeError::TooManyRegistrants);
+    let replace = ReservationCommand::Register {
+        action: RegisterAction::Replace,
+        ignore_existing_key: true,
+        persist: PersistChange::Keep,
+        current_key: 0,
+        new_key: 1,
+    };
+    assert_eq!(s.apply([255; 16], &replace).unwrap_err(), VolumeError::TooManyRegistrants);
 }
 
 #[test]
