@@ -1,8 +1,8 @@
 //! One accepted connection: the transport's state machine, what it is used for, and what waits on it.
 
 use crate::{
-    arrivals::Lending, config::Bounds, outbox::Outbox, settle::Settling, slab::Key, stats::Counters,
-    view::ViewId,
+    arrivals::Lending, config::Bounds, events::MAX_REQUESTS, outbox::Outbox, settle::Settling, slab::Key,
+    stats::Counters, view::ViewId,
 };
 use dolmen_io::{Buf, Io, SocketId, Stamps, trace::Unsent};
 use dolmen_nvme::{
@@ -227,6 +227,11 @@ impl Connection {
     /// True when the host has as many commands under way as its queue has entries; one more is against the rules.
     pub(crate) fn is_full(&self) -> bool {
         self.outstanding >= u32::from(self.sq_entries)
+    }
+
+    /// Responses that may wait for memory at most: as many as commands may be under way, and one; on admin queues those of events too.
+    pub(crate) fn most_late(&self) -> u32 {
+        u32::from(self.sq_entries) + u32::try_from(MAX_REQUESTS).unwrap_or(u32::MAX) + 1
     }
 
     /// Once a tick: sees whether a send that has been under way for a while goes on, however long it is. A host that reads next to nothing

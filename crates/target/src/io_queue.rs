@@ -277,7 +277,7 @@ impl Target {
                     }
                     _ => reply.buf = Some(data),
                 }
-                self.late.push_back(Late::Reply(reply));
+                self.put_off(Late::Reply(reply));
                 return;
             }
             self.mark_dirty(key);

@@ -42,7 +42,7 @@ impl Target {
         sqe: &Sqe,
         rest: &mut &[u8],
     ) -> bool {
-        if self.draining || sqe.flags != PLAIN_FLAGS {
+        if self.no_near || sqe.flags != PLAIN_FLAGS {
             return false;
         }
         let Some(connection) = self.connections.get_mut(key) else { return false };

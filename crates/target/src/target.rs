@@ -98,6 +98,8 @@ pub struct Target {
     /// Halves of fused pairs may be waiting for their other halves.
     pub(crate) halves: bool,
     pub(crate) draining: bool,
+    /// Nothing goes the short way (`near.rs`): the target stops, or responses wait for memory. What comes then waits behind them.
+    pub(crate) no_near: bool,
     pub(crate) settlements: Settlements,
     pub(crate) stats: TargetStats,
     pub(crate) traces: Traces,
@@ -132,6 +134,7 @@ impl Target {
             solicited_limit: bounds.solicited_bytes,
             halves: false,
             draining: false,
+            no_near: false,
             settlements: Settlements::default(),
             stats: TargetStats::default(),
             traces: Traces::default(),
@@ -279,17 +282,8 @@ impl Target {
 
     /// Once a turn, after all events, replies and messages: tries again what waited, and queues one send a connection.
     pub fn step(&mut self, io: &mut Io, near: &mut Near<'_>) {
-        for _ in 0..self.late.len() {
-            match self.late.pop_front() {
-                Some(Late::Response(key, cqe)) => {
-                    if let Some(connection) = self.connections.get_mut(key) {
-                        connection.late -= 1;
-                    }
-                    self.respond(io, key, cqe);
-                }
-                Some(Late::Reply(reply)) => self.finish_request(io, reply),
-                None => break,
-            }
+        if !self.late.is_empty() {
+            self.retry_late(io);
         }
         if !self.stalled.is_empty() {
             self.retry_stalled(io, near);
@@ -303,6 +297,30 @@ impl Target {
         self.lend(io);
     }
 
+    /// Remembers a reply that found no memory.
+    #[cold]
+    pub(crate) fn put_off(&mut self, late: Late) {
+        self.late.push_back(late);
+        self.no_near = true;
+    }
+
+    #[cold]
+    fn retry_late(&mut self, io: &mut Io) {
+        for _ in 0..self.late.len() {
+            match self.late.pop_front() {
+                Some(Late::Response(key, cqe)) => {
+                    if let Some(connection) = self.connections.get_mut(key) {
+                        connection.late -= 1;
+                    }
+                    self.respond(io, key, cqe);
+                }
+                Some(Late::Reply(reply)) => self.finish_request(io, reply),
+                None => break,
+            }
+        }
+        self.no_near = self.draining || !self.late.is_empty();
+    }
+
     /// What is to be carried elsewhere. The loop empties both vectors every turn.
     pub fn outputs(&mut self) -> &mut Outputs {
         &mut self.outputs
@@ -313,7 +331,7 @@ impl Target {
     /// Stops accepting and taking commands; what is under way is answered, then connections close one by one, which a
     /// host takes for a lost path and connects again.
     pub fn drain(&mut self, io: &mut Io) {
-        self.draining = true;
+        (self.draining, self.no_near) = (true, true);
         for listener in self.listeners.drain(..) {
             io.close_listener(listener);
         }

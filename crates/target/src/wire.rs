@@ -313,7 +313,8 @@ impl Target {
         let Connection { outbox, protocol, .. } = &mut **connection;
         if !outbox.reserve(io, &mut self.reserve, MAX_HEADER_BYTES) {
             connection.late += 1;
-            self.late.push_back(Late::Response(key, cqe));
+            debug_assert!(connection.late <= connection.most_late(), "{} responses wait", connection.late);
+            self.put_off(Late::Response(key, cqe));
             return;
         }
         outbox.respond(|room| protocol.write_response(room, &cqe));

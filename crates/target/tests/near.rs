@@ -6,7 +6,7 @@ mod support;
 
 use dolmen_io::{Owner, Stamps};
 use dolmen_nvme::{
-    spec::{ConnectCommand, ConnectData},
+    spec::{ConnectCommand, ConnectData, NvmOpcode, ReadWrite, SglDescriptor, Sqe},
     tcp::Digests,
 };
 use dolmen_target::Namespace;
@@ -187,4 +187,51 @@ fn long_reads_of_nothing_are_zeros_in_good_frames() {
             assert_eq!(rig.memory.answered, 0);
         }
     }
+}
+
+/// A connection whose host does not read, with one response that waits for memory, and a read of one block on its way.
+fn late_and_a_read() -> (Rig, Vec<dolmen_io::Buf>) {
+    // So many responses fit its machine's window behind those that open the queue; two more are under way and waiting.
+    const FITS: usize = (262_144 - 152) / 24;
+    let (mut rig, _) = rig_of(VolumeKind::Memory);
+    let ctrl = rig.controller(0, HOST);
+    let deaf = rig.machines[0].dial_deaf(server(4420));
+    rig.turns(20);
+    rig.machines[0].send_raw(deaf, &raw_queue(ctrl.id));
+    rig.turns(20);
+    let held = drain(&rig);
+    let bad = capsule(&Sqe::new(0xff, 3), &[]);
+    for _ in 0..FITS / 100 {
+        rig.machines[0].send_raw(deaf, &bad.repeat(100));
+        rig.turns(10);
+    }
+    for _ in 0..FITS % 100 + 2 {
+        rig.machines[0].send_raw(deaf, &bad);
+        rig.turns(10);
+    }
+    let traffic = rig.cores[0].target.stats().traffic;
+    assert_eq!((traffic.errors, traffic.stalls), (FITS as u64 + 2, 0));
+    let range = ReadWrite { blocks: 1, ..ReadWrite::default() };
+    let mut read = Sqe::with_read_write(NvmOpcode::READ, 4, 1, range);
+    read.data_pointer = SglDescriptor::transport(4096);
+    rig.machines[0].send_raw(deaf, &capsule(&read, &[]));
+    (rig, held)
+}
+
+#[test]
+fn nothing_is_answered_beside_responses_that_wait() {
+    let (mut rig, _held) = late_and_a_read();
+    let mut arrives = 0;
+    while rig.cores[0].target.stats().traffic.stalls == 0 {
+        rig.turn();
+        arrives += 1;
+        assert!(arrives < 100, "it was never held");
+    }
+    // Now there is memory again just when it comes.
+    let (mut rig, held) = late_and_a_read();
+    rig.turns(arrives - 1);
+    drop(held);
+    rig.turn();
+    let traffic = rig.cores[0].target.stats().traffic;
+    assert_eq!((traffic.stalls, traffic.reads), (1, 0));
 }

@@ -4,12 +4,8 @@
 mod support;
 
 use dolmen_io::PoolConfig;
-use dolmen_nvme::{
-    spec::*,
-    tcp::{CommonHeader, Digests, IcReq, PduKind},
-};
+use dolmen_nvme::{spec::*, tcp::Digests};
 use support::*;
-use zerocopy::IntoBytes;
 
 const LONG: u32 = 262_144;
 
@@ -125,27 +121,6 @@ fn slow_readers_lose_nothing_while_others_wait() {
     for cid in others {
         assert!(rig.wait(1, io, cid).cqe.status().is_success());
     }
-}
-
-fn capsule(sqe: &Sqe, data: &[u8]) -> Vec<u8> {
-    let mut header = CommonHeader::new(PduKind::CAPSULE_CMD);
-    header.length = u32::try_from(72 + data.len()).unwrap().into();
-    header.data_offset = if data.is_empty() { 0 } else { 72 };
-    [header.as_bytes(), sqe.as_bytes(), data].concat()
-}
-
-/// What opens an I/O queue.
-fn raw_queue(controller: u16) -> Vec<u8> {
-    let mut sqe = Rig::connect_command(1, 0).encode(1);
-    sqe.data_pointer = SglDescriptor::in_capsule(1024);
-    let data = ConnectData::new(HOST_ID, controller, SUBSYSTEM, HOST);
-    [IcReq::new(0, 0, 0).as_bytes(), &capsule(&sqe, data.as_bytes())].concat()
-}
-
-/// Everything that hosts may have, held by nobody who will give it back.
-fn drain(rig: &Rig) -> Vec<dolmen_io::Buf> {
-    let pool = rig.cores[0].io.pool();
-    std::iter::from_fn(|| pool.alloc_share(1, 0)).collect()
 }
 
 #[test]

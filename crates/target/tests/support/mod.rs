@@ -9,7 +9,10 @@ pub use host::{Completion, Conn, Machine, Payload};
 pub use volumes::Memory;
 
 use dolmen_io::{Event, Io, Owner, PoolConfig, Wait};
-use dolmen_nvme::{spec::*, tcp::Digests};
+use dolmen_nvme::{
+    spec::*,
+    tcp::{CommonHeader, Digests, IcReq, PduKind},
+};
 use dolmen_sim::{CoreConfig, NodeId, World};
 use dolmen_target::{Envelope, Identity, Namespace, NamespaceTable, Target, TargetConfig};
 use dolmen_types::{
@@ -18,6 +21,7 @@ use dolmen_types::{
 };
 use dolmen_volume::{Near, VolumeRef, Volumes};
 use std::{net::SocketAddr, sync::Arc};
+use zerocopy::IntoBytes;
 
 pub const SUBSYSTEM: &str = "nqn.2016-01.com.lightbitslabs:uuid:11111111-2222-4333-8444-555555555555";
 pub const HOST: &str = "nqn.2014-08.org.nvmexpress:uuid:aaaaaaaa-0000-4000-8000-000000000001";
@@ -230,7 +234,6 @@ impl Rig {
         command: ConnectCommand,
         data: ConnectData,
     ) -> Completion {
-        use zerocopy::IntoBytes;
         self.exec(machine, conn, command.encode(0), Payload::InCapsule(data.as_bytes().to_vec()))
     }
 
@@ -348,4 +351,26 @@ pub fn pattern(seed: u64, bytes: usize) -> Vec<u8> {
 /// True for an event that ends a connection.
 pub fn ends(event: &Event) -> bool {
     matches!(event, Event::EndOfStream | Event::Failed { .. } | Event::Closed)
+}
+
+/// A command with data in its capsule, for a connection without digests.
+pub fn capsule(sqe: &Sqe, data: &[u8]) -> Vec<u8> {
+    let mut header = CommonHeader::new(PduKind::CAPSULE_CMD);
+    header.length = u32::try_from(72 + data.len()).unwrap().into();
+    header.data_offset = if data.is_empty() { 0 } else { 72 };
+    [header.as_bytes(), sqe.as_bytes(), data].concat()
+}
+
+/// What opens an I/O queue.
+pub fn raw_queue(controller: u16) -> Vec<u8> {
+    let mut sqe = Rig::connect_command(1, 0).encode(1);
+    sqe.data_pointer = SglDescriptor::in_capsule(1024);
+    let data = ConnectData::new(HOST_ID, controller, SUBSYSTEM, HOST);
+    [IcReq::new(0, 0, 0).as_bytes(), &capsule(&sqe, data.as_bytes())].concat()
+}
+
+/// Everything that hosts may have, held by nobody who will give it back.
+pub fn drain(rig: &Rig) -> Vec<dolmen_io::Buf> {
+    let pool = rig.cores[0].io.pool();
+    std::iter::from_fn(|| pool.alloc_share(1, 0)).collect()
 }
