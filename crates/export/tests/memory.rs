@@ -202,6 +202,24 @@ fn slow_readers_lose_nothing_while_others_wait() {
     assert!(r.clients.iter().all(|c| !c.ended));
 }
 
+/// Others wait, but for what they have themselves.
+#[test]
+fn who_is_in_nobodys_way_has_its_minute_to_read() {
+    let mut r = Rig::with(1, vec![export("web", 1, 4096)], |_| {}, 1024);
+    let clients = open(&mut r, 3);
+    r.set_reading(clients[0], false);
+    for (n, &c) in clients.iter().enumerate() {
+        r.ram.asleep = n > 0;
+        (0..40).for_each(|cookie| r.request(c, (READ, 0, cookie, 0, LONG), &[]));
+        r.pass_ms(100);
+    }
+    assert_eq!(at_backend(&r), 16 << 20, "two of them have all that one may have");
+    r.pass_ms(10_000);
+    assert_eq!(r.server.stats().connections, 3);
+    r.pass_ms(60_000);
+    assert_eq!(r.server.stats().connections, 2);
+}
+
 /// A byte now and then is not a write.
 #[test]
 fn a_write_whose_data_trickles_in_ends() {

@@ -13,7 +13,7 @@ use crate::{
 use dolmen_io::{Buf, Io, Stage, Stamps};
 
 /// Buffers of one client's pieces at most, until their data is sent. Bytes.
-const MAX_HELD: usize = 8 << 20;
+pub(super) const MAX_HELD: usize = 8 << 20;
 
 const _: () = assert!(MAX_HELD >= WINDOW * MAX_DATA_BYTES);
 

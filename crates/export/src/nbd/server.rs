@@ -3,12 +3,13 @@
 use super::{
     command::{Command, Next},
     connection::{Connection, Phase, Receiving},
+    flow::MAX_HELD,
     outbox::Reserve,
     settle::{Envelope, Settlements},
 };
 use crate::{
     Exports,
-    backend::{Failure, Reply, Request},
+    backend::{Failure, MAX_DATA_BYTES, Reply, Request},
     slab::{Key, Slab},
 };
 use dolmen_io::{Buf, Error, Event, Io, ListenerId, Owner, SocketId, Tag, TimerId, trace::Traces};
@@ -488,9 +489,11 @@ impl Server {
         }
         let (now, ms) = (io.now(), self.config.hung_ms);
         let is_hung = |c: &Connection| c.unmoved_since().is_some_and(|since| since.plus_ms(ms) < now);
-        let mut waiting =
-            self.unsaid.iter().chain(&self.stalled).filter_map(|key| self.connections.get(*key));
-        if waiting.all(|c| is_hung(c)) {
+        // Who has all that one client may have waits for itself.
+        let wants = |c: &Connection| c.held + MAX_DATA_BYTES <= MAX_HELD;
+        let unsaid = self.unsaid.iter().filter_map(|key| self.connections.get(*key));
+        let stalled = self.stalled.iter().filter_map(|key| self.connections.get(*key)).filter(|c| wants(c));
+        if unsaid.chain(stalled).all(|c| is_hung(c)) {
             return Vec::new();
         }
         self.connections.keys(|c| is_hung(c))

@@ -160,9 +160,14 @@ pub struct Rig {
 
 impl Rig {
     pub fn new(seed: u64, exports: Vec<Export>, change: impl FnOnce(&mut ServerConfig)) -> Rig {
+        Rig::with(seed, exports, change, 24)
+    }
+
+    /// With so many long buffers.
+    pub fn with(seed: u64, exports: Vec<Export>, change: impl FnOnce(&mut ServerConfig), long: u32) -> Rig {
         let world = World::new(seed);
         let core = |node| {
-            let pool = PoolConfig::new(vec![(4096, 64), (32 << 10, 96), (MAX_DATA_BYTES, 24)]);
+            let pool = PoolConfig::new(vec![(4096, 64), (32 << 10, 96), (MAX_DATA_BYTES, long)]);
             Io::new(Box::new(world.driver(CoreConfig { node, pool })))
         };
         let (mut io, client_io) = (core(SERVER), core(CLIENT));
