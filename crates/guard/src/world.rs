@@ -112,7 +112,7 @@ impl Shared {
             }
             Op::EndStream { sock } => return self.end(sock),
             Op::Send { sock, data } => self.send(sock, data),
-            Op::Close { sock } => {
+            Op::Close { sock } | Op::Abort { sock } => {
                 self.end(sock);
                 self.sockets[sock.0 as usize].receiver = None;
                 Event::Closed

@@ -581,7 +581,9 @@ impl Path {
 
     /// Closes the I/O queues and tells the controller that we leave.
     pub(crate) fn shut_down(&mut self, io: &mut Io, shared: &mut Shared) -> Result<(), Error> {
-        self.io.drain(..).for_each(|queue| queue.close(io));
+        for queue in self.io.drain(..) {
+            if queue.under_way() > 0 { queue.abort(io) } else { queue.close(io) }
+        }
         self.phase = Phase::Leaving;
         self.step_until = io.now().plus_ms(SHUTDOWN_MS);
         let value = ControllerConfig::ENABLE.with_shutdown(ShutdownRequest::Normal).0;
@@ -594,9 +596,10 @@ impl Path {
         self.phase == Phase::Leaving && now >= self.step_until
     }
 
-    /// Closes everything. Identity stays, for those who ask while we are away.
+    /// Ends everything. Identity stays, for those who ask while we are away.
     pub(crate) fn tear_down(&mut self, io: &mut Io) {
-        self.admin.take().into_iter().chain(self.io.drain(..)).for_each(|queue| queue.close(io));
+        let end = if self.phase == Phase::Leaving { Queue::close } else { Queue::abort };
+        self.admin.take().into_iter().chain(self.io.drain(..)).for_each(|queue| end(queue, io));
         (self.phase, self.opening, self.retry_at) = (Phase::Idle, 0, NEVER);
         (self.step_until, self.look_at, self.keep_alive_at) = (NEVER, NEVER, NEVER);
     }

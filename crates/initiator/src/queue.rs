@@ -289,10 +289,17 @@ impl Queue {
         self.sending = false;
     }
 
-    /// Closes the socket; the last words (a terminate request) go out if no send is in their way.
+    /// Closes the socket in order, when nothing that it was given need be feared any more.
     pub(crate) fn close(mut self, io: &mut Io) {
         self.flush(io);
         io.close(self.tag, self.sock);
+    }
+
+    /// Ends the connection, so that a command which has not reached the controller yet never will: it may go another way from now on, and
+    /// others behind it. The last words (a terminate request) go out if the network is quick.
+    pub(crate) fn abort(mut self, io: &mut Io) {
+        self.flush(io);
+        io.abort(self.tag, self.sock);
     }
 }
 

@@ -118,6 +118,25 @@ fn one_path_waits_for_no_fence() {
     assert!(m.io.now().since(before) < 1_000_000_000);
 }
 
+/// Nor is that needed against what a lost connection had still to send, which another one would overtake: it never arrives.
+#[test]
+fn what_a_lost_connection_had_to_send_never_arrives() {
+    for seed in 0..10 {
+        let mut m = Multi::new(seed, vec![Behaviour { quiesce_ms: 5000, ..Behaviour::default() }], quick);
+        m.live();
+        m.world.partition(HOST, node(0));
+        let (deadline, buf) = (m.io.now().plus_ms(500), m.buf(BLOCK, 0x11));
+        m.submit(1, deadline, Command::Write { nsid: 1, lba: 3, blocks: 1, buf, fua: false });
+        assert_eq!(m.wait(1).result, Err(Failure::Expired));
+        let before = m.io.now();
+        m.world.heal_and_resend_after(HOST, node(0), 3000);
+        assert_eq!(m.write(3, 0x22).result, Ok(0));
+        assert!(m.io.now().since(before) < 1_000_000_000);
+        m.pass_ms(5000);
+        assert_eq!(m.byte(3), 0x22, "seed {seed}");
+    }
+}
+
 /// A controller that is never told when to notice a loss can't be fenced: a second path is refused then.
 #[test]
 fn several_paths_take_a_keep_alive_or_no_fences() {

@@ -268,6 +268,11 @@ impl Io {
         self.queue.push((tag, Op::Close { sock }));
     }
 
+    /// Queues [`Op::Abort`].
+    pub fn abort(&mut self, tag: Tag, sock: SocketId) {
+        self.queue.push((tag, Op::Abort { sock }));
+    }
+
     // Drives.
 
     /// Opens (or makes) a drive. Blocks; for start-up and control paths.

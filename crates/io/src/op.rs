@@ -47,7 +47,7 @@ pub enum Op {
         /// The peer.
         addr: SocketAddr,
     },
-    /// Receive until the end of the stream, an error, [`Op::StopReceive`] or [`Op::Close`]: many [`Event::Received`], in order.
+    /// Receive until the end of the stream, an error, [`Op::StopReceive`], [`Op::Close`] or [`Op::Abort`]: many [`Event::Received`], in order.
     /// When the pool has no chunk left the driver waits for one to come back; that is the back-pressure. Ends with
     /// [`Event::EndOfStream`], [`Event::ReceiveStopped`] or [`Event::Failed`].
     Receive {
@@ -76,6 +76,13 @@ pub enum Op {
     /// Close a socket: every operation still under way on it ends first (with what it achieved, else
     /// [`ErrorKind::Closed`]), then [`Event::Closed`], and nothing after. What [`Event::Sent`] covered still goes out.
     Close {
+        /// Any socket.
+        sock: SocketId,
+    },
+    /// [`Op::Close`] for a stream whose rest must not arrive: what [`Event::Sent`] covered and the peer has not received is not sent
+    /// any more, and the peer is told of a reset. After a mere close the kernel would send it again and again, for minutes, and what
+    /// goes over another connection meanwhile comes first.
+    Abort {
         /// Any socket.
         sock: SocketId,
     },
@@ -171,7 +178,7 @@ pub enum Event {
 /// What kind of failure, for code to decide on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ErrorKind {
-    /// The operation was ended by [`Op::Close`], or the socket or file is not open.
+    /// The operation was ended by [`Op::Close`] or [`Op::Abort`], or the socket or file is not open.
     Closed,
     /// The peer reset or refused the connection, or it timed out.
     Connection,

@@ -61,6 +61,7 @@ impl SimDriver {
             Op::EndStream { sock } => net.end_stream(sock),
             Op::Send { sock, data } => net.send(core, tag, sock, data),
             Op::Close { sock } => net.close(core, tag, sock),
+            Op::Abort { sock } => net.abort(core, tag, sock),
             Op::Read { .. } | Op::Write { .. } | Op::Flush { .. } | Op::Discard { .. } => {
                 drop(inner);
                 return self.start_on_drive(tag, op);

@@ -62,6 +62,10 @@ struct End {
     wire_bytes: usize,
     /// Deliveries that came up while the way was cut.
     stalled: usize,
+    /// Such were sent again, or will be, and are not all here yet.
+    lost: bool,
+    /// What this end sent is not sent again where it was lost.
+    aborted: bool,
     incoming: VecDeque<u8>,
     /// What came into that, ever. Bytes.
     arrived: u64,
@@ -163,7 +167,7 @@ impl Net {
     pub(crate) fn boot(&mut self, node: NodeId, core: usize, pool: Pool) {
         self.pools.insert(core, pool);
         if self.down.remove(&node) {
-            self.resume_stalled();
+            self.resume_stalled(0);
         }
     }
 
@@ -193,9 +197,9 @@ impl Net {
         self.cuts.insert((a.min(b), a.max(b)));
     }
 
-    pub(crate) fn heal(&mut self, a: NodeId, b: NodeId) {
+    pub(crate) fn heal(&mut self, a: NodeId, b: NodeId, resend_ns: u64) {
         self.cuts.remove(&(a.min(b), a.max(b)));
-        self.resume_stalled();
+        self.resume_stalled(resend_ns);
     }
 
     pub(crate) fn reset_between(&mut self, a: NodeId, b: NodeId) {
@@ -331,15 +335,37 @@ impl Net {
     }
 
     pub(crate) fn close(&mut self, core: usize, tag: Tag, sock: SocketId) {
+        let Some(unread) = self.end_operations(core, tag, sock) else { return };
+        self.shut(at(sock), if unread { Segment::Reset } else { Segment::Fin });
+        self.events.push((core, tag, Event::Closed));
+    }
+
+    /// What is on its way arrives, and the reset behind it. What was lost does not, nor does what comes after it.
+    pub(crate) fn abort(&mut self, core: usize, tag: Tag, sock: SocketId) {
+        if self.end_operations(core, tag, sock).is_none() {
+            return;
+        }
+        let end = &mut self.ends[at(sock)];
+        end.aborted = true;
+        if let Some(peer) = end.peer
+            && self.ends[peer].lost
+        {
+            self.ends[peer].lose_wire();
+        }
+        self.shut(at(sock), Segment::Reset);
+        self.events.push((core, tag, Event::Closed));
+    }
+
+    /// Ends what is under way on a socket that is to be closed. Whether it has received what nobody took; `None` when it is not open.
+    fn end_operations(&mut self, core: usize, tag: Tag, sock: SocketId) -> Option<bool> {
         let Some(end) = self.ends.get_mut(at(sock)).filter(|e| e.open) else {
-            return self.events.push((core, tag, closed("close")));
+            self.events.push((core, tag, closed("close")));
+            return None;
         };
         let under_way = [end.connecting.take(), end.receiving.take(), end.sending.take().map(|s| s.tag)];
         self.events
             .extend(under_way.into_iter().flatten().map(|t| (core, t, closed("the socket was closed"))));
-        let unread = !end.incoming.is_empty();
-        self.shut(at(sock), if unread { Segment::Reset } else { Segment::Fin });
-        self.events.push((core, tag, Event::Closed));
+        Some(!end.incoming.is_empty())
     }
 
     /// A core takes its events.
@@ -430,13 +456,20 @@ impl Net {
     }
 
     fn deliver(&mut self, to: usize) {
-        let from = self.ends[to].peer.map_or(self.ends[to].node, |p| self.ends[p].node);
+        let peer = self.ends[to].peer.map(|p| &self.ends[p]);
+        let (from, aborted) = peer.map_or((self.ends[to].node, false), |p| (p.node, p.aborted));
         let e = &mut self.ends[to];
         if self.cuts.contains(&(from.min(e.node), from.max(e.node))) || self.down.contains(&e.node) {
             e.stalled += 1;
+            e.lost = true;
+            if aborted {
+                e.lose_wire();
+            }
             return;
         }
-        match e.wire.pop_front() {
+        let segment = e.wire.pop_front();
+        e.lost &= !e.wire.is_empty();
+        match segment {
             None => {}
             Some(Segment::Reset) => self.arrive_reset(to),
             Some(_) if !e.open => self.answer_reset(to),
@@ -570,10 +603,10 @@ impl Net {
         }
     }
 
-    fn resume_stalled(&mut self) {
+    fn resume_stalled(&mut self, after_ns: u64) {
         for end in 0..self.ends.len() {
             for _ in 0..std::mem::take(&mut self.ends[end].stalled) {
-                let delay = self.latency();
+                let delay = after_ns + self.latency();
                 self.signals.push((delay, Signal::Deliver { end }));
             }
         }
@@ -614,6 +647,8 @@ impl End {
             wire: VecDeque::new(),
             wire_bytes: 0,
             stalled: 0,
+            lost: false,
+            aborted: false,
             incoming: VecDeque::new(),
             arrived: 0,
             eof: false,
@@ -625,6 +660,12 @@ impl End {
             unseen: false,
             sending: None,
         }
+    }
+
+    /// What is on the way here is lost, and nobody sends it again.
+    fn lose_wire(&mut self) {
+        self.wire.clear();
+        (self.wire_bytes, self.stalled, self.lost) = (0, 0, false);
     }
 
     fn forget_operations(&mut self) {

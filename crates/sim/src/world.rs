@@ -201,8 +201,14 @@ impl World {
 
     /// Mends what [`World::partition`] cut.
     pub fn heal(&self, a: NodeId, b: NodeId) {
+        self.heal_and_resend_after(a, b, 0);
+    }
+
+    /// The same, but what was lost is sent again only after `resend_ms`, as by a TCP whose pauses have grown. Connections that are opened
+    /// meanwhile overtake it.
+    pub fn heal_and_resend_after(&self, a: NodeId, b: NodeId, resend_ms: u64) {
         let mut inner = self.0.borrow_mut();
-        inner.net.heal(a, b);
+        inner.net.heal(a, b, resend_ms * 1_000_000);
         inner.settle_net();
     }
 

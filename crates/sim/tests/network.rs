@@ -151,6 +151,52 @@ fn partitions_hold_bytes_and_resets_tell_both() {
     }
 }
 
+/// What was lost comes once it is sent again, though its socket is closed. After an abort it is not, and the peer hears of that if the way
+/// is open.
+#[test]
+fn what_was_lost_comes_after_a_close_and_never_after_an_abort() {
+    for seed in 0..20 {
+        for (abort, healed_before) in [(false, true), (false, false), (true, true), (true, false)] {
+            let world = World::new(seed);
+            let (mut a, mut b) = (core(&world, A), core(&world, B));
+            let (client, server) = pair(&mut a, &mut b);
+            b.receive(tag(4), server);
+            world.partition(A, B);
+            send(&mut a, client, &[1; 100]);
+            assert!(matches!(run([&mut a, &mut b], 1)[0], (0, 3, Event::Sent(_))));
+            a.timer_at(tag(9), a.now().plus_ms(1000));
+            assert!(matches!(run([&mut a, &mut b], 1)[0], (0, 9, Event::Timer)));
+            let heal = || world.heal_and_resend_after(A, B, 3000);
+            if healed_before {
+                heal();
+            }
+            if abort {
+                a.abort(tag(5), client)
+            } else {
+                a.close(tag(5), client)
+            }
+            assert!(matches!(run([&mut a, &mut b], 1)[0], (0, 5, Event::Closed)));
+            let mut heard = Vec::new();
+            for pause_ms in [1000, 5000] {
+                a.timer_at(tag(pause_ms), a.now().plus_ms(pause_ms));
+                while !heard.iter().any(|(_, key, _)| *key == pause_ms) {
+                    heard.extend(run([&mut a, &mut b], 1));
+                }
+                heal();
+            }
+            let bytes =
+                |(_, _, e): &(usize, u64, Event)| if let Event::Received(b) = e { b.len() } else { 0 };
+            let arrived: usize = heard.iter().map(bytes).sum();
+            let reset = heard.iter().any(|(_, key, e)| *key == 4 && matches!(e, Event::Failed { .. }));
+            assert_eq!(
+                (arrived, reset),
+                (if abort { 0 } else { 100 }, abort && healed_before),
+                "seed {seed}"
+            );
+        }
+    }
+}
+
 #[test]
 fn refused_unanswered_and_vanished() {
     let world = World::new(9);

@@ -113,6 +113,7 @@ impl Uring {
             Op::EndStream { sock } => self.io.sockets.end_stream(sock),
             Op::Connect { sock, addr } => self.io.sockets.connect(tag, sock, addr, ring, out),
             Op::Close { sock } => self.io.sockets.close(tag, sock, ring, out),
+            Op::Abort { sock } => self.io.sockets.abort(tag, sock, ring, out),
             Op::Accept { listener } => self.io.listeners.accept(tag, listener, ring, out),
             Op::Read { .. } | Op::Write { .. } | Op::Flush { .. } | Op::Discard { .. } => {
                 self.io.drives.start(tag, op, self.clock, ring, out);

@@ -61,6 +61,8 @@ struct Socket {
     vectors: Vec<libc::iovec>,
     message: libc::msghdr,
     closing: Option<Tag>,
+    /// The close throws away what was sent and has not arrived.
+    aborting: bool,
     /// What was lent, and its rooms that what is asked for directly goes to: none once bytes have passed it by in a chunk.
     landing: Option<Box<Landing>>,
     rooms: Vec<libc::iovec>,
@@ -211,6 +213,13 @@ impl Sockets {
         self.finish_close(index, ring, out);
     }
 
+    pub(crate) fn abort(&mut self, tag: Tag, sock: SocketId, ring: &mut Ring, out: &mut Events) {
+        if let Some((_, _, socket)) = self.get(sock) {
+            socket.aborting = true;
+        }
+        self.close(tag, sock, ring, out);
+    }
+
     pub(crate) fn end_stream(&mut self, sock: SocketId) {
         if let Some((_, _, socket)) = self.get(sock) {
             sys::end_stream(&socket.fd);
@@ -276,6 +285,9 @@ impl Sockets {
             return;
         }
         if let Some(tag) = socket.closing {
+            if socket.aborting {
+                sys::disconnect(&socket.fd);
+            }
             ring.unregister_file(socket.target);
             slot.socket = None;
             slot.generation = (slot.generation + 1) % GENERATIONS;
@@ -315,6 +327,7 @@ impl Socket {
             // SAFETY: all zeros is a valid, empty message.
             message: unsafe { std::mem::zeroed() },
             closing: None,
+            aborting: false,
             landing: None,
             rooms: Vec::new(),
         }

@@ -138,6 +138,16 @@ pub(crate) fn end_stream(socket: &OwnedFd) {
     let _ = unsafe { libc::shutdown(socket.as_raw_fd(), libc::SHUT_WR) };
 }
 
+/// Ends a TCP stream at once, both ways: what is still to be sent is thrown away, and the peer told of a reset. Not left to the close
+/// (SO_LINGER): the kernel may keep a file that was registered with the ring for as long as requests of others are under way that
+/// are older. A socket that is not connected any more is as good.
+pub(crate) fn disconnect(socket: &OwnedFd) {
+    // All zeros: AF_UNSPEC.
+    let nowhere = RawAddr::empty();
+    // SAFETY: the address lives across the call and has the length given.
+    let _ = unsafe { libc::connect(socket.as_raw_fd(), nowhere.as_ptr(), nowhere.len()) };
+}
+
 /// `result` of a call that returns -1 on failure.
 /// How many bytes of a TCP stream the peer has acknowledged; `None` for another kind of socket.
 pub(crate) fn bytes_acknowledged(socket: &OwnedFd) -> Option<u64> {

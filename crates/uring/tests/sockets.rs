@@ -203,6 +203,41 @@ fn close_ends_what_is_under_way() {
     }
 }
 
+/// After an abort the kernel does not go on sending what it had taken, as it does after a close.
+#[test]
+fn an_abort_throws_away_what_has_not_arrived() {
+    for mask in MASKS {
+        let mut core = Core::new(&config(mask));
+        let listener = TcpListener::bind(any_port()).unwrap();
+        set_buffer(&listener, libc::SO_RCVBUF, 4096);
+        let sock = core.io.connect(tag(1), listener.local_addr().unwrap()).unwrap();
+        core.turn();
+        let (mut peer, _) = listener.accept().unwrap();
+        assert!(matches!(core.next(1), Event::Connected { .. }));
+        core.io.receive(tag(2), sock);
+        let piece = pattern(64 << 10, 1);
+        let mut taken = 0;
+        loop {
+            core.send(3, sock, &piece);
+            if core.quiet(3) {
+                break;
+            }
+            assert!(matches!(core.next(3), Event::Sent(_)));
+            taken += piece.len();
+        }
+        core.io.abort(tag(4), sock);
+        assert_eq!(kind(&core.next(2)), Some(ErrorKind::Closed), "mask {mask}");
+        assert_eq!(kind(&core.next(3)), Some(ErrorKind::Closed));
+        assert!(matches!(core.next(4), Event::Closed));
+        let mut arrived = Vec::new();
+        let end = peer.read_to_end(&mut arrived).map_err(|e| e.kind());
+        assert_eq!(end, Err(std::io::ErrorKind::ConnectionReset));
+        assert!(arrived.len() < taken, "{} of {taken} bytes arrived", arrived.len());
+        core.io.abort(tag(5), sock);
+        assert_eq!(kind(&core.next(5)), Some(ErrorKind::Closed));
+    }
+}
+
 #[test]
 fn resets_and_refusals_are_told() {
     let mut core = Core::new(&config("none"));

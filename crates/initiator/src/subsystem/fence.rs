@@ -5,8 +5,8 @@
 //! the old one is sure to be over, or the late one would overwrite newer data. So its blocks are fenced: only the change
 //! itself may be sent again, everything else that would change them waits.
 //!
-//! With one path alone nothing waits, since what is sent again goes through the same port; the fences are kept for the path that may be
-//! added.
+//! With one path alone nothing waits, since what is sent again goes through the same port, and what has not reached that never will
+//! ([`Queue::abort`](crate::queue::Queue::abort)); the fences are kept for the path that may be added.
 //!
 //! How long is the controller's word (Base 2.1, 9.6): once it has noticed the loss, its commands end within CQT; and it
 //! notices at the latest when its keep-alive timer expires.
@@ -194,8 +194,9 @@ impl Subsystem {
         }
     }
 
-    /// True when there are fences, and they hold. One port takes what it received before what it receives later: nothing waits
-    /// as long as there is no other; but that may be added while an old change is still to be feared.
+    /// True when there are fences, and they hold. One port takes what it received before what it receives later, and
+    /// receives nothing more of a connection that is over: nothing waits as long as there is no other; but that may be added while an
+    /// old change is still to be feared.
     #[inline]
     pub(super) fn keeps_fences(&self) -> bool {
         !self.fences.is_empty() && self.routes.len() > 1
