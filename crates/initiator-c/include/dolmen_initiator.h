@@ -107,7 +107,8 @@ struct dolmen_options {
     size_t backlog;          /* commands that may wait while all queues are full or nothing is connected; default 1024 */
     size_t stage_bytes;      /* data of writes up to this size is copied beside their headers, longer data is sent from where it
                                 is; at most 16384; default 2048 */
-    uint64_t reconnect_min_ms; /* pause before the second attempt to connect; doubles with each further one; default 50 */
+    uint64_t reconnect_min_ms; /* pause before the second attempt to connect; doubles with each further one, until a
+                                  connection has lived for reconnect_max_ms; default 50 */
     uint64_t reconnect_max_ms; /* longest pause between attempts; default 5000 */
     uint32_t retries;        /* how often a command is sent again when the controller says "not now"; default 100 */
     uint8_t preference;      /* of `address`, smaller is preferred; those of `more_addresses` have 1, 2, ...; default 0 */

@@ -83,7 +83,8 @@ pub struct Options {
     /// How often a command is sent again when the controller answers "not now" (namespace not ready, ANA transition),
     /// each time after the pause that it names, else 100 ms.
     pub retries: u32,
-    /// Pause before the second attempt to connect; doubles with each further one. Milliseconds, at least 1.
+    /// Pause before the second attempt to connect; doubles with each further one, until an association has lived for
+    /// `reconnect_max_ms`. Milliseconds, at least 1.
     pub reconnect_min_ms: u64,
     /// Longest pause between attempts. Milliseconds.
     pub reconnect_max_ms: u64,

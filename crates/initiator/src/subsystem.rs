@@ -401,14 +401,14 @@ impl Subsystem {
         if let Err(error) = result {
             self.path_lost(io, at, &error, out);
         } else if self.routes[at].path.is_live() && self.routes[at].life == Life::Connecting {
-            self.path_live(at, out);
+            self.path_live(at, io.now(), out);
         }
         self.wake_at = self.wake_at.min(self.routes[at].path.wake_at());
     }
 
-    fn path_live(&mut self, at: usize, out: &mut Out) {
+    fn path_live(&mut self, at: usize, now: Nanos, out: &mut Out) {
         let route = &mut self.routes[at];
-        (route.life, route.attempts) = (Life::Live, 0);
+        (route.life, route.attempts, route.live_since) = (Life::Live, 0, now);
         route.statistics.connects += 1;
         route.spread();
         route.reading.wanted = route.has_ana();

@@ -314,6 +314,31 @@ fn a_controller_that_stays_away_is_given_up() {
     assert!(matches!(p.initiator.state(p.id), State::Lost(_)));
 }
 
+/// A controller that comes and goes is not connected to ever and ever again without a pause; one that has stayed is, at once.
+#[test]
+fn a_controller_that_does_not_stay_is_left_alone_for_longer_and_longer() {
+    let mut p = Pair::new(12, Behaviour::default(), |o| o.reconnect_max_ms = 5000);
+    let end = p.io.now().plus_ms(60_000);
+    while p.io.now() < end {
+        if matches!(p.initiator.state(p.id), State::Live { .. }) {
+            p.peer.drop_all(&mut p.peer_io);
+            p.until("lost", |p| p.initiator.state(p.id) == State::Connecting);
+        }
+        p.turn();
+    }
+    // 50 ms doubled seven times are 5 s, after about 10; then one each 4 to 5 s.
+    let made = p.initiator.statistics(p.id, 0).unwrap().connects;
+    assert!((15..25).contains(&made), "{made}");
+    p.live();
+    let stayed = p.io.now().plus_ms(6000);
+    p.until("it has stayed", |p| p.io.now() >= stayed);
+    let before = p.io.now();
+    p.peer.drop_all(&mut p.peer_io);
+    p.until("lost", |p| p.initiator.state(p.id) == State::Connecting);
+    p.live();
+    assert!(p.io.now().since(before) < 100_000_000, "the pause is the shortest again");
+}
+
 #[test]
 fn disconnecting_returns_every_command() {
     let mut p = Pair::new(7, Behaviour { swallow: 5, ..Behaviour::default() }, |_| {});

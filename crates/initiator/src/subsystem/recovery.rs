@@ -83,6 +83,7 @@ impl Subsystem {
             return;
         }
         route.attempts = route.attempts.saturating_add(1);
+        route.tries = route.tries.saturating_add(1);
         let started = route.path.start(io, &self.shared);
         self.after(io, at, started, out);
     }
@@ -268,6 +269,10 @@ impl Subsystem {
         if was_live {
             let route = &mut self.routes[at];
             (route.life, route.down_since) = (Life::Connecting, now);
+            // One that ends as soon as it is live is no better than one that can't be made.
+            if now >= route.live_since.plus_ms(self.shared.options.reconnect_max_ms) {
+                route.tries = 0;
+            }
             route.statistics.losses += 1;
         }
         // From now on nothing is put here but by a choice that is left with nothing else.
@@ -359,11 +364,10 @@ impl Subsystem {
         }
     }
 
-    /// Doubling pauses with a jitter of a quarter, so that many hosts don't come back in step.
+    /// Pauses that double until a path stays live, with a jitter of a quarter, so that many hosts don't come back in step.
     fn pause_ms(&self, io: &mut Io, at: usize) -> u64 {
         let o = &self.shared.options;
-        let doubled =
-            o.reconnect_min_ms.saturating_mul(1 << self.routes[at].attempts.saturating_sub(1).min(16));
+        let doubled = o.reconnect_min_ms.saturating_mul(1 << self.routes[at].tries.saturating_sub(1).min(16));
         let pause = doubled.min(o.reconnect_max_ms);
         let mut random = [0u8; 1];
         io.random(&mut random);

@@ -85,7 +85,11 @@ pub(super) struct Route {
     /// The lane that is looked at first: the first that found no memory to send from.
     first_lane: usize,
     pub(super) down_since: Nanos,
+    /// Attempts to connect since it was live.
     pub(super) attempts: u32,
+    /// The same since it last was live for as long as the longest pause: the pauses grow with them.
+    pub(super) tries: u32,
+    pub(super) live_since: Nanos,
     /// What the ANA log said last; `None` before it was read in this association, or when there is none.
     pub(super) ana: Option<AnaTable>,
     pub(super) reading: AnaReading,
@@ -108,6 +112,8 @@ impl Route {
             first_lane: 0,
             down_since: now,
             attempts: 0,
+            tries: 0,
+            live_since: now,
             ana: None,
             reading: AnaReading::default(),
             changing_since: None,
