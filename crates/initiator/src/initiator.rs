@@ -284,7 +284,12 @@ fn entry(subsystems: &mut [Option<Entry>], id: SubsystemId) -> Option<&mut Entry
 }
 
 /// Keeps one timer at `at` or earlier; an early one only costs a turn.
-fn arm(io: &mut Io, timer: &mut Option<(TimerId, dolmen_types::Nanos)>, tag: Tag, at: dolmen_types::Nanos) {
+pub(crate) fn arm(
+    io: &mut Io,
+    timer: &mut Option<(TimerId, dolmen_types::Nanos)>,
+    tag: Tag,
+    at: dolmen_types::Nanos,
+) {
     match timer {
         Some((_, armed)) if *armed == at => {}
         Some((id, armed)) => {

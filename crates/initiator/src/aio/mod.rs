@@ -9,7 +9,7 @@
 //! with nothing but a host and an executor on it, for programs and tests that need no more.
 //!
 //! A future that is dropped does not take its command back: that runs to its end, and its buffer returns to the pool.
-//! Commands beyond a subsystem's capacity wait here, in order; what waits is bounded by the tasks that there are.
+//! Commands beyond a subsystem's capacity wait here, in order, up to their deadlines; what waits is bounded by the tasks that there are.
 
 mod runtime;
 mod subsystem;
@@ -18,10 +18,10 @@ pub use runtime::Runtime;
 pub use subsystem::{Connect, Execute, Subsystem};
 
 use crate::{
-    Completion, Error, Failure, Identity, Initiator, Notice, Options, Request, State, SubmitError,
-    SubsystemId,
+    Completion, Error, Failure, Identity, Initiator, NO_DEADLINE, Notice, Options, Request, State,
+    SubmitError, SubsystemId, initiator::arm,
 };
-use dolmen_io::{Event, Io, Owner};
+use dolmen_io::{Event, Io, Owner, Tag, TimerId};
 use dolmen_types::Nanos;
 use std::{
     cell::{Ref, RefCell},
@@ -71,7 +71,7 @@ enum Call {
     /// Under way; with the waker of the future that waits, if it was polled.
     Waiting(Option<Waker>),
     /// Over, not yet picked up.
-    Done(Result<Completion, SubmitError>),
+    Done(Result<Completion>),
     /// The future was dropped; the completion goes nowhere.
     Orphan,
 }
@@ -87,7 +87,7 @@ struct Inner {
     options: Vec<(usize, Options)>,
     ending: Vec<SubsystemId>,
     connecting: Vec<Connecting>,
-    /// Tasks whose commands were not taken, to be woken at the end of the step.
+    /// Tasks whose commands were not taken, or not in time, to be woken at the end of the step.
     refused: Vec<Waker>,
     /// Woken at every notice, and when something was connected or ended, which may be over without one.
     watchers: Vec<Waker>,
@@ -103,12 +103,18 @@ enum Connecting {
     Made(Result<SubsystemId, Error>),
 }
 
+/// The key of our own timer: no subsystem has such a number.
+const TIMER: u64 = u64::MAX;
+
 /// Notices kept for tasks that look for them late; the oldest go first.
 const MAX_NOTICES: usize = 256;
 
 /// The component: an initiator whose commands are tasks'.
 pub struct Host {
     inner: Rc<RefCell<Inner>>,
+    owner: Owner,
+    /// For the first deadline of what is queued; earlier perhaps.
+    timer: Option<(TimerId, Nanos)>,
     completions: Vec<Completion>,
     notices: Vec<Notice>,
 }
@@ -137,7 +143,8 @@ impl Host {
             pool: io.pool().clone(),
             now: io.now(),
         };
-        Host { inner: Rc::new(RefCell::new(inner)), completions: Vec::new(), notices: Vec::new() }
+        let inner = Rc::new(RefCell::new(inner));
+        Host { inner, owner, timer: None, completions: Vec::new(), notices: Vec::new() }
     }
 
     /// What tasks work with.
@@ -148,19 +155,28 @@ impl Host {
 
     /// Takes an event whose tag has our owner.
     pub fn on_event(&mut self, io: &mut Io, key: u64, event: Event) {
+        if key == TIMER {
+            self.timer = None;
+            return;
+        }
         self.inner.borrow_mut().initiator.on_event(io, key, event);
     }
 
     /// Hands over what tasks asked for, wakes those whose commands are over, sends. Once per turn, after the events and
-    /// after the executor ran. True when a task was woken: the executor has something to do.
+    /// after the executor ran. True when there is something to do at once: a task was woken, or what is queued may find room.
     pub fn step(&mut self, io: &mut Io) -> bool {
         let mut inner = self.inner.borrow_mut();
         inner.now = io.now();
         let changed = inner.connect(io);
-        inner.submit(io);
+        let until = inner.submit(io);
+        if until != NO_DEADLINE {
+            arm(io, &mut self.timer, Tag { owner: self.owner, key: TIMER }, until);
+        }
         inner.initiator.step(io);
         inner.initiator.drain(&mut self.completions);
         inner.initiator.drain_notices(&mut self.notices);
+        // Those that nobody waits for make room without waking anyone.
+        let room = !self.completions.is_empty() && !inner.queued.is_empty();
         let mut woken = Vec::new();
         for completion in self.completions.drain(..) {
             let ticket = usize::try_from(completion.ticket).expect("our own tickets are indexes");
@@ -174,7 +190,7 @@ impl Host {
         }
         woken.append(&mut inner.refused);
         drop(inner);
-        let any = !woken.is_empty();
+        let any = !woken.is_empty() || room;
         woken.into_iter().for_each(Waker::wake);
         any
     }
@@ -235,25 +251,32 @@ impl Inner {
         }
     }
 
-    /// Gives the initiator what is queued, as far as it takes it; one subsystem's full house doesn't hold up another's.
-    fn submit(&mut self, io: &mut Io) {
+    /// Gives the initiator what is queued, as far as it takes it; one subsystem's full house doesn't hold up another's. The first deadline
+    /// of what is left.
+    fn submit(&mut self, io: &mut Io) -> Nanos {
+        let mut until = NO_DEADLINE;
         for _ in 0..self.queued.len() {
-            let Some((id, request)) = self.queued.pop_front() else { return };
+            let Some((id, request)) = self.queued.pop_front() else { return until };
             let ticket = request.ticket;
-            match self.initiator.submit(io, id, request) {
-                Ok(()) => {}
-                Err((request, SubmitError::Full)) => self.queued.push_back((id, request)),
-                Err((_, error)) => {
-                    let ticket = usize::try_from(ticket).expect("our own tickets are indexes");
-                    let mut woken = std::mem::take(&mut self.refused);
-                    self.finish(ticket, Err(error), &mut woken);
-                    self.refused = woken;
+            let error = match self.initiator.submit(io, id, request) {
+                Ok(()) => continue,
+                Err((request, SubmitError::Full)) if request.deadline > self.now => {
+                    until = until.min(request.deadline);
+                    self.queued.push_back((id, request));
+                    continue;
                 }
-            }
+                Err((_, SubmitError::Full)) => CallError::Command(Failure::Expired),
+                Err((_, error)) => CallError::Submit(error),
+            };
+            let ticket = usize::try_from(ticket).expect("our own tickets are indexes");
+            let mut woken = std::mem::take(&mut self.refused);
+            self.finish(ticket, Err(error), &mut woken);
+            self.refused = woken;
         }
+        until
     }
 
-    fn finish(&mut self, ticket: usize, outcome: Result<Completion, SubmitError>, woken: &mut Vec<Waker>) {
+    fn finish(&mut self, ticket: usize, outcome: Result<Completion>, woken: &mut Vec<Waker>) {
         match std::mem::replace(&mut self.calls[ticket], Call::Done(outcome)) {
             Call::Waiting(waker) => woken.extend(waker),
             Call::Orphan | Call::Free | Call::Done(_) => self.release(ticket),

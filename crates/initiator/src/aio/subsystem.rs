@@ -197,7 +197,7 @@ impl Future for Execute {
         inner.free.push(ticket);
         self.ticket = None;
         Poll::Ready(match outcome {
-            Err(refused) => Err(CallError::Submit(refused)),
+            Err(error) => Err(error),
             Ok(completion) => match completion.result {
                 Ok(_) => Ok(completion),
                 Err(failure) => Err(CallError::Command(failure)),
