@@ -21,9 +21,6 @@ use std::collections::{BTreeMap, BTreeSet};
 /// Volumes that are given their policy's new state at the same time at most. Count.
 const MAX_SPREADING: usize = 32;
 
-/// Volumes that one step looks at for that at most. Count.
-const MAX_LOOKED_AT: usize = 4 * MAX_SPREADING;
-
 /// How long a volume that refuses again and again is left alone at most. Ticks; about five minutes.
 const MAX_WAIT: u32 = 64;
 
@@ -218,14 +215,14 @@ impl Model {
         let (policies, volumes) = (&mut self.policies, &mut self.volumes);
         let changing = |e: &Entry| e.pending.is_some() || e.doubt.is_some();
         policies.spreading.retain(|uuid| volumes.get(uuid).is_some_and(changing));
-        let Policies { rotation, stale, .. } = &*policies;
-        let next = rotation.order(|range| stale.range(range).copied());
-        let next: Vec<Uuid> = next.take(MAX_LOOKED_AT).collect();
         let mut commands = Vec::new();
-        for uuid in next {
+        // Once round all of them: it is the answers of those that are asked that bring the next look, and any number with nothing to
+        // follow may stand before them. Those that stay without being asked are just being changed, and so they are few.
+        for _ in 0..policies.stale.len() {
             if policies.spreading.len() >= MAX_SPREADING {
                 break;
             }
+            let Some(uuid) = policies.next_stale() else { break };
             policies.rotation.has_turn(uuid);
             let entry = volumes.get_mut(&uuid).filter(|e| !e.is_deleting());
             let Some(entry) = entry else {
@@ -328,6 +325,11 @@ impl Policies {
     fn follows(&mut self, volume: Uuid) {
         self.stale.remove(&volume);
         self.refused.remove(&volume);
+    }
+
+    /// The volume that is to be looked at next.
+    fn next_stale(&self) -> Option<Uuid> {
+        self.rotation.order(|range| self.stale.range(range).copied()).next()
     }
 
     /// The state of the volume's policy that is newer than its copy.

@@ -174,3 +174,67 @@ fn a_volume_that_refuses_its_policy_is_asked_ever_more_rarely_and_at_once_when_i
     assert_eq!(model.volumes(None).next().unwrap().descriptor.qos.unwrap().limits, limits);
     assert!(!model.wants_ticks());
 }
+
+/// A model after a restart with so many volumes of a policy 'p', in the order of their UUIDs; the first carry its second state, which is in force,
+/// the rest its first.
+fn restarted(follow: u16, late: u16) -> Model {
+    let limits = QosLimits { iops: PerDirection { read: 7, write: 0 }, ..QosLimits::default() };
+    let first = made(&mut Model::recover(Marks::default(), Marks::default(), Vec::new()), "v", 1);
+    let mut model = Model::recover(Marks::default(), Marks::default(), Vec::new());
+    let spec = PolicySpec { name: "p".into(), limits, ..PolicySpec::default() };
+    let old = model.new_policy(spec, uuid(99)).unwrap();
+    let new = QosPolicy { revision: 2, ..old.clone() };
+    let carries = |policy: &QosPolicy, n: u16| VolumeDescriptor {
+        uuid: Uuid::from_random((u128::from(n) << 96).to_be_bytes()),
+        name: format!("v{n}"),
+        nsid: Nsid(u32::from(n) + 1),
+        line: LineId(u64::from(n) + 1),
+        qos: policy.assignment(),
+        ..first.clone()
+    };
+    let all = (0..follow + late).map(|n| carries(if n < follow { &new } else { &old }, n));
+    model = Model::recover(Marks::default(), Marks::default(), all.collect());
+    assert!(model.restore_policies(vec![new], None).is_empty());
+    model
+}
+
+/// The plane does what the model wants until it wants nothing; how many changes that were. Time does not pass.
+fn obeyed(model: &mut Model, mut commands: Vec<Command>) -> usize {
+    let mut changes = 0;
+    while let Some(command) = commands.pop() {
+        let Command::Update { descriptor, .. } = command else { continue };
+        changes += 1;
+        commands.extend(model.step(Input::Answered { uuid: descriptor.uuid, result: Some(Ok(())) }));
+    }
+    changes
+}
+
+#[test]
+fn volumes_that_follow_already_keep_none_that_do_not() {
+    let mut model = restarted(200, 100);
+    let commands = model.follow_policies();
+    assert_eq!(obeyed(&mut model, commands), 100);
+    assert!(model.volumes(None).all(|v| v.descriptor.qos.unwrap().revision == 2));
+    assert!(model.policies().iter().all(|p| !p.updating));
+}
+
+#[test]
+fn a_change_of_one_policy_does_not_wait_for_volumes_that_follow_another() {
+    let mut model = restarted(1000, 0);
+    assert!(model.follow_policies().is_empty());
+    // The last one comes to have a policy of its own, which is changed then.
+    let last = model.volumes(None).last().unwrap().descriptor.uuid;
+    let spec = PolicySpec { name: "q".into(), ..PolicySpec::default() };
+    let own = model.new_policy(spec, uuid(98)).unwrap();
+    model.put_policy(own.clone());
+    let qos = Some(PolicyKey::Uuid(own.uuid));
+    let (key, change) = (VolumeKey::Uuid(last), VolumeChange { qos, ..VolumeChange::default() });
+    model.step(Input::Update { request: RequestId(0), project: None, key, expected: None, change });
+    model.step(Input::Answered { uuid: last, result: Some(Ok(())) });
+    model.put_policy(QosPolicy { revision: 2, ..own });
+    let commands = model.follow_policies();
+    assert!(
+        matches!(commands.as_slice(), [Command::Update { descriptor, .. }] if descriptor.uuid == last),
+        "{commands:?}"
+    );
+}
