@@ -148,7 +148,6 @@ pub(crate) fn disconnect(socket: &OwnedFd) {
     let _ = unsafe { libc::connect(socket.as_raw_fd(), nowhere.as_ptr(), nowhere.len()) };
 }
 
-/// `result` of a call that returns -1 on failure.
 /// How many bytes of a TCP stream the peer has acknowledged; `None` for another kind of socket.
 pub(crate) fn bytes_acknowledged(socket: &OwnedFd) -> Option<u64> {
     // `struct tcp_info` as 64-bit words: tcpi_bytes_acked is word 15 (Linux 4.1).
@@ -161,6 +160,7 @@ pub(crate) fn bytes_acknowledged(socket: &OwnedFd) -> Option<u64> {
     (result == 0 && len as usize == size_of_val(&info)).then_some(info[WORD])
 }
 
+/// `result` of a call that returns -1 on failure.
 fn check(what: &str, result: i32) -> Result<i32, Error> {
     if result < 0 { Err(errors::socket(what, errors::last())) } else { Ok(result) }
 }
