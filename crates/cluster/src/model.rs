@@ -140,10 +140,10 @@ impl Model {
                 snapshots_or_refusal(Some(request), outcome)
             }
             Input::SnapshotsAnswered { uuids, result } => self.snapshots_answered(&uuids, result),
-            Input::Tick { now, sure, fresh } => {
+            Input::Tick { now, dated, sure, fresh } => {
                 self.refusals_age();
                 let mut commands = if sure { self.expire(now) } else { Vec::new() };
-                commands.extend(self.run_schedules(now, &fresh));
+                commands.extend(self.run_schedules(now, dated, &fresh));
                 commands
             }
             Input::Answered { uuid, result } => self.answered(uuid, result),

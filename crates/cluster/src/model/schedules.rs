@@ -123,7 +123,15 @@ impl Model {
     }
 
     /// Takes the snapshots that are due, at most one for each of the fresh UUIDs, and forgets policies whose volume is gone.
-    pub(super) fn run_schedules(&mut self, now: UnixMillis, fresh: &[Uuid]) -> Vec<Command> {
+    ///
+    /// When they are due, and their names, go by the clock even where it is known to be behind, since it goes on: several may be `dated`
+    /// the same.
+    pub(super) fn run_schedules(
+        &mut self,
+        now: UnixMillis,
+        dated: UnixMillis,
+        fresh: &[Uuid],
+    ) -> Vec<Command> {
         let gone = |h: &&Held| self.volumes.get(&h.policy.volume).is_none_or(|e| e.is_deleting());
         let orphans: Vec<Uuid> =
             self.schedules.by_uuid.values().filter(gone).map(|h| h.policy.uuid).collect();
@@ -152,7 +160,7 @@ impl Model {
                 retention_ms: policy.retention_ms,
                 policy: Some(policy.uuid),
             };
-            match self.create_snapshots(None, vec![(spec, *uuid)], now) {
+            match self.create_snapshots(None, vec![(spec, *uuid)], dated) {
                 Ok(more) => {
                     self.set_running(policy.uuid, true);
                     commands.extend(more);

@@ -306,7 +306,8 @@ impl World {
         self.next += 1;
         self.answered.insert(RequestId(self.next - 1));
         let fresh = vec![Uuid::from_random(u128::from(self.next).to_be_bytes())];
-        self.feed(Input::Tick { now: UnixMillis(10), sure: true, fresh });
+        let now = UnixMillis(10);
+        self.feed(Input::Tick { now, dated: now, sure: true, fresh });
     }
 
     fn answer_snapshots(&mut self, command: Command, does: bool, tells: bool) {

@@ -98,6 +98,8 @@ pub enum Input {
     Tick {
         /// The time.
         now: UnixMillis,
+        /// From when on what is taken now is kept: the time, or a later one where the clock is known to be behind.
+        dated: UnixMillis,
         /// Whether the clock can be believed. What is not sure to be over stays.
         sure: bool,
         /// Fresh random UUIDs, one for each snapshot that may be taken.

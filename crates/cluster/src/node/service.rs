@@ -231,7 +231,8 @@ impl Service {
             self.overdue_told =
                 self.model.overdue(now).map(|count| self.record(overdue(count, stays_for))).is_some();
         }
-        self.step(Input::Tick { now, sure, fresh }).await;
+        let dated = self.clock.at_least(now);
+        self.step(Input::Tick { now, dated, sure, fresh }).await;
     }
 
     /// Keeps what the clock says for the next start, when it is time to.

@@ -5,6 +5,7 @@ use crate::{
     event::{Component, Severity},
     model::tests::spec,
     qos::NO_LIMIT,
+    schedule::Schedule,
     state::{Belief, FirstStart, disk},
 };
 use dolmen_types::{
@@ -48,18 +49,30 @@ fn serve_with(
     snapshots: Vec<SnapshotDescriptor>,
     up: Uptime,
 ) -> ((Handle, JoinHandle<()>), mpsc::UnboundedReceiver<Uuid>) {
-    let (plane, mut requests) = crate::plane::channel();
     let (deleted, deletions) = mpsc::unbounded_channel();
+    let served = serve_at(state, snapshots, (|| UnixMillis(1000), up), move |request| {
+        if let NodeRequest::DeleteSnapshot { uuid, .. } = request {
+            let _ = deleted.send(uuid);
+        }
+    });
+    (served, deletions)
+}
+
+/// The same by these clocks; what is asked of its data plane beside volumes goes there.
+fn serve_at(
+    state: State,
+    snapshots: Vec<SnapshotDescriptor>,
+    (now, up): (fn() -> UnixMillis, Uptime),
+    asked: impl Fn(NodeRequest) + Send + 'static,
+) -> (Handle, JoinHandle<()>) {
+    let (plane, mut requests) = crate::plane::channel();
     tokio::spawn(async move {
         while let Some(request) = requests.recv().await {
             match request {
                 NodeRequest::CreateVolume { answer, .. } => {
                     let _ = answer.send(Ok(()));
                 }
-                NodeRequest::DeleteSnapshot { uuid, .. } => {
-                    let _ = deleted.send(uuid);
-                }
-                _ => {}
+                other => asked(other),
             }
         }
     });
@@ -71,8 +84,8 @@ fn serve_with(
     };
     let (_, notices) = mpsc::channel(1);
     UPTIME.set(Some(up));
-    let ambient = Ambient { now: || UnixMillis(1000), uuid: fresh, uptime: || UPTIME.get() };
-    (start(state, recovered, plane, notices, ambient, Defaults { encryption: false }).unwrap(), deletions)
+    let ambient = Ambient { now, uuid: fresh, uptime: || UPTIME.get() };
+    start(state, recovered, plane, notices, ambient, Defaults { encryption: false }).unwrap()
 }
 
 fn snapshot_until(expires: UnixMillis) -> SnapshotDescriptor {
@@ -180,6 +193,39 @@ async fn snapshots_whose_time_is_over_go_after_a_restart_too_and_wait_where_the_
     let told = tokio::time::timeout(soon, told).await.unwrap();
     assert!(told.contains("(1) are deleted in 15 minutes"), "{told}");
     assert!(deletions.try_recv().is_err());
+}
+
+/// A machine was started with its clock nine hours behind.
+#[tokio::test]
+async fn what_a_policy_takes_is_kept_from_a_time_on_that_is_not_known_to_be_over() {
+    const HOUR: u64 = 3_600_000;
+    const BELIEVED: u64 = 500_000 * HOUR;
+    const BEHIND: u64 = BELIEVED - 9 * HOUR;
+    let dir = tempfile::tempdir().unwrap();
+    let state = State::open(dir.path(), &first()).unwrap();
+    state.set_belief(&Belief { at: UnixMillis(BELIEVED), uptime: None }).unwrap();
+    let (took, mut taken) = mpsc::unbounded_channel();
+    let (handle, task) = serve_at(state, Vec::new(), (|| UnixMillis(BEHIND), UP), move |request| {
+        if let NodeRequest::CreateSnapshots { descriptors, .. } = request {
+            let _ = took.send(descriptors);
+        }
+    });
+    handle.create_volume(spec("v")).await.unwrap();
+    let plan = SchedulePlan {
+        name: "hourly".into(),
+        project: "default".into(),
+        volume: VolumeKey::Name("v".into()),
+        description: String::new(),
+        schedule: Schedule::Hourly { start_ms: BEHIND, hours: 1 },
+        retention_ms: Some(6 * HOUR),
+        asked: UnixMillis(BEHIND),
+    };
+    handle.create_schedule(plan).await.unwrap();
+    let taken = soon(taken.recv()).await.unwrap();
+    let kept: Vec<_> = taken.iter().map(|d| (d.created.0, d.expires)).collect();
+    assert_eq!(kept, [(BELIEVED, Some(UnixMillis(BELIEVED + 6 * HOUR)))]);
+    drop(handle);
+    task.await.unwrap();
 }
 
 /// What comes soon where nobody waits for the disk.

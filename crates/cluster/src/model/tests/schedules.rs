@@ -31,7 +31,7 @@ fn schedules_take_snapshots_in_virtual_time_and_go_with_their_volume() {
         }
         next += 1;
         let fresh = vec![Uuid::from_random(next.to_be_bytes())];
-        let mut commands = model.step(Input::Tick { now, sure: true, fresh });
+        let mut commands = model.step(Input::Tick { now, dated: now, sure: true, fresh });
         while let Some(command) = commands.pop() {
             let more = match command {
                 Command::CreateSnapshots(wanted) => {
@@ -85,7 +85,7 @@ fn schedules_take_snapshots_in_virtual_time_and_go_with_their_volume() {
     assert!(matches!(commands.as_slice(), [Command::Delete { .. }]));
     model.step(Input::Answered { uuid: d.uuid, result: Some(Ok(())) });
     let (now, fresh) = (UnixMillis(start + 100 * HOUR), vec![Uuid([3; 16])]);
-    let commands = model.step(Input::Tick { now, sure: true, fresh });
+    let commands = model.step(Input::Tick { now, dated: now, sure: true, fresh });
     assert!(commands.contains(&Command::RemoveSchedule(Uuid([9; 16]))));
     assert!(model.schedules().is_empty());
 }
@@ -105,8 +105,14 @@ pub(super) fn hourly(name: &str, start: u64) -> SchedulePlan {
 
 /// One tick, and what the plane made of it: the snapshots taken, and the policies saved.
 fn tick(model: &mut Model, now: u64) -> (Vec<SnapshotDescriptor>, Vec<SnapshotPolicy>) {
+    tick_dated(model, now, now)
+}
+
+/// The same by a clock that may be behind.
+fn tick_dated(model: &mut Model, now: u64, dated: u64) -> (Vec<SnapshotDescriptor>, Vec<SnapshotPolicy>) {
     let fresh = vec![Uuid::from_random(u128::from(now).to_be_bytes())];
-    let mut commands = model.step(Input::Tick { now: UnixMillis(now), sure: true, fresh });
+    let (now, dated) = (UnixMillis(now), UnixMillis(dated));
+    let mut commands = model.step(Input::Tick { now, dated, sure: now == dated, fresh });
     let (mut taken, mut saved) = (Vec::new(), Vec::new());
     while let Some(command) = commands.pop() {
         match command {
@@ -157,8 +163,8 @@ fn a_clock_that_nobody_believes_deletes_nothing() {
     let (taken, _) = tick(&mut model, start + HOUR);
     assert_eq!(taken.len(), 1);
     let mut late = |sure| {
-        let commands =
-            model.step(Input::Tick { now: UnixMillis(start + 9000 * HOUR), sure, fresh: Vec::new() });
+        let now = UnixMillis(start + 9000 * HOUR);
+        let commands = model.step(Input::Tick { now, dated: now, sure, fresh: Vec::new() });
         commands.iter().filter(|c| matches!(c, Command::DeleteSnapshot { .. })).count()
     };
     assert_eq!((late(false), late(true)), (0, 1));
@@ -184,4 +190,27 @@ fn a_schedule_that_begins_now_takes_its_first_snapshot_at_once() {
         let taken: Vec<usize> = [1, 2].map(|ms| tick(&mut model, asked + ms).0.len()).into();
         assert_eq!(taken, [at_once, 0], "{schedule:?}");
     }
+}
+
+#[test]
+fn a_clock_that_is_behind_takes_each_snapshot_once_and_shortens_the_time_of_none() {
+    let start = 1000 * HOUR;
+    let mut model = Model::recover(Marks::default(), Marks::default(), Vec::new());
+    made(&mut model, "v", 1);
+    model.put_schedule(model.new_schedule(hourly("hourly", start), Uuid([9; 16])).unwrap());
+    let believed = start + 9 * HOUR;
+    let mut quarters = |range: std::ops::Range<u64>, dated: fn(u64, u64) -> u64| {
+        let at = |quarter| start + quarter * HOUR / 4 + 1;
+        let taken = |quarter| tick_dated(&mut model, at(quarter), dated(at(quarter), believed)).0;
+        range.flat_map(taken).collect::<Vec<_>>()
+    };
+    // Two hours and a half, in which what was believed last stays what it was.
+    let taken = quarters(0..10, |_, believed| believed);
+    let names: BTreeSet<&str> = taken.iter().map(|d| d.name.as_str()).collect();
+    assert_eq!((taken.len(), names.len()), (3, 3));
+    let kept = (UnixMillis(believed), Some(UnixMillis(believed + 3 * HOUR)));
+    assert!(taken.iter().all(|d| (d.created, d.expires) == kept), "{taken:?}");
+    // It is put right.
+    let taken = quarters(36..46, |now, _| now);
+    assert_eq!(taken.len(), 3);
 }

@@ -32,7 +32,8 @@ fn model(volumes: impl Iterator<Item = (u8, PgId)>) -> Model {
 /// A tick with room for 16 snapshots; those taken, by their policy.
 fn tick(model: &mut Model, now: UnixMillis) -> BTreeSet<Uuid> {
     let fresh = |n: u64| Uuid::from_random((u128::from(now.0) << 8 | u128::from(n)).to_be_bytes());
-    let mut commands = model.step(Input::Tick { now, sure: true, fresh: (0..16).map(fresh).collect() });
+    let mut commands =
+        model.step(Input::Tick { now, dated: now, sure: true, fresh: (0..16).map(fresh).collect() });
     let mut taken = BTreeSet::new();
     while let Some(command) = commands.pop() {
         let (uuids, result) = match command {
@@ -117,7 +118,8 @@ fn changed(model: &mut Model, volumes: impl Iterator<Item = u8>) -> (Vec<Command
 }
 
 fn some_time(model: &mut Model) -> Vec<Command> {
-    model.step(Input::Tick { now: UnixMillis(10), sure: true, fresh: Vec::new() })
+    let now = UnixMillis(10);
+    model.step(Input::Tick { now, dated: now, sure: true, fresh: Vec::new() })
 }
 
 #[test]
