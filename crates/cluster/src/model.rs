@@ -389,7 +389,7 @@ impl Model {
         match pending {
             Pending::Create { .. } => {}
             Pending::Update { next, .. } | Pending::Rollback { next, .. } => entry = Entry::stored(*next),
-            Pending::Delete { new_revision, .. } => entry.set_deleting(new_revision),
+            Pending::Delete { new_revision, .. } => entry.set_deleting(new_revision, self.round + 1),
         }
         let view = entry.view();
         self.insert(entry);
@@ -419,7 +419,7 @@ impl Model {
             .iter()
             .filter(|(uuid, e)| {
                 let doubtful = e.doubt.is_some_and(|since| since <= round);
-                let gone = e.is_deleting() && e.pending.is_none() && !found.contains_key(uuid);
+                let gone = e.can_be_gone(round) && !found.contains_key(uuid);
                 doubtful || gone
             })
             .map(|(uuid, _)| *uuid)

@@ -115,17 +115,20 @@ pub(super) struct Entry {
     pub(super) pending: Option<Pending>,
     /// Set when an answer got lost: the first round of observation that settles it.
     pub(super) doubt: Option<u64>,
+    /// The first round of observation that tells whether one in `Deleting` is gone. Lists of rounds before may be older than the volume.
+    gone_from: u64,
 }
 
 impl Entry {
     /// A volume that the data plane holds.
     pub(super) fn stored(descriptor: VolumeDescriptor) -> Entry {
-        Entry { descriptor, pending: None, doubt: None }
+        Entry { descriptor, pending: None, doubt: None, gone_from: 0 }
     }
 
     /// A volume that the data plane is asked to make.
     pub(super) fn creating(descriptor: VolumeDescriptor, request: RequestId) -> Entry {
-        Entry { descriptor, pending: Some(Pending::Create { request: Some(request) }), doubt: None }
+        let pending = Some(Pending::Create { request: Some(request) });
+        Entry { pending, ..Entry::stored(descriptor) }
     }
 
     /// The descriptor in force (or to be, while creating).
@@ -138,10 +141,16 @@ impl Entry {
         self.descriptor.state == VolumeState::Deleting
     }
 
-    /// Enters `Deleting`.
-    pub(super) fn set_deleting(&mut self, revision: u64) {
+    /// Enters `Deleting`; the next round of observation is the first that can miss it.
+    pub(super) fn set_deleting(&mut self, revision: u64, next_round: u64) {
         self.descriptor.state = VolumeState::Deleting;
         self.descriptor.revision = revision;
+        self.gone_from = next_round;
+    }
+
+    /// True if it is gone when it is not in the list of this round.
+    pub(super) fn can_be_gone(&self, round: u64) -> bool {
+        self.is_deleting() && self.pending.is_none() && self.gone_from <= round
     }
 
     /// Takes the waiting caller off the pending change, which stays.

@@ -43,11 +43,13 @@ pub(super) struct Held {
     asked: Option<Asked>,
     /// Set when an answer got lost: the first round of observation that settles it.
     doubt: Option<u64>,
+    /// The first round of observation that tells whether one that is leaving is gone. Lists of rounds before may be older than the snapshot.
+    gone_from: u64,
 }
 
 impl Held {
     fn stored(descriptor: SnapshotDescriptor) -> Held {
-        Held { descriptor, asked: None, doubt: None }
+        Held { descriptor, asked: None, doubt: None, gone_from: 0 }
     }
 
     pub(super) fn life(&self) -> Life {
@@ -62,6 +64,11 @@ impl Held {
     /// True once its deletion is durable.
     fn is_leaving(&self) -> bool {
         self.asked.is_none() && self.descriptor.state == SnapshotState::Deleting
+    }
+
+    /// True if it is gone when it is not in the list of this round.
+    fn can_be_gone(&self, round: u64) -> bool {
+        self.is_leaving() && self.gone_from <= round
     }
 
     /// True when its time is over and nothing stands in the way of its deletion.
@@ -202,7 +209,7 @@ impl Model {
         }
         for descriptor in &descriptors {
             let asked = Some(Asked::Create(request));
-            self.snapshots.insert(Held { descriptor: descriptor.clone(), asked, doubt: None });
+            self.snapshots.insert(Held { asked, ..Held::stored(descriptor.clone()) });
         }
         Ok(vec![Command::CreateSnapshots(descriptors)])
     }
@@ -355,6 +362,7 @@ impl Model {
                 (Some(Ok(done)), asked) => {
                     if let Some(d) = done.iter().find(|d| d.uuid == *uuid) {
                         held.descriptor = d.clone();
+                        held.gone_from = next_round;
                     }
                     let what = match asked {
                         Some(Asked::Create(_)) => {
@@ -416,7 +424,7 @@ impl Model {
             .iter()
             .filter(|(uuid, h)| {
                 let doubtful = h.doubt.is_some_and(|since| since <= round);
-                let gone = h.is_leaving() && !found.contains_key(uuid);
+                let gone = h.can_be_gone(round) && !found.contains_key(uuid);
                 doubtful || gone
             })
             .map(|(uuid, _)| *uuid)

@@ -10,6 +10,7 @@ use dolmen_types::{
 };
 
 mod clones;
+mod rounds;
 mod schedules;
 mod turns;
 
@@ -56,6 +57,8 @@ struct World {
     lines: BTreeSet<LineId>,
     /// The snapshots that the plane holds.
     snapshots: BTreeMap<Uuid, SnapshotDescriptor>,
+    /// The plane's list, which has not come yet.
+    seen: Option<Input>,
     /// The policies in the state file.
     policies: BTreeMap<Uuid, QosPolicy>,
     next: u64,
@@ -74,6 +77,7 @@ impl World {
             nsids: BTreeSet::new(),
             lines: BTreeSet::new(),
             snapshots: BTreeMap::new(),
+            seen: None,
             policies: BTreeMap::new(),
             next: 0,
             answered: BTreeSet::new(),
@@ -335,11 +339,24 @@ impl World {
         self.feed(Input::SnapshotsAnswered { uuids, result: tells.then_some(told) });
     }
 
-    fn observe(&mut self) {
+    /// The plane's list comes, of when it was asked for, if it was; else it is asked for now.
+    fn look(&mut self) {
+        if let Some(seen) = self.seen.take() {
+            return self.feed(seen);
+        }
         let round = self.model.ask();
         let volumes = self.plane.values().cloned().collect();
         let snapshots = self.snapshots.values().cloned().collect();
-        self.feed(Input::Observed { round, volumes, snapshots });
+        self.seen = Some(Input::Observed { round, volumes, snapshots });
+    }
+
+    /// A list comes that was asked for now.
+    fn observe(&mut self) {
+        if self.seen.is_some() {
+            self.look();
+        }
+        self.look();
+        self.look();
     }
 
     /// The background end of deletions.
@@ -357,6 +374,7 @@ impl World {
         while !self.open.is_empty() {
             self.answer();
         }
+        self.seen = None;
         self.model = Model::recover(self.saved, Marks::default(), self.plane.values().cloned().collect());
         self.model.restore_snapshots(self.snapshots.values().cloned().collect());
         if self.dice.roll(4) == 0 {
@@ -401,7 +419,7 @@ fn the_model_never_disagrees_with_the_plane() {
                 0..=5 => world.request(),
                 6..=8 => world.answer(),
                 9 => world.erase(),
-                10 => world.observe(),
+                10 => world.look(),
                 11 | 12 => world.policy(),
                 13 => world.tick(),
                 _ if world.dice.roll(4) == 0 => world.restart(),
