@@ -5,6 +5,7 @@ mod common;
 use common::*;
 use dolmen_sim::World;
 use dolmen_store::*;
+use std::collections::BTreeMap;
 
 fn check(world: &World, setup: &Setup) -> CheckReport {
     let (mut io, mut exec, drives) = offline(world, setup);
@@ -58,5 +59,39 @@ fn columns_are_compared_and_rot_is_told_from_loss() {
         (1..=parity).for_each(|i| rot(&format!("d{i}")));
         let report = check(&world, &setup);
         assert!(report.problems > 0 && !report.named.is_empty(), "{count} drives: {report:?}");
+    }
+}
+
+/// A commit whose heads are gone from all drives: its blocks are named by the map, and nobody can move them.
+#[test]
+fn commits_that_are_not_found_are_told() {
+    for which in [<[u64]>::first, <[u64]>::last] {
+        let world = World::new(9);
+        let setup = Setup { drives: drives(2, 10), parity: 1, ..Setup::tiny(0) };
+        let mut node = Node::open(&world, &setup).unwrap();
+        node.commit(0, 1, vec![create(1)]).unwrap();
+        for seq in 2..40 {
+            let record = node.write(1, seq, &[seq]);
+            node.commit(0, seq, vec![record]).unwrap();
+        }
+        node.checkpoint();
+        drop(node);
+        world.crash();
+        // The first and the last one of a segment that is full.
+        for drive in ["d0", "d1"] {
+            let (image, mut page, unit) = (world.image(NODE, path(drive)), vec![0; BLOCK], 64 << 10);
+            let mut heads: BTreeMap<u64, Vec<u64>> = BTreeMap::new();
+            for at in (4 << 20..13 << 20).step_by(BLOCK) {
+                image.read(at, &mut page);
+                if page.starts_with(b"dolmCOMT") {
+                    heads.entry(at / unit).or_default().push(at);
+                }
+            }
+            let full = heads.values().find(|h| h.len() == 7).unwrap_or_else(|| panic!("{heads:?}"));
+            world.overwrite(NODE, path(drive), which(full).unwrap() + 8, b"rot");
+        }
+        let report = check(&world, &setup);
+        assert_eq!((report.problems, report.blocks, report.lost.len()), (1, 38, 0), "{report:?}");
+        assert!(report.others[0].what.contains("heads of a commit"), "{report:?}");
     }
 }

@@ -584,5 +584,29 @@ fn the_offline_check_reads_everything_and_names_what_is_damaged() {
     // It changed nothing.
     let after = world.image(NODE, path("d0"));
     assert_eq!(before.pages(), after.pages());
+    // The head of a commit that a checkpoint holds: all blocks can be read, and cleaning can't go through the segment.
+    let unit = u64::from(setup.unit_bytes);
+    let segment = ((find_block(&world, 5)[0] - (4 << 20)) / unit * unit) + (4 << 20);
+    let mut page = vec![0; BLOCK];
+    let is_commit = |at: &u64| {
+        after.read(*at, &mut page);
+        page.starts_with(b"dolmCOMT")
+    };
+    let heads: Vec<u64> = (segment..segment + unit).step_by(BLOCK).filter(is_commit).collect();
+    for (i, at) in [heads[0], *heads.last().unwrap()].into_iter().enumerate() {
+        world.overwrite(NODE, path("d0"), at + 8, b"rot");
+        let report = check_offline(&world, &setup);
+        assert_eq!(
+            (report.problems, report.others.len(), report.blocks),
+            (3 + i as u64, 1 + i, 40),
+            "{report:?}"
+        );
+        assert!(report.others[i].what.contains("heads of a commit"), "{report:?}");
+    }
+    // The head of the whole segment.
+    world.overwrite(NODE, path("d0"), segment + 8, b"rot");
+    let report = check_offline(&world, &setup);
+    assert_eq!((report.problems, report.others.len()), (3, 1), "{report:?}");
+    assert!(report.others[0].what.contains("heads of a segment"), "{report:?}");
     Node::open(&world, &setup).unwrap();
 }

@@ -1,5 +1,5 @@
-//! Every column of every commit that counts: heads, blocks by their checks, parity against the data. A segment with a column on a drive
-//! that is out has no parity to compare.
+//! Every column of every commit that counts: heads, blocks by their checks, parity against the data. A segment without parity is gone
+//! through for its heads alone, and whether all its commits are found. One with a column on a drive that is out has no parity to compare.
 
 use super::report::Sort;
 use super::{CheckReport, Damage, damage, of_unit};
@@ -10,13 +10,12 @@ use crate::segments::Segment;
 use crate::shard::{Found, SegmentScan, Shared, wrong_parity};
 use dolmen_io::exec::Handle;
 
-/// All segments of a shard that have parity, all of it.
+/// All segments of a shard that have all their columns.
 pub(super) async fn check_columns(shard: &Shared, exec: &Handle, report: &mut CheckReport) {
     let segments: Vec<(Slot, Segment)> = {
         let s = shard.borrow();
         let out = s.drives.members().out;
-        let whole =
-            s.segments.iter().filter(|(_, seg)| seg.columns.parity() > 0 && !seg.columns.touches(out));
+        let whole = s.segments.iter().filter(|(_, seg)| !seg.columns.touches(out));
         whole.filter(|(_, seg)| seg.stream != Stream::Meta).map(|(slot, seg)| (slot, *seg)).collect()
     };
     for (slot, segment) in segments {
@@ -48,10 +47,19 @@ async fn check_segment(
     let of = (segment.stream, segment.stream_seq);
     while seen < segment.last_commit {
         // What lies behind a commit that is gone counts as well.
-        let Some(found) = scan.next(&id, of, offset, seen).await else { break };
+        let found = scan.next(&id, of, offset, seen).await;
+        if found.as_ref().is_none_or(|found| found.0.place.offset != offset) {
+            let place = of_unit(&report.table, segment.columns.units()[0], offset);
+            let what = "the heads of a commit are gone from all its drives: what it holds can be read, but not moved";
+            report.problem(Damage { place, ..damage(what) });
+        }
+        let Some(found) = found else { break };
         (seen, offset) = (found.0.place.number, u32::try_from(found.0.end()).unwrap_or(u32::MAX));
-        report.commits += 1;
-        check_commit(shard, &scan, segment, &found, report).await;
+        // Without parity whoever needs a block has looked at it.
+        if segment.columns.parity() > 0 {
+            report.commits += 1;
+            check_commit(shard, &scan, segment, &found, report).await;
+        }
     }
 }
 
