@@ -278,6 +278,7 @@ fn finish(shard: &Shared, anchor: &Anchor, chunks: Vec<(Slot, Chunk)>, empty: &[
     s.checkpoint.took_bytes = s.counters.map_written - s.checkpoint.written_before;
     s.checkpoint.finished += 1;
     s.checkpoint.inherited.clear();
+    s.checkpoint.gave_up = false;
     s.end_gone();
     s.retire_cleaned();
     if !gone.is_empty() {

@@ -174,6 +174,8 @@ pub(crate) struct CheckpointState {
     pub(crate) heirs_written: Option<(Nanos, Nanos)>,
     /// Segments of which the running one has given up something that an heir hides: that counts when it has finished, and not before.
     pub(crate) inherited: BTreeSet<Slot>,
+    /// The running one has made lost blocks of a leaf. The newest anchor still names what that told of, and a start may have it again.
+    pub(crate) gave_up: bool,
     /// Leaves that the running checkpoint, or the start, could not have.
     pub(crate) lost_leaves: usize,
     /// Encrypted lines of which nothing is left, with the last commit that may name them: a checkpoint that holds it makes their

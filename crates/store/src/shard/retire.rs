@@ -25,7 +25,9 @@ impl Shard {
             self.checkpoint.starts.iter().chain(&self.checkpoint.next_starts).any(|c| *c == columns)
         };
         // Slots that are kept for stale names alone are bounded: a checkpoint frees them.
-        !self.checkpoint.inherited.contains(&name.slot)
+        // What a running checkpoint has given up is needed again if it never ends.
+        !self.checkpoint.gave_up
+            && !self.checkpoint.inherited.contains(&name.slot)
             && self.segments.retired_count() + self.retiring.len() < self.drives.total_units()
             && self.segments.named(name).is_some_and(|s| {
                 s.cleaned

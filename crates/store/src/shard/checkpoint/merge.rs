@@ -158,6 +158,8 @@ impl Job<'_> {
             s.map.given_up += 1;
             s.checkpoint.inherited.extend(plan.freed.iter().map(|freed| freed.location.slot()));
         }
+        // Those that are only swept are left out by now.
+        s.checkpoint.gave_up |= old.iter().any(Option::is_none);
         for freed in &plan.freed {
             s.segments.sub_base(freed.location.slot(), freed.bytes());
         }
