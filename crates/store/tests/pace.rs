@@ -3,7 +3,8 @@
 
 mod common;
 use common::*;
-use dolmen_sim::DriveFaults;
+use dolmen_sim::{DriveFaults, World};
+use dolmen_store::*;
 use load::{Load, Pattern};
 
 /// What the drive moves in a second. Bytes.
@@ -63,4 +64,36 @@ fn cleaning_is_felt_within_bounds() {
         let write_bound = 4 * (8 + depth as u64 / 8) * job_ns;
         assert!(writes.2 <= write_bound, "{writes:?} at {percent} %, bound {write_bound}");
     }
+}
+
+/// The cleaner has something to move and gets nowhere, as when a drive takes its time. Hosts write on, a second later, as long as there are
+/// units for them; then they are refused.
+#[test]
+fn a_cleaner_that_is_stuck_does_not_hold_hosts_up_for_good() {
+    let (world, setup) = (World::new(1), Setup::tiny(40));
+    let mut node = Node::open(&world, &setup).unwrap();
+    node.commit(0, 1, vec![create(1)]).unwrap();
+    node.no_units = vec![Purpose::Clean];
+    let bound_ns = (setup.tuning.full_wait_ms + 1500) * 1_000_000;
+    let (mut seq, mut waited) = (1, 0);
+    loop {
+        seq += 1;
+        // A segment each: there is much to be gained by cleaning.
+        let record = node.write(1, seq * 7, &[seq; 7]);
+        let began = node.io.now();
+        let ended = node.commit(0, seq, vec![record]);
+        let took_ns = node.io.now().since(began);
+        assert!(took_ns <= bound_ns, "{took_ns} ns for {ended:?}: {:?}", node.space());
+        match ended {
+            Ok(()) => waited += u32::from(took_ns > 900_000_000),
+            Err(StoreError::Full) => break,
+            Err(other) => panic!("{other}"),
+        }
+    }
+    assert_eq!(waited, 1, "the first one that finds nothing moved");
+    // Once it goes on, so do they.
+    node.no_units.clear();
+    node.turns_for(5000);
+    let record = node.write(1, 0, &[1]);
+    node.commit(0, seq + 1, vec![record]).unwrap();
 }

@@ -95,7 +95,7 @@ impl Shard {
     fn form_hot(&mut self, io: &mut Io) -> bool {
         let Some(head) = self.queue.front() else { return false };
         let (header, payload, holes) = (head.header_bytes, head.payload_bytes, head.holes_bytes);
-        if payload > 0 && (!self.in_pace(payload as u64) || self.should_gather()) {
+        if payload > 0 && (!self.head_in_pace(payload as u64) || self.should_gather()) {
             return false;
         }
         if holes > 0 && !self.admit_holes(io.now(), holes as u64) {

@@ -221,6 +221,8 @@ pub(crate) struct SpaceState {
     pub(crate) hoped: Nanos,
     /// What hosts may still write for what cleaning has moved. Bytes.
     pub(crate) credit: u64,
+    /// Since when hosts have waited for cleaning to move more, and it has moved nothing.
+    pub(crate) unpaid_since: Option<Nanos>,
 }
 
 /// See the module.

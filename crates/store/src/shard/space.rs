@@ -52,6 +52,10 @@ const LOSSES_NS: u64 = 60_000_000_000;
 /// A unit that was asked for this long ago is not to be had without a checkpoint. Nanoseconds.
 const STARVED_NS: u64 = 10_000_000;
 
+/// Hosts that have to keep pace with cleaning wait no longer for its next step: a drive may take its time to read what is to be moved.
+/// Nanoseconds.
+const PACE_NS: u64 = 1_000_000_000;
+
 /// What hosts may have saved up at most for when they have to keep pace with cleaning: about a job's worth. Bytes.
 const CREDIT_BYTES: u64 = 256 * 1024;
 
@@ -188,10 +192,27 @@ impl Shard {
     /// Cleaning has emptied a segment, maybe without moving anything.
     pub(super) fn emptied_one(&mut self) {
         self.space.credit = CREDIT_BYTES.min(self.space.credit + u64::from(self.drives.unit_bytes) / 8);
+        self.space.unpaid_since = None;
     }
 
-    /// True when hosts may write so much now, or have to wait until cleaning has moved more. While it can't, they need not.
+    /// True when the head of the queue may be written now, as far as cleaning keeps up.
+    pub(super) fn head_in_pace(&mut self, bytes: u64) -> bool {
+        if self.is_paid(bytes) {
+            self.space.unpaid_since = None;
+        } else {
+            self.space.unpaid_since.get_or_insert(self.now);
+        }
+        self.in_pace(bytes)
+    }
+
+    /// True when hosts may write so much now, or have to wait until cleaning has moved more. While it can't, they need not: how many
+    /// units there are bounds them as well.
     pub(super) fn in_pace(&self, bytes: u64) -> bool {
+        let stuck = self.space.unpaid_since.is_some_and(|since| self.now.since(since) > PACE_NS);
+        stuck || self.is_paid(bytes)
+    }
+
+    fn is_paid(&self, bytes: u64) -> bool {
         let paced = hosts_for_moved(0, self.space.level.pressure).is_some() && !self.cleaner_idle;
         !paced || self.space.credit >= bytes.min(CREDIT_BYTES)
     }
@@ -203,6 +224,7 @@ impl Shard {
             None => CREDIT_BYTES,
         };
         self.space.credit = credit;
+        self.space.unpaid_since = None;
     }
 
     /// Decides on the host batch at the head of the queue: true to take it now. Otherwise it waits, or has waited long enough
