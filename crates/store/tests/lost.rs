@@ -241,3 +241,31 @@ fn many_losses_make_few_checkpoints() {
     let told: u64 = lost(&node).iter().map(|range| range.1).sum();
     assert!((35..=48).contains(&told), "{told}");
 }
+
+/// Sectors that can't be read, can be after all, and then can't be again.
+#[test]
+fn what_is_lost_once_more_is_told_once_more() {
+    let world = World::new(5);
+    let setup = Setup::tiny(64);
+    let mut node = Node::open(&world, &setup).unwrap();
+    node.commit(0, 1, vec![create(1)]).unwrap();
+    let record = node.write(1, 0, &[100, 101]);
+    node.commit(0, 2, vec![record]).unwrap();
+    node.checkpoint();
+    for round in 1..=2 {
+        find_block(&world, 101).iter().for_each(|&at| world.spoil(NODE, path("d0"), at, BLOCK as u64));
+        // Another look at the same loss is no other one.
+        for more in 0..2 {
+            node.stores[0].set_scrub(ScrubPlan { round: 2 * round + more, paused: false, bytes_per_s: 0 });
+            while node.stores[0].scrub().unwrap().finished < 2 * round + more {
+                node.turn();
+            }
+        }
+        node.turns_for(3000);
+        let [LostRange { lba, blocks, .. }] = node.stores[0].lost()[..] else { panic!("round {round}") };
+        assert_eq!((lba.0, blocks.0, node.stores[0].scrub().unwrap().lost), (1, 1, round));
+        world.unspoil(NODE, path("d0"));
+        node.turns_for(660_000);
+        assert!(node.stores[0].lost().is_empty());
+    }
+}

@@ -284,6 +284,9 @@ async fn look(shard: &Shared, exec: &Handle, blind: &mut Vec<PageRef>, read_agai
         }
         let item = MoveItem { line: key.0, lba: key.1, entry };
         let there = read_again && read_block(shard, exec, &item).await.is_ok();
+        if there {
+            shard.borrow_mut().is_back(&item);
+        }
         let views = match there {
             true => Vec::new(),
             false => shown(shard, exec, &clones, &item, blind).await,

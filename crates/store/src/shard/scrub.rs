@@ -22,7 +22,7 @@ use crate::format::body::ScrubMark;
 use crate::format::commit::LogIdentity;
 use crate::format::page::PageRef;
 use crate::format::segment::{SEGMENT_HEADER_BYTES, SegmentHeader, Stream};
-use crate::location::Slot;
+use crate::location::{Location, Slot};
 use crate::parity;
 use crate::scrub::MAX_NAMED;
 use crate::segments::SegmentName;
@@ -47,8 +47,8 @@ pub(crate) struct Scrub {
     mended: u64,
     lost: u64,
     named: Vec<String>,
-    /// Versions (line, block, sequence number) among the lost ones: they are told once.
-    known: BTreeSet<(u64, u64, u64)>,
+    /// Versions (line, block, sequence number) among the lost ones, and where they lie: they are told once.
+    known: BTreeSet<(u64, u64, u64, Location)>,
     /// Rings when the plan changes.
     pub(crate) bell: Notify,
 }
@@ -89,19 +89,24 @@ impl super::Shard {
         self.suspect(slot, columns, wrong);
     }
 
-    /// A block that somebody needs can't be had; false when that is known.
+    /// A block that somebody needs can't be had; false when that was told before.
     pub(super) fn lost_block(&mut self, item: &MoveItem, cause: LostCause) -> bool {
         let MoveItem { line, lba, entry } = item;
-        let version = (*line, *lba, entry.seq);
+        let version = (*line, *lba, entry.seq, entry.location);
+        self.lost.name(item, cause);
         if self.scrub.known.contains(&version) {
             return false;
         }
         if self.scrub.known.len() < MAX_KNOWN {
             self.scrub.known.insert(version);
         }
-        self.lost.name(item, cause);
         self.scrub_lost(format!("line {line}: block {lba} at {}", entry.location));
         true
+    }
+
+    /// A block that could not be had is there again: if it is lost once more, that is told.
+    pub(super) fn is_back(&mut self, item: &MoveItem) {
+        self.scrub.known.remove(&(item.line, item.lba, item.entry.seq, item.entry.location));
     }
 
     /// A page of a line's map can't be had.
