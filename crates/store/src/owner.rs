@@ -27,6 +27,18 @@ use reserve::{Reserve, in_sets, usable};
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, VecDeque};
 
+/// The most needed first: what for, and whether that is only what a shard needs to go on after a start (two segments of the hot and of the
+/// cold stream). Control records come first there, since cleaning may need more than there is.
+const ORDER: [(Purpose, bool); 7] = [
+    (Purpose::Metadata, false),
+    (Purpose::Control, true),
+    (Purpose::Clean, true),
+    (Purpose::Clean, false),
+    (Purpose::Control, false),
+    (Purpose::Host, false),
+    (Purpose::Bulk, false),
+];
+
 /// What the owner knows of a shard.
 #[derive(Default)]
 struct View {
@@ -299,18 +311,19 @@ impl PoolOwner {
             return;
         }
         let mut granted = false;
-        for purpose in [Purpose::Metadata, Purpose::Clean, Purpose::Control, Purpose::Host, Purpose::Bulk] {
+        for (purpose, begins) in ORDER {
             let (shards, first) = (self.shards.len(), self.next_shard);
-            let width = self.width(purpose);
+            let narrow = self.members.shape.narrow();
+            // What a start needs takes no more than that from the others, who need it too.
+            let (floor, most) =
+                if begins { (0, narrow) } else { (self.reserve.floor(purpose), self.width(purpose)) };
             for index in (0..shards).map(|i| (first + i) % shards) {
                 let (view, stream) = (&self.shards[index], stream_of(purpose) as usize);
-                let first = view.given[stream] < 2 && matches!(purpose, Purpose::Control | Purpose::Clean);
-                let floor = if first { 0 } else { self.reserve.floor(purpose) };
-                if view.wants[stream] != Some(purpose)
-                    || self.free_units() < floor + self.members.shape.narrow()
-                {
+                if view.wants[stream] != Some(purpose) || (begins && view.given[stream] >= 2) {
                     continue;
                 }
+                let fits = |width: &u32| self.would_leave(*width).is_some_and(|left| left >= floor);
+                let Some(width) = (narrow..=most).rev().find(fits) else { continue };
                 let Some(columns) = self.take(width) else { continue };
                 granted = true;
                 let view = &mut self.shards[index];
@@ -326,7 +339,19 @@ impl PoolOwner {
         }
     }
 
-    /// Units that a segment for this purpose is made of.
+    /// What [`PoolOwner::free_units`] comes to once so many units are taken; `None` when no segment can be made.
+    fn would_leave(&self, width: u32) -> Option<u32> {
+        let narrow = self.members.shape.narrow();
+        let mut free: Vec<u32> = self.active().map(|i| self.free_on(i)).collect();
+        if in_sets(&free, narrow) < narrow {
+            return None;
+        }
+        free.sort_unstable_by_key(|&units| Reverse(units));
+        free.iter_mut().take(width as usize).for_each(|units| *units = units.saturating_sub(1));
+        Some(in_sets(&free, narrow))
+    }
+
+    /// Units that a segment for this purpose is made of, at most.
     fn width(&self, purpose: Purpose) -> u32 {
         match purpose {
             Purpose::Host | Purpose::Control | Purpose::Metadata => self.members.shape.narrow(),
@@ -457,6 +482,70 @@ mod tests {
             findings: Vec::new(),
             let_go: Vec::new(),
         }
+    }
+
+    /// A pool whose drives have so many units free, and nothing is leased.
+    fn with_free(free: &[u32], shards: u16, parity: u8) -> PoolOwner {
+        const UNITS: u32 = 100;
+        let mut owner = owner(&PoolPlan { parity, ..plan(&vec![UNITS; free.len()], shards) });
+        let held = (0u16..)
+            .zip(free)
+            .flat_map(|(drive, &free)| (free..UNITS).map(move |unit| UnitId { drive, unit }));
+        let mut segments: Vec<Columns> = held.map(|unit| Columns::new(&[unit], 0).unwrap()).collect();
+        for shard in (0..shards).map(ShardId) {
+            let segments = std::mem::take(&mut segments);
+            owner.on_shard(ToPool::Recovered { shard, segments, footprint_bytes: 0 }).unwrap();
+        }
+        owner
+    }
+
+    /// A wide lease takes no more than what is free beyond the floor, however the free units lie.
+    #[test]
+    fn no_lease_goes_below_the_floor() {
+        for free in
+            [vec![1; 12], vec![2; 12], vec![30, 4, 3, 3, 2, 1, 1, 1, 1, 1, 1, 1], vec![9, 8, 7, 2, 2, 2]]
+        {
+            for purpose in [Purpose::Bulk, Purpose::Host, Purpose::Clean] {
+                let mut owner = with_free(&free, 1, 2);
+                let floor = owner.reserve.floor(purpose);
+                let mut given = 0;
+                for _ in 0..100 {
+                    let before = owner.free_units();
+                    owner.on_shard(ToPool::Want { shard: ShardId(0), purpose }).unwrap();
+                    let got = leases(&mut owner);
+                    given += got.len();
+                    // What a start needs comes from below.
+                    let begins = purpose == Purpose::Clean && given <= 2;
+                    assert!(got.is_empty() || begins || owner.free_units() >= floor, "{free:?} {purpose:?}");
+                    assert!(!got.is_empty() || before < floor + 3, "{before} free of {free:?}, {purpose:?}");
+                    assert!(got.iter().all(|columns| !begins || columns.len() == 3));
+                }
+            }
+        }
+    }
+
+    /// What shards hold ahead goes back when they restart: with that and what cleaning leaves alone each of them can begin two segments of
+    /// both streams.
+    #[test]
+    fn after_a_start_each_shard_gets_two_of_both() {
+        let mut owner = with_free(&[2; 12], 2, 2);
+        assert_eq!(owner.free_units(), 2 * owner.reserve.restart);
+        let mut given = [[0; 2]; 2];
+        for _ in 0..4 {
+            for shard in [0, 1] {
+                for purpose in [Purpose::Clean, Purpose::Control] {
+                    owner.on_shard(ToPool::Want { shard: ShardId(shard), purpose }).unwrap();
+                }
+            }
+            let mut out = Vec::new();
+            owner.drain(&mut out);
+            for (shard, message) in out {
+                if let ToShard::Lease { purpose, .. } = message {
+                    given[usize::from(shard.0)][usize::from(purpose == Purpose::Control)] += 1;
+                }
+            }
+        }
+        assert_eq!(given, [[2; 2]; 2]);
     }
 
     fn owner(plan: &PoolPlan) -> PoolOwner {
