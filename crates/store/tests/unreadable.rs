@@ -4,7 +4,7 @@
 
 mod common;
 use common::*;
-use dolmen_sim::{Fault, World};
+use dolmen_sim::{DriveFaults, Fault, World};
 use dolmen_store::*;
 
 const LABEL: u64 = 4 << 20;
@@ -258,4 +258,41 @@ fn what_another_stream_left_behind_is_nothing() {
     world.overwrite(NODE, path("d0"), end, &left);
     let mut node = Node::open(&world, &setup).unwrap_or_else(|e| panic!("{e}"));
     assert!(unreadable(&mut node, writes).is_empty());
+}
+
+/// Begins to read a block while a drive takes four seconds for it.
+fn read_slowly(node: &mut Node, drive: &str, lba: u64) -> u64 {
+    let latency_ns = (4_000_000_000, 4_000_000_000);
+    let slow = DriveFaults { latency_ns, ..DriveFaults::default() };
+    node.world.set_faults(NODE, path(drive), slow);
+    let ticket = node.start_read(0, 1, lba, 1);
+    // It is asked for through other columns as well, where there are any.
+    node.turns_for(200);
+    node.world.set_faults(NODE, path(drive), DriveFaults::default());
+    ticket
+}
+
+/// A checkpoint replaces a leaf while its old page is being read, which fails.
+#[test]
+fn a_leaf_that_was_replaced_is_read_anew() {
+    let (world, setup) = (World::new(8), Setup::tiny(40));
+    let mut node = Node::open(&world, &setup).unwrap();
+    node.commit(0, 1, vec![create(1)]).unwrap();
+    let record = node.write(1, 0, &[10, 11, 12]);
+    node.commit(0, 2, vec![record]).unwrap();
+    node.checkpoint();
+    drop(node);
+    let is_leaf = |page: &(u64, Vec<u8>)| page.1.starts_with(b"dolmPAGE") && page.1[18] == 0;
+    let leaves: Vec<u64> = pages(&world, &setup, "d0").into_iter().filter(is_leaf).map(|p| p.0).collect();
+    assert!(!leaves.is_empty());
+    let mut node = Node::open(&world, &setup).unwrap();
+    let ticket = read_slowly(&mut node, "d0", 1);
+    let record = node.write(1, 2, &[13]);
+    node.commit(0, 3, vec![record]).unwrap();
+    node.checkpoint();
+    assert!(!node.done.contains_key(&ticket), "it is still under way");
+    leaves.iter().for_each(|&at| world.spoil(NODE, path("d0"), at, BLOCK as u64));
+    let done = node.wait(ticket);
+    assert_eq!(done.result, Ok(()));
+    assert_eq!(values(&done.buf.unwrap()), [11]);
 }

@@ -374,7 +374,11 @@ impl Shard {
         request.timing.slowest = self.drive_of(page.location);
         match result {
             Ok(buf) if holds => self.map.leaf_read(LineId(line), &page, &buf),
-            Ok(_) | Err(FetchError::Damaged | FetchError::Nowhere) => {
+            Err(FetchError::Medium(reason)) if self.map.has_leaf(LineId(line), &page) => {
+                request.error = Some(StoreError::Medium { reason });
+                return self.finish(index, request);
+            }
+            _ => {
                 // A checkpoint may have replaced the leaf and its place may be in use again: then the lookup asks for another.
                 request.attempts += 1;
                 if request.attempts >= MAX_ATTEMPTS {
@@ -384,10 +388,6 @@ impl Shard {
                     request.error = Some(StoreError::Map { line: LineId(line), reason });
                     return self.finish(index, request);
                 }
-            }
-            Err(FetchError::Medium(reason)) => {
-                request.error = Some(StoreError::Medium { reason });
-                return self.finish(index, request);
             }
         }
         self.reads.slots[index] = Some(request);
