@@ -85,6 +85,15 @@ pub enum ToPool {
         /// What happened, for people.
         reason: String,
     },
+    /// A drive has answered no read for long, and its peers do: better without it, if the pool can spare it.
+    Silent {
+        /// Who noticed.
+        shard: ShardId,
+        /// The drive, by its index in the pool.
+        drive: u16,
+        /// What happened, for people.
+        reason: String,
+    },
     /// A drive answers, and much of what it gives is wrong or can't be read: it had better be emptied.
     ReadsBadly {
         /// Who noticed.
@@ -108,6 +117,7 @@ impl ToPool {
             | ToPool::Needs { shard, .. }
             | ToPool::Failed { shard, .. }
             | ToPool::Ailing { shard, .. }
+            | ToPool::Silent { shard, .. }
             | ToPool::ReadsBadly { shard, .. } => *shard,
         }
     }

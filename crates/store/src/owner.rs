@@ -144,6 +144,12 @@ impl PoolOwner {
                     self.membership.give_up(drive, reason);
                 }
             }
+            ToPool::Silent { drive, reason, .. } => {
+                // A start may wait for nothing else: what shards need that have not told is not known, nor could it be read.
+                if self.spares(drive) {
+                    self.membership.give_up(drive, reason);
+                }
+            }
             ToPool::ReadsBadly { drive, reason, .. } => self.reads_badly(drive, reason),
         }
         self.settle();
@@ -252,8 +258,13 @@ impl PoolOwner {
 
     /// True when the pool can do without a drive that does what it is told.
     fn can_spare(&self, drive: u16) -> bool {
+        self.ready() && self.spares(drive)
+    }
+
+    /// True when that is so as far as shards have told.
+    fn spares(&self, drive: u16) -> bool {
         let needs = self.shards.iter().fold(0, |set, shard| set | shard.needs);
-        self.ready() && self.membership.can_spare() && needs & drive_bit(drive) == 0
+        self.membership.can_spare() && needs & drive_bit(drive) == 0
     }
 
     fn ready(&self) -> bool {

@@ -3,7 +3,9 @@
 use crate::format::commit::LogIdentity;
 use crate::map::Map;
 use crate::segments::SegmentTable;
-use crate::shard::{Complaint, Drives, Log, Phase, Reprotect, Shard, Shared, run_shard, start_diff};
+use crate::shard::{
+    Complaint, Drives, Log, Phase, Reprotect, Shard, Shared, run_shard, start_diff, watch_drives,
+};
 use crate::stored::Forms;
 use crate::{
     AppendError, Batch, DataKey, DiffDone, DiffRequest, Done, Key, Keyring, LineInfo, LineUsage, LostRange,
@@ -38,7 +40,7 @@ pub struct Store {
 
 impl Store {
     /// Hosts the given shards of an opened pool (see [`PoolPlan::shards_of`]); `files[i]` is this core's handle of the plan's
-    /// drive `i`, if it is there. Recovery starts at once as a task on `exec`, which must have room for eleven tasks per shard, and
+    /// drive `i`, if it is there. Recovery starts at once as a task on `exec`, which must have room for one task, for eleven per shard, and
     /// for listings of changes ([`MAX_DIFFS`](crate::MAX_DIFFS) per shard);
     /// [`Store::ready`] tells when it has ended. `owner` tags the store's own drive operations (reads and commits).
     /// `salt` is fresh randomness of this opening.
@@ -57,6 +59,8 @@ impl Store {
         exec: &exec::Handle,
     ) -> Store {
         let drives = Rc::new(Drives::new(plan, files, &tuning));
+        // Where this finds no room, what comes next finds none either, and says so.
+        let _ = exec.spawn(watch_drives(drives.clone(), exec.clone(), tuning.stuck_write_ms));
         let make = |(index, &id): (u64, &ShardId)| {
             let salt = crate::check::block_seed(salt, u64::from(id.0), plan.incarnation);
             let log_id = LogIdentity { pool: plan.pool, shard: id, incarnation: plan.incarnation, salt };
@@ -237,6 +241,7 @@ impl Store {
         out.extend(self.drives.complaints().into_iter().map(|complaint| match complaint {
             Complaint::Failed(drive, reason) => ToPool::Failed { shard, drive, reason },
             Complaint::Ailing(drive, reason) => ToPool::Ailing { shard, drive, reason },
+            Complaint::Silent(drive, reason) => ToPool::Silent { shard, drive, reason },
             Complaint::ReadsBadly(drive, reason) => ToPool::ReadsBadly { shard, drive, reason },
         }));
     }

@@ -5,8 +5,8 @@
 //! may be newer than all that can: believing an older one would void what was acknowledged, and undo for good what could still be
 //! read another time.
 
-use super::Shared;
-use super::fetch::read_again;
+use super::fetch::within;
+use super::{Drives, Shared};
 use crate::StoreError;
 use crate::format::anchor::{ANCHOR_BYTES, ANCHOR_COPIES, ANCHOR_SLOTS, Anchor, anchor_offset};
 use crate::format::commit::LogIdentity;
@@ -42,36 +42,50 @@ pub(super) struct Newest {
 
 /// The newest anchor of this shard on any drive. `None` for a shard that never served.
 pub(super) async fn newest(shard: &Shared, exec: &Handle) -> Result<Option<Newest>, StoreError> {
-    let (drives, id) = {
+    let (drives, id, bound_ms) = {
         let s = shard.borrow();
-        (s.drives.clone(), s.id)
+        (s.drives.clone(), s.id, s.tuning.stuck_write_ms)
     };
-    let mut found = Vec::new();
+    let (mut found, mut late) = (Vec::new(), Vec::new());
     for drive in drives.in_service() {
         let Some(file) = drives.file(drive) else { continue };
-        let mut on_drive = OnDrive(drive, std::array::from_fn(|_| [Found::Wrong, Found::Wrong]));
-        for (slot, copies) in (0u64..).zip(&mut on_drive.1) {
-            for (copy, found) in (0u64..).zip(copies) {
-                *found = look(exec, file, &id, anchor_offset(id.shard, slot, copy)).await;
-            }
+        let mut looking = Box::pin(look(&drives, exec, (drive, file), &id));
+        match within(exec, bound_ms, &mut looking).await {
+            Some(on_drive) => found.push(on_drive),
+            None => late.push((drive, looking)),
         }
-        found.push(on_drive);
     }
+    for (drive, looking) in late {
+        // Nothing newer can be on it then.
+        let known = found.iter().any(OnDrive::speaks);
+        found.push(if known { OnDrive::unread(drive, "no answer") } else { looking.await });
+    }
+    found.retain(|on_drive| drives.counts(on_drive.0));
     weigh(&found, &id)
 }
 
-/// Reads one copy.
-async fn look(exec: &Handle, file: FileId, id: &LogIdentity, offset: u64) -> Found {
-    let mut buf = exec.alloc(ANCHOR_BYTES).await;
-    buf.set_len(ANCHOR_BYTES);
-    let buf = match read_again(exec, file, offset, buf).await {
-        Ok(buf) => buf,
-        Err(reason) => return Found::Unread(reason),
-    };
-    if buf.iter().all(|&b| b == 0) {
+/// Reads the copies on one drive.
+async fn look(drives: &Drives, exec: &Handle, (drive, file): (u16, FileId), id: &LogIdentity) -> OnDrive {
+    let mut on_drive = OnDrive::unread(drive, "not read");
+    for (slot, copies) in (0u64..).zip(&mut on_drive.1) {
+        for (copy, found) in (0u64..).zip(copies) {
+            let mut buf = exec.alloc(ANCHOR_BYTES).await;
+            buf.set_len(ANCHOR_BYTES);
+            let place = (drive, file, anchor_offset(id.shard, slot, copy));
+            *found = match drives.read_again(exec, place, buf).await {
+                Ok(buf) => found_in(&buf, id),
+                Err(reason) => Found::Unread(reason),
+            };
+        }
+    }
+    on_drive
+}
+
+fn found_in(bytes: &[u8], id: &LogIdentity) -> Found {
+    if bytes.iter().all(|&b| b == 0) {
         return Found::Zeros;
     }
-    let anchor = Anchor::decode(&buf).filter(|a| a.pool == id.pool && a.shard == id.shard);
+    let anchor = Anchor::decode(bytes).filter(|a| a.pool == id.pool && a.shard == id.shard);
     anchor.map_or(Found::Wrong, |anchor| Found::Holds(Box::new(anchor)))
 }
 
@@ -96,6 +110,11 @@ fn weigh(found: &[OnDrive], id: &LogIdentity) -> Result<Option<Newest>, StoreErr
 }
 
 impl OnDrive {
+    /// Of a drive of which nothing is known, for this reason.
+    fn unread(drive: u16, reason: &str) -> OnDrive {
+        OnDrive(drive, std::array::from_fn(|_| std::array::from_fn(|_| Found::Unread(reason.into()))))
+    }
+
     fn anchors(&self) -> impl Iterator<Item = &Anchor> {
         self.1.iter().flatten().filter_map(|found| match found {
             Found::Holds(anchor) => Some(&**anchor),

@@ -1,5 +1,6 @@
 //! The pool's drives as the shards of one core see them: where units lie, who is in service, and who behaves badly.
 
+use super::watch::Watch;
 use crate::columns::{Columns, drive_bit};
 use crate::format::unit_offset;
 use crate::message::{Joined, Members};
@@ -21,6 +22,8 @@ pub(crate) enum Complaint {
     Failed(u16, String),
     /// It would be better out.
     Ailing(u16, String),
+    /// It answers no reads.
+    Silent(u16, String),
     /// It would be better emptied.
     ReadsBadly(u16, String),
 }
@@ -28,7 +31,7 @@ pub(crate) enum Complaint {
 /// A drive whose writes take longer than this, and [`SLOW_FACTOR`] times as long as those of its peers, for [`SLOW_NS`] is slow.
 /// Nanoseconds.
 const SLOW_WRITE_NS: u64 = 20_000_000;
-const SLOW_FACTOR: u64 = 10;
+pub(super) const SLOW_FACTOR: u64 = 10;
 const SLOW_NS: u64 = 3_000_000_000;
 
 /// Writes in that time at least.
@@ -72,6 +75,7 @@ pub(crate) struct Drives {
     /// How long a read may take before it is answered through other columns. Milliseconds.
     pub(crate) slow_read_ms: u64,
     members: Cell<Members>,
+    pub(super) watch: Watch,
     /// Drives that were complained about as failed and are not out yet.
     failing: Cell<u64>,
     complaints: RefCell<Vec<Complaint>>,
@@ -87,16 +91,19 @@ impl Drives {
             units: d.units,
             ..Place::default()
         };
-        Drives {
+        let drives = Drives {
             table: RefCell::new(plan.drives.iter().zip(files).map(place).collect()),
             waiting: RefCell::default(),
             unit_bytes: plan.unit_bytes,
             slow_read_ms: tuning.slow_read_ms,
             members: Cell::new(plan.members()),
+            watch: Watch::default(),
             failing: Cell::new(0),
             complaints: RefCell::default(),
             mended: Cell::new(0),
-        }
+        };
+        drives.set_late(0);
+        drives
     }
 
     /// This core's handle of a drive that is about to join.
@@ -164,6 +171,7 @@ impl Drives {
     pub(crate) fn set_members(&self, members: Members) {
         self.members.set(members);
         self.failing.set(self.failing.get() & !members.out);
+        self.end_waits();
     }
 
     /// True when a drive belongs to the pool, so that every commit has to have its column there.
@@ -181,6 +189,18 @@ impl Drives {
         if !self.counts(unit.drive) {
             return None;
         }
+        self.at(unit, offset)
+    }
+
+    /// The same; `None` also when the drive answers late.
+    pub(crate) fn prompt_place(&self, unit: UnitId, offset: u32) -> Option<(FileId, u64)> {
+        if self.is_shunned(unit.drive) {
+            return None;
+        }
+        self.at(unit, offset)
+    }
+
+    fn at(&self, unit: UnitId, offset: u32) -> Option<(FileId, u64)> {
         let file = self.file(unit.drive)?;
         Some((file, unit_offset(unit.unit, self.unit_bytes) + u64::from(offset)))
     }
@@ -251,6 +271,10 @@ impl Drives {
     /// Reads that were answered through other columns.
     pub(crate) fn mended(&self) -> u64 {
         self.mended.get()
+    }
+
+    pub(super) fn complain(&self, complaint: Complaint) {
+        self.complaints.borrow_mut().push(complaint);
     }
 
     /// Takes what is to be said about drives.

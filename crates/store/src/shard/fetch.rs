@@ -5,12 +5,13 @@
 //! Host reads take the direct way by themselves (`read.rs`), since that is one operation into the caller's buffer; what does not
 //! work out comes here too ([`serve`]).
 
+use super::watch::{DriveRead, Unread, first};
 use super::{Drives, Shared};
 use crate::columns::Columns;
 use crate::location::Location;
 use crate::parity;
 use dolmen_io::exec::{Completion, Handle};
-use dolmen_io::{Buf, Event, FileId, Op};
+use dolmen_io::{Buf, Op};
 use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::pin::{Pin, pin};
@@ -81,15 +82,6 @@ pub(super) async fn buffer_now(exec: &Handle, len: usize) -> Option<Buf> {
     })
 }
 
-/// Reads from a drive, and once more when that fails, which may be a hiccup. What the drive said the second time.
-pub(super) async fn read_again(exec: &Handle, file: FileId, offset: u64, buf: Buf) -> Result<Buf, String> {
-    let mut read = exec.read(file, offset, buf).await;
-    if let Err((_, Some(buf))) = read {
-        read = exec.read(file, offset, buf).await;
-    }
-    read.map_err(|(error, _)| error.to_string())
-}
-
 async fn buffer(exec: &Handle, len: usize) -> Buf {
     let mut buf = exec.alloc(len).await;
     buf.set_len(len);
@@ -101,6 +93,8 @@ enum Direct {
     UnderWay(Completion),
     /// The drive is out.
     Out(Buf),
+    /// The drive answers late: it is asked where the others do not give the bytes.
+    Late(Buf),
 }
 
 impl Drives {
@@ -123,6 +117,9 @@ impl Drives {
         if u64::from(place.offset) + buf.len() as u64 > u64::from(self.unit_bytes) {
             return None;
         }
+        if self.is_late(unit.drive) && place.columns.parity() > 0 {
+            return Some(Direct::Late(buf));
+        }
         Some(match self.place(unit, place.offset) {
             Some((file, offset)) => Direct::UnderWay(exec.start(Op::Read { file, offset, buf })),
             None => Direct::Out(buf),
@@ -140,33 +137,42 @@ impl Drives {
     ) -> Result<(Buf, Way), FetchError> {
         let drive = place.columns.unit(place.column).ok_or(FetchError::Nowhere)?.drive;
         let (mut way, mut late, mut kept) = (Way::Around, None, None);
+        let mut sets = parity::sources(place.columns.data(), place.columns.parity(), place.column);
         let error = match direct {
             Direct::Out(buf) => {
                 kept = Some(buf);
                 FetchError::Medium(format!("drive {drive} is out"))
             }
-            Direct::UnderWay(mut read) => {
-                let event = if place.columns.parity() == 0 {
+            Direct::Late(buf) => {
+                sets.push(vec![place.column]);
+                kept = Some(buf);
+                FetchError::Medium(format!("drive {drive} does not answer"))
+            }
+            Direct::UnderWay(read) => {
+                let mut read = self.reading(drive, read);
+                let ended = if place.columns.parity() == 0 {
                     Some((&mut read).await)
                 } else {
                     within(exec, self.slow_read_ms, &mut read).await
                 };
-                match event {
-                    Some(Event::Read(buf)) if holds(&buf) => return Ok((buf, Way::Direct)),
-                    Some(event) => {
-                        way = Way::Mended;
-                        let (error, buf) = useless(event);
+                match ended {
+                    Some(Ok(buf)) if holds(&buf) => return Ok((buf, Way::Direct)),
+                    Some(ended) => {
+                        // One that went out meanwhile has failed no more than that.
+                        way = if self.counts(drive) { Way::Mended } else { Way::Around };
+                        let (error, buf) = useless(ended);
                         kept = buf;
                         error
                     }
                     None => {
+                        self.doubt(drive);
                         late = Some(read);
                         FetchError::Medium(format!("drive {drive} does not answer"))
                     }
                 }
             }
         };
-        let others = pin!(self.around(exec, place, kept, len, &holds));
+        let others = pin!(self.around(exec, place, sets, kept, len, &holds));
         match sooner(late, others, &holds).await {
             Sooner::Late(buf) => Ok((buf, Way::Direct)),
             Sooner::Others(Ok(buf)) => {
@@ -180,32 +186,40 @@ impl Drives {
         }
     }
 
-    /// The bytes at a place by way of the other columns; what the last ones said, if there are any.
+    /// The bytes at a place by way of one of these sets of columns; what the last ones said, if there are any.
     async fn around(
         &self,
         exec: &Handle,
         place: Place,
-        kept: Option<Buf>,
+        mut sets: Vec<Vec<usize>>,
+        mut kept: Option<Buf>,
         len: usize,
         holds: &impl Fn(&[u8]) -> bool,
     ) -> Result<Buf, Option<FetchError>> {
-        let sets = parity::sources(place.columns.data(), place.columns.parity(), place.column);
-        let mut error = None;
-        if sets.is_empty() {
-            return Err(error);
+        let drive_of = |&column: &usize| place.columns.unit(column).map(|unit| unit.drive);
+        let is_in = |set: &Vec<usize>| set.iter().filter_map(drive_of).all(|drive| self.counts(drive));
+        // One that is out says so, where there is no other.
+        if sets.iter().any(is_in) {
+            sets.retain(is_in);
         }
-        let mut buf = match kept {
-            Some(buf) => buf,
-            None => buffer(exec, len).await,
+        let late = |set: &Vec<usize>| set.iter().filter_map(drive_of).any(|drive| self.is_late(drive));
+        let ways = || {
+            let next = sets.iter().position(|set| !late(set)).unwrap_or(0);
+            let sources = (next < sets.len()).then(|| sets.remove(next))?;
+            let kept = kept.take();
+            Some(async move {
+                let mut buf = match kept {
+                    Some(buf) => buf,
+                    None => buffer(exec, len).await,
+                };
+                match self.combine(exec, place, &sources, &mut buf).await {
+                    Ok(()) if holds(&buf) => Ok(buf),
+                    Ok(()) => Err(FetchError::Damaged),
+                    Err(why) => Err(FetchError::Medium(why)),
+                }
+            })
         };
-        for sources in sets {
-            match self.combine(exec, place, &sources, &mut buf).await {
-                Ok(()) if holds(&buf) => return Ok(buf),
-                Ok(()) => error = Some(FetchError::Damaged),
-                Err(why) => error = Some(FetchError::Medium(why)),
-            }
-        }
-        Err(error)
+        first(exec, self.slow_read_ms, ways).await.map_err(|mut whys| whys.pop())
     }
 
     /// Computes the bytes at a place from those at the same offset of other columns; from itself, reads them.
@@ -216,7 +230,7 @@ impl Drives {
         sources: &[usize],
         out: &mut Buf,
     ) -> Result<(), String> {
-        let mut reads: VecDeque<Completion> = VecDeque::new();
+        let mut reads: VecDeque<DriveRead<'_>> = VecDeque::new();
         let mut parts = Vec::new();
         for &source in sources {
             let unit = place.columns.unit(source).ok_or("there is no such column")?;
@@ -227,7 +241,7 @@ impl Drives {
             if buf.is_none()
                 && let Some(read) = reads.pop_front()
             {
-                let done = arrived(read).await?;
+                let done = self.arrived(exec, read).await.map_err(|unread| unread.why)?;
                 parts.push(Part::Copy(done.to_vec()));
                 buf = Some(done);
             }
@@ -235,10 +249,10 @@ impl Drives {
                 Some(buf) => buf,
                 None => buffer(exec, out.len()).await,
             };
-            reads.push_back(exec.start(Op::Read { file, offset, buf }));
+            reads.push_back(self.reading(unit.drive, exec.start(Op::Read { file, offset, buf })));
         }
         for read in reads {
-            parts.push(Part::Read(arrived(read).await?));
+            parts.push(Part::Read(self.arrived(exec, read).await.map_err(|unread| unread.why)?));
         }
         let bytes: Vec<&[u8]> = parts.iter().map(Part::bytes).collect();
         match bytes.as_slice() {
@@ -255,11 +269,10 @@ impl Drives {
 }
 
 /// Why what came of a read is of no use, and its buffer.
-fn useless(event: Event) -> (FetchError, Option<Buf>) {
-    match event {
-        Event::Read(buf) => (FetchError::Damaged, Some(buf)),
-        Event::Failed { error, buf } => (FetchError::Medium(error.to_string()), buf),
-        other => (FetchError::Medium(format!("the driver answered a read with {other:?}")), None),
+fn useless(ended: Result<Buf, Unread>) -> (FetchError, Option<Buf>) {
+    match ended {
+        Ok(buf) => (FetchError::Damaged, Some(buf)),
+        Err(Unread { why, buf }) => (FetchError::Medium(why), buf),
     }
 }
 
@@ -272,20 +285,20 @@ enum Sooner {
 /// Waits for a late read and for the other columns, until one of them gives the bytes. A late one that is of no use gives its buffer
 /// back at once, since the others may need it.
 async fn sooner(
-    mut late: Option<Completion>,
+    mut late: Option<DriveRead<'_>>,
     mut others: Pin<&mut impl Future<Output = Result<Buf, Option<FetchError>>>>,
     holds: &impl Fn(&[u8]) -> bool,
 ) -> Sooner {
     let mut failed = None;
     poll_fn(|cx| {
         if let Some(read) = &mut late
-            && let Poll::Ready(event) = Pin::new(read).poll(cx)
+            && let Poll::Ready(ended) = Pin::new(read).poll(cx)
         {
             late = None;
-            match event {
-                Event::Read(buf) if holds(&buf) => return Poll::Ready(Sooner::Late(buf)),
+            match ended {
+                Ok(buf) if holds(&buf) => return Poll::Ready(Sooner::Late(buf)),
                 // Of two reasons this is the one that tells more.
-                event if failed.is_some() => failed = Some(Some(useless(event).0)),
+                ended if failed.is_some() => failed = Some(Some(useless(ended).0)),
                 _ => {}
             }
         }
@@ -318,14 +331,6 @@ impl Part {
             Part::Read(buf) => buf,
             Part::Copy(bytes) => bytes,
         }
-    }
-}
-
-/// What a read came to.
-async fn arrived(read: Completion) -> Result<Buf, String> {
-    match read.await {
-        Event::Read(buf) => Ok(buf),
-        event => Err(useless(event).0.to_string()),
     }
 }
 

@@ -34,6 +34,7 @@ mod scrub;
 mod space;
 mod span;
 mod staging;
+mod watch;
 
 pub(crate) use announced::Announced;
 pub(crate) use clean::still_held;
@@ -48,6 +49,7 @@ pub(crate) use recover::{load as load_shard, run as run_shard};
 pub(crate) use scan::{Found, SegmentScan};
 pub(crate) use scrub::{Scrub, copy_holds, wrong_parity};
 pub(crate) use span::Span;
+pub(crate) use watch::serve as watch_drives;
 
 use crate::columns::Columns;
 use crate::format::anchor::Chunk;

@@ -9,7 +9,7 @@ use super::{MoveItem, Phase, Shard};
 use crate::format::page::{Level, PageRef, verify};
 use crate::location::Location;
 use crate::map::{Asked, Entry, Found, Lookup, Newest};
-use crate::{Done, StoreError, Ticket, Timing};
+use crate::{Done, StoreError, Ticket, Timing, UnitId};
 use dolmen_io::{Buf, Error, FileId, Io, Tag};
 use dolmen_types::limits::BLOCK_BYTES;
 use dolmen_types::{Lba, LineId, Nanos, Seq};
@@ -199,12 +199,31 @@ impl Shard {
         inside && self.segments.at(location.slot()).is_some_and(|s| column < s.columns.data())
     }
 
-    /// Where the bytes at a location can be read in one go: in their column, or in a copy of it.
+    /// Where the bytes at a location can be read in one go: in their column, or in a copy of it. Not on a drive that answers late, where
+    /// other columns can give them.
     fn direct(&self, location: Location) -> Option<(FileId, u64)> {
+        let (unit, offset) = self.direct_unit(location)?;
+        self.drives.place(unit, offset)
+    }
+
+    fn direct_unit(&self, location: Location) -> Option<(UnitId, u32)> {
         let columns = self.segments.at(location.slot())?.columns;
         let (column, offset) = location.place(self.drives.unit_bytes);
         let copies = if columns.data() == 1 { columns.len() } else { 1 };
-        (column..column + copies).find_map(|c| self.drives.place(columns.unit(c)?, offset))
+        let mut units = (column..column + copies).filter_map(|c| columns.unit(c));
+        let unit = if columns.parity() == 0 {
+            units.next()
+        } else {
+            units.find(|&unit| self.drives.prompt_place(unit, offset).is_some())
+        };
+        Some((unit?, offset))
+    }
+
+    /// A read of the bytes at a location is late.
+    fn doubt(&self, location: Location) {
+        if let Some((unit, _)) = self.direct_unit(location) {
+            self.drives.doubt(unit.drive);
+        }
     }
 
     /// The drive of the column that a location lies in.
@@ -300,7 +319,7 @@ impl Shard {
         if column >= columns.data() {
             return None;
         }
-        self.drives.place(columns.unit(column)?, offset)
+        self.drives.prompt_place(columns.unit(column)?, offset)
     }
 
     /// Why the blocks that the map names may not be served: a line's key is not here, or a block of an encrypted line claims not
@@ -500,12 +519,14 @@ impl Shard {
             let Some(mut request) = self.reads.slots[index].take_if(late) else { continue };
             if let Some((line, page)) = self.reads.leaves[index] {
                 if !request.mending && self.mendable(page.location) {
+                    self.doubt(page.location);
                     self.mend_leaf(index, &mut request, line, page);
                 }
             } else {
                 for number in 0..request.pieces.len() {
                     let piece = request.pieces[number];
                     if !piece.done && !piece.mending && self.mendable(piece.span.location()) {
+                        self.doubt(piece.span.location());
                         self.mend_piece(index, &mut request, number);
                     }
                 }

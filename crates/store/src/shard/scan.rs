@@ -1,7 +1,7 @@
 //! Reading a segment as a log: its header, then commit after commit, through windows. What a column can't give is computed from
 //! the others.
 
-use super::fetch::{Place, read_again};
+use super::fetch::Place;
 use super::meta::STAGE_BYTES;
 use super::{Drives, Shared};
 use crate::StoreError;
@@ -107,7 +107,7 @@ impl SegmentScan {
             };
             let mut buf = self.exec.alloc(SEGMENT_HEADER_BYTES as usize).await;
             buf.set_len(SEGMENT_HEADER_BYTES as usize);
-            match read_again(&self.exec, file, at, buf).await {
+            match self.drives.read_again(&self.exec, (unit.drive, file, at), buf).await {
                 Ok(buf) => {
                     let header = SegmentHeader::decode(&buf).filter(|h| {
                         usize::from(h.column) == column

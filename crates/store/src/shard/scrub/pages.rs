@@ -143,7 +143,7 @@ impl Scrubber {
                 let mut buf = self.exec.alloc(ANCHOR_BYTES).await;
                 buf.set_len(ANCHOR_BYTES);
                 let offset = anchor_offset(id.shard, generation % ANCHOR_SLOTS, copy);
-                let right = match self.exec.read(file, offset, buf).await {
+                let right = match drives.read_again(&self.exec, (drive, file, offset), buf).await {
                     Ok(buf) => Anchor::is_or_never_was(&buf, id.pool, id.shard, generation),
                     Err(_) => false,
                 };

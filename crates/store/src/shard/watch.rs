@@ -1,0 +1,260 @@
+//! Waiting for reads of drives. A drive may go on without answering any, and without a word: every wait for it ends when the drive
+//! counts no more, and what is here sees to it that it goes out although nobody writes.
+//!
+//! ```text
+//!   a read is late -> its drive is doubted: avoided where there is another way, until it answers a small read (a probe)
+//!   each of its peers is probed as well; it leaves its own unanswered for so long, and they do not -> the pool's owner is told
+//! ```
+//! A drive that is only busy answers its probe, and where all are slow none is blamed. What can't be spared stays and is waited for.
+
+use super::Drives;
+use super::drives::{Complaint, SLOW_FACTOR};
+use super::fetch::{buffer_now, within};
+use crate::columns::drive_bit;
+use crate::format::PAGE_BYTES;
+use dolmen_io::exec::{Completion, Handle, Notify, Sleep};
+use dolmen_io::{Buf, Event, FileId, Op};
+use dolmen_types::Nanos;
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, Waker};
+
+/// Who waits for a drive's read, and which drives answer late.
+#[derive(Default)]
+pub(super) struct Watch {
+    /// Drives that were doubted and have answered nothing since.
+    late: Cell<u64>,
+    /// Those, and those that are out.
+    shunned: Cell<u64>,
+    /// Rings when one more is doubted.
+    bell: Notify,
+    /// Wakers of those who wait, by when they began to.
+    waits: RefCell<BTreeMap<u64, Waker>>,
+    next_wait: Cell<u64>,
+}
+
+/// A read of a drive; ends without an answer when the drive counts no more.
+pub(super) struct DriveRead<'a> {
+    drives: &'a Drives,
+    drive: u16,
+    read: Completion,
+    wait: Option<u64>,
+}
+
+impl Future for DriveRead<'_> {
+    type Output = Result<Buf, Unread>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = &mut *self;
+        if let Poll::Ready(event) = Pin::new(&mut this.read).poll(cx) {
+            return Poll::Ready(match event {
+                Event::Read(buf) => Ok(buf),
+                Event::Failed { error, buf } => Err(Unread { why: error.to_string(), buf }),
+                other => Err(Unread { why: format!("the driver answered a read with {other:?}"), buf: None }),
+            });
+        }
+        if !this.drives.counts(this.drive) {
+            return Poll::Ready(Err(Unread { why: format!("drive {} is out", this.drive), buf: None }));
+        }
+        let watch = &this.drives.watch;
+        let wait = *this.wait.get_or_insert_with(|| watch.next_wait.replace(watch.next_wait.get() + 1));
+        watch.waits.borrow_mut().insert(wait, cx.waker().clone());
+        Poll::Pending
+    }
+}
+
+impl Drop for DriveRead<'_> {
+    fn drop(&mut self) {
+        if let Some(wait) = self.wait {
+            self.drives.watch.waits.borrow_mut().remove(&wait);
+        }
+    }
+}
+
+/// Why a read gave nothing, and its buffer if it came back.
+pub(super) struct Unread {
+    pub(super) why: String,
+    pub(super) buf: Option<Buf>,
+}
+
+impl Drives {
+    /// Waits for a read that was begun.
+    pub(super) fn reading(&self, drive: u16, read: Completion) -> DriveRead<'_> {
+        DriveRead { drives: self, drive, read, wait: None }
+    }
+
+    /// What a read came to, however long that takes; who waits here for long doubts the drive.
+    pub(super) async fn arrived(&self, exec: &Handle, mut read: DriveRead<'_>) -> Result<Buf, Unread> {
+        if let Some(ended) = within(exec, self.slow_read_ms, &mut read).await {
+            return ended;
+        }
+        self.doubt(read.drive);
+        read.await
+    }
+
+    /// Reads from a drive, once more if it fails: what a drive does not give is asked for again before that is believed.
+    pub(super) async fn read_again(
+        &self,
+        exec: &Handle,
+        (drive, file, offset): (u16, FileId, u64),
+        buf: Buf,
+    ) -> Result<Buf, String> {
+        let read = |buf| self.reading(drive, exec.start(Op::Read { file, offset, buf }));
+        let mut ended = self.arrived(exec, read(buf)).await;
+        if let Err(Unread { buf: Some(buf), .. }) = ended {
+            ended = self.arrived(exec, read(buf)).await;
+        }
+        ended.map_err(|unread| unread.why)
+    }
+
+    /// A read of a drive is late.
+    pub(super) fn doubt(&self, drive: u16) {
+        let (late, bit) = (&self.watch.late, drive_bit(drive));
+        if self.counts(drive) && late.get() & bit == 0 {
+            self.set_late(late.get() | bit);
+            self.watch.bell.notify();
+        }
+    }
+
+    /// These are the drives that are late.
+    pub(super) fn set_late(&self, late: u64) {
+        self.watch.late.set(late);
+        self.watch.shunned.set(late | self.members().out);
+    }
+
+    /// True when a drive is out, or late and has not answered since.
+    pub(super) fn is_shunned(&self, drive: u16) -> bool {
+        self.watch.shunned.get() & drive_bit(drive) != 0
+    }
+
+    /// True when a drive is late and has not answered since.
+    pub(super) fn is_late(&self, drive: u16) -> bool {
+        self.watch.late.get() & drive_bit(drive) != 0
+    }
+
+    /// The membership has changed: whoever waits for a drive that is out need not.
+    pub(super) fn end_waits(&self) {
+        self.set_late(self.watch.late.get() & !self.members().out);
+        let wakers = std::mem::take(&mut *self.watch.waits.borrow_mut());
+        wakers.into_values().for_each(Waker::wake);
+    }
+}
+
+/// Follows ways to the same, one after the other: the next one begins when one has failed, or the newest is late. What the first one
+/// gives that works out; why none did, in the order in which they ended.
+pub(super) async fn first<T, E, F: Future<Output = Result<T, E>>>(
+    exec: &Handle,
+    late_ms: u64,
+    mut ways: impl FnMut() -> Option<F>,
+) -> Result<T, Vec<E>> {
+    let (mut running, mut whys): (Vec<Pin<Box<F>>>, Vec<E>) = (Vec::new(), Vec::new());
+    let mut late: Option<Sleep> = None;
+    poll_fn(|cx| {
+        loop {
+            let mut at = 0;
+            while at < running.len() {
+                match running[at].as_mut().poll(cx) {
+                    Poll::Ready(Ok(found)) => return Poll::Ready(Ok(found)),
+                    Poll::Ready(Err(why)) => {
+                        whys.push(why);
+                        drop(running.swap_remove(at));
+                        late = None;
+                    }
+                    Poll::Pending => at += 1,
+                }
+            }
+            if late.as_mut().is_some_and(|sleep| Pin::new(sleep).poll(cx).is_pending()) {
+                return Poll::Pending;
+            }
+            match ways() {
+                Some(way) => {
+                    running.push(Box::pin(way));
+                    late = Some(exec.sleep_until(exec.now().plus_ms(late_ms)));
+                }
+                None if running.is_empty() => return Poll::Ready(Err(std::mem::take(&mut whys))),
+                None => return Poll::Pending,
+            }
+        }
+    })
+    .await
+}
+
+/// A probe of a drive.
+struct Probe<'a> {
+    drive: u16,
+    began: Nanos,
+    /// `None` once it was answered, after so many nanoseconds.
+    read: Option<DriveRead<'a>>,
+    took_ns: u64,
+    /// When it was told.
+    told: Nanos,
+}
+
+/// The task of a core that probes drives which are doubted.
+pub(crate) async fn serve(drives: Rc<Drives>, exec: Handle, silent_ms: u64) {
+    let bound_ns = silent_ms * 1_000_000;
+    let mut probes: Vec<Probe<'_>> = Vec::new();
+    loop {
+        while drives.watch.late.get() == 0 {
+            probes.clear();
+            drives.watch.bell.notified().await;
+        }
+        let service = drives.in_service();
+        let probed = |drive: u16| probes.iter().any(|p| p.drive == drive && p.read.is_some());
+        // One more of the doubted is compared with what its peers take now.
+        if service.iter().any(|&drive| drives.is_late(drive) && !probed(drive)) {
+            probes.retain(|p| p.read.is_some());
+        }
+        for drive in service {
+            let Some(file) = drives.file(drive).filter(|_| probes.iter().all(|p| p.drive != drive)) else {
+                continue;
+            };
+            // Without a buffer another time.
+            let Some(buf) = buffer_now(&exec, PAGE_BYTES as usize).await else { continue };
+            let read = Some(drives.reading(drive, exec.start(Op::Read { file, offset: 0, buf })));
+            probes.push(Probe { drive, began: exec.now(), read, took_ns: 0, told: Nanos(0) });
+        }
+        let ended = poll_fn(|cx| {
+            let mut ended = false;
+            for probe in &mut probes {
+                let Some(read) = &mut probe.read else { continue };
+                if Pin::new(read).poll(cx).is_ready() {
+                    (probe.read, ended) = (None, true);
+                    probe.took_ns = exec.now().since(probe.began);
+                    drives.set_late(drives.watch.late.get() & !drive_bit(probe.drive));
+                }
+            }
+            if ended { Poll::Ready(()) } else { Poll::Pending }
+        });
+        within(&exec, silent_ms.div_ceil(SLOW_FACTOR), ended).await;
+        probes.retain(|p| drives.counts(p.drive));
+        drives.tell_silent(&mut probes, exec.now(), bound_ns);
+    }
+}
+
+impl Drives {
+    /// Tells of drives that have left a probe unanswered for so long, and much longer than their peers.
+    fn tell_silent(&self, probes: &mut [Probe<'_>], now: Nanos, bound_ns: u64) {
+        let took = |p: &Probe<'_>| if p.read.is_some() { now.since(p.began) } else { p.took_ns };
+        for at in 0..probes.len() {
+            let age = took(&probes[at]);
+            if probes[at].read.is_none() || age <= self.slow_read_ms * 1_000_000 {
+                continue;
+            }
+            self.doubt(probes[at].drive);
+            let others = probes.iter().enumerate().filter(|(other, _)| *other != at);
+            let mut others: Vec<u64> = others.map(|(_, p)| took(p)).collect();
+            others.sort_unstable();
+            let Some(&median) = others.get(others.len() / 2) else { continue };
+            let silent = age > bound_ns && age > median.saturating_mul(SLOW_FACTOR);
+            if silent && now.since(probes[at].told) > bound_ns {
+                probes[at].told = now;
+                let text = format!("it has answered no read for {} ms", age / 1_000_000);
+                self.complain(Complaint::Silent(probes[at].drive, text));
+            }
+        }
+    }
+}
