@@ -101,7 +101,7 @@ fn no_cut_leaves_a_drive_without_a_superblock() {
     world.overwrite(NODE, path("d5"), sequence % 2 * SUPERBLOCK + 200, b"rot");
     world.start_recording();
     world.remove_drive(NODE, path("d4"));
-    let mut seqs = 3..50;
+    let mut seqs = 3..5000;
     while node.owner.sequence() == sequence {
         let seq = seqs.next().expect("a write reaches the drive that is gone");
         let record = node.write(1, seq, &[15]);
