@@ -11,7 +11,7 @@ use crate::{
     target::{Late, Target},
     wire::Taken,
 };
-use dolmen_io::{Buf, Io, Stage as Stamp};
+use dolmen_io::{Buf, Io, Reserve, Stage as Stamp};
 use dolmen_nvme::{
     spec::{Cqe, DataPlan, Fuse, NvmOpcode, Sqe, Status},
     tcp::{C2hData, DIGEST_BYTES, DataDigest, DataEnd, MAX_HEADER_BYTES},
@@ -349,7 +349,7 @@ pub(crate) struct Staged {
 #[inline]
 pub(crate) fn begin_data(
     connection: &mut Connection,
-    reserve: &mut crate::outbox::Reserve,
+    reserve: &mut Reserve,
     io: &Io,
     (cid, length): (u16, u32),
     room: usize,
@@ -400,7 +400,7 @@ pub(crate) fn end_attached(
 /// Stages data for the host and the end of its command; gives the data back when there is no memory.
 pub(crate) fn stage_data(
     connection: &mut Connection,
-    reserve: &mut crate::outbox::Reserve,
+    reserve: &mut Reserve,
     io: &Io,
     cid: u16,
     data: Buf,

@@ -9,11 +9,11 @@ use crate::{
     connection::{Capsule, Connection, Phase, Stage},
     io_queue::{begin_data, end_attached, end_data, stage_response},
     lifecycle::NewRequest,
-    outbox::{ATTACH_BYTES, Reserve, WRITE_BYTES},
+    outbox::{ATTACH_BYTES, WRITE_BYTES},
     slab::Key,
     target::Target,
 };
-use dolmen_io::{Io, Slice, Stage as Stamp, Stamps, trace::Answered};
+use dolmen_io::{Io, Reserve, Slice, Stage as Stamp, Stamps, trace::Answered};
 use dolmen_nvme::{
     spec::{NvmOpcode, SglDescriptor, Sqe, Status},
     tcp::{DataDigest, MAX_HEADER_BYTES},

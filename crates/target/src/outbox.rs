@@ -9,7 +9,7 @@
 //! [`ATTACH_BYTES`] on a payload goes out from its own buffer, and zeros from one that all share. One that has none, since its volume
 //! writes it where it is told to, is written there up to a longer length ([`WRITE_BYTES`]).
 
-use dolmen_io::{Buf, Io, PoolConfig, Slice, Slices};
+use dolmen_io::{Buf, Io, PoolConfig, Reserve, Slice, Slices};
 use dolmen_nvme::tcp::MAX_HEADER_BYTES;
 use std::ops::Range;
 
@@ -21,9 +21,6 @@ pub(crate) const WRITE_BYTES: usize = 8 * 1024;
 
 /// Responses that wait for the end of their send, in sum; before more wait these go where they are. Bytes.
 const LAST_BYTES: usize = 1024;
-
-/// Staging buffers that are set aside, so that replies always find room and give their own buffers back.
-const RESERVED: usize = 8;
 
 #[derive(Debug)]
 enum Segment {
@@ -59,42 +56,19 @@ pub(crate) struct Outbox {
     borrowed: Vec<Slice>,
 }
 
-/// Staging buffers set aside by a core, for connections that have nothing on their way and find none.
-#[derive(Debug, Default)]
-pub(crate) struct Reserve {
-    free: Vec<Buf>,
-    /// Those that are in use.
-    lent: usize,
-}
-
-impl Reserve {
-    /// Fills up from the pool, as far as that goes.
-    pub(crate) fn top_up(&mut self, io: &Io) {
-        while self.free.len() + self.lent < RESERVED {
-            match io.alloc(PoolConfig::CHUNK_BYTES) {
-                Some(buf) => self.free.push(buf),
-                None => return,
-            }
-        }
-    }
-
-    /// A buffer of at least `need` bytes for who holds so much, and whether it was one of these.
-    fn take(&mut self, io: &Io, need: usize, hint: usize, holds: usize) -> Option<(Buf, bool)> {
-        let hint = hint.clamp(need, PoolConfig::LARGE_BYTES.max(need));
-        let pool = io.pool();
-        let usual = pool.alloc_share(hint, holds).or_else(|| pool.alloc_share(need, holds));
-        let (mut buf, lent) = match usual {
-            Some(buf) => (buf, false),
-            None if holds > 0 => return None,
-            None => {
-                let buf = self.free.pop_if(|b| b.capacity() >= need)?;
-                self.lent += 1;
-                (buf, true)
-            }
-        };
-        buf.set_len(buf.capacity());
-        Some((buf, lent))
-    }
+/// A buffer of at least `need` bytes for a connection that holds so much, and whether it is one of the reserve: those are for who has
+/// nothing on its way.
+fn stage(io: &Io, reserve: &mut Reserve, (need, hint, holds): (usize, usize, usize)) -> Option<(Buf, bool)> {
+    let hint = hint.clamp(need, PoolConfig::LARGE_BYTES.max(need));
+    let pool = io.pool();
+    let usual = pool.alloc_share(hint, holds).or_else(|| pool.alloc_share(need, holds));
+    let (mut buf, lent) = match usual {
+        Some(buf) => (buf, false),
+        None if holds > 0 => return None,
+        None => (reserve.lend(need)?, true),
+    };
+    buf.set_len(buf.capacity());
+    Some((buf, lent))
 }
 
 impl Outbox {
@@ -120,7 +94,8 @@ impl Outbox {
         if self.current.as_ref().is_some_and(|buf| buf.len() - self.filled >= need) {
             return true;
         }
-        let Some((buf, lent)) = reserve.take(io, need, self.burst, self.memory()) else { return false };
+        let wanted = (need, self.burst, self.memory());
+        let Some((buf, lent)) = stage(io, reserve, wanted) else { return false };
         self.seal();
         self.memory += buf.capacity();
         (self.current, self.lent) = (Some(buf), lent);
@@ -229,10 +204,7 @@ impl Outbox {
         self.sending = 0;
         for slice in std::mem::take(&mut self.borrowed) {
             match slice.try_into_buf() {
-                Ok(buf) => {
-                    reserve.lent -= 1;
-                    reserve.free.push(buf);
-                }
+                Ok(buf) => reserve.take_back(Some(buf)),
                 Err(slice) => self.borrowed.push(slice),
             }
         }
@@ -247,14 +219,13 @@ impl Outbox {
         let Some(buf) = self.current.take() else { return };
         self.memory -= buf.capacity();
         if std::mem::take(&mut self.lent) {
-            reserve.lent -= 1;
-            reserve.free.push(buf);
+            reserve.take_back(Some(buf));
         }
     }
 
     /// Nothing of it will be sent any more.
     pub(crate) fn end(&mut self, reserve: &mut Reserve) {
-        reserve.lent -= self.borrowed.len() + usize::from(self.lent);
+        (0..self.borrowed.len() + usize::from(self.lent)).for_each(|_| reserve.take_back(None));
         *self = Outbox::default();
     }
 

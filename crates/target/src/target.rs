@@ -8,7 +8,6 @@ use crate::{
     events::Notice,
     logs::Health,
     message::Envelope,
-    outbox::Reserve,
     settle::Settlements,
     slab::{Key, Slab},
     stats::{ConnectionInfo, HostInfo, TargetStats},
@@ -16,7 +15,7 @@ use crate::{
     view::Views,
 };
 use dolmen_io::{
-    Error, Event, Io, ListenerId, Owner, PoolConfig, Slice, SocketId, Tag, TimerId,
+    Error, Event, Io, ListenerId, Owner, PoolConfig, Reserve, Slice, SocketId, Tag, TimerId,
     trace::{TraceReport, Traces},
 };
 use dolmen_nvme::spec::Cqe;

@@ -14,7 +14,7 @@ use crate::{
 use dolmen_io::{Buf, DriveCounters, Error, ErrorKind, Event, FileId, Op, Slices, Tag};
 use dolmen_types::Nanos;
 use io_uring::{
-    opcode,
+    opcode, squeue,
     types::{self, Fd},
 };
 use std::{os::fd::AsRawFd, sync::Arc};
@@ -167,8 +167,10 @@ impl Drives {
                 opcode::Fallocate::new(fd, *len).offset(offset).mode(mode).build()
             }
         };
+        // A worker of the kernel begins it, and the core goes on.
+        let asks = if request.opened.asks { squeue::Flags::ASYNC } else { squeue::Flags::empty() };
         // SAFETY: buffer, slices and vectors belong to the slot, and stay untouched until the completion.
-        unsafe { ring.push(entry, token) };
+        unsafe { ring.push(entry.flags(asks), token) };
     }
 
     pub(crate) fn complete(&mut self, cqe: &Cqe, now: Nanos, ring: &mut Ring, out: &mut Events) {

@@ -30,6 +30,9 @@ pub(crate) struct Opened {
     pub(crate) align_bytes: u32,
     /// Discards do something; see [`OpenDrive::sparse`].
     pub(crate) discards: bool,
+    /// Its file system may ask somebody else before an operation is as much as begun (FUSE: for attributes, before a read), and whoever
+    /// begins it waits for that.
+    pub(crate) asks: bool,
 }
 
 /// How often, and how far apart, opening is tried again when nobody alive seems to be in the way.
@@ -96,7 +99,9 @@ pub(crate) fn open(options: &OpenDrive) -> Result<(Opened, DriveInfo), Error> {
         serial: identity.serial,
         model: identity.model,
     };
-    Ok((Opened { fd: ManuallyDrop::new(file.into()), path: path.clone(), align_bytes, discards }, info))
+    let asks = !block_device && asks_others(&file);
+    let fd = ManuallyDrop::new(file.into());
+    Ok((Opened { fd, path: path.clone(), align_bytes, discards, asks }, info))
 }
 
 /// Makes a file and what it takes to find it again durable. Where the file system can, the file has no name before it is
@@ -244,6 +249,17 @@ fn direct_alignment(file: &File) -> Option<u32> {
     (result == 0 && answer[0] & STATX_DIOALIGN != 0 && offset > 0).then_some(memory.max(offset).max(512))
 }
 
+/// True when the file's contents are another process's or another machine's.
+fn asks_others(file: &File) -> bool {
+    // FUSE, NFS, SMB, CIFS, Ceph, 9P: `include/uapi/linux/magic.h` and the file systems' own sources.
+    const OTHERS: [u64; 6] = [0x6573_5546, 0x6969, 0xfe53_4d42, 0xff53_4d42, 0x00c3_6400, 0x0102_1997];
+    // SAFETY: all zeros is a valid answer, and the kernel fills it in.
+    let mut answer: libc::statfs = unsafe { std::mem::zeroed() };
+    // SAFETY: the descriptor is open, and the answer lives across the call.
+    let result = unsafe { libc::fstatfs(file.as_raw_fd(), &raw mut answer) };
+    result == 0 && u64::try_from(answer.f_type).is_ok_and(|kind| OTHERS.contains(&kind))
+}
+
 /// Size and alignment of a block device.
 fn block_geometry(file: &File, path: &Path) -> Result<(u64, u32), Error> {
     const BLKGETSIZE64: libc::c_ulong = 0x8008_1272;
@@ -320,7 +336,8 @@ mod tests {
             unsafe { libc::setsockopt(hangs.as_raw_fd(), libc::SOL_SOCKET, libc::SO_LINGER, value, len) };
         assert_eq!(set, 0);
         let fd = ManuallyDrop::new(OwnedFd::from(hangs));
-        let opened = Opened { fd, path: PathBuf::from("hangs"), align_bytes: 512, discards: false };
+        let opened =
+            Opened { fd, path: PathBuf::from("hangs"), align_bytes: 512, discards: false, asks: false };
         let began = Instant::now();
         drop(opened);
         assert!(began.elapsed() < LINGERS / 2);

@@ -4,24 +4,12 @@ use dolmen_io::{
     Stage,
     trace::{CommandTrace, TraceReport},
 };
+use dolmen_nvme::spec::{AdminOpcode, NvmOpcode};
 use dolmen_types::{Nanos, Nsid};
 use dolmen_volume::{Command, Request, Volumes};
 
 /// Commands of one direction that are told of at most; each stands for as many of those that wait as it takes. Count.
 const MAX_TOLD: usize = 256;
-
-/// Opcodes of the NVM commands that do the same (NVM Command Set 3.1), as the doors keep them with what was answered.
-mod opcode {
-    pub(super) const FLUSH: u8 = 0x00;
-    pub(super) const WRITE: u8 = 0x01;
-    pub(super) const READ: u8 = 0x02;
-    pub(super) const COMPARE: u8 = 0x05;
-    pub(super) const WRITE_ZEROES: u8 = 0x08;
-    pub(super) const DATASET_MANAGEMENT: u8 = 0x09;
-    pub(super) const VERIFY: u8 = 0x0c;
-    pub(super) const COPY: u8 = 0x19;
-    pub(super) const GET_LBA_STATUS: u8 = 0x86;
-}
 
 /// What waits of a namespace whose home is this core. The time since each came is time that the policy takes.
 pub(super) fn held_back(volumes: &Volumes, nsid: u32, now: Nanos) -> TraceReport {
@@ -36,22 +24,22 @@ pub(super) fn held_back(volumes: &Volumes, nsid: u32, now: Nanos) -> TraceReport
 
 fn trace(request: &Request, weight: u32, now: Nanos) -> CommandTrace {
     let (opcode, lba, blocks) = match &request.command {
-        Command::Read { lba, blocks, .. } => (opcode::READ, *lba, *blocks),
+        Command::Read { lba, blocks, .. } => (NvmOpcode::READ, *lba, *blocks),
         Command::Write { lba, blocks, .. } | Command::CompareAndWrite { lba, blocks, .. } => {
-            (opcode::WRITE, *lba, *blocks)
+            (NvmOpcode::WRITE, *lba, *blocks)
         }
-        Command::Compare { lba, blocks, .. } => (opcode::COMPARE, *lba, *blocks),
-        Command::WriteZeroes { lba, blocks, .. } => (opcode::WRITE_ZEROES, *lba, *blocks),
-        Command::Verify { lba, blocks } => (opcode::VERIFY, *lba, *blocks),
-        Command::Allocation { lba, blocks } => (opcode::GET_LBA_STATUS, *lba, *blocks),
-        Command::Deallocate { .. } => (opcode::DATASET_MANAGEMENT, 0, 0),
-        Command::Copy { dest, .. } => (opcode::COPY, *dest, 0),
-        Command::Flush | Command::Reservation(_) => (opcode::FLUSH, 0, 0),
+        Command::Compare { lba, blocks, .. } => (NvmOpcode::COMPARE, *lba, *blocks),
+        Command::WriteZeroes { lba, blocks, .. } => (NvmOpcode::WRITE_ZEROES, *lba, *blocks),
+        Command::Verify { lba, blocks } => (NvmOpcode::VERIFY, *lba, *blocks),
+        Command::Allocation { lba, blocks } => (NvmOpcode(AdminOpcode::GET_LBA_STATUS.0), *lba, *blocks),
+        Command::Deallocate { .. } => (NvmOpcode::DATASET_MANAGEMENT, 0, 0),
+        Command::Copy { dest, .. } => (NvmOpcode::COPY, *dest, 0),
+        Command::Flush | Command::Reservation(_) => (NvmOpcode::FLUSH, 0, 0),
     };
     let mut stamps = request.stamps;
     stamps.mark(Stage::Allowed, now);
     CommandTrace {
-        opcode,
+        opcode: opcode.0,
         failed: false,
         weight,
         lba,

@@ -10,16 +10,13 @@ use crate::{
     slab::Key,
 };
 use dolmen_io::{Buf, Stamps, trace::TraceAt};
-use dolmen_nvme::spec::NvmOpcode;
+use dolmen_nvme::spec::{AdminOpcode, NvmOpcode};
 use dolmen_types::Uuid;
 use dolmen_volume::Extent;
 use std::ops::Range;
 
 /// Pieces of one command that are under way, or wait for their turn in the reply, at once.
 pub(super) const WINDOW: usize = 8;
-
-/// The admin command Get LBA Status (NVM Command Set 4.2.1), which our own target does not have.
-const GET_LBA_STATUS: u8 = 0x86;
 
 /// What a command does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,7 +52,8 @@ impl Kind {
             Kind::Write { .. } => NvmOpcode::WRITE.0,
             Kind::WriteZeroes { .. } => NvmOpcode::WRITE_ZEROES.0,
             Kind::Trim => NvmOpcode::DATASET_MANAGEMENT.0,
-            Kind::Map { .. } => GET_LBA_STATUS,
+            // An admin command, which our own target does not have (NVM Command Set 4.2.1).
+            Kind::Map { .. } => AdminOpcode::GET_LBA_STATUS.0,
             Kind::Flush => NvmOpcode::FLUSH.0,
         }
     }

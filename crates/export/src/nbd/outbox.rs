@@ -3,7 +3,7 @@
 //! A send gives back what others wait for, so it must find the one buffer that it needs: some are set aside for clients that find none
 //! ([`Reserve`]). A client has one send under way, so each has one of them at most.
 
-use dolmen_io::{Buf, Io, PoolConfig, Slice, Slices};
+use dolmen_io::{Buf, Io, PoolConfig, Reserve, Slice, Slices};
 use dolmen_types::Nanos;
 use std::ops::Range;
 
@@ -15,39 +15,6 @@ const HEADER_BYTES: usize = 64;
 const MAX_LARGE: usize = 64;
 /// Buffers of large parts, with which a send has enough: it is free when all of it is sent. Bytes.
 const ENOUGH_BYTES: usize = 1 << 20;
-/// Staging buffers that are set aside.
-const RESERVED: usize = 8;
-
-/// Staging buffers set aside by a core for sends that find none.
-#[derive(Debug, Default)]
-pub(super) struct Reserve {
-    free: Vec<Buf>,
-    /// Those that are in use.
-    lent: usize,
-}
-
-impl Reserve {
-    /// Fills up from the pool, as far as that goes.
-    pub(super) fn top_up(&mut self, io: &Io) {
-        while self.free.len() + self.lent < RESERVED {
-            match io.alloc(PoolConfig::CHUNK_BYTES) {
-                Some(buf) => self.free.push(buf),
-                None => return,
-            }
-        }
-    }
-
-    fn lend(&mut self) -> Option<Buf> {
-        let buf = self.free.pop()?;
-        self.lent += 1;
-        Some(buf)
-    }
-
-    fn take_back(&mut self, buf: Option<Buf>) {
-        self.lent -= 1;
-        self.free.extend(buf);
-    }
-}
 
 /// A send that is being put together.
 pub(super) struct Outbox {
@@ -91,7 +58,7 @@ impl Outbox {
     pub(super) fn new(io: &Io, reserve: &mut Reserve) -> Option<Outbox> {
         let (mut stage, lent) = match io.pool().alloc_plentiful(PoolConfig::CHUNK_BYTES) {
             Some(stage) => (stage, false),
-            None => (reserve.lend()?, true),
+            None => (reserve.lend(PoolConfig::CHUNK_BYTES)?, true),
         };
         stage.set_len(PoolConfig::CHUNK_BYTES);
         Some(Outbox { stage, lent, used: 0, parts: Vec::new(), large: 0, memory: 0 })

@@ -4,7 +4,6 @@ use super::{
     command::{Command, Next},
     connection::{Connection, Phase, Receiving},
     flow::MAX_HELD,
-    outbox::Reserve,
     settle::{Envelope, Settlements},
 };
 use crate::{
@@ -12,7 +11,7 @@ use crate::{
     backend::{Failure, MAX_DATA_BYTES, Reply, Request},
     slab::{Key, Slab},
 };
-use dolmen_io::{Buf, Error, Event, Io, ListenerId, Owner, SocketId, Tag, TimerId, trace::Traces};
+use dolmen_io::{Buf, Error, Event, Io, ListenerId, Owner, Reserve, SocketId, Tag, TimerId, trace::Traces};
 use dolmen_types::{CoreId, Nanos, Nqn};
 use std::{
     collections::VecDeque,

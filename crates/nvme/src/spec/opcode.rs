@@ -63,6 +63,7 @@ opcodes! {
         SECURITY_SEND = 0x81 "Security Send",
         SECURITY_RECEIVE = 0x82 "Security Receive",
         SANITIZE = 0x84 "Sanitize",
+        GET_LBA_STATUS = 0x86 "Get LBA Status",
     }
 }
 
