@@ -645,6 +645,15 @@ fn a_drive_that_is_only_busy_stays() {
         }
         assert!((0..3).all(|drive| filled.state(drive) == DriveState::In), "{lags:?}");
     }
+    // All of them are late for once; what a superblock takes to be written is not what keeps them in.
+    let world = World::new(27);
+    let mut filled = Filled::new(&world, &setup(3));
+    DRIVES.into_iter().for_each(|drive| lag(&world, drive, 3_000));
+    filled.node.stores[0].set_scrub(ScrubPlan { round: 1, bytes_per_s: 0, paused: false });
+    filled.node.turns_for(2_900);
+    DRIVES.into_iter().for_each(|drive| lag(&world, drive, 0));
+    filled.node.turns_for(20_000);
+    assert!((0..3).all(|drive| filled.state(drive) == DriveState::In), "{:?}", filled.node.owner.drives());
     let world = World::new(26);
     let mut filled = degraded(&world, &setup(3), 2);
     lag(&world, "d0", 20_000);

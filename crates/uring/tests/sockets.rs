@@ -56,16 +56,22 @@ fn set_buffer(fd: &impl AsRawFd, name: i32, bytes: i32) {
     assert_eq!(unsafe { libc::setsockopt(fd.as_raw_fd(), libc::SOL_SOCKET, name, value, len) }, 0);
 }
 
+/// A connection whose peer takes little at a time.
+fn connect_to_small_window(core: &mut Core) -> (SocketId, TcpStream) {
+    let listener = TcpListener::bind(any_port()).unwrap();
+    set_buffer(&listener, libc::SO_RCVBUF, 4096);
+    let sock = core.io.connect(tag(1), listener.local_addr().unwrap()).unwrap();
+    core.turn();
+    let (peer, _) = listener.accept().unwrap();
+    assert!(matches!(core.next(1), Event::Connected { .. }));
+    (sock, peer)
+}
+
 #[test]
 fn large_sends_through_small_windows() {
     for mask in MASKS {
         let mut core = Core::new(&config(mask));
-        let listener = TcpListener::bind(any_port()).unwrap();
-        set_buffer(&listener, libc::SO_RCVBUF, 4096);
-        let sock = core.io.connect(tag(1), listener.local_addr().unwrap()).unwrap();
-        core.turn();
-        let (mut peer, _) = listener.accept().unwrap();
-        assert!(matches!(core.next(1), Event::Connected { .. }));
+        let (sock, mut peer) = connect_to_small_window(&mut core);
         // More than the kernel takes at once, in bytes and in vectors.
         let (page, times) = (pattern(4096, 1), 4000);
         let mut buf = core.io.alloc(4096).unwrap();
@@ -208,12 +214,7 @@ fn close_ends_what_is_under_way() {
 fn an_abort_throws_away_what_has_not_arrived() {
     for mask in MASKS {
         let mut core = Core::new(&config(mask));
-        let listener = TcpListener::bind(any_port()).unwrap();
-        set_buffer(&listener, libc::SO_RCVBUF, 4096);
-        let sock = core.io.connect(tag(1), listener.local_addr().unwrap()).unwrap();
-        core.turn();
-        let (mut peer, _) = listener.accept().unwrap();
-        assert!(matches!(core.next(1), Event::Connected { .. }));
+        let (sock, mut peer) = connect_to_small_window(&mut core);
         core.io.receive(tag(2), sock);
         let piece = pattern(64 << 10, 1);
         let mut taken = 0;
