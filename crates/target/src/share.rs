@@ -49,8 +49,10 @@ impl Target {
             connection.stalled = false;
             let held = connection.holds();
             self.pump(io, near, key, 1);
-            let holds_more = self.connections.get(key).is_some_and(|c| c.holds() > held);
-            in_vain = if holds_more { 0 } else { in_vain + 1 };
+            let (holds_more, waits) =
+                self.connections.get(key).map_or((false, false), |c| (c.holds() > held, c.stalled));
+            // Who waits no longer has left the row.
+            in_vain = if holds_more { 0 } else { in_vain + usize::from(waits) };
         }
     }
 

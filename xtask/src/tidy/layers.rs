@@ -45,7 +45,11 @@ const HOUSE: &[Room] = &[
         imports: &["volume", "initiator", "nvme", "io", "kernels", "types"],
         data_path: true,
     },
-    Room { name: "core", imports: &["export", "target", "volume", "store", "io", "types"], data_path: true },
+    Room {
+        name: "core",
+        imports: &["export", "target", "volume", "store", "nvme", "io", "types"],
+        data_path: true,
+    },
     Room { name: "cluster", imports: &["security", "types"], data_path: false },
     Room { name: "api", imports: &["cluster", "security", "types"], data_path: false },
     Room { name: "csi", imports: &["cluster", "security", "types"], data_path: false },
