@@ -63,17 +63,18 @@ fn in_terminal(node: &Node, args: &str, seen: &str, keys: &[u8]) -> String {
 #[test]
 fn nbd_clients_are_seen_like_hosts() {
     let door = Door::new(&[]);
-    door.node.cli(&["qos", "create", "bronze", "--write-iops", "50"]);
+    door.node.cli(&["qos", "create", "bronze", "--write-iops", "8"]);
     door.node.cli(&["volume", "create", "v", "--size", "64MiB", "--acl", "ALLOW_ANY", "--qos", "bronze"]);
     assert!(door.node.cli(&["why-slow", "v"])["verdicts"].to_string().contains("nothing comes"));
     let mut client = Raw::open(&door.socket, "v");
-    for block in 0..30 {
+    // The policy takes 125 ms of each: more than a busy machine's disk.
+    for block in 0..12 {
         assert_eq!((client.ask(1, block * 4096), client.ask(0, block * 4096)), (0, 0));
     }
     let why = door.node.cli(&["why-slow", "v"]);
     let kinds = why["kinds"].as_array().unwrap();
     let of = |kind: &str| kinds.iter().find(|k| k["kind"] == kind).unwrap();
-    assert_eq!((&of("writes")["sampled"], &of("reads")["sampled"]), (&30.into(), &30.into()), "{why}");
+    assert_eq!((&of("writes")["sampled"], &of("reads")["sampled"]), (&12.into(), &12.into()), "{why}");
     let stages = |kind: &str| of(kind)["stages"].to_string();
     assert!(stages("writes").contains("\"qos\"") && !stages("reads").contains("\"qos\""), "{why}");
     assert!(stages("reads").contains("\"send\""), "{why}");
