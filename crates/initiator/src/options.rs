@@ -74,11 +74,14 @@ pub struct Options {
     pub io_timeout_ms: u64,
     /// How long an Abort may take before the controller is reset; 0 for no Abort at all. Milliseconds.
     pub abort_timeout_ms: u64,
-    /// When no path has been live for so long, commands fail at once until one is again. Milliseconds; `None` for never:
-    /// they wait, up to their own deadlines and to `loss_timeout_ms`.
+    /// When all paths have been away for so long, commands fail at once until one is live again. What counts as away is said at
+    /// `loss_timeout_ms`. Milliseconds; `None` for never: they wait, up to their own deadlines and to that.
     pub fast_fail_ms: Option<u64>,
-    /// How long an association may stay away before no more attempts are made on its path; when the last path is given
-    /// up, all commands fail. Milliseconds; `None` for ever.
+    /// How long a path may be away before no more attempts are made on it; when the last path is given up, all commands fail.
+    /// An association that ends before it has answered an I/O command brings its path back only if it has stayed for
+    /// `reconnect_max_ms` before anything was asked of it: a controller that comes and goes, or takes commands and answers none, is away
+    /// all the time. One that is live gets the time that `io_timeout_ms` and `abort_timeout_ms` give it. (Linux, whose `ctrl_loss_tmo`
+    /// begins anew with each connect, has such commands end by counting how often they were sent.) Milliseconds; `None` for ever.
     pub loss_timeout_ms: Option<u64>,
     /// How often a command is sent again when the controller answers "not now" (namespace not ready, ANA transition),
     /// each time after the pause that it names, else 100 ms.

@@ -91,6 +91,14 @@ impl QueueStatistics {
     }
 }
 
+impl PathStatistics {
+    /// I/O commands that were answered. Count.
+    pub(crate) fn answered(&self) -> u64 {
+        let queue = |q: &QueueStatistics| q.reads.commands + q.writes.commands + q.others.commands;
+        self.queues.iter().map(queue).sum()
+    }
+}
+
 /// The states of a table, for a report.
 pub(crate) fn ana_states(table: Option<&AnaTable>) -> Vec<(u32, AnaState)> {
     table.map_or_else(Vec::new, |table| table.iter().collect())

@@ -98,9 +98,9 @@ pub(crate) struct Subsystem {
     /// Why the controller that is being heard is to be reset.
     to_reset: Option<Error>,
     state: State,
-    /// Since when no path is live.
+    /// Since when no path has had an association that was any good.
     down_since: Nanos,
-    /// No path has been live for longer than `fast_fail_ms`: commands fail at once.
+    /// No path has been there for longer than `fast_fail_ms`: commands fail at once.
     failing: bool,
     /// When [`Subsystem::tick`] is due.
     wake_at: Nanos,
@@ -408,10 +408,7 @@ impl Subsystem {
 
     fn path_live(&mut self, at: usize, now: Nanos, out: &mut Out) {
         let route = &mut self.routes[at];
-        (route.life, route.attempts, route.live_since) = (Life::Live, 0, now);
-        route.statistics.connects += 1;
-        route.spread();
-        route.reading.wanted = route.has_ana();
+        route.goes_live(now);
         let queues = u16::try_from(route.path.io_queues()).expect("at most 128 queues were asked for");
         self.failing = false;
         self.measure();

@@ -302,6 +302,7 @@ fn a_controller_that_stays_away_is_given_up() {
         (o.reconnect_min_ms, o.reconnect_max_ms) = (4000, 4000);
     });
     p.live();
+    assert_eq!(p.read(0, 1).result, Ok(0));
     let buf = p.buf(BLOCK, 1);
     p.world.partition(HOST, TARGET);
     p.world.reset(HOST, TARGET);
@@ -337,6 +338,81 @@ fn a_controller_that_does_not_stay_is_left_alone_for_longer_and_longer() {
     p.until("lost", |p| p.initiator.state(p.id) == State::Connecting);
     p.live();
     assert!(p.io.now().since(before) < 100_000_000, "the pause is the shortest again");
+}
+
+/// Its controller is connected to again and again, and ends each association as soon as it is live.
+fn comes_and_goes(p: &mut Pair) {
+    p.peer.behaviour.swallow = usize::MAX;
+    for _ in 0..100_000 {
+        if !p.completions.is_empty() {
+            return;
+        }
+        if matches!(p.initiator.state(p.id), State::Live { .. }) {
+            p.peer.drop_all(&mut p.peer_io);
+        }
+        p.turn();
+    }
+    panic!("nothing ends: {:?}, {:?}", p.initiator.state(p.id), p.peer.counts);
+}
+
+#[test]
+fn a_controller_that_comes_and_goes_is_away_all_the_time() {
+    let mut p = Pair::new(13, Behaviour::default(), |o| {
+        (o.loss_timeout_ms, o.reconnect_max_ms) = (Some(10_000), 2000);
+    });
+    p.live();
+    assert_eq!(p.write(0, 1, 1).result, Ok(0));
+    let since = p.io.now();
+    let buf = p.buf(BLOCK, 1);
+    p.submit(1, Command::Write { nsid: 1, lba: 0, blocks: 1, buf, fua: false });
+    comes_and_goes(&mut p);
+    assert_eq!(p.completions[0].result, Err(Failure::Lost));
+    let away_ns = p.io.now().since(since);
+    assert!((10_000_000_000..10_500_000_000).contains(&away_ns), "{away_ns}");
+    assert!(matches!(p.initiator.state(p.id), State::Lost(_)));
+    assert!(p.initiator.statistics(p.id, 0).unwrap().connects > 5);
+}
+
+#[test]
+fn with_fast_fail_nobody_waits_for_a_controller_that_comes_and_goes() {
+    let mut p = Pair::new(14, Behaviour::default(), |o| {
+        (o.fast_fail_ms, o.reconnect_max_ms) = (Some(3000), 1000);
+    });
+    p.live();
+    assert_eq!(p.write(0, 1, 1).result, Ok(0));
+    let buf = p.buf(BLOCK, 1);
+    p.submit(1, Command::Write { nsid: 1, lba: 0, blocks: 1, buf, fua: false });
+    let since = p.io.now();
+    comes_and_goes(&mut p);
+    assert_eq!(p.completions[0].result, Err(Failure::Lost));
+    assert!((3_000_000_000..3_500_000_000).contains(&p.io.now().since(since)));
+    // Whatever it answers, it is back.
+    p.peer.behaviour.swallow = 0;
+    p.completions.clear();
+    p.live();
+    assert_eq!(p.write(0, 1, 1).result, Ok(0));
+}
+
+#[test]
+fn a_controller_that_takes_commands_and_answers_none_is_given_up() {
+    let mut p = Pair::new(15, Behaviour::default(), |o| {
+        (o.io_timeout_ms, o.abort_timeout_ms) = (3000, 0);
+        (o.loss_timeout_ms, o.reconnect_max_ms) = (Some(10_000), 2000);
+    });
+    p.live();
+    // Nothing was asked of it for longer than the loss timeout: it was not away.
+    let asked_at = p.io.now().plus_ms(60_000);
+    p.until("it is asked", |p| p.io.now() >= asked_at);
+    p.peer.behaviour.swallow = 2;
+    assert_eq!(p.write(0, 1, 1).result, Ok(0));
+    assert_eq!(p.initiator.statistics(p.id, 0).unwrap().losses, 2);
+    p.peer.behaviour.swallow = usize::MAX;
+    let since = p.io.now();
+    assert_eq!(p.write(0, 1, 1).result, Err(Failure::Lost));
+    // From the end of the one that had answered on, with the last one's time to answer.
+    let away_ns = p.io.now().since(since);
+    assert!((13_000_000_000..17_000_000_000).contains(&away_ns), "{away_ns}");
+    assert!(matches!(p.initiator.state(p.id), State::Lost(_)));
 }
 
 #[test]

@@ -76,7 +76,7 @@ impl Subsystem {
         let given_up = self.given_up_at(&self.routes[at]).is_some_and(|until| io.now() >= until);
         let route = &mut self.routes[at];
         if given_up {
-            let what = format!("{} stayed away longer than the loss timeout", route.path.addr());
+            let what = format!("{} was away or no good for longer than the loss timeout", route.path.addr());
             return self.give_up(io, at, &Error::new(ErrorKind::Timeout, what), out);
         }
         if !route.path.is_idle() || io.now() < route.path.retry_at() {
@@ -261,14 +261,16 @@ impl Subsystem {
     /// An association is over: its commands wait for the next one, go to another path, or fail.
     pub(super) fn path_lost(&mut self, io: &mut Io, at: usize, error: &Error, out: &mut Out) {
         let now = io.now();
-        let route = &mut self.routes[at];
-        let was_live = route.life == Life::Live;
-        route.path.tear_down(io);
+        let was_live = self.routes[at].life == Life::Live;
+        if was_live {
+            self.note_loss(at, now);
+        }
+        self.routes[at].path.tear_down(io);
         self.fence(at, now);
         self.routes[at].forget_controller();
         if was_live {
             let route = &mut self.routes[at];
-            (route.life, route.down_since) = (Life::Connecting, now);
+            route.life = Life::Connecting;
             // One that ends as soon as it is live is no better than one that can't be made.
             if now >= route.live_since.plus_ms(self.shared.options.reconnect_max_ms) {
                 route.tries = 0;
@@ -293,17 +295,34 @@ impl Subsystem {
         let pause = self.pause_ms(io, at);
         let route = &mut self.routes[at];
         route.path.retry_after(now.plus_ms(pause));
-        self.wake_at = self.wake_at.min(route.path.retry_at());
+        let given_up_at = self.given_up_at(&self.routes[at]).unwrap_or(Nanos(u64::MAX));
+        self.wake_at = self.wake_at.min(now.plus_ms(pause)).min(given_up_at);
         let (subsystem, path) = (self.shared.id, number(at));
         out.notices.push(Notice::PathLost { subsystem, path, error: error.clone() });
         self.none_live(now, out);
+    }
+
+    /// A live association ends: if it was any good, its path is away from now on; else it has been away all the time.
+    fn note_loss(&mut self, at: usize, now: Nanos) {
+        let path = number(at);
+        let here = |under: &Under| under.path == path && under.queue > 0;
+        let under_way = self.shared.slots.iter().filter(|(_, slot)| slot.under().as_ref().is_some_and(here));
+        let oldest = under_way.map(|(_, slot)| slot.sent).min();
+        let route = &mut self.routes[at];
+        // A controller that is asked nothing is as good as it looks, once it has stayed for a while.
+        let looked_good_until = oldest.unwrap_or(now);
+        let stayed = looked_good_until >= route.live_since.plus_ms(self.shared.options.reconnect_max_ms);
+        if stayed || route.has_answered() {
+            (route.down_since, route.attempts, self.down_since) = (now, 0, now);
+        }
     }
 
     /// With the last live path the subsystem is no longer live.
     fn none_live(&mut self, now: Nanos, out: &mut Out) {
         let any = self.routes.iter().any(|r| r.life == Life::Live);
         if !any && matches!(self.state, State::Live { .. }) {
-            self.down_since = now;
+            // It may be time to fail what waits.
+            self.wake_at = now;
             self.set_state(State::Connecting, out);
         }
     }
@@ -401,6 +420,9 @@ impl Subsystem {
             return false;
         }
         let was_live = self.routes[at].life == Life::Live;
+        if was_live {
+            self.note_loss(at, io.now());
+        }
         self.routes[at].life = Life::Removed;
         self.routes[at].statistics.losses += u64::from(was_live);
         let error = Error::new(ErrorKind::Options, "the path was taken away");

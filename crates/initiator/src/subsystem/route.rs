@@ -84,12 +84,15 @@ pub(super) struct Route {
     next_lane: usize,
     /// The lane that is looked at first: the first that found no memory to send from.
     first_lane: usize,
+    /// Since when it has had no association that was any good: that answered a command, or stayed for a while.
     pub(super) down_since: Nanos,
-    /// Attempts to connect since it was live.
+    /// Attempts to connect since then.
     pub(super) attempts: u32,
     /// The same since it last was live for as long as the longest pause: the pauses grow with them.
     pub(super) tries: u32,
     pub(super) live_since: Nanos,
+    /// Commands that had been answered by then.
+    answered_before: u64,
     /// What the ANA log said last; `None` before it was read in this association, or when there is none.
     pub(super) ana: Option<AnaTable>,
     pub(super) reading: AnaReading,
@@ -114,6 +117,7 @@ impl Route {
             attempts: 0,
             tries: 0,
             live_since: now,
+            answered_before: 0,
             ana: None,
             reading: AnaReading::default(),
             changing_since: None,
@@ -157,6 +161,20 @@ impl Route {
     /// True when no more attempts are made.
     pub(super) fn is_given_up(&self) -> bool {
         matches!(self.life, Life::Lost(_) | Life::Removed)
+    }
+
+    /// A new association is live.
+    pub(super) fn goes_live(&mut self, now: Nanos) {
+        (self.life, self.live_since) = (Life::Live, now);
+        self.answered_before = self.statistics.answered();
+        self.statistics.connects += 1;
+        self.spread();
+        self.reading.wanted = self.has_ana();
+    }
+
+    /// True when the live association has answered a command.
+    pub(super) fn has_answered(&self) -> bool {
+        self.statistics.answered() > self.answered_before
     }
 
     /// True when the controller reports ANA.
@@ -242,7 +260,7 @@ impl Route {
     }
 
     /// Moves what waits for queues that were not granted to those that were.
-    pub(super) fn spread(&mut self) {
+    fn spread(&mut self) {
         let queues = self.path.io_queues().max(1);
         for lane in queues..self.lanes.len() {
             let waiting = std::mem::take(&mut self.lanes[lane]);
