@@ -93,6 +93,35 @@ fn writes_leave_others_memory() {
     }
 }
 
+/// What lies about until there is memory for it lies in what sockets receive into.
+#[test]
+fn many_writes_that_wait_leave_chunks_to_receive_into() {
+    let mut r = rig();
+    let data = pattern(LONG as usize, 1);
+    r.ram.asleep = true;
+    let clients = open(&mut r, 100);
+    for &c in &clients {
+        for cookie in 0..4 {
+            r.request(c, (WRITE, 0, cookie, cookie * u64::from(LONG), LONG), &data);
+        }
+    }
+    let free = |r: &Rig, bytes| r.io.pool().available(bytes);
+    let chunks = |r: &Rig| free(r, PoolConfig::CHUNK_BYTES) - free(r, MAX_DATA_BYTES);
+    let mut fewest = usize::MAX;
+    for _ in 0..3000 {
+        r.turn();
+        fewest = fewest.min(chunks(&r));
+    }
+    assert!(fewest > 24, "{fewest} of 96");
+    r.ram.asleep = false;
+    for &c in &clients {
+        let mut answers: Vec<_> = (0..4).map(|_| r.reply(c)).collect();
+        answers.sort_unstable();
+        assert!(answers.into_iter().eq((0..4).map(|cookie| (0, cookie))));
+    }
+    assert_eq!(r.server.stats().connections, 100);
+}
+
 #[test]
 fn one_client_leaves_others_as_much_as_it_has() {
     let mut r = rig();

@@ -103,6 +103,10 @@ pub(super) struct Connection {
     /// Chunks that are not looked at to their end, and how far the first one is.
     pub(super) input: VecDeque<Buf>,
     pub(super) consumed: usize,
+    /// How many of them count as the door's.
+    pub(super) unread: usize,
+    /// It is not heard, or will not be, since others have sent what can't be looked at yet; it waits for its turn.
+    pub(super) hushed: bool,
     /// What the handshake says that is not being sent yet.
     pub(super) said: Vec<u8>,
     /// The send under way.
@@ -143,6 +147,8 @@ impl Connection {
             receiving: Receiving::On,
             input: VecDeque::new(),
             consumed: 0,
+            unread: 0,
+            hushed: false,
             said,
             sending: None,
             taken: 0,
@@ -159,6 +165,11 @@ impl Connection {
     /// The address that access lists are about.
     pub(super) fn ip(&self) -> IpAddr {
         self.peer.ip()
+    }
+
+    /// True while a buffer waits for what it sends.
+    pub(super) fn fills(&self) -> bool {
+        self.write().is_some_and(|write| write.buf.is_some())
     }
 
     /// The first chunk's bytes that are not looked at.
@@ -190,7 +201,7 @@ impl Connection {
     pub(super) fn watch(&mut self, io: &Io) {
         let now = io.now();
         // What we hold up ourselves begins when we go on.
-        let held_up = !self.input.is_empty();
+        let held_up = !self.input.is_empty() || self.hushed;
         if let Some(write) = self.transmission().and_then(|t| t.write.as_mut()).filter(|_| held_up) {
             write.since = now;
         }

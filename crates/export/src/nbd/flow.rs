@@ -257,6 +257,7 @@ impl Server {
         }
         connection.input.clear();
         connection.consumed = 0;
+        self.unhear(key);
         if let Some(write) = self.drop_write(key) {
             // The rest of its data does not come.
             self.fail(io, write, Errno::Shutdown);
@@ -285,6 +286,7 @@ impl Server {
         connection.input.clear();
         connection.said = Vec::new();
         io.close(tag, connection.sock);
+        self.unhear(key);
         for at in self.commands.keys(|command| command.connection == key) {
             let Some(command) = self.commands.get_mut(at) else { continue };
             if command.under_way == 0 {

@@ -13,9 +13,6 @@ use dolmen_io::{Buf, Io, Stamps};
 use dolmen_types::Nanos;
 use std::{collections::VecDeque, sync::Arc};
 
-/// Chunks of a client that may lie about before receiving is stopped.
-const MAX_INPUT: usize = 2;
-
 impl Server {
     /// Looks at what a client has sent, as far as there is room for what it asks.
     pub(super) fn pump(&mut self, io: &mut Io, key: Key) {
@@ -41,23 +38,6 @@ impl Server {
             self.leave(io, key);
         } else {
             self.end_if_done(io, key);
-        }
-    }
-
-    /// Stops or starts receiving.
-    fn regulate(&mut self, io: &mut Io, key: Key) {
-        let tag = self.receive_tag(key);
-        let Some(connection) = self.connections.get_mut(key) else { return };
-        match connection.receiving {
-            Receiving::On if connection.input.len() > MAX_INPUT => {
-                connection.receiving = Receiving::Stopping;
-                io.stop_receive(tag, connection.sock);
-            }
-            Receiving::Off if connection.input.is_empty() && !connection.leaving => {
-                connection.receiving = Receiving::On;
-                io.receive(tag, connection.sock);
-            }
-            _ => {}
         }
     }
 

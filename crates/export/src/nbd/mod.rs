@@ -7,6 +7,7 @@ mod command;
 mod connection;
 mod flow;
 mod handshake;
+mod hearing;
 mod input;
 mod insight;
 mod outbox;

@@ -4,6 +4,7 @@ use super::{
     command::{Command, Next},
     connection::{Connection, Phase, Receiving},
     flow::MAX_HELD,
+    hearing::Hearing,
     settle::{Envelope, Settlements},
 };
 use crate::{
@@ -157,6 +158,7 @@ pub struct Server {
     /// Buffers of pieces of all clients until their data is sent, and how much that may be. Bytes.
     pub(super) held: usize,
     pub(super) held_limit: usize,
+    pub(super) hearing: Hearing,
     pub(super) draining: bool,
     pub(super) stats: ServerStats,
     pub(super) traces: Traces,
@@ -186,6 +188,7 @@ impl Server {
             again: Vec::new(),
             held: 0,
             held_limit: 0,
+            hearing: Hearing::default(),
             draining: false,
             stats: ServerStats::default(),
             traces: Traces::default(),
@@ -202,6 +205,7 @@ impl Server {
     pub fn start(&mut self, io: &mut Io) -> Result<Vec<Listen>, Error> {
         // Other doors of the core have the same pool: half of a class of long buffers is theirs, whatever comes in by this one.
         self.held_limit = io.pool().region().1 / 8;
+        self.hearing = Hearing::new(io.pool());
         self.reserve.top_up(io);
         let mut bound = Vec::new();
         for listen in self.config.listen.clone() {
@@ -318,12 +322,13 @@ impl Server {
         dirty.append(&mut self.dirty);
         self.dirty = dirty;
         self.retry_stalled(io);
+        self.hear_next(io);
     }
 
     /// True when another turn could do more at once.
     #[must_use]
     pub fn has_work(&self) -> bool {
-        !self.dirty.is_empty()
+        !self.dirty.is_empty() || self.hearing.has_room()
     }
 
     /// What is to be done.
