@@ -80,6 +80,8 @@ pub(crate) struct Subsystem {
     plain: bool,
     /// What the paths agree on about namespaces.
     agreed: Agreed,
+    /// The path that was live alone before others came, as long as that association lasts: commands have gone to what it leads to.
+    first: Option<usize>,
     /// A namespace's identity is to be asked for somewhere.
     unchecked: bool,
     /// Commands for which no path can be used now.
@@ -123,6 +125,7 @@ impl Subsystem {
             shared: Shared { id, owner, options, slots },
             choices: Choices::new(),
             agreed: Agreed::default(),
+            first: None,
             unchecked: false,
             shelter: VecDeque::new(),
             fences: Fences::default(),
@@ -178,8 +181,12 @@ impl Subsystem {
         let queues = usize::from(self.shared.options.io_queues);
         let route = Route::new(number(at), (path.addr, path.preference), queues, now);
         // What waits for the only path to come back need not any more.
-        let alone = self.routes.len() == 1 && self.routes[0].life != Life::Live;
-        let waiting = if alone { self.routes[0].empty() } else { Vec::new() };
+        let alone = self.routes.len() == 1;
+        let is_away = self.routes[0].life != Life::Live;
+        let waiting = if alone && is_away { self.routes[0].empty() } else { Vec::new() };
+        if alone && !is_away {
+            self.first = Some(0);
+        }
         if at == self.routes.len() {
             self.shared.slots.grow(slots_per_path(&self.shared.options));
             self.routes.push(route);

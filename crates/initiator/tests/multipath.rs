@@ -321,6 +321,23 @@ fn a_lost_namespace_waits_for_the_path_that_has_it() {
     assert!(status.same_code(Status::ANA_PERSISTENT_LOSS) && m.paths()[1].given_up);
 }
 
+/// Who was there alone has said nothing of its namespaces, but commands have gone to them.
+#[test]
+fn a_path_that_joins_does_not_say_what_a_namespace_is() {
+    for seed in 0..20 {
+        let mut m = Multi::new(seed, vec![Behaviour::default()], quick);
+        m.live();
+        assert_eq!(m.write(1, 1).result, Ok(0));
+        m.join(Behaviour { uuid: Uuid([9; 16]), ..Behaviour::default() });
+        m.until("live", |m| m.paths()[1].live);
+        m.traffic();
+        assert_eq!(m.write(1, 2).result, Ok(0));
+        assert_eq!(m.traffic(), [1, 0], "seed {seed}");
+        let other = |n: &Notice| matches!(n, Notice::Mismatch { path: 1, nsid: 1, .. });
+        m.until("it is another one", |m| m.notices.iter().any(other));
+    }
+}
+
 #[test]
 fn a_command_that_takes_too_long_is_aborted_and_sent_again() {
     let able = Behaviour { aborts: true, swallow: 1, ..Behaviour::default() };

@@ -1,6 +1,7 @@
 //! What namespaces are, by the word of the paths.
 //!
-//! The first path that is asked for a namespace says what it is, and the others agree or lead to another one. A path whose word
+//! The first path that is asked for a namespace says what it is, and the others agree or lead to another one; where one was alone, and
+//! has carried commands that nobody had to ask about, it is that one. A path whose word
 //! once was the same and now is not tells that the namespace was replaced there; when the last one that still vouches for
 //! the old one says so, the new one takes its number. Never by a path that has always led elsewhere, and not while one
 //! that vouches is only away.
@@ -53,6 +54,11 @@ impl Agreed {
         }
         *agreement = Agreement { ids, by: bit };
         Word::Replaced
+    }
+
+    /// True when some path has said what a namespace is.
+    pub(super) fn knows(&self, nsid: u32) -> bool {
+        self.namespaces.contains_key(&nsid)
     }
 
     /// The number of a path becomes another's.

@@ -52,7 +52,9 @@ impl Subsystem {
     /// Asks for what is to be read. Once per turn.
     pub(super) fn ask(&mut self, io: &mut Io) {
         let now = io.now();
-        for route in &mut self.routes {
+        let first = self.first.filter(|_| self.unchecked);
+        let unsaid = first.map_or_else(Vec::new, |at| self.routes[at].unsaid(&self.agreed));
+        for (at, route) in self.routes.iter_mut().enumerate() {
             if !route.path.is_live() {
                 continue;
             }
@@ -69,7 +71,10 @@ impl Subsystem {
                 self.wake_at = self.wake_at.min(reading.not_before);
             }
             if self.unchecked {
-                for (&nsid, known) in route.known.iter_mut().filter(|(_, k)| **k == Known::Wanted) {
+                let may_say = |nsid: u32| first == Some(at) || unsaid.binary_search(&nsid).is_err();
+                let wanted =
+                    route.known.iter_mut().filter(|(nsid, k)| **k == Known::Wanted && may_say(**nsid));
+                for (&nsid, known) in wanted {
                     if !route.path.check_namespace(io, &mut self.shared, nsid) {
                         self.wake_at = self.wake_at.min(now.plus_ms(1));
                         break;

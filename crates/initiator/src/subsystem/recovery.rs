@@ -268,6 +268,7 @@ impl Subsystem {
         self.routes[at].path.tear_down(io);
         self.fence(at, now);
         self.routes[at].forget_controller();
+        self.first = self.first.filter(|first| *first != at);
         if was_live {
             let route = &mut self.routes[at];
             route.life = Life::Connecting;

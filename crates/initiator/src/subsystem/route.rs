@@ -1,6 +1,6 @@
 //! One path of a subsystem, with what waits for it and what is known of the namespaces behind it.
 
-use super::{ALL, Shared, choice::Standing};
+use super::{ALL, Shared, agreed::Agreed, choice::Standing};
 use crate::{
     Error, PathReport,
     ana::AnaTable,
@@ -185,6 +185,13 @@ impl Route {
     /// Commands on this path that wait or are under way.
     pub(super) fn load(&self) -> usize {
         self.path.load() + self.lanes.iter().map(VecDeque::len).sum::<usize>()
+    }
+
+    /// Namespaces of which this path is about to say what they are, and no other has; ascending.
+    pub(super) fn unsaid(&self, agreed: &Agreed) -> Vec<u32> {
+        let asks = |known: &Known| matches!(known, Known::Wanted | Known::Asked);
+        let known = self.known.iter().filter(|(nsid, known)| asks(known) && !agreed.knows(**nsid));
+        known.map(|(&nsid, _)| nsid).collect()
     }
 
     /// How the path stands to a namespace, as far as ANA and identity tell; what has to be asked for is noted. What concerns
