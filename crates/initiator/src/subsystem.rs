@@ -316,7 +316,12 @@ impl Subsystem {
         if self.pieces.is_long(slot.payload.len()) && self.can_be_cut(id) {
             return self.park_for_cutting(id);
         }
-        let Some(at) = self.choose(id) else { return self.shelter.push_back(id) };
+        let Some(at) = self.choose(id) else {
+            if self.leads_nowhere(id) {
+                self.wake_at = Nanos(0);
+            }
+            return self.shelter.push_back(id);
+        };
         let route = &mut self.routes[at];
         match lane {
             Lane::Admin => route.admin.push_back(id),

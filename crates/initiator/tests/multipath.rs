@@ -338,6 +338,36 @@ fn a_path_that_joins_does_not_say_what_a_namespace_is() {
     }
 }
 
+/// A path to another namespace of that number is no way, and none will become one.
+#[test]
+fn a_namespace_is_lost_with_the_last_path_that_led_to_it() {
+    let mut m = Multi::new(34, vec![Behaviour::default()], |o| {
+        quick(o);
+        o.loss_timeout_ms = Some(4000);
+    });
+    m.live();
+    // The one that joins finds nobody who could contradict, unless this one has spoken before.
+    m.join(Behaviour::default());
+    m.live();
+    m.join(Behaviour { uuid: Uuid([9; 16]), ..Behaviour::default() });
+    m.live();
+    let other = |n: &Notice| matches!(n, Notice::Mismatch { path: 2, .. });
+    m.until("it is another one", |m| m.notices.iter().any(other));
+    m.cut(0);
+    m.cut(1);
+    m.submit_write(2, 1, 3);
+    assert_eq!(m.wait(2).result, Err(Failure::Lost));
+    assert!(m.paths()[0].given_up && matches!(m.initiator.state(m.id), State::Live { .. }));
+    let before = m.io.now();
+    m.submit_write(3, 1, 3);
+    assert_eq!(m.wait(3).result, Err(Failure::Lost));
+    assert!(m.io.now().since(before) < 100_000_000);
+    // One that leads there again.
+    m.join(Behaviour::default());
+    m.until("it is there", |m| m.paths()[3].live);
+    assert_eq!(m.write(1, 4).result, Ok(0));
+}
+
 #[test]
 fn a_command_that_takes_too_long_is_aborted_and_sent_again() {
     let able = Behaviour { aborts: true, swallow: 1, ..Behaviour::default() };

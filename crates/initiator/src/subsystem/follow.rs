@@ -7,13 +7,15 @@ use super::{
     route::{Known, Life},
 };
 use crate::{
-    Error, ErrorKind, Identity, NamespaceIds, Notice,
+    Error, ErrorKind, Failure, Identity, NamespaceIds, Notice,
     ana::{self, AnaTable, Parsed},
-    slots::Origin,
+    command::Lane,
+    slots::{Origin, SlotId},
 };
 use dolmen_io::{Buf, Io, PoolConfig};
 use dolmen_nvme::spec::{AnaGroupDescriptor, AnaLogHeader, AnaState, AsyncEvent, LogId, Status, notice};
 use dolmen_types::Nanos;
+use std::collections::VecDeque;
 
 /// Pause between two readings of a path's ANA log, so that a controller whose log and statuses disagree costs little.
 /// Milliseconds.
@@ -194,6 +196,27 @@ impl Subsystem {
         for id in std::mem::take(&mut self.shelter) {
             self.enqueue(id);
         }
+    }
+
+    /// True when no path leads to a command's namespace, nor will when those come back that are away, and the last that did was given
+    /// up. Who takes it away himself may bring another one.
+    pub(super) fn leads_nowhere(&self, id: SlotId) -> bool {
+        let slot = self.shared.slots.get(id);
+        let nsid = slot.sqe.nsid.get();
+        let lost = self.routes.iter().any(|route| matches!(route.life, Life::Lost(_)));
+        lost && slot.lane == Lane::Io
+            && self.routes.iter().all(|route| route.is_given_up() || route.leads_elsewhere(nsid))
+    }
+
+    /// Fails what waits for a path to a namespace to which none leads any more.
+    pub(super) fn fail_stranded(&mut self, now: Nanos, out: &mut Out) {
+        if self.shelter.is_empty() {
+            return;
+        }
+        let (stranded, waiting) =
+            self.shelter.iter().copied().partition::<VecDeque<SlotId>, _>(|&id| self.leads_nowhere(id));
+        self.shelter = waiting;
+        stranded.into_iter().for_each(|id| self.finish(id, Err(Failure::Lost), now, out));
     }
 
     /// One path, with everything behind it reached well: there is nothing to choose.

@@ -43,6 +43,7 @@ impl Subsystem {
         }
         self.scan(io, out);
         self.tick_ana(io, out);
+        self.fail_stranded(now, out);
         self.fail_fast(io, out);
         for route in &self.routes {
             self.wake_at = self.wake_at.min(route.path.wake_at());

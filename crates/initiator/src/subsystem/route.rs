@@ -187,6 +187,11 @@ impl Route {
         self.path.load() + self.lanes.iter().map(VecDeque::len).sum::<usize>()
     }
 
+    /// True when another namespace has the number on this path.
+    pub(super) fn leads_elsewhere(&self, nsid: u32) -> bool {
+        self.known.get(&nsid) == Some(&Known::Other)
+    }
+
     /// Namespaces of which this path is about to say what they are, and no other has; ascending.
     pub(super) fn unsaid(&self, agreed: &Agreed) -> Vec<u32> {
         let asks = |known: &Known| matches!(known, Known::Wanted | Known::Asked);
