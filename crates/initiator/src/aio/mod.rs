@@ -302,4 +302,36 @@ impl Inner {
     fn state(&self, id: SubsystemId) -> State {
         self.initiator.state(id)
     }
+
+    /// Has a task woken when something changes. One that is woken for other reasons meanwhile, and asks again, is noted once.
+    fn watch(&mut self, waker: &Waker) {
+        if !self.watchers.iter().any(|other| other.will_wake(waker)) {
+            self.watchers.push(waker.clone());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::OWNER;
+    use dolmen_sim::{CoreConfig, World};
+    use dolmen_types::Uuid;
+    use std::{
+        pin::pin,
+        task::{Context, Poll},
+    };
+
+    #[test]
+    fn who_asks_again_and_again_is_noted_once() {
+        let io = Io::new(Box::new(World::new(1).driver(CoreConfig::default())));
+        let handle = Host::new(OWNER, &io).handle();
+        let nqn: dolmen_types::Nqn = "nqn.2014-08.org.example:host".parse().unwrap();
+        let options = Options::new(([192, 0, 2, 1], 4420).into(), nqn.clone(), nqn, Uuid([1; 16]));
+        let mut connect = pin!(handle.connect(options));
+        for _ in 0..100 {
+            assert!(matches!(connect.as_mut().poll(&mut Context::from_waker(Waker::noop())), Poll::Pending));
+        }
+        assert_eq!(handle.inner.borrow().watchers.len(), 1);
+    }
 }

@@ -154,7 +154,7 @@ impl Subsystem {
             if inner.ending.is_empty() && inner.state(self.id) == State::Closed {
                 return Poll::Ready(());
             }
-            inner.watchers.push(cx.waker().clone());
+            inner.watch(cx.waker());
             Poll::Pending
         })
         .await;
@@ -248,7 +248,7 @@ impl Future for Connect {
             },
         };
         let Some(outcome) = outcome else {
-            inner.watchers.push(cx.waker().clone());
+            inner.watch(cx.waker());
             return Poll::Pending;
         };
         self.place = None;
