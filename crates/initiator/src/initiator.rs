@@ -203,7 +203,7 @@ impl Initiator {
             if subsystem.wake_at() <= io.now() {
                 subsystem.tick(io, &mut self.out);
             }
-            subsystem.step(io);
+            subsystem.step(io, &mut self.out);
             if subsystem.is_over() {
                 if let Some((timer, _)) = entry.timer.take() {
                     io.cancel_timer(timer);

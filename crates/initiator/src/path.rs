@@ -524,6 +524,14 @@ impl Path {
                 Dispatch::Sent => {
                     lane.pop_front();
                 }
+                Dispatch::Full if shared.slots.get(id).is_fused() && !queue.takes_pairs() => {
+                    lane.pop_front();
+                    let second = |next| shared.slots.get(next).origin == Origin::Second { first: id };
+                    if lane.front().is_some_and(|&next| second(next)) {
+                        lane.pop_front();
+                    }
+                    shared.refused.push(id);
+                }
                 Dispatch::Full => break,
                 Dispatch::NoMemory => starved = true,
             }

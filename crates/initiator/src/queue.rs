@@ -105,6 +105,11 @@ impl Queue {
         self.under.len() - self.free.len()
     }
 
+    /// True when both halves of a pair can be under way at once.
+    pub(crate) fn takes_pairs(&self) -> bool {
+        self.under.len() >= 2
+    }
+
     /// True while a send is under way: what is said now goes with the next.
     pub(crate) fn is_sending(&self) -> bool {
         self.sending

@@ -26,7 +26,7 @@ use crate::{
     slots::{Origin, Payload, Place, Reply, SlotId, Slots},
 };
 use dolmen_io::{Buf, Event, Io, Owner};
-use dolmen_nvme::spec::{NvmOpcode, ReadWrite};
+use dolmen_nvme::spec::{NvmOpcode, ReadWrite, Status};
 use dolmen_types::Nanos;
 use std::collections::VecDeque;
 
@@ -62,6 +62,8 @@ pub(crate) struct Shared {
     pub(crate) owner: Owner,
     pub(crate) options: Options,
     pub(crate) slots: Slots,
+    /// Pairs that came to a queue which can never take them.
+    pub(crate) refused: Vec<SlotId>,
 }
 
 /// What a subsystem hands to its caller.
@@ -122,7 +124,7 @@ impl Subsystem {
         Subsystem {
             plain: routes.len() == 1,
             routes,
-            shared: Shared { id, owner, options, slots },
+            shared: Shared { id, owner, options, slots, refused: Vec::new() },
             choices: Choices::new(),
             agreed: Agreed::default(),
             first: None,
@@ -548,7 +550,7 @@ impl Subsystem {
     }
 
     /// Sends what can be sent. Once per turn.
-    pub(crate) fn step(&mut self, io: &mut Io) {
+    pub(crate) fn step(&mut self, io: &mut Io, out: &mut Out) {
         if !std::mem::take(&mut self.stirred) {
             return;
         }
@@ -557,6 +559,9 @@ impl Subsystem {
         let mut starved = false;
         for route in &mut self.routes {
             starved |= route.pump(io, &mut self.shared);
+        }
+        while let Some(pair) = self.shared.refused.pop() {
+            self.finish(pair, Err(Failure::Status(Status::ABORTED_MISSING_FUSED.with_dnr())), now, out);
         }
         if starved {
             self.wake_at = self.wake_at.min(now.plus_ms(MEMORY_RETRY_MS));

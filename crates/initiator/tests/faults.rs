@@ -415,6 +415,23 @@ fn a_controller_that_takes_commands_and_answers_none_is_given_up() {
     assert!(matches!(p.initiator.state(p.id), State::Lost(_)));
 }
 
+/// Nor does it hold up what comes behind it.
+#[test]
+fn a_pair_that_no_queue_has_room_for_is_refused() {
+    let mut p = Pair::new(16, Behaviour { entries: 2, ..Behaviour::default() }, |_| {});
+    p.live();
+    let (compare, write) = (p.buf(BLOCK, 1), p.buf(BLOCK, 2));
+    p.submit(1, Command::CompareAndWrite { nsid: 1, lba: 0, blocks: 1, compare, write });
+    for ticket in 2..6 {
+        let buf = p.buf(BLOCK, 0);
+        p.submit(ticket, Command::Read { nsid: 1, lba: 0, blocks: 1, buf });
+    }
+    let pair = p.wait(1);
+    assert!(matches!(pair.result, Err(Failure::Status(_))), "{:?}", pair.result);
+    assert_eq!(pair.buf.map(|b| b[0]), Some(2));
+    (2..6).for_each(|ticket| assert_eq!(p.wait(ticket).result, Ok(0)));
+}
+
 #[test]
 fn disconnecting_returns_every_command() {
     let mut p = Pair::new(7, Behaviour { swallow: 5, ..Behaviour::default() }, |_| {});
