@@ -204,7 +204,13 @@ impl Inner {
         let slot = &mut self.drives[drive];
         let (low, high) = slot.faults.latency_ns;
         slot.busy_until = Nanos(self.now.0.max(slot.busy_until.0) + slot.moves_for(op.bytes()));
-        let extra = if matches!(op, DriveOp::Write { .. }) { slot.faults.write_extra_ns } else { 0 };
+        let extra = match op {
+            DriveOp::Write { .. } => slot.faults.write_extra_ns,
+            DriveOp::Read { offset, .. } if offset >= slot.faults.read_extra_from => {
+                slot.faults.read_extra_ns
+            }
+            _ => 0,
+        };
         let at = Nanos(slot.busy_until.0 + self.rng.between(low, high) + extra);
         self.schedule(at, What::Drive { core, tag, drive, op });
     }

@@ -34,6 +34,10 @@ pub struct DriveFaults {
     pub latency_ns: (u64, u64),
     /// What a write takes besides. Nanoseconds.
     pub write_extra_ns: u64,
+    /// What a read takes besides, from [`DriveFaults::read_extra_from`] on. Nanoseconds.
+    pub read_extra_ns: u64,
+    /// Where the part of the drive begins whose reads take longer. Bytes.
+    pub read_extra_from: u64,
     /// How fast data moves, one operation behind the other, before that time begins; 0 for no bound. Bytes a second.
     pub bytes_per_s: u64,
 }
@@ -41,7 +45,16 @@ pub struct DriveFaults {
 impl Default for DriveFaults {
     fn default() -> DriveFaults {
         let latency_ns = (10_000, 150_000);
-        DriveFaults { read_ppm: 0, write_ppm: 0, flush_ppm: 0, latency_ns, write_extra_ns: 0, bytes_per_s: 0 }
+        DriveFaults {
+            read_ppm: 0,
+            write_ppm: 0,
+            flush_ppm: 0,
+            latency_ns,
+            write_extra_ns: 0,
+            read_extra_ns: 0,
+            read_extra_from: 0,
+            bytes_per_s: 0,
+        }
     }
 }
 

@@ -60,7 +60,7 @@ impl Store {
     ) -> Store {
         let drives = Rc::new(Drives::new(plan, files, &tuning));
         // Where this finds no room, what comes next finds none either, and says so.
-        let _ = exec.spawn(watch_drives(drives.clone(), exec.clone(), tuning.stuck_write_ms));
+        let _ = exec.spawn(watch_drives(drives.clone(), exec.clone()));
         let make = |(index, &id): (u64, &ShardId)| {
             let salt = crate::check::block_seed(salt, u64::from(id.0), plan.incarnation);
             let log_id = LogIdentity { pool: plan.pool, shard: id, incarnation: plan.incarnation, salt };

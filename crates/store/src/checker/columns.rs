@@ -33,7 +33,7 @@ async fn check_segment(
         let s = shard.borrow();
         (s.drives.clone(), s.id, s.drives.unit_bytes)
     };
-    let mut scan = SegmentScan::new(exec.clone(), drives, segment.columns);
+    let scan = SegmentScan::new(exec.clone(), drives, segment.columns);
     report.meter.add(segment.columns.len() as u64 * u64::from(unit_bytes));
     let Ok(Some(header)) = scan.header(|h| h.slot == slot && h.shard == id.shard).await else {
         let place = of_unit(&report.table, segment.columns.units()[0], 0);

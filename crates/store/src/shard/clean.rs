@@ -204,7 +204,7 @@ struct Left(usize);
 
 /// Moves everything that lives in a segment and can be had.
 async fn clean(shard: &Shared, exec: &Handle, slot: Slot) -> Result<Left, Damaged> {
-    let (mut scan, id, of, last) = {
+    let (scan, id, of, last) = {
         let s = shard.borrow();
         let segment = s.segments.at(slot).ok_or(Damaged)?;
         let scan = SegmentScan::new(exec.clone(), s.drives.clone(), segment.columns);

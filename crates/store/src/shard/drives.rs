@@ -74,6 +74,8 @@ pub(crate) struct Drives {
     pub(crate) unit_bytes: u32,
     /// How long a read may take before it is answered through other columns. Milliseconds.
     pub(crate) slow_read_ms: u64,
+    /// How long it may take a drive to answer before it counts as silent. Milliseconds.
+    pub(super) silent_ms: u64,
     members: Cell<Members>,
     pub(super) watch: Watch,
     /// Drives that were complained about as failed and are not out yet.
@@ -96,6 +98,7 @@ impl Drives {
             waiting: RefCell::default(),
             unit_bytes: plan.unit_bytes,
             slow_read_ms: tuning.slow_read_ms,
+            silent_ms: tuning.stuck_write_ms,
             members: Cell::new(plan.members()),
             watch: Watch::default(),
             failing: Cell::new(0),

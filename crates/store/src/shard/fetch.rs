@@ -149,11 +149,11 @@ impl Drives {
                 FetchError::Medium(format!("drive {drive} does not answer"))
             }
             Direct::UnderWay(read) => {
-                let mut read = self.reading(drive, read);
+                let mut read = self.reading(exec, drive, read);
                 let ended = if place.columns.parity() == 0 {
                     Some((&mut read).await)
                 } else {
-                    within(exec, self.slow_read_ms, &mut read).await
+                    self.prompt(exec, &mut read).await
                 };
                 match ended {
                     Some(Ok(buf)) if holds(&buf) => return Ok((buf, Way::Direct)),
@@ -165,7 +165,6 @@ impl Drives {
                         error
                     }
                     None => {
-                        self.doubt(drive);
                         late = Some(read);
                         FetchError::Medium(format!("drive {drive} does not answer"))
                     }
@@ -249,7 +248,7 @@ impl Drives {
                 Some(buf) => buf,
                 None => buffer(exec, out.len()).await,
             };
-            reads.push_back(self.reading(unit.drive, exec.start(Op::Read { file, offset, buf })));
+            reads.push_back(self.reading(exec, unit.drive, exec.start(Op::Read { file, offset, buf })));
         }
         for read in reads {
             parts.push(Part::Read(self.arrived(exec, read).await.map_err(|unread| unread.why)?));

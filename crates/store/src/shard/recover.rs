@@ -314,7 +314,7 @@ async fn place_body(
             Some(slot) => slot,
             None => {
                 let drives = shard.borrow().drives.clone();
-                let mut scan = SegmentScan::new(exec.clone(), drives.clone(), chunk.columns);
+                let scan = SegmentScan::new(exec.clone(), drives.clone(), chunk.columns);
                 let ours = |h: &SegmentHeader| {
                     h.shard == anchor.shard && h.pool == anchor.pool && h.stream == Stream::Meta
                 };

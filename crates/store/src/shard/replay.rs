@@ -128,7 +128,7 @@ pub(super) async fn make_whole(shard: &Shared, exec: &Handle, believed: &Believe
     let found = &believed.found;
     tell_unread(shard, believed);
     let header = &found.0;
-    let (Some(columns), Some(mut scan)) = (columns_of(shard, header), scan_of(shard, exec, header)) else {
+    let (Some(columns), Some(scan)) = (columns_of(shard, header), scan_of(shard, exec, header)) else {
         return Ok(());
     };
     if columns.parity() == 0 {
@@ -186,7 +186,7 @@ async fn rewrite(
     for (column, (bytes, &unit)) in image.iter().map(AsRef::as_ref).zip(columns.units()).enumerate() {
         let place = shard.borrow().drives.place(unit, offset);
         let Some((file, at)) = place else { continue };
-        if scan.column(column, &[column], offset, bytes.len()).await.is_ok_and(|is| is == bytes) {
+        if scan.own_column(column, offset, bytes.len()).await.is_ok_and(|is| is == bytes) {
             continue;
         }
         let mut data = Vec::new();
@@ -270,7 +270,7 @@ impl Cursor {
         let Some(successor) = header.successor else { return Ok(()) };
         let stream_seq = header.stream_seq + 1;
         let opened = open(shard, exec, id, self.stream, successor, stream_seq).await;
-        if let Some((mut scan, header)) = self.unless_unread(opened)? {
+        if let Some((scan, header)) = self.unless_unread(opened)? {
             let first = scan.commit(id, (self.stream, stream_seq), SEGMENT_HEADER_BYTES).await;
             let first = self.unless_unread(first.map_err(|reason| StoreError::Medium { reason }))?;
             if let Some(found) = first.filter(due) {
@@ -312,7 +312,7 @@ async fn open(
     if !drives.hold(&columns) {
         return Err(corrupt(id, &format!("the log goes on in {columns:?}, which is nowhere")));
     }
-    let mut scan = SegmentScan::new(exec.clone(), drives.clone(), columns);
+    let scan = SegmentScan::new(exec.clone(), drives.clone(), columns);
     let header = match scan.header(|h| is_of(h, id, (stream, stream_seq))).await {
         Ok(header) => header,
         // It is written together with its first commit: where there is none it was not begun, or nothing of that was acknowledged.
@@ -383,9 +383,9 @@ async fn known_behind(shard: &Shared, exec: &Handle, id: &LogIdentity, cursors: 
         // Every one of them may be alone in its segment.
         for _ in 0..behind.commits {
             let Some((columns, stream_seq)) = onward.take().filter(|(c, _)| drives.hold(c)) else { break };
-            let mut scan = SegmentScan::new(exec.clone(), drives.clone(), columns);
+            let scan = SegmentScan::new(exec.clone(), drives.clone(), columns);
             let of = (cursor.stream, stream_seq);
-            highest = highest.max(known_from(&mut scan, id, of, SEGMENT_HEADER_BYTES, behind.bytes).await);
+            highest = highest.max(known_from(&scan, id, of, SEGMENT_HEADER_BYTES, behind.bytes).await);
             let header = scan.header(|h| is_of(h, id, of)).await.ok().flatten();
             onward = header.and_then(|h| h.successor).map(|columns| (columns, stream_seq + 1));
         }
@@ -395,7 +395,7 @@ async fn known_behind(shard: &Shared, exec: &Handle, id: &LogIdentity, cursors: 
 
 /// Up to which number commits of a segment in so many bytes from `offset` on say that all was durable. What can't be read says nothing: mostly
 /// nothing was ever written there.
-async fn known_from(scan: &mut SegmentScan, id: &LogIdentity, of: OfSegment, offset: u32, bytes: u32) -> u64 {
+async fn known_from(scan: &SegmentScan, id: &LogIdentity, of: OfSegment, offset: u32, bytes: u32) -> u64 {
     let end = offset.saturating_add(bytes);
     let (mut at, mut highest) = (offset, 0);
     while at < end {

@@ -1,10 +1,10 @@
 //! Reading a segment as a log: its header, then commit after commit, through windows. What a column can't give is computed from
 //! the others.
 
-use super::fetch::Place;
+use super::fetch::{Place, within};
 use super::meta::STAGE_BYTES;
+use super::watch::first;
 use super::{Drives, Shared};
-use crate::StoreError;
 use crate::columns::Columns;
 use crate::format::PAGE_BYTES;
 use crate::format::commit::{self, CommitHeader, LogIdentity, LogRecord, OfSegment, StoredBlock, records};
@@ -12,8 +12,11 @@ use crate::format::segment::{SEGMENT_HEADER_BYTES, SegmentHeader};
 use crate::location::GRANULE_BYTES;
 use crate::parity;
 use crate::stored::{BlockVersion, Form, Forms};
+use crate::{StoreError, UnitId};
 use dolmen_io::{Buf, exec::Handle};
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
+use std::pin::pin;
 use std::rc::Rc;
 
 /// Bytes that are read ahead while commits are small: a few of them. Of larger ones only the header is wanted.
@@ -33,10 +36,10 @@ pub(crate) struct SegmentScan {
     exec: Handle,
     drives: Rc<Drives>,
     columns: Columns,
-    /// Column 0 as it is, then as it is computed from each set of other columns.
-    windows: Vec<Window>,
+    /// Column 0 as it is, then as it is computed from each set of other columns: from which ones, and what was read so.
+    ways: Vec<(Vec<usize>, RefCell<Window>)>,
     /// Bytes that are read ahead: commits are mostly about as large as the one before.
-    ahead: u32,
+    ahead: Cell<u32>,
 }
 
 /// What the columns of a commit give.
@@ -74,6 +77,40 @@ struct Block {
     check: u64,
 }
 
+/// The blocks of a commit that lie in one of its columns.
+struct Wanted<'a> {
+    /// Those that nothing has given yet, by their places in the order of the records.
+    missing: Vec<(usize, &'a Block)>,
+    /// Those that something gave otherwise than they were written.
+    wrong: BTreeSet<usize>,
+    /// The column.
+    target: &'a mut Vec<u8>,
+}
+
+impl Wanted<'_> {
+    /// Takes what of it a part gives, of which some pages could not be read.
+    fn take(&mut self, forms: &mut Forms, part: &[u8], unread: &BTreeSet<usize>) -> Result<(), StoreError> {
+        let mut left = Vec::new();
+        for &(i, b) in &self.missing {
+            if b.pages().any(|page| unread.contains(&page)) {
+                left.push((i, b));
+            } else if b.holds(forms, part)? {
+                self.target[b.from..b.from + b.len].copy_from_slice(&part[b.from..b.from + b.len]);
+            } else {
+                self.wrong.insert(i);
+                left.push((i, b));
+            }
+        }
+        self.missing = left;
+        Ok(())
+    }
+
+    /// True when one that is missing was given wrong.
+    fn is_wrong(&self) -> bool {
+        self.missing.iter().any(|(i, _)| self.wrong.contains(i))
+    }
+}
+
 impl Block {
     /// The pages of its column that it touches, counted from the commit's offset.
     fn pages(&self) -> std::ops::Range<usize> {
@@ -90,65 +127,114 @@ impl Block {
 
 impl SegmentScan {
     pub(crate) fn new(exec: Handle, drives: Rc<Drives>, columns: Columns) -> SegmentScan {
-        let ways = 1 + parity::sources(columns.data(), columns.parity(), 0).len();
-        SegmentScan { exec, drives, columns, windows: (0..ways).map(|_| None).collect(), ahead: WINDOW_BYTES }
+        let sources = parity::sources(columns.data(), columns.parity(), 0);
+        let ways = std::iter::once(vec![0]).chain(sources).map(|sources| (sources, RefCell::default()));
+        SegmentScan { exec, drives, columns, ways: ways.collect(), ahead: Cell::new(WINDOW_BYTES) }
+    }
+
+    /// What the first of these ways finds, each given with the columns that it reads: the next one begins when one has ended or is late,
+    /// those of drives that answer late at the end. `None` when `enough` of them have told that there is nothing, and the others told
+    /// nothing else. Then a drive that is silent counts as one that can't read, and is not asked any more.
+    async fn first_of<T>(
+        &self,
+        enough: usize,
+        mut ways: Vec<(Vec<usize>, impl Future<Output = Result<Option<T>, String>>)>,
+    ) -> Result<Option<T>, String> {
+        let (drives, told) = (&self.drives, Cell::new(0));
+        let is_any = |way: &[usize], is: &dyn Fn(u16) -> bool| {
+            way.iter().filter_map(|&column| self.columns.unit(column)).any(|unit| is(unit.drive))
+        };
+        let next = || {
+            let is_late = |drive| drives.is_late(drive);
+            let is_silent = |drive| drives.is_silent(drive, self.exec.now());
+            let prompt = ways.iter().position(|(way, _)| !is_any(way, &is_late));
+            let asked = |(way, _): &(Vec<usize>, _)| told.get() < enough || !is_any(way, &is_silent);
+            let at = prompt.or_else(|| ways.iter().position(asked))?;
+            let (_, way) = ways.remove(at);
+            let told = &told;
+            Some(async move {
+                let found = way.await.map_err(Some)?;
+                found.ok_or_else(|| {
+                    told.set(told.get() + 1);
+                    None
+                })
+            })
+        };
+        let mut all = pin!(first(&self.exec, drives.slow_read_ms, next));
+        let whys = loop {
+            match within(&self.exec, drives.silent_ms, &mut all).await {
+                Some(Ok(found)) => return Ok(Some(found)),
+                Some(Err(whys)) => break whys,
+                None if told.get() >= enough => return Ok(None),
+                // It is waited for, since nobody else can tell.
+                None => {}
+            }
+        };
+        if told.get() >= enough {
+            return Ok(None);
+        }
+        Err(whys.into_iter().flatten().next_back().unwrap_or_else(|| "there is no way to it".into()))
     }
 
     /// The segment's header, as far as `expected` has it so, from any column. `None` when the segment was not begun.
     pub(crate) async fn header(
-        &mut self,
+        &self,
         expected: impl Fn(&SegmentHeader) -> bool,
     ) -> Result<Option<SegmentHeader>, String> {
-        let (mut lost, mut last) = (0, String::new());
-        for (column, &unit) in self.columns.units().iter().enumerate() {
-            let Some((file, at)) = self.drives.place(unit, 0) else {
-                (lost, last) = (lost + 1, format!("drive {} is out", unit.drive));
-                continue;
-            };
+        let expected = &expected;
+        let read = |(column, &unit): (usize, &UnitId)| async move {
+            let (file, at) =
+                self.drives.place(unit, 0).ok_or_else(|| format!("drive {} is out", unit.drive))?;
             let mut buf = self.exec.alloc(SEGMENT_HEADER_BYTES as usize).await;
             buf.set_len(SEGMENT_HEADER_BYTES as usize);
-            match self.drives.read_again(&self.exec, (unit.drive, file, at), buf).await {
-                Ok(buf) => {
-                    let header = SegmentHeader::decode(&buf).filter(|h| {
-                        usize::from(h.column) == column
-                            && h.columns == self.columns
-                            && h.unit_bytes == self.drives.unit_bytes
-                            && expected(h)
-                    });
-                    if header.is_some() {
-                        return Ok(header);
-                    }
-                }
-                Err(reason) => (lost, last) = (lost + 1, reason),
-            }
-        }
-        // With so many columns gone nobody can say that it was not begun.
-        if lost > self.columns.parity() { Err(last) } else { Ok(None) }
+            let buf = self.drives.read_again(&self.exec, (unit.drive, file, at), buf).await?;
+            let is_it = |h: &SegmentHeader| {
+                usize::from(h.column) == column
+                    && h.columns == self.columns
+                    && h.unit_bytes == self.drives.unit_bytes
+                    && expected(h)
+            };
+            Ok(SegmentHeader::decode(&buf).filter(is_it))
+        };
+        let ways = self
+            .columns
+            .units()
+            .iter()
+            .enumerate()
+            .map(|(column, unit)| (vec![column], read((column, unit))));
+        // With more columns gone than that nobody can say that it was not begun.
+        self.first_of(self.columns.len() - self.columns.parity(), ways.collect()).await
     }
 
     /// The commit of this log, and of this segment, at `offset`: its header and the header's bytes. `None` when there is none that
     /// holds. What was left there by a segment that had the units before is none.
     pub(crate) async fn commit(
-        &mut self,
+        &self,
         id: &LogIdentity,
         of: OfSegment,
         offset: u32,
     ) -> Result<Option<Found>, String> {
-        let (mut read, mut last) = (false, String::new());
-        for way in 0..self.windows.len() {
-            match self.commit_by(way, id, of, offset).await {
-                Ok(None) => read = true,
-                Ok(found) => return Ok(found),
-                Err(why) => last = why,
-            }
+        let ways = self.ways.iter().map(|(sources, window)| {
+            let find = async move {
+                // One that is given up is read anew.
+                let mut here = window.take();
+                let found = self.commit_by((sources, &mut here), id, of, offset).await;
+                window.replace(here);
+                found
+            };
+            (sources.clone(), find)
+        });
+        let found = self.first_of(1, ways.collect()).await?;
+        if let Some((header, _)) = &found {
+            self.ahead.set(if header.depth > WINDOW_BYTES / 2 { PAGE_BYTES } else { WINDOW_BYTES });
         }
-        if read { Ok(None) } else { Err(last) }
+        Ok(found)
     }
 
     /// The next commit of a segment at or behind `offset` with a number above `after`, whatever lies before it. `None` at the end, and
     /// where nothing can be read any more.
     pub(crate) async fn next(
-        &mut self,
+        &self,
         id: &LogIdentity,
         of: OfSegment,
         offset: u32,
@@ -167,23 +253,19 @@ impl SegmentScan {
     }
 
     async fn commit_by(
-        &mut self,
-        way: usize,
+        &self,
+        (sources, window): (&[usize], &mut Window),
         id: &LogIdentity,
         of: OfSegment,
         offset: u32,
     ) -> Result<Option<Found>, String> {
         let (unit_bytes, data) = (self.drives.unit_bytes, self.columns.data());
-        let Some(first) = self.bytes(way, offset, PAGE_BYTES).await? else { return Ok(None) };
+        let Some(first) = self.bytes(sources, window, offset, PAGE_BYTES).await? else { return Ok(None) };
         let Some(len) = commit::claimed_len(first) else { return Ok(None) };
         let len = u32::try_from(len).expect("at most MAX_HEADER_BYTES");
-        let Some(bytes) = self.bytes(way, offset, len).await? else { return Ok(None) };
+        let Some(bytes) = self.bytes(sources, window, offset, len).await? else { return Ok(None) };
         let header = commit::decode(bytes, id, of, offset, unit_bytes);
-        let found = header.filter(|h| usize::from(h.place.data) == data).map(|h| (h, bytes.to_vec()));
-        if let Some((header, _)) = &found {
-            self.ahead = if header.depth > WINDOW_BYTES / 2 { PAGE_BYTES } else { WINDOW_BYTES };
-        }
-        Ok(found)
+        Ok(header.filter(|h| usize::from(h.place.data) == data).map(|h| (h, bytes.to_vec())))
     }
 
     /// What a commit's columns give, directly or through other columns. `None` when some block was read and is not what was written:
@@ -198,38 +280,40 @@ impl SegmentScan {
         payload.columns[0][..bytes.len()].copy_from_slice(bytes);
         for (column, target) in payload.columns.iter_mut().enumerate() {
             let here = blocks.iter().enumerate().filter(|(_, b)| b.column == column);
-            let mut missing: Vec<(usize, &Block)> = here.collect();
-            if missing.is_empty() {
+            let wanted = Wanted { missing: here.collect(), wrong: BTreeSet::new(), target };
+            if wanted.missing.is_empty() {
                 continue;
             }
-            let mut wrong = BTreeSet::new();
+            let (wanted, unknown) = (RefCell::new(wanted), RefCell::new(None));
             let sources = parity::sources(self.columns.data(), self.columns.parity(), column);
-            for way in std::iter::once(vec![column]).chain(sources) {
-                if missing.is_empty() {
-                    break;
-                }
-                if !self.is_there(&way) {
-                    continue;
-                }
-                let (part, unread) = self.part(column, &way, header.place.offset, depth).await;
-                let mut left = Vec::new();
-                for (i, b) in missing {
-                    if b.pages().any(|page| unread.contains(&page)) {
-                        left.push((i, b));
-                    } else if b.holds(&mut shard.borrow_mut().forms, &part)? {
-                        target[b.from..b.from + b.len].copy_from_slice(&part[b.from..b.from + b.len]);
-                    } else {
-                        wrong.insert(i);
-                        left.push((i, b));
+            let ways = std::iter::once(vec![column]).chain(sources).filter(|way| self.is_there(way));
+            let read = |way: Vec<usize>| {
+                let (wanted, unknown, sources) = (&wanted, &unknown, way.clone());
+                let read = async move {
+                    let (part, unread) = self.part(column, &sources, header.place.offset, depth).await;
+                    let mut wanted = wanted.borrow_mut();
+                    if let Err(why) = wanted.take(&mut shard.borrow_mut().forms, &part, &unread) {
+                        unknown.replace(Some(why));
                     }
-                }
-                missing = left;
+                    match wanted.missing.is_empty() {
+                        true => Ok(Some(())),
+                        false if wanted.is_wrong() => Ok(None),
+                        false => Err("it can't be read".into()),
+                    }
+                };
+                (way, read)
+            };
+            // What it comes to is in what is missing.
+            let _ = self.first_of(1, ways.map(read).collect()).await;
+            if let Some(why) = unknown.into_inner() {
+                return Err(why);
             }
-            if missing.iter().any(|(i, _)| wrong.contains(i)) {
+            let wanted = wanted.into_inner();
+            if wanted.is_wrong() {
                 return Ok(None);
             }
-            payload.unread.extend(missing.iter().map(|(i, _)| *i));
-            payload.unread_pages.extend(missing.iter().flat_map(|(_, b)| b.pages()));
+            payload.unread.extend(wanted.missing.iter().map(|(i, _)| *i));
+            payload.unread_pages.extend(wanted.missing.iter().flat_map(|(_, b)| b.pages()));
         }
         Ok(Some(payload))
     }
@@ -305,38 +389,51 @@ impl SegmentScan {
         Ok(bytes)
     }
 
-    /// `len` bytes at `offset` of column 0, as a way gives them; `None` beyond its end.
-    async fn bytes(&mut self, way: usize, offset: u32, len: u32) -> Result<Option<&[u8]>, String> {
+    /// A column as its own drive gives it. One that does not answer is not waited for beyond the time in which it would count as silent.
+    pub(crate) async fn own_column(&self, column: usize, offset: u32, len: usize) -> Result<Vec<u8>, String> {
+        let unit = self.columns.unit(column).ok_or("there is no such column")?;
+        let silent = || format!("drive {} does not answer", unit.drive);
+        if self.drives.is_silent(unit.drive, self.exec.now()) {
+            return Err(silent());
+        }
+        let itself = [column];
+        let read = self.column(column, &itself, offset, len);
+        within(&self.exec, self.drives.silent_ms, read).await.unwrap_or_else(|| Err(silent()))
+    }
+
+    /// `len` bytes at `offset` of column 0, computed from these columns by way of a window; `None` beyond its end.
+    async fn bytes<'w>(
+        &self,
+        sources: &[usize],
+        window: &'w mut Window,
+        offset: u32,
+        len: u32,
+    ) -> Result<Option<&'w [u8]>, String> {
         let unit_bytes = self.drives.unit_bytes;
         if offset.checked_add(len).is_none_or(|end| end > unit_bytes) {
             return Ok(None);
         }
         let covers =
             |w: &(u32, Buf)| w.0 <= offset && offset + len <= w.0 + u32::try_from(w.1.len()).unwrap_or(0);
-        if !self.windows[way].as_ref().is_some_and(covers) {
-            let want = (unit_bytes - offset).min(len.max(self.ahead));
-            let mut buf = match self.windows[way].take() {
+        if !window.as_ref().is_some_and(covers) {
+            let want = (unit_bytes - offset).min(len.max(self.ahead.get()));
+            let mut buf = match window.take() {
                 Some((_, buf)) if buf.capacity() >= want as usize => buf,
                 _ => self.exec.alloc(want as usize).await,
             };
             buf.set_len(want as usize);
-            let sources = match way.checked_sub(1) {
-                None => vec![0],
-                Some(i) => parity::sources(self.columns.data(), self.columns.parity(), 0).swap_remove(i),
-            };
             let place = Place { columns: self.columns, column: 0, offset };
-            if self.drives.combine(&self.exec, place, &sources, &mut buf).await.is_err() {
+            if self.drives.combine(&self.exec, place, sources, &mut buf).await.is_err() {
                 // What was asked for may be readable where what lies behind it is not.
                 buf.set_len(len as usize);
-                self.drives.combine(&self.exec, place, &sources, &mut buf).await?;
+                self.drives.combine(&self.exec, place, sources, &mut buf).await?;
             }
-            self.windows[way] = Some((offset, buf));
+            *window = Some((offset, buf));
         }
-        let window = self.windows[way].as_ref().map(|(start, buf)| {
+        Ok(window.as_ref().map(|(start, buf)| {
             let from = (offset - start) as usize;
             &buf[from..from + len as usize]
-        });
-        Ok(window)
+        }))
     }
 }
 

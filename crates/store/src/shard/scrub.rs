@@ -222,7 +222,7 @@ impl Scrubber {
         if segment.suspect != 0 || segment.cleaned || segment.live() == 0 {
             return Ok(());
         }
-        let mut scan = SegmentScan::new(self.exec.clone(), drives, segment.columns);
+        let scan = SegmentScan::new(self.exec.clone(), drives, segment.columns);
         let header = scan.header(|h| h.slot == slot && h.shard == id.shard).await.ok().flatten();
         let Some(header) = header else {
             self.gone(name, format!("the header of segment {}", slot.0));

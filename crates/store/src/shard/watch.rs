@@ -22,6 +22,9 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 
+/// Reads that a drive has to leave unanswered together before it counts as silent: a single one may be of a bad place.
+const SILENT_READS: usize = 3;
+
 /// Who waits for a drive's read, and which drives answer late.
 #[derive(Default)]
 pub(super) struct Watch {
@@ -31,16 +34,35 @@ pub(super) struct Watch {
     shunned: Cell<u64>,
     /// Rings when one more is doubted.
     bell: Notify,
-    /// Wakers of those who wait, by when they began to.
-    waits: RefCell<BTreeMap<u64, Waker>>,
+    /// Those who wait, in the order in which they began to.
+    waits: RefCell<BTreeMap<u64, Wait>>,
     next_wait: Cell<u64>,
+    /// Late reads that nobody waits for any more, and that may still be unanswered: a few of each drive.
+    left: RefCell<Vec<Left>>,
+}
+
+/// Somebody waits for a read.
+struct Wait {
+    drive: u16,
+    began: Nanos,
+    waker: Waker,
+}
+
+/// A read that nobody waits for.
+struct Left {
+    drive: u16,
+    began: Nanos,
+    read: Completion,
 }
 
 /// A read of a drive; ends without an answer when the drive counts no more.
 pub(super) struct DriveRead<'a> {
     drives: &'a Drives,
     drive: u16,
-    read: Completion,
+    began: Nanos,
+    /// `None` once it has ended.
+    read: Option<Completion>,
+    late: bool,
     wait: Option<u64>,
 }
 
@@ -49,7 +71,9 @@ impl Future for DriveRead<'_> {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = &mut *self;
-        if let Poll::Ready(event) = Pin::new(&mut this.read).poll(cx) {
+        let Some(read) = &mut this.read else { return Poll::Pending };
+        if let Poll::Ready(event) = Pin::new(read).poll(cx) {
+            this.read = None;
             return Poll::Ready(match event {
                 Event::Read(buf) => Ok(buf),
                 Event::Failed { error, buf } => Err(Unread { why: error.to_string(), buf }),
@@ -61,7 +85,8 @@ impl Future for DriveRead<'_> {
         }
         let watch = &this.drives.watch;
         let wait = *this.wait.get_or_insert_with(|| watch.next_wait.replace(watch.next_wait.get() + 1));
-        watch.waits.borrow_mut().insert(wait, cx.waker().clone());
+        let waiting = Wait { drive: this.drive, began: this.began, waker: cx.waker().clone() };
+        watch.waits.borrow_mut().insert(wait, waiting);
         Poll::Pending
     }
 }
@@ -70,6 +95,13 @@ impl Drop for DriveRead<'_> {
     fn drop(&mut self) {
         if let Some(wait) = self.wait {
             self.drives.watch.waits.borrow_mut().remove(&wait);
+        }
+        let Some(read) = self.read.take().filter(|_| self.late && self.drives.counts(self.drive)) else {
+            return;
+        };
+        let mut left = self.drives.watch.left.borrow_mut();
+        if left.iter().filter(|l| l.drive == self.drive).count() < SILENT_READS {
+            left.push(Left { drive: self.drive, began: self.began, read });
         }
     }
 }
@@ -82,17 +114,30 @@ pub(super) struct Unread {
 
 impl Drives {
     /// Waits for a read that was begun.
-    pub(super) fn reading(&self, drive: u16, read: Completion) -> DriveRead<'_> {
-        DriveRead { drives: self, drive, read, wait: None }
+    pub(super) fn reading(&self, exec: &Handle, drive: u16, read: Completion) -> DriveRead<'_> {
+        DriveRead { drives: self, drive, began: exec.now(), read: Some(read), late: false, wait: None }
+    }
+
+    /// What a read came to, if it is not late; else the drive is doubted.
+    pub(super) async fn prompt(
+        &self,
+        exec: &Handle,
+        read: &mut DriveRead<'_>,
+    ) -> Option<Result<Buf, Unread>> {
+        let ended = within(exec, self.slow_read_ms, &mut *read).await;
+        if ended.is_none() {
+            read.late = true;
+            self.doubt(read.drive);
+        }
+        ended
     }
 
     /// What a read came to, however long that takes; who waits here for long doubts the drive.
     pub(super) async fn arrived(&self, exec: &Handle, mut read: DriveRead<'_>) -> Result<Buf, Unread> {
-        if let Some(ended) = within(exec, self.slow_read_ms, &mut read).await {
-            return ended;
+        match self.prompt(exec, &mut read).await {
+            Some(ended) => ended,
+            None => read.await,
         }
-        self.doubt(read.drive);
-        read.await
     }
 
     /// Reads from a drive, once more if it fails: what a drive does not give is asked for again before that is believed.
@@ -102,7 +147,7 @@ impl Drives {
         (drive, file, offset): (u16, FileId, u64),
         buf: Buf,
     ) -> Result<Buf, String> {
-        let read = |buf| self.reading(drive, exec.start(Op::Read { file, offset, buf }));
+        let read = |buf| self.reading(exec, drive, exec.start(Op::Read { file, offset, buf }));
         let mut ended = self.arrived(exec, read(buf)).await;
         if let Err(Unread { buf: Some(buf), .. }) = ended {
             ended = self.arrived(exec, read(buf)).await;
@@ -135,11 +180,29 @@ impl Drives {
         self.watch.late.get() & drive_bit(drive) != 0
     }
 
+    /// True when a drive leaves reads unanswered for so long that it counts as one that can't read, where others have told enough.
+    pub(super) fn is_silent(&self, drive: u16, now: Nanos) -> bool {
+        self.silence(drive, now) > self.silent_ms * 1_000_000
+    }
+
+    /// How long a drive has left [`SILENT_READS`] of its reads unanswered, of those that were waited for here; 0 when it has not.
+    /// Nanoseconds.
+    fn silence(&self, drive: u16, now: Nanos) -> u64 {
+        let mut left = self.watch.left.borrow_mut();
+        left.retain_mut(|l| Pin::new(&mut l.read).poll(&mut Context::from_waker(Waker::noop())).is_pending());
+        let waits = self.watch.waits.borrow();
+        let all = waits.values().map(|w| (w.drive, w.began)).chain(left.iter().map(|l| (l.drive, l.began)));
+        let mut began: Vec<Nanos> = all.filter(|(of, _)| *of == drive).map(|(_, began)| began).collect();
+        began.sort_unstable();
+        began.get(SILENT_READS - 1).map_or(0, |&began| now.since(began))
+    }
+
     /// The membership has changed: whoever waits for a drive that is out need not.
     pub(super) fn end_waits(&self) {
         self.set_late(self.watch.late.get() & !self.members().out);
         let wakers = std::mem::take(&mut *self.watch.waits.borrow_mut());
-        wakers.into_values().for_each(Waker::wake);
+        wakers.into_values().for_each(|wait| wait.waker.wake());
+        self.watch.left.borrow_mut().retain(|l| self.counts(l.drive));
     }
 }
 
@@ -194,8 +257,8 @@ struct Probe<'a> {
 }
 
 /// The task of a core that probes drives which are doubted.
-pub(crate) async fn serve(drives: Rc<Drives>, exec: Handle, silent_ms: u64) {
-    let bound_ns = silent_ms * 1_000_000;
+pub(crate) async fn serve(drives: Rc<Drives>, exec: Handle) {
+    let bound_ns = drives.silent_ms * 1_000_000;
     let mut probes: Vec<Probe<'_>> = Vec::new();
     loop {
         while drives.watch.late.get() == 0 {
@@ -214,7 +277,7 @@ pub(crate) async fn serve(drives: Rc<Drives>, exec: Handle, silent_ms: u64) {
             };
             // Without a buffer another time.
             let Some(buf) = buffer_now(&exec, PAGE_BYTES as usize).await else { continue };
-            let read = Some(drives.reading(drive, exec.start(Op::Read { file, offset: 0, buf })));
+            let read = Some(drives.reading(&exec, drive, exec.start(Op::Read { file, offset: 0, buf })));
             probes.push(Probe { drive, began: exec.now(), read, took_ns: 0, told: Nanos(0) });
         }
         let ended = poll_fn(|cx| {
@@ -229,7 +292,7 @@ pub(crate) async fn serve(drives: Rc<Drives>, exec: Handle, silent_ms: u64) {
             }
             if ended { Poll::Ready(()) } else { Poll::Pending }
         });
-        within(&exec, silent_ms.div_ceil(SLOW_FACTOR), ended).await;
+        within(&exec, drives.silent_ms.div_ceil(SLOW_FACTOR), ended).await;
         probes.retain(|p| drives.counts(p.drive));
         drives.tell_silent(&mut probes, exec.now(), bound_ns);
     }

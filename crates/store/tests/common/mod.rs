@@ -1,6 +1,7 @@
 //! A node with a store and nothing else, over simulated drives: turns the loop, routes messages, waits for completions.
 #![allow(dead_code, unreachable_pub, missing_docs, clippy::cast_possible_truncation, clippy::unwrap_used)]
 
+pub mod filled;
 pub mod load;
 
 use dolmen_io::exec::Exec;
