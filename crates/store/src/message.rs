@@ -85,7 +85,7 @@ pub enum ToPool {
         /// What happened, for people.
         reason: String,
     },
-    /// A drive has answered no read for long, and its peers do: better without it, if the pool can spare it.
+    /// A drive leaves reads unanswered for long, and its peers do not: better without it, if the pool can spare it.
     Silent {
         /// Who noticed.
         shard: ShardId,

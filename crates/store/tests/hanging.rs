@@ -195,3 +195,93 @@ fn a_drive_that_hangs_on_reads_beside_one_that_is_out_does_not_hold_a_start_up()
         assert_eq!(filled.node.space().integrity_errors, 0);
     }
 }
+
+/// Where the units of a drive begin.
+const UNITS_FROM: u64 = 4 << 20;
+
+/// Reads everything again and again, for so long at most; true when the drive goes out meanwhile.
+fn goes_out(filled: &mut Filled, drive: usize, pause_ms: u64, times: usize) -> bool {
+    (0..times).any(|_| {
+        filled.verify();
+        filled.node.turns_for(pause_ms);
+        filled.state(drive) != DriveState::In
+    })
+}
+
+/// The labels of a drive are read, and maybe some of its units, and the rest is not: it goes out although it answers now and then and nobody
+/// writes.
+#[test]
+fn a_drive_that_answers_in_places_goes_out() {
+    for count in [2, 3, 4] {
+        for units in [0, 4, 8] {
+            let world = World::new(30);
+            let mut filled = Filled::new(&world, &setup(count));
+            mute(&world, "d0", UNITS_FROM + units * (128 << 10));
+            assert!(goes_out(&mut filled, 0, 1_000, 60), "{count} drives, {units} units are read");
+            filled.verify();
+            assert_eq!(filled.node.space().integrity_errors, 0);
+        }
+    }
+}
+
+/// Nobody needs it but the scrubber, which waits for a single read.
+#[test]
+fn a_drive_that_answers_in_places_does_not_hold_scrubbing_up() {
+    let world = World::new(31);
+    let mut filled = Filled::new(&world, &setup(3));
+    mute(&world, "d1", UNITS_FROM);
+    filled.node.stores[0].set_scrub(ScrubPlan { round: 1, bytes_per_s: 0, paused: false });
+    filled.node.turns_for(30_000);
+    assert_eq!(filled.node.stores[0].scrub().unwrap().finished, 1);
+    assert_ne!(filled.state(1), DriveState::In);
+}
+
+/// It answers everything, its reads are late again and again, and those of its peers are not.
+#[test]
+fn a_drive_whose_reads_are_late_again_and_again_goes_out() {
+    let world = World::new(32);
+    let mut filled = Filled::new(&world, &setup(3));
+    slow_reads(&world, "d0", 200, 0);
+    assert!(goes_out(&mut filled, 0, 500, 120), "{:?}", filled.node.owner.drives());
+    filled.verify();
+}
+
+/// It stays when that happens now and then, or to all of them.
+#[test]
+fn a_drive_that_is_late_now_and_then_stays() {
+    let world = World::new(33);
+    let mut filled = Filled::new(&world, &setup(3));
+    for _ in 0..20 {
+        slow_reads(&world, "d0", 200, 0);
+        filled.verify();
+        slow_reads(&world, "d0", 0, 0);
+        assert!(!goes_out(&mut filled, 0, 5_000, 1));
+    }
+    for (seed, ms) in (40..).zip([70, 200, 900]) {
+        let world = World::new(seed);
+        let mut filled = Filled::new(&world, &setup(3));
+        DRIVES.into_iter().for_each(|drive| slow_reads(&world, drive, ms, 0));
+        for _ in 0..120 {
+            filled.verify();
+            filled.node.turns_for(500);
+        }
+        let states = filled.node.owner.drives();
+        assert!((0..3).all(|drive| filled.state(drive) == DriveState::In), "{ms} ms: {states:?}");
+    }
+}
+
+/// One read is never answered, and all others are: it may have met a bad place.
+#[test]
+fn a_drive_that_leaves_one_read_unanswered_stays() {
+    for seed in 0..4 {
+        let world = World::new(34 + seed);
+        let mut filled = Filled::new(&world, &setup(3));
+        mute(&world, "d0", UNITS_FROM);
+        filled.node.stores[0].set_scrub(ScrubPlan { round: 1, bytes_per_s: 0, paused: false });
+        filled.node.turns_for(20);
+        slow_reads(&world, "d0", 0, 0);
+        filled.node.turns_for(30_000);
+        assert_eq!(filled.node.stores[0].scrub().unwrap().finished, 0, "it is waited for");
+        assert!(!goes_out(&mut filled, 0, 1_000, 60), "{:?}", filled.node.owner.drives());
+    }
+}

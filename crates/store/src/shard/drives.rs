@@ -48,6 +48,23 @@ struct Pace {
     writes: u32,
 }
 
+/// A drive that is doubted anew in so many of the seconds of a minute, and [`SLOW_FACTOR`] times as often as its peers, is slow, however
+/// well it answers its probes.
+const MAX_DOUBTS: u32 = 20;
+
+/// However often a drive is doubted within this time, it counts once. Nanoseconds.
+const DOUBT_NS: u64 = 1_000_000_000;
+
+/// How far apart the places are at which a drive is probed, one after the other; a prime, so that each comes in turn. Units.
+const PROBE_STRIDE: u64 = 7919;
+
+/// How often a drive was doubted in the minute that is counted, and when last.
+#[derive(Clone, Copy, Default)]
+struct Doubts {
+    count: u32,
+    last: Nanos,
+}
+
 /// What is known of one drive.
 #[derive(Clone, Copy, Default)]
 struct Place {
@@ -55,6 +72,7 @@ struct Place {
     file: Option<FileId>,
     units: u32,
     strikes: Strikes,
+    doubts: Doubts,
     pace: Pace,
 }
 
@@ -80,6 +98,8 @@ pub(crate) struct Drives {
     pub(super) watch: Watch,
     /// Drives that were complained about as failed and are not out yet.
     failing: Cell<u64>,
+    /// Since when the doubts of all drives are counted, for a minute.
+    doubts_since: Cell<Nanos>,
     complaints: RefCell<Vec<Complaint>>,
     /// Reads that were answered through other columns.
     mended: Cell<u64>,
@@ -102,6 +122,7 @@ impl Drives {
             members: Cell::new(plan.members()),
             watch: Watch::default(),
             failing: Cell::new(0),
+            doubts_since: Cell::new(Nanos(0)),
             complaints: RefCell::default(),
             mended: Cell::new(0),
         };
@@ -234,6 +255,39 @@ impl Drives {
             let text = format!("{MAX_STRIKES} bad reads within a minute, the last one: {what}");
             self.complaints.borrow_mut().push(Complaint::ReadsBadly(drive, text));
         }
+    }
+
+    /// A drive is doubted anew, having answered since it was before.
+    pub(super) fn count_doubt(&self, drive: u16, now: Nanos) {
+        let service = self.in_service();
+        let mut table = self.table.borrow_mut();
+        if now.since(self.doubts_since.get()) > STRIKES_NS {
+            self.doubts_since.set(now);
+            table.iter_mut().for_each(|place| place.doubts = Doubts::default());
+        }
+        let Some(d) = table.get_mut(usize::from(drive)).map(|p| &mut p.doubts) else { return };
+        if d.count > 0 && now.since(d.last) < DOUBT_NS {
+            return;
+        }
+        *d = Doubts { count: d.count + 1, last: now };
+        let count = d.count;
+        let peers = service.iter().filter(|&&peer| peer != drive);
+        let mut peers: Vec<u64> = peers.map(|&peer| table[usize::from(peer)].doubts.count.into()).collect();
+        peers.sort_unstable();
+        let Some(&median) = peers.get(peers.len() / 2) else { return };
+        if count >= MAX_DOUBTS && u64::from(count) > median.saturating_mul(SLOW_FACTOR) {
+            table[usize::from(drive)].doubts = Doubts::default();
+            let text =
+                format!("reads were late in {count} seconds of a minute, those of its peers in {median}");
+            self.complaints.borrow_mut().push(Complaint::Ailing(drive, text));
+        }
+    }
+
+    /// A place on a drive to probe: a page of each unit in turn, far apart, so that one bad place is met once.
+    pub(super) fn place_to_probe(&self, drive: u16, turn: u64) -> Option<(FileId, u64)> {
+        let place = *self.table.borrow().get(usize::from(drive))?;
+        let unit = turn.wrapping_mul(PROBE_STRIDE) % u64::from(place.units.max(1));
+        Some((place.file?, unit_offset(u32::try_from(unit).ok()?, self.unit_bytes)))
     }
 
     /// A write of a drive has taken so long.

@@ -9,7 +9,7 @@ use super::{MoveItem, Phase, Shard};
 use crate::format::page::{Level, PageRef, verify};
 use crate::location::Location;
 use crate::map::{Asked, Entry, Found, Lookup, Newest};
-use crate::{Done, StoreError, Ticket, Timing, UnitId};
+use crate::{Done, StoreError, Ticket, Timing};
 use dolmen_io::{Buf, Error, FileId, Io, Tag};
 use dolmen_types::limits::BLOCK_BYTES;
 use dolmen_types::{Lba, LineId, Nanos, Seq};
@@ -169,8 +169,9 @@ impl Shard {
             request.timing.submitted = io.now();
         }
         match self.direct(page.location) {
-            Some((file, offset)) => match io.alloc(BLOCK_BYTES) {
+            Some((drive, file, offset)) => match io.alloc(BLOCK_BYTES) {
                 Some(buf) => {
+                    request.asked = drive;
                     let key = self.tag.key | KIND_LEAF | read_key(request.serial, index, 0);
                     io.read(Tag { owner: self.tag.owner, key }, file, offset, buf);
                     self.reads.leaves[index] = Some((line, page));
@@ -199,14 +200,9 @@ impl Shard {
         inside && self.segments.at(location.slot()).is_some_and(|s| column < s.columns.data())
     }
 
-    /// Where the bytes at a location can be read in one go: in their column, or in a copy of it. Not on a drive that answers late, where
-    /// other columns can give them.
-    fn direct(&self, location: Location) -> Option<(FileId, u64)> {
-        let (unit, offset) = self.direct_unit(location)?;
-        self.drives.place(unit, offset)
-    }
-
-    fn direct_unit(&self, location: Location) -> Option<(UnitId, u32)> {
+    /// Where the bytes at a location can be read in one go, and on which drive: in their column, or in a copy of it. Not on a drive that
+    /// answers late, where other columns can give them.
+    fn direct(&self, location: Location) -> Option<(u16, FileId, u64)> {
         let columns = self.segments.at(location.slot())?.columns;
         let (column, offset) = location.place(self.drives.unit_bytes);
         let copies = if columns.data() == 1 { columns.len() } else { 1 };
@@ -216,14 +212,8 @@ impl Shard {
         } else {
             units.find(|&unit| self.drives.prompt_place(unit, offset).is_some())
         };
-        Some((unit?, offset))
-    }
-
-    /// A read of the bytes at a location is late.
-    fn doubt(&self, location: Location) {
-        if let Some((unit, _)) = self.direct_unit(location) {
-            self.drives.doubt(unit.drive);
-        }
+        let (file, at) = self.drives.place(unit?, offset)?;
+        Some((unit?.drive, file, at))
     }
 
     /// The drive of the column that a location lies in.
@@ -244,12 +234,12 @@ impl Shard {
             return self.finish(index, request);
         }
         if let [Some(Found { entry, .. })] = request.entries[..]
-            && let Some((file, offset)) = self.page_of_its_own(&entry)
+            && let Some((drive, file, offset)) = self.page_of_its_own(&entry)
             && let Some(buf) = request.buf.take()
         {
             // Most reads are like this one.
             request.pieces.clear();
-            request.pieces.push(Piece::of(0, &entry));
+            request.pieces.push(Piece { asked: drive, ..Piece::of(0, &entry) });
             self.sent(io, &mut request);
             request.outstanding = 1;
             let key = self.tag.key | KIND_DATA | read_key(request.serial, index, 0);
@@ -289,7 +279,8 @@ impl Shard {
         for (number, buf) in bufs.into_iter().enumerate() {
             let piece = request.pieces[number];
             request.outstanding += 1;
-            if let Some((file, offset)) = self.direct(piece.span.location()) {
+            if let Some((drive, file, offset)) = self.direct(piece.span.location()) {
+                request.pieces[number].asked = drive;
                 let key = self.tag.key | KIND_DATA | read_key(request.serial, index, number);
                 io.read(Tag { owner: self.tag.owner, key }, file, offset, buf);
             } else {
@@ -311,7 +302,7 @@ impl Shard {
     }
 
     /// Where a block that is as long as it was, on a page of its own, can be read in one go.
-    fn page_of_its_own(&self, entry: &Entry) -> Option<(FileId, u64)> {
+    fn page_of_its_own(&self, entry: &Entry) -> Option<(u16, FileId, u64)> {
         let (column, offset) = entry.location.place(self.drives.unit_bytes);
         let whole = is_kept(entry) && (offset as usize).is_multiple_of(BLOCK_BYTES);
         let inside = u64::from(offset) + BLOCK_BYTES as u64 <= u64::from(self.drives.unit_bytes);
@@ -319,7 +310,8 @@ impl Shard {
         if column >= columns.data() {
             return None;
         }
-        self.drives.prompt_place(columns.unit(column)?, offset)
+        let unit = columns.unit(column)?;
+        self.drives.prompt_place(unit, offset).map(|(file, at)| (unit.drive, file, at))
     }
 
     /// Why the blocks that the map names may not be served: a line's key is not here, or a block of an encrypted line claims not
@@ -519,14 +511,14 @@ impl Shard {
             let Some(mut request) = self.reads.slots[index].take_if(late) else { continue };
             if let Some((line, page)) = self.reads.leaves[index] {
                 if !request.mending && self.mendable(page.location) {
-                    self.doubt(page.location);
+                    self.drives.doubt(request.asked, self.now);
                     self.mend_leaf(index, &mut request, line, page);
                 }
             } else {
                 for number in 0..request.pieces.len() {
                     let piece = request.pieces[number];
                     if !piece.done && !piece.mending && self.mendable(piece.span.location()) {
-                        self.doubt(piece.span.location());
+                        self.drives.doubt(piece.asked, self.now);
                         self.mend_piece(index, &mut request, number);
                     }
                 }

@@ -3,9 +3,12 @@
 //!
 //! ```text
 //!   a read is late -> its drive is doubted: avoided where there is another way, until it answers a small read (a probe)
-//!   each of its peers is probed as well; it leaves its own unanswered for so long, and they do not -> the pool's owner is told
+//!   each of its peers is probed as well, each time in another place
+//!   three reads of it, probes or others, are unanswered for so long, and its peers answer -> the pool's owner is told: it is silent
+//!   it is doubted anew in a third of the seconds of a minute, and its peers are not       -> likewise: it is slow
 //! ```
-//! A drive that is only busy answers its probe, and where all are slow none is blamed. What can't be spared stays and is waited for.
+//! A drive that is only busy answers its probes, one bad place is one read, and where all are slow none is blamed. What can't be spared
+//! stays and is waited for.
 
 use super::Drives;
 use super::drives::{Complaint, SLOW_FACTOR};
@@ -45,6 +48,8 @@ pub(super) struct Watch {
 struct Wait {
     drive: u16,
     began: Nanos,
+    /// It was found late, and somebody needs what it gives.
+    late: bool,
     waker: Waker,
 }
 
@@ -85,7 +90,8 @@ impl Future for DriveRead<'_> {
         }
         let watch = &this.drives.watch;
         let wait = *this.wait.get_or_insert_with(|| watch.next_wait.replace(watch.next_wait.get() + 1));
-        let waiting = Wait { drive: this.drive, began: this.began, waker: cx.waker().clone() };
+        let DriveRead { drive, began, late, .. } = *this;
+        let waiting = Wait { drive, began, late, waker: cx.waker().clone() };
         watch.waits.borrow_mut().insert(wait, waiting);
         Poll::Pending
     }
@@ -102,6 +108,7 @@ impl Drop for DriveRead<'_> {
         let mut left = self.drives.watch.left.borrow_mut();
         if left.iter().filter(|l| l.drive == self.drive).count() < SILENT_READS {
             left.push(Left { drive: self.drive, began: self.began, read });
+            self.drives.watch.bell.notify();
         }
     }
 }
@@ -127,7 +134,7 @@ impl Drives {
         let ended = within(exec, self.slow_read_ms, &mut *read).await;
         if ended.is_none() {
             read.late = true;
-            self.doubt(read.drive);
+            self.doubt(read.drive, exec.now());
         }
         ended
     }
@@ -156,10 +163,11 @@ impl Drives {
     }
 
     /// A read of a drive is late.
-    pub(super) fn doubt(&self, drive: u16) {
+    pub(super) fn doubt(&self, drive: u16, now: Nanos) {
         let (late, bit) = (&self.watch.late, drive_bit(drive));
         if self.counts(drive) && late.get() & bit == 0 {
             self.set_late(late.get() | bit);
+            self.count_doubt(drive, now);
             self.watch.bell.notify();
         }
     }
@@ -245,78 +253,108 @@ pub(super) async fn first<T, E, F: Future<Output = Result<T, E>>>(
     .await
 }
 
-/// A probe of a drive.
-struct Probe<'a> {
+/// What is known of a drive from its probes.
+struct Probed<'a> {
     drive: u16,
-    began: Nanos,
-    /// `None` once it was answered, after so many nanoseconds.
-    read: Option<DriveRead<'a>>,
+    /// Those that were not answered yet, each of another place.
+    probes: Vec<DriveRead<'a>>,
+    /// When the newest one began.
+    began: Option<Nanos>,
+    /// What the last ones that were answered took, those before counting half as much. Nanoseconds.
     took_ns: u64,
     /// When it was told.
-    told: Nanos,
+    told: Option<Nanos>,
 }
 
-/// The task of a core that probes drives which are doubted.
+/// The task of a core that probes drives while one is doubted or leaves a late read unanswered.
 pub(crate) async fn serve(drives: Rc<Drives>, exec: Handle) {
-    let bound_ns = drives.silent_ms * 1_000_000;
-    let mut probes: Vec<Probe<'_>> = Vec::new();
+    let pause_ms = drives.silent_ms.div_ceil(SLOW_FACTOR);
+    let (mut all, mut place): (Vec<Probed<'_>>, u64) = (Vec::new(), 0);
     loop {
-        while drives.watch.late.get() == 0 {
-            probes.clear();
+        while drives.is_at_ease() {
+            all.clear();
             drives.watch.bell.notified().await;
         }
-        let service = drives.in_service();
-        let probed = |drive: u16| probes.iter().any(|p| p.drive == drive && p.read.is_some());
-        // One more of the doubted is compared with what its peers take now.
-        if service.iter().any(|&drive| drives.is_late(drive) && !probed(drive)) {
-            probes.retain(|p| p.read.is_some());
+        all.retain(|p| drives.counts(p.drive));
+        for drive in drives.in_service() {
+            if all.iter().all(|p| p.drive != drive) {
+                all.push(Probed { drive, probes: Vec::new(), began: None, took_ns: 0, told: None });
+            }
         }
-        for drive in service {
-            let Some(file) = drives.file(drive).filter(|_| probes.iter().all(|p| p.drive != drive)) else {
+        for p in &mut all {
+            let due = p.began.is_none_or(|began| exec.now() >= began.plus_ms(pause_ms));
+            let asked = due || p.probes.is_empty() && drives.is_late(p.drive);
+            let Some((file, offset)) =
+                drives.place_to_probe(p.drive, place).filter(|_| asked && p.probes.len() < SILENT_READS)
+            else {
                 continue;
             };
             // Without a buffer another time.
             let Some(buf) = buffer_now(&exec, PAGE_BYTES as usize).await else { continue };
-            let read = Some(drives.reading(&exec, drive, exec.start(Op::Read { file, offset: 0, buf })));
-            probes.push(Probe { drive, began: exec.now(), read, took_ns: 0, told: Nanos(0) });
+            (p.began, place) = (Some(exec.now()), place + 1);
+            p.probes.push(drives.reading(&exec, p.drive, exec.start(Op::Read { file, offset, buf })));
         }
-        let ended = poll_fn(|cx| {
-            let mut ended = false;
-            for probe in &mut probes {
-                let Some(read) = &mut probe.read else { continue };
-                if Pin::new(read).poll(cx).is_ready() {
-                    (probe.read, ended) = (None, true);
-                    probe.took_ns = exec.now().since(probe.began);
-                    drives.set_late(drives.watch.late.get() & !drive_bit(probe.drive));
-                }
+        let answer = poll_fn(|cx| {
+            let mut answered = false;
+            for p in &mut all {
+                answered |= p.poll(&drives, cx, exec.now());
             }
-            if ended { Poll::Ready(()) } else { Poll::Pending }
+            if answered { Poll::Ready(()) } else { Poll::Pending }
         });
-        within(&exec, drives.silent_ms.div_ceil(SLOW_FACTOR), ended).await;
-        probes.retain(|p| drives.counts(p.drive));
-        drives.tell_silent(&mut probes, exec.now(), bound_ns);
+        within(&exec, drives.slow_read_ms, answer).await;
+        drives.tell_silent(&mut all, exec.now());
+    }
+}
+
+impl Probed<'_> {
+    /// Takes answers in; true when there were some. One is enough, unless the drive leaves reads unanswered that others have begun: then it
+    /// stays doubted.
+    fn poll(&mut self, drives: &Drives, cx: &mut Context<'_>, now: Nanos) -> bool {
+        let answered = self.probes.extract_if(.., |probe| Pin::new(probe).poll(cx).is_ready());
+        let Some(took_ns) = answered.map(|probe| now.since(probe.began)).max() else { return false };
+        self.took_ns = took_ns.max(self.took_ns / 2);
+        self.probes.clear();
+        if !drives.is_late_for(drives.silence(self.drive, now)) {
+            drives.set_late(drives.watch.late.get() & !drive_bit(self.drive));
+        }
+        true
+    }
+
+    /// What a probe takes, or has taken so far. Nanoseconds.
+    fn takes_ns(&self, now: Nanos) -> u64 {
+        self.probes.iter().map(|probe| now.since(probe.began)).fold(self.took_ns, u64::max)
     }
 }
 
 impl Drives {
-    /// Tells of drives that have left a probe unanswered for so long, and much longer than their peers.
-    fn tell_silent(&self, probes: &mut [Probe<'_>], now: Nanos, bound_ns: u64) {
-        let took = |p: &Probe<'_>| if p.read.is_some() { now.since(p.began) } else { p.took_ns };
-        for at in 0..probes.len() {
-            let age = took(&probes[at]);
-            if probes[at].read.is_none() || age <= self.slow_read_ms * 1_000_000 {
-                continue;
+    /// True when no drive is doubted, and no late read is unanswered.
+    fn is_at_ease(&self) -> bool {
+        let Watch { late, waits, left, .. } = &self.watch;
+        late.get() == 0 && left.borrow().is_empty() && !waits.borrow().values().any(|wait| wait.late)
+    }
+
+    /// True when a read is late that takes so long. Nanoseconds.
+    fn is_late_for(&self, ns: u64) -> bool {
+        ns > self.slow_read_ms * 1_000_000
+    }
+
+    /// Tells of drives that have left several reads unanswered for so long, and much longer than probes of their peers take.
+    fn tell_silent(&self, all: &mut [Probed<'_>], now: Nanos) {
+        let takes: Vec<(u16, u64)> = all.iter().map(|p| (p.drive, p.takes_ns(now))).collect();
+        for p in all {
+            if p.probes.iter().any(|probe| self.is_late_for(now.since(probe.began))) {
+                self.doubt(p.drive, now);
             }
-            self.doubt(probes[at].drive);
-            let others = probes.iter().enumerate().filter(|(other, _)| *other != at);
-            let mut others: Vec<u64> = others.map(|(_, p)| took(p)).collect();
-            others.sort_unstable();
-            let Some(&median) = others.get(others.len() / 2) else { continue };
-            let silent = age > bound_ns && age > median.saturating_mul(SLOW_FACTOR);
-            if silent && now.since(probes[at].told) > bound_ns {
-                probes[at].told = now;
-                let text = format!("it has answered no read for {} ms", age / 1_000_000);
-                self.complain(Complaint::Silent(probes[at].drive, text));
+            let mut peers: Vec<u64> = takes.iter().filter(|t| t.0 != p.drive).map(|t| t.1).collect();
+            peers.sort_unstable();
+            let Some(&median) = peers.get(peers.len() / 2) else { continue };
+            let silence = self.silence(p.drive, now);
+            let silent = self.is_silent(p.drive, now) && silence > median.saturating_mul(SLOW_FACTOR);
+            if silent && p.told.is_none_or(|told| now > told.plus_ms(self.silent_ms)) {
+                p.told = Some(now);
+                let text =
+                    format!("it has left {SILENT_READS} reads unanswered for {} ms", silence / 1_000_000);
+                self.complain(Complaint::Silent(p.drive, text));
             }
         }
     }

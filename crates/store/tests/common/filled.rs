@@ -93,11 +93,12 @@ pub fn hung(world: &World, setup: &Setup, drive: &str) -> Filled {
 }
 
 /// A drive answers no read from an offset on any more; it takes writes as ever.
-pub fn mute(world: &World, drive: &str, read_extra_from: u64) {
-    let read_extra_ns = HOUR_MS * 1_000_000;
-    world.set_faults(
-        NODE,
-        path(drive),
-        DriveFaults { read_extra_ns, read_extra_from, ..DriveFaults::default() },
-    );
+pub fn mute(world: &World, drive: &str, from: u64) {
+    slow_reads(world, drive, HOUR_MS, from);
+}
+
+/// Reads of a drive take so much longer from an offset on.
+pub fn slow_reads(world: &World, drive: &str, ms: u64, read_extra_from: u64) {
+    let faults = DriveFaults { read_extra_ns: ms * 1_000_000, read_extra_from, ..DriveFaults::default() };
+    world.set_faults(NODE, path(drive), faults);
 }

@@ -18,6 +18,8 @@ pub(super) struct Request {
     pub(super) since: Nanos,
     /// The leaf that is waited for is read through other columns.
     pub(super) mending: bool,
+    /// The drive that was asked for it.
+    pub(super) asked: u16,
     pub(super) line: LineId,
     pub(super) at: Option<Seq>,
     pub(super) lba: u64,
@@ -44,6 +46,8 @@ pub(super) struct Piece {
     pub(super) count: usize,
     /// The pages that hold them.
     pub(super) span: Span,
+    /// The drive that was asked for them.
+    pub(super) asked: u16,
     /// Some block in it was not what the map said.
     pub(super) wrong: bool,
     /// It is read through other columns, or was.
@@ -55,7 +59,8 @@ pub(super) struct Piece {
 impl Piece {
     /// One block, the request's `first`.
     pub(super) fn of(first: usize, entry: &Entry) -> Piece {
-        Piece { first, count: 1, span: Span::of(entry), wrong: false, mending: false, done: false }
+        let span = Span::of(entry);
+        Piece { first, count: 1, span, asked: 0, wrong: false, mending: false, done: false }
     }
 }
 
