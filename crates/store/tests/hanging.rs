@@ -285,3 +285,39 @@ fn a_drive_that_leaves_one_read_unanswered_stays() {
         assert!(!goes_out(&mut filled, 0, 1_000, 60), "{:?}", filled.node.owner.drives());
     }
 }
+
+/// A column that is computed from others is, with a single buffer: whoever holds the rest of them may wait for it.
+#[test]
+fn what_is_computed_from_other_columns_needs_one_buffer() {
+    let mut mended = 0;
+    for drive in ["d0", "d1", "d2", "d3"] {
+        let world = World::new(50);
+        let mut setup = Setup { drives: drives(4, 16), unit_bytes: 256 * 1024, ..setup(4) };
+        setup.tuning.commit_bytes = 200 * 1024;
+        let mut filled = Filled::new(&world, &setup);
+        filled.node.stores[0].set_reprotection(true, 0);
+        // Enough at once for a wide segment.
+        let values: Vec<u64> = (0..BLOCKS).map(|lba| 7_000_000 + lba).collect();
+        for (first, some) in (0..).step_by(40).zip(values.chunks(40)) {
+            filled.seq += 1;
+            let record = filled.node.write(1, first, some);
+            filled.node.commit(0, filled.seq, vec![record]).unwrap();
+        }
+        filled.model = values;
+        world.remove_drive(NODE, path(drive));
+        filled.write_some(1, 4);
+        filled.verify();
+        let before = filled.node.space().mended_reads;
+        let mut held = Vec::new();
+        for len in [BLOCK, 32 * 1024, 260 * 1024] {
+            held.extend(std::iter::from_fn(|| filled.node.io.alloc(len)));
+        }
+        // One for the host, and one for the store.
+        held.drain(..2);
+        for lba in 0..BLOCKS {
+            assert_eq!(filled.node.read(0, 1, lba, 1).unwrap(), [filled.model[lba as usize]], "block {lba}");
+        }
+        mended += filled.node.space().mended_reads - before;
+    }
+    assert!(mended > 20, "{mended}");
+}

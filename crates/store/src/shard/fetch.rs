@@ -207,13 +207,13 @@ impl Drives {
             let sources = (next < sets.len()).then(|| sets.remove(next))?;
             let kept = kept.take();
             Some(async move {
-                let mut buf = match kept {
+                let buf = match kept {
                     Some(buf) => buf,
                     None => buffer(exec, len).await,
                 };
-                match self.combine(exec, place, &sources, &mut buf).await {
-                    Ok(()) if holds(&buf) => Ok(buf),
-                    Ok(()) => Err(FetchError::Damaged),
+                match self.combine(exec, place, &sources, buf).await {
+                    Ok(buf) if holds(&buf) => Ok(buf),
+                    Ok(_) => Err(FetchError::Damaged),
                     Err(why) => Err(FetchError::Medium(why)),
                 }
             })
@@ -221,49 +221,54 @@ impl Drives {
         first(exec, self.slow_read_ms, ways).await.map_err(|mut whys| whys.pop())
     }
 
-    /// Computes the bytes at a place from those at the same offset of other columns; from itself, reads them.
+    /// Computes the bytes at a place from those at the same offset of other columns; from itself, reads them. `out` is as long as they are,
+    /// and the only buffer that it needs: with others it is faster, and it waits for none, since who holds them may wait for this.
     pub(super) async fn combine(
         &self,
         exec: &Handle,
         place: Place,
         sources: &[usize],
-        out: &mut Buf,
-    ) -> Result<(), String> {
-        let mut reads: VecDeque<DriveRead<'_>> = VecDeque::new();
-        let mut parts = Vec::new();
-        for &source in sources {
+        out: Buf,
+    ) -> Result<Buf, String> {
+        let len = out.len();
+        let begin = |source: usize, buf: Buf| {
             let unit = place.columns.unit(source).ok_or("there is no such column")?;
             let (file, offset) =
                 self.place(unit, place.offset).ok_or_else(|| format!("drive {} is out", unit.drive))?;
-            // What is read ahead must not wait for buffers that others of its kind hold.
-            let mut buf = buffer_now(exec, out.len()).await;
+            Ok::<_, String>(self.reading(exec, unit.drive, exec.start(Op::Read { file, offset, buf })))
+        };
+        let arrived = async |read| self.arrived(exec, read).await.map_err(|unread: Unread| unread.why);
+        if let &[source] = sources
+            && (place.columns.data() == 1 || source == place.column)
+        {
+            return arrived(begin(source, out)?).await;
+        }
+        let mut reads: VecDeque<DriveRead<'_>> = VecDeque::new();
+        let (mut parts, mut out) = (Vec::new(), Some(out));
+        for &source in sources {
+            let mut buf = buffer_now(exec, len).await.or_else(|| out.take());
             if buf.is_none()
                 && let Some(read) = reads.pop_front()
             {
-                let done = self.arrived(exec, read).await.map_err(|unread| unread.why)?;
+                let done = arrived(read).await?;
                 parts.push(Part::Copy(done.to_vec()));
                 buf = Some(done);
             }
-            let buf = match buf {
-                Some(buf) => buf,
-                None => buffer(exec, out.len()).await,
-            };
-            reads.push_back(self.reading(exec, unit.drive, exec.start(Op::Read { file, offset, buf })));
+            reads.push_back(begin(source, buf.expect("what took the last one is under way"))?);
         }
         for read in reads {
-            parts.push(Part::Read(self.arrived(exec, read).await.map_err(|unread| unread.why)?));
+            parts.push(Part::Read(arrived(read).await?));
         }
+        // What was read into it has to make room.
+        let last = parts.last_mut().filter(|_| out.is_none());
+        let mut out = out.or_else(|| last.and_then(Part::copied)).ok_or("there are no such columns")?;
         let bytes: Vec<&[u8]> = parts.iter().map(Part::bytes).collect();
-        match bytes.as_slice() {
-            [one] if place.columns.data() == 1 || sources == [place.column] => out.copy_from_slice(one),
-            _ => {
-                let code = (place.columns.data(), place.columns.parity());
-                if !parity::rebuild(code, place.column, sources, &bytes, out) {
-                    return Err("these columns do not give the lost one".into());
-                }
-            }
+        let code = (place.columns.data(), place.columns.parity());
+        if parity::rebuild(code, place.column, sources, &bytes, &mut out) {
+            Ok(out)
+        } else {
+            Err("these columns do not give the lost one".into())
         }
-        Ok(())
     }
 }
 
@@ -325,6 +330,15 @@ enum Part {
 }
 
 impl Part {
+    /// Goes on as a copy, and gives its buffer.
+    fn copied(&mut self) -> Option<Buf> {
+        let copy = Part::Copy(self.bytes().to_vec());
+        match std::mem::replace(self, copy) {
+            Part::Read(buf) => Some(buf),
+            Part::Copy(_) => None,
+        }
+    }
+
     fn bytes(&self) -> &[u8] {
         match self {
             Part::Read(buf) => buf,

@@ -383,8 +383,7 @@ impl SegmentScan {
             buf.set_len(step);
             let at = offset + u32::try_from(bytes.len()).expect("within a unit");
             let place = Place { columns: self.columns, column, offset: at };
-            self.drives.combine(&self.exec, place, sources, &mut buf).await?;
-            bytes.extend_from_slice(&buf);
+            bytes.extend_from_slice(&self.drives.combine(&self.exec, place, sources, buf).await?);
         }
         Ok(bytes)
     }
@@ -423,11 +422,15 @@ impl SegmentScan {
             };
             buf.set_len(want as usize);
             let place = Place { columns: self.columns, column: 0, offset };
-            if self.drives.combine(&self.exec, place, sources, &mut buf).await.is_err() {
-                // What was asked for may be readable where what lies behind it is not.
-                buf.set_len(len as usize);
-                self.drives.combine(&self.exec, place, sources, &mut buf).await?;
-            }
+            let buf = match self.drives.combine(&self.exec, place, sources, buf).await {
+                Ok(buf) => buf,
+                Err(_) => {
+                    // What was asked for may be readable where what lies behind it is not.
+                    let mut buf = self.exec.alloc(len as usize).await;
+                    buf.set_len(len as usize);
+                    self.drives.combine(&self.exec, place, sources, buf).await?
+                }
+            };
             *window = Some((offset, buf));
         }
         Ok(window.as_ref().map(|(start, buf)| {

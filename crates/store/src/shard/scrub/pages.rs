@@ -175,8 +175,8 @@ pub(crate) async fn copy_holds(
     let mut buf = exec.alloc(len).await;
     buf.set_len(len);
     let place = Place { columns, column, offset };
-    match drives.combine(exec, place, &[column], &mut buf).await {
-        Ok(()) if holds(&buf) => Some(true),
+    match drives.combine(exec, place, &[column], buf).await {
+        Ok(buf) if holds(&buf) => Some(true),
         // It may have gone meanwhile.
         _ if is_out() => None,
         _ => Some(false),
