@@ -26,6 +26,8 @@ use crate::{DriveState, Finding, PlanDrive, PoolPlan, StoreError};
 use dolmen_io::{DriveInfo, FileId, exec::Handle};
 use dolmen_types::Uuid;
 use label::{Found, begin, look};
+use std::future::poll_fn;
+use std::task::Poll;
 
 /// How long a drive may take to be looked at, or to take a superblock. Milliseconds.
 const LOOK_MS: u64 = 15_000;
@@ -123,7 +125,7 @@ pub async fn open_pool(
     }
 }
 
-/// Looks at every drive.
+/// Looks at all drives at once, so that those that do not answer are waited for together.
 async fn survey(exec: &Handle, drives: &[Candidate]) -> Result<Vec<Found>, StoreError> {
     if drives.is_empty() || drives.len() > 2 * MAX_DRIVES {
         return Err(StoreError::Refused(format!(
@@ -131,15 +133,23 @@ async fn survey(exec: &Handle, drives: &[Candidate]) -> Result<Vec<Found>, Store
             drives.len()
         )));
     }
-    let mut found = Vec::new();
-    for drive in drives {
-        found.push(match within(exec, LOOK_MS, look(exec, &drive.info)).await {
-            Some(Ok(found)) => found,
-            Some(Err(error)) => Found::Unreadable(error.to_string()),
-            None => Found::Unreadable("it does not answer".into()),
-        });
-    }
-    Ok(found)
+    let look_at = async |drive: &Candidate| match within(exec, LOOK_MS, look(exec, &drive.info)).await {
+        Some(Ok(found)) => found,
+        Some(Err(error)) => Found::Unreadable(error.to_string()),
+        None => Found::Unreadable("it does not answer".into()),
+    };
+    let mut looks: Vec<_> = drives.iter().map(|drive| (Box::pin(look_at(drive)), None)).collect();
+    poll_fn(|cx| {
+        for (look, found) in looks.iter_mut().filter(|(_, found)| found.is_none()) {
+            if let Poll::Ready(seen) = look.as_mut().poll(cx) {
+                *found = Some(seen);
+            }
+        }
+        let all = looks.iter().all(|(_, found)| found.is_some());
+        if all { Poll::Ready(()) } else { Poll::Pending }
+    })
+    .await;
+    Ok(looks.into_iter().filter_map(|(_, found)| found).collect())
 }
 
 /// The plan of the pool on these drives as it stands, with what is missing out, and by drive of its table whether it counts, there or

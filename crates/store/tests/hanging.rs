@@ -321,3 +321,19 @@ fn what_is_computed_from_other_columns_needs_one_buffer() {
     }
     assert!(mended > 20, "{mended}");
 }
+
+/// Two drives that do not answer cost a start no more time than one.
+#[test]
+fn drives_that_hang_are_looked_at_together() {
+    let world = World::new(51);
+    let setup = Setup { parity: 2, ..setup(5) };
+    let Filled { node, seq, model } = Filled::new(&world, &setup);
+    drop(node);
+    ["d1", "d3"].into_iter().for_each(|drive| lag(&world, drive, HOUR_MS));
+    let began = world.now();
+    let mut filled = Filled { node: Node::open(&world, &setup).unwrap(), seq, model };
+    let took = world.now().since(began);
+    assert!(took < 20_000_000_000, "{took} ns");
+    filled.verify();
+    assert_eq!([filled.state(1), filled.state(3)], [DriveState::Out; 2]);
+}
