@@ -2,6 +2,7 @@
 #![allow(clippy::cast_possible_truncation, clippy::unwrap_used)]
 
 mod common;
+use common::filled::{Filled, mute, setup};
 use common::*;
 use dolmen_sim::World;
 use dolmen_store::*;
@@ -93,5 +94,34 @@ fn commits_that_are_not_found_are_told() {
         let report = check(&world, &setup);
         assert_eq!((report.problems, report.blocks, report.lost.len()), (1, 38, 0), "{report:?}");
         assert!(report.others[0].what.contains("heads of a commit"), "{report:?}");
+    }
+}
+
+/// A drive that stops to answer behind its superblocks, or among its units: the check says so, and goes on without it.
+#[test]
+fn a_drive_that_does_not_answer_is_told_and_gone_around() {
+    for (parity, from) in [(1, 32 << 10), (1, 1 << 20), (1, 4 << 20), (2, 32 << 10), (2, 6 << 20)] {
+        let world = World::new(60);
+        let setup = Setup { parity, ..setup(5) };
+        let Filled { node, .. } = Filled::new(&world, &setup);
+        node.shutdown();
+        let before = check(&world, &setup);
+        mute(&world, "d1", from);
+        let (began, report) = (world.now(), check(&world, &setup));
+        let took = world.now().since(began);
+        assert!(took < 120_000_000_000, "{parity}, {from}: {took} ns");
+        assert_eq!((report.problems, report.lines), (0, 1), "{parity}, {from}: {report:?}");
+        assert_eq!(report.blocks, before.blocks, "{parity}, {from}");
+        let silent = |d: &&Damage| d.place.contains("d1") && d.what.contains("does not answer");
+        if report.findings.is_empty() {
+            assert!(report.named.iter().filter(silent).count() > 0, "{parity}, {from}: {:?}", report.named);
+            assert_eq!(report.commits, before.commits, "{parity}, {from}");
+        } else {
+            // The very look at it was in vain.
+            let told = format!("{:?}", report.findings);
+            assert!(from < 1 << 20 && told.contains("does not answer"), "{parity}, {from}: {told}");
+        }
+        // No other drive is blamed.
+        assert!(report.by_drive.iter().all(|d| d.path.ends_with("d1")), "{parity}, {from}: {report:?}");
     }
 }

@@ -92,12 +92,16 @@ impl Check<'_> {
         let holds = |bytes: &[u8]| verify(bytes, level, line, page);
         for (column, unit) in columns.units().iter().enumerate() {
             let at = (columns, column, offset);
-            if copy_holds(&drives, self.exec, at, BLOCK_BYTES, &holds).await == Some(false) {
-                let place = of_unit(&self.report.table, *unit, offset);
-                let what = if level == Level::Leaf { "the leaf" } else { "a node" };
-                let damage = of_block(line, page.first, place, format!("{what} of the map from here on"));
-                self.report.mended(unit.drive, Sort::Page, damage);
-            }
+            let reading = copy_holds(&drives, self.exec, at, BLOCK_BYTES, &holds);
+            let why = match drives.soon(self.exec, unit.drive, reading).await {
+                Ok(Some(false)) => String::new(),
+                Ok(_) => continue,
+                Err(why) => format!(" can't be read: {why}"),
+            };
+            let place = of_unit(&self.report.table, *unit, offset);
+            let what = if level == Level::Leaf { "the leaf" } else { "a node" };
+            let damage = of_block(line, page.first, place, format!("{what} of the map from here on{why}"));
+            self.report.mended(unit.drive, Sort::Page, damage);
         }
     }
 

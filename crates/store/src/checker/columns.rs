@@ -71,11 +71,13 @@ async fn check_heads(
     report: &mut CheckReport,
 ) {
     for (column, unit) in segment.columns.units().iter().enumerate() {
-        let is = scan.column(column, &[column], 0, SEGMENT_HEADER_BYTES as usize).await;
-        if is.as_deref() != Ok(header.for_column(column).encode().as_slice()) {
-            let place = of_unit(&report.table, *unit, 0);
-            report.mended(unit.drive, Sort::Column, Damage { place, ..damage("the head of a column") });
-        }
+        let what = match scan.own_column(column, 0, SEGMENT_HEADER_BYTES as usize).await {
+            Ok(is) if is == header.for_column(column).encode() => continue,
+            Ok(_) => "the head of a column".into(),
+            Err(why) => format!("the head of a column can't be read: {why}"),
+        };
+        let place = of_unit(&report.table, *unit, 0);
+        report.mended(unit.drive, Sort::Column, Damage { place, ..damage(what) });
     }
 }
 
@@ -90,7 +92,7 @@ async fn check_commit(
     let (columns, offset, depth) = (segment.columns, found.0.place.offset, found.0.depth as usize);
     let (mut all, mut bad) = (Vec::new(), Vec::new());
     for column in 0..columns.len() {
-        match scan.column(column, &[column], offset, depth).await {
+        match scan.own_column(column, offset, depth).await {
             Ok(bytes) => {
                 if column < columns.data() && !scan.agrees(shard, found, column, &bytes) {
                     bad.push((column, "a column of a commit is not what was written".into()));

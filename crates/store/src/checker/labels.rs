@@ -59,12 +59,14 @@ pub(super) async fn check_anchors(shard: &Shared, exec: &Handle, report: &mut Ch
             let mut buf = exec.alloc(ANCHOR_BYTES).await;
             buf.set_len(ANCHOR_BYTES);
             let offset = anchor_offset(id.shard, generation % ANCHOR_SLOTS, copy);
-            let right = match exec.read(file, offset, buf).await {
-                Ok(buf) => Anchor::is_or_never_was(&buf, id.pool, id.shard, generation),
-                Err(_) => false,
+            let reading = drives.read_again(exec, (drive, file, offset), buf);
+            let wrong = match drives.soon(exec, drive, reading).await {
+                Ok(Ok(buf)) if Anchor::is_or_never_was(&buf, id.pool, id.shard, generation) => None,
+                Ok(_) => Some(String::new()),
+                Err(why) => Some(format!(": {why}")),
             };
-            if !right {
-                let what = format!("copy {copy} of the anchor of shard {}", id.shard);
+            if let Some(why) = wrong {
+                let what = format!("copy {copy} of the anchor of shard {}{why}", id.shard);
                 let place = path(report, drive);
                 report.mended(drive, Sort::Label, Damage { place, ..damage(what) });
             }

@@ -66,10 +66,12 @@ pub(super) async fn read(exec: &Handle, pool: Uuid, sources: &Sources) -> Result
     let files = &sources.files;
     let mut found: Vec<Vec<(Copy, Result<Held, String>)>> = vec![Vec::new(); usize::from(KEY_PAGES)];
     for &file in files {
+        let mut answers = true;
         for copy in 0..KEY_COPIES {
             for first in (0..KEY_PAGES).step_by(usize::from(READ_PAGES)) {
                 let pages = READ_PAGES.min(KEY_PAGES - first);
-                for (page, held) in (first..).zip(read_run(exec, pool, file, (first, pages), copy).await) {
+                let run = read_run(exec, pool, file, (first, pages), copy, &mut answers).await;
+                for (page, held) in (first..).zip(run) {
                     found[usize::from(page)].push((Copy { file, page, copy }, held));
                 }
             }
@@ -123,20 +125,21 @@ impl Copies {
     }
 }
 
-/// Some pages of one copy; one by one where they can't be read together.
+/// Some pages of one copy; one by one where they can't be read together. A drive that does not answer is not asked again.
 async fn read_run(
     exec: &Handle,
     pool: Uuid,
     file: FileId,
     (first, pages): (u16, u16),
     copy: u64,
+    answers: &mut bool,
 ) -> Vec<Result<Held, String>> {
-    if let Ok(held) = read_pages(exec, pool, file, (first, pages), copy).await {
+    if let Ok(held) = read_pages(exec, pool, file, (first, pages), copy, answers).await {
         return held.into_iter().map(Ok).collect();
     }
     let mut all = Vec::new();
     for page in first..first + pages {
-        let held = read_pages(exec, pool, file, (page, 1), copy).await;
+        let held = read_pages(exec, pool, file, (page, 1), copy, answers).await;
         all.push(held.map(|held| held.into_iter().next().unwrap_or(Held::Nothing)));
     }
     all
@@ -148,7 +151,12 @@ async fn read_pages(
     file: FileId,
     (first, pages): (u16, u16),
     copy: u64,
+    answers: &mut bool,
 ) -> Result<Vec<Held>, String> {
+    let late = || format!("reading the key table took longer than {READ_MS} ms");
+    if !*answers {
+        return Err(late());
+    }
     let len = usize::from(pages) * PAGE_BYTES as usize;
     let mut buf = exec.alloc(len).await;
     buf.set_len(len);
@@ -156,7 +164,10 @@ async fn read_pages(
     let buf = match read {
         Some(Ok(buf)) => buf,
         Some(Err((error, _))) => return Err(error.to_string()),
-        None => return Err(format!("reading the key table took longer than {READ_MS} ms")),
+        None => {
+            *answers = false;
+            return Err(late());
+        }
     };
     let held = |(index, bytes): (u16, &[u8])| match KeyPage::decode(bytes, pool, index) {
         Some(page) => Held::Page(Box::new(page)),

@@ -391,13 +391,9 @@ impl SegmentScan {
     /// A column as its own drive gives it. One that does not answer is not waited for beyond the time in which it would count as silent.
     pub(crate) async fn own_column(&self, column: usize, offset: u32, len: usize) -> Result<Vec<u8>, String> {
         let unit = self.columns.unit(column).ok_or("there is no such column")?;
-        let silent = || format!("drive {} does not answer", unit.drive);
-        if self.drives.is_silent(unit.drive, self.exec.now()) {
-            return Err(silent());
-        }
         let itself = [column];
         let read = self.column(column, &itself, offset, len);
-        within(&self.exec, self.drives.silent_ms, read).await.unwrap_or_else(|| Err(silent()))
+        self.drives.soon(&self.exec, unit.drive, read).await?
     }
 
     /// `len` bytes at `offset` of column 0, computed from these columns by way of a window; `None` beyond its end.

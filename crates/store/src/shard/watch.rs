@@ -147,8 +147,22 @@ impl Drives {
         }
     }
 
+    /// What comes of reading a drive, if that is soon: for those who can go on without it. A drive that is silent is not waited for.
+    pub(crate) async fn soon<T>(
+        &self,
+        exec: &Handle,
+        drive: u16,
+        reading: impl Future<Output = T>,
+    ) -> Result<T, String> {
+        let mute = || format!("drive {drive} does not answer");
+        if self.is_silent(drive, exec.now()) {
+            return Err(mute());
+        }
+        within(exec, self.silent_ms, reading).await.ok_or_else(mute)
+    }
+
     /// Reads from a drive, once more if it fails: what a drive does not give is asked for again before that is believed.
-    pub(super) async fn read_again(
+    pub(crate) async fn read_again(
         &self,
         exec: &Handle,
         (drive, file, offset): (u16, FileId, u64),
