@@ -5,7 +5,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use std::{
     io::{BufRead, BufReader},
     net::TcpListener,
-    os::unix::net::UnixStream,
+    os::unix::net::{UnixDatagram, UnixStream},
     path::Path,
     process::{Child, Command, Output, Stdio},
     time::{Duration, Instant},
@@ -182,6 +182,32 @@ fn hosts_are_served_though_the_data_folder_takes_nothing() {
     let status = Command::new(DOLMEN).arg("--data").arg(&data).arg("status").output().unwrap();
     assert!(status.status.success(), "{}", said());
     terminate(&child);
+    assert!(child.wait().unwrap().success());
+}
+
+#[test]
+fn the_service_manager_is_asked_for_time_and_told_when_it_serves() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("notify");
+    let manager = UnixDatagram::bind(&path).unwrap();
+    manager.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+    let drive = format!("{}:256MiB", dir.path().join("a").display());
+    let mut command = serve(&dir.path().join("data"), &["--drive", &drive]);
+    let mut child = command.env("NOTIFY_SOCKET", &path).spawn().unwrap();
+    let mut heard = || {
+        let mut said = [0; 256];
+        let len = manager.recv(&mut said).unwrap();
+        String::from_utf8_lossy(&said[..len]).into_owned()
+    };
+    let first = heard();
+    assert!(first.starts_with("EXTEND_TIMEOUT_USEC="), "{first}");
+    let mut next = heard();
+    while next == first {
+        next = heard();
+    }
+    assert!(next.starts_with("READY=1\n"), "{next}");
+    terminate(&child);
+    assert!(heard().starts_with("STOPPING=1\n"));
     assert!(child.wait().unwrap().success());
 }
 

@@ -52,7 +52,8 @@ pub fn serve(options: &ServeOptions) -> Result<ExitCode, ServeError> {
     tracing::info!(cores = talk.count(), features = %cores.features, "cores started");
 
     let (notices, notices_in) = mpsc::channel::<Notice>(MAX_PENDING_NOTICES);
-    let found = runtime.block_on(start(options, &prepared, &talk, ports, changes, notices))?;
+    let starting = start(options, &prepared, &talk, ports, changes, notices);
+    let found = runtime.block_on(notify::while_starting(starting))?;
     let data = DataSide {
         recovered: found.recovered,
         plane: found.plane,
