@@ -247,11 +247,19 @@ impl Shard {
             self.reads.slots[index] = Some(request);
             return;
         }
+        if request.buf.is_none() {
+            // It is away with a read of an earlier attempt that has not ended.
+            request.buf = io.alloc(request.blocks * BLOCK_BYTES);
+        }
+        if request.buf.is_none() {
+            self.reads.slots[index] = Some(request);
+            return self.reads.stalled.push_back(index);
+        }
         cut_pieces(&request.entries, io.pool().largest(), &mut request.pieces);
-        let nowhere = |p: &&Piece| !self.is_somewhere(p.span.location(), p.span.len());
-        if let Some(piece) = request.pieces.iter().find(nowhere) {
+        let nowhere = |p: &&mut Piece| !self.is_somewhere(p.span.location(), p.span.len());
+        if let Some(piece) = request.pieces.iter_mut().find(nowhere) {
             // While it waited for a leaf or a buffer, cleaning may have moved what was looked up first, and the segment is gone.
-            request.damaged = Some(piece.first);
+            piece.wrong = Some(piece.first);
             return self.look_again(io, index, request);
         }
         // All buffers first, so that a short pool leaves nothing half begun.
@@ -421,7 +429,7 @@ impl Shard {
                     self.reads.slots[index] = Some(request);
                     return;
                 }
-                request.found(number, damaged);
+                request.pieces[number].wrong = damaged;
             }
             Err((error, buf)) => {
                 if let Some(buf) = buf.filter(|_| request.buf.is_none()) {
@@ -434,7 +442,7 @@ impl Shard {
                     self.reads.slots[index] = Some(request);
                     return;
                 }
-                request.error = Some(StoreError::Medium { reason: error.to_string() });
+                request.unread(number, error.to_string());
             }
         }
         self.piece_ended(io, index, request, number);
@@ -473,15 +481,12 @@ impl Shard {
                     match result {
                         Ok(buf) => {
                             let damaged = take_piece(&mut request, piece, buf, &mut self.forms);
-                            request.found(number, damaged);
+                            request.pieces[number].wrong = damaged;
                         }
                         Err(FetchError::Damaged | FetchError::Nowhere) => {
-                            let first = request.damaged.unwrap_or(piece.first);
-                            request.found(number, Some(first));
+                            request.pieces[number].wrong = piece.wrong.or(Some(piece.first));
                         }
-                        Err(FetchError::Medium(reason)) => {
-                            request.error = Some(StoreError::Medium { reason })
-                        }
+                        Err(FetchError::Medium(why)) => request.unread(number, why),
                     }
                     self.piece_ended(io, job.index, request, number);
                 }
@@ -496,7 +501,7 @@ impl Shard {
         request.timing.slowest = self.drive_of(request.pieces[number].span.location());
         if request.outstanding > 0 {
             self.reads.slots[index] = Some(request);
-        } else if request.damaged.is_some() && request.error.is_none() {
+        } else if request.wrong().is_some() {
             self.look_again(io, index, request);
         } else {
             self.finish(index, request);
@@ -527,49 +532,55 @@ impl Shard {
         }
     }
 
-    /// Some block was not what the map said. If the map says something else by now, the block moved and its old place is in
-    /// use again; if it insists, the block is damaged, unless other columns still have it.
+    /// Some block was not what the map said, or could not be read. If the map says something else by now, the block moved and its old
+    /// place is in use again, or was given up with its drive; if it insists, the block can't be had, unless other columns still have it.
     fn look_again(&mut self, io: &mut Io, index: usize, mut request: Box<Request>) {
-        let damaged = request.damaged.unwrap_or(0);
         request.attempts += 1;
         let before = std::mem::take(&mut request.entries);
         unresolve(&mut request.entries, &mut request.levels, request.blocks);
         let at = request.at.map(|s| s.0);
         let found = self.map.lookup(request.line, at, request.lba, &mut request.entries, &mut request.levels);
         let unchanged = found == Lookup::Complete && request.entries == before;
-        if unchanged && self.mend_wrong(index, &mut request) {
+        let lost = if unchanged { self.beyond_mending(&request) } else { None };
+        if unchanged && lost.is_none() {
+            self.mend_wrong(index, &mut request);
             self.reads.slots[index] = Some(request);
             return;
         }
         if unchanged || request.attempts >= MAX_ATTEMPTS {
-            self.counters.integrity_errors += 1;
-            let lba = Lba(request.lba + damaged as u64);
-            request.error = Some(StoreError::Integrity { line: request.line, lba });
+            request.error = Some(match request.unreadable.take() {
+                Some(reason) => StoreError::Medium { reason },
+                None => {
+                    self.counters.integrity_errors += 1;
+                    let block = lost.or(request.wrong()).unwrap_or(0);
+                    StoreError::Integrity { line: request.line, lba: Lba(request.lba + block as u64) }
+                }
+            });
             return self.finish(index, request);
         }
         unresolve(&mut request.entries, &mut request.levels, request.blocks);
         request.pieces.clear();
-        request.damaged = None;
+        request.unreadable = None;
         self.reads.slots[index] = Some(request);
         self.resolve(io, index);
     }
 
-    /// Asks for the pieces that are wrong through other columns; false when there is none that can be had so.
-    fn mend_wrong(&mut self, index: usize, request: &mut Request) -> bool {
-        let mut asked = false;
+    /// The first wrong block of a piece that can't be had through other columns, or not even so.
+    fn beyond_mending(&self, request: &Request) -> Option<usize> {
+        let hopeless = |p: &&Piece| p.mending || !self.mendable(p.span.location());
+        request.pieces.iter().filter(hopeless).find_map(|piece| piece.wrong)
+    }
+
+    /// Asks for the pieces that are wrong through other columns.
+    fn mend_wrong(&mut self, index: usize, request: &mut Request) {
+        request.unreadable = None;
         for number in 0..request.pieces.len() {
-            let piece = request.pieces[number];
-            if piece.wrong && !piece.mending && self.mendable(piece.span.location()) {
-                (request.pieces[number].done, request.pieces[number].wrong) = (false, false);
+            if request.pieces[number].wrong.is_some() {
+                request.pieces[number].done = false;
                 request.outstanding += 1;
                 self.mend_piece(index, request, number);
-                asked = true;
             }
         }
-        if asked {
-            request.damaged = None;
-        }
-        asked
     }
 
     fn finish(&mut self, index: usize, mut request: Box<Request>) {

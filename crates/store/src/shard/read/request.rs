@@ -33,8 +33,8 @@ pub(super) struct Request {
     pub(super) pieces: Vec<Piece>,
     pub(super) outstanding: usize,
     pub(super) error: Option<StoreError>,
-    /// The first block that was not what the map said: it may have moved, look again.
-    pub(super) damaged: Option<usize>,
+    /// What a drive said that could not read some piece of the attempt.
+    pub(super) unreadable: Option<String>,
     pub(super) attempts: u32,
     pub(super) timing: Timing,
 }
@@ -48,8 +48,8 @@ pub(super) struct Piece {
     pub(super) span: Span,
     /// The drive that was asked for them.
     pub(super) asked: u16,
-    /// Some block in it was not what the map said.
-    pub(super) wrong: bool,
+    /// The first block in it that was not what the map said or could not be read: it may have moved, look again.
+    pub(super) wrong: Option<usize>,
     /// It is read through other columns, or was.
     pub(super) mending: bool,
     /// It is there.
@@ -60,7 +60,7 @@ impl Piece {
     /// One block, the request's `first`.
     pub(super) fn of(first: usize, entry: &Entry) -> Piece {
         let span = Span::of(entry);
-        Piece { first, count: 1, span, asked: 0, wrong: false, mending: false, done: false }
+        Piece { first, count: 1, span, asked: 0, wrong: None, mending: false, done: false }
     }
 }
 
@@ -73,7 +73,7 @@ impl Request {
         (self.ticket, self.line, self.at, self.lba) = (ticket, line, at, lba.0);
         (self.buf, self.blocks) = (Some(buf), blocks);
         (self.serial, self.since, self.mending) = (0, Nanos(0), false);
-        (self.outstanding, self.error, self.damaged, self.attempts) = (0, None, None, 0);
+        (self.outstanding, self.error, self.unreadable, self.attempts) = (0, None, None, 0);
         self.timing = Timing::default();
     }
 
@@ -91,10 +91,16 @@ impl Request {
         true
     }
 
-    /// A piece came; its first block that is not what the map said, if there is one.
-    pub(super) fn found(&mut self, number: usize, damaged: Option<usize>) {
-        self.pieces[number].wrong = damaged.is_some();
-        self.damaged = self.damaged.into_iter().chain(damaged).min();
+    /// A piece could not be read, at least not here.
+    pub(super) fn unread(&mut self, number: usize, why: String) {
+        let piece = &mut self.pieces[number];
+        piece.wrong = Some(piece.first);
+        self.unreadable = Some(why);
+    }
+
+    /// The first block that is not there although all pieces ended.
+    pub(super) fn wrong(&self) -> Option<usize> {
+        self.pieces.iter().filter_map(|piece| piece.wrong).min()
     }
 }
 
