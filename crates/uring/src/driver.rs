@@ -140,6 +140,15 @@ impl Uring {
         }
     }
 
+    /// Nobody else may wake us when streams are to be asked for their ends.
+    fn until_ends(&self, wait: Wait) -> Wait {
+        match (wait, self.io.sockets.ends_due(self.clock)) {
+            (Wait::Forever, Some(due)) => Wait::Until(due),
+            (Wait::Until(at), Some(due)) => Wait::Until(at.min(due)),
+            _ => wait,
+        }
+    }
+
     fn enter(&mut self, wait: Wait) {
         let wait = match wait {
             Wait::No => EnterWait::No,
@@ -230,10 +239,11 @@ impl Driver for Uring {
         if !spins {
             self.io.sockets.ask_no_more(&mut self.ring);
         }
-        self.enter(wait);
+        self.enter(self.until_ends(wait));
         events.append(&mut self.ready);
         self.clock = sys::boot_time();
         self.take_completions(events);
+        self.io.sockets.look_for_ends(self.clock, &mut self.ring);
         if spins {
             let Tables { sockets, pool, .. } = &mut *self.io;
             sockets.ask(pool, &mut self.ring, events);

@@ -19,8 +19,10 @@ use std::{
 };
 
 mod direct;
+mod ends;
 
 use direct::Direct;
+use ends::Ends;
 
 /// Vectors of one message at most (UIO_MAXIOV).
 const MOST_VECTORS: usize = 1024;
@@ -47,6 +49,10 @@ struct Socket {
     stopping: bool,
     /// The kernel is to give the receive back, to be asked for directly.
     taking_back: bool,
+    /// It has heard something by a receive that goes on, and was not asked for its end since.
+    unsure: bool,
+    /// The receive was taken back from the kernel to be made again.
+    again: bool,
     /// How often something came since that was decided last.
     spoken: u32,
     /// Receives left for which it gets more than one chunk when asked directly.
@@ -82,6 +88,7 @@ pub(crate) struct Sockets {
     /// Slots whose receive waits for a chunk, longest wait first.
     starved: VecDeque<usize>,
     direct: Direct,
+    ends: Ends,
 }
 
 /// What a socket's receive needs next.
@@ -265,6 +272,9 @@ impl Sockets {
             _ => {
                 if cqe.result > 0 {
                     self.direct.heard(index, socket);
+                    if cqe.more() {
+                        self.ends.heard(index, &mut socket.unsure);
+                    }
                 }
                 match socket.received(cqe, chunks, ring, out) {
                     Next::Nothing => {}
@@ -315,6 +325,8 @@ impl Socket {
             receive: Receive::Idle,
             stopping: false,
             taking_back: false,
+            unsure: false,
+            again: false,
             spoken: 0,
             plenty: 0,
             connecting: None,
@@ -336,7 +348,7 @@ impl Socket {
     // Receiving.
 
     fn arm_receive(&mut self, tag: Tag, token: Token, ring: &mut Ring) {
-        (self.receive, self.taking_back) = (Receive::Armed(tag), false);
+        (self.receive, self.taking_back, self.again) = (Receive::Armed(tag), false, false);
         let (fd, flags) = self.target.parts();
         let entry = if ring.features().multishot {
             opcode::RecvMulti::new(fd, GROUP).build().flags(flags)
@@ -373,7 +385,10 @@ impl Socket {
         } else if taken_back && (cqe.result > 0 || [libc::ECANCELED, libc::ENOBUFS].contains(&errno)) {
             self.receive = Receive::Direct(tag);
             return Next::Asking;
-        } else if cqe.result > 0 || [libc::EINTR, libc::EAGAIN].contains(&errno) {
+        } else if cqe.result > 0
+            || [libc::EINTR, libc::EAGAIN].contains(&errno)
+            || (self.again && errno == libc::ECANCELED)
+        {
             self.arm_receive(tag, cqe.token, ring);
         } else if errno == libc::ENOBUFS {
             chunks.ran_dry();

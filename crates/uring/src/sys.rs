@@ -138,6 +138,13 @@ pub(crate) fn end_stream(socket: &OwnedFd) {
     let _ = unsafe { libc::shutdown(socket.as_raw_fd(), libc::SHUT_WR) };
 }
 
+/// Fills in what is true of descriptors now, without waiting. When the kernel has no memory for that nothing is said of any.
+pub(crate) fn poll_now(asked: &mut [libc::pollfd]) {
+    let count = libc::nfds_t::try_from(asked.len()).expect("descriptors are far fewer");
+    // SAFETY: as many entries as are named, which live across the call.
+    let _ = unsafe { libc::poll(asked.as_mut_ptr(), count, 0) };
+}
+
 /// Ends a TCP stream at once, both ways: what is still to be sent is thrown away, and the peer told of a reset. Not left to the close
 /// (SO_LINGER): the kernel may keep a file that was registered with the ring for as long as requests of others are under way that
 /// are older. A socket that is not connected any more is as good.

@@ -670,3 +670,49 @@ fn landings_and_chunks_take_turns() {
         writer.join().unwrap();
     }
 }
+
+/// The kernel may forget an end that comes right behind data, when both are there before a receive's deferred work has run.
+#[test]
+fn ends_right_behind_data_are_told() {
+    for mask in ["none", "direct", "defer"] {
+        let mut core = Core::new(&config(mask));
+        let (listener, addr) = core.io.listen(any_port()).unwrap();
+        core.io.accept(tag(1), listener);
+        let (go, told) = std::sync::mpsc::channel::<()>();
+        let peers = std::thread::spawn(move || {
+            for round in 0..600usize {
+                let mut peer = TcpStream::connect(addr).unwrap();
+                told.recv().unwrap();
+                peer.write_all(&pattern(72, round)).unwrap();
+                if round % 3 > 0 {
+                    peer.write_all(&pattern(4096, round)).unwrap();
+                }
+                if round % 2 > 0 {
+                    peer.shutdown(std::net::Shutdown::Write).unwrap();
+                    // Until the other side ends, too.
+                    let _ = peer.read(&mut [0; 1]);
+                }
+            }
+        });
+        for round in 0..600 {
+            let sock = match core.next(1) {
+                Event::Accepted { sock, .. } => sock,
+                other => panic!("{other:?}"),
+            };
+            core.io.receive(tag(2), sock);
+            let mut events = Vec::new();
+            core.io.poll(Wait::No, &mut events);
+            go.send(()).unwrap();
+            loop {
+                match core.next(2) {
+                    Event::Received(_) => {}
+                    Event::EndOfStream | Event::Failed { .. } => break,
+                    other => panic!("mask {mask}, round {round}: {other:?}"),
+                }
+            }
+            core.io.close(tag(3), sock);
+            assert!(matches!(core.next(3), Event::Closed));
+        }
+        peers.join().unwrap();
+    }
+}
