@@ -3,8 +3,8 @@
 //! A change writes the first copy of a page on all drives, durably, then the second: a crash tears one copy of each drive at most,
 //! and the newest page that checks counts. Changes are one page each and all or nothing, so a rotation that a crash cuts short has
 //! some pages under the old cluster key and the rest under the new one, and goes on from there. An erased key is gone from every copy.
-//! A drive that does not take a page is named by [`KeyTable::take_failed`], and must be out before the change counts: come back
-//! alone, it would tell of the page as it was.
+//! A drive that does not take a page is named by [`KeyTable::behind`] until it leaves, and must be out before that change or a later
+//! one counts: come back alone, it would tell of the pages as they were. What no drive takes has not changed.
 //! Never: sees a key that is not wrapped.
 
 mod copies;
@@ -55,8 +55,8 @@ pub struct KeyTable {
     tried: Vec<u64>,
     /// Pages that hold something on the drives of which nothing is known: they are left as they are.
     lost: Vec<u16>,
-    /// Drives that did not take a page, and why.
-    failed: Vec<(FileId, String)>,
+    /// Drives that did not take a page, and why. They are given no more.
+    behind: Vec<(FileId, String)>,
     /// Writes of pages that were given up and may still come.
     late: Late,
 }
@@ -73,8 +73,8 @@ impl KeyTable {
         let Copies { pages, wrong, lost, .. } = read(exec, plan.pool, &sources).await?;
         let Sources { files: drives, spare, .. } = sources;
         let tried = pages.iter().map(|page| page.sequence).collect();
-        let (failed, late) = (Vec::new(), Late::default());
-        let mut table = KeyTable { drives, spare, pages, tried, lost, failed, late };
+        let (behind, late) = (Vec::new(), Late::default());
+        let mut table = KeyTable { drives, spare, pages, tried, lost, behind, late };
         table.mend(exec, &wrong).await?;
         Ok(table)
     }
@@ -169,9 +169,7 @@ impl KeyTable {
     pub async fn join(&mut self, exec: &Handle, file: FileId) -> Result<(), StoreError> {
         for page in self.pages.iter().filter(|page| page.sequence > 0) {
             for copy in 0..KEY_COPIES {
-                self.put(exec, file, page, copy)
-                    .await
-                    .map_err(|why| StoreError::Drive(format!("the key table could not be written: {why}")))?;
+                self.put(exec, file, page, copy).await.map_err(|why| refused(&why))?;
             }
         }
         self.leave(file);
@@ -182,11 +180,13 @@ impl KeyTable {
     /// A drive is out, or has left, or did not join after all: it takes no more pages.
     pub fn leave(&mut self, file: FileId) {
         self.drives.retain(|drive| *drive != file);
+        self.behind.retain(|(drive, _)| *drive != file);
     }
 
-    /// Takes the drives that did not take a page, and why. They are given no more.
-    pub fn take_failed(&mut self) -> Vec<(FileId, String)> {
-        std::mem::take(&mut self.failed)
+    /// The drives that did not take a page and have not left since, and why: no change counts before they are out.
+    #[must_use]
+    pub fn behind(&self) -> &[(FileId, String)] {
+        &self.behind
     }
 
     /// Makes a changed page durable, then believes it. Never under the number of a try that failed: a start could not tell the two apart.
@@ -207,10 +207,9 @@ impl KeyTable {
             }
             let page = &self.pages[usize::from(page)];
             if let Err(why) = self.put(exec, file, page, copy).await {
-                self.drives.retain(|drive| *drive != file);
-                let failed = StoreError::Drive(format!("the key table could not be written: {why}"));
-                self.failed.push((file, why));
-                if self.drives.is_empty() || self.failed.len() > self.spare {
+                let failed = refused(&why);
+                self.fall_behind(vec![(file, why)]);
+                if self.drives.is_empty() || self.behind.len() > self.spare {
                     return Err(failed);
                 }
             }
@@ -218,24 +217,33 @@ impl KeyTable {
         Ok(())
     }
 
-    /// Writes both copies of a page on all drives, one after the other.
+    /// Writes both copies of a page on all drives, one after the other. A drive that did not take the first is not given the second: it
+    /// may have torn one copy, and must not tear both.
     async fn write(&mut self, exec: &Handle, page: &KeyPage) -> Result<(), StoreError> {
+        let mut failed: Vec<(FileId, String)> = Vec::new();
         for copy in 0..KEY_COPIES {
-            let mut failed = Vec::new();
             for &file in &self.drives {
+                if failed.iter().any(|(bad, _)| *bad == file) {
+                    continue;
+                }
                 if let Err(why) = self.put(exec, file, page, copy).await {
                     failed.push((file, why));
                 }
             }
-            if let Some((_, why)) = failed.first()
-                && (failed.len() > self.spare || failed.len() == self.drives.len())
-            {
-                return Err(StoreError::Drive(format!("the key table could not be written: {why}")));
+            // Also where no drive is left that is given pages: nothing would have it.
+            if failed.len() > self.spare || failed.len() == self.drives.len() {
+                let why = failed.first().or(self.behind.first()).map(|(_, why)| why.as_str());
+                return Err(refused(why.unwrap_or("no drive of the pool takes it")));
             }
-            self.drives.retain(|drive| failed.iter().all(|(bad, _)| bad != drive));
-            self.failed.append(&mut failed);
         }
+        self.fall_behind(failed);
         Ok(())
+    }
+
+    /// Drives did not take a page: they are given no more.
+    fn fall_behind(&mut self, mut failed: Vec<(FileId, String)>) {
+        self.drives.retain(|drive| failed.iter().all(|(bad, _)| bad != drive));
+        self.behind.append(&mut failed);
     }
 
     /// Writes one copy of a page to one drive; one that was never written becomes zeros. Nothing goes to a drive on which an earlier write
@@ -260,6 +268,11 @@ impl KeyTable {
             }
         }
     }
+}
+
+/// A page was not written where it must be.
+fn refused(why: &str) -> StoreError {
+    StoreError::Drive(format!("the key table could not be written: {why}"))
 }
 
 /// The keys of a page.

@@ -4,7 +4,8 @@
 mod common;
 use common::*;
 use dolmen_io::FileId;
-use dolmen_sim::{CrashLimits, DriveFaults, DriveSpec, World};
+use dolmen_io::exec::Handle;
+use dolmen_sim::{CrashLimits, DriveFaults, DriveSpec, Fault, World};
 use dolmen_store::*;
 use dolmen_types::{LineId, PgId, Uuid};
 
@@ -262,7 +263,7 @@ fn table(world: &World, setup: &Setup, happens: impl FnOnce(&World) + 'static) -
         happens(&world);
         let found = table.scrub(&handle).await.unwrap();
         assert_eq!(table.scrub(&handle).await.unwrap().mended, 0, "all is mended");
-        assert_eq!(table.take_failed(), []);
+        assert_eq!(table.behind(), []);
         assert_eq!(table.keys().collect::<Vec<_>>(), [key]);
         found
     })
@@ -437,7 +438,7 @@ fn a_page_that_comes_late_does_not_bring_keys_back() {
         slow.set_faults(NODE, path("d1"), DriveFaults { latency_ns, ..DriveFaults::default() });
         let key = WrappedKey { line: LineId(1), pg: PgId(0), cluster_key: [1; 16], wrapped: [9; 40] };
         table.add(&handle, key).await.unwrap();
-        assert_eq!(table.take_failed().len(), 1);
+        assert_eq!(table.behind().len(), 1);
         slow.set_faults(NODE, path("d1"), DriveFaults::default());
         table.erase_on(&handle, drive).await.unwrap();
         handle.sleep_until(handle.now().plus_ms(20_000)).await;
@@ -445,4 +446,127 @@ fn a_page_that_comes_late_does_not_bring_keys_back() {
     let mut bytes = vec![1; (4 << 20) - KEYS as usize];
     world.image(NODE, path("d1")).read(KEYS, &mut bytes);
     assert!(bytes.iter().all(|&b| b == 0));
+}
+
+/// Opens the pool and its key table with the key of line 1 in it, and does something with it; gets the drives' handles by their number.
+fn with_key<T: 'static, F: Future<Output = T>>(
+    world: &World,
+    setup: &Setup,
+    work: impl FnOnce(KeyTable, Handle, Vec<FileId>) -> F + 'static,
+) -> T {
+    let (mut io, mut exec, candidates) = offline(world, setup);
+    let (handle, options) = (exec.handle(), options(setup));
+    run(&mut io, &mut exec, async move {
+        let all: Vec<FileId> = candidates.iter().map(|c| c.info.file).collect();
+        let plan = open_pool(handle.clone(), candidates, options).await.unwrap();
+        let files: Vec<_> = plan.order.iter().map(|at| at.map(|i| all[i])).collect();
+        let mut table = KeyTable::load(&handle, &plan, &files).await.unwrap();
+        if table.key(LineId(1)).is_none() {
+            table.add(&handle, key_of(1)).await.unwrap();
+        }
+        work(table, handle, all).await
+    })
+}
+
+fn key_of(line: u64) -> WrappedKey {
+    WrappedKey { line: LineId(line), pg: PgId(0), cluster_key: [1; 16], wrapped: [9; 40] }
+}
+
+/// How long writes to a drive fail.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fails {
+    Once,
+    ForGood,
+}
+
+fn break_writes(world: &World, drive: &str, fails: Fails) {
+    match fails {
+        Fails::Once => world.fail_next(NODE, path(drive), Fault::Write),
+        Fails::ForGood => {
+            let faults = DriveFaults { write_ppm: 1_000_000, ..DriveFaults::default() };
+            world.set_faults(NODE, path(drive), faults);
+        }
+    }
+}
+
+/// The only drive does not take a page that is mended: what is changed afterwards is on no drive, and nobody is told otherwise.
+#[test]
+fn no_key_counts_that_is_on_no_drive() {
+    for fails in [Fails::Once, Fails::ForGood] {
+        let (world, setup) = (World::new(45), setup(1, 0));
+        drop(filled(&world, &setup));
+        world.crash();
+        let broken = world.clone();
+        with_key(&world, &setup, async move |mut table, handle, drives| {
+            broken.overwrite(NODE, path("d0"), KEYS + 100, b"rot");
+            break_writes(&broken, "d0", fails);
+            assert!(table.scrub(&handle).await.is_err());
+            let added = table.add(&handle, key_of(2)).await;
+            assert!(matches!(added, Err(StoreError::Drive(_))), "{fails:?}: {added:?}");
+            let erased = table.erase(&handle, &[LineId(1)].into()).await;
+            assert!(matches!(erased, Err(StoreError::Drive(_))), "{fails:?}: {erased:?}");
+            let rotated = table.rotate(&handle, [2; 16], |_| Some([8; 40])).await;
+            assert!(matches!(rotated, Err(StoreError::Drive(_))), "{fails:?}: {rotated:?}");
+            assert_eq!(table.keys().collect::<Vec<_>>(), [key_of(1)]);
+            assert!(table.behind().len() == 1 && table.behind()[0].0 == drives[0]);
+        });
+        world.set_faults(NODE, path("d0"), DriveFaults::default());
+        let keys = with_key(&world, &setup, async |table, _, _| table.keys().collect::<Vec<_>>());
+        assert_eq!(keys, [key_of(1)], "{fails:?}");
+    }
+}
+
+/// The only drive does not take a change: what is refused is not believed, and what is not is there.
+#[test]
+fn a_key_that_the_only_drive_does_not_take_is_refused() {
+    for fails in [Fails::Once, Fails::ForGood] {
+        let (world, setup) = (World::new(46), setup(1, 0));
+        drop(filled(&world, &setup));
+        world.crash();
+        let broken = world.clone();
+        let second = with_key(&world, &setup, async move |mut table, handle, _| {
+            break_writes(&broken, "d0", fails);
+            assert!(table.add(&handle, key_of(2)).await.is_err());
+            assert_eq!(table.key(LineId(2)), None);
+            table.add(&handle, key_of(3)).await.is_ok()
+        });
+        assert_eq!(second, fails == Fails::Once);
+        world.set_faults(NODE, path("d0"), DriveFaults::default());
+        let lines: Vec<u64> =
+            with_key(&world, &setup, async |table, _, _| table.keys().map(|k| k.line.0).collect());
+        // A write that fails may be on the drive; what is counted is.
+        assert!(lines.contains(&1) && (!second || lines == [1, 3]), "{fails:?}: {lines:?}");
+    }
+}
+
+/// A drive of a mirror does not take a page, when it is mended or when it changes: no later change counts either before it is out, for
+/// it has none of them. What the other one does not take then does not count at all.
+#[test]
+fn a_drive_that_is_behind_is_named_until_it_leaves() {
+    for (fails, mending) in [Fails::Once, Fails::ForGood].into_iter().flat_map(|f| [(f, false), (f, true)]) {
+        let (world, setup) = (World::new(47), setup(2, 1));
+        drop(filled(&world, &setup));
+        world.crash();
+        let broken = world.clone();
+        with_key(&world, &setup, async move |mut table, handle, drives| {
+            let behind = |table: &KeyTable| table.behind().iter().map(|(file, _)| *file).collect::<Vec<_>>();
+            if mending {
+                broken.overwrite(NODE, path("d1"), KEYS + 100, b"rot");
+            }
+            break_writes(&broken, "d1", fails);
+            if mending {
+                assert_eq!(table.scrub(&handle).await.unwrap().mended, 1);
+            } else {
+                table.add(&handle, key_of(2)).await.unwrap();
+            }
+            assert_eq!(behind(&table), [drives[1]]);
+            table.add(&handle, key_of(3)).await.unwrap();
+            assert_eq!(behind(&table), [drives[1]], "{fails:?}, {mending}: the key is on one drive alone");
+            table.leave(drives[1]);
+            assert_eq!(behind(&table), []);
+            break_writes(&broken, "d0", fails);
+            assert!(table.erase(&handle, &[LineId(1)].into()).await.is_err());
+            assert_eq!(table.key(LineId(1)), Some(key_of(1)));
+        });
+    }
 }

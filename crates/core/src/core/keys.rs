@@ -119,9 +119,9 @@ impl Keeper {
         let task = async move {
             match KeyTable::load(&handle, &plan, &files).await {
                 Err(error) => answer.send(Err(error)),
-                Ok(mut table) => {
+                Ok(table) => {
                     answer.send(Ok(table.keys().collect()));
-                    let failed = table.take_failed();
+                    let failed = table.behind().to_vec();
                     desk.borrow_mut().ended.push(Ended { outcome: Outcome::Opened, failed, told: None });
                     serve(&handle, table, &desk, &bell).await;
                 }
@@ -166,7 +166,8 @@ async fn serve(exec: &Handle, mut table: KeyTable, desk: &RefCell<Desk>, bell: &
         desk.borrow_mut().busy = true;
         out.into_iter().for_each(|drive| table.leave(drive));
         let outcome = carry_out(exec, &mut table, job).await;
-        let failed = table.take_failed();
+        // Also those that an earlier job has found: they need not be out yet.
+        let failed = table.behind().to_vec();
         {
             let mut desk = desk.borrow_mut();
             desk.busy = false;
