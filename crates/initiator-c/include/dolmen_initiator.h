@@ -104,7 +104,8 @@ struct dolmen_options {
                                    NULL (default) */
     uint64_t quiesce_ms;     /* how long commands of a lost connection may go on once its controller has noticed; UINT64_MAX
                                 (default): what the controller says */
-    size_t backlog;          /* commands that may wait while all queues are full or nothing is connected; default 1024 */
+    size_t backlog;          /* commands that may wait while all queues are full or nothing is connected; at least 1, and with the
+                                 queues' depth at most 262144; default 1024 */
     size_t stage_bytes;      /* data of writes up to this size is copied beside their headers, longer data is sent from where it
                                 is; at most 16384; default 2048 */
     uint64_t reconnect_min_ms; /* pause before the second attempt to connect; doubles with each further one, until a
@@ -383,8 +384,8 @@ struct dolmen_bucket {
 enum dolmen_direction { DOLMEN_NO_DATA = 0, DOLMEN_TO_HOST = 1, DOLMEN_TO_CONTROLLER = 2 };
 
 /* A client with so many bytes of buffers, 4 MiB to 64 GiB (address space; memory is taken when used): half of them in buffers of
- * 4 KiB, a quarter in 32 KiB, a quarter in 260 KiB. An eighth of each kind stays for the client's own use. NULL when there is no
- * memory for so much, or the kernel has no io_uring for us. */
+ * 4 KiB, a quarter in 32 KiB, a quarter in 260 KiB. An eighth of each kind stays for the client's own use. NULL when it is
+ * less or more than that, when there is no memory for so much, or when the kernel has no io_uring for us. */
 dolmen_client *dolmen_client_new(size_t pool_bytes);
 /* Ends all connections at once. Buffers outlive the client and are to be freed as ever. NULL is allowed. */
 void dolmen_client_free(dolmen_client *client);
@@ -409,7 +410,8 @@ int dolmen_disconnect(dolmen_client *client, uint32_t subsystem);
 int dolmen_state(dolmen_client *client, uint32_t subsystem);
 /* What the first live controller said of itself, or the last one that was live. DOLMEN_FAILED before any was. */
 int dolmen_identity(dolmen_client *client, uint32_t subsystem, struct dolmen_identity *out);
-/* Adds a path ("192.0.2.1:4420"); returns its number, which may be that of one that was taken away. */
+/* Adds a path ("192.0.2.1:4420"); returns its number, which may be that of one that was taken away. DOLMEN_INVALID: among others,
+ * where a path that is not given up leads to the same address. */
 int dolmen_add_path(dolmen_client *client, uint32_t subsystem, const char *address, uint8_t preference);
 /* Takes a path away; what is under way on it goes to the others. DOLMEN_INVALID: there is no such path, or it is the last. */
 int dolmen_remove_path(dolmen_client *client, uint32_t subsystem, uint32_t path);

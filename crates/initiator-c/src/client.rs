@@ -220,9 +220,10 @@ impl Drop for Client {
 /// A client, or NULL.
 #[unsafe(no_mangle)]
 pub extern "C" fn dolmen_client_new(pool_bytes: usize) -> *mut Client {
-    let config = UringConfig::without_drives(pool_bytes.clamp(LEAST_POOL_BYTES, MOST_POOL_BYTES));
-    let uring = (pool_bytes <= MOST_POOL_BYTES).then(|| Uring::new(&config));
-    let Some(Ok(uring)) = uring else { return std::ptr::null_mut() };
+    if !(LEAST_POOL_BYTES..=MOST_POOL_BYTES).contains(&pool_bytes) {
+        return std::ptr::null_mut();
+    }
+    let Ok(uring) = Uring::new(&UringConfig::without_drives(pool_bytes)) else { return std::ptr::null_mut() };
     Box::into_raw(Box::new(Client {
         inner: polled::Client::new(Io::new(Box::new(uring))),
         text: CString::default(),

@@ -226,6 +226,9 @@ static void connects(void)
     options.stage_bytes = 1 << 20;
     REFUSED(dolmen_connect(client, &options, &sub), "stage_bytes");
     options.stage_bytes = 2048;
+    options.backlog = SIZE_MAX;
+    REFUSED(dolmen_connect(client, &options, &sub), "backlog");
+    options.backlog = 1024;
     CHECK(dolmen_connect(client, &options, &sub) == DOLMEN_OK);
     identity.size = sizeof identity;
     CHECK(dolmen_identity(client, sub, &identity) == DOLMEN_FAILED);
@@ -242,6 +245,7 @@ static void connects(void)
 
     REFUSED(dolmen_add_path(client, sub, NULL, 0), "NULL");
     REFUSED(dolmen_add_path(client, sub, "here", 0), "'here'");
+    REFUSED(dolmen_add_path(client, sub, target, 0), "same address");
     CHECK(dolmen_add_path(client, sub, second, 1) == 2);
     (void)hear(DOLMEN_NOTICE_PATH_LIVE, 2, 0);
     REFUSED(dolmen_remove_path(client, sub, 7), "no such path");

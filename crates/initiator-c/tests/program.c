@@ -59,7 +59,8 @@ int main(int argc, char **argv)
     size_t count, left;
 
     CHECK(argc == 4 && dolmen_abi() == DOLMEN_ABI);
-    CHECK(dolmen_client_new((size_t)-1) == NULL);
+    CHECK(dolmen_client_new((size_t)-1) == NULL && dolmen_client_new(((size_t)64 << 30) + 1) == NULL);
+    CHECK(dolmen_client_new(0) == NULL && dolmen_client_new(1) == NULL && dolmen_client_new((4u << 20) - 1) == NULL);
     client = dolmen_client_new(16u << 20);
     CHECK(client != NULL);
     memset(&event, 0, sizeof event);

@@ -247,7 +247,8 @@ impl Initiator {
     /// may be, given up.
     ///
     /// # Errors
-    /// [`ErrorKind::Options`](crate::ErrorKind::Options) when there are too many, or the subsystem is gone.
+    /// [`ErrorKind::Options`](crate::ErrorKind::Options) when there are too many, one leads to the same address and is
+    /// not given up, or the subsystem is gone.
     pub fn add_path(&mut self, io: &mut Io, id: SubsystemId, path: PathOptions) -> Result<u8, Error> {
         match entry(&mut self.subsystems, id) {
             Some(entry) => entry.subsystem.add_path(path, io.now()),

@@ -138,7 +138,8 @@ impl Options {
     /// Commands that a caller may have given us and not got back at most.
     #[must_use]
     pub fn capacity(&self) -> usize {
-        usize::from(self.io_queues) * usize::from(self.queue_depth) + self.backlog
+        // What cannot be is refused, so it must not wrap to what can.
+        (usize::from(self.io_queues) * usize::from(self.queue_depth)).saturating_add(self.backlog)
     }
 
     /// True when with so many paths changes are fenced, and nobody could say until when.
@@ -174,7 +175,7 @@ impl Options {
         }
         let addrs = || std::iter::once(self.addr).chain(self.paths.iter().map(|p| p.addr));
         if addrs().enumerate().any(|(at, addr)| addrs().take(at).any(|earlier| earlier == addr)) {
-            return wrong("two paths lead to the same address");
+            return wrong(SAME_ADDRESS);
         }
         if self.has_endless_fences(1 + self.paths.len()) {
             return wrong(ENDLESS_FENCES);
@@ -189,6 +190,9 @@ impl Options {
 /// Why [`Options::has_endless_fences`] is refused.
 pub(crate) const ENDLESS_FENCES: &str = "without a keep-alive a controller that is cut off never notices it, and may overwrite what \
      another path wrote however much later; set a keep-alive, or turn fencing off";
+
+/// Why two paths to one address are refused: neither would be there when the other is not.
+pub(crate) const SAME_ADDRESS: &str = "two paths lead to the same address";
 
 /// Commands of one subsystem in our hands at most.
 const MAX_COMMANDS: usize = 262_144;
@@ -211,12 +215,14 @@ mod tests {
     #[test]
     fn the_usual_values_pass_and_the_impossible_is_refused() {
         assert!(options().check().is_ok());
-        let bad: [fn(&mut Options); 9] = [
+        let bad: [fn(&mut Options); 11] = [
             |o| o.host_id = Uuid::NIL,
             |o| o.io_queues = 0,
             |o| o.io_queues = 129,
             |o| o.queue_depth = 1024,
             |o| o.backlog = 0,
+            |o| o.backlog = 262_144,
+            |o| o.backlog = usize::MAX,
             |o| o.reconnect_min_ms = 0,
             |o| o.stage_bytes = 1 << 20,
             |o| o.paths = vec![PathOptions { addr: o.addr, preference: 1 }],

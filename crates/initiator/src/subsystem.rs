@@ -21,7 +21,7 @@ use crate::{
     Completion, Error, ErrorKind, Failure, Identity, Notice, Options, PathOptions, PathReport,
     PathStatistics, Request, State, SubmitError, SubsystemId,
     command::{Command, Lane},
-    options::{ADMIN_ENTRIES, ENDLESS_FENCES},
+    options::{ADMIN_ENTRIES, ENDLESS_FENCES, SAME_ADDRESS},
     path::Answer,
     slots::{Origin, Payload, Place, Reply, SlotId, Slots},
 };
@@ -171,6 +171,10 @@ impl Subsystem {
         }
         if self.shared.options.has_endless_fences(2) {
             return wrong(ENDLESS_FENCES);
+        }
+        // One that was given up may be tried anew.
+        if self.routes.iter().any(|r| !r.is_given_up() && r.addr() == path.addr) {
+            return wrong(SAME_ADDRESS);
         }
         // What is known of a path that was given up is kept as long as there is room.
         let full = self.routes.len() >= MAX_PATHS;

@@ -473,6 +473,14 @@ fn paths_come_and_go() {
     let one = PathOptions { addr: addr(1), preference: 0 };
     assert_eq!(m.initiator.add_path(&mut m.io, m.id, one), Ok(1));
     m.live();
+    for number in [0, 1] {
+        let same = PathOptions { addr: addr(number), preference: 5 };
+        let refused = m.initiator.add_path(&mut m.io, m.id, same).unwrap_err();
+        assert!(
+            refused.kind == ErrorKind::Options && refused.to_string().contains("same address"),
+            "{refused}"
+        );
+    }
     m.peer(0).behaviour.swallow = 1;
     m.submit_write(1, 1, 1);
     (0..300).for_each(|_| m.turn());
@@ -527,7 +535,7 @@ fn the_last_path_that_is_not_given_up_stays() {
         assert_eq!(m.initiator.add_path(&mut m.io, m.id, path(port)), Ok(u8::try_from(port).unwrap()));
     }
     let another = PathOptions { addr: addr(2), preference: 0 };
-    assert_eq!(m.initiator.add_path(&mut m.io, m.id, another), Ok(0));
+    assert_eq!(m.initiator.add_path(&mut m.io, m.id, another), Ok(0), "also where one that was given up led");
     m.until("live", |m| m.paths()[0].live);
     assert!(m.initiator.remove_path(&mut m.io, m.id, 1));
     assert_eq!((m.write(2, 2).result, m.byte(2)), (Ok(0), 2));

@@ -158,6 +158,11 @@ impl Route {
         *self = route;
     }
 
+    /// Where it leads.
+    pub(super) fn addr(&self) -> SocketAddr {
+        self.path.addr()
+    }
+
     /// True when no more attempts are made.
     pub(super) fn is_given_up(&self) -> bool {
         matches!(self.life, Life::Lost(_) | Life::Removed)
