@@ -194,7 +194,7 @@ fn the_service_manager_is_asked_for_time_and_told_when_it_serves() {
     let drive = format!("{}:256MiB", dir.path().join("a").display());
     let mut command = serve(&dir.path().join("data"), &["--drive", &drive]);
     let mut child = command.env("NOTIFY_SOCKET", &path).spawn().unwrap();
-    let mut heard = || {
+    let heard = || {
         let mut said = [0; 256];
         let len = manager.recv(&mut said).unwrap();
         String::from_utf8_lossy(&said[..len]).into_owned()
