@@ -163,7 +163,8 @@ pub struct ControllerStatus {
     pub since: UnixMillis,
 }
 
-/// The pool as a whole. Bytes, parity and reserves accounted for: `used + free <= usable <= physical`.
+/// The pool as a whole. Bytes, parity and reserves accounted for: `used + free <= usable <= physical`, but for a pool
+/// that holds more than its drives in service have room for. What was overwritten or trimmed counts as used until a checkpoint.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PoolStatus {
     /// Identity of the pool, as written on its drives.

@@ -132,9 +132,10 @@ pub(super) fn full_below(usable_bytes: u64) -> u64 {
     usable_bytes / 100
 }
 
-/// What hosts' data takes, and what it may still take: the map takes its part of the same space. Bytes.
+/// What hosts' data takes, and what it may still take: the map takes its part of the same space. After the loss of a drive they may hold
+/// more than there is room for. Bytes.
 fn used_and_free(sum: &SpaceReport, usable_bytes: u64) -> (u64, u64) {
-    let used_bytes = sum.live_bytes.saturating_sub(sum.map_bytes).min(usable_bytes);
+    let used_bytes = sum.live_bytes.saturating_sub(sum.map_bytes);
     (used_bytes, usable_bytes.saturating_sub(sum.live_bytes))
 }
 
@@ -447,6 +448,6 @@ mod tests {
         let (used, free) = used_and_free(&sum, 1000);
         assert_eq!((used, free), (960, 5));
         assert!(free < full_below(1000), "a store that takes nothing more is told as full");
-        assert_eq!(used_and_free(&SpaceReport { live_bytes: 1100, ..sum }, 1000), (1000, 0));
+        assert_eq!(used_and_free(&SpaceReport { live_bytes: 1100, ..sum }, 1000), (1065, 0));
     }
 }
