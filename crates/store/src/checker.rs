@@ -68,17 +68,19 @@ pub async fn check_pool(
     drives: Vec<Candidate>,
     keyring: Keyring,
 ) -> Result<CheckReport, StoreError> {
-    check_pool_with(exec, drives, keyring, CheckProgress::default()).await
+    check_pool_with(exec, drives, keyring, 0, CheckProgress::default()).await
 }
 
-/// The same; `progress` tells meanwhile how far it has come.
+/// The same, where a superblock with the number `at_least` is known to have been in force. `progress` tells meanwhile how far the check
+/// has come.
 pub async fn check_pool_with(
     exec: Handle,
     drives: Vec<Candidate>,
     keyring: Keyring,
+    at_least: u64,
     progress: CheckProgress,
 ) -> Result<CheckReport, StoreError> {
-    let (plan, _) = read_plan(&exec, &drives).await?;
+    let (plan, _) = read_plan(&exec, &drives, at_least).await?;
     let files: Vec<_> = plan.order.iter().map(|at| at.map(|i| drives[i].info.file)).collect();
     let pool_drives = Rc::new(Drives::new(&plan, &files, &ShardTuning::default()));
     let mut report = CheckReport {
@@ -139,7 +141,7 @@ pub async fn read_contents(
     drives: Vec<Candidate>,
     keyring: Keyring,
 ) -> Result<PoolContents, StoreError> {
-    let (plan, counted) = read_plan(&exec, &drives).await?;
+    let (plan, counted) = read_plan(&exec, &drives, 0).await?;
     let files: Vec<_> = plan.order.iter().map(|at| at.map(|i| drives[i].info.file)).collect();
     let pool_drives = Rc::new(Drives::new(&plan, &files, &ShardTuning::default()));
     let mut all = Vec::new();

@@ -94,12 +94,13 @@ pub async fn open_pool(
         return Err(StoreError::Refused(why.clone()));
     }
     let found = survey(&exec, &drives).await?;
-    let newest = view::in_force(&found, options.expect)?;
+    let in_force = view::in_force(&found, options.expect, options.at_least.as_ref().map_or(0, |n| *n))?;
+    let newest = in_force.as_ref().map(|in_force| &in_force.block);
     if newest.is_none() {
         drives.iter().zip(&found).try_for_each(|(drive, found)| accept(drive, found))?;
     }
     if let Some(expected) = options.expect
-        && newest.as_ref().is_none_or(|s| s.pool != expected)
+        && newest.is_none_or(|s| s.pool != expected)
     {
         let what = newest.map_or("are blank".into(), |s| format!("hold pool {}", s.pool));
         return Err(StoreError::Refused(format!(
@@ -113,14 +114,23 @@ pub async fn open_pool(
         let is_next = s.sequence + 1 == at_least && options.absent.is_empty();
         s.sequence < at_least && !(is_next && view::next_is_damaged(s, &found))
     };
-    if let Some(newest) = newest.as_ref().filter(is_behind) {
-        return Err(StoreError::Refused(format!(
-            "the drives named have missed what pool {} did since; it went on with others. Name those too; nothing was written",
-            newest.pool
-        )));
+    if let Some(newest) = newest.filter(is_behind) {
+        let highest = view::highest(&found, newest.pool);
+        let what = match options.at_least {
+            Ok(at_least) if highest < at_least => format!(
+                "all drives named are older than what this node has served: they tell of superblock {highest} of pool {}, and it had \
+                 come to {at_least}. They have missed what was done since. Name those that served last too",
+                newest.pool
+            ),
+            _ => format!(
+                "some drives named have missed what pool {} did since, and nobody can tell which",
+                newest.pool
+            ),
+        };
+        return Err(StoreError::Refused(format!("{what}; nothing was written")));
     }
-    match newest {
-        Some(newest) => reopen::reopen(&exec, &drives, &found, newest, &options).await,
+    match in_force {
+        Some(in_force) => reopen::reopen(&exec, &drives, &found, in_force, &options).await,
         None => make(&exec, &drives, &options).await,
     }
 }
@@ -153,14 +163,15 @@ async fn survey(exec: &Handle, drives: &[Candidate]) -> Result<Vec<Found>, Store
 }
 
 /// The plan of the pool on these drives as it stands, with what is missing out, and by drive of its table whether it counts, there or
-/// not; reads only. Every drive must be the pool's.
+/// not; reads only. Every drive must be the pool's. A superblock with the number `at_least` was in force.
 pub(crate) async fn read_plan(
     exec: &Handle,
     drives: &[Candidate],
+    at_least: u64,
 ) -> Result<(PoolPlan, Vec<bool>), StoreError> {
     let found = survey(exec, drives).await?;
-    match view::in_force(&found, None)? {
-        Some(block) => reopen::as_it_stands(drives, &found, block),
+    match view::in_force(&found, None, at_least)? {
+        Some(in_force) => reopen::as_it_stands(drives, &found, &in_force),
         None => {
             drives.iter().zip(&found).try_for_each(|(drive, found)| accept(drive, found))?;
             Err(StoreError::Refused("the drives hold no pool".into()))

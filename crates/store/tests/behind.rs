@@ -1,5 +1,5 @@
 //! Drives that were put out while they may hold a superblock that was tried and never in force: come back alone, they are told from the
-//! pool by its number.
+//! pool by its number. So are older images of drives.
 #![allow(clippy::cast_possible_truncation, clippy::unwrap_used)]
 
 mod common;
@@ -101,5 +101,78 @@ fn one_that_took_a_superblock_late() {
         let states: Vec<DriveState> = node.owner.drives().iter().map(|d| d.state).collect();
         assert_eq!(states.iter().filter(|s| **s == DriveState::In).count(), 1, "{states:?}");
         comes_back_alone(node, stale, stale);
+    }
+}
+
+/// What a drive holds, every byte.
+fn bytes(world: &World, name: &str) -> Vec<u8> {
+    let mut bytes = vec![0; 11 << 20];
+    world.image(NODE, path(name)).read(0, &mut bytes);
+    bytes
+}
+
+fn check(world: &World, setup: &Setup, at_least: u64) -> CheckReport {
+    let (mut io, mut exec, drives) = offline(world, setup);
+    let checking =
+        check_pool_with(exec.handle(), drives, Keyring::default(), at_least, CheckProgress::default());
+    run(&mut io, &mut exec, checking).unwrap()
+}
+
+/// An image of a drive that is some openings old is put back: the others are the pool, and the drive joins anew. Nothing is served from
+/// images that are too many.
+#[test]
+fn one_that_was_put_back_as_it_was_before() {
+    for (openings, known) in [(1, true), (3, true), (3, false)] {
+        let world = World::new(5);
+        let setup = Setup { drives: drives(4, 8), ..mirror() };
+        let mut node = Node::open(&world, &setup).unwrap();
+        node.commit(0, 1, vec![create(1)]).unwrap();
+        write(&mut node, 2, 11);
+        drop(node);
+        let old: Vec<_> = ["d3", "d2", "d1", "d0"].map(|d| (d, bytes(&world, d))).into();
+        let mut at_least = 0;
+        for opening in 1..=openings {
+            let mut node = Node::open(&world, &setup).unwrap();
+            for seq in 0..20 {
+                write(&mut node, 100 * opening + seq, 12);
+            }
+            node.checkpoint();
+            at_least = if known { node.owner.sequence() } else { 0 };
+        }
+        world.overwrite(NODE, path("d3"), 0, &old[0].1);
+        let report = check(&world, &setup, at_least);
+        let told = report.findings.iter().any(
+            |f| matches!(f, Finding::Lost { path, reason, .. } if path == "d3" && reason.contains("older")),
+        );
+        assert!(told && report.problems == 0, "{openings}, {known}: {report:?}");
+        let named = Setup { at_least, ..setup };
+        let mut node = Node::open(&world, &named).unwrap();
+        assert_eq!(node.read(0, 1, 0, 1).unwrap(), [12]);
+        let stale = Finding::Stale { path: "d3".into() };
+        assert!(node.plan.findings.contains(&stale), "{:?}", node.plan.findings);
+        node.until_protected();
+        let at_least = if known { node.owner.sequence() } else { 0 };
+        drop(node);
+        // Two of a pool that can do without one.
+        for (drive, old) in &old[..2] {
+            world.overwrite(NODE, path(drive), 0, old);
+        }
+        let before = bytes(&world, "d3");
+        let refused = |at_least| match Node::open(&world, &Setup { at_least, ..named.clone() }) {
+            Err(StoreError::Refused(why)) => why,
+            Err(why) => panic!("{openings}, {known}: {why}"),
+            Ok(_) => panic!("{openings}, {known}: it opened"),
+        };
+        let why = refused(at_least);
+        assert!(why.contains("d2") && why.contains("older"), "{why}");
+        // All of them.
+        for (drive, old) in &old {
+            world.overwrite(NODE, path(drive), 0, old);
+        }
+        if known {
+            let why = refused(at_least);
+            assert!(why.contains("all drives named are older"), "{why}");
+        }
+        assert!(before == bytes(&world, "d3"), "nothing was written");
     }
 }

@@ -7,7 +7,7 @@ use crate::node::{
     ServeError,
     keys::{ClusterKeys, KeySource, LineKey},
     losses::Names,
-    sequence::SequenceFile,
+    sequence::{SequenceFile, known_sequence},
     settings::{KnownDrive, Settings},
 };
 use dolmen_cluster::{
@@ -34,7 +34,7 @@ use std::{
     future::Future,
     io,
     os::unix::fs::DirBuilderExt,
-    path::{Path, PathBuf},
+    path::{self, Path, PathBuf},
     rc::Rc,
 };
 
@@ -198,6 +198,14 @@ fn drives_of(data: Option<&Path>, named: &[PathBuf]) -> Result<Vec<PathBuf>, Ser
     Ok(known)
 }
 
+/// The number of the superblock that the data folder has seen in force, or 0: what it knows of other drives says nothing.
+fn known_superblock(data: Option<&Path>, paths: &[PathBuf]) -> u64 {
+    let Some(folder) = data else { return 0 };
+    let known = Settings::load(folder).map_or(Vec::new(), |settings| settings.known());
+    let is_known = |path: &PathBuf| path::absolute(path).is_ok_and(|path| known.contains(&path));
+    if paths.iter().any(is_known) { known_sequence(folder).unwrap_or(0) } else { 0 }
+}
+
 /// What a check has found, and the names of what it is about.
 pub struct Checked {
     /// The drives that are not there, and why.
@@ -224,12 +232,16 @@ pub fn check(
     }
     let lock = data.filter(|folder| folder.exists()).map(FolderLock::take).transpose();
     let _lock = lock.map_err(ServeError::system)?;
-    let (mut opened, absent) = open(&drives_of(data, named)?)?;
+    let paths = drives_of(data, named)?;
+    let at_least = known_superblock(data, &paths);
+    let (mut opened, absent) = open(&paths)?;
     let keyring = keyring_for(&mut opened, data, key)?;
     let progress = CheckProgress::default();
     let seen = progress.clone();
-    let report = opened
-        .run(|exec, drives| check_pool_with(exec, drives, keyring, progress), || look(seen.per_mille()))?;
+    let report = opened.run(
+        |exec, drives| check_pool_with(exec, drives, keyring, at_least, progress),
+        || look(seen.per_mille()),
+    )?;
     let objects = report.objects.iter().map(|(pg, key, value)| (*pg, *key, &**value));
     let catalog = Catalog::read(objects);
     let lost = Names::new(&catalog.volumes, &catalog.snapshots).of(&report.lost);

@@ -3,6 +3,7 @@
 //!
 //! ```text
 //!   named and there                      one of the pool's drives             in service
+//!                                        the same, but older than the others  lost, joins as a new one
 //!                                        blank, or was out                    joins as a new one
 //!                                        anything else, or unusable: where the pool knew a drive    lost, left untouched
 //!                                                                    elsewhere                      refused
@@ -20,6 +21,7 @@
 //! when nobody knows how far the pool had come: a drive that is missing may have gone on without those that are there.
 
 use super::label::{Found, Slot};
+use super::view::InForce;
 use super::{Candidate, PoolOptions, accept, derive, entry, failed, plan, prepare, write_each};
 use crate::format::LABEL_BYTES;
 use crate::format::superblock::{DriveEntry, MAX_DRIVES, Superblock};
@@ -32,6 +34,8 @@ use std::collections::BTreeMap;
 enum Part {
     /// The drive of this place in the table.
     Member(usize),
+    /// The same, but it has missed what the others did since: what it holds counts no more.
+    Behind(usize),
     /// It was out, or never quite in: what it holds counts no more. With the units that it had, as far as the table remembers.
     Stale(u32),
     /// Nothing yet.
@@ -44,6 +48,7 @@ struct Matching<'a> {
     found: &'a [Found],
     /// The superblock in force.
     block: &'a Superblock,
+    in_force: &'a InForce,
     /// By drive: why it can't be used although the pool knew one there.
     unusable: Vec<Option<String>>,
     /// By drive: it was let go, or is where one was.
@@ -75,20 +80,21 @@ pub(super) async fn reopen(
     exec: &Handle,
     drives: &[Candidate],
     found: &[Found],
-    block: Superblock,
+    in_force: InForce,
     options: &PoolOptions,
 ) -> Result<PoolPlan, StoreError> {
+    let block = &in_force.block;
     if let Some(parity) = options.parity.filter(|&p| p != block.parity) {
         return Err(StoreError::Refused(format!(
             "the pool was made with parity {}, which stays so for its life; parity {parity} was asked for",
             block.parity
         )));
     }
-    let mut matching = Matching::new(drives, found, &block, (&options.let_go, &options.added))?;
+    let mut matching = Matching::new(drives, found, &in_force, (&options.let_go, &options.added))?;
     loop {
         let settled = matching.settle(&options.absent, options.degraded)?;
         if let Err(why) = &options.at_least {
-            whole(&block, &settled.order, why)?;
+            whole(block, &settled.order, why)?;
         }
         let Opened { mut block, order, findings } = match open(exec, &matching, settled, options).await {
             Ok(opened) => opened,
@@ -121,16 +127,14 @@ fn misses(matching: &Matching<'_>, order: &[Option<usize>]) -> bool {
 pub(super) fn as_it_stands(
     drives: &[Candidate],
     found: &[Found],
-    block: Superblock,
+    in_force: &InForce,
 ) -> Result<(PoolPlan, Vec<bool>), StoreError> {
-    let counted = block.drives.iter().map(|d| d.state.counts()).collect();
-    let settled = Matching::new(drives, found, &block, (&[], &[]))?.settle(&[], true)?;
-    match settled.joining.first() {
-        Some(&(i, false)) => {
-            Err(StoreError::Refused(format!("{} is not a drive of the pool", drives[i].path)))
-        }
-        // One that was out holds nothing that counts.
-        _ => Ok((plan(&settled.block, settled.order, false, settled.findings), counted)),
+    let counted = in_force.block.drives.iter().map(|d| d.state.counts()).collect();
+    let settled = Matching::new(drives, found, in_force, (&[], &[]))?.settle(&[], true)?;
+    match settled.joining.iter().find(|(_, was_out)| !was_out) {
+        Some(&(i, _)) => Err(StoreError::Refused(format!("{} is not a drive of the pool", drives[i].path))),
+        // One that was out, or is behind, holds nothing that counts.
+        None => Ok((plan(&settled.block, settled.order, false, settled.findings), counted)),
     }
 }
 
@@ -189,11 +193,12 @@ impl<'a> Matching<'a> {
     fn new(
         drives: &'a [Candidate],
         found: &'a [Found],
-        block: &'a Superblock,
+        in_force: &'a InForce,
         (let_go, added): (&[Uuid], &'a [String]),
     ) -> Result<Matching<'a>, StoreError> {
         let (unusable, none) = (vec![None; drives.len()], vec![false; drives.len()]);
-        let mut matching = Matching { drives, found, block, unusable, let_go: none, added };
+        let block = &in_force.block;
+        let mut matching = Matching { drives, found, block, in_force, unusable, let_go: none, added };
         for (i, drive) in drives.iter().enumerate() {
             matching.let_go[i] = matching.is_let_go(i, let_go);
             if matching.let_go[i] {
@@ -234,7 +239,8 @@ impl<'a> Matching<'a> {
     /// True for a drive that was let go and counts no more, and for anything else where the last one that the pool knew was.
     fn is_let_go(&self, i: usize, let_go: &[Uuid]) -> bool {
         let (path, identity) = (&self.drives[i].path, self.identity(i));
-        if self.block.drives.iter().any(|d| d.state.counts() && Some(d.uuid) == identity) {
+        let counts = self.block.drives.iter().any(|d| d.state.counts() && Some(d.uuid) == identity);
+        if counts && !self.in_force.is_behind(&self.found[i]) {
             return false;
         }
         let mut here = self.block.drives.iter().filter(|d| d.is_known_as(path, None));
@@ -258,7 +264,7 @@ impl<'a> Matching<'a> {
             (Found::Foreign(what), _) => return Ok(Some(format!("holds {what}"))),
             (Found::Unreadable(why), _) => return Ok(Some(format!("can't be read: {why}"))),
             (Found::Other(_), _) => return accept(drive, &self.found[i]).map(|()| None),
-            (_, Part::Member(place)) => self.block.drives[place].units,
+            (_, Part::Member(place) | Part::Behind(place)) => self.block.drives[place].units,
             // A file that is gone is made anew by the start that names it with a size; it must not take the place of one whose
             // file system is not mounted, nor bring one back that was taken out of service.
             (_, Part::New) if drive.info.created && knows(self.block, &drive.path, None) => {
@@ -284,6 +290,7 @@ impl<'a> Matching<'a> {
         let uuid = own.drives[usize::from(own.index)].uuid;
         let place = self.block.drives.iter().position(|d| d.uuid == uuid);
         Ok(match place.map(|place| (place, &self.block.drives[place])) {
+            Some((place, _)) if self.in_force.is_behind(&self.found[i]) => Part::Behind(place),
             Some((place, drive)) if drive.state.counts() => Part::Member(place),
             Some((_, drive)) => Part::Stale(drive.units),
             None => Part::Stale(1),
@@ -311,10 +318,12 @@ impl<'a> Matching<'a> {
     fn settle(&self, absent: &[(String, String)], degraded: bool) -> Result<Settled, StoreError> {
         let mut block = self.block.clone();
         let (mut order, mut joining) = (vec![None; block.drives.len()], Vec::new());
+        let mut there = order.clone();
         let usable = |i: usize| self.unusable[i].is_none() && !self.let_go[i];
         for (i, drive) in self.drives.iter().enumerate().filter(|(i, _)| usable(*i)) {
-            let place = match self.part(i)? {
-                Part::Member(place) => place,
+            let (place, serves) = match self.part(i)? {
+                Part::Member(place) => (place, true),
+                Part::Behind(place) => (place, false),
                 Part::Stale(_) => {
                     joining.push((i, true));
                     continue;
@@ -324,13 +333,18 @@ impl<'a> Matching<'a> {
                     continue;
                 }
             };
-            if let Some(other) = order[place].replace(i) {
+            if let Some(other) = there[place].replace(i) {
                 let other: &Candidate = &self.drives[other];
                 return Err(StoreError::Refused(format!(
                     "{} and {} are the same drive of the pool, or a copy of one",
                     other.path, drive.path
                 )));
             }
+            if !serves {
+                joining.push((i, true));
+                continue;
+            }
+            order[place] = Some(i);
             block.drives[place].path.clone_from(&drive.path);
             block.drives[place].serial = drive.info.serial.clone().unwrap_or_default();
         }
@@ -338,11 +352,17 @@ impl<'a> Matching<'a> {
         if !degraded {
             self.forgotten(absent, &order, &reasons)?;
         }
-        missing(&mut block, &order)?;
+        let behind = |uuid| (0..self.drives.len()).any(|i| self.is_older(i, uuid));
+        missing(&mut block, &order, behind)?;
         let mut findings = self.lost(&order, &reasons);
         findings.extend(self.untouched());
         findings.extend(self.in_vain(absent));
         Ok(Settled { block, order, joining, findings })
+    }
+
+    /// True for this drive, in a state of before.
+    fn is_older(&self, i: usize, drive: Uuid) -> bool {
+        self.identity(i) == Some(drive) && self.in_force.is_behind(&self.found[i])
     }
 
     /// For each drive of the table that is missing: what is wrong in its place. `None` where nobody has looked there.
@@ -364,8 +384,18 @@ impl<'a> Matching<'a> {
             let let_go = (0..self.drives.len()).filter(|&i| self.let_go[i]);
             let replaced = joining.iter().map(|&(i, _)| i).chain(let_go).find(here);
             let gone = absent.iter().find(|(path, _)| known.is_known_as(path, None));
-            unusable
-                .and_then(|i| self.unusable[i].as_ref().map(|why| format!("what is there now {why}")))
+            let behind = (0..self.drives.len()).find(|&i| self.is_older(i, known.uuid));
+            behind
+                .map(|i| {
+                    format!(
+                        "{} has missed what the pool did since: it is older than the others",
+                        self.drives[i].path
+                    )
+                })
+                .or_else(|| {
+                    unusable
+                        .and_then(|i| self.unusable[i].as_ref().map(|why| format!("what is there now {why}")))
+                })
                 .or_else(|| replaced.map(|_| "another drive is in its place".into()))
                 .or_else(|| gone.map(|(_, why)| why.clone()))
         };
@@ -464,14 +494,22 @@ fn whole(block: &Superblock, order: &[Option<usize>], why: &str) -> Result<(), S
 }
 
 /// Puts the drives that are missing out. Refuses a pool that has lost too many, by the names under which the operator knew them.
-fn missing(block: &mut Superblock, order: &[Option<usize>]) -> Result<(), StoreError> {
+fn missing(
+    block: &mut Superblock,
+    order: &[Option<usize>],
+    is_behind: impl Fn(Uuid) -> bool,
+) -> Result<(), StoreError> {
     let spare = block.spare();
     let not_here = |counts: fn(DriveState) -> bool| {
         let places = block.drives.iter().zip(order).enumerate();
         places.filter(move |(_, (d, at))| at.is_none() && counts(d.state)).map(|(place, _)| place)
     };
+    let name = |drive: &DriveEntry| {
+        let why = if is_behind(drive.uuid) { ", which is older than what the pool has come to" } else { "" };
+        format!("{}{why}", named(drive))
+    };
     let absent: Vec<String> =
-        not_here(|state| state != DriveState::Gone).map(|place| named(&block.drives[place])).collect();
+        not_here(|state| state != DriveState::Gone).map(|place| name(&block.drives[place])).collect();
     let lost: Vec<usize> = not_here(DriveState::counts).collect();
     if block.lose(lost) {
         return Ok(());
