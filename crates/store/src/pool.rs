@@ -13,6 +13,7 @@ mod view;
 
 pub use find::{FoundPool, find_pool};
 pub use join::{JoinTo, NewDrive, prepare_drive};
+pub(crate) use label::damaged_slots;
 pub use label::{Identity, identify_drive, wipe_drive};
 pub(crate) use reopen::place_for;
 

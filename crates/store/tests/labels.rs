@@ -214,7 +214,8 @@ fn the_check_names_rotten_labels() {
     world.overwrite(NODE, path("d2"), KEYS + KEY_COPY + 7 * 4096, b"rot");
     let report = check(&world, &setup);
     let named: Vec<&str> = report.named.iter().map(|d| d.what.as_str()).collect();
-    assert_eq!((report.problems, report.mendable), (0, 5), "{named:?}");
+    assert_eq!((report.problems, report.mendable), (0, 6), "{named:?}");
+    assert_eq!(named.iter().filter(|what| what.contains("superblock slot")).count(), 1, "{named:?}");
     for (drive, what) in [("d1", "anchor"), ("d2", "copy 0 of page 0"), ("d2", "copy 1 of page 7")] {
         let found = report.named.iter().any(|d| d.place == drive && d.what.contains(what));
         assert!(found, "{drive}, {what}: {named:?}");

@@ -6,8 +6,9 @@
 use super::report::Sort;
 use super::{CheckReport, Damage, damage};
 use crate::format::anchor::{ANCHOR_BYTES, ANCHOR_COPIES, ANCHOR_SLOTS, Anchor, anchor_offset};
+use crate::format::superblock::SUPERBLOCK_SLOTS;
 use crate::key_table::{Sources, check_keys};
-use crate::pool::holds_superblock;
+use crate::pool::{damaged_slots, holds_superblock};
 use crate::shard::Shared;
 use crate::{PoolPlan, StoreError};
 use dolmen_io::FileId;
@@ -26,6 +27,13 @@ pub(super) async fn check_pool_labels(
     for &(drive, file) in &there {
         if !holds_superblock(exec, file, &block, drive).await {
             let what = "the superblock in force is not on this drive as it was written";
+            let place = path(report, drive);
+            report.mended(drive, Sort::Label, Damage { place, ..damage(what) });
+        }
+        // The other one is what is left when that one rots; and where it is damaged everywhere, it may have been the newer one.
+        let other = usize::try_from((block.sequence + 1) % SUPERBLOCK_SLOTS).expect("few slots");
+        if damaged_slots(exec, file).await.contains(&other) {
+            let what = format!("superblock slot {other} does not check");
             let place = path(report, drive);
             report.mended(drive, Sort::Label, Damage { place, ..damage(what) });
         }

@@ -166,6 +166,13 @@ async fn readable_superblock(exec: &Handle, file: FileId) -> Option<Found> {
     superblock(&both).filter(|found| matches!(found, Found::Ours(_)))
 }
 
+/// Which slots of a drive of a pool hold something that does not check, or can't be read.
+pub(crate) async fn damaged_slots(exec: &Handle, file: FileId) -> Vec<usize> {
+    let found = readable_superblock(exec, file).await;
+    let slots = found.as_ref().and_then(Found::slots).into_iter().flatten().enumerate();
+    slots.filter(|(_, slot)| matches!(slot, Slot::Damaged)).map(|(slot, _)| slot).collect()
+}
+
 /// The two superblocks, or what else of ours is there.
 fn superblock(first: &[u8]) -> Option<Found> {
     let mut slots = [Slot::Empty, Slot::Empty];
