@@ -18,6 +18,10 @@ const LATELY_NS: u64 = 1_000_000_000;
 /// Below this the whole way takes about as long as turns of the core's loop do. Nanoseconds.
 const QUICK_NS: u64 = 30_000;
 
+/// What it may mean that a connection has one command with us at a time.
+const ONE_OR_MORE: &str = "If the host sends one at a time, more at once (a larger queue depth) bring more per second; if it has more under \
+     way, the network or the host takes the replies slowly.";
+
 /// What is known about the volume beside its traces.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Context<'a> {
@@ -70,7 +74,8 @@ pub struct Why {
     pub per_second: f64,
     /// Commands that were in our hands on average.
     pub in_hand: f64,
-    /// Commands that hosts had under way on a connection on average; 0 where that is not known.
+    /// Commands of a connection that were not answered yet when one came, on average; 0 where that is not known. A host may have more under
+    /// way: an answer counts as given once it is in the socket, however long the network takes over it.
     pub depth: f64,
     /// The slowest commands, slowest first.
     pub slowest: Vec<CommandTrace>,
@@ -233,21 +238,22 @@ fn verdicts(why: &Why, context: Context<'_>) -> Vec<String> {
     verdicts
 }
 
-/// Whether the time is spent elsewhere.
+/// Whether the time is spent elsewhere. How many commands a host has under way is not known, only how many of them are with us: it
+/// may wait for answers that the network has.
 fn from_outside(why: &Why) -> Option<String> {
     let seldom = why.in_hand < 0.6 && why.span_s > 0.0 && why.kinds.iter().all(|k| k.waiting == 0);
     match (seldom, why.depth) {
         (true, depth) if depth > 0.0 && depth < 1.5 => Some(format!(
-            "The host sends one command at a time, and the target has one in hand {:.0} % of the time: the rest passes at the host \
-             and in the network. More commands at once (a larger queue depth) bring more per second.",
+            "The target hardly ever has more than one command of a connection, and one in hand {:.0} % of the time: the rest passes at \
+             the host and in the network. {ONE_OR_MORE}",
             why.in_hand * 100.0
         )),
         (true, _) => Some(format!(
-            "The target has a command of this volume in hand {:.0} % of the time: most of the time it waits for the hosts.",
+            "The target has a command of this volume in hand {:.0} % of the time: most of the time it waits for the hosts, or for the network.",
             why.in_hand * 100.0
         )),
         (false, depth) if depth > 0.0 && depth < 1.5 => {
-            Some("The host sends one command at a time: more at once (a larger queue depth) bring more per second.".into())
+            Some(format!("The target hardly ever has more than one command of a connection. {ONE_OR_MORE}"))
         }
         _ => None,
     }
@@ -256,7 +262,10 @@ fn from_outside(why: &Why) -> Option<String> {
 /// What it means that a stage takes much of the time, and what helps.
 fn describe(kind: &KindReport, stage: &StageShare, context: Context<'_>) -> String {
     let (name, percent) = (kind.name, stage.share * 100.0);
-    let took = format!("{percent:.0} % of the time of {name} (half of them {} or less)", time(stage.p50_ns));
+    let mut took = format!("{percent:.0} % of the time of {name}");
+    if stage.p50_ns > 0 {
+        took += &format!(" (half of them {} or less)", time(stage.p50_ns));
+    }
     match stage.stage {
         TraceStage::Socket => format!(
             "The core may keep commands waiting in the socket for {took}: it is busy. More cores (serve --cores), or fewer busy \
@@ -436,10 +445,38 @@ mod tests {
         let why = look(&traces, Context::default());
         assert!(why.verdicts[0].contains("answers reads in 15.0 us"), "{:?}", why.verdicts);
         assert!(
-            why.verdicts[1].contains("one command at a time") && why.verdicts[1].contains("15 %"),
+            why.verdicts[1].contains("If the host sends one at a time") && why.verdicts[1].contains("15 %"),
             "{:?}",
             why.verdicts
         );
+    }
+
+    /// Replies that fit into the socket count as given: with the target there is one command though the host waits for eight.
+    #[test]
+    fn nobody_claims_to_know_what_a_host_has_under_way() {
+        for every_us in [100, 16] {
+            let stages = [(TraceStage::Drive, 10 * US), (TraceStage::Send, 5 * US)];
+            let one =
+                |i| CommandTrace { outstanding: 1, ..trace(TraceKind::Read, i * every_us * US, &stages) };
+            let why = look(&many(100, one), Context::default());
+            let said = why.verdicts.join(" ");
+            assert!(!said.contains("The host sends"), "{said}");
+            assert!(said.contains("if it has more under way, the network or the host takes"), "{said}");
+        }
+    }
+
+    #[test]
+    fn a_median_of_nothing_is_not_told() {
+        let held = [(TraceStage::Qos, 20_000 * US)];
+        let rest = [(TraceStage::Drive, 100 * US)];
+        let of = |part: u64| {
+            let stages = move |i| if i % 10 < part { held } else { rest };
+            look(&many(100, |i| trace(TraceKind::Write, i * 1_000 * US, &stages(i))), Context::default())
+        };
+        let seldom = &of(4).verdicts[0];
+        assert!(seldom.contains("holds commands back for 99 % of the time of writes. "), "{seldom}");
+        let often = &of(6).verdicts[0];
+        assert!(often.contains("of writes (half of them 20.0 ms or less). "), "{often}");
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! Two results side by side.
 
 use super::{
-    report::{Report, SliceResult, Workload},
+    report::{Report, SliceResult, Target, Workload},
     text::{bandwidth, count, time},
 };
 use crate::cli::output::{Align, table};
@@ -126,6 +126,8 @@ fn differences(before: &Report, after: &Report) -> Vec<String> {
     for (key, value) in a.as_object().into_iter().flatten() {
         check(key, value.to_string(), b[key.as_str()].to_string());
     }
+    let targets = |report: &Report| report.targets.iter().map(place).collect::<Vec<_>>().join("; ");
+    check("targets", targets(before), targets(after));
     let (a, b) = (&before.machine, &after.machine);
     check("processor", format!("{} of {}", a.cpus, a.cpu), format!("{} of {}", b.cpus, b.cpu));
     check("kernel", a.kernel.clone(), b.kernel.clone());
@@ -136,8 +138,17 @@ fn differences(before: &Report, after: &Report) -> Vec<String> {
     found
 }
 
+/// What a target is, and what is behind it, in all that may make it another one.
+fn place(target: &Target) -> String {
+    let Target { address, subsystem, nsid, uuid, size, block, model } = target;
+    let uuid = uuid.as_ref().map(|uuid| format!(" ({uuid})")).unwrap_or_default();
+    let model = if model.is_empty() { String::new() } else { format!(", {model}") };
+    format!("{address}, {subsystem}, namespace {nsid}{uuid} of {size} bytes in blocks of {block}{model}")
+}
+
 #[cfg(test)]
 mod tests {
+    use super::super::machine::Machine;
     use super::*;
 
     #[test]
@@ -147,5 +158,48 @@ mod tests {
         assert_eq!(judge(0.90, Some(0.05), false), Verdict::Better);
         assert_eq!(judge(0.96, Some(0.05), true), Verdict::Noise);
         assert_eq!(judge(2.0, None, true), Verdict::Unknown);
+    }
+
+    /// What a run against a target tells.
+    fn run(target: serde_json::Value) -> Report {
+        let latency = serde_json::json!({"min": 1, "mean": 1, "standardDeviation": 0.0, "max": 1,
+            "percentiles": {}, "histogram": []});
+        let all = serde_json::json!({"operations": 1, "bytes": 4096, "iops": 1.0, "bytesPerSecond": 4096.0,
+            "latencyNs": latency});
+        let workload = serde_json::json!({"rw": "randread", "reads": 100, "bs": 4096, "iodepth": 1, "jobs": 1,
+            "connections": 1, "rate": null, "offset": 0, "size": 4096, "hot": null, "seed": 1, "compressible": 0,
+            "verify": false, "digests": [false, false], "pollWindowUs": null});
+        let report = serde_json::json!({"benchFormat": 1, "program": "dolmen",
+            "machine": serde_json::to_value(Machine::here()).unwrap(), "workload": workload, "targets": [target],
+            "seconds": 1.0, "all": all, "reads": null, "writes": null, "slices": [], "jobs": [],
+            "cpuNsPerIo": null, "targetCpuNsPerIo": null, "targetProcesses": "", "latencyTarget": null,
+            "verified": null, "behind": 0, "connectionsLost": 0, "errors": 0, "firstError": null,
+            "interrupted": false});
+        serde_json::from_value(report).unwrap()
+    }
+
+    #[test]
+    fn another_target_is_a_difference() {
+        let target = serde_json::json!({"address": "127.0.0.1:4420", "subsystem": "nqn.2014-08.org.example:a",
+            "nsid": 1, "uuid": null, "size": 4096, "block": 4096, "model": "Dolmen"});
+        assert_eq!(differences(&run(target.clone()), &run(target.clone())), [""; 0]);
+        let others = [
+            ("address", serde_json::json!("127.0.0.1:4421")),
+            ("subsystem", serde_json::json!("nqn.2014-08.org.example:b")),
+            ("nsid", serde_json::json!(2)),
+            ("uuid", serde_json::json!("00000000-0000-0000-0000-000000000001")),
+            ("size", serde_json::json!(8192)),
+            ("block", serde_json::json!(512)),
+            ("model", serde_json::json!("Linux")),
+        ];
+        for (key, value) in others {
+            let mut other = target.clone();
+            other[key] = value;
+            let found = differences(&run(target.clone()), &run(other));
+            assert!(
+                found.len() == 1 && found[0].starts_with("targets: 127.0.0.1:4420, "),
+                "{key}: {found:?}"
+            );
+        }
     }
 }
