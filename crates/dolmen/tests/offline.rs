@@ -115,6 +115,24 @@ fn a_check_names_what_is_damaged() {
     assert!(first["place"].as_str().unwrap().contains(" unit "), "{first}");
 }
 
+/// One that was added while the pool served stays known to the data folder when it is gone, in case it comes back.
+#[test]
+fn a_drive_that_failed_and_that_the_pool_does_without_is_not_missing() {
+    let mut node = filled();
+    node.cli(&["drive", "add", &format!("{}:256MiB", node.drive("d3").display())]);
+    node.host(2).fill(3, 24);
+    node.kill();
+    fs::remove_file(node.drive("d3")).unwrap();
+    let missing =
+        |node: &Node, code| node.answers(code, &["pool", "check"])["missing"].as_array().unwrap().len();
+    assert_eq!(missing(&node, 8), 1, "it counts until the pool does without it");
+    node.start(&THREE, &[]);
+    let drives = || node.cli(&["drive", "list"]);
+    within(&|| drives().to_string(), || drives().as_array().unwrap().len() == THREE.len());
+    node.stop();
+    assert_eq!(missing(&node, 0), 0);
+}
+
 /// Damages pages of a chunk that a host wrote, wherever the drive has them.
 fn damage(node: &Node, (seed, at): (u64, u64), pages: std::ops::Range<usize>) {
     let file = fs::OpenOptions::new().read(true).write(true).open(node.drive("d0")).unwrap();

@@ -234,7 +234,7 @@ pub fn check(
     let _lock = lock.map_err(ServeError::system)?;
     let paths = drives_of(data, named)?;
     let at_least = known_superblock(data, &paths);
-    let (mut opened, absent) = open(&paths)?;
+    let (mut opened, mut absent) = open(&paths)?;
     let keyring = keyring_for(&mut opened, data, key)?;
     let progress = CheckProgress::default();
     let seen = progress.clone();
@@ -242,6 +242,11 @@ pub fn check(
         |exec, drives| check_pool_with(exec, drives, keyring, at_least, progress),
         || look(seen.per_mille()),
     )?;
+    if named.is_empty() {
+        // The data folder also knows drives that failed and that the pool has done without since: nobody misses those. The pool's own
+        // table may have only the end of a path.
+        absent.retain(|(path, _)| report.drives.iter().any(|known| path.ends_with(known.as_str())));
+    }
     let objects = report.objects.iter().map(|(pg, key, value)| (*pg, *key, &**value));
     let catalog = Catalog::read(objects);
     let lost = Names::new(&catalog.volumes, &catalog.snapshots).of(&report.lost);
